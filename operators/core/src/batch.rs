@@ -1,0 +1,117 @@
+//! Batches of rows and the system columns that travel with them.
+//!
+//! Between steps, rows are a `RecordBatch`: the user's columns first, then the system columns of [`system_fields`].
+//! System columns are ordinary Arrow columns so that a filter or an unnest carries them along with no special code.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, TimestampMillisecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
+/// A point in time or a length of time in milliseconds (since the Unix epoch for points).
+pub type Millis = i64;
+
+/// The watermark of a partition from which nothing has been read yet.
+pub const NO_WATERMARK: Millis = i64::MIN;
+
+/// Event time of the row: `Timestamp(Millisecond, UTC)`, never null.
+pub const TIME: &str = "_time";
+/// Watermark of the row's own source partition just before this row (rule R6): `Int64` milliseconds. Lateness is
+/// judged against it, so that it depends on the partition's own prefix and never on batch size or poll order.
+pub const WATERMARK: &str = "_watermark";
+/// Offset of the source record this row came from, `-1` for rows that an operator made: `Int64`.
+pub const OFFSET: &str = "_offset";
+/// Headers of the source record in the engine's own encoding, null when there are none: `Binary`, optional column.
+pub const HEADERS: &str = "_headers";
+
+/// The type of the event-time column, and of timestamps the engine makes (window bounds).
+pub fn time_type() -> DataType {
+    DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
+}
+
+/// The system columns that every batch between steps carries, in this order, after the user's columns.
+/// [`HEADERS`] is added by the engine only where a sink carries headers on.
+pub fn system_fields() -> [Field; 3] {
+    [Field::new(TIME, time_type(), false), Field::new(WATERMARK, DataType::Int64, false), Field::new(OFFSET, DataType::Int64, false)]
+}
+
+/// True for the names that only the engine may give to columns between steps.
+pub fn is_system(name: &str) -> bool {
+    matches!(name, TIME | WATERMARK | OFFSET | HEADERS)
+}
+
+/// The fields of `schema` that belong to the user, in order.
+pub fn user_fields(schema: &Schema) -> impl Iterator<Item = &Arc<Field>> {
+    schema.fields().iter().filter(|f| !is_system(f.name()))
+}
+
+/// `user` columns followed by the system columns present in `like` (so headers stay where they are carried).
+pub fn with_system_fields(user: impl IntoIterator<Item = Arc<Field>>, like: &Schema) -> SchemaRef {
+    let system = like.fields().iter().filter(|f| is_system(f.name())).cloned();
+    Arc::new(Schema::new(user.into_iter().chain(system).collect::<Vec<_>>()))
+}
+
+/// Where the rows of a batch come from: one partition of one source topic, and the offsets `(from, to]` it covers.
+/// Progress is kept as ranges that can't be applied twice (the idea of Quickwit's checkpoint deltas).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub topic: Arc<str>,
+    pub partition: i32,
+    /// The last offset before this batch (exclusive), `-1` at the start of the partition.
+    pub from: i64,
+    /// The last offset of this batch (inclusive).
+    pub to: i64,
+}
+
+/// Rows of one source partition, in offset order, with their system columns.
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub rows: RecordBatch,
+    pub origin: Origin,
+}
+
+impl Batch {
+    pub fn new(rows: RecordBatch, origin: Origin) -> Batch {
+        Batch { rows, origin }
+    }
+
+    /// The same origin with other rows (after a filter, a projection, an unnest).
+    pub fn with_rows(&self, rows: RecordBatch) -> Batch {
+        Batch { rows, origin: self.origin.clone() }
+    }
+
+    pub fn num_rows(&self) -> usize {
+        self.rows.num_rows()
+    }
+
+    /// Event times in milliseconds; `None` if the system column is missing, which the engine rules out.
+    pub fn times(&self) -> Option<&TimestampMillisecondArray> {
+        column(&self.rows, TIME)?.as_any().downcast_ref()
+    }
+
+    /// Watermark of the row's partition before each row, in milliseconds.
+    pub fn watermarks(&self) -> Option<&Int64Array> {
+        column(&self.rows, WATERMARK)?.as_any().downcast_ref()
+    }
+
+    /// Source offsets.
+    pub fn offsets(&self) -> Option<&Int64Array> {
+        column(&self.rows, OFFSET)?.as_any().downcast_ref()
+    }
+}
+
+/// The column called `name`, if there is one.
+pub fn column<'a>(rows: &'a RecordBatch, name: &str) -> Option<&'a ArrayRef> {
+    rows.column_by_name(name)
+}
+
+/// The three mandatory system columns for rows that an operator made itself (a closed window): each row's event
+/// time, the watermark that downstream steps had seen before these rows, and no source offset.
+pub fn derived_system_columns(times: Vec<Millis>, watermark: Millis) -> [ArrayRef; 3] {
+    let n = times.len();
+    [
+        Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC")),
+        Arc::new(Int64Array::from(vec![watermark; n])),
+        Arc::new(Int64Array::from(vec![-1i64; n])),
+    ]
+}

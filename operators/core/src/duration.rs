@@ -1,0 +1,90 @@
+//! Lengths of time as people write them in a pipeline: `250ms`, `5s`, `2m`, `1h`, `7d`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::batch::Millis;
+
+/// A length of time with millisecond resolution, written as a number and a unit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Span(pub Millis);
+
+const UNITS: [(&str, Millis); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+
+impl Span {
+    pub const fn millis(self) -> Millis {
+        self.0
+    }
+}
+
+impl FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Span, String> {
+        let hint = || format!("`{text}` is not a duration: write a whole number and a unit, such as 250ms, 5s, 2m, 1h or 7d");
+        let text = text.trim();
+        let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(hint)?;
+        let (number, unit) = text.split_at(digits);
+        let number: Millis = number.parse().map_err(|_| hint())?;
+        let (_, scale) = UNITS.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(hint)?;
+        number.checked_mul(*scale).filter(|ms| *ms <= 366 * 100 * 86_400_000).map(Span).ok_or_else(hint)
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (unit, scale) = UNITS.iter().rev().find(|(_, s)| self.0 % s == 0 && self.0 >= *s).unwrap_or(&("ms", 1));
+        write!(f, "{}{unit}", self.0 / scale)
+    }
+}
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Span, D::Error> {
+        String::deserialize(d)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Span {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+impl JsonSchema for Span {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Duration".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": "^[0-9]+ ?(ms|s|m|h|d)$",
+            "description": "A length of time: a whole number and a unit (ms, s, m, h, d).",
+            "examples": ["250ms", "5s", "2m"]
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Span;
+
+    #[test]
+    fn reads_what_it_writes() {
+        for text in ["250ms", "5s", "2m", "1h", "7d", "0ms", "90s"] {
+            let span: Span = text.parse().unwrap();
+            assert_eq!(span.to_string().parse::<Span>().unwrap(), span);
+        }
+        assert_eq!("90s".parse::<Span>().unwrap(), Span(90_000));
+    }
+
+    #[test]
+    fn refuses_what_is_not_a_duration() {
+        for text in ["", "5", "s", "-5s", "1.5m", "5 weeks", "99999999999999999999s", "9999999d"] {
+            assert!(text.parse::<Span>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The contract between the engine and the operators.
+//!
+//! An operator is a deterministic state machine over Arrow batches: it does no I/O, reads no clock, draws no random
+//! numbers and has no checkpoint code. Everything it may do to the world goes through [`Cx`]: emit rows on a port,
+//! reject a row with a cause, read and write keyed state, look up a table. The engine owns time, state, commits and
+//! restores, and drives each operator with the same three calls in the same order:
+//!
+//! ```text
+//! for each batch of the step's input:   operator.on_batch(batch, cx)      rows, in the order of their partition
+//! then, if time moved:                  operator.on_time(time, cx)        watermark and wall clock, never backwards
+//! ```
+//!
+//! A bad row is data: [`Cx::reject`] sends it to the dead letters in the same transaction. An `Err` means that this
+//! epoch cannot be trusted: the engine aborts it and reads the input again.
+//!
+//! Every input row must be accounted for exactly once (rule R3): emitted, filtered, late, rejected or held in state.
+//! The engine checks the [`Ledger`] around every call, so an operator that forgets a row fails loudly.
+
+pub mod batch;
+pub mod diagnostic;
+pub mod duration;
+pub mod keys;
+pub mod operator;
+#[cfg(feature = "script")]
+pub mod script;
+pub mod spec;
+pub mod state;
+pub mod table;
+
+pub use batch::{Batch, Millis, NO_WATERMARK, Origin};
+pub use diagnostic::{Diagnostic, Severity};
+pub use duration::Span;
+pub use operator::{Cx, Emitted, Ledger, Operator, Port, Rejected, Time};
+pub use spec::{Input, KeyEffect, OutputPort, PlanCx, Planned, Spec, TableInfo};
+pub use state::{MemoryState, State, StateError};
+pub use table::{Table, Tables};

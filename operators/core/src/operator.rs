@@ -1,0 +1,165 @@
+//! What an operator does and what it may do to the world.
+
+use arrow::array::RecordBatch;
+
+use crate::batch::{Batch, Millis, NO_WATERMARK};
+use crate::state::{State, StateError};
+use crate::table::Tables;
+
+/// An output of a step, by its place in [`Planned::outputs`](crate::Planned). Port 0 is the main output (`step`), the
+/// others are read as `step.name`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Port(pub u16);
+
+impl Port {
+    /// The main output.
+    pub const OUT: Port = Port(0);
+}
+
+/// Time as one step sees it. Never moves backwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time {
+    /// No row with an earlier event time is to be expected any more, up to lateness.
+    pub watermark: Millis,
+    /// The watermark that the steps after this one have seen so far: rows emitted now come before the new one.
+    pub emitted: Millis,
+    /// Wall clock of the worker (virtual in tests). For timers that must fire in real time, never for lateness.
+    pub wall: Millis,
+}
+
+impl Default for Time {
+    fn default() -> Time {
+        Time { watermark: NO_WATERMARK, emitted: NO_WATERMARK, wall: 0 }
+    }
+}
+
+/// A deterministic state machine over batches. See the crate documentation for the loop that drives it.
+pub trait Operator: Send {
+    /// Takes the rows of one batch. Must account for every row once (see [`Ledger`]).
+    fn on_batch(&mut self, batch: &Batch, cx: &mut Cx<'_>) -> Result<(), StateError>;
+
+    /// Called after the batches of a round when time moved.
+    fn on_time(&mut self, time: Time, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        let _ = (time, cx);
+        Ok(())
+    }
+
+    /// State was replaced under the operator (restore, rewind): forget whatever was cached from it.
+    fn on_restore(&mut self) {}
+}
+
+/// Where the rows of a step's input went (rule R3). For every `on_batch`:
+/// rows in = passed + filtered + late + rejected + held; `on_time` moves rows from held to passed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Input rows that went on (as one row, several after an unnest, or as part of an emitted aggregate).
+    pub passed: u64,
+    pub filtered: u64,
+    pub late: u64,
+    pub rejected: u64,
+    /// Rows kept in state: net change, negative when a closed window releases its rows.
+    pub held: i64,
+}
+
+impl Ledger {
+    /// Input rows accounted for.
+    pub fn accounted(&self) -> i64 {
+        (self.passed + self.filtered + self.late + self.rejected) as i64 + self.held
+    }
+
+    pub fn add(&mut self, other: &Ledger) {
+        self.passed += other.passed;
+        self.filtered += other.filtered;
+        self.late += other.late;
+        self.rejected += other.rejected;
+        self.held += other.held;
+    }
+}
+
+/// Rows emitted by an operator on one of its ports, with their system columns.
+#[derive(Debug)]
+pub struct Emitted {
+    pub port: Port,
+    pub rows: RecordBatch,
+}
+
+/// A row that an operator refused, to be dead-lettered.
+#[derive(Debug)]
+pub struct Rejected {
+    /// The one row, with its system columns.
+    pub row: RecordBatch,
+    pub cause: String,
+}
+
+/// An operator's only way to act.
+pub struct Cx<'a> {
+    emitted: &'a mut Vec<Emitted>,
+    rejected: &'a mut Vec<Rejected>,
+    ledger: &'a mut Ledger,
+    state: &'a mut dyn State,
+    tables: &'a dyn Tables,
+}
+
+impl<'a> Cx<'a> {
+    pub fn new(
+        emitted: &'a mut Vec<Emitted>,
+        rejected: &'a mut Vec<Rejected>,
+        ledger: &'a mut Ledger,
+        state: &'a mut dyn State,
+        tables: &'a dyn Tables,
+    ) -> Cx<'a> {
+        Cx { emitted, rejected, ledger, state, tables }
+    }
+
+    /// Emits `rows` (user columns, then system columns) that stand for `inputs` rows of the input: equal to the row
+    /// count after a projection, smaller after an unnest. Empty batches are not passed on, but still counted.
+    pub fn pass(&mut self, port: Port, rows: RecordBatch, inputs: usize) {
+        self.ledger.passed += inputs as u64;
+        self.emit(port, rows);
+    }
+
+    /// Emits rows that are not accounted for by themselves: results of held rows, copies on a second route.
+    pub fn emit(&mut self, port: Port, rows: RecordBatch) {
+        if rows.num_rows() > 0 {
+            self.emitted.push(Emitted { port, rows });
+        }
+    }
+
+    /// Counts rows that a condition left out.
+    pub fn filtered(&mut self, rows: usize) {
+        self.ledger.filtered += rows as u64;
+    }
+
+    /// Counts and emits rows that came after everything they belong to was closed.
+    pub fn late(&mut self, port: Port, rows: RecordBatch) {
+        self.ledger.late += rows.num_rows() as u64;
+        self.emit(port, rows);
+    }
+
+    /// Counts rows now held in state.
+    pub fn hold(&mut self, rows: usize) {
+        self.ledger.held += rows as i64;
+    }
+
+    /// Counts rows that leave the state as part of an emitted result.
+    pub fn release(&mut self, rows: u64) {
+        self.ledger.held -= rows as i64;
+        self.ledger.passed += rows;
+    }
+
+    /// Sends row `row` of `batch` to the dead letters with its cause, in the epoch's transaction.
+    pub fn reject(&mut self, batch: &Batch, row: usize, cause: impl Into<String>) {
+        self.ledger.rejected += 1;
+        self.rejected.push(Rejected { row: batch.rows.slice(row, 1), cause: cause.into() });
+    }
+
+    /// The step's keyed state in this partition.
+    pub fn state(&mut self) -> &mut dyn State {
+        self.state
+    }
+
+    /// The tables of the pipeline, loaded before the first record.
+    pub fn tables(&self) -> &'a dyn Tables {
+        self.tables
+    }
+}

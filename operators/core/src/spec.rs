@@ -1,0 +1,123 @@
+//! A step as written in YAML, and what planning makes of it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+use crate::batch::Millis;
+use crate::diagnostic::Diagnostic;
+use crate::operator::Operator;
+
+/// The configuration of one kind of operator: the YAML below its kind's key. JSON Schema for editors, `hw lint`,
+/// `hw explain`, the README's table and the example test all derive from it.
+pub trait Spec: DeserializeOwned + JsonSchema + Send + Sync + 'static {
+    /// The key that names the operator in a step: `filter` in `{ from: orders, filter: total > 0 }`.
+    const KIND: &'static str;
+    /// One sentence for lists of operators.
+    const SUMMARY: &'static str;
+    /// A complete pipeline fragment (`steps:` with this kind) that plans against [`Spec::EXAMPLE_INPUT`].
+    const EXAMPLE: &'static str;
+    /// The columns the example's input has, as `name: type` lines (`items: list<struct<sku: string, quantity: int>>`).
+    const EXAMPLE_INPUT: &'static str;
+
+    /// Checks the configuration against the schemas it will meet. All problems at once, not only the first.
+    fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>>;
+}
+
+/// What a step is planned against.
+pub struct PlanCx<'a> {
+    /// The step's input: the schema with system columns, and its partitioning.
+    pub input: &'a Input,
+    pub tables: &'a BTreeMap<String, TableInfo>,
+}
+
+/// A stream of rows at planning time.
+#[derive(Clone, Debug)]
+pub struct Input {
+    /// User columns, then system columns.
+    pub schema: SchemaRef,
+    /// The columns whose values decide a row's partition, when known: rows with equal values share a partition.
+    pub key: Option<Vec<String>>,
+}
+
+/// A table at planning time.
+#[derive(Clone, Debug)]
+pub struct TableInfo {
+    pub schema: SchemaRef,
+    /// The column that is the record key.
+    pub key: String,
+}
+
+/// What a step does to the partitioning of its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeyEffect {
+    /// Rows stay in their partition and the key columns keep their meaning under the given new names
+    /// (old name, new name); columns not listed are gone.
+    Renamed(Vec<(String, String)>),
+    /// All columns stay as they are.
+    Unchanged,
+    /// The output is partitioned by these columns (the group of a window).
+    Columns(Vec<String>),
+}
+
+/// An output of a planned step.
+#[derive(Clone, Debug)]
+pub struct OutputPort {
+    /// Empty for the main output, else the name after the dot (`per_minute.late`).
+    pub name: String,
+    /// User columns, then system columns.
+    pub schema: SchemaRef,
+    pub key: KeyEffect,
+    /// A port that loses rows when nobody reads it (late rows, an unmatched route): lint warns.
+    pub lossy_if_unread: bool,
+}
+
+impl OutputPort {
+    pub fn main(schema: SchemaRef, key: KeyEffect) -> OutputPort {
+        OutputPort { name: String::new(), schema, key, lossy_if_unread: false }
+    }
+}
+
+/// A step that passed its checks.
+#[derive(Clone)]
+pub struct Planned {
+    pub outputs: Vec<OutputPort>,
+    /// Rows with equal values in these columns must meet in one partition; the planner inserts a repartition topic
+    /// where they don't. `None`: any partitioning does.
+    pub needs_key: Option<Vec<String>>,
+    /// The step keeps state in its partition.
+    pub stateful: bool,
+    /// The step's outputs trail its input's watermark by this much (a window that waits for late rows).
+    pub delay: Millis,
+    /// Names of the tables it reads.
+    pub tables: Vec<String>,
+    /// Settings with their defaults, and facts worth knowing, for `hw explain`: (name, value).
+    pub details: Vec<(String, String)>,
+    pub warnings: Vec<Diagnostic>,
+    /// Makes one operator; called once per partition.
+    pub build: Arc<dyn Fn() -> Box<dyn Operator> + Send + Sync>,
+}
+
+impl Planned {
+    /// A stateless step with one output.
+    pub fn stateless(output: OutputPort, build: impl Fn() -> Box<dyn Operator> + Send + Sync + 'static) -> Planned {
+        Planned {
+            outputs: vec![output],
+            needs_key: None,
+            stateful: false,
+            delay: 0,
+            tables: Vec::new(),
+            details: Vec::new(),
+            warnings: Vec::new(),
+            build: Arc::new(build),
+        }
+    }
+
+    pub fn detail(mut self, name: &str, value: impl ToString) -> Planned {
+        self.details.push((name.to_string(), value.to_string()));
+        self
+    }
+}

@@ -1,0 +1,105 @@
+//! What is refused, and how that is said.
+
+use crate::rows::{refused, values};
+
+#[test]
+fn refusals_point_and_suggest() {
+    let cases: &[(&str, &str, &str, &str)] = &[
+        ("n > 0 AND statuz = 'x'", "unknown-column", "statuz", "did you mean `status`?"),
+        ("Status = 'x'", "unknown-column", "Status", "did you mean `status`?"),
+        ("data.totl > 1", "unknown-column", "totl", "did you mean `total`?"),
+        ("data.meta.zzz > 1", "unknown-column", "zzz", "its fields are `source`"),
+        ("orderId", "unknown-column", "orderId", "did you mean `data.orderId`?"),
+        ("source", "unknown-column", "source", "did you mean `data.meta.source`?"),
+        ("status = \"PAID!\"", "unknown-column", "\"PAID!\"", "double quotes name columns; a text goes in single quotes: 'PAID!'"),
+        ("uper(status)", "unknown-function", "uper", "did you mean `upper`?"),
+        (
+            "data.items.price",
+            "unknown-column",
+            "price",
+            "`data.items[1].price` is the field of the first element; a `map` step with `unnest` makes a row of each",
+        ),
+        ("_time > now()", "not-deterministic", "now", "use `_time`, the time of the event"),
+        ("CURRENT_DATE", "not-deterministic", "CURRENT_DATE", "use `_time`, the time of the event"),
+        ("random() > 0.5", "not-deterministic", "random", "use `_time`, the time of the event"),
+        (
+            "1 + sum(n)",
+            "aggregate",
+            "sum",
+            "aggregate in the `compute` of a `window` step; lists have `array_length`, `array_sum`, `array_max`",
+        ),
+        ("sum(n) OVER ()", "window-function", "sum", "compute over several rows in a `window` step"),
+        ("n IN (SELECT 1)", "subquery", "SELECT 1", "look rows of a table up with an `enrich` step"),
+        ("unnest(data.items)", "unsupported", "unnest", "write `unnest: data.items AS item` in a `map` step"),
+    ];
+    for (sql, code, within, help) in cases {
+        let error = refused(sql);
+        let pointed = error.within.clone().map(|r| &sql[r]);
+        assert_eq!((error.code, pointed, error.help.as_deref()), (*code, Some(*within), Some(*help)), "{sql}: {error}");
+    }
+}
+
+#[test]
+fn type_errors_point_at_the_smallest_part() {
+    let sql = "n > 0 AND upper(paid, n) = 'x'";
+    let error = refused(sql);
+    assert_eq!(error.code, "type-mismatch", "{error}");
+    assert!(error.within.clone().is_some_and(|r| sql[r].starts_with("upper(paid")), "{error:?}");
+    assert_eq!(refused("status + data").code, "type-mismatch");
+    assert_eq!(refused("CAST(n AS NONSENSE)").code, "type-mismatch");
+    assert_eq!(refused("NULL").code, "untyped-null");
+}
+
+#[test]
+fn constants_that_fail_are_refused() {
+    for sql in ["n + 1 / 0", "9223372036854775807 + 1", "CAST('x' AS INT)", "-(-9223372036854775807 - 1)"] {
+        assert_eq!(refused(sql).code, "constant-error", "{sql}");
+    }
+    assert_eq!(values("CASE WHEN false THEN 1 / 0 ELSE 7 END")[0], "7");
+}
+
+#[test]
+fn odd_text_is_refused_not_fatal() {
+    for sql in [
+        "",
+        " ",
+        "n +",
+        "(",
+        ")",
+        "n n",
+        "n; n",
+        "'",
+        "\"",
+        "$1",
+        "?",
+        "@x",
+        "*",
+        "data.*",
+        "n -> 'x'",
+        "x -> x",
+        "SELECT 1",
+        "\u{0}",
+        "n.",
+        ".n",
+        "/*",
+        "n[",
+        "[1",
+        "{",
+        "INTERVAL",
+        "CASE END",
+        "CAST(n AS",
+        "n::",
+        "EXTRACT(foo FROM _time)",
+        "DATE 'x'",
+        "TIMESTAMP 'x'",
+        "{'a'}",
+        "map()",
+        "n[1]",
+        "data[1]",
+        "data['zzz']",
+        "row_number()",
+        "a.b.c.d.e.f",
+    ] {
+        assert!(!refused(sql).message.is_empty(), "{sql}");
+    }
+}
