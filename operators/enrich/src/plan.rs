@@ -1,0 +1,199 @@
+//! Checks of joins against the rows and tables they meet, and what the operator works from.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use operator_core::batch::{is_system, user_fields, with_system_fields};
+use operator_core::diagnostic::{did_you_mean, names};
+use operator_core::table::is_record_key;
+use operator_core::{Diagnostic, KeyEffect, OutputPort, PlanCx, Planned, TableInfo};
+use operator_expr::Expr;
+
+use crate::operator::EnrichOperator;
+use crate::spec::{AsOf, Enrich, Join, Missing};
+
+/// A join that passed its checks.
+#[derive(Debug)]
+pub struct JoinPlan {
+    pub table: String,
+    pub on: Expr,
+    /// Type of the table's record key, which `on` is cast to.
+    pub key_type: DataType,
+    /// Places of the added columns in the table.
+    pub columns: Vec<usize>,
+    pub as_of: AsOf,
+    pub missing: Missing,
+    /// Rows after this join, before any are left out: added columns may be null.
+    pub schema: SchemaRef,
+}
+
+/// All joins of a step.
+#[derive(Debug)]
+pub struct EnrichPlan {
+    pub joins: Vec<JoinPlan>,
+    /// Schema of the output.
+    pub schema: SchemaRef,
+}
+
+/// Plans `enrich`.
+pub fn plan(enrich: &Enrich, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
+    let mut problems = Vec::new();
+    if enrich.joins.is_empty() {
+        problems.push(
+            Diagnostic::error("no-join", "there is nothing to add")
+                .help("write a join such as `{ table: products, on: product_id, add: [category] }`"),
+        );
+    }
+    // `open`: what the next join reads. `output`: the same columns with the nullability that holds at the end.
+    let (mut open, mut output) = (cx.input.schema.clone(), cx.input.schema.clone());
+    let mut joins = Vec::new();
+    let mut details = Vec::new();
+    for (number, join) in enrich.joins.iter().enumerate() {
+        let mut found = Vec::new();
+        match plan_join(join, cx, &open, &mut found) {
+            Some((planned, added)) if found.is_empty() => {
+                open = planned.schema.clone();
+                let user = user_fields(&output).cloned().chain(added);
+                output = with_system_fields(user.collect::<Vec<_>>(), &output);
+                details.push((format!("join {}", join.table), describe(join, cx)));
+                joins.push(planned);
+            }
+            _ => {}
+        }
+        let prefix = if enrich.listed { vec![number.to_string()] } else { Vec::new() };
+        problems.extend(found.into_iter().map(|problem| problem.under(prefix.clone())));
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    let mut tables: Vec<String> = joins.iter().map(|join| join.table.clone()).collect();
+    tables.sort_unstable();
+    tables.dedup();
+    let plan = Arc::new(EnrichPlan { joins, schema: output.clone() });
+    let main = OutputPort::main(output, KeyEffect::Unchanged);
+    let planned = Planned::stateless(main, move || Box::new(EnrichOperator::new(plan.clone())));
+    Ok(Planned { tables, details, ..planned })
+}
+
+fn describe(join: &Join, cx: &PlanCx<'_>) -> String {
+    let key = cx.tables.get(&join.table).map_or("", |info| info.key.as_str());
+    let added = join.add.columns.iter().map(|(name, column)| match join.prefix.is_empty() && name == column {
+        true => name.clone(),
+        false => format!("{}{name} from {column}", join.prefix),
+    });
+    let added: Vec<String> = added.collect();
+    let added = if added.is_empty() { "nothing".to_string() } else { added.join(", ") };
+    format!("on {} = {key}, adds {added}, as of {}, missing: {}", join.on, join.as_of, join.missing)
+}
+
+fn plan_join(join: &Join, cx: &PlanCx<'_>, input: &SchemaRef, problems: &mut Vec<Diagnostic>) -> Option<(JoinPlan, Vec<Arc<Field>>)> {
+    let on = match Expr::compile(&join.on, input) {
+        Ok(on) => Some(on),
+        Err(error) => {
+            problems.push(error.diagnostic().at(["on"]));
+            None
+        }
+    };
+    let Some(info) = cx.tables.get(&join.table) else {
+        problems.push(unknown_table(&join.table, cx));
+        return None;
+    };
+    let key_type = match key_type(join, info, on.as_ref()) {
+        Ok(key_type) => Some(key_type),
+        Err(problem) => {
+            problems.push(problem);
+            None
+        }
+    };
+    let (columns, added) = added(join, info, input, problems);
+    let open = added.iter().map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
+    let schema = with_system_fields(user_fields(input).cloned().chain(open).collect::<Vec<_>>(), input);
+    let plan =
+        JoinPlan { table: join.table.clone(), on: on?, key_type: key_type?, columns, as_of: join.as_of, missing: join.missing, schema };
+    Some((plan, added))
+}
+
+fn unknown_table(name: &str, cx: &PlanCx<'_>) -> Diagnostic {
+    let known: Vec<&str> = cx.tables.keys().map(String::as_str).collect();
+    let help = match (did_you_mean(name, known.iter().copied()), known.is_empty()) {
+        (Some(meant), _) => meant,
+        (None, true) => "the pipeline has no `tables:`".to_string(),
+        (None, false) => format!("the tables are {}", names(known)),
+    };
+    Diagnostic::error("unknown-table", format!("there is no table `{name}`")).at(["table"]).help(help)
+}
+
+/// The type of the table's key, if `on` can be brought to it without changing its meaning.
+fn key_type(join: &Join, info: &TableInfo, on: Option<&Expr>) -> Result<DataType, Diagnostic> {
+    let at_table = |code, message: String| Diagnostic::error(code, message).at(["table"]);
+    let Ok(key) = info.schema.field_with_name(&info.key) else {
+        let message = format!("the key `{}` of table `{}` is not one of its columns", info.key, join.table);
+        return Err(at_table("unknown-key", message).help(format!("its columns are {}", names(columns_of(info)))));
+    };
+    let of = key.data_type();
+    if !is_record_key(of) {
+        let message = format!("table `{}` is keyed by `{}`, which is {of}", join.table, info.key);
+        return Err(at_table("key-type", message).help("tables can be looked up by texts, 32-bit and 64-bit integers and bytes"));
+    }
+    let Some(on) = on else { return Ok(of.clone()) };
+    let fits = match (on.data_type(), of) {
+        (a, b) if a == b => true,
+        (a, DataType::Utf8) => a.is_integer(),
+        (a, DataType::Int32 | DataType::Int64) => a.is_integer(),
+        (a, DataType::Binary) => *a == DataType::Utf8,
+        _ => false,
+    };
+    if fits {
+        return Ok(of.clone());
+    }
+    let message = format!("`{}` is {}, but table `{}` is keyed by {of}", join.on, on.data_type(), join.table);
+    let sql = match of {
+        DataType::Utf8 => "VARCHAR",
+        DataType::Int32 => "INT",
+        _ => "BIGINT",
+    };
+    Err(Diagnostic::error("key-type", message).at(["on"]).help(format!("cast it: `CAST({} AS {sql})`", join.on)))
+}
+
+fn columns_of(info: &TableInfo) -> impl Iterator<Item = &str> {
+    user_fields(&info.schema).map(|field| field.name().as_str())
+}
+
+/// Places in the table and output fields of the added columns.
+fn added(join: &Join, info: &TableInfo, input: &SchemaRef, problems: &mut Vec<Diagnostic>) -> (Vec<usize>, Vec<Arc<Field>>) {
+    let (mut places, mut fields): (Vec<usize>, Vec<Arc<Field>>) = Default::default();
+    if join.add.columns.is_empty() && join.missing == Missing::Keep {
+        let help = "name columns of the table, or use `missing: drop` to keep only rows that have one there";
+        problems.push(Diagnostic::error("nothing-added", "this join adds nothing").at(["add"]).help(help));
+    }
+    for (number, (name, column)) in join.add.columns.iter().enumerate() {
+        let at = ["add".to_string(), if join.add.named { name.clone() } else { number.to_string() }];
+        let own = column.strip_prefix(join.table.as_str()).and_then(|rest| rest.strip_prefix('.')).unwrap_or(column);
+        // A list that says `products.category` adds `category`.
+        let name = if join.add.named { name.as_str() } else { own };
+        let name = format!("{}{name}", join.prefix);
+        let (place, field) = match info.schema.index_of(own) {
+            Ok(place) if !is_system(own) => (place, info.schema.field(place)),
+            _ => {
+                let known = || format!("its columns are {}", names(columns_of(info)));
+                let help = did_you_mean(own, columns_of(info)).unwrap_or_else(known);
+                problems
+                    .push(Diagnostic::error("unknown-column", format!("table `{}` has no column `{own}`", join.table)).at(at).help(help));
+                continue;
+            }
+        };
+        if name.trim().is_empty() || is_system(&name) {
+            let message =
+                if is_system(&name) { format!("`{name}` belongs to the engine") } else { "an added column needs a name".to_string() };
+            problems.push(Diagnostic::error("reserved-name", message).at(at).help("choose another name"));
+        } else if input.index_of(&name).is_ok() || fields.iter().any(|f| *f.name() == name) {
+            let help = format!("give it another name: `add: {{ {}_{own}: {own} }}`, or set `prefix`", join.table);
+            problems.push(Diagnostic::error("name-taken", format!("there is already a column `{name}`")).at(at).help(help));
+        } else {
+            places.push(place);
+            let nullable = field.is_nullable() || join.missing == Missing::Keep;
+            fields.push(Arc::new(field.clone().with_name(name).with_nullable(nullable)));
+        }
+    }
+    (places, fields)
+}

@@ -1,0 +1,238 @@
+//! Checks a `map` against its input and decides where each output column comes from.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use operator_core::batch::{is_system, user_fields, with_system_fields};
+use operator_core::diagnostic::{did_you_mean, names};
+use operator_core::{Diagnostic, KeyEffect, OutputPort, PlanCx, Planned};
+use operator_expr::{Expr, ExprError, NamedSql, parse_alias};
+
+use crate::operator::{Mapping, Program, Source, Unnest};
+use crate::spec::{Empty, Map};
+
+/// An output column while planning.
+struct Column {
+    field: FieldRef,
+    source: Planning,
+    /// The path into the input whose values it carries unchanged.
+    renames: Option<String>,
+}
+
+enum Planning {
+    /// A column of the unnested schema, by index.
+    Column(usize),
+    Computed(Expr),
+}
+
+pub(crate) fn plan(map: &Map, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
+    let input = &cx.input.schema;
+    let mut found = Vec::new();
+    shape(map, &mut found);
+    let unnest = match unnest(map, input) {
+        Ok(unnest) => unnest,
+        Err(problem) => {
+            // Without the element nothing else can be checked.
+            found.push(problem);
+            return Err(found);
+        }
+    };
+    let schema = unnest.as_ref().map_or_else(|| input.clone(), |(_, _, schema)| schema.clone());
+    let columns = columns(map, &schema, &mut found);
+    if !found.is_empty() {
+        return Err(found);
+    }
+    let alias = unnest.as_ref().map(|(_, alias, _)| alias.name().as_str());
+    let key = key_effect(map, &columns, &schema, alias);
+    let output = with_system_fields(columns.iter().map(|c| c.field.clone()), input);
+    let keep_empty = map.unnest_empty == Empty::Keep;
+    let program = program(unnest, keep_empty, columns, input, output.clone()).map_err(|e| vec![e.diagnostic()])?;
+    let program = Arc::new(program);
+    let planned = Planned::stateless(OutputPort::main(output, key), move || Box::new(Mapping { program: program.clone() }));
+    Ok(match &map.unnest {
+        Some(unnest) => {
+            let empty = if map.unnest_empty == Empty::Keep { "kept with a null element" } else { "filtered" };
+            planned.detail("unnest", unnest).detail("rows without elements", empty)
+        }
+        None => planned,
+    })
+}
+
+/// The form of the configuration, whatever the input.
+fn shape(map: &Map, found: &mut Vec<Diagnostic>) {
+    if map.select.is_some() && (map.add.is_some() || !map.drop.is_empty()) {
+        let other = if map.add.is_some() { "add" } else { "drop" };
+        let problem = Diagnostic::error("conflicting-settings", format!("`select` and `{other}` exclude each other")).at([other]);
+        found.push(problem.help("`select` names all columns of the output; `add` and `drop` start from those of the input"));
+    }
+    let nothing = map.select.is_none() && map.add.is_none() && map.drop.is_empty() && map.unnest.is_none();
+    if nothing {
+        let problem = Diagnostic::error("nothing-to-do", "this `map` changes nothing");
+        found.push(problem.help("give `select`, `add`, `drop` or `unnest`"));
+    }
+    for (name, given) in [("select", &map.select), ("add", &map.add)] {
+        if given.as_ref().is_some_and(NamedSql::is_empty) {
+            found.push(Diagnostic::error("nothing-to-do", format!("`{name}` has no columns")).at([name]));
+        }
+    }
+    if map.unnest.is_none() && map.unnest_empty == Empty::Keep {
+        let problem = Diagnostic::error("nothing-to-do", "`unnest_empty` means nothing without `unnest`").at(["unnest_empty"]);
+        found.push(problem);
+    }
+    let added = map.select.iter().chain(&map.add).flat_map(NamedSql::iter);
+    for (name, _) in added {
+        let path = [if map.select.is_some() { "select" } else { "add" }, name];
+        if name.is_empty() {
+            found.push(Diagnostic::error("bad-name", "a column needs a name").at(path));
+        } else if name.starts_with('_') {
+            let problem = Diagnostic::error("reserved-name", format!("`{name}`: names that start with `_` belong to the engine"));
+            found.push(problem.at(path).help(format!("call it `{}`", name.trim_start_matches('_'))));
+        }
+    }
+}
+
+/// The list, the column of its elements and the schema that has it.
+type Unnested = (Expr, Field, SchemaRef);
+
+fn unnest(map: &Map, input: &SchemaRef) -> Result<Option<Unnested>, Diagnostic> {
+    let Some(text) = &map.unnest else { return Ok(None) };
+    let at = |e: ExprError| e.diagnostic().at(["unnest"]);
+    let (sql, alias) = parse_alias(text).map_err(at)?;
+    let list = Expr::compile(&sql, input).map_err(at)?;
+    let DataType::List(item) = list.data_type() else {
+        let problem = Diagnostic::error("not-a-list", format!("`{sql}` is no list but a value of type {}", list.data_type()));
+        return Err(problem.at(["unnest"]).within(0..sql.len()));
+    };
+    if alias.starts_with('_') || input.field_with_name(&alias).is_ok() {
+        let problem = Diagnostic::error("duplicate-column", format!("the name `{alias}` is taken")).at(["unnest"]);
+        return Err(problem.help("choose another name after AS"));
+    }
+    let nullable = item.is_nullable() || map.unnest_empty == Empty::Keep;
+    let field = item.as_ref().clone().with_name(alias).with_nullable(nullable);
+    let mut fields: Vec<FieldRef> = input.fields().iter().cloned().collect();
+    // Last, so that the columns of the input keep their places.
+    fields.push(Arc::new(field.clone()));
+    Ok(Some((list, field, Arc::new(Schema::new(fields)))))
+}
+
+fn columns(map: &Map, schema: &SchemaRef, found: &mut Vec<Diagnostic>) -> Vec<Column> {
+    if let Some(select) = &map.select {
+        return select.iter().filter_map(|(name, sql)| computed(name, sql, "select", schema, found)).collect();
+    }
+    for (place, name) in map.drop.iter().enumerate() {
+        if !user_fields(schema).any(|f| f.name() == name) {
+            let known = || user_fields(schema).map(|f| f.name().as_str());
+            let problem = Diagnostic::error("unknown-column", format!("there is no column `{name}`"));
+            let help = did_you_mean(name, known()).unwrap_or_else(|| format!("the columns are {}", names(known())));
+            found.push(problem.at(["drop", &place.to_string()]).help(help));
+        }
+    }
+    let kept = schema.fields().iter().enumerate().filter(|(_, f)| !is_system(f.name()) && !map.drop.contains(f.name()));
+    let mut columns: Vec<Column> = kept
+        .map(|(index, field)| Column { field: field.clone(), source: Planning::Column(index), renames: Some(field.name().clone()) })
+        .collect();
+    for (name, sql) in map.add.iter().flat_map(NamedSql::iter) {
+        let Some(column) = computed(name, sql, "add", schema, found) else { continue };
+        match columns.iter_mut().find(|c| c.field.name() == name) {
+            Some(replaced) => *replaced = column,
+            None => columns.push(column),
+        }
+    }
+    if columns.is_empty() && found.is_empty() {
+        found.push(Diagnostic::error("nothing-to-do", "no column is left").at(["drop"]));
+    }
+    columns
+}
+
+fn computed(name: &str, sql: &str, setting: &str, schema: &SchemaRef, found: &mut Vec<Diagnostic>) -> Option<Column> {
+    match Expr::compile(sql, schema) {
+        Ok(expr) => {
+            let field = match expr.as_column().and_then(|column| schema.field_with_name(column).ok()) {
+                Some(field) => field.clone().with_name(name),
+                None => Field::new(name, expr.data_type().clone(), expr.nullable()),
+            };
+            let renames = expr.as_path().map(str::to_string);
+            Some(Column { field: Arc::new(field), source: Planning::Computed(expr), renames })
+        }
+        Err(error) => {
+            found.push(error.diagnostic().at([setting, name]));
+            None
+        }
+    }
+}
+
+fn key_effect(map: &Map, columns: &[Column], schema: &SchemaRef, alias: Option<&str>) -> KeyEffect {
+    let replaces = map.add.iter().flat_map(NamedSql::iter).any(|(name, _)| schema.field_with_name(name).is_ok());
+    if map.select.is_none() && map.drop.is_empty() && !replaces {
+        return KeyEffect::Unchanged;
+    }
+    let mut renamed = Vec::new();
+    for column in columns {
+        let Some(path) = &column.renames else { continue };
+        let system = is_system(path);
+        // The element is no column of the input.
+        if system || alias.is_some_and(|alias| path == alias || path.strip_prefix(alias).is_some_and(|rest| rest.starts_with('.'))) {
+            continue;
+        }
+        paths(path, column.field.name(), column.field.data_type(), &mut renamed);
+    }
+    KeyEffect::Renamed(renamed)
+}
+
+/// A struct that moves takes its fields with it: keys may be fields.
+fn paths(old: &str, new: &str, data_type: &DataType, out: &mut Vec<(String, String)>) {
+    out.push((old.to_string(), new.to_string()));
+    if let DataType::Struct(fields) = data_type {
+        for field in fields {
+            paths(&format!("{old}.{}", field.name()), &format!("{new}.{}", field.name()), field.data_type(), out);
+        }
+    }
+}
+
+/// Sorts the output columns by where they are computed: once per input row, or once per element.
+fn program(
+    unnest: Option<Unnested>,
+    keep_empty: bool,
+    columns: Vec<Column>,
+    input: &SchemaRef,
+    output: SchemaRef,
+) -> Result<Program, ExprError> {
+    let alias = unnest.as_ref().map(|(_, field, _)| field.name().clone());
+    let reads_element = |expr: &Expr| alias.as_ref().is_some_and(|alias| expr.columns().contains(alias));
+    // The columns that expressions over elements read, in the order of the input.
+    let mut outer: Vec<usize> = Vec::new();
+    for column in &columns {
+        if let Planning::Computed(expr) = &column.source
+            && expr.as_column().is_none()
+            && reads_element(expr)
+        {
+            outer.extend(expr.columns().iter().filter_map(|name| input.index_of(name).ok()));
+        }
+    }
+    outer.sort_unstable();
+    outer.dedup();
+    let mut narrow: Vec<FieldRef> = outer.iter().filter_map(|i| input.fields().get(*i).cloned()).collect();
+    narrow.extend(unnest.as_ref().map(|(_, field, _)| Arc::new(field.clone())));
+    let narrow = Arc::new(Schema::new(narrow));
+    let mut sources = Vec::with_capacity(columns.len());
+    for Column { field, source, .. } in columns {
+        let name = field.name().clone();
+        sources.push(match source {
+            Planning::Column(index) if index < input.fields().len() => Source::Kept(index),
+            Planning::Column(_) => Source::Element,
+            Planning::Computed(expr) => match expr.as_column() {
+                Some(column) if Some(column) == alias.as_deref() => Source::Element,
+                Some(column) => Source::Kept(input.index_of(column).map_err(|e| missing(&e.to_string()))?),
+                None if reads_element(&expr) => Source::PerElement(name, expr.compile_again(&narrow)?),
+                None => Source::PerRow(name, expr),
+            },
+        });
+    }
+    let system = input.fields().iter().enumerate().filter(|(_, f)| is_system(f.name())).map(|(i, _)| i).collect();
+    let unnest = unnest.map(|(list, _, _)| Unnest { list, keep_empty, outer, narrow });
+    Ok(Program { unnest, sources, system, output })
+}
+
+fn missing(what: &str) -> ExprError {
+    ExprError { message: what.to_string(), within: None, help: None, code: "unknown-column" }
+}

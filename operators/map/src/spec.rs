@@ -1,0 +1,66 @@
+//! The YAML of `map`.
+
+use operator_core::{Diagnostic, PlanCx, Planned, Spec};
+use operator_expr::NamedSql;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// Computes columns and unnests lists. Give `select`, or `add` and `drop`; with `unnest` they see one row per element.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Map {
+    /// A list and a name: the row is repeated for each element, with the element as a column of that name.
+    #[serde(default)]
+    #[schemars(example = "data.items AS item")]
+    pub unnest: Option<String>,
+    /// What happens to rows whose list is empty or null: they are filtered (`drop`), or kept once with a null element
+    /// (`keep`).
+    #[serde(default)]
+    pub unnest_empty: Empty,
+    /// The columns of the output, each a SQL expression, in this order. An expression that is just a column or a field
+    /// renames it, and keeps the partitioning where that column is the key.
+    #[serde(default)]
+    pub select: Option<NamedSql>,
+    /// Columns to compute in addition to those of the input. A name the input has replaces that column.
+    #[serde(default)]
+    pub add: Option<NamedSql>,
+    /// Columns of the input to leave out. They can still be read by `add`.
+    #[serde(default)]
+    pub drop: Vec<String>,
+}
+
+/// What happens to a row without elements.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Empty {
+    /// It is filtered.
+    #[default]
+    Drop,
+    /// It is kept, with a null element.
+    Keep,
+}
+
+impl Spec for Map {
+    const KIND: &'static str = "map";
+    const SUMMARY: &'static str = "Computes columns with SQL, and makes a row of each element of a list.";
+    const EXAMPLE: &'static str = "\
+steps:
+  lines:
+    from: orders
+    map:
+      unnest: data.items AS item
+      select:
+        order_id: data.orderId
+        customer_id: data.customerId
+        product_id: item.productId
+        revenue: item.quantity * item.unitPrice
+";
+    const EXAMPLE_INPUT: &'static str = "\
+eventId: string
+data: struct<orderId: string, customerId: string, items: list<struct<productId: string, quantity: int, unitPrice: double>>>
+";
+
+    fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
+        crate::plan::plan(self, cx)
+    }
+}

@@ -1,0 +1,182 @@
+//! The groups that one batch touches: read from state once each, changed in memory row by row, written back once.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
+use operator_core::{Millis, State, StateError};
+
+use crate::accumulator::{Accumulator, Refusal, Row};
+use crate::codec::{Reader, put_u64};
+use crate::layout::{VERSION, put_distinct_key, put_key};
+use crate::plan::WindowPlan;
+use crate::values::Column;
+
+/// More groups or distinct values than this are written back in the middle of a batch: a bound on memory.
+const MAX_IN_MEMORY: usize = 1 << 16;
+
+/// A group of one window while a batch is worked on.
+#[derive(Debug)]
+struct Slot {
+    hash: u64,
+    /// Its key in `Groups::keys`.
+    from: usize,
+    to: usize,
+    /// Rows counted as held here (rule R3).
+    held: u64,
+    /// It was in state before this batch, so DISTINCT values of it may be, too.
+    stored: bool,
+    changed: bool,
+}
+
+/// Groups in memory. All buffers are kept from batch to batch, so a batch allocates only for what has no fixed size.
+#[derive(Debug, Default)]
+pub struct Groups {
+    hasher: FixedState,
+    places: HashTable<usize>,
+    slots: Vec<Slot>,
+    /// Keys of the slots, one after the other.
+    keys: Vec<u8>,
+    /// Accumulators of the slots, one after the other.
+    accumulators: Vec<Accumulator>,
+    /// Keys of distinct values met in this batch: hash and range in `value_keys`.
+    values: HashTable<(u64, usize, usize)>,
+    value_keys: Vec<u8>,
+    buffer: Vec<u8>,
+}
+
+impl Groups {
+    /// The slot of `group` in the window that ends at `end`; read from state when it is met first.
+    pub fn find(&mut self, plan: &WindowPlan, end: Millis, group: &[u8], state: &dyn State) -> Result<usize, StateError> {
+        let from = self.keys.len();
+        put_key(end, group, &mut self.keys);
+        let to = self.keys.len();
+        let Groups { hasher, places, slots, keys, .. } = self;
+        let key = keys.get(from..).unwrap_or_default();
+        let hash = hasher.hash_one(key);
+        let same = |place: &usize| slots.get(*place).is_some_and(|s| s.hash == hash && keys.get(s.from..s.to) == Some(key));
+        if let Some(place) = places.find(hash, same).copied() {
+            self.keys.truncate(from);
+            return Ok(place);
+        }
+        let stored = state.get(key, &mut self.buffer)?;
+        let held = if stored {
+            read_group(plan, &self.buffer, &mut self.accumulators)?
+        } else {
+            self.accumulators.extend(plan.aggregates.iter().map(|a| a.function.empty()));
+            0
+        };
+        let place = self.slots.len();
+        self.slots.push(Slot { hash, from, to, held, stored, changed: false });
+        let slots = &self.slots;
+        self.places.insert_unique(hash, place, |place| slots.get(*place).map_or(0, |s| s.hash));
+        Ok(place)
+    }
+
+    /// The accumulators of `slot`, in the order of the plan's aggregates.
+    pub fn accumulators(&self, plan: &WindowPlan, slot: usize) -> &[Accumulator] {
+        let width = plan.aggregates.len();
+        self.accumulators.get(slot * width..(slot + 1) * width).unwrap_or_default()
+    }
+
+    /// Why `row` cannot be added to `slot`, if so: the aggregate's place and the refusal.
+    #[inline]
+    pub fn refuses(&self, plan: &WindowPlan, slot: usize, columns: &[Column<'_>], row: usize) -> Option<(usize, Refusal)> {
+        let accumulators = self.accumulators(plan, slot);
+        plan.guarded.iter().find_map(|place| {
+            let (aggregate, accumulator) = (plan.aggregates.get(*place)?, accumulators.get(*place)?);
+            let column = columns.get(*aggregate.inputs.first()?)?;
+            aggregate.function.refuses(accumulator, column, row).map(|refusal| (*place, refusal))
+        })
+    }
+
+    /// Adds `row`, which `slot` does not refuse, and counts it as held if this is where it is accounted for.
+    #[inline]
+    pub fn add(&mut self, plan: &WindowPlan, slot: usize, columns: &[Column<'_>], row: Row, holds: bool) {
+        let width = plan.aggregates.len();
+        let accumulators = self.accumulators.get_mut(slot * width..(slot + 1) * width).unwrap_or_default();
+        for (aggregate, accumulator) in plan.aggregates.iter().zip(accumulators) {
+            match aggregate.inputs.as_slice() {
+                _ if aggregate.function == crate::accumulator::Function::CountDistinct => {}
+                [] => aggregate.function.add(accumulator, None, row),
+                [input, ..] => aggregate.function.add(accumulator, columns.get(*input), row),
+            }
+        }
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.changed = true;
+            slot.held += u64::from(holds);
+        }
+    }
+
+    /// Notes that `slot` has met `value` (encoded) in the `count(DISTINCT)` at place `aggregate`.
+    pub fn add_distinct(
+        &mut self,
+        plan: &WindowPlan,
+        slot: usize,
+        aggregate: usize,
+        value: &[u8],
+        state: &mut dyn State,
+    ) -> Result<(), StateError> {
+        let Some(Slot { from, to, stored, .. }) = self.slots.get(slot) else { return Ok(()) };
+        let (start, stored) = (self.value_keys.len(), *stored);
+        put_distinct_key(self.keys.get(*from..*to).unwrap_or_default(), aggregate as u16, value, &mut self.value_keys);
+        let end = self.value_keys.len();
+        let keys = &self.value_keys;
+        let key = keys.get(start..).unwrap_or_default();
+        let hash = self.hasher.hash_one(key);
+        if self.values.find(hash, |(h, from, to)| *h == hash && keys.get(*from..*to) == Some(key)).is_some() {
+            self.value_keys.truncate(start);
+            return Ok(());
+        }
+        self.values.insert_unique(hash, (hash, start, end), |(hash, _, _)| *hash);
+        if stored && state.get(key, &mut self.buffer)? {
+            return Ok(());
+        }
+        // Not empty: an empty value could be taken for a deletion on its way through a changelog.
+        state.put(key, &[VERSION])?;
+        if let Some(accumulator) = self.accumulators.get_mut(slot * plan.aggregates.len() + aggregate) {
+            accumulator.count_distinct();
+        }
+        Ok(())
+    }
+
+    /// True if there is more in memory than there should be.
+    pub fn is_full(&self) -> bool {
+        self.slots.len() >= MAX_IN_MEMORY || self.values.len() >= MAX_IN_MEMORY
+    }
+
+    /// Writes changed groups to state, in the order they were met, and forgets everything.
+    pub fn write_back(&mut self, plan: &WindowPlan, state: &mut dyn State) -> Result<(), StateError> {
+        let width = plan.aggregates.len().max(1);
+        for (slot, accumulators) in self.slots.iter().zip(self.accumulators.chunks(width)).filter(|(s, _)| s.changed) {
+            self.buffer.clear();
+            self.buffer.push(VERSION);
+            put_u64(slot.held, &mut self.buffer);
+            accumulators.iter().for_each(|a| a.encode(&mut self.buffer));
+            state.put(self.keys.get(slot.from..slot.to).unwrap_or_default(), &self.buffer)?;
+        }
+        self.clear();
+        Ok(())
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.places.clear();
+        self.slots.clear();
+        self.keys.clear();
+        self.accumulators.clear();
+        self.values.clear();
+        self.value_keys.clear();
+    }
+}
+
+/// Reads a group's entry: appends its accumulators, and answers how many rows it holds.
+pub fn read_group(plan: &WindowPlan, bytes: &[u8], accumulators: &mut Vec<Accumulator>) -> Result<u64, StateError> {
+    let unreadable = || StateError::new("a window's state cannot be read: was it written with another `compute`?");
+    let mut reader = Reader::new(bytes);
+    let (Some(VERSION), Some(held)) = (reader.u8(), reader.u64()) else { return Err(unreadable()) };
+    for aggregate in &plan.aggregates {
+        accumulators.push(aggregate.function.decode(&mut reader).ok_or_else(unreadable)?);
+    }
+    if reader.is_empty() { Ok(held) } else { Err(unreadable()) }
+}

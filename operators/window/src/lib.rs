@@ -1,0 +1,38 @@
+//! The `window` step: rows grouped by columns and by event time, aggregated, and emitted when time has passed.
+//!
+//! ```text
+//! spec         what a person writes        plan      checks, types, schema        aggregate  the SQL of computed columns
+//! operator     the state machine           groups    groups of one batch          accumulator  what a group remembers
+//! bounds       which windows a time is in  layout    keys of state                results    rows on their way out
+//! exact        sums of doubles             sketch    percentiles                  codec, values  bytes and columns
+//! ```
+//!
+//! What holds:
+//!
+//! * The same rows give the same results, however they were cut into batches and wherever work was interrupted: sums of
+//!   doubles are exact before they are rounded once ([`exact`]), percentiles count ([`sketch`]), and `first` and `last`
+//!   go by event time and offset.
+//! * A window is emitted once. Rows that come after all their windows were closed go to the port `late`.
+//! * A row that an aggregate cannot take (an overflow, a value that is not a number) goes to the dead letters as a
+//!   whole and leaves no trace in any aggregate.
+//!
+//! Honest limits: a group's entry is rewritten once per batch that touches it. A percentile's sketch is part of that
+//! entry (about a kilobyte). Which of several rows overflows a sum depends on their order in the partition.
+
+pub mod accumulator;
+pub mod aggregate;
+pub mod bounds;
+pub mod codec;
+pub mod exact;
+pub mod groups;
+pub mod inputs;
+pub mod layout;
+pub mod operator;
+pub mod plan;
+pub mod results;
+pub mod sketch;
+pub mod spec;
+pub mod values;
+
+pub use operator::WindowOperator;
+pub use spec::{Compute, Emit, Hopping, Window};

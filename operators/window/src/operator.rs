@@ -1,0 +1,388 @@
+//! The window as a state machine: rows in, state changed, results out when time has passed.
+//!
+//! ```text
+//! for each row:  its windows -> those still open at the row's own watermark -> none: late
+//!                             -> any aggregate of any of them refuses it: dead letter, no trace left
+//!                             -> added to all of them, held once (in the last to close)
+//! when time moves past the earliest end: scan closed windows, emit, delete, release their rows
+//! ```
+//!
+//! Invariant (rule R6): what happens to a row depends on the row, on its own partition's watermark before it, and on the
+//! state; never on how rows were cut into batches. A window is emitted once: the watermark of the last closing is
+//! kept in state, and rows of windows closed by then are late even if their own partition lags behind.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, TimestampMillisecondArray, UInt32Array};
+use arrow::compute::{take, take_record_batch};
+use operator_core::batch::derived_system_columns;
+use operator_core::{Batch, Cx, Millis, NO_WATERMARK, Operator, Port, StateError, Time, keys};
+
+use crate::accumulator::Row;
+use crate::codec::Reader;
+use crate::groups::{Groups, read_group};
+use crate::inputs::InputRows;
+use crate::layout::{CLOSED, Entry, VERSION, range_to, read_key};
+use crate::plan::WindowPlan;
+use crate::results::{MAX_ROWS, Results};
+use crate::spec::Emit;
+use crate::values::{Column, build};
+
+/// The port of rows that came too late.
+const LATE: Port = Port(1);
+/// The most entries of state that are read, emitted and deleted at a time: a bound on memory.
+const MAX_ENTRIES: usize = MAX_ROWS;
+
+/// One window step in one partition.
+#[derive(Debug)]
+pub struct WindowOperator {
+    plan: Arc<WindowPlan>,
+    /// Watermark of the last closing, as in state; `None` until it was read.
+    closed: Option<Millis>,
+    earliest: Earliest,
+    groups: Groups,
+    /// Encoded group of the row at hand.
+    group: Vec<u8>,
+    /// Encoded DISTINCT value of the row at hand.
+    value: Vec<u8>,
+    /// Open windows of the row at hand, last first: end and slot.
+    open: Vec<(Millis, usize)>,
+    late: Vec<u32>,
+}
+
+/// The end of the first window in state: so that moving time costs nothing while no window ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Earliest {
+    Unknown,
+    NoWindow,
+    End(Millis),
+}
+
+/// The system columns of a batch.
+struct System<'a> {
+    times: &'a [Millis],
+    watermarks: &'a [Millis],
+    offsets: &'a [i64],
+}
+
+/// A batch with everything that was computed from it.
+struct Rows<'a> {
+    batch: &'a Batch,
+    system: System<'a>,
+    columns: Vec<Column<'a>>,
+    group: Vec<ArrayRef>,
+    /// For each `count(DISTINCT)`: its place and its arguments.
+    distinct: Vec<(usize, Vec<ArrayRef>)>,
+}
+
+/// Results per input row (`on_update`): which row each result belongs to.
+struct Updates {
+    results: Results,
+    rows: Vec<u32>,
+}
+
+/// What became of a row.
+enum Fate {
+    Added,
+    Late,
+    Rejected(String),
+}
+
+impl WindowOperator {
+    pub fn new(plan: Arc<WindowPlan>) -> WindowOperator {
+        WindowOperator {
+            plan,
+            closed: None,
+            earliest: Earliest::Unknown,
+            groups: Groups::default(),
+            group: Vec::new(),
+            value: Vec::new(),
+            open: Vec::new(),
+            late: Vec::new(),
+        }
+    }
+
+    /// The watermark of the last closing.
+    fn closed(&mut self, cx: &mut Cx<'_>) -> Result<Millis, StateError> {
+        if let Some(closed) = self.closed {
+            return Ok(closed);
+        }
+        let mut value = Vec::new();
+        let mut closed = NO_WATERMARK;
+        if cx.state().get(CLOSED, &mut value)? {
+            let mut reader = Reader::new(&value);
+            closed = match (reader.u8(), reader.array::<8>()) {
+                (Some(VERSION), Some(bytes)) => Millis::from_be_bytes(bytes),
+                _ => return Err(StateError::new("the watermark of a window's last closing cannot be read")),
+            };
+        }
+        self.closed = Some(closed);
+        Ok(closed)
+    }
+
+    /// Decides on one row and adds it where it belongs.
+    fn add(&mut self, plan: &WindowPlan, rows: &Rows<'_>, row: Row, watermark: Millis, cx: &mut Cx<'_>) -> Result<Fate, StateError> {
+        let Some(last) = plan.windows.last_end(row.time) else {
+            return Ok(Fate::Rejected(format!("event time {} is out of the range of windows", row.time)));
+        };
+        if plan.windows.is_closed(last, watermark) {
+            return Ok(Fate::Late);
+        }
+        self.group.clear();
+        keys::encode(&rows.group, row.index, &mut self.group);
+        self.open.clear();
+        let mut end = last;
+        for _ in 0..plan.windows.overlapping() {
+            if plan.windows.is_closed(end, watermark) {
+                break;
+            }
+            let slot = self.groups.find(plan, end, &self.group, cx.state())?;
+            self.open.push((end, slot));
+            end -= plan.windows.every;
+        }
+        for (_, slot) in &self.open {
+            if let Some((place, refusal)) = self.groups.refuses(plan, *slot, &rows.columns, row.index) {
+                let name = plan.aggregates.get(place).map_or("", |a| a.name.as_str());
+                return Ok(Fate::Rejected(refusal.cause(name)));
+            }
+        }
+        for (nth, (_, slot)) in self.open.iter().enumerate() {
+            let holds = nth == 0 && plan.emit == Emit::OnClose;
+            self.groups.add(plan, *slot, &rows.columns, row, holds);
+        }
+        self.add_distinct(plan, rows, row.index, cx)?;
+        if let (Earliest::End(earliest), Some((end, _))) = (self.earliest, self.open.last()) {
+            self.earliest = Earliest::End(earliest.min(*end));
+        } else if let (Earliest::NoWindow, Some((end, _))) = (self.earliest, self.open.last()) {
+            self.earliest = Earliest::End(*end);
+        }
+        Ok(Fate::Added)
+    }
+
+    fn add_distinct(&mut self, plan: &WindowPlan, rows: &Rows<'_>, row: usize, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        for (place, arguments) in &rows.distinct {
+            let inputs = plan.aggregates.get(*place).map(|a| a.inputs.as_slice()).unwrap_or_default();
+            if inputs.iter().filter_map(|i| rows.columns.get(*i)).any(|column| column.is_null(row)) {
+                continue;
+            }
+            self.value.clear();
+            keys::encode(arguments, row, &mut self.value);
+            for (_, slot) in &self.open {
+                self.groups.add_distinct(plan, *slot, *place, &self.value, cx.state())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Emits, deletes and releases the windows that end at `last` or earlier.
+    fn close(&mut self, plan: &WindowPlan, last: Millis, emitted: Millis, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        let (mut from, to) = range_to(last);
+        let mut group = vec![Vec::new(); plan.group_types.len()];
+        let mut results = Results::new(plan);
+        let mut accumulators = Vec::new();
+        loop {
+            let mut deleted: Vec<Vec<u8>> = Vec::new();
+            let mut group_key: Vec<u8> = Vec::new();
+            let mut released = 0;
+            let mut read = |key: &[u8], value: &[u8]| -> Result<(), StateError> {
+                // DISTINCT values follow their group, and no group's key is the beginning of another's.
+                if group_key.is_empty() || !key.starts_with(&group_key) {
+                    let Entry { end, is_group } = read_key(key, &plan.group_types, &mut group)?;
+                    if is_group {
+                        group_key.clear();
+                        group_key.extend_from_slice(key);
+                        accumulators.clear();
+                        released += read_group(plan, value, &mut accumulators)?;
+                        results.push(plan, end, &accumulators);
+                    }
+                }
+                deleted.push(key.to_vec());
+                Ok(())
+            };
+            let (mut entries, mut failure, mut more) = (0, None, false);
+            cx.state().scan(&from, &to, &mut |key, value| {
+                if entries == MAX_ENTRIES {
+                    more = true;
+                    return false;
+                }
+                entries += 1;
+                failure = read(key, value).err();
+                failure.is_none()
+            })?;
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+            if !results.is_empty() {
+                let system = derived_system_columns(results.times(), emitted);
+                let columns = plan.group_types.iter().zip(&mut group).map(|(t, values)| build(t, &std::mem::take(values)));
+                let rows = results.take(plan, columns.collect(), system)?;
+                if plan.emit == Emit::OnClose {
+                    cx.emit(Port::OUT, rows);
+                }
+            }
+            for key in &deleted {
+                cx.state().delete(key)?;
+            }
+            cx.release(released);
+            match deleted.pop() {
+                Some(last) if more => {
+                    from = last;
+                    from.push(0);
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// The end of the first window in state.
+    fn find_earliest(&self, cx: &mut Cx<'_>) -> Result<Earliest, StateError> {
+        let (from, to) = range_to(Millis::MAX);
+        let mut earliest = Ok(Earliest::NoWindow);
+        let mut group = vec![Vec::new(); self.plan.group_types.len()];
+        cx.state().scan(&from, &to, &mut |key, _| {
+            earliest = read_key(key, &self.plan.group_types, &mut group).map(|entry| Earliest::End(entry.end));
+            false
+        })?;
+        earliest
+    }
+}
+
+impl Operator for WindowOperator {
+    fn on_batch(&mut self, batch: &Batch, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let plan = self.plan.clone();
+        let closed = self.closed(cx)?;
+        let inputs = plan.inputs.evaluate(&batch.rows);
+        let rows = Rows::new(&plan, batch, &inputs)?;
+        let mut failed = inputs.failed.iter().peekable();
+        let mut updates = Updates { results: Results::new(&plan), rows: Vec::new() };
+        self.late.clear();
+        let mut added = 0;
+        for index in 0..batch.num_rows() {
+            let (row, watermark) = rows.system.row(index);
+            let watermark = watermark.max(closed);
+            let fate = match failed.next_if(|(failed, _)| *failed == index) {
+                Some((_, cause)) if !plan.is_late(row.time, watermark) => Fate::Rejected(cause.clone()),
+                _ => self.add(&plan, &rows, row, watermark, cx)?,
+            };
+            match fate {
+                Fate::Added => {
+                    added += 1;
+                    if plan.emit == Emit::OnUpdate {
+                        updates.push(&plan, &self.groups, &self.open, index as u32);
+                        updates.emit_if(updates.rows.len() >= MAX_ROWS, &plan, &rows, cx)?;
+                    }
+                }
+                Fate::Late => self.late.push(index as u32),
+                Fate::Rejected(cause) => cx.reject(batch, index, cause),
+            }
+            if self.groups.is_full() {
+                self.groups.write_back(&plan, cx.state())?;
+            }
+        }
+        self.groups.write_back(&plan, cx.state())?;
+        match plan.emit {
+            Emit::OnClose => cx.hold(added),
+            Emit::OnUpdate => {
+                updates.emit_if(!updates.rows.is_empty(), &plan, &rows, cx)?;
+                cx.pass(Port::OUT, arrow::array::RecordBatch::new_empty(plan.schema.clone()), added);
+            }
+        }
+        if !self.late.is_empty() {
+            let late = take_record_batch(&batch.rows, &UInt32Array::from(self.late.clone()));
+            cx.late(LATE, late.map_err(|e| StateError::new(format!("late rows: {e}")))?);
+        }
+        Ok(())
+    }
+
+    fn on_time(&mut self, time: Time, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        let last = self.plan.windows.closed_to(time.watermark);
+        if self.earliest == Earliest::Unknown {
+            self.earliest = self.find_earliest(cx)?;
+        }
+        match self.earliest {
+            Earliest::End(end) if end <= last => {}
+            _ => return Ok(()),
+        }
+        let plan = self.plan.clone();
+        self.close(&plan, last, time.emitted, cx)?;
+        let mut value = vec![VERSION];
+        value.extend_from_slice(&time.watermark.to_be_bytes());
+        cx.state().put(CLOSED, &value)?;
+        self.closed = Some(time.watermark);
+        self.earliest = Earliest::Unknown;
+        Ok(())
+    }
+
+    fn on_restore(&mut self) {
+        self.closed = None;
+        self.earliest = Earliest::Unknown;
+        self.groups.clear();
+    }
+}
+
+impl WindowPlan {
+    /// True if all windows of a row are closed.
+    fn is_late(&self, time: Millis, watermark: Millis) -> bool {
+        self.windows.last_end(time).is_some_and(|last| self.windows.is_closed(last, watermark))
+    }
+}
+
+impl<'a> Rows<'a> {
+    fn new(plan: &WindowPlan, batch: &'a Batch, inputs: &'a InputRows) -> Result<Rows<'a>, StateError> {
+        let missing = || StateError::new("a batch came without its system columns");
+        let system = System {
+            times: batch.times().ok_or_else(missing)?.values(),
+            watermarks: batch.watermarks().ok_or_else(missing)?.values(),
+            offsets: batch.offsets().ok_or_else(missing)?.values(),
+        };
+        let distinct = plan.distinct.iter().filter_map(|place| Some((*place, inputs.select(&plan.aggregates.get(*place)?.inputs))));
+        Ok(Rows {
+            batch,
+            system,
+            columns: inputs.values.iter().map(Column::new).collect(),
+            group: inputs.select(&plan.group),
+            distinct: distinct.collect(),
+        })
+    }
+}
+
+impl System<'_> {
+    /// A row and its watermark. The columns are as long as the batch.
+    #[inline]
+    fn row(&self, index: usize) -> (Row, Millis) {
+        let at = |column: &[i64]| column.get(index).copied().unwrap_or_default();
+        (Row { index, time: at(self.times), offset: at(self.offsets) }, at(self.watermarks))
+    }
+}
+
+impl Updates {
+    /// Adds the results of all open windows of a row, earliest window first.
+    fn push(&mut self, plan: &WindowPlan, groups: &Groups, open: &[(Millis, usize)], row: u32) {
+        for (end, slot) in open.iter().rev() {
+            self.results.push(plan, *end, groups.accumulators(plan, *slot));
+            self.rows.push(row);
+        }
+    }
+
+    /// Emits what was collected. Results keep the offset of the row that changed them; their watermark is the row's,
+    /// behind by the lateness like the watermark that later steps see.
+    fn emit_if(&mut self, now: bool, plan: &WindowPlan, rows: &Rows<'_>, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        if !now {
+            return Ok(());
+        }
+        let row = |index: &u32| rows.system.row(*index as usize);
+        let system: [ArrayRef; 3] = [
+            Arc::new(TimestampMillisecondArray::from(self.results.times()).with_timezone("UTC")),
+            Arc::new(self.rows.iter().map(|i| row(i).1.saturating_sub(plan.windows.lateness)).collect::<Int64Array>()),
+            Arc::new(self.rows.iter().map(|i| row(i).0.offset).collect::<Int64Array>()),
+        ];
+        let indices = UInt32Array::from(std::mem::take(&mut self.rows));
+        let group = rows.group.iter().map(|column| take(column, &indices, None)).collect::<Result<Vec<_>, _>>();
+        let group = group.map_err(|e| StateError::new(format!("groups of {} rows: {e}", rows.batch.num_rows())))?;
+        cx.emit(Port::OUT, self.results.take(plan, group, system)?);
+        Ok(())
+    }
+}

@@ -1,0 +1,264 @@
+//! Checks of a window against the schema it meets, and what the operator works from.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use operator_core::batch::{is_system, system_fields, time_type, user_fields};
+use operator_core::diagnostic::names;
+use operator_core::keys::is_groupable;
+use operator_core::{Diagnostic, KeyEffect, Millis, OutputPort, PlanCx, Planned, Span};
+
+use crate::accumulator::Function;
+use crate::aggregate::{self, Aggregate};
+use crate::bounds::Windows;
+use crate::inputs::Inputs;
+use crate::operator::WindowOperator;
+use crate::spec::{Emit, Window};
+
+/// More windows at a time are a configuration error: every row would be added to each.
+pub const MAX_OVERLAPPING: i64 = 1_000;
+/// More computed columns than this are not meant by anyone.
+pub const MAX_COMPUTED: usize = 256;
+
+const WINDOW_START: &str = "window_start";
+const WINDOW_END: &str = "window_end";
+
+/// A window that passed its checks: everything the operator needs, shared by all its partitions.
+#[derive(Debug)]
+pub struct WindowPlan {
+    pub windows: Windows,
+    pub emit: Emit,
+    pub inputs: Inputs,
+    /// Places of the group columns in `inputs`, and their types.
+    pub group: Vec<usize>,
+    pub group_types: Vec<DataType>,
+    pub aggregates: Vec<Aggregate>,
+    /// Places of the aggregates that may refuse a row.
+    pub guarded: Vec<usize>,
+    /// Places of the aggregates that keep values of their own in state.
+    pub distinct: Vec<usize>,
+    /// Schema of the main output.
+    pub schema: SchemaRef,
+}
+
+/// A group column while planning.
+struct Group {
+    place: usize,
+    /// As written: the path of the input's column.
+    path: String,
+    field: Arc<Field>,
+}
+
+/// Plans `window`; see [`operator_core::Spec::plan`].
+pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
+    let mut problems = Vec::new();
+    let mut inputs = Inputs::default();
+    let schema = &cx.input.schema;
+    let windows = windows(window).map_err(|problem| problems.push(problem)).ok();
+    let group = groups(window, schema, &mut inputs, &mut problems);
+    let aggregates = computed(window, schema, &group, &mut inputs, &mut problems);
+    let (Some(windows), true) = (windows, problems.is_empty()) else { return Err(problems) };
+
+    let bounds = [WINDOW_START, WINDOW_END].map(|name| Arc::new(Field::new(name, time_type(), false)));
+    let results = aggregates.iter().map(|a| Arc::new(Field::new(&a.name, a.data_type.clone(), a.nullable)));
+    let fields = group.iter().map(|g| g.field.clone()).chain(bounds).chain(results).chain(system_fields().map(Arc::new));
+    let output = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let plan = Arc::new(WindowPlan {
+        windows,
+        emit: window.emit,
+        group: group.iter().map(|g| g.place).collect(),
+        group_types: group.iter().map(|g| g.field.data_type().clone()).collect(),
+        guarded: places(&aggregates, |a| a.function.can_refuse()),
+        distinct: places(&aggregates, |a| a.function == Function::CountDistinct),
+        inputs,
+        aggregates,
+        schema: output.clone(),
+    });
+    Ok(planned(window, cx, &group, plan))
+}
+
+fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPlan>) -> Planned {
+    let by: Vec<String> = group.iter().map(|g| g.field.name().clone()).collect();
+    let late = OutputPort { name: "late".to_string(), schema: cx.input.schema.clone(), key: KeyEffect::Unchanged, lossy_if_unread: true };
+    let mut warnings = Vec::new();
+    if group.is_empty() {
+        let warning = "without group columns all rows meet in one partition, so one worker does all the work";
+        warnings.push(Diagnostic::warning("single-partition", warning).at(["by"]).help("name columns to group by, if there are any"));
+    }
+    let details = details(window, &plan);
+    let outputs = vec![OutputPort::main(plan.schema.clone(), KeyEffect::Columns(by)), late];
+    Planned {
+        outputs,
+        needs_key: Some(group.iter().map(|g| g.path.clone()).collect()),
+        stateful: true,
+        delay: plan.windows.lateness,
+        tables: Vec::new(),
+        details,
+        warnings,
+        build: Arc::new(move || Box::new(WindowOperator::new(plan.clone()))),
+    }
+}
+
+fn places(aggregates: &[Aggregate], wanted: impl Fn(&Aggregate) -> bool) -> Vec<usize> {
+    aggregates.iter().enumerate().filter(|(_, a)| wanted(a)).map(|(place, _)| place).collect()
+}
+
+fn windows(window: &Window) -> Result<Windows, Diagnostic> {
+    let (size, every, key) = match (window.tumbling, window.hopping) {
+        (Some(size), None) => (size, size, "tumbling"),
+        (None, Some(hopping)) => (hopping.size, hopping.every, "hopping"),
+        (None, None) => {
+            return Err(Diagnostic::error("no-window", "the length of the window is missing")
+                .help("write `tumbling: 1m`, or `hopping: { size: 5m, every: 1m }` for windows that overlap"));
+        }
+        (Some(_), Some(_)) => {
+            return Err(Diagnostic::error("two-windows", "windows either tumble or hop").at(["hopping"]).help("remove one of the two"));
+        }
+    };
+    let error = |code, message: String| Diagnostic::error(code, message).at([key]);
+    if size.millis() <= 0 || every.millis() <= 0 {
+        return Err(error("empty-window", "a window must be longer than zero".to_string()).help("write a length such as 1m"));
+    }
+    if every > size {
+        let message = format!("windows of {size} every {every} leave gaps: rows between them would be lost");
+        return Err(error("window-gap", message).help(format!("use `every: {size}` or less")));
+    }
+    if size.millis() % every.millis() != 0 {
+        let times = size.millis() / every.millis();
+        let sizes = (Span(times * every.millis()), Span((times + 1) * every.millis()));
+        let message = format!("{size} is not a whole multiple of {every}: some rows would be in more windows than others");
+        return Err(error("uneven-window", message).help(format!("use a size of {} or {}", sizes.0, sizes.1)));
+    }
+    let windows = Windows { size: size.millis(), every: every.millis(), lateness: window.lateness.millis() };
+    if windows.overlapping() > MAX_OVERLAPPING {
+        let message = format!("every row would be in {} windows; at most {MAX_OVERLAPPING} may overlap", windows.overlapping());
+        let every = Span((windows.size + MAX_OVERLAPPING - 1) / MAX_OVERLAPPING);
+        return Err(error("too-many-windows", message).help(format!("use `every: {every}` or more")));
+    }
+    Ok(windows)
+}
+
+fn groups(window: &Window, schema: &SchemaRef, inputs: &mut Inputs, problems: &mut Vec<Diagnostic>) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (place, path) in window.by.iter().enumerate() {
+        match group(path, schema, inputs, &groups) {
+            Ok(group) => groups.push(group),
+            Err(problem) => problems.push(problem.under(["by".to_string(), place.to_string()])),
+        }
+    }
+    groups
+}
+
+fn group(path: &str, schema: &SchemaRef, inputs: &mut Inputs, before: &[Group]) -> Result<Group, Diagnostic> {
+    let place = inputs.add(path, schema)?;
+    let written = inputs.get(place).and_then(|e| e.as_path()).map(str::to_string);
+    let Some(written) = written else {
+        let message = format!("`{path}` is not a column");
+        return Err(
+            Diagnostic::error("not-a-column", message).help("compute the value in a `map` step before the window and group by its name")
+        );
+    };
+    // A column's own name may hold dots; only a path into a structure is shortened.
+    let name = match schema.field_with_name(&written) {
+        Ok(_) => written.as_str(),
+        Err(_) => written.rsplit('.').next().unwrap_or(&written),
+    };
+    if is_system(name) {
+        return Err(Diagnostic::error("reserved-name", format!("`{name}` belongs to the engine and differs from row to row"))
+            .help(format!("group by columns of your own: {}", names(user_fields(schema).map(|f| f.name().as_str())))));
+    }
+    if [WINDOW_START, WINDOW_END].contains(&name) || before.iter().any(|g| g.field.name() == name) {
+        return Err(taken(name, "rename the column in a `map` step before the window"));
+    }
+    let (data_type, nullable) = inputs.column_type(place);
+    if !is_groupable(&data_type) {
+        let message = format!("rows cannot be grouped by `{path}`, which is {data_type}");
+        return Err(Diagnostic::error("not-groupable", message).help("group by numbers, texts, bytes, booleans, dates or timestamps"));
+    }
+    let field = Arc::new(Field::new(name, data_type, nullable));
+    Ok(Group { place, path: written.clone(), field })
+}
+
+fn taken(name: &str, help: &str) -> Diagnostic {
+    Diagnostic::error("name-taken", format!("the result already has a column `{name}`")).help(help)
+}
+
+fn computed(window: &Window, schema: &SchemaRef, group: &[Group], inputs: &mut Inputs, problems: &mut Vec<Diagnostic>) -> Vec<Aggregate> {
+    let entries = &window.compute.0;
+    if entries.is_empty() {
+        problems
+            .push(Diagnostic::error("nothing-computed", "nothing is computed").at(["compute"]).help("count the rows: `rows: count(*)`"));
+    }
+    if entries.len() > MAX_COMPUTED {
+        let message = format!("{} columns are computed; at most {MAX_COMPUTED} can be", entries.len());
+        problems.push(Diagnostic::error("too-many-columns", message).at(["compute"]));
+        return Vec::new();
+    }
+    let mut aggregates = Vec::with_capacity(entries.len());
+    for (name, sql) in entries {
+        let at = ["compute".to_string(), name.clone()];
+        if name.trim().is_empty() {
+            problems.push(Diagnostic::error("no-name", "a computed column needs a name").at(at.clone()));
+        } else if is_system(name) {
+            problems.push(
+                Diagnostic::error("reserved-name", format!("`{name}` belongs to the engine")).at(at.clone()).help("choose another name"),
+            );
+        } else if [WINDOW_START, WINDOW_END].contains(&name.as_str()) || group.iter().any(|g| g.field.name() == name) {
+            problems.push(taken(name, "choose another name").at(at.clone()));
+        }
+        match aggregate::plan(name, sql, schema, inputs) {
+            Ok(aggregate) => aggregates.push(aggregate),
+            Err(problem) => problems.push(problem.under(at)),
+        }
+    }
+    aggregates
+}
+
+fn details(window: &Window, plan: &WindowPlan) -> Vec<(String, String)> {
+    let Windows { size, every, lateness } = plan.windows;
+    let shape = match size == every {
+        true => format!("tumbling, {}", Span(size)),
+        false => format!("hopping, {} every {}: each row is in {} windows", Span(size), Span(every), plan.windows.overlapping()),
+    };
+    let mut state = format!("about {} bytes", group_bytes(plan));
+    if plan.windows.overlapping() > 1 {
+        state.push_str(&format!(", in {} windows at a time", plan.windows.overlapping()));
+    }
+    for aggregate in plan.distinct.iter().filter_map(|place| plan.aggregates.get(*place)) {
+        state.push_str(&format!("; one entry of about {} bytes for each distinct value of `{}`", key_bytes(plan) + 12, aggregate.name));
+    }
+    let expires = format!("when the watermark is {} past the window's end", Span(lateness));
+    [
+        ("windows", shape),
+        ("lateness", Span(lateness as Millis).to_string()),
+        ("emit", window.emit.to_string()),
+        ("state per group and window", state),
+        ("state expires", expires),
+    ]
+    .map(|(name, value)| (name.to_string(), value))
+    .to_vec()
+}
+
+/// Estimated bytes of a group's key: texts are taken to be 16 bytes long.
+fn key_bytes(plan: &WindowPlan) -> usize {
+    let width = |t: &DataType| {
+        1 + t.primitive_width().unwrap_or(match t {
+            DataType::Boolean => 1,
+            _ => 20,
+        })
+    };
+    9 + plan.group_types.iter().map(width).sum::<usize>()
+}
+
+/// Estimated bytes of a group's entry in state, key and value.
+fn group_bytes(plan: &WindowPlan) -> usize {
+    let width = |aggregate: &Aggregate| match aggregate.function {
+        Function::CountRows | Function::CountValues | Function::CountDistinct => 3,
+        Function::SumInt | Function::SumDecimal | Function::AvgInt | Function::AvgDecimal { .. } => 9,
+        Function::SumFloat | Function::AvgFloat => 20,
+        Function::Min | Function::Max => 2 + aggregate.data_type.primitive_width().unwrap_or(20),
+        Function::First | Function::Last => 14 + aggregate.data_type.primitive_width().unwrap_or(20),
+        Function::Percentile { .. } => 800,
+    };
+    key_bytes(plan) + 3 + plan.aggregates.iter().map(width).sum::<usize>()
+}

@@ -1,0 +1,178 @@
+//! The `window` step as written in YAML.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use operator_core::{Diagnostic, PlanCx, Planned, Span, Spec};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+
+/// Groups rows by columns and time, and computes aggregates per group and window.
+#[derive(Clone, Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Window {
+    /// Length of windows that follow one another without a gap (`1m`: every row is in one window). Windows start at
+    /// whole multiples of their length since 1970-01-01T00:00Z. Either this or `hopping`.
+    #[serde(default)]
+    pub tumbling: Option<Span>,
+    /// Windows that overlap: every row is in `size / every` of them.
+    #[serde(default)]
+    pub hopping: Option<Hopping>,
+    /// The columns to group by; a path such as `data.sku` reaches into a structure. Each becomes a column of the result,
+    /// named by the last part of its path. `[]` puts all rows into one group, which then lives in one partition.
+    pub by: Vec<String>,
+    /// The columns to compute: a name, and an aggregate of SQL expressions over the rows of the window. Aggregates:
+    /// `count(*)`, `count(x)`, `count(DISTINCT x)`, `sum(x)`, `min(x)`, `max(x)`, `avg(x)`, `first(x)`, `last(x)`
+    /// (by event time) and `approx_percentile(x, 0.99)`. All but `count(*)` leave nulls out.
+    pub compute: Compute,
+    /// When results are emitted.
+    #[serde(default)]
+    pub emit: Emit,
+    /// How long a window stays open for late rows after the watermark has passed its end. Later rows go to the port
+    /// `late`.
+    #[serde(default)]
+    pub lateness: Span,
+}
+
+/// Overlapping windows.
+#[derive(Clone, Copy, Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Hopping {
+    /// Length of a window; a whole multiple of `every`.
+    pub size: Span,
+    /// A new window starts this often.
+    pub every: Span,
+}
+
+/// When results are emitted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Emit {
+    /// One final result per group and window, once the watermark has passed the window's end and `lateness`.
+    #[default]
+    OnClose,
+    /// The current result of the group after every row; nothing when the window closes. For sinks that keep the
+    /// newest row per key.
+    OnUpdate,
+}
+
+impl fmt::Display for Emit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Emit::OnClose => "on_close",
+            Emit::OnUpdate => "on_update",
+        })
+    }
+}
+
+/// Names and aggregates, in the order they were written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Compute(pub Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Compute {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Compute, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Compute;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("names with an aggregate each, such as `orders: count(*)`")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Compute, A::Error> {
+                let mut entries: Vec<(String, String)> = Vec::new();
+                while let Some((name, sql)) = map.next_entry::<String, String>()? {
+                    if entries.iter().any(|(known, _)| *known == name) {
+                        return Err(de::Error::custom(format!("`{name}` is computed twice")));
+                    }
+                    entries.push((name, sql));
+                }
+                Ok(Compute(entries))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+impl JsonSchema for Compute {
+    fn schema_name() -> Cow<'static, str> {
+        "Compute".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": {
+                "type": "string",
+                "description": "An aggregate of SQL expressions.",
+                "examples": ["count(*)", "count(DISTINCT order_id)", "sum(quantity * price)", "approx_percentile(latency, 0.99)"]
+            }
+        })
+    }
+}
+
+impl Spec for Window {
+    const KIND: &'static str = "window";
+    const SUMMARY: &'static str = "Groups rows by columns and time and computes aggregates: one row per group and window.";
+    const EXAMPLE: &'static str = "\
+steps:
+  per_minute:
+    from: lines
+    window:
+      tumbling: 1m
+      by: [product_id, category]
+      compute:
+        orders: count(DISTINCT order_id)
+        revenue: sum(revenue)
+      lateness: 2m
+";
+    const EXAMPLE_INPUT: &'static str = "\
+order_id: string
+product_id: string
+category: string
+revenue: decimal(18, 2)
+";
+
+    fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
+        crate::plan::plan(self, cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_stay_in_the_order_they_were_written() {
+        let window: Window = serde_json::from_str(r#"{"tumbling":"1m","by":["sku"],"compute":{"z":"count(*)","a":"sum(x)"}}"#).unwrap();
+        let names: Vec<&str> = window.compute.0.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["z", "a"]);
+        assert_eq!((window.emit, window.lateness), (Emit::OnClose, Span(0)));
+    }
+
+    #[test]
+    fn says_what_is_wrong_with_the_shape() {
+        for (text, problem) in [
+            (r#"{"tumbling":"1m","by":[],"compute":{"a":"count(*)","a":"sum(x)"}}"#, "`a` is computed twice"),
+            (r#"{"tumbling":"1m","by":[],"compute":["count(*)"]}"#, "names with an aggregate each"),
+            (r#"{"tumbling":"1m","compute":{}}"#, "missing field `by`"),
+            (r#"{"tumbling":"1 week","by":[],"compute":{}}"#, "is not a duration"),
+            (r#"{"tumble":"1m","by":[],"compute":{}}"#, "unknown field `tumble`"),
+            (r#"{"tumbling":"1m","by":[],"compute":{},"emit":"always"}"#, "unknown variant `always`"),
+        ] {
+            let error = serde_json::from_str::<Window>(text).unwrap_err().to_string();
+            assert!(error.contains(problem), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_field_is_described() {
+        let schema = schemars::schema_for!(Window);
+        let properties = schema.get("properties").and_then(|p| p.as_object()).unwrap();
+        assert_eq!(properties.len(), 6);
+        for (name, property) in properties {
+            assert!(property.get("description").is_some(), "{name}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Drives one window operator as the engine does, and writes down what it did.
+#![allow(dead_code)] // every test file uses a part of it
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, TimestampMillisecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::util::display::array_value_to_string;
+use operator_core::batch::{is_system, system_fields};
+use operator_core::{
+    Batch, Cx, Diagnostic, Emitted, Input, Ledger, MemoryState, Millis, NO_WATERMARK, Operator, Origin, PlanCx, Planned, Rejected, Spec,
+    Table, Time,
+};
+use operator_window::Window;
+
+pub fn schema(user: &[(&str, DataType)]) -> SchemaRef {
+    let user = user.iter().map(|(name, t)| Field::new(*name, t.clone(), true));
+    Arc::new(Schema::new(user.chain(system_fields()).collect::<Vec<_>>()))
+}
+
+pub fn plan(spec: &str, schema: &SchemaRef) -> Result<Planned, Vec<Diagnostic>> {
+    let window: Window = serde_json::from_str(spec).unwrap();
+    window.plan(&PlanCx { input: &Input { schema: schema.clone(), key: None }, tables: &BTreeMap::new() })
+}
+
+/// A batch of `user` columns; each row with its event time and the watermark before it.
+pub fn batch(schema: &SchemaRef, user: Vec<ArrayRef>, times: &[(Millis, Millis)], first_offset: i64) -> Batch {
+    let mut columns = user;
+    columns.push(Arc::new(TimestampMillisecondArray::from_iter_values(times.iter().map(|t| t.0)).with_timezone("UTC")));
+    columns.push(Arc::new(Int64Array::from_iter_values(times.iter().map(|t| t.1))));
+    columns.push(Arc::new(Int64Array::from_iter_values((0..times.len()).map(|n| first_offset + n as i64))));
+    let rows = RecordBatch::try_new(schema.clone(), columns).unwrap();
+    let to = first_offset + times.len() as i64 - 1;
+    Batch::new(rows, Origin { topic: "t".into(), partition: 0, from: first_offset - 1, to })
+}
+
+pub struct Driver {
+    pub planned: Planned,
+    operator: Box<dyn Operator>,
+    pub state: MemoryState,
+    pub ledger: Ledger,
+    pub time: Time,
+    pub rows_in: i64,
+    /// What happened: `out sku=a .. @event time`, `late ..`, `reject .. : cause`.
+    pub log: Vec<String>,
+    /// Emitted batches of the main port.
+    pub out: Vec<RecordBatch>,
+}
+
+impl Driver {
+    pub fn new(spec: &str, schema: &SchemaRef) -> Driver {
+        let planned = plan(spec, schema).unwrap();
+        let operator = (planned.build)();
+        let time = Time { watermark: NO_WATERMARK, emitted: NO_WATERMARK, wall: 0 };
+        let (state, ledger) = (MemoryState::default(), Ledger::default());
+        Driver { planned, operator, state, ledger, time, rows_in: 0, log: Vec::new(), out: Vec::new() }
+    }
+
+    pub fn batch(&mut self, batch: &Batch) {
+        self.rows_in += batch.num_rows() as i64;
+        self.call(|operator, cx| operator.on_batch(batch, cx).unwrap());
+        assert_eq!(self.ledger.accounted(), self.rows_in, "every row is accounted for");
+    }
+
+    pub fn time(&mut self, watermark: Millis) {
+        self.time.watermark = watermark;
+        let time = self.time;
+        self.call(|operator, cx| operator.on_time(time, cx).unwrap());
+        self.time.emitted = watermark.saturating_sub(self.planned.delay);
+        assert_eq!(self.ledger.accounted(), self.rows_in, "time moves rows from held to passed");
+    }
+
+    /// Another worker takes over: nothing but the state is left.
+    pub fn restart(&mut self) {
+        self.operator = (self.planned.build)();
+    }
+
+    /// The same operator is rewound.
+    pub fn rewind(&mut self) {
+        self.operator.on_restore();
+    }
+
+    pub fn taken(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.log)
+    }
+
+    fn call(&mut self, call: impl FnOnce(&mut dyn Operator, &mut Cx<'_>)) {
+        let (mut emitted, mut rejected): (Vec<Emitted>, Vec<Rejected>) = Default::default();
+        let tables: BTreeMap<String, Table> = BTreeMap::new();
+        let mut cx = Cx::new(&mut emitted, &mut rejected, &mut self.ledger, &mut self.state, &tables);
+        call(self.operator.as_mut(), &mut cx);
+        for Emitted { port, rows } in emitted {
+            let planned = &self.planned.outputs[port.0 as usize];
+            assert_eq!(rows.schema(), planned.schema, "emitted rows have the planned schema");
+            assert!(rows.num_rows() <= 8192);
+            let name = if planned.name.is_empty() { "out" } else { &planned.name };
+            self.log.extend((0..rows.num_rows()).map(|row| format!("{name} {}", text(&rows, row))));
+            if port.0 == 0 {
+                self.out.push(rows);
+            }
+        }
+        self.log.extend(rejected.iter().map(|r| format!("reject {}: {}", text(&r.row, 0), r.cause)));
+    }
+}
+
+/// `sku=a n=1 @59999`: user columns, and the event time.
+pub fn text(rows: &RecordBatch, row: usize) -> String {
+    let mut text = String::new();
+    for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
+        let value = match column.as_any().downcast_ref::<TimestampMillisecondArray>() {
+            Some(times) if times.is_valid(row) => times.value(row).to_string(),
+            _ if column.is_null(row) => "null".to_string(),
+            _ => array_value_to_string(column, row).unwrap(),
+        };
+        match field.name().as_str() {
+            "_time" => text.push_str(&format!("@{value}")),
+            name if is_system(name) => {}
+            name => text.push_str(&format!("{name}={value} ")),
+        }
+    }
+    text
+}
