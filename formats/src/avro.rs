@@ -1,0 +1,153 @@
+//! Avro records in Confluent's wire format into columns: a zero byte, the writer's schema id (4 bytes, big endian), the
+//! body.
+//!
+//! Avro bytes cannot be read without the schema they were written with, and that differs from record to record. For
+//! each writer schema, [`AvroDecoder::add_writer`] compiles a program once: a tree of steps, each of which reads one
+//! value of the writer and appends it to one column of the reader, converts it, or skips it. Decoding a record is
+//! running the program of its id; nothing is looked up by name then.
+//!
+//! # Resolution
+//! As in the Avro specification 1.12, "Schema Resolution": fields by name or reader alias, defaults for fields the
+//! writer lacks, `int -> long -> float -> double`, `string <-> bytes`, enums by symbol with the reader's default, unions
+//! on either side. On top of it:
+//! - Only fields of the projected Arrow schema are resolved; others may be incompatible.
+//! - Records match whatever their names are, unless they are branches of a union.
+//! - Timestamps are converted between units; to a coarser one towards the past.
+//! - Decimals need the same scale on both sides.
+//! - A writer that no value can be read from is refused when it is added, and its records are bad with that reason; a
+//!   branch of a writer's union that cannot be read makes only records of that branch bad.
+//!
+//! # Unions of several types
+//! `["null", T]` is a nullable T. A union of more than one type besides null (an envelope's payload typed per event, say)
+//! becomes a Struct with one nullable field per branch, named after the type (records, enums and fixed by their short
+//! name); exactly one of them is set.
+//!
+//! # Bounds
+//! Lengths are checked against the bytes that remain before anything is allocated; items of no width (an array of
+//! nulls) and bytes of defaults are limited per record; what is skipped is walked at most 64 levels deep. Timestamps and
+//! dates must lie in the years 0001 to 9999. NaN and infinities of floats are accepted, as Avro can carry them.
+
+mod arrow_types;
+mod compile;
+mod default;
+mod encode;
+mod program;
+mod schema;
+mod wire;
+mod write;
+
+use std::collections::HashMap;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::builder::RowBuilder;
+use crate::cause::{DecodeError, Fail};
+use program::Program;
+use schema::AvroSchema;
+use wire::Wire;
+
+pub use arrow_types::{arrow_to_avro, avro_to_arrow};
+pub use encode::{AvroEncoder, AvroRows};
+
+/// Magic byte and schema id in front of the body.
+const HEADER: usize = 5;
+
+/// What records are read as: an Avro schema, and the part of it that is wanted as Arrow columns.
+pub struct AvroReader {
+    schema: AvroSchema,
+    projection: SchemaRef,
+}
+
+impl AvroReader {
+    /// A reader of the columns in `projection`. Each must be a field of the Avro schema, with the type that
+    /// [`avro_to_arrow`] gives it; structs may leave out fields of their own. Nullability may differ: a null for a column
+    /// that is not nullable makes the record bad.
+    ///
+    /// # Errors
+    /// The Avro schema is invalid, or a projected field is not in it or has another type.
+    pub fn new(avro_json: &str, projection: &SchemaRef) -> Result<AvroReader, String> {
+        let reader = AvroReader { schema: AvroSchema::parse(avro_json)?, projection: SchemaRef::clone(projection) };
+        // Reading what the reader itself would write must work; this finds fields that do not exist.
+        compile::compile(&reader.schema, &reader.schema, &reader.projection)?;
+        Ok(reader)
+    }
+
+    /// The columns of the batches.
+    pub fn projection(&self) -> &SchemaRef {
+        &self.projection
+    }
+}
+
+/// Decodes Avro records of any number of writer schemas into the columns of one reader.
+pub struct AvroDecoder {
+    reader: AvroReader,
+    programs: Vec<Result<Program, String>>,
+    by_id: HashMap<u32, usize>,
+    /// The id of the last record and its program: most records are written with the same schema.
+    last: Option<(u32, usize)>,
+}
+
+impl AvroDecoder {
+    /// A decoder that knows no writer yet.
+    pub fn new(reader: AvroReader) -> AvroDecoder {
+        AvroDecoder { reader, programs: Vec::new(), by_id: HashMap::new(), last: None }
+    }
+
+    /// Whether [`AvroDecoder::add_writer`] was called for the id, successfully or not.
+    pub fn knows(&self, id: u32) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
+    /// Compiles the schema that the registry holds under `id`. Replaces what was known under this id.
+    ///
+    /// # Errors
+    /// The schema is invalid or cannot be resolved to the reader's. The id is known nevertheless: its records are bad, and
+    /// the text is their cause.
+    pub fn add_writer(&mut self, id: u32, schema_json: &str) -> Result<(), String> {
+        let compiled = AvroSchema::parse(schema_json)
+            .and_then(|writer| compile::compile(&writer, &self.reader.schema, &self.reader.projection))
+            .map_err(|cause| format!("schema {id} cannot be read: {cause}"));
+        let outcome = compiled.as_ref().map(|_| ()).map_err(String::clone);
+        let index = *self.by_id.entry(id).or_insert(self.programs.len());
+        match self.programs.get_mut(index) {
+            Some(slot) => *slot = compiled,
+            None => self.programs.push(compiled),
+        }
+        outcome
+    }
+
+    /// Appends one record as one row.
+    ///
+    /// # Errors
+    /// [`DecodeError::UnknownSchema`] if the id was not added yet; [`DecodeError::Bad`] with the path and the cause
+    /// otherwise. `out` is then as it was before.
+    pub fn decode(&mut self, payload: &[u8], out: &mut RowBuilder) -> Result<(), DecodeError> {
+        let Some((header, body)) = payload.split_first_chunk::<HEADER>() else {
+            return Err(Fail::new("shorter than the magic byte and schema id in front of an Avro record").into());
+        };
+        let [magic, id @ ..] = header;
+        if *magic != 0 {
+            return Err(Fail::new("the first byte is not 0: not Avro in Confluent's wire format").into());
+        }
+        let id = u32::from_be_bytes(*id);
+        let index = match self.last {
+            Some((last, index)) if last == id => index,
+            _ => {
+                let index = *self.by_id.get(&id).ok_or(DecodeError::UnknownSchema(id))?;
+                self.last = Some((id, index));
+                index
+            }
+        };
+        let program = match self.programs.get(index) {
+            Some(Ok(program)) => program,
+            Some(Err(cause)) => return Err(DecodeError::Bad(cause.clone())),
+            None => return Err(DecodeError::UnknownSchema(id)),
+        };
+        out.attempt(&self.reader.projection, |root| {
+            let mut wire = Wire::new(body);
+            program.run(&mut wire, root)?;
+            if wire.remaining() > 0 { Err(Fail::at("bytes after the end of the record", wire.position())) } else { Ok(()) }
+        })?;
+        Ok(())
+    }
+}

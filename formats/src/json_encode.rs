@@ -1,0 +1,256 @@
+//! Rows as JSON objects, the inverse of [`JsonDecoder`](crate::JsonDecoder).
+//!
+//! Per batch the columns are resolved once ([`JsonEncoder::batch`]); per row the bytes are appended to the caller's
+//! buffer. Nulls are written as `null`, so every record has every member. Numbers are JSON numbers: 64-bit integers with
+//! all digits, floats as the shortest text that reads back the same, decimals with all digits of their scale. Readers
+//! that turn every number into a double lose digits beyond 2^53; declare such fields as strings if there are any.
+//! Timestamps are ISO 8601 in UTC with milliseconds (six or nine digits if the column's unit is finer), bytes are base64.
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, FieldRef, Fields, SchemaRef};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::cause::Fail;
+use crate::civil;
+use crate::number::write_decimal;
+use crate::view::{self, Texts, Values, View, at, span};
+
+/// Encodes the rows of batches of one schema as JSON objects.
+pub struct JsonEncoder {
+    schema: SchemaRef,
+    members: Vec<Member>,
+}
+
+/// A field, its name ready to be written.
+struct Member {
+    name: String,
+    /// `"name":`, escaped; with a comma in front unless it is the first.
+    prefix: Vec<u8>,
+    /// Members of a struct; the single item of a list, or value of a map.
+    children: Vec<Member>,
+}
+
+/// The rows of one batch, ready to be written.
+pub struct JsonRows<'a> {
+    members: &'a [Member],
+    columns: Vec<View<'a>>,
+    rows: usize,
+}
+
+impl JsonEncoder {
+    /// An encoder for the schema. A type that cannot be encoded is reported by [`JsonEncoder::batch`].
+    pub fn new(schema: &SchemaRef) -> JsonEncoder {
+        JsonEncoder { schema: SchemaRef::clone(schema), members: members(schema.fields()) }
+    }
+
+    /// Resolves the columns of a batch.
+    ///
+    /// # Errors
+    /// Names the column that differs from the encoder's schema or whose type has no JSON form.
+    pub fn batch<'a>(&'a self, batch: &'a RecordBatch) -> Result<JsonRows<'a>, String> {
+        Ok(JsonRows { members: &self.members, columns: view::columns(batch, &self.schema)?, rows: batch.num_rows() })
+    }
+}
+
+fn members(fields: &Fields) -> Vec<Member> {
+    fields.iter().enumerate().map(|(index, field)| member(field, index == 0)).collect()
+}
+
+fn member(field: &FieldRef, first: bool) -> Member {
+    let mut prefix = Vec::new();
+    if !first {
+        prefix.push(b',');
+    }
+    write_string(field.name(), &mut prefix);
+    prefix.push(b':');
+    let children = match field.data_type() {
+        DataType::Struct(fields) => members(fields),
+        DataType::List(item) => vec![member(item, true)],
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(fields) => fields.iter().skip(1).map(|value| member(value, true)).collect(),
+            _ => Vec::new(),
+        },
+        _ => Vec::new(),
+    };
+    Member { name: field.name().clone(), prefix, children }
+}
+
+impl JsonRows<'_> {
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Whether the batch has no rows.
+    pub fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Appends one row to `out`.
+    ///
+    /// # Errors
+    /// The row has a value that JSON cannot hold: NaN, an infinity, a date outside the years 0001 to 9999. `out` is then
+    /// as it was before.
+    pub fn write(&self, row: usize, out: &mut Vec<u8>) -> Result<(), String> {
+        if row >= self.rows {
+            return Err(format!("row {row} of {}", self.rows));
+        }
+        let start = out.len();
+        object(self.members, &self.columns, row, out).map_err(|fail| {
+            out.truncate(start);
+            fail.into_text()
+        })
+    }
+}
+
+fn object(members: &[Member], columns: &[View<'_>], row: usize, out: &mut Vec<u8>) -> Result<(), Fail> {
+    out.push(b'{');
+    for (member, column) in members.iter().zip(columns) {
+        out.extend_from_slice(&member.prefix);
+        if let Err(fail) = value(&member.children, column, row, out) {
+            return Err(fail.in_field(&member.name));
+        }
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn value(children: &[Member], column: &View<'_>, row: usize, out: &mut Vec<u8>) -> Result<(), Fail> {
+    if column.is_null(row) {
+        out.extend_from_slice(b"null");
+        return Ok(());
+    }
+    match &column.values {
+        Values::Null => out.extend_from_slice(b"null"),
+        Values::Bool(array) => out.extend_from_slice(if array.value(row) { b"true" } else { b"false" }),
+        Values::I8(v) => write_integer(at(v, row).into(), out),
+        Values::I16(v) => write_integer(at(v, row).into(), out),
+        Values::I32(v) => write_integer(at(v, row).into(), out),
+        Values::I64(v) => write_integer(at(v, row), out),
+        Values::U8(v) => write_unsigned(at(v, row).into(), out),
+        Values::U16(v) => write_unsigned(at(v, row).into(), out),
+        Values::U32(v) => write_unsigned(at(v, row).into(), out),
+        Values::U64(v) => write_unsigned(at(v, row), out),
+        Values::F32(v) => {
+            let number = at(v, row);
+            if !number.is_finite() {
+                return Err(not_a_number());
+            }
+            out.extend_from_slice(lexical_core::write(number, &mut [0; lexical_core::BUFFER_SIZE]));
+        }
+        Values::F64(v) => {
+            let number = at(v, row);
+            if !number.is_finite() {
+                return Err(not_a_number());
+            }
+            out.extend_from_slice(lexical_core::write(number, &mut [0; lexical_core::BUFFER_SIZE]));
+        }
+        Values::Decimal(v, scale) => write_decimal(at(v, row), *scale, out),
+        Values::Date(v) => quoted(out, |out| civil::write_date(at(v, row), out))?,
+        Values::Time32(v, unit) => quoted(out, |out| civil::write_time(at(v, row).into(), *unit, out))?,
+        Values::Time64(v, unit) => quoted(out, |out| civil::write_time(at(v, row), *unit, out))?,
+        Values::Timestamp(v, unit, zoned) => quoted(out, |out| civil::write_timestamp(at(v, row), *unit, *zoned, out))?,
+        Values::Text(texts) => write_string(texts.get(row), out),
+        Values::Bytes(blobs) => write_base64(blobs.get(row), out)?,
+        Values::Struct(columns) => object(children, columns, row, out)?,
+        Values::List(offsets, items) => array(children, items, span(offsets, row), out)?,
+        Values::Map(offsets, keys, values) => map(children, keys, values, span(offsets, row), out)?,
+    }
+    Ok(())
+}
+
+#[cold]
+fn not_a_number() -> Fail {
+    Fail::new("NaN and infinities have no JSON form")
+}
+
+/// A quoted text that cannot need escapes.
+fn quoted(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>) -> bool) -> Result<(), Fail> {
+    out.push(b'"');
+    if !write(out) {
+        return Err(Fail::new("date or time out of range"));
+    }
+    out.push(b'"');
+    Ok(())
+}
+
+fn array(children: &[Member], items: &View<'_>, span: std::ops::Range<usize>, out: &mut Vec<u8>) -> Result<(), Fail> {
+    let nested = children.first().map_or(&[][..], |item| &item.children);
+    out.push(b'[');
+    for (number, row) in span.enumerate() {
+        if number > 0 {
+            out.push(b',');
+        }
+        value(nested, items, row, out).map_err(|fail| fail.in_item(number))?;
+    }
+    out.push(b']');
+    Ok(())
+}
+
+fn map(children: &[Member], keys: &View<'_>, values: &View<'_>, span: std::ops::Range<usize>, out: &mut Vec<u8>) -> Result<(), Fail> {
+    let nested = children.first().map_or(&[][..], |item| &item.children);
+    let Values::Text(texts) = &keys.values else { return Err(Fail::new("a map needs text keys")) };
+    out.push(b'{');
+    for (number, row) in span.enumerate() {
+        if number > 0 {
+            out.push(b',');
+        }
+        write_key(texts, row, out);
+        value(nested, values, row, out).map_err(|fail| fail.in_item(number))?;
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+fn write_key(texts: &Texts<'_>, row: usize, out: &mut Vec<u8>) {
+    write_string(texts.get(row), out);
+    out.push(b':');
+}
+
+fn write_integer(value: i64, out: &mut Vec<u8>) {
+    out.extend_from_slice(lexical_core::write(value, &mut [0; lexical_core::BUFFER_SIZE]));
+}
+
+fn write_unsigned(value: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(lexical_core::write(value, &mut [0; lexical_core::BUFFER_SIZE]));
+}
+
+fn write_base64(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Fail> {
+    out.push(b'"');
+    let start = out.len();
+    let length = base64::encoded_len(bytes.len(), true).ok_or_else(|| Fail::new("too many bytes"))?;
+    out.resize(start + length, 0);
+    let target = out.get_mut(start..).unwrap_or_default();
+    STANDARD.encode_slice(bytes, target).map_err(|e| Fail::new(e.to_string()))?;
+    out.push(b'"');
+    Ok(())
+}
+
+/// Appends a quoted string. Escaped are the quote, the backslash and control characters, as RFC 8259 demands, and
+/// nothing else.
+fn write_string(text: &str, out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let bytes = text.as_bytes();
+    out.push(b'"');
+    let mut start = 0;
+    for (index, &byte) in bytes.iter().enumerate() {
+        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+            continue;
+        }
+        out.extend_from_slice(bytes.get(start..index).unwrap_or_default());
+        start = index + 1;
+        match byte {
+            b'"' | b'\\' => out.extend_from_slice(&[b'\\', byte]),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            _ => {
+                let (high, low) = (HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]);
+                out.extend_from_slice(&[b'\\', b'u', b'0', b'0', high, low]);
+            }
+        }
+    }
+    out.extend_from_slice(bytes.get(start..).unwrap_or_default());
+    out.push(b'"');
+}

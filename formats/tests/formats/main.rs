@@ -1,0 +1,11 @@
+//! The formats seen from outside: decoders against independent implementations, encoders against decoders, and
+//! everything against hostile input.
+
+mod avro;
+mod avro_oracle;
+mod columns;
+mod encode;
+mod ipc;
+mod json;
+mod json_oracle;
+mod poison;
