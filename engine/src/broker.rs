@@ -1,0 +1,274 @@
+//! The seam to the log: what the engine needs of Kafka, and nothing more (rule R5).
+//!
+//! Two worlds implement it: `src/kafka` over librdkafka, and [`crate::memory`] in this process, with faults. Both pass
+//! the contract suite in [`crate::contract`]. All calls are made from the one thread of their lane and return quickly:
+//! the two that must wait for the network, ending a transaction and reading on, are started and then asked about.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use operator_core::Millis;
+
+/// A partition of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicPartition {
+    pub topic: Arc<str>,
+    pub partition: i32,
+}
+
+impl TopicPartition {
+    pub fn new(topic: impl Into<Arc<str>>, partition: i32) -> TopicPartition {
+        TopicPartition { topic: topic.into(), partition }
+    }
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.topic, self.partition)
+    }
+}
+
+/// A record as the broker has it. Borrowed: the bytes live in the client's fetch buffer.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    pub offset: i64,
+    /// `None` where the record has no timestamp (-1 on the wire).
+    pub timestamp: Option<Millis>,
+    pub key: Option<&'a [u8]>,
+    pub value: Option<&'a [u8]>,
+}
+
+/// Consecutive records of one partition, in offset order (with gaps where compaction or aborts left them).
+pub trait RecordSet: Send {
+    fn len(&self) -> usize;
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// The record at `index < len()`.
+    fn get(&self, index: usize) -> Record<'_>;
+    /// Visits the headers of the record at `index` in order. Names are bytes: they need not be UTF-8
+    /// (a header name that isn't is a panic in rdkafka's own accessor).
+    fn headers(&self, index: usize, visit: &mut dyn FnMut(&[u8], Option<&[u8]>));
+}
+
+/// What a consumer has to say, in order.
+pub enum Event {
+    /// Partitions were given to this member. They deliver nothing until [`Consumer::start`] says from where.
+    Assigned(Vec<TopicPartition>),
+    /// Partitions are about to go (all of this member's: assignment is eager). The lane settles its transaction and
+    /// then calls [`Consumer::release`]; until then the group waits for it. `lost`: they are gone already, so that
+    /// nothing may be committed for them any more.
+    Revoked {
+        partitions: Vec<TopicPartition>,
+        lost: bool,
+    },
+    Records {
+        partition: TopicPartition,
+        records: Box<dyn RecordSet>,
+    },
+    /// Everything readable was delivered: the position is `offset`, the last stable offset.
+    End {
+        partition: TopicPartition,
+        offset: i64,
+    },
+}
+
+/// A committed position of the group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The next offset to read.
+    pub offset: i64,
+    /// What was written beside it: ASCII, at most [`MAX_METADATA`] bytes.
+    pub metadata: String,
+}
+
+/// Brokers refuse longer offset metadata (`offset.metadata.max.bytes` is 4096 by default).
+pub const MAX_METADATA: usize = 4000;
+
+/// Who the consumer is in its group at this moment: what fences a transaction (KIP-447). Read anew for every commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    pub group: String,
+    pub generation: i32,
+    pub member: String,
+    pub instance: Option<String>,
+}
+
+impl Membership {
+    /// Brokers accept a transactional offset commit with a negative generation and an empty member id from anyone
+    /// (KAFKA-9365), and clients hand out just that before a join completes. Such a commit is not fenced: never send it.
+    pub fn is_fencing(&self) -> bool {
+        self.generation >= 0 && !self.member.is_empty()
+    }
+}
+
+/// A member of a consumer group that reads committed records.
+pub trait Consumer: Send {
+    /// What happened, waiting up to `timeout` for something. At most about `max` records in all.
+    fn poll(&mut self, max: usize, timeout: Duration) -> Result<Vec<Event>, BrokerError>;
+    /// Positions committed by the group, in the order asked; `None` where there is none. Waits for transactions that
+    /// are still being completed.
+    fn committed(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Option<Committed>>, BrokerError>;
+    /// Starts or restarts delivery of assigned partitions at these offsets; records delivered earlier and not yet
+    /// polled are dropped.
+    fn start(&mut self, positions: &[(TopicPartition, i64)]) -> Result<(), BrokerError>;
+    /// Stops delivery until [`Consumer::resume`]; the member stays in the group.
+    fn pause(&mut self, partitions: &[TopicPartition]) -> Result<(), BrokerError>;
+    fn resume(&mut self, partitions: &[TopicPartition]) -> Result<(), BrokerError>;
+    /// Lets revoked partitions go, after [`Event::Revoked`].
+    fn release(&mut self) -> Result<(), BrokerError>;
+    fn membership(&self) -> Membership;
+    /// Commits positions outside any transaction and waits for the answer: sinks that are not Kafka, and
+    /// `guarantee: at_least_once`.
+    fn commit(&mut self, offsets: &[(TopicPartition, Committed)]) -> Result<(), BrokerError>;
+    /// First and next offset of a partition (low and high watermark).
+    fn bounds(&mut self, partition: &TopicPartition) -> Result<(i64, i64), BrokerError>;
+}
+
+/// A record to be written.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    pub topic: &'a Arc<str>,
+    pub partition: i32,
+    pub timestamp: Option<Millis>,
+    pub key: Option<&'a [u8]>,
+    pub value: Option<&'a [u8]>,
+    pub headers: &'a [(&'a [u8], Option<&'a [u8]>)],
+    /// Ask for the offset it was written to: reported per tag (the highest) in [`Outcome::Committed`].
+    pub tag: Option<u32>,
+}
+
+/// How the end of a transaction turned out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is committed. The highest offset written for each tag used in it.
+    Committed { tags: Vec<(u32, i64)> },
+    /// It is not committed and never will be; the producer may begin another one.
+    Aborted(String),
+    /// Another member or producer has taken over: stop writing for these partitions.
+    Fenced(String),
+    /// Nobody can say: the answer was lost. Only a new producer with the same id (whose start settles the old
+    /// transaction one way or the other) and the group's committed offsets tell.
+    Unknown(String),
+}
+
+/// Where the end of a transaction stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Records are still on their way.
+    Sending,
+    /// Every record is acknowledged (and ordered before whatever is sent from now on); the commit is under way.
+    Acknowledged,
+    Done(Outcome),
+}
+
+/// A transactional producer (or a plain idempotent one for `guarantee: at_least_once`).
+pub trait Producer: Send {
+    fn begin(&mut self) -> Result<(), BrokerError>;
+    /// Hands a record over; waits while the client's buffer is full (back-pressure).
+    fn send(&mut self, record: Outgoing<'_>) -> Result<(), BrokerError>;
+    /// Starts to end the transaction: waits for all acknowledgements, adds the positions as `membership`, commits.
+    /// Returns at once; [`Producer::progress`] tells how it goes.
+    fn commit(&mut self, offsets: Vec<(TopicPartition, Committed)>, membership: Membership) -> Result<(), BrokerError>;
+    /// How the commit goes, waiting up to `timeout` for a change.
+    fn progress(&mut self, timeout: Duration) -> Progress;
+    /// Aborts the open transaction and waits for it. An error means: throw the producer away.
+    fn abort(&mut self) -> Result<(), BrokerError>;
+}
+
+/// Reads partitions without a group: changelogs, tables, bounded re-reads. Committed records only.
+pub trait Reader: Send {
+    /// What happened: [`Event::Records`] and [`Event::End`] only.
+    fn poll(&mut self, max: usize, timeout: Duration) -> Result<Vec<Event>, BrokerError>;
+}
+
+/// A topic to create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicSpec {
+    pub name: String,
+    pub partitions: i32,
+    /// `None`: the broker's default.
+    pub replication: Option<i32>,
+    pub config: Vec<(String, String)>,
+}
+
+/// The log as a whole. Shared by all lanes of a worker.
+pub trait Broker: Send + Sync {
+    /// Joins `group` and subscribes to `topics`. `instance`: a stable name of this lane, for logs and fencing.
+    fn consumer(&self, group: &str, instance: &str, topics: &[String]) -> Result<Box<dyn Consumer>, BrokerError>;
+    /// A producer whose start has settled whatever an earlier one with this id left open. `None`: not transactional.
+    fn producer(&self, transactional_id: Option<&str>) -> Result<Box<dyn Producer>, BrokerError>;
+    /// Reads from the given offsets on.
+    fn reader(&self, from: &[(TopicPartition, i64)]) -> Result<Box<dyn Reader>, BrokerError>;
+    /// Number of partitions; `None` if the topic doesn't exist.
+    fn partitions(&self, topic: &str) -> Result<Option<i32>, BrokerError>;
+    /// Names of all topics, for patterns.
+    fn topics(&self) -> Result<Vec<String>, BrokerError>;
+    /// First and next offset of a partition (low and high watermark).
+    fn bounds(&self, partition: &TopicPartition) -> Result<(i64, i64), BrokerError>;
+    /// Creates the topics that don't exist yet; waits until they can be used.
+    fn create_topics(&self, topics: &[TopicSpec]) -> Result<(), BrokerError>;
+    /// Settings of a topic, to check internal topics at start; empty where the broker doesn't tell.
+    fn topic_config(&self, topic: &str) -> Result<Vec<(String, String)>, BrokerError>;
+}
+
+/// What kind of failure, so that the caller knows what to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The same call may succeed later: brokers away, not coordinator, timeout.
+    Transient,
+    /// The transaction must be aborted; the producer lives on.
+    AbortTransaction,
+    /// Another producer or member took over.
+    Fenced,
+    /// A position that is not in the log any more (retention, a topic made anew): a person must decide.
+    OutOfRange,
+    /// The client instance is broken or the request can never succeed.
+    Fatal,
+}
+
+/// A call to the log that failed.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct BrokerError {
+    pub failure: Failure,
+    pub message: String,
+}
+
+impl BrokerError {
+    pub fn new(failure: Failure, message: impl Into<String>) -> BrokerError {
+        BrokerError { failure, message: message.into() }
+    }
+
+    pub fn fatal(message: impl Into<String>) -> BrokerError {
+        BrokerError::new(Failure::Fatal, message)
+    }
+}
+
+/// Time from outside. The engine reads no clock but this one.
+pub trait Clock: Send + Sync {
+    /// Wall clock in milliseconds since the Unix epoch.
+    fn wall(&self) -> Millis;
+    /// Milliseconds from some fixed point, never backwards: for intervals.
+    fn monotonic(&self) -> Millis;
+}
+
+/// The clock of the machine.
+pub struct SystemClock(std::time::Instant);
+
+impl Default for SystemClock {
+    fn default() -> SystemClock {
+        SystemClock(std::time::Instant::now())
+    }
+}
+
+impl Clock for SystemClock {
+    fn wall(&self) -> Millis {
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as Millis)
+    }
+
+    fn monotonic(&self) -> Millis {
+        self.0.elapsed().as_millis() as Millis
+    }
+}

@@ -1,0 +1,344 @@
+//! Records to rows: values straight into columns, then what the record says about itself, event time and watermark.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder, StructArray,
+    TimestampMillisecondArray, new_null_array,
+};
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema, SchemaRef, TimestampMillisecondType};
+use headwater_formats::{AvroDecoder, AvroReader, DecodeError, JsonDecoder, RowBuilder};
+use operator_core::batch::time_type;
+use operator_core::{Batch, Millis, Origin};
+
+use crate::broker::{Record, RecordSet};
+use crate::headers;
+use crate::pipeline::{Format, NullValues};
+use crate::plan::{Decode, InputTopic, Metadata, TimeSource};
+use crate::schemas::{Lookup, SchemaSource};
+use crate::time::PartitionTime;
+
+/// A record that could not become a row.
+#[derive(Debug)]
+pub struct BadRecord {
+    /// Its place in the record set.
+    pub index: usize,
+    pub cause: String,
+}
+
+/// What decoding a run of records gave.
+pub struct Decoded {
+    /// `None` if no row came out.
+    pub batch: Option<Batch>,
+    pub bad: Vec<BadRecord>,
+    /// Records without a value that the source skips.
+    pub skipped: u64,
+    /// Records taken, from the index asked for on.
+    pub taken: usize,
+    /// Why it stopped early: the schema of the next record isn't known yet.
+    pub waits: Option<String>,
+}
+
+enum Values {
+    Json(JsonDecoder),
+    Avro(AvroDecoder),
+    Raw,
+}
+
+/// Decodes the records of one topic of a source.
+pub struct Decoder {
+    plan: Decode,
+    topic: Arc<str>,
+    schemas: Arc<dyn SchemaSource>,
+    values: Values,
+    rows: RowBuilder,
+    schema: SchemaRef,
+    offsets: Vec<i64>,
+    timestamps: Vec<Option<Millis>>,
+    places: Vec<usize>,
+}
+
+/// Rows per batch at most: columns stay in the processor's caches.
+pub const MAX_ROWS: usize = 8_192;
+
+impl Decoder {
+    /// `schema`: what the steps see, user columns and system columns.
+    pub fn new(plan: &Decode, topic: &InputTopic, schema: &SchemaRef, schemas: Arc<dyn SchemaSource>) -> Result<Decoder, String> {
+        let (values, builder_schema) = match (plan.format, &topic.avro) {
+            (Format::Avro, Some(text)) => {
+                let own = headwater_formats::avro_to_arrow(text)?;
+                let projection = Arc::new(Schema::new(common(plan.value.fields(), own.fields())));
+                (Values::Avro(AvroDecoder::new(AvroReader::new(text, &projection)?)), projection)
+            }
+            (Format::Avro, None) => return Err(format!("no reader schema for `{}`", topic.name)),
+            (Format::Json, _) => (Values::Json(JsonDecoder::new(&plan.value)), plan.value.clone()),
+            (Format::Bytes | Format::String, _) => (Values::Raw, plan.value.clone()),
+        };
+        Ok(Decoder {
+            plan: plan.clone(),
+            topic: topic.name.clone(),
+            schemas,
+            values,
+            rows: RowBuilder::new(&builder_schema, MAX_ROWS)?,
+            schema: schema.clone(),
+            offsets: Vec::new(),
+            timestamps: Vec::new(),
+            places: Vec::new(),
+        })
+    }
+
+    /// Decodes records from `first` on. Moves `time` past the rows it returns.
+    pub fn decode(
+        &mut self,
+        partition: i32,
+        records: &dyn RecordSet,
+        first: usize,
+        time: &mut PartitionTime,
+        wall: Millis,
+    ) -> Result<Decoded, String> {
+        let mut out = Decoded { batch: None, bad: Vec::new(), skipped: 0, taken: 0, waits: None };
+        self.offsets.clear();
+        self.timestamps.clear();
+        self.places.clear();
+        let mut raw: Vec<Option<Vec<u8>>> = Vec::new();
+        let last = records.len().min(first + MAX_ROWS);
+        for index in first..last {
+            let record = records.get(index);
+            let decoded = match (record.value, self.plan.null_values) {
+                (None, NullValues::Skip) => {
+                    out.skipped += 1;
+                    out.taken += 1;
+                    continue;
+                }
+                (None, NullValues::DeadLetter) => Err(DecodeError::Bad("the record has no value".into())),
+                (Some(value), _) => self.value(value, &mut raw),
+            };
+            match decoded {
+                Ok(()) => {
+                    self.offsets.push(record.offset);
+                    self.timestamps.push(record.timestamp);
+                    self.places.push(index);
+                }
+                Err(DecodeError::Bad(cause)) => out.bad.push(BadRecord { index, cause }),
+                Err(DecodeError::UnknownSchema(id)) => match self.learn(id) {
+                    Ok(()) => match record.value.map(|value| self.value(value, &mut raw)) {
+                        Some(Ok(())) => {
+                            self.offsets.push(record.offset);
+                            self.timestamps.push(record.timestamp);
+                            self.places.push(index);
+                        }
+                        Some(Err(DecodeError::Bad(cause))) => out.bad.push(BadRecord { index, cause }),
+                        _ => out.bad.push(BadRecord { index, cause: format!("schema {id} can't be used") }),
+                    },
+                    Err(Unlearned::Missing(cause)) => out.bad.push(BadRecord { index, cause }),
+                    Err(Unlearned::Wait(why)) => {
+                        out.waits = Some(why);
+                        break;
+                    }
+                },
+            }
+            out.taken += 1;
+        }
+        if !self.places.is_empty() {
+            self.finish(partition, records, first, raw, time, wall, &mut out)?;
+        }
+        Ok(out)
+    }
+
+    fn value(&mut self, value: &[u8], raw: &mut Vec<Option<Vec<u8>>>) -> Result<(), DecodeError> {
+        match &mut self.values {
+            Values::Json(decoder) => decoder.decode(value, &mut self.rows),
+            Values::Avro(decoder) => decoder.decode(value, &mut self.rows),
+            Values::Raw => {
+                if self.plan.format == Format::String && std::str::from_utf8(value).is_err() {
+                    return Err(DecodeError::Bad("the value is not UTF-8 text".into()));
+                }
+                raw.push(Some(value.to_vec()));
+                Ok(())
+            }
+        }
+    }
+
+    /// Asks the registry for a writer schema.
+    fn learn(&mut self, id: u32) -> Result<(), Unlearned> {
+        let Values::Avro(decoder) = &mut self.values else { return Err(Unlearned::Missing("not an Avro source".into())) };
+        match self.schemas.lookup(id) {
+            // An incompatible writer makes every record of that id bad, with the reason: the decoder remembers it.
+            Lookup::Known(text) => decoder.add_writer(id, &text).map_err(|e| Unlearned::Missing(format!("schema {id}: {e}"))),
+            Lookup::NotFound => Err(Unlearned::Missing(format!("the schema registry has no schema with id {id}"))),
+            Lookup::Pending => Err(Unlearned::Wait(format!("asking the schema registry for schema {id}"))),
+            Lookup::Unavailable(why) => Err(Unlearned::Wait(format!("the schema registry does not answer: {why}"))),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn finish(
+        &mut self,
+        partition: i32,
+        records: &dyn RecordSet,
+        first: usize,
+        raw: Vec<Option<Vec<u8>>>,
+        time: &mut PartitionTime,
+        wall: Millis,
+        out: &mut Decoded,
+    ) -> Result<(), String> {
+        let values = match &self.values {
+            Values::Raw if self.plan.format == Format::Bytes => {
+                vec![Arc::new(raw.iter().map(|v| v.as_deref()).collect::<arrow::array::BinaryArray>()) as ArrayRef]
+            }
+            Values::Raw => {
+                vec![Arc::new(raw.iter().map(|v| v.as_deref().and_then(|v| std::str::from_utf8(v).ok())).collect::<StringArray>())
+                    as ArrayRef]
+            }
+            _ => conform(&self.rows.finish()?, self.plan.value.fields()),
+        };
+        let mut columns = values;
+        for metadata in &self.plan.metadata {
+            columns.push(self.metadata(*metadata, partition, records));
+        }
+        let times = self.times(&columns)?;
+        let mut kept = vec![true; self.places.len()];
+        let mut event_times = Vec::with_capacity(self.places.len());
+        let mut watermarks = Vec::with_capacity(self.places.len());
+        for (row, (at, record)) in times.iter().zip(&self.timestamps).enumerate() {
+            match at {
+                Some(at) => {
+                    watermarks.push(time.observe(*at, *record, wall));
+                    event_times.push(*at);
+                }
+                None => {
+                    let cause = match &self.plan.time {
+                        TimeSource::Record => "the record has no timestamp".to_string(),
+                        TimeSource::Column(path) => format!("event time `{}` is null", path.join(".")),
+                    };
+                    out.bad.push(BadRecord { index: self.places.get(row).copied().unwrap_or(first), cause });
+                    watermarks.push(time.watermark());
+                    event_times.push(0);
+                    if let Some(keep) = kept.get_mut(row) {
+                        *keep = false;
+                    }
+                }
+            }
+        }
+        columns.push(Arc::new(TimestampMillisecondArray::from(event_times).with_timezone("UTC")));
+        columns.push(Arc::new(Int64Array::from(watermarks)));
+        columns.push(Arc::new(Int64Array::from(self.offsets.clone())));
+        if self.plan.headers {
+            columns.push(self.headers(records));
+        }
+        let mut rows = RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| format!("decoded rows of `{}`: {e}", self.topic))?;
+        if kept.contains(&false) {
+            rows = filter_record_batch(&rows, &BooleanArray::from(kept)).map_err(|e| e.to_string())?;
+            out.bad.sort_by_key(|b| b.index);
+        }
+        if rows.num_rows() > 0 {
+            let to = self.offsets.last().copied().unwrap_or(-1);
+            let origin = Origin { topic: self.topic.clone(), partition, from: records.get(first).offset - 1, to };
+            out.batch = Some(Batch::new(rows, origin));
+        }
+        Ok(())
+    }
+
+    fn metadata(&self, metadata: Metadata, partition: i32, records: &dyn RecordSet) -> ArrayRef {
+        let n = self.places.len();
+        let record = |place: &usize| -> Record<'_> { records.get(*place) };
+        match metadata {
+            Metadata::Topic => Arc::new(StringArray::from(vec![self.topic.as_ref(); n])),
+            Metadata::Partition => Arc::new(Int32Array::from(vec![partition; n])),
+            Metadata::Timestamp => Arc::new(TimestampMillisecondArray::from(self.timestamps.clone()).with_timezone("UTC")),
+            Metadata::Key => {
+                let mut keys = StringBuilder::with_capacity(n, 16 * n);
+                for place in &self.places {
+                    keys.append_option(record(place).key.and_then(|k| std::str::from_utf8(k).ok()));
+                }
+                Arc::new(keys.finish())
+            }
+            Metadata::Value => {
+                let mut values = BinaryBuilder::with_capacity(n, 256 * n);
+                for place in &self.places {
+                    values.append_option(record(place).value);
+                }
+                Arc::new(values.finish())
+            }
+        }
+    }
+
+    fn headers(&self, records: &dyn RecordSet) -> ArrayRef {
+        let mut column = BinaryBuilder::with_capacity(self.places.len(), 0);
+        let mut bytes = Vec::new();
+        for place in &self.places {
+            bytes.clear();
+            records.headers(*place, &mut |name, value| headers::push(&mut bytes, name, value));
+            column.append_option((!bytes.is_empty()).then_some(bytes.as_slice()));
+        }
+        Arc::new(column.finish())
+    }
+
+    fn times(&self, columns: &[ArrayRef]) -> Result<Vec<Option<Millis>>, String> {
+        let TimeSource::Column(path) = &self.plan.time else { return Ok(self.timestamps.clone()) };
+        let column = column_at(self.plan.value.fields(), columns, path).ok_or_else(|| format!("no column `{}`", path.join(".")))?;
+        if let DataType::Int64 = column.data_type() {
+            return Ok(column.as_primitive::<Int64Type>().iter().collect());
+        }
+        let millis = cast(&column, &time_type()).map_err(|e| e.to_string())?;
+        Ok(millis.as_primitive::<TimestampMillisecondType>().iter().collect())
+    }
+}
+
+enum Unlearned {
+    Missing(String),
+    Wait(String),
+}
+
+/// The values at a path through nested records, null where any record on the way is.
+fn column_at(fields: &Fields, columns: &[ArrayRef], path: &[String]) -> Option<ArrayRef> {
+    let (name, rest) = path.split_first()?;
+    let index = fields.iter().position(|f| f.name() == name)?;
+    let mut column = columns.get(index)?.clone();
+    for name in rest {
+        let record = column.as_any().downcast_ref::<StructArray>()?;
+        let child = record.column_by_name(name)?;
+        column = match record.nulls() {
+            None => child.clone(),
+            Some(nulls) => {
+                let nulls = arrow::buffer::NullBuffer::union(Some(nulls), child.nulls());
+                arrow::array::make_array(child.to_data().into_builder().nulls(nulls).build().ok()?)
+            }
+        };
+    }
+    Some(column)
+}
+
+/// The fields of `wanted` that `own` has, nested likewise.
+fn common(wanted: &Fields, own: &Fields) -> Fields {
+    let pick = |want: &Arc<Field>| {
+        let have = own.iter().find(|f| f.name() == want.name())?;
+        let data_type = match (want.data_type(), have.data_type()) {
+            (DataType::Struct(w), DataType::Struct(h)) => DataType::Struct(common(w, h)),
+            _ => want.data_type().clone(),
+        };
+        Some(Arc::new(Field::new(want.name(), data_type, want.is_nullable())))
+    };
+    wanted.iter().filter_map(pick).collect()
+}
+
+/// The columns of `batch` under the names of `fields`, null where the batch has none.
+fn conform(batch: &RecordBatch, fields: &Fields) -> Vec<ArrayRef> {
+    fields.iter().map(|field| conform_column(batch.column_by_name(field.name()), field, batch.num_rows())).collect()
+}
+
+fn conform_column(column: Option<&ArrayRef>, field: &Field, rows: usize) -> ArrayRef {
+    match (column, field.data_type()) {
+        (None, data_type) => new_null_array(data_type, rows),
+        (Some(column), DataType::Struct(fields)) if column.data_type() != field.data_type() => {
+            let Some(record) = column.as_any().downcast_ref::<StructArray>() else { return new_null_array(field.data_type(), rows) };
+            let children = fields.iter().map(|f| conform_column(record.column_by_name(f.name()), f, rows)).collect();
+            match StructArray::try_new(fields.clone(), children, record.nulls().cloned()) {
+                Ok(array) => Arc::new(array),
+                Err(_) => new_null_array(field.data_type(), rows),
+            }
+        }
+        (Some(column), _) => column.clone(),
+    }
+}

@@ -1,0 +1,297 @@
+//! The decision table of the delivery protocol: from what is known to the one safe next act.
+//!
+//! Pure. [`Delivery`](super::Delivery) collects facts, asks [`decide`], and does what it says; an answer that asks for
+//! one more fact ([`Plan::Rebuild`], [`Plan::Ask`]) leads to the next question. The rows, first match wins:
+//!
+//! ```text
+//! stored position   facts                                    plan
+//! nothing           log begins after 0                       stop: records were deleted
+//! nothing           target repeats harmlessly                read from 0
+//! nothing           table not asked yet                      ask for the whole partition
+//! nothing           table empty, or cannot tell              read from 0
+//! nothing           table has rows                           stop: the position was lost
+//! foreign           -                                        stop
+//! any               position outside the log                 stop: records were deleted, or another topic
+//! clean             -                                        read from there
+//! intent            position is not the block's first        stop: the position was moved
+//! intent            block not read yet                       rebuild first..last
+//! intent            other rows or other bytes                stop: the input has changed
+//! intent            target repeats harmlessly                insert
+//! intent            no attempt can have happened             insert
+//! intent            young and same settings                  insert again, same token
+//! intent            table not asked yet                      ask for the rows
+//! intent            table has exactly the rows               skip
+//! intent            table has none                           insert
+//! intent            table has some, more, or cannot tell     stop
+//! ```
+
+use operator_core::Millis;
+
+use super::intent::{Intent, Stored};
+use super::target::Answer;
+
+/// What is known when a decision is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Have {
+    /// First and next offset of the partition.
+    pub low: i64,
+    pub high: i64,
+    /// The block as read again: rows and CRC. `None`: not read yet.
+    pub rebuilt: Option<(u64, u32)>,
+    /// Rows of the part of the block that is meant.
+    pub part_rows: u64,
+    /// An earlier attempt to insert this part may have happened.
+    pub doubt: bool,
+    /// Wall clock now minus the intent's; negative if clocks differ.
+    pub age: Millis,
+    /// Within this age the target's memory of tokens is relied on.
+    pub safe_window: Millis,
+    /// The intent was made under the target settings of now.
+    pub same_settings: bool,
+    /// Inserting rows twice does no harm (the table collapses them by key).
+    pub repeatable: bool,
+    /// What the table has of the rows. `None`: not asked.
+    pub table: Option<Answer>,
+}
+
+/// The next act.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Read on from this offset.
+    Read { from: i64 },
+    /// Read exactly these offsets, then decide again.
+    Rebuild { first: i64, last: i64 },
+    /// Count the rows in the table, then decide again.
+    Ask,
+    /// Insert under the block's token.
+    Insert,
+    /// The rows are there: commit the position after them.
+    Skip,
+    /// A person must decide; nothing may be written.
+    Stop(Stop),
+}
+
+/// Why delivery stops for a person.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stop {
+    #[error("the topic begins at offset {low}, but delivery is at {at}: records were deleted before they were delivered")]
+    Deleted { at: i64, low: i64 },
+    #[error("the topic ends at offset {high}, but delivery is at {at}: the topic was made anew or has lost records")]
+    Beyond { at: i64, high: i64 },
+    #[error("the group has no position, but the table already has {rows} rows of this partition: the position was lost")]
+    PositionLost { rows: u64 },
+    #[error("the committed position {offset} is not one of a delivery: {why}")]
+    Foreign { offset: i64, why: String },
+    #[error("the committed position {offset} was moved: the block in doubt begins at {first}")]
+    Moved { offset: i64, first: i64 },
+    #[error(
+        "offsets {first} to {last} are not what they were: {rows} rows with checksum {crc:08x} then, {rows_now} with \
+         {crc_now:08x} now (compaction, retention, or another topic of the same name)"
+    )]
+    Changed { first: i64, last: i64, rows: u64, crc: u32, rows_now: u64, crc_now: u32 },
+    #[error("the table has {found} of the {expected} rows of offsets {first} to {last} ({distinct} different ones)")]
+    Partial { first: i64, last: i64, expected: u64, found: u64, distinct: u64 },
+    #[error("offsets {first} to {last} may be in the table already, and it cannot be counted: {why}")]
+    Uncountable { first: i64, last: i64, why: String },
+}
+
+/// Decides what to do about a partition.
+pub fn decide(stored: &Stored, have: &Have) -> Plan {
+    match stored {
+        Stored::Nothing => begin(have),
+        Stored::Foreign { offset, why } => Plan::Stop(Stop::Foreign { offset: *offset, why: why.clone() }),
+        Stored::Clean { offset } => outside(*offset, *offset, have).unwrap_or(Plan::Read { from: *offset }),
+        Stored::Intent { offset, intent } => {
+            if *offset != intent.first {
+                return Plan::Stop(Stop::Moved { offset: *offset, first: intent.first });
+            }
+            outside(intent.first, intent.last + 1, have).unwrap_or_else(|| in_doubt(intent, have))
+        }
+    }
+}
+
+fn begin(have: &Have) -> Plan {
+    if have.low > 0 {
+        return Plan::Stop(Stop::Deleted { at: 0, low: have.low });
+    }
+    match &have.table {
+        _ if have.repeatable => Plan::Read { from: 0 },
+        None => Plan::Ask,
+        Some(Answer::Uncountable(_) | Answer::Counted { rows: 0, .. }) => Plan::Read { from: 0 },
+        Some(Answer::Counted { rows, .. }) => Plan::Stop(Stop::PositionLost { rows: *rows }),
+    }
+}
+
+/// Stops where `from` is before the log or `to` (the next offset) behind it.
+fn outside(from: i64, to: i64, have: &Have) -> Option<Plan> {
+    if from < have.low {
+        return Some(Plan::Stop(Stop::Deleted { at: from, low: have.low }));
+    }
+    (to > have.high).then_some(Plan::Stop(Stop::Beyond { at: to, high: have.high }))
+}
+
+fn in_doubt(intent: &Intent, have: &Have) -> Plan {
+    let Intent { first, last, rows, crc, .. } = *intent;
+    let Some((rows_now, crc_now)) = have.rebuilt else { return Plan::Rebuild { first, last } };
+    if (rows_now, crc_now) != (rows, crc) || have.part_rows == 0 {
+        return Plan::Stop(Stop::Changed { first, last, rows, crc, rows_now, crc_now });
+    }
+    let young = (0..have.safe_window).contains(&have.age);
+    if have.repeatable || !have.doubt || (young && have.same_settings) {
+        return Plan::Insert;
+    }
+    let expected = have.part_rows;
+    match &have.table {
+        None => Plan::Ask,
+        Some(Answer::Counted { rows: 0, .. }) => Plan::Insert,
+        Some(Answer::Counted { rows: found, distinct }) if *found == expected && *distinct == expected => Plan::Skip,
+        Some(Answer::Counted { rows: found, distinct }) => {
+            Plan::Stop(Stop::Partial { first, last, expected, found: *found, distinct: *distinct })
+        }
+        Some(Answer::Uncountable(why)) => Plan::Stop(Stop::Uncountable { first, last, why: why.clone() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::block::Path;
+    use super::*;
+
+    fn intent() -> Intent {
+        Intent { epoch: 1, first: 10, last: 19, rows: 5, crc: 77, settings: 3, created: 0, path: Path::default() }
+    }
+
+    fn stored() -> Stored {
+        Stored::Intent { offset: 10, intent: intent() }
+    }
+
+    /// Everything known, in doubt, too old to rely on the token.
+    fn old() -> Have {
+        Have {
+            low: 0,
+            high: 100,
+            rebuilt: Some((5, 77)),
+            part_rows: 5,
+            doubt: true,
+            age: 5_000,
+            safe_window: 1_000,
+            same_settings: true,
+            repeatable: false,
+            table: None,
+        }
+    }
+
+    fn young() -> Have {
+        Have { age: 999, ..old() }
+    }
+
+    fn counted(rows: u64, distinct: u64) -> Option<Answer> {
+        Some(Answer::Counted { rows, distinct })
+    }
+
+    fn uncountable() -> Option<Answer> {
+        Some(Answer::Uncountable("shared".into()))
+    }
+
+    fn stop_of(stored: &Stored, have: &Have) -> Stop {
+        match decide(stored, have) {
+            Plan::Stop(stop) => stop,
+            other => panic!("expected a stop, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn without_a_position() {
+        let fresh = Have { low: 0, high: 100, ..Have::default() };
+        let nothing = Stored::Nothing;
+        assert_eq!(stop_of(&nothing, &Have { low: 3, ..fresh.clone() }), Stop::Deleted { at: 0, low: 3 });
+        let harmless = Have { low: 3, repeatable: true, ..fresh.clone() };
+        assert_eq!(stop_of(&nothing, &harmless), Stop::Deleted { at: 0, low: 3 });
+        assert_eq!(decide(&nothing, &fresh), Plan::Ask);
+        assert_eq!(decide(&nothing, &Have { repeatable: true, ..fresh.clone() }), Plan::Read { from: 0 });
+        assert_eq!(decide(&nothing, &Have { table: counted(0, 0), ..fresh.clone() }), Plan::Read { from: 0 });
+        assert_eq!(decide(&nothing, &Have { table: uncountable(), ..fresh.clone() }), Plan::Read { from: 0 });
+        assert_eq!(stop_of(&nothing, &Have { table: counted(2, 2), ..fresh }), Stop::PositionLost { rows: 2 });
+    }
+
+    #[test]
+    fn with_a_clean_position() {
+        let have = Have { low: 5, high: 10, ..Have::default() };
+        for at in [5, 7, 10] {
+            assert_eq!(decide(&Stored::Clean { offset: at }, &have), Plan::Read { from: at });
+        }
+        assert_eq!(stop_of(&Stored::Clean { offset: 4 }, &have), Stop::Deleted { at: 4, low: 5 });
+        assert_eq!(stop_of(&Stored::Clean { offset: 11 }, &have), Stop::Beyond { at: 11, high: 10 });
+    }
+
+    #[test]
+    fn with_a_position_of_somebody_else() {
+        let foreign = Stored::Foreign { offset: 6, why: "no metadata".into() };
+        let expected = Stop::Foreign { offset: 6, why: "no metadata".into() };
+        assert_eq!(stop_of(&foreign, &young()), expected);
+        let moved = Stored::Intent { offset: 12, intent: intent() };
+        assert_eq!(stop_of(&moved, &young()), Stop::Moved { offset: 12, first: 10 });
+    }
+
+    #[test]
+    fn an_intent_whose_records_are_gone() {
+        assert_eq!(stop_of(&stored(), &Have { low: 11, ..young() }), Stop::Deleted { at: 10, low: 11 });
+        assert_eq!(stop_of(&stored(), &Have { high: 19, ..young() }), Stop::Beyond { at: 20, high: 19 });
+        assert_eq!(decide(&stored(), &Have { low: 10, high: 20, ..young() }), Plan::Insert);
+    }
+
+    #[test]
+    fn an_intent_is_rebuilt_first_and_must_be_the_same() {
+        assert_eq!(decide(&stored(), &Have { rebuilt: None, ..young() }), Plan::Rebuild { first: 10, last: 19 });
+        for rebuilt in [(4, 77), (5, 78), (0, 0)] {
+            // Not even a table that collapses rows may get others than were meant.
+            let have = Have { rebuilt: Some(rebuilt), repeatable: true, ..young() };
+            let Stop::Changed { rows: 5, crc: 77, rows_now, crc_now, .. } = stop_of(&stored(), &have) else { panic!("{rebuilt:?}") };
+            assert_eq!((rows_now, crc_now), rebuilt);
+        }
+    }
+
+    #[test]
+    fn a_token_is_relied_on_only_while_it_is_remembered() {
+        assert_eq!(decide(&stored(), &young()), Plan::Insert);
+        assert_eq!(decide(&stored(), &Have { age: 1_000, ..young() }), Plan::Ask);
+        assert_eq!(decide(&stored(), &Have { age: -1, ..young() }), Plan::Ask, "the clock of the writer was ahead");
+        assert_eq!(decide(&stored(), &Have { same_settings: false, ..young() }), Plan::Ask);
+        assert_eq!(decide(&stored(), &Have { doubt: false, ..old() }), Plan::Insert, "never tried");
+        assert_eq!(decide(&stored(), &Have { repeatable: true, ..old() }), Plan::Insert);
+    }
+
+    #[test]
+    fn the_table_decides_about_old_intents() {
+        let asked = |table| Have { table, ..old() };
+        assert_eq!(decide(&stored(), &asked(counted(5, 5))), Plan::Skip);
+        assert_eq!(decide(&stored(), &asked(counted(0, 0))), Plan::Insert);
+        for (found, distinct) in [(4, 4), (5, 4), (6, 5), (10, 5)] {
+            let expected = Stop::Partial { first: 10, last: 19, expected: 5, found, distinct };
+            assert_eq!(stop_of(&stored(), &asked(counted(found, distinct))), expected);
+        }
+        let expected = Stop::Uncountable { first: 10, last: 19, why: "shared".into() };
+        assert_eq!(stop_of(&stored(), &asked(uncountable())), expected);
+        // A part of a block counts its own rows.
+        assert_eq!(decide(&stored(), &Have { part_rows: 2, ..asked(counted(2, 2)) }), Plan::Skip);
+    }
+
+    #[test]
+    fn whatever_the_facts_a_changed_block_is_never_inserted_and_a_full_one_never_twice() {
+        let flags = [false, true];
+        let tables = [None, counted(0, 0), counted(5, 5), counted(3, 3), uncountable()];
+        for (doubt, same_settings, repeatable) in
+            flags.into_iter().flat_map(|a| flags.into_iter().flat_map(move |b| flags.map(|c| (a, b, c))))
+        {
+            for (age, table) in [-1, 0, 999, 1_000].into_iter().flat_map(|age| tables.clone().map(|t| (age, t))) {
+                let have = Have { doubt, same_settings, repeatable, age, table, ..old() };
+                let changed = Have { rebuilt: Some((5, 1)), ..have.clone() };
+                assert!(matches!(decide(&stored(), &changed), Plan::Stop(Stop::Changed { .. })), "{changed:?}");
+                let relied_on = repeatable || !doubt || ((0..1_000).contains(&age) && same_settings);
+                let plan = decide(&stored(), &have);
+                assert_eq!(plan == Plan::Insert, relied_on || have.table == counted(0, 0), "{have:?}");
+                assert_eq!(plan == Plan::Skip, !relied_on && have.table == counted(5, 5), "{have:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! The loop of a delivery: events of the group, opening of partitions, back-pressure. What is done with blocks is in `work`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use operator_core::Millis;
+
+use super::block::position_fields;
+use super::buffer::MAX_BLOCK_ROWS;
+use super::counters::Counters;
+use super::decide::{Plan, decide};
+use super::intent::Stored;
+use super::letters::Letters;
+use super::partition::{Partition, Phase};
+use super::target::Target;
+use super::work::Job;
+use super::{DeliveryError, Settings};
+use crate::broker::{Broker, BrokerError, Clock, Consumer, Event, Failure, RecordSet, TopicPartition};
+
+/// What a step came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Something was done; there may be more to do.
+    Busy,
+    /// Waits for records, for the target or for time to pass.
+    Idle,
+    /// The brokers could not be asked. Wait a moment before the next step.
+    Unavailable,
+}
+
+/// Partitions to be opened, not before a monotonic time.
+struct Opening {
+    partitions: Vec<TopicPartition>,
+    at: Millis,
+    failures: u32,
+}
+
+/// Carries the rows of an outbox topic into a table; see the module. Driven by [`Delivery::step`] from one thread.
+pub struct Delivery {
+    pub(super) settings: Settings,
+    pub(super) broker: Arc<dyn Broker>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) consumer: Box<dyn Consumer>,
+    pub(super) target: Box<dyn Target>,
+    pub(super) letters: Letters,
+    pub(super) counters: Arc<Counters>,
+    pub(super) partitions: BTreeMap<i32, Partition>,
+    pub(super) job: Option<Job>,
+    /// The partition that was served last.
+    pub(super) turn: i32,
+    /// Monotonic time at which the last commit that succeeded was begun: the group knew this member then.
+    pub(super) confirmed: Option<Millis>,
+    /// No new block is begun: partitions are going, or the delivery ends.
+    pub(super) closing: bool,
+    opening: Option<Opening>,
+    revoking: bool,
+    paused: bool,
+}
+
+impl Delivery {
+    /// Joins the group. The target must be checked already (tables, guarantee).
+    ///
+    /// # Errors
+    /// Settings that make no sense; the broker's answer to joining.
+    pub fn new(
+        broker: Arc<dyn Broker>,
+        clock: Arc<dyn Clock>,
+        target: Box<dyn Target>,
+        settings: Settings,
+    ) -> Result<Delivery, DeliveryError> {
+        let limits = settings.limits;
+        if !(1..=MAX_BLOCK_ROWS).contains(&limits.rows) || limits.bytes == 0 || limits.flush < 0 {
+            let what = format!("blocks need 1 to {MAX_BLOCK_ROWS} rows, some bytes and a time to wait: {limits:?}");
+            return Err(DeliveryError::Setup(what));
+        }
+        let topics = [settings.topic.to_string()];
+        let consumer = broker.consumer(&settings.group, &settings.instance, &topics)?;
+        let letters = Letters::new(settings.dead_letters.clone(), settings.transactional_id.clone());
+        Ok(Delivery {
+            letters,
+            settings,
+            broker,
+            clock,
+            consumer,
+            target,
+            counters: Arc::default(),
+            partitions: BTreeMap::new(),
+            job: None,
+            turn: -1,
+            confirmed: None,
+            closing: false,
+            opening: None,
+            revoking: false,
+            paused: false,
+        })
+    }
+
+    /// Goes on counting in `counters`, those of an earlier delivery of the same sink.
+    pub fn counting(mut self, counters: Arc<Counters>) -> Delivery {
+        self.counters = counters;
+        self
+    }
+
+    /// Counters to read from anywhere.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+
+    /// Steps until `stop` is set, then settles what is under way.
+    ///
+    /// # Errors
+    /// Those of [`Delivery::step`].
+    pub fn run(&mut self, stop: &AtomicBool) -> Result<(), DeliveryError> {
+        const TICK: Duration = Duration::from_millis(100);
+        loop {
+            self.closing = stop.load(Ordering::Relaxed) || self.revoking;
+            if self.closing && !self.revoking && self.job.is_none() {
+                return Ok(());
+            }
+            if self.step(TICK)? == Step::Unavailable {
+                std::thread::sleep(TICK);
+            }
+        }
+    }
+
+    /// One round: hear the group, read, and go on with the block at hand. Waits up to `timeout` if there is nothing to do.
+    ///
+    /// # Errors
+    /// Delivery has ended and the object must be dropped; nothing is lost.
+    pub fn step(&mut self, timeout: Duration) -> Result<Step, DeliveryError> {
+        let wait = if self.target_is_busy() || self.work_waits() { Duration::ZERO } else { self.wait(timeout) };
+        let mut busy = match self.consumer.poll(self.settings.poll_records, wait) {
+            Ok(events) => self.hear(events)?,
+            Err(error) => {
+                self.tolerate(error)?;
+                return Ok(Step::Unavailable);
+            }
+        };
+        busy |= self.open()?;
+        busy |= self.advance(timeout)?;
+        busy |= self.let_go()?;
+        self.balance()?;
+        self.count();
+        Ok(if busy { Step::Busy } else { Step::Idle })
+    }
+
+    /// `timeout`, or less if something is due earlier.
+    fn wait(&self, timeout: Duration) -> Duration {
+        let flush = |p: &Partition| p.buffer.due(&self.settings.limits).filter(|_| p.phase == Phase::Reading);
+        let job = self.job.as_ref().map(|job| job.not_before);
+        let opening = self.opening.as_ref().map(|opening| opening.at);
+        let first = self.partitions.values().filter_map(flush).chain(job).chain(opening).min();
+        let left = first.map_or(i64::MAX, |at| at.saturating_sub(self.clock.monotonic()));
+        timeout.min(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+    }
+
+    /// Something can be done at once, without waiting for records.
+    fn work_waits(&self) -> bool {
+        let now = self.clock.monotonic();
+        match &self.job {
+            Some(job) => job.not_before <= now,
+            None => !self.closing && self.partitions.values().any(|p| self.wants(p, now)),
+        }
+    }
+
+    fn hear(&mut self, events: Vec<Event>) -> Result<bool, DeliveryError> {
+        let busy = !events.is_empty();
+        for event in events {
+            match event {
+                Event::Assigned(partitions) => {
+                    self.forget();
+                    self.paused = false;
+                    self.closing = false;
+                    self.opening = Some(Opening { partitions, at: 0, failures: 0 });
+                }
+                Event::Revoked { lost, .. } => {
+                    if lost {
+                        self.forget();
+                    }
+                    self.opening = None;
+                    (self.revoking, self.closing) = (true, true);
+                    self.drop_untried();
+                }
+                Event::Records { partition, records } => self.take(&partition, records.as_ref())?,
+                Event::End { partition, offset } => {
+                    self.saw_end(partition.partition, offset)?;
+                }
+            }
+        }
+        Ok(busy)
+    }
+
+    fn saw_end(&mut self, number: i32, offset: i64) -> Result<(), DeliveryError> {
+        let patience = self.clock.monotonic().saturating_add(self.settings.patience);
+        let Some(partition) = self.partitions.get_mut(&number) else { return Ok(()) };
+        partition.end = offset;
+        partition.buffer.saw_end(offset);
+        if let Phase::Rebuilding { until } = &mut partition.phase {
+            until.get_or_insert(patience);
+        }
+        self.pin(number)
+    }
+
+    fn take(&mut self, tp: &TopicPartition, records: &dyn RecordSet) -> Result<(), DeliveryError> {
+        let now = self.clock.monotonic();
+        let Some(partition) = self.partitions.get_mut(&tp.partition) else { return Ok(()) };
+        for index in 0..records.len() {
+            let record = records.get(index);
+            partition.buffer.push(record.offset, record.value, now).map_err(|why| DeliveryError::Corrupt {
+                partition: tp.clone(),
+                offset: record.offset,
+                why,
+            })?;
+        }
+        if let Phase::Rebuilding { until } = &mut partition.phase {
+            *until = None;
+        }
+        partition.end = partition.end.max(partition.buffer.next());
+        self.pin(tp.partition)
+    }
+
+    /// Pins the block of an intent as soon as it was read.
+    fn pin(&mut self, number: i32) -> Result<(), DeliveryError> {
+        // A predecessor that the group has forgotten may still start an insert, until its last commit is too old for it.
+        let zombie = self.settings.session_timeout / 2 + self.target.max_insert();
+        let quiet_at = self.clock.monotonic().saturating_add(zombie);
+        let Some(partition) = self.partitions.get_mut(&number) else { return Ok(()) };
+        if matches!(partition.phase, Phase::Rebuilding { .. }) {
+            let offset = partition.buffer.next();
+            partition.pin_rebuilt(quiet_at).map_err(|why| DeliveryError::Corrupt { partition: partition.tp.clone(), offset, why })?;
+        }
+        Ok(())
+    }
+
+    /// Finds out where newly assigned partitions stand.
+    fn open(&mut self) -> Result<bool, DeliveryError> {
+        let now = self.clock.monotonic();
+        let Some(mut opening) = self.opening.take() else { return self.check_patience(now) };
+        if opening.at > now || self.revoking {
+            self.opening = (!self.revoking).then_some(opening);
+            return Ok(false);
+        }
+        match self.look(&opening.partitions) {
+            Ok(found) => {
+                for partition in found {
+                    self.begin(partition)?;
+                }
+                Ok(true)
+            }
+            Err(error) => {
+                self.tolerate(error)?;
+                opening.failures += 1;
+                opening.at = now.saturating_add(self.settings.pause(opening.failures));
+                self.opening = Some(opening);
+                Ok(false)
+            }
+        }
+    }
+
+    fn look(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Partition>, BrokerError> {
+        // A transaction that a predecessor of this lane left open hides the positions until it is settled.
+        self.letters.settle(self.broker.as_ref())?;
+        let committed = self.consumer.committed(partitions)?;
+        let mut found = Vec::new();
+        for (tp, committed) in partitions.iter().zip(committed) {
+            let bounds = self.consumer.bounds(tp)?;
+            let stored = committed.map_or(Stored::Nothing, |c| Stored::read(c.offset, &c.metadata));
+            found.push(Partition::new(tp.clone(), stored, bounds));
+        }
+        Ok(found)
+    }
+
+    fn begin(&mut self, mut partition: Partition) -> Result<(), DeliveryError> {
+        let plan = decide(&partition.stored, &partition.opening(self.target.repeatable()));
+        self.follow(&mut partition, plan)?;
+        self.partitions.insert(partition.tp.partition, partition);
+        Ok(())
+    }
+
+    /// Does what was decided about a partition that is not read yet.
+    pub(super) fn follow(&mut self, partition: &mut Partition, plan: Plan) -> Result<(), DeliveryError> {
+        let (from, phase) = match plan {
+            Plan::Read { from } => (from, Phase::Reading),
+            Plan::Rebuild { first, .. } => (first, Phase::Rebuilding { until: None }),
+            Plan::Stop(stop) => return Err(DeliveryError::Stopped { partition: partition.tp.clone(), stop }),
+            Plan::Ask | Plan::Insert | Plan::Skip => return Ok(()),
+        };
+        partition.read_from(from, phase);
+        match self.consumer.start(&[(partition.tp.clone(), from)]) {
+            Ok(()) if self.paused => Ok(self.consumer.pause(std::slice::from_ref(&partition.tp))?),
+            result => Ok(result?),
+        }
+    }
+
+    fn check_patience(&self, now: Millis) -> Result<bool, DeliveryError> {
+        for partition in self.partitions.values() {
+            let over = matches!(partition.phase, Phase::Rebuilding { until: Some(until) } if until <= now) && !self.paused;
+            if let Some(stop) = partition.cut_short().filter(|_| over) {
+                return Err(DeliveryError::Stopped { partition: partition.tp.clone(), stop });
+            }
+        }
+        Ok(false)
+    }
+
+    /// Forgets everything that is not stored in the group: it is read and decided anew.
+    pub(super) fn forget(&mut self) {
+        self.target.abandon();
+        self.letters.abandon();
+        self.partitions.clear();
+        self.job = None;
+        self.confirmed = None;
+    }
+
+    /// The group has refused a commit. Either an event will say why, or the partitions are opened again.
+    pub(super) fn start_over(&mut self, why: &str) {
+        self.counters.failed(why);
+        let partitions: Vec<TopicPartition> = self.partitions.values().map(|p| p.tp.clone()).collect();
+        self.forget();
+        if !self.revoking {
+            let at = self.clock.monotonic().saturating_add(self.settings.pause(1));
+            self.opening = Some(Opening { partitions, at, failures: 1 });
+        }
+    }
+
+    /// Gives revoked partitions back once nothing is under way.
+    fn let_go(&mut self) -> Result<bool, DeliveryError> {
+        if !self.revoking || self.job.is_some() {
+            return Ok(false);
+        }
+        self.forget();
+        match self.consumer.release() {
+            Ok(()) => {
+                (self.revoking, self.closing) = (false, false);
+                Ok(true)
+            }
+            Err(error) => self.tolerate(error).map(|()| false),
+        }
+    }
+
+    /// Pauses reading while too much is buffered. The member keeps polling, so it stays in the group.
+    fn balance(&mut self) -> Result<(), DeliveryError> {
+        let bytes: usize = self.partitions.values().map(Partition::bytes).sum();
+        let pause = bytes > self.settings.max_buffer;
+        let resume = bytes <= self.settings.max_buffer / 2;
+        if self.revoking || (self.paused && !resume) || (!self.paused && !pause) {
+            return Ok(());
+        }
+        let reading = self.partitions.values().filter(|p| p.phase != Phase::Opening);
+        let partitions: Vec<TopicPartition> = reading.map(|p| p.tp.clone()).collect();
+        let result = if pause { self.consumer.pause(&partitions) } else { self.consumer.resume(&partitions) };
+        self.paused = pause;
+        Ok(result?)
+    }
+
+    fn count(&self) {
+        let lag = self.partitions.values().map(Partition::lag).sum();
+        self.counters.standing(lag, self.partitions.values().map(Partition::waiting_rows).sum());
+    }
+
+    /// Notes an error that may pass; returns the others.
+    pub(super) fn tolerate(&mut self, error: BrokerError) -> Result<(), DeliveryError> {
+        match error.failure {
+            Failure::Transient | Failure::AbortTransaction | Failure::Fenced => {
+                self.counters.failed(error.message);
+                Ok(())
+            }
+            Failure::OutOfRange | Failure::Fatal => Err(error.into()),
+        }
+    }
+
+    /// Columns that delivery adds to every row, for whoever makes the table.
+    pub fn position_fields() -> [arrow::datatypes::Field; 3] {
+        position_fields()
+    }
+}

@@ -1,0 +1,342 @@
+//! A table in memory, with faults.
+//!
+//! It remembers tokens as ClickHouse does: a bounded number of them for the whole table, oldest forgotten first, content not
+//! compared. Its faults say both whether an insert happened and what was reported. An insert whose target was dropped
+//! stays on its way and happens, or not, within [`MAX_INSERT`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int32Type, Int64Type};
+use headwater_formats::JsonEncoder;
+use operator_core::Millis;
+use parking_lot::Mutex;
+
+use super::block::{Block, OFFSET, PARTITION, ROW, Range};
+use super::target::{Answer, Progress, Target};
+use crate::broker::Clock;
+
+/// [`Target::max_insert`] of the memory target.
+const MAX_INSERT: Millis = 20_000;
+
+/// The code with which negative amounts are refused; ClickHouse's for a violated constraint.
+const VIOLATED: i32 = 469;
+
+/// A fault at an insert, unless it says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TableFault {
+    /// Did not happen, reported as unavailable.
+    Unavailable,
+    /// Did not happen, reported as unknown.
+    RequestLost,
+    /// Happened, reported as unknown.
+    ReplyLost,
+    /// Reported as unknown, happens later, within [`Target::max_insert`].
+    Late,
+    /// Happened, reported as refused: what a failing materialized view does.
+    RefusedAfterWrite,
+    /// A question is not answered.
+    AskFails,
+}
+
+/// A row as it is in the table: position and the rest as JSON.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct TableRow {
+    pub partition: i32,
+    pub offset: i64,
+    pub row: i32,
+    pub json: String,
+}
+
+struct State {
+    rows: Vec<TableRow>,
+    tokens: VecDeque<String>,
+    window: usize,
+    /// Inserts on their way whose sender does not know: token, rows, when they happen.
+    late: Vec<(String, Vec<TableRow>, Millis)>,
+    script: VecDeque<(u32, TableFault)>,
+    odds: Vec<(TableFault, u32)>,
+    random: u64,
+    inserts: u64,
+    repeats: u64,
+}
+
+/// A table that several targets write to; clones are handles to the same one.
+///
+/// It refuses every block with a row whose `amount` (Int64) is negative.
+#[derive(Clone)]
+pub struct MemoryTable {
+    state: Arc<Mutex<State>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl MemoryTable {
+    /// An empty table that remembers `window` tokens.
+    pub fn new(clock: Arc<dyn Clock>, window: usize) -> MemoryTable {
+        let state = State {
+            rows: Vec::new(),
+            tokens: VecDeque::new(),
+            window,
+            late: Vec::new(),
+            script: VecDeque::new(),
+            odds: Vec::new(),
+            random: 0,
+            inserts: 0,
+            repeats: 0,
+        };
+        MemoryTable { state: Arc::new(Mutex::new(state)), clock }
+    }
+
+    /// A new connection to it.
+    pub fn target(&self) -> MemoryTarget {
+        MemoryTarget { table: self.clone(), under_way: None, settings: 1, repeatable: false }
+    }
+
+    /// Draws faults from `seed`, each in so many of ten thousand occasions.
+    pub fn seed(&self, seed: u64, odds: &[(TableFault, u32)]) {
+        let mut state = self.state.lock();
+        state.random = seed;
+        state.odds = odds.to_vec();
+    }
+
+    /// Lets `fault` happen once, after `skip` occasions at which it could have.
+    pub fn inject(&self, skip: u32, fault: TableFault) {
+        self.state.lock().script.push_back((skip, fault));
+    }
+
+    /// Ends all faults; what is on its way still happens.
+    pub fn heal(&self) {
+        let mut state = self.state.lock();
+        state.odds.clear();
+        state.script.clear();
+    }
+
+    /// All rows, sorted by position.
+    pub fn rows(&self) -> Vec<TableRow> {
+        let mut state = self.state.lock();
+        state.deliver(self.clock.monotonic());
+        let mut rows = state.rows.clone();
+        rows.sort();
+        rows
+    }
+
+    /// Inserts that changed the table, and inserts that a remembered token made harmless.
+    pub fn inserts(&self) -> (u64, u64) {
+        let state = self.state.lock();
+        (state.inserts, state.repeats)
+    }
+
+    /// Removes the rows that do not fit `keep`, as a person might.
+    pub fn retain(&self, keep: impl Fn(&TableRow) -> bool) {
+        self.state.lock().rows.retain(|row| keep(row));
+    }
+}
+
+impl State {
+    /// SplitMix64.
+    fn below(&mut self, limit: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)).checked_rem(limit).unwrap_or(0)
+    }
+
+    fn strike(&mut self, possible: &[TableFault]) -> Option<TableFault> {
+        let due = self.script.iter().position(|(skip, fault)| *skip == 0 && possible.contains(fault));
+        for (at, (skip, fault)) in self.script.iter_mut().enumerate() {
+            if Some(at) != due && possible.contains(fault) {
+                *skip = skip.saturating_sub(1);
+            }
+        }
+        if let Some((_, fault)) = due.and_then(|at| self.script.remove(at)) {
+            return Some(fault);
+        }
+        let odds = self.odds.clone();
+        let mut odds = odds.into_iter().filter(|(fault, _)| possible.contains(fault));
+        odds.find(|(_, odds)| self.below(10_000) < u64::from(*odds)).map(|(fault, _)| fault)
+    }
+
+    fn insert(&mut self, token: String, rows: Vec<TableRow>) {
+        if self.tokens.contains(&token) {
+            self.repeats += 1;
+            return;
+        }
+        self.inserts += 1;
+        self.rows.extend(rows);
+        self.tokens.push_back(token);
+        while self.tokens.len() > self.window {
+            self.tokens.pop_front();
+        }
+    }
+
+    /// What is on its way and due happens now; of the rest, some.
+    fn deliver(&mut self, now: Millis) {
+        let late = std::mem::take(&mut self.late);
+        for (token, rows, due) in late {
+            if due <= now || (self.random != 0 && self.below(4) == 0) {
+                self.insert(token, rows);
+            } else {
+                self.late.push((token, rows, due));
+            }
+        }
+    }
+}
+
+/// Rows on their way, and their token.
+type Insert = (String, Vec<TableRow>);
+
+/// A connection to a [`MemoryTable`].
+pub struct MemoryTarget {
+    table: MemoryTable,
+    /// What will be reported, and the insert that comes with it.
+    under_way: Option<(Progress, Option<Insert>)>,
+    settings: u32,
+    repeatable: bool,
+}
+
+impl MemoryTarget {
+    /// Pretends other split settings.
+    #[must_use]
+    pub fn with_settings(mut self, settings: u32) -> MemoryTarget {
+        self.settings = settings;
+        self
+    }
+
+    /// Pretends to collapse rows of equal positions (it does not).
+    #[must_use]
+    pub fn with_repeatable(mut self) -> MemoryTarget {
+        self.repeatable = true;
+        self
+    }
+
+    fn outcome(&self, block: &Block) -> (Progress, Option<Insert>) {
+        let unknown = || Progress::Unknown("injected fault".to_owned());
+        let rows = match rows_of(&block.rows) {
+            Ok(rows) => rows,
+            Err(message) => return (Progress::Refused { code: 27, message }, None),
+        };
+        let insert = (block.identity(), rows);
+        let mut state = self.table.state.lock();
+        state.deliver(self.table.clock.monotonic());
+        if negative_amount(&block.rows) {
+            let message = "Constraint `amount` is violated".to_owned();
+            return (Progress::Refused { code: VIOLATED, message }, None);
+        }
+        use TableFault::{Late, RefusedAfterWrite, ReplyLost, RequestLost, Unavailable};
+        match state.strike(&[Unavailable, RequestLost, ReplyLost, Late, RefusedAfterWrite]) {
+            Some(Unavailable) => (Progress::Unavailable("injected fault".to_owned()), None),
+            Some(RequestLost) => (unknown(), None),
+            Some(ReplyLost) => (unknown(), Some(insert)),
+            Some(Late) => {
+                let due = self.table.clock.monotonic() + state.below(MAX_INSERT as u64) as Millis;
+                state.late.push((insert.0, insert.1, due));
+                (unknown(), None)
+            }
+            Some(RefusedAfterWrite) => {
+                let message = "while pushing to view".to_owned();
+                (Progress::Refused { code: VIOLATED, message }, Some(insert))
+            }
+            _ => (Progress::Inserted, Some(insert)),
+        }
+    }
+}
+
+impl Target for MemoryTarget {
+    fn start(&mut self, block: &Block) {
+        let (progress, insert) = self.outcome(block);
+        let mut state = self.table.state.lock();
+        let at_once = state.below(2) == 0;
+        self.under_way = Some(match insert {
+            Some((token, rows)) if at_once => {
+                state.insert(token, rows);
+                (progress, None)
+            }
+            insert => (progress, insert),
+        });
+    }
+
+    fn ask(&mut self, range: &Range) {
+        let mut state = self.table.state.lock();
+        state.deliver(self.table.clock.monotonic());
+        let progress = match state.strike(&[TableFault::AskFails]) {
+            Some(_) => Progress::Unavailable("injected fault".to_owned()),
+            None => {
+                let found = state.rows.iter().filter(|row| range.contains(row.partition, (row.offset, row.row)));
+                let mut positions: Vec<(i64, i32)> = found.map(|row| (row.offset, row.row)).collect();
+                let rows = positions.len() as u64;
+                positions.sort_unstable();
+                positions.dedup();
+                Progress::Answered(Answer::Counted { rows, distinct: positions.len() as u64 })
+            }
+        };
+        self.under_way = Some((progress, None));
+    }
+
+    fn progress(&mut self, _timeout: Duration) -> Progress {
+        let Some((progress, insert)) = self.under_way.take() else { return Progress::Idle };
+        let mut state = self.table.state.lock();
+        if !state.odds.is_empty() && state.below(3) == 0 {
+            self.under_way = Some((progress, insert));
+            return Progress::Working;
+        }
+        if let Some((token, rows)) = insert {
+            state.insert(token, rows);
+        }
+        progress
+    }
+
+    fn abandon(&mut self) {
+        if let Some((_, Some((token, rows)))) = self.under_way.take() {
+            let mut state = self.table.state.lock();
+            if state.below(3) > 0 {
+                let due = self.table.clock.monotonic() + state.below(MAX_INSERT as u64) as Millis;
+                state.late.push((token, rows, due));
+            }
+        }
+    }
+
+    fn settings(&self) -> u32 {
+        self.settings
+    }
+
+    fn max_insert(&self) -> Millis {
+        MAX_INSERT
+    }
+
+    fn repeatable(&self) -> bool {
+        self.repeatable
+    }
+}
+
+impl Drop for MemoryTarget {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+fn negative_amount(rows: &RecordBatch) -> bool {
+    let amounts = rows.column_by_name("amount").and_then(|column| column.as_primitive_opt::<Int64Type>());
+    amounts.is_some_and(|amounts| amounts.iter().flatten().any(|amount| amount < 0))
+}
+
+fn rows_of(rows: &RecordBatch) -> Result<Vec<TableRow>, String> {
+    let missing = |name: &str| format!("no column `{name}`");
+    let column = |name: &str| rows.column_by_name(name).ok_or_else(|| missing(name));
+    let partitions = column(PARTITION)?.as_primitive_opt::<Int32Type>().ok_or_else(|| missing(PARTITION))?;
+    let offsets = column(OFFSET)?.as_primitive_opt::<Int64Type>().ok_or_else(|| missing(OFFSET))?;
+    let places = column(ROW)?.as_primitive_opt::<Int32Type>().ok_or_else(|| missing(ROW))?;
+    let user: Vec<usize> = (0..rows.num_columns().saturating_sub(3)).collect();
+    let user = rows.project(&user).map_err(|e| e.to_string())?;
+    let encoder = JsonEncoder::new(&user.schema());
+    let json = encoder.batch(&user)?;
+    let row = |row: usize| {
+        let mut text = Vec::new();
+        json.write(row, &mut text)?;
+        let json = String::from_utf8_lossy(&text).into_owned();
+        Ok(TableRow { partition: partitions.value(row), offset: offsets.value(row), row: places.value(row), json })
+    };
+    (0..rows.num_rows()).map(row).collect()
+}

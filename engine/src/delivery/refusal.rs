@@ -1,0 +1,129 @@
+//! Refused blocks: halving them until the bad rows stand alone, and writing those to the dead letters.
+
+use std::time::Duration;
+
+use super::DeliveryError;
+use super::intent::{CLEAN, Intent};
+use super::lane::Delivery;
+use super::letters::Letter;
+use super::target::Answer;
+use super::work::{Doing, Next};
+use crate::broker::{Committed, Failure, Outcome, Progress};
+
+/// What the target said.
+#[derive(Clone)]
+pub(super) struct Refusal {
+    pub code: i32,
+    pub message: String,
+}
+
+impl Delivery {
+    /// A part was refused: halve it, or set its one row aside.
+    pub(super) fn split(&mut self, number: i32, refusal: Refusal, answer: &Answer) -> Result<Next, DeliveryError> {
+        let (wall, settings, limit) = (self.clock.wall(), self.target.settings(), self.settings.max_refused);
+        let letters = self.letters.topic().is_some();
+        let Some(partition) = self.partitions.get_mut(&number) else { return Ok(Next::Done) };
+        let tp = partition.tp.clone();
+        let Some(pinned) = &mut partition.pinned else { return Ok(Next::Done) };
+        let offset = pinned.intent.first;
+        let Refusal { code, message } = &refusal;
+        let refused = |why: String| Err(DeliveryError::Refused { partition: tp, offset, why });
+        match answer {
+            Answer::Counted { rows: 0, .. } => {}
+            Answer::Counted { rows, .. } => {
+                return refused(format!(
+                    "rows refused (code {code}), but the table has {rows} of them: a materialized view that reads the \
+                     table has probably refused them after they were written; correct the view and start again: {message}"
+                ));
+            }
+            Answer::Uncountable(why) => {
+                return refused(format!("rows refused (code {code}), and whether some are in the table cannot be told ({why}): {message}"));
+            }
+        }
+        if let Some(half) = pinned.intent.path.halved(pinned.cut.num_rows()) {
+            pinned.turn_to(half, settings, wall);
+            return Ok(Next::Then(Doing::Record));
+        }
+        if !letters {
+            return refused(format!("a row is refused (code {code}) and there is no dead-letter topic: {message}"));
+        }
+        pinned.refused += 1;
+        if pinned.refused > limit {
+            return refused(format!("more than {limit} rows of one block are refused, the last with code {code}: {message}"));
+        }
+        Ok(Next::Then(Doing::Letter(refusal, false)))
+    }
+
+    /// Starts the transaction of a dead letter and the position after it.
+    pub(super) fn write_letter(&mut self, number: i32, refusal: Refusal) -> Result<Next, DeliveryError> {
+        let (settings, wall) = (self.target.settings(), self.clock.wall());
+        let membership = self.consumer.membership();
+        if !membership.is_fencing() {
+            self.start_over("the group has not confirmed this member");
+            return Ok(Next::Done);
+        }
+        let Some(range) = self.range(number) else { return Ok(Next::Done) };
+        let Some(partition) = self.partitions.get_mut(&number) else { return Ok(Next::Done) };
+        let source = partition.tp.clone();
+        let Some(pinned) = &mut partition.pinned else { return Ok(Next::Done) };
+        let Some(row) = pinned.part() else { return Ok(Next::Done) };
+        let position = match pinned.intent.path.next() {
+            Some(path) => {
+                let after = Intent { path, settings, created: wall, ..pinned.intent.clone() };
+                Committed { offset: after.first, metadata: after.encode() }
+            }
+            None => Committed { offset: pinned.intent.last + 1, metadata: CLEAN.to_owned() },
+        };
+        let Refusal { code, message } = refusal.clone();
+        let letter = Letter { source, position: range.from, row, code, message };
+        match self.letters.send(self.broker.as_ref(), &letter, position, membership) {
+            Ok(()) => Ok(Next::Then(Doing::Letter(refusal, true))),
+            Err(error) if error.failure == Failure::Fenced => {
+                self.start_over(&error.message);
+                Ok(Next::Done)
+            }
+            Err(error) => self.tolerate(error).map(|()| Next::Pause(Doing::Letter(refusal, false))),
+        }
+    }
+
+    pub(super) fn letter_progress(&mut self, number: i32, refusal: Refusal, timeout: Duration) -> Result<Next, DeliveryError> {
+        let outcome = match self.letters.progress(timeout) {
+            Some(Progress::Done(outcome)) => outcome,
+            Some(_) => return Ok(Next::Pending(Doing::Letter(refusal, true))),
+            None => Outcome::Unknown("the producer is gone".to_owned()),
+        };
+        match outcome {
+            Outcome::Committed { .. } => {
+                self.counters.dead_lettered();
+                self.letter_written(number);
+                Ok(Next::Done)
+            }
+            Outcome::Aborted(why) => {
+                self.counters.failed(why);
+                Ok(Next::Pause(Doing::Letter(refusal, false)))
+            }
+            // What the group has stored tells, once a new producer has settled the transaction.
+            Outcome::Fenced(why) | Outcome::Unknown(why) => {
+                self.start_over(&why);
+                Ok(Next::Done)
+            }
+        }
+    }
+
+    /// The letter and the position after it are committed.
+    fn letter_written(&mut self, number: i32) {
+        let (settings, wall) = (self.target.settings(), self.clock.wall());
+        let Some(partition) = self.partitions.get_mut(&number) else { return };
+        let Some(pinned) = &mut partition.pinned else { return };
+        match pinned.intent.path.next() {
+            Some(path) => {
+                pinned.turn_to(path, settings, wall);
+                pinned.recorded = true;
+            }
+            None => {
+                partition.done = pinned.intent.last + 1;
+                partition.pinned = None;
+            }
+        }
+    }
+}

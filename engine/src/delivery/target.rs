@@ -1,0 +1,68 @@
+//! The seam to the table: start an insert, ask how it goes, count rows.
+
+use std::time::Duration;
+
+use operator_core::Millis;
+
+use super::block::{Block, Range};
+
+/// What a table said about the rows of a range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Rows found, and how many different positions they have.
+    Counted { rows: u64, distinct: u64 },
+    /// Rows cannot be told apart, and why: a shared table, a table that merges rows.
+    Uncountable(String),
+}
+
+/// Where an insert or a question stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing was started, or its outcome has been told already.
+    Idle,
+    /// Under way.
+    Working,
+    /// The rows are in the table, by this insert or by an earlier one with the same token.
+    Inserted,
+    /// Answer to [`Target::ask`].
+    Answered(Answer),
+    /// The rows are at fault: the same rows will always be refused. `code`: the target's own.
+    Refused { code: i32, message: String },
+    /// It did not happen: the target cannot be reached or takes no inserts now. Worth trying again.
+    Unavailable(String),
+    /// Nobody can say whether it happened: the answer was lost. Try again with the same token.
+    Unknown(String),
+}
+
+/// A table that takes blocks. One insert or question at a time, from one thread.
+///
+/// What it promises (checked by [`super::contract`]):
+/// - A block is inserted whole or not at all once its outcome is known to be `Inserted`, `Refused` or `Unavailable`.
+/// - A block with a token seen before, within the target's window, changes nothing and is `Inserted`. The content is not
+///   compared: that the rows are the same is the caller's duty.
+/// - No call waits for longer than it is told to.
+pub trait Target: Send {
+    /// Starts to insert `block` in one request under a token made of its identity.
+    fn start(&mut self, block: &Block);
+
+    /// Starts to count the rows of a range of positions.
+    fn ask(&mut self, range: &Range);
+
+    /// How it goes, waiting up to `timeout` for the outcome. An outcome is told once.
+    fn progress(&mut self, timeout: Duration) -> Progress;
+
+    /// Forgets what is under way, which may still happen.
+    fn abandon(&mut self);
+
+    /// A hash of everything besides the block itself that decides whether a repeated insert is recognised: table, split
+    /// settings, format.
+    fn settings(&self) -> u32;
+
+    /// The longest that an insert can still happen after its request was sent. After this long it has happened or never will.
+    fn max_insert(&self) -> Millis;
+
+    /// True where the table collapses rows of equal positions, so that repeating an insert does no harm.
+    fn repeatable(&self) -> bool {
+        false
+    }
+}

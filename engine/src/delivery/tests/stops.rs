@@ -1,0 +1,155 @@
+//! What a person must decide, and doubts that can be settled.
+
+use super::*;
+
+fn stop_of(error: &DeliveryError) -> &Stop {
+    match error {
+        DeliveryError::Stopped { stop, .. } => stop,
+        other => panic!("expected a stop, got {other}"),
+    }
+}
+
+#[test]
+fn what_cannot_be_decided_stops_with_the_reason() {
+    // Deleted before the first delivery.
+    let mut rig = Rig::plain();
+    rig.append_five();
+    rig.broker.delete_before(TOPIC, 0, 2);
+    let error = rig.run_until_error(&mut rig.lane(0));
+    assert_eq!(stop_of(&error), &Stop::Deleted { at: 0, low: 2 });
+    // Deleted after a position was stored.
+    let mut rig = Rig::plain();
+    rig.append(0, 1, false);
+    rig.finish(&mut [rig.lane(0)]);
+    rig.broker.expire_dropped();
+    rig.append_five();
+    rig.broker.delete_before(TOPIC, 0, 3);
+    let error = rig.run_until_error(&mut rig.lane(0));
+    assert_eq!(stop_of(&error), &Stop::Deleted { at: 1, low: 3 });
+    // The position is lost, the rows are there.
+    let mut other = Rig::plain();
+    other.table = rig.table.clone();
+    other.append(0, 1, false);
+    let error = other.run_until_error(&mut other.lane(0));
+    assert_eq!(stop_of(&error), &Stop::PositionLost { rows: 1 });
+    // A tool has reset the position.
+    let mut rig = Rig::plain();
+    rig.append(0, 1, false);
+    rig.commit_as_somebody(0, 1, "");
+    let error = rig.run_until_error(&mut rig.lane(0));
+    assert!(matches!(stop_of(&error), Stop::Foreign { offset: 1, .. }), "{error}");
+    // The topic was made anew.
+    let mut rig = Rig::plain();
+    rig.append(0, 1, false);
+    rig.commit_as_somebody(0, 9, CLEAN);
+    let error = rig.run_until_error(&mut rig.lane(0));
+    assert_eq!(stop_of(&error), &Stop::Beyond { at: 9, high: 1 });
+}
+
+/// Runs until the intent of a first block of partition 0 is stored and its insert has been reported as unknown.
+fn in_doubt(rig: &Rig, fault: TableFault) {
+    rig.table.inject(0, fault);
+    let mut lane = rig.lane(0);
+    while lane.counters().last_error().is_none() {
+        rig.step(&mut lane).unwrap();
+    }
+    drop(lane);
+    rig.broker.expire_dropped();
+}
+
+#[test]
+fn a_block_whose_records_have_changed_is_not_inserted() {
+    let mut rig = Rig::plain();
+    rig.broker.create_topic_with("compacted", 1, &[("cleanup.policy", "compact")]);
+    rig.settings.topic = "compacted".into();
+    for _ in 0..3 {
+        let value = rig.value(1, false);
+        rig.broker.append("compacted", 0, Some(b"same key"), Some(&value), None, &[]).unwrap();
+    }
+    in_doubt(&rig, TableFault::RequestLost);
+    rig.broker.compact("compacted", Tombstones::Keep);
+    let error = rig.run_until_error(&mut rig.lane(0));
+    assert!(matches!(stop_of(&error), Stop::Changed { first: 0, last: 2, rows: 3, rows_now: 1, .. }), "{error}");
+    assert!(rig.table.rows().is_empty());
+}
+
+#[test]
+fn an_old_doubt_about_some_of_the_rows_stops() {
+    let mut rig = Rig::plain();
+    rig.append(0, 4, false);
+    in_doubt(&rig, TableFault::ReplyLost);
+    rig.table.retain(|row| row.row != 2);
+    rig.clock.advance(rig.settings.safe_window);
+    let error = rig.run_until_error(&mut rig.lane(0));
+    assert_eq!(stop_of(&error), &Stop::Partial { first: 0, last: 0, expected: 4, found: 3, distinct: 3 });
+}
+
+#[test]
+fn other_settings_of_the_target_are_not_trusted_with_old_tokens() {
+    let mut rig = Rig::plain();
+    rig.append(0, 4, false);
+    in_doubt(&rig, TableFault::ReplyLost);
+    let before = rig.table.inserts();
+    let mut lane = rig.lane_with(rig.settings.clone(), rig.table.target().with_settings(2));
+    rig.finish(std::slice::from_mut(&mut lane));
+    assert_eq!(lane.counters().skipped(), 1);
+    assert_eq!(rig.table.inserts(), before);
+    rig.assert_exact("counted");
+}
+
+#[test]
+fn a_table_that_collapses_rows_is_never_counted() {
+    let mut rig = Rig::plain();
+    rig.append(0, 4, false);
+    in_doubt(&rig, TableFault::ReplyLost);
+    rig.clock.advance(10 * rig.settings.safe_window);
+    let mut lane = rig.lane_with(rig.settings.clone(), rig.table.target().with_repeatable());
+    rig.finish(std::slice::from_mut(&mut lane));
+    assert_eq!((lane.counters().skipped(), rig.table.inserts().1), (0, 1));
+}
+
+#[test]
+fn rows_refused_by_a_view_after_they_were_written_stop() {
+    let mut rig = Rig::plain();
+    rig.append(0, 4, false);
+    rig.table.inject(0, TableFault::RefusedAfterWrite);
+    let error = rig.run_until_error(&mut rig.lane(0));
+    assert!(error.to_string().contains("materialized view"), "{error}");
+    assert_eq!(rig.table.rows().len(), 4);
+    assert!(rig.letters().is_empty());
+}
+
+#[test]
+fn refused_rows_without_a_place_to_go_stop_and_stay() {
+    let mut rig = Rig::plain();
+    rig.settings.dead_letters = None;
+    rig.append(0, 4, true);
+    let error = rig.run_until_error(&mut rig.lane(0));
+    assert!(error.to_string().contains("no dead-letter topic"), "{error}");
+    // With a place to go it continues where it stopped.
+    rig.broker.expire_dropped();
+    rig.settings.dead_letters = Some(DLQ.into());
+    rig.finish(&mut [rig.lane(0)]);
+    rig.assert_exact("continued");
+}
+
+#[test]
+fn a_table_that_refuses_everything_stops() {
+    let mut rig = Rig::plain();
+    rig.settings.max_refused = 3;
+    for _ in 0..6 {
+        rig.append(0, 1, true);
+    }
+    let error = rig.run_until_error(&mut rig.lane(0));
+    assert!(error.to_string().contains("more than 3 rows"), "{error}");
+    assert_eq!(rig.letters().len(), 3);
+}
+
+#[test]
+fn a_foreign_record_in_the_outbox_stops() {
+    let mut rig = Rig::plain();
+    rig.append(0, 1, false);
+    rig.broker.append(TOPIC, 0, None, Some(b"{\"not\": \"arrow\"}"), None, &[]).unwrap();
+    let error = rig.run_until_error(&mut rig.lane(0));
+    assert!(matches!(&error, DeliveryError::Corrupt { offset: 1, .. }), "{error}");
+}

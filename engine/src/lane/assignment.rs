@@ -1,0 +1,365 @@
+//! Tasks come and go with the group's assignment: positions, restores, and the start of delivery.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use operator_core::Millis;
+
+use super::input::{InputKind, InputPartition};
+use super::{Lane, LaneEnd, OwnedTask};
+use crate::broker::{Committed, Event, Failure, Reader, TopicPartition};
+use crate::checkpoint::Checkpoint;
+use crate::decode::Decoder;
+use crate::pipeline::{Guarantee, Start};
+use crate::plan;
+use crate::task::{Task, Writers};
+use crate::time::{PartitionTime, TimeBounds, decode_watermarks};
+
+/// Tombstones live this long in changelogs (`delete.retention.ms`, set when they are created).
+pub const TOMBSTONE_RETENTION: Millis = 7 * 86_400_000;
+
+/// A task that reads its changelogs.
+pub(super) struct Restore {
+    reader: Box<dyn Reader>,
+    /// Per changelog partition: the node, the position reached, the position to reach.
+    targets: BTreeMap<TopicPartition, (usize, i64, i64)>,
+    progressed: Millis,
+    /// The group has a committed position for this task.
+    known: bool,
+}
+
+impl Lane {
+    /// Looks up positions of partitions newly given, and makes their tasks.
+    pub(super) fn assign(&mut self) -> Result<(), LaneEnd> {
+        if self.newly.is_empty() {
+            return Ok(());
+        }
+        let committed = match self.consumer.committed(&self.newly) {
+            Ok(committed) => committed,
+            // Positions of a transaction that is still being settled: ask again on the next turn.
+            Err(e) if e.failure == Failure::Transient => {
+                tracing::info!(cause = %e, "committed positions are not available yet");
+                return Ok(());
+            }
+            Err(e) => return Err(e.into()),
+        };
+        let newly = std::mem::take(&mut self.newly);
+        let mut tasks: BTreeMap<(usize, i32), bool> = BTreeMap::new();
+        for (partition, committed) in newly.into_iter().zip(committed) {
+            let Some(input) = self.input(&partition, committed.as_ref())? else { continue };
+            *tasks.entry(input.task).or_default() |= committed.is_some();
+            if committed.is_none() {
+                // The first epoch commits where reading began, rows or not: the next start must not choose anew.
+                self.epoch.opened.get_or_insert(self.world.clock.monotonic());
+                self.epoch.touched.insert(partition.clone());
+            }
+            self.partitions.insert(partition, input);
+        }
+        for (task, known) in tasks {
+            self.own(task, known)?;
+        }
+        self.world.stats.assigned(self.config.index, self.tasks.keys().copied());
+        Ok(())
+    }
+
+    fn input(&mut self, partition: &TopicPartition, committed: Option<&Committed>) -> Result<Option<InputPartition>, LaneEnd> {
+        let plan = self.world.plan.clone();
+        for (stage_index, stage) in plan.stages.iter().enumerate() {
+            for (index, input) in stage.inputs.iter().enumerate() {
+                let Some(topic) = input.topics.iter().find(|t| t.name == partition.topic) else { continue };
+                let marks = committed.and_then(|c| decode_watermarks(&c.metadata)).unwrap_or_default();
+                let kind = match &input.kind {
+                    plan::InputKind::Source(decode) => {
+                        let decoder = Decoder::new(decode, topic, &input.schema, self.world.schemas.clone()).map_err(LaneEnd::Stop)?;
+                        let bounds = TimeBounds { out_of_order: decode.out_of_order, idle: decode.idle, max_future: decode.max_future };
+                        InputKind::Source {
+                            decoder: Box::new(decoder),
+                            time: PartitionTime::new(bounds, operator_core::NO_WATERMARK),
+                            bounds,
+                        }
+                    }
+                    plan::InputKind::Repartition { writers, .. } => {
+                        InputKind::Repartition { writers: Writers::new(*writers), schema: input.schema.clone() }
+                    }
+                };
+                let position = match committed {
+                    Some(committed) => committed.offset,
+                    None => self.first_position(partition, &input.kind)?,
+                };
+                let mut made = InputPartition {
+                    task: (stage_index, partition.partition),
+                    index,
+                    kind,
+                    next: position,
+                    committed: position,
+                    committed_marks: marks,
+                    waiting: Default::default(),
+                    started: false,
+                    paused: false,
+                };
+                made.rewind();
+                return Ok(Some(made));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where to begin in a partition for which the group has never committed anything. Never left to a client's
+    /// reset policy (rule 7).
+    fn first_position(&mut self, partition: &TopicPartition, kind: &plan::InputKind) -> Result<i64, LaneEnd> {
+        let (low, high) = self.world.broker.bounds(partition)?;
+        Ok(match kind {
+            plan::InputKind::Source(decode) if decode.start == Start::Latest => high,
+            _ => low,
+        })
+    }
+
+    fn own(&mut self, id: (usize, i32), known: bool) -> Result<(), LaneEnd> {
+        let plan = self.world.plan.clone();
+        let Some(stage) = plan.stages.get(id.0) else { return Ok(()) };
+        let mut task = Task::new(&plan, id.0, id.1);
+        let mut checkpoints = Vec::new();
+        let mut targets = BTreeMap::new();
+        let mut from = Vec::new();
+        for (index, node) in stage.nodes.iter().enumerate() {
+            let (Some(topic), Some(store)) = (&node.changelog, task.store(index)) else { continue };
+            let changelog = TopicPartition::new(topic.clone(), id.1);
+            let (low, high) = self.world.broker.bounds(&changelog)?;
+            let mut position = low;
+            if let Some(dir) = &self.config.state_dir {
+                let mut checkpoint = Checkpoint::new(dir, &format!("{}-{}", node.step, id.1));
+                let loaded = checkpoint.load(store);
+                let now = self.world.clock.wall();
+                match loaded {
+                    // Usable if the changelog still has everything after it, tombstones included.
+                    Some(l) if l.next >= low && l.next <= high && now - l.written < TOMBSTONE_RETENTION / 2 => position = l.next,
+                    Some(_) => {
+                        *store = Default::default();
+                        checkpoint.wipe();
+                    }
+                    None => {}
+                }
+                checkpoints.push((index, checkpoint));
+            }
+            if position < high {
+                from.push((changelog.clone(), position));
+                targets.insert(changelog, (index, position, high));
+            }
+        }
+        let restore = match targets.is_empty() {
+            true if !known && self.needs_position() && task.stores().any(|(_, store)| !store.is_empty()) => {
+                return Err(self.state_without_position(id));
+            }
+            true => None,
+            false => Some(Restore { reader: self.world.broker.reader(&from)?, targets, progressed: self.world.clock.monotonic(), known }),
+        };
+        let inputs =
+            stage.inputs.iter().enumerate().map(|(index, _)| {
+                self.partitions.iter().filter(|(_, p)| p.task == id && p.index == index).map(|(tp, _)| tp.clone()).collect()
+            });
+        let owned = OwnedTask {
+            task,
+            restore,
+            checkpoints,
+            inputs: inputs.collect(),
+            told: vec![operator_core::NO_WATERMARK; stage.outputs.len()],
+            started: false,
+        };
+        self.tasks.insert(id, owned);
+        Ok(())
+    }
+
+    /// Reads changelogs on, and starts the tasks that are ready.
+    pub(super) fn restore(&mut self) -> Result<(), LaneEnd> {
+        if self.tasks.values().all(|t| t.started) {
+            return Ok(());
+        }
+        let (now, wall) = (self.world.clock.monotonic(), self.world.clock.wall());
+        let (patience, stats, transactional) = (self.config.restore_patience, self.world.stats.clone(), self.needs_position());
+        for (id, owned) in &mut self.tasks {
+            if let Some(restore) = &mut owned.restore {
+                if restore.read(&mut owned.task, now, patience)? {
+                    if !restore.known && transactional && owned.task.stores().any(|(_, store)| !store.is_empty()) {
+                        // Aborted transactions leave marks in a changelog too: only entries prove anything (rule 7).
+                        let id = *id;
+                        return Err(self.state_without_position(id));
+                    }
+                    let ends: Vec<(usize, i64)> = restore.targets.values().map(|(node, at, _)| (*node, *at)).collect();
+                    owned.restore = None;
+                    owned.save(&ends, wall);
+                }
+                let left = owned.restore.as_ref().map_or(0, Restore::left);
+                stats.restoring(*id, left);
+            }
+        }
+        if !self.world.tables.ready() {
+            return Ok(());
+        }
+        let mut positions = Vec::new();
+        let ready: Vec<(usize, i32)> = self.tasks.iter().filter(|(_, t)| !t.started && t.restore.is_none()).map(|(id, _)| *id).collect();
+        for id in ready {
+            let watermarks = self.watermarks(id);
+            if let Some(owned) = self.tasks.get_mut(&id) {
+                owned.task.resume(&watermarks);
+                owned.started = true;
+                for partition in owned.inputs.iter().flatten() {
+                    if let Some(input) = self.partitions.get_mut(partition) {
+                        input.started = true;
+                        positions.push((partition.clone(), input.next));
+                    }
+                }
+            }
+        }
+        if !positions.is_empty() {
+            self.consumer.start(&positions)?;
+        }
+        Ok(())
+    }
+
+    /// State that a transaction committed came with a position. Without transactions the changelog may be ahead of a
+    /// first position that was never committed: rows are then counted twice, as `at_least_once` says.
+    fn needs_position(&self) -> bool {
+        is_transactional(&self.world.plan)
+    }
+
+    fn state_without_position(&self, id: (usize, i32)) -> LaneEnd {
+        LaneEnd::Stop(format!(
+            "task {id:?} has state, but the group `{}` has no committed position for it: its offsets expired or were deleted. Reset both or neither",
+            self.world.plan.names.group()
+        ))
+    }
+
+    /// The group takes everything back: settle the transaction, then let go.
+    pub(super) fn revoked(&mut self, lost: bool) -> Result<(), LaneEnd> {
+        let settled = if lost { self.abandon() } else { self.commit_all(Duration::from_secs(20)) };
+        self.tasks.clear();
+        self.world.stats.gone(self.partitions.keys());
+        self.partitions.clear();
+        self.newly.clear();
+        self.world.stats.assigned(self.config.index, []);
+        settled?;
+        self.consumer.release()?;
+        Ok(())
+    }
+}
+
+impl OwnedTask {
+    /// Brings checkpoint files up to what was restored: frames appended later continue from there.
+    fn save(&mut self, ends: &[(usize, i64)], wall: Millis) {
+        for (node, checkpoint) in &mut self.checkpoints {
+            let (Some((_, next)), Some(store)) = (ends.iter().find(|(n, _)| n == node), self.task.store(*node)) else { continue };
+            if let Err(e) = checkpoint.rewrite(store, *next, wall) {
+                checkpoint.wipe();
+                tracing::warn!(cause = %e, "the local checkpoint can't be written");
+            }
+        }
+    }
+}
+
+impl Restore {
+    fn left(&self) -> u64 {
+        self.targets.values().map(|(_, at, end)| (end - at).max(0) as u64).sum()
+    }
+
+    /// Reads a little. True when every changelog was read to where it ended at the start: to the high watermark, past
+    /// whatever transactions were open then, or the state would silently be too old (rule 2).
+    fn read(&mut self, task: &mut Task, now: Millis, patience: Millis) -> Result<bool, LaneEnd> {
+        for event in self.reader.poll(10_000, Duration::from_millis(1))? {
+            match event {
+                Event::Records { partition, records } => {
+                    let Some((node, at, _)) = self.targets.get_mut(&partition) else { continue };
+                    let Some(store) = task.store(*node) else { continue };
+                    for index in 0..records.len() {
+                        let record = records.get(index);
+                        if let Some(key) = record.key {
+                            store.load(key, record.value);
+                        }
+                        *at = record.offset + 1;
+                    }
+                    self.progressed = now;
+                }
+                Event::End { partition, offset } => {
+                    if let Some((_, at, _)) = self.targets.get_mut(&partition)
+                        && offset > *at
+                    {
+                        *at = offset;
+                        self.progressed = now;
+                    }
+                }
+                _ => {}
+            }
+        }
+        if now - self.progressed > patience {
+            let stuck: Vec<String> = self
+                .targets
+                .iter()
+                .filter(|(_, (_, at, end))| at < end)
+                .map(|(tp, (_, at, end))| format!("{tp} at {at} of {end}"))
+                .collect();
+            return Err(LaneEnd::Restart(format!(
+                "the restore stands still ({}): an open transaction hides the end of the changelog, or records are gone",
+                stuck.join(", ")
+            )));
+        }
+        Ok(self.targets.values().all(|(_, at, end)| at >= end))
+    }
+}
+
+/// The topics a plan needs besides those it reads: internal ones, dead letters, and sinks to be created.
+pub fn topics_to_create(plan: &plan::Plan) -> Vec<crate::broker::TopicSpec> {
+    let spec = |name: &str, partitions: i32, config: &[(&str, String)]| crate::broker::TopicSpec {
+        name: name.to_string(),
+        partitions,
+        replication: None,
+        config: config.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
+    };
+    let week = TOMBSTONE_RETENTION.to_string();
+    let mut topics = Vec::new();
+    let mut seen: std::collections::BTreeSet<Arc<str>> = Default::default();
+    for stage in &plan.stages {
+        for input in &stage.inputs {
+            if let plan::InputKind::Source(_) = input.kind {
+                topics.extend(
+                    input
+                        .topics
+                        .iter()
+                        .map(|t| spec(&plan::dead_letters(&t.name), 1, &[("retention.ms", (30 * 86_400_000i64).to_string())])),
+                );
+            }
+        }
+        for node in &stage.nodes {
+            if let Some(changelog) = &node.changelog {
+                topics.push(spec(
+                    changelog,
+                    stage.partitions,
+                    &[("cleanup.policy", "compact".into()), ("delete.retention.ms", week.clone())],
+                ));
+            }
+        }
+        for output in &stage.outputs {
+            match &output.target {
+                plan::Target::Topic(sink) => {
+                    let fixed = matches!(sink.topic, plan::TopicName::Fixed(_));
+                    topics.extend(sink.create.iter().filter(|_| fixed).cloned());
+                }
+                plan::Target::Repartition { topic, partitions, .. } => {
+                    if seen.insert(topic.clone()) {
+                        // A reader that is further behind than this stops with an error rather than losing rows.
+                        topics.push(spec(topic, *partitions, &[("retention.ms", week.clone()), ("retention.bytes", "-1".into())]));
+                    }
+                }
+                plan::Target::Outbox { topic, partitions, .. } => {
+                    topics.push(spec(topic, *partitions, &[("retention.ms", week.clone()), ("retention.bytes", "-1".into())]));
+                    topics.push(spec(&plan.names.refused(&output.name), 1, &[("retention.ms", (30 * 86_400_000i64).to_string())]));
+                }
+            }
+        }
+    }
+    topics
+}
+
+/// Whether outputs are transactional.
+pub fn is_transactional(plan: &plan::Plan) -> bool {
+    plan.guarantee == Guarantee::ExactlyOnce
+}

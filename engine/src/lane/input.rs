@@ -1,0 +1,178 @@
+//! One input partition: how its records become batches, and how far its time and position have come.
+
+use arrow::array::{Int64Array, RecordBatch};
+use arrow::datatypes::SchemaRef;
+use headwater_formats::decode_batch;
+use operator_core::{Batch, Millis, NO_WATERMARK, Origin};
+
+use super::Waiting;
+use crate::broker::TopicPartition;
+use crate::decode::{BadRecord, Decoder};
+use crate::output::{ORIGIN, WRITER, WRITER_WATERMARK, check_repartitioned};
+use crate::task::Writers;
+use crate::time::{PartitionTime, TimeBounds};
+
+pub(super) enum InputKind {
+    Source { decoder: Box<Decoder>, time: PartitionTime, bounds: TimeBounds },
+    Repartition { writers: Writers, schema: SchemaRef },
+}
+
+pub(super) struct InputPartition {
+    pub task: (usize, i32),
+    /// Which input of the stage.
+    pub index: usize,
+    pub kind: InputKind,
+    /// Next offset to read, in the open epoch.
+    pub next: i64,
+    /// What is committed: position and watermarks.
+    pub committed: i64,
+    pub committed_marks: Vec<Millis>,
+    pub waiting: Waiting,
+    pub started: bool,
+    /// Its delivery is paused: it waits for a schema.
+    pub paused: bool,
+}
+
+/// What one round of decoding gave.
+pub(crate) struct Taken {
+    pub batches: Vec<Batch>,
+    pub bad: Vec<BadRecord>,
+    pub skipped: u64,
+    pub records: usize,
+    pub oldest: Option<Millis>,
+    pub waits: Option<String>,
+    /// Rows of a source (a repartition topic's are counted where they were read first).
+    pub source: bool,
+}
+
+impl InputPartition {
+    pub fn watermark(&self) -> Millis {
+        match &self.kind {
+            InputKind::Source { time, .. } => time.watermark(),
+            InputKind::Repartition { writers, .. } => writers.watermark(),
+        }
+    }
+
+    /// The watermarks to commit beside the position.
+    pub fn marks(&self) -> Vec<Millis> {
+        match &self.kind {
+            InputKind::Source { time, .. } => vec![time.watermark()],
+            InputKind::Repartition { writers, .. } => writers.all().to_vec(),
+        }
+    }
+
+    /// Back to what is committed.
+    pub fn rewind(&mut self) {
+        self.next = self.committed;
+        self.waiting.clear();
+        self.paused = false;
+        match &mut self.kind {
+            InputKind::Source { time, bounds, .. } => {
+                *time = PartitionTime::new(*bounds, self.committed_marks.first().copied().unwrap_or(NO_WATERMARK));
+            }
+            InputKind::Repartition { writers, .. } => {
+                *writers = Writers::new(writers.all().len() as i32);
+                writers.restore(self.committed_marks.clone());
+            }
+        }
+    }
+
+    pub fn active(&mut self) {
+        if let InputKind::Source { time, .. } = &mut self.kind {
+            time.active();
+        }
+    }
+
+    pub fn ended(&mut self, monotonic: Millis) {
+        if let InputKind::Source { time, .. } = &mut self.kind {
+            time.ended(monotonic);
+        }
+    }
+
+    pub fn idle(&mut self, monotonic: Millis, wall: Millis) -> bool {
+        match &mut self.kind {
+            InputKind::Source { time, .. } => time.idle(monotonic, wall),
+            InputKind::Repartition { .. } => false,
+        }
+    }
+
+    /// Decodes waiting records from `first` of the front set on.
+    pub fn decode(&mut self, partition: &TopicPartition, first: usize, wall: Millis) -> Result<Taken, String> {
+        let mut taken = Taken { batches: Vec::new(), bad: Vec::new(), skipped: 0, records: 0, oldest: None, waits: None, source: true };
+        let Some((records, _)) = self.waiting.front() else { return Ok(taken) };
+        match &mut self.kind {
+            InputKind::Source { decoder, time, .. } => {
+                let decoded = decoder.decode(partition.partition, records.as_ref(), first, time, wall)?;
+                taken.batches.extend(decoded.batch);
+                taken.bad = decoded.bad;
+                taken.skipped = decoded.skipped;
+                taken.records = decoded.taken;
+                taken.waits = decoded.waits;
+                taken.oldest = (taken.records > 0).then(|| records.get(first).timestamp).flatten();
+            }
+            InputKind::Repartition { writers, schema } => {
+                taken.source = false;
+                for index in first..records.len() {
+                    let record = records.get(index);
+                    let head = head(records.as_ref(), index);
+                    if let Some(value) = record.value {
+                        let rows = decode_batch(value).and_then(|rows| check_repartitioned(&rows, schema));
+                        let rows = rows.map_err(|e| format!("{partition} at {}: {e}", record.offset))?;
+                        taken.batches.push(Batch::new(rows, head.origin.unwrap_or_else(|| origin_of(partition))));
+                    }
+                    if let (Some(writer), Some(watermark)) = (head.writer, head.watermark) {
+                        // Rows before this mark are in the batches already pushed: time moves after them.
+                        writers.observe(writer, watermark);
+                    }
+                    taken.records += 1;
+                    if record.timestamp.is_some() && taken.oldest.is_none() {
+                        taken.oldest = record.timestamp;
+                    }
+                }
+            }
+        }
+        for batch in &mut taken.batches {
+            if batch.origin.from < 0 && batch.origin.to < 0 {
+                let (from, to) = offsets(&batch.rows);
+                batch.origin.from = from;
+                batch.origin.to = to;
+            }
+        }
+        Ok(taken)
+    }
+}
+
+fn origin_of(partition: &TopicPartition) -> Origin {
+    Origin { topic: partition.topic.clone(), partition: partition.partition, from: -1, to: -1 }
+}
+
+fn offsets(rows: &RecordBatch) -> (i64, i64) {
+    let column = rows.column_by_name(operator_core::batch::OFFSET).and_then(|c| c.as_any().downcast_ref::<Int64Array>());
+    let values = column.map(|c| c.values().as_ref()).unwrap_or_default();
+    (values.iter().min().map_or(-1, |o| o - 1), values.iter().max().copied().unwrap_or(-1))
+}
+
+#[derive(Default)]
+struct Head {
+    writer: Option<usize>,
+    watermark: Option<Millis>,
+    origin: Option<Origin>,
+}
+
+/// The headers of a repartition record.
+fn head(records: &dyn crate::broker::RecordSet, index: usize) -> Head {
+    let mut head = Head::default();
+    records.headers(index, &mut |name, value| {
+        let Some(text) = value.and_then(|v| std::str::from_utf8(v).ok()) else { return };
+        if name == WRITER {
+            head.writer = text.parse().ok();
+        } else if name == WRITER_WATERMARK {
+            head.watermark = text.parse().ok();
+        } else if name == ORIGIN
+            && let Some((topic, partition)) = text.rsplit_once(' ')
+        {
+            head.origin = partition.parse().ok().map(|partition| Origin { topic: topic.into(), partition, from: -1, to: -1 });
+        }
+    });
+    head
+}

@@ -1,0 +1,186 @@
+//! Step 6: what leaves the tasks becomes records: outputs, repartitioned rows, dead letters.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use headwater_formats::JsonEncoder;
+use operator_core::Origin;
+use operator_core::batch::OFFSET;
+
+use super::{Lane, LaneEnd};
+use crate::broker::{Outgoing, RecordSet, TopicPartition};
+use crate::decode::BadRecord;
+use crate::plan::dead_letters;
+use crate::task::Leaving;
+
+/// Headers that carry the correlation id of an event.
+const CORRELATION: [&[u8]; 3] = [b"correlation-id", b"correlationId", b"correlation_id"];
+
+/// Where a dead letter comes from and why it is one.
+struct Letter<'a> {
+    step: &'a str,
+    cause: &'a str,
+    topic: &'a str,
+    partition: i32,
+    offset: i64,
+}
+
+impl Lane {
+    /// Writes everything that left a task in this round. `records`: the input being processed, for the original bytes
+    /// of dead letters.
+    pub(super) fn leave(
+        &mut self,
+        task: (usize, i32),
+        leaving: Leaving,
+        partition: &TopicPartition,
+        records: Option<&dyn RecordSet>,
+        bad: &[BadRecord],
+    ) -> Result<(), LaneEnd> {
+        for bad in bad {
+            let step = self.source_name(task.0, partition);
+            let Some(records) = records else { continue };
+            let offset = records.get(bad.index).offset;
+            let letter = Letter { step: &step, cause: &bad.cause, topic: &partition.topic, partition: partition.partition, offset };
+            self.dead_letter(&letter, Some((records, bad.index)), None)?;
+        }
+        for (step, rejected, origin) in &leaving.rejected {
+            self.reject(step, &rejected.row, &rejected.cause, origin, partition, records)?;
+        }
+        let (plan, wall) = (self.world.plan.clone(), self.world.clock.wall());
+        for (index, rows, origin) in leaving.rows {
+            let Some(writer) = self.writers.get_mut(task.0).and_then(|w| w.get_mut(index)) else { continue };
+            let before = self.outbox.len();
+            let unwritable =
+                writer.write(&rows, task.1, &origin, self.world.broker.as_ref(), wall, &mut self.outbox).map_err(LaneEnd::Restart)?;
+            let name = plan.stages.get(task.0).and_then(|s| s.outputs.get(index)).map_or("", |o| o.name.as_str());
+            let written = (rows.num_rows() - unwritable.len()) as u64;
+            self.epoch.counts.written(name, written, (self.outbox.len() - before) as u64, unwritable.len() as u64);
+            for (row, cause) in unwritable {
+                self.reject(name, &rows.slice(row, 1), &cause, &origin, partition, records)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn source_name(&self, stage: usize, partition: &TopicPartition) -> String {
+        let inputs = self.world.plan.stages.get(stage).map(|s| s.inputs.as_slice()).unwrap_or_default();
+        inputs.iter().find(|i| i.topics.iter().any(|t| t.name == partition.topic)).map_or_else(String::new, |i| i.name.clone())
+    }
+
+    /// A row that a step or a sink refused: the original record where it is at hand, else the row as JSON.
+    fn reject(
+        &mut self,
+        step: &str,
+        row: &RecordBatch,
+        cause: &str,
+        origin: &Origin,
+        partition: &TopicPartition,
+        records: Option<&dyn RecordSet>,
+    ) -> Result<(), LaneEnd> {
+        let offset = offset_of(row);
+        let original = records.filter(|_| origin.topic == partition.topic && offset >= 0).and_then(|r| find(r, offset).map(|i| (r, i)));
+        let topic = if self.world.plan.reads(&origin.topic) { origin.topic.clone() } else { self.world.plan.first_source() };
+        let letter = Letter { step, cause, topic: &topic, partition: origin.partition, offset };
+        let json = match original {
+            Some(_) => None,
+            None => Some(as_json(row)),
+        };
+        self.dead_letter(&letter, original, json.as_deref())
+    }
+
+    fn dead_letter(&mut self, letter: &Letter<'_>, original: Option<(&dyn RecordSet, usize)>, json: Option<&[u8]>) -> Result<(), LaneEnd> {
+        let (topic, partitions) = self.dead_letter_topic(letter.topic)?;
+        let mut carried: Vec<(Vec<u8>, Option<Vec<u8>>)> = Vec::new();
+        let (mut key, mut value, mut timestamp) = (None, json, String::new());
+        if let Some((records, index)) = original {
+            records.headers(index, &mut |name, value| carried.push((name.to_vec(), value.map(<[u8]>::to_vec))));
+            let record = records.get(index);
+            (key, value) = (record.key, record.value);
+            timestamp = record.timestamp.map(|t| t.to_string()).unwrap_or_default();
+        }
+        let ours = [
+            ("hw-cause", letter.cause.chars().take(1_000).collect::<String>()),
+            ("hw-pipeline", self.world.plan.pipeline.clone()),
+            ("hw-step", letter.step.to_string()),
+            ("hw-topic", letter.topic.to_string()),
+            ("hw-partition", letter.partition.to_string()),
+            ("hw-offset", letter.offset.to_string()),
+            ("hw-timestamp", timestamp),
+        ];
+        let mut headers: Vec<(&[u8], Option<&[u8]>)> = carried.iter().map(|(n, v)| (n.as_slice(), v.as_deref())).collect();
+        headers.extend(ours.iter().map(|(n, v)| (n.as_bytes(), Some(v.as_bytes()))));
+        // Stamped when written: a backfill's letters must not expire at once.
+        self.outbox.push(Outgoing {
+            topic: &topic,
+            partition: letter.partition.rem_euclid(partitions.max(1)),
+            timestamp: None,
+            key,
+            value,
+            headers: &headers,
+            tag: None,
+        });
+        self.log(letter, &carried);
+        self.epoch.counts.dead_letter(letter.step);
+        Ok(())
+    }
+
+    /// Tells of a dead letter, without its value. A flood is cut off: the counter and the topic have all of them.
+    fn log(&self, letter: &Letter<'_>, headers: &[(Vec<u8>, Option<Vec<u8>>)]) {
+        const PER_EPOCH: u64 = 10;
+        if self.epoch.counts.dead_letters.values().sum::<u64>() >= PER_EPOCH {
+            return;
+        }
+        let named = |(name, _): &&(Vec<u8>, Option<Vec<u8>>)| CORRELATION.contains(&name.as_slice());
+        let correlation = headers.iter().find(named).and_then(|(_, v)| v.as_deref()).map(String::from_utf8_lossy);
+        let Letter { step, cause, topic, partition, offset } = letter;
+        let (pipeline, correlation_id) = (&self.world.plan.pipeline, correlation.as_deref().unwrap_or_default());
+        tracing::warn!(%pipeline, step, topic, partition, offset, correlation_id, cause, "dead letter");
+    }
+
+    /// The dead-letter topic of `topic`. If it is missing the lane stops: dropping is no option.
+    fn dead_letter_topic(&mut self, topic: &str) -> Result<(Arc<str>, i32), LaneEnd> {
+        if let Some(found) = self.dead_letter_partitions.get(topic) {
+            return Ok(found.clone());
+        }
+        let name = dead_letters(topic);
+        let partitions =
+            self.world.broker.partitions(&name)?.ok_or_else(|| LaneEnd::Stop(format!("the dead-letter topic `{name}` does not exist")))?;
+        let found: (Arc<str>, i32) = (name.into(), partitions);
+        self.dead_letter_partitions.insert(topic.into(), found.clone());
+        Ok(found)
+    }
+}
+
+fn offset_of(row: &RecordBatch) -> i64 {
+    let column = row.column_by_name(OFFSET).and_then(|c| c.as_any().downcast_ref::<arrow::array::Int64Array>());
+    column.filter(|c| !c.is_empty()).map_or(-1, |c| c.value(0))
+}
+
+/// The record with this offset, by binary search.
+fn find(records: &dyn RecordSet, offset: i64) -> Option<usize> {
+    let (mut low, mut high) = (0, records.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match records.get(middle).offset.cmp(&offset) {
+            std::cmp::Ordering::Equal => return Some(middle),
+            std::cmp::Ordering::Less => low = middle + 1,
+            std::cmp::Ordering::Greater => high = middle,
+        }
+    }
+    None
+}
+
+fn as_json(row: &RecordBatch) -> Vec<u8> {
+    let user: Vec<usize> =
+        row.schema().fields().iter().enumerate().filter(|(_, f)| !operator_core::batch::is_system(f.name())).map(|(i, _)| i).collect();
+    let mut out = Vec::new();
+    if let Ok(row) = row.project(&user) {
+        let encoder = JsonEncoder::new(&row.schema());
+        if let Ok(rows) = encoder.batch(&row)
+            && rows.write(0, &mut out).is_err()
+        {
+            out.clear();
+        }
+    }
+    out
+}

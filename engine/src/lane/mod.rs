@@ -1,0 +1,441 @@
+//! The lane: the path of every record, and the file to read first.
+//!
+//! A lane is one member of the consumer group, the tasks it was given, and two transactional producers. It runs on one
+//! thread as a loop of small steps, each of which takes what has arrived as far as it can:
+//!
+//! 1. **poll** the consumer: records, and news of the group;
+//! 2. **decode** records into columns; what can't be decoded is a dead letter;
+//! 3. **observe time**: every row moves its partition's watermark, and carries the watermark that was before it;
+//! 4. **push** the rows through the steps of their stage, in plan order;
+//! 5. each step **emits**, rejects, or touches state, which goes to an overlay ([`crate::state`]);
+//! 6. **route**: encode outputs and dead letters into the outbox, and send them once everything of the epoch before is
+//!    acknowledged;
+//! 7. **seal** the epoch when its time is up: state changes go to changelog topics, and one transaction takes outputs,
+//!    changelog, dead letters and input positions together;
+//! 8. **settle**: [`decide`] on the outcome. Committed: the overlay becomes state. Aborted: rewind. Anything less
+//!    certain: the lane ends, and a new one starts from what is committed.
+//!
+//! While one epoch's commit is in flight the next one is already being processed on the other producer (rule R10).
+//! Nothing is ever taken from memory that a new lane could not rebuild from the log: that is what makes step 8 simple.
+
+mod assignment;
+mod input;
+mod letters;
+mod settle;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use operator_core::{Millis, Tables};
+
+use crate::broker::{Broker, BrokerError, Clock, Consumer, Event, Failure, Producer, RecordSet, TopicPartition};
+use crate::checkpoint::Checkpoint;
+use crate::output::{Outbox, Writer};
+use crate::pipeline::Guarantee;
+use crate::plan::Plan;
+use crate::schemas::SchemaSource;
+use crate::stats::Stats;
+use crate::task::{Leaving, Task, TaskError};
+
+pub use assignment::{TOMBSTONE_RETENTION, topics_to_create};
+pub(crate) use input::Taken;
+pub use settle::{Next, decide};
+
+use assignment::Restore;
+use input::InputPartition;
+use settle::InFlight;
+
+/// Gives the registry's id of a schema that a sink writes: by subject and text.
+pub type SchemaIds = Arc<dyn Fn(&str, &str) -> Result<u32, String> + Send + Sync>;
+
+/// Everything a lane gets from outside, shared by the lanes of a worker.
+#[derive(Clone)]
+pub struct World {
+    pub plan: Arc<Plan>,
+    pub broker: Arc<dyn Broker>,
+    pub clock: Arc<dyn Clock>,
+    pub schemas: Arc<dyn SchemaSource>,
+    pub schema_ids: SchemaIds,
+    pub tables: Arc<crate::tables::LoadedTables>,
+    pub stats: Arc<Stats>,
+}
+
+/// Settings of a lane.
+#[derive(Clone, Debug)]
+pub struct LaneConfig {
+    /// Name of the worker's slot, the same after a restart.
+    pub worker: String,
+    /// Number of the lane in its worker.
+    pub index: usize,
+    /// Where local checkpoints are kept; `None`: every start reads the whole changelog.
+    pub state_dir: Option<PathBuf>,
+    /// An epoch is sealed at this many input records even before its time is up.
+    pub epoch_rows: u64,
+    /// ... or this many bytes of output.
+    pub epoch_bytes: usize,
+    /// Records per poll.
+    pub poll_rows: usize,
+    /// How long a restore may make no progress.
+    pub restore_patience: Millis,
+}
+
+impl LaneConfig {
+    pub fn new(worker: impl Into<String>, index: usize) -> LaneConfig {
+        LaneConfig {
+            worker: worker.into(),
+            index,
+            state_dir: None,
+            epoch_rows: 200_000,
+            epoch_bytes: 32 << 20,
+            poll_rows: 8_192,
+            restore_patience: 180_000,
+        }
+    }
+}
+
+/// Why a lane ended.
+#[derive(Debug, thiserror::Error)]
+pub enum LaneEnd {
+    /// Start a new lane: this one's position or membership is in doubt.
+    #[error("{0}")]
+    Restart(String),
+    /// A person has to act: starting again would end the same way.
+    #[error("{0}")]
+    Stop(String),
+}
+
+impl From<BrokerError> for LaneEnd {
+    fn from(e: BrokerError) -> LaneEnd {
+        match e.failure {
+            Failure::OutOfRange => LaneEnd::Stop(e.message),
+            _ => LaneEnd::Restart(e.message),
+        }
+    }
+}
+
+/// A task with what the lane keeps about it.
+struct OwnedTask {
+    task: Task,
+    restore: Option<Restore>,
+    /// Checkpoint files by node.
+    checkpoints: Vec<(usize, Checkpoint)>,
+    /// The partitions that feed each input of the stage.
+    inputs: Vec<Vec<TopicPartition>>,
+    /// Watermark last told to the readers of each output (repartition topics only).
+    told: Vec<Millis>,
+    started: bool,
+}
+
+/// What the open epoch has done so far.
+#[derive(Default)]
+struct Epoch {
+    opened: Option<Millis>,
+    records: u64,
+    /// Earliest record timestamp, for end-to-end latency.
+    oldest: Option<Millis>,
+    touched: std::collections::BTreeSet<TopicPartition>,
+    counts: crate::stats::Counts,
+}
+
+/// See the module documentation.
+pub struct Lane {
+    world: World,
+    config: LaneConfig,
+    consumer: Box<dyn Consumer>,
+    producers: Vec<Box<dyn Producer>>,
+    /// The producer of the open epoch, and whether its transaction has begun.
+    current: usize,
+    begun: bool,
+    /// Writers of each stage's outputs.
+    writers: Vec<Vec<Writer>>,
+    tasks: BTreeMap<(usize, i32), OwnedTask>,
+    partitions: BTreeMap<TopicPartition, InputPartition>,
+    /// Given to this member, committed positions not known yet.
+    newly: Vec<TopicPartition>,
+    dead_letter_partitions: BTreeMap<Arc<str>, (Arc<str>, i32)>,
+    outbox: Outbox,
+    epoch: Epoch,
+    in_flight: Option<InFlight>,
+    /// Epochs thrown away since the last commit.
+    rewinds: u32,
+    /// Counts restarts of delivery: records polled before one must not be processed after it.
+    delivery: u64,
+}
+
+impl Lane {
+    /// Joins the group. Blocks while earlier transactions of this lane's ids are settled.
+    pub fn start(world: World, config: LaneConfig) -> Result<Lane, LaneEnd> {
+        let plan = &world.plan;
+        let mut producers = Vec::new();
+        for which in 0..2 {
+            let id = plan.names.transactional_id(&config.worker, config.index, which);
+            let id = (plan.guarantee == Guarantee::ExactlyOnce).then_some(id);
+            producers.push(world.broker.producer(id.as_deref())?);
+        }
+        let mut writers = Vec::new();
+        for stage in &plan.stages {
+            let of_stage = stage
+                .outputs
+                .iter()
+                .map(|o| Writer::new(o, &*world.schema_ids).map_err(|e| LaneEnd::Restart(format!("sink `{}`: {e}", o.name))));
+            writers.push(of_stage.collect::<Result<Vec<_>, _>>()?);
+        }
+        let topics: Vec<String> = plan.stages.iter().flat_map(|s| &s.inputs).flat_map(|i| &i.topics).map(|t| t.name.to_string()).collect();
+        let instance = format!("{}-{}", config.worker, config.index);
+        let consumer = world.broker.consumer(&plan.names.group(), &instance, &topics)?;
+        Ok(Lane {
+            world,
+            config,
+            consumer,
+            producers,
+            current: 0,
+            begun: false,
+            writers,
+            tasks: BTreeMap::new(),
+            partitions: BTreeMap::new(),
+            newly: Vec::new(),
+            dead_letter_partitions: BTreeMap::new(),
+            outbox: Outbox::default(),
+            epoch: Epoch::default(),
+            in_flight: None,
+            rewinds: 0,
+            delivery: 0,
+        })
+    }
+
+    /// One turn of the loop; waits up to `wait` if there is nothing to do. True if records were processed.
+    pub fn step(&mut self, wait: Duration) -> Result<bool, LaneEnd> {
+        self.settle(Duration::ZERO)?;
+        if self.in_flight.is_some() && self.is_full() {
+            // Back-pressure: the next epoch is full and may not be sealed before this one is settled.
+            self.settle(wait)?;
+        }
+        let room = if self.is_full() { 0 } else { self.config.poll_rows };
+        let mut busy = false;
+        let wait = if room == 0 { Duration::ZERO } else { wait };
+        let events = self.consumer.poll(room.max(1), wait)?;
+        let delivery = self.delivery;
+        for event in events {
+            match event {
+                // A rewind on the way: these come again.
+                Event::Records { .. } | Event::End { .. } if delivery != self.delivery => {}
+                Event::Assigned(partitions) => {
+                    self.newly.extend(partitions);
+                    self.world.stats.assigned(self.config.index, self.tasks.keys().copied());
+                }
+                Event::Revoked { lost, .. } => self.revoked(lost)?,
+                Event::Records { partition, records } => {
+                    busy = true;
+                    self.receive(&partition, records)?;
+                }
+                Event::End { partition, offset } => self.ended(&partition, offset),
+            }
+        }
+        self.assign()?;
+        self.restore()?;
+        busy |= self.retry_waiting()?;
+        self.let_time_pass()?;
+        self.flush()?;
+        if self.is_due() {
+            self.seal()?;
+        }
+        Ok(busy)
+    }
+
+    /// Commits what was processed and leaves. For a clean shutdown.
+    pub fn finish(mut self, patience: Duration) -> Result<(), LaneEnd> {
+        self.commit_all(patience)
+    }
+
+    /// Nothing is under way: everything read so far is committed.
+    pub fn is_settled(&self) -> bool {
+        self.in_flight.is_none() && self.epoch.touched.is_empty() && self.partitions.values().all(|p| p.waiting.is_empty())
+    }
+
+    fn is_full(&self) -> bool {
+        self.epoch.records >= self.config.epoch_rows || self.outbox.bytes() >= self.config.epoch_bytes
+    }
+
+    fn is_due(&self) -> bool {
+        let Some(opened) = self.epoch.opened else { return false };
+        self.is_full() || self.world.clock.monotonic() - opened >= self.world.plan.commit_interval
+    }
+
+    fn receive(&mut self, partition: &TopicPartition, records: Box<dyn RecordSet>) -> Result<(), LaneEnd> {
+        let Some(input) = self.partitions.get_mut(partition) else { return Ok(()) };
+        input.active();
+        input.waiting.push_back((records, 0));
+        if input.waiting.len() == 1 { self.process(partition).map(|_| ()) } else { Ok(()) }
+    }
+
+    /// Takes the waiting records of a partition through steps 2 to 6. False if it still waits for a schema.
+    fn process(&mut self, partition: &TopicPartition) -> Result<bool, LaneEnd> {
+        let (wall, delivery) = (self.world.clock.wall(), self.delivery);
+        loop {
+            let Some(input) = self.partitions.get_mut(partition) else { return Ok(true) };
+            let Some((records, first)) = input.waiting.front() else { return Ok(true) };
+            let (first, length) = (*first, records.len());
+            if first >= length {
+                input.waiting.pop_front();
+                continue;
+            }
+            let taken = input.decode(partition, first, wall).map_err(LaneEnd::Stop)?;
+            let Some((records, next)) = input.waiting.front_mut() else { return Ok(true) };
+            *next = first + taken.records;
+            if let Some(last) = (first + taken.records).checked_sub(1).filter(|_| taken.records > 0) {
+                input.next = records.get(last).offset + 1;
+            }
+            let (task, index) = (input.task, input.index);
+            self.opened(partition, taken.records as u64, taken.oldest);
+            self.epoch.counts.decoded(&taken, partition);
+            let mut leaving = Leaving::default();
+            if let Some(owned) = self.tasks.get_mut(&task) {
+                for batch in taken.batches {
+                    owned.task.push(index, batch, &mut leaving);
+                }
+            }
+            self.run(task, wall, &mut leaving)?;
+            let records = self.partitions.get_mut(partition).and_then(|p| p.waiting.pop_front());
+            self.leave(task, leaving, partition, records.as_ref().map(|(r, _)| r.as_ref()), &taken.bad)?;
+            if let (Some(records), Some(input)) = (records, self.partitions.get_mut(partition)) {
+                input.waiting.push_front(records);
+            }
+            self.flush()?;
+            if let Some(why) = taken.waits
+                && delivery == self.delivery
+            {
+                self.world.stats.waiting(partition, &why);
+                let input = self.partitions.get_mut(partition).filter(|input| !input.paused);
+                if let Some(input) = input {
+                    input.paused = true;
+                    self.consumer.pause(std::slice::from_ref(partition))?;
+                }
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Marks the epoch as opened by records of `partition`.
+    fn opened(&mut self, partition: &TopicPartition, records: u64, oldest: Option<Millis>) {
+        if records > 0 {
+            self.epoch.opened.get_or_insert(self.world.clock.monotonic());
+            self.epoch.records += records;
+            self.epoch.touched.insert(partition.clone());
+            self.epoch.oldest = match (self.epoch.oldest, oldest) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+    }
+
+    /// Runs a task's steps on what it was given, and lets its time move.
+    fn run(&mut self, task: (usize, i32), wall: Millis, leaving: &mut Leaving) -> Result<(), LaneEnd> {
+        let watermarks = self.watermarks(task);
+        let Some(owned) = self.tasks.get_mut(&task) else { return Ok(()) };
+        let tables: &dyn Tables = self.world.tables.as_ref();
+        match owned.task.run(&watermarks, wall, tables, leaving) {
+            Ok(acted) => {
+                if acted {
+                    self.epoch.opened.get_or_insert(self.world.clock.monotonic());
+                    self.epoch.touched.extend(owned.inputs.iter().flatten().cloned());
+                }
+                Ok(())
+            }
+            Err(TaskError { step, message }) => {
+                self.epoch.opened.get_or_insert(self.world.clock.monotonic());
+                Err(LaneEnd::Restart(format!("step `{step}`: {message}")))
+            }
+        }
+    }
+
+    /// The watermark of each input of a task's stage.
+    fn watermarks(&self, task: (usize, i32)) -> Vec<Millis> {
+        let Some(owned) = self.tasks.get(&task) else { return Vec::new() };
+        let of = |partitions: &Vec<TopicPartition>| {
+            let marks = partitions.iter().filter_map(|p| self.partitions.get(p)).map(InputPartition::watermark);
+            marks.min().unwrap_or(operator_core::NO_WATERMARK)
+        };
+        owned.inputs.iter().map(of).collect()
+    }
+
+    /// Partitions that waited for a schema try again.
+    fn retry_waiting(&mut self) -> Result<bool, LaneEnd> {
+        let waiting: Vec<TopicPartition> =
+            self.partitions.iter().filter(|(_, p)| !p.waiting.is_empty()).map(|(tp, _)| tp.clone()).collect();
+        let mut busy = false;
+        for partition in waiting {
+            if self.process(&partition)? {
+                busy = true;
+                self.world.stats.waits_no_more(&partition);
+                let paused = self.partitions.get_mut(&partition).is_some_and(|input| std::mem::take(&mut input.paused));
+                if paused {
+                    self.consumer.resume(std::slice::from_ref(&partition))?;
+                }
+            }
+        }
+        Ok(busy)
+    }
+
+    fn ended(&mut self, partition: &TopicPartition, offset: i64) {
+        let monotonic = self.world.clock.monotonic();
+        if let Some(input) = self.partitions.get_mut(partition) {
+            input.ended(monotonic);
+            self.world.stats.end(partition, offset);
+        }
+    }
+
+    /// Silent partitions follow the clock; tasks hear of it.
+    fn let_time_pass(&mut self) -> Result<(), LaneEnd> {
+        let (monotonic, wall) = (self.world.clock.monotonic(), self.world.clock.wall());
+        let mut moved = std::collections::BTreeSet::new();
+        for input in self.partitions.values_mut() {
+            if input.started && input.waiting.is_empty() && input.idle(monotonic, wall) {
+                moved.insert(input.task);
+            }
+        }
+        for task in moved {
+            let mut leaving = Leaving::default();
+            self.run(task, wall, &mut leaving)?;
+            let partition = self.tasks.get(&task).and_then(|t| t.inputs.iter().flatten().next().cloned());
+            if let Some(partition) = partition {
+                self.leave(task, leaving, &partition, None, &[])?;
+            }
+            // Readers of a repartition topic must hear that this task is silent.
+            if self.writers.get(task.0).is_some_and(|w| w.iter().any(|w| w.repartition().is_some())) {
+                self.epoch.opened.get_or_insert(monotonic);
+                let inputs: Vec<_> = self.tasks.get(&task).map(|t| t.inputs.iter().flatten().cloned().collect()).unwrap_or_default();
+                self.epoch.touched.extend(inputs);
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the outbox if the epoch before is acknowledged.
+    fn flush(&mut self) -> Result<(), LaneEnd> {
+        if self.outbox.is_empty() || self.in_flight.as_ref().is_some_and(|f| !f.acknowledged) {
+            return Ok(());
+        }
+        self.begin()?;
+        let Some(producer) = self.producers.get_mut(self.current) else { return Ok(()) };
+        match self.outbox.send(producer.as_mut()) {
+            Ok(()) => Ok(()),
+            Err(e) if matches!(e.failure, Failure::AbortTransaction | Failure::Transient) => self.rewind(&e.message),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn begin(&mut self) -> Result<(), LaneEnd> {
+        if !self.begun
+            && let Some(producer) = self.producers.get_mut(self.current)
+        {
+            producer.begin()?;
+            self.begun = true;
+        }
+        Ok(())
+    }
+}
+
+/// Records of a partition that are not processed yet, and how far into the first set.
+type Waiting = VecDeque<(Box<dyn RecordSet>, usize)>;

@@ -1,0 +1,341 @@
+//! Epochs end here: sealed into a transaction, and settled by its outcome.
+
+use std::time::Duration;
+
+use operator_core::Millis;
+
+use super::{Epoch, Lane, LaneEnd};
+use crate::broker::{Committed, MAX_METADATA, Outcome, Outgoing, Progress, TopicPartition};
+use crate::failpoint::failpoint;
+use crate::lane::assignment::is_transactional;
+use crate::stats::Counts;
+use crate::time::encode_watermarks;
+
+/// An epoch may be thrown away this often in a row before the lane gives up.
+const MAX_REWINDS: u32 = 5;
+
+/// What to do about the outcome of a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Overlays become state.
+    Apply,
+    /// Overlays are thrown away, and the input is read again from the committed positions.
+    Rewind,
+    /// The lane ends; another one starts from what is committed, whatever that is.
+    Restart,
+}
+
+/// The decision, as a table.
+///
+/// Unknown and fenced outcomes share an answer: what is committed can't be told from here, and a new lane finds out by
+/// the only means there is. Its producers' start settles the old transactions (a transaction that reached its commit
+/// marker stays committed, anything else is aborted), the group's committed positions say which one it was, and state
+/// is what the changelog says. Using the old producer again after an unknown outcome could tear the next transaction.
+pub fn decide(outcome: &Outcome) -> Next {
+    match outcome {
+        Outcome::Committed { .. } => Next::Apply,
+        Outcome::Aborted(_) => Next::Rewind,
+        Outcome::Fenced(_) | Outcome::Unknown(_) => Next::Restart,
+    }
+}
+
+/// An epoch whose commit is under way.
+pub(super) struct InFlight {
+    producer: usize,
+    /// Everything is acknowledged: the next epoch may be sent.
+    pub acknowledged: bool,
+    positions: Vec<(TopicPartition, i64, Vec<Millis>)>,
+    /// Tag of changelog records: the task and node they belong to.
+    tags: Vec<((usize, i32), usize)>,
+    counts: Counts,
+    sealed: Millis,
+    opened: Millis,
+    oldest: Option<Millis>,
+}
+
+impl Lane {
+    /// Ends the open epoch: changelog, watermarks and positions join its outputs, and the commit starts. Does nothing
+    /// while the epoch before is in flight (n+1 commits only after n did).
+    pub(super) fn seal(&mut self) -> Result<(), LaneEnd> {
+        if self.in_flight.is_some() {
+            return Ok(());
+        }
+        if self.epoch.touched.is_empty() && self.outbox.is_empty() {
+            self.epoch = Epoch::default();
+            return Ok(());
+        }
+        let now = self.world.clock.monotonic();
+        let tags = self.write_changelog();
+        self.tell_watermarks();
+        let delivery = self.delivery;
+        self.flush()?;
+        if delivery != self.delivery {
+            // Sending failed and everything was rewound: there is nothing to commit.
+            return Ok(());
+        }
+        let epoch = std::mem::take(&mut self.epoch);
+        let mut counts = epoch.counts;
+        for owned in self.tasks.values_mut() {
+            counts.steps.extend(owned.task.take_ledgers());
+        }
+        let mut positions = Vec::new();
+        let mut offsets = Vec::new();
+        for partition in epoch.touched {
+            let Some(input) = self.partitions.get(&partition) else { continue };
+            let marks = input.marks();
+            let metadata = encode_watermarks(&marks);
+            if metadata.len() > MAX_METADATA {
+                return Err(LaneEnd::Stop(format!(
+                    "{partition} has too many writers: their watermarks don't fit beside the committed position"
+                )));
+            }
+            offsets.push((partition.clone(), Committed { offset: input.next, metadata }));
+            positions.push((partition, input.next, marks));
+        }
+        self.begin()?;
+        failpoint("lane-sealed");
+        let membership = self.consumer.membership();
+        let producer = self.current;
+        self.in_flight = Some(InFlight {
+            producer,
+            acknowledged: false,
+            positions,
+            tags,
+            counts,
+            sealed: now,
+            opened: epoch.opened.unwrap_or(now),
+            oldest: epoch.oldest,
+        });
+        self.begun = false;
+        self.current = (self.current + 1) % self.producers.len().max(1);
+        if let Some(producer) = self.producers.get_mut(producer) {
+            producer.commit(offsets, membership)?;
+        }
+        Ok(())
+    }
+
+    fn write_changelog(&mut self) -> Vec<((usize, i32), usize)> {
+        let mut tags = Vec::new();
+        let plan = self.world.plan.clone();
+        for (id, owned) in &mut self.tasks {
+            let Some(stage) = plan.stages.get(id.0) else { continue };
+            for (index, store) in owned.task.stores() {
+                let Some(topic) = stage.nodes.get(index).and_then(|n| n.changelog.as_ref()) else { continue };
+                if !store.is_dirty() {
+                    continue;
+                }
+                let tag = tags.len() as u32;
+                tags.push((*id, index));
+                store.seal(|key, value| {
+                    self.outbox.push(Outgoing {
+                        topic,
+                        partition: id.1,
+                        timestamp: None,
+                        key: Some(key),
+                        value,
+                        headers: &[],
+                        tag: Some(tag),
+                    });
+                });
+            }
+        }
+        tags
+    }
+
+    /// Repartition topics get the watermark of each task that writes them (rule R6).
+    fn tell_watermarks(&mut self) {
+        let ids: Vec<(usize, i32)> = self.tasks.keys().copied().collect();
+        for id in ids {
+            let watermarks = self.watermarks(id);
+            let (Some(owned), Some(writers)) = (self.tasks.get_mut(&id), self.writers.get(id.0)) else { continue };
+            for (index, writer) in writers.iter().enumerate() {
+                let Some(topic) = writer.repartition() else { continue };
+                // Several streams may go through one topic: its readers hear of the slowest.
+                let same = |other: &usize| writers.get(*other).is_some_and(|w| w.repartition() == Some(topic));
+                let marks = (0..writers.len()).filter(same).map(|i| owned.task.output_watermark(i, &watermarks));
+                let watermark = marks.min().unwrap_or(operator_core::NO_WATERMARK);
+                if let Some(told) = owned.told.get_mut(index)
+                    && watermark > *told
+                {
+                    *told = watermark;
+                    writer.watermark(id.1, watermark, &mut self.outbox);
+                }
+            }
+        }
+    }
+
+    /// Asks how the commit in flight goes, and acts on its outcome.
+    pub(super) fn settle(&mut self, wait: Duration) -> Result<(), LaneEnd> {
+        let Some(in_flight) = &mut self.in_flight else { return Ok(()) };
+        let Some(producer) = self.producers.get_mut(in_flight.producer) else { return Ok(()) };
+        let outcome = match producer.progress(wait) {
+            Progress::Sending => return Ok(()),
+            Progress::Acknowledged => {
+                in_flight.acknowledged = true;
+                return Ok(());
+            }
+            Progress::Done(outcome) => outcome,
+        };
+        let Some(in_flight) = self.in_flight.take() else { return Ok(()) };
+        match (decide(&outcome), outcome) {
+            (Next::Apply, Outcome::Committed { tags }) => self.apply(in_flight, &tags),
+            (Next::Rewind, outcome) => self.rewind(&format!("{outcome:?}")),
+            (_, outcome) => Err(LaneEnd::Restart(format!("the outcome of a commit is in doubt or it was fenced: {outcome:?}"))),
+        }
+    }
+
+    fn apply(&mut self, done: InFlight, tags: &[(u32, i64)]) -> Result<(), LaneEnd> {
+        failpoint("lane-committed");
+        self.rewinds = 0;
+        if !is_transactional(&self.world.plan) {
+            let offsets: Vec<_> = done
+                .positions
+                .iter()
+                .map(|(tp, offset, marks)| (tp.clone(), Committed { offset: *offset, metadata: encode_watermarks(marks) }))
+                .collect();
+            self.consumer.commit(&offsets)?;
+        }
+        let wall = self.world.clock.wall();
+        for (index, (id, node)) in done.tags.iter().enumerate() {
+            let next = tags.iter().find(|(tag, _)| *tag as usize == index).map(|(_, offset)| offset + 1);
+            let Some(owned) = self.tasks.get_mut(id) else { continue };
+            let checkpoint = owned.checkpoints.iter_mut().find(|(n, _)| n == node).map(|(_, c)| c);
+            let Some(store) = owned.task.store(*node) else { continue };
+            let mut entries = Vec::new();
+            let keep = checkpoint.is_some();
+            store.apply(|key, value| {
+                if keep {
+                    entries.push((key.to_vec(), value.map(<[u8]>::to_vec)));
+                }
+            });
+            failpoint("lane-applied");
+            if let Some(checkpoint) = checkpoint {
+                let written = match next {
+                    Some(next) if checkpoint.is_bloated(store.bytes()) => checkpoint.rewrite(store, next, wall),
+                    Some(next) => checkpoint.append(&entries, next, wall),
+                    // Without the position the file would be in doubt.
+                    None => {
+                        checkpoint.wipe();
+                        Ok(())
+                    }
+                };
+                if let Err(e) = written {
+                    // A cache: losing it costs a longer restore, nothing else.
+                    tracing::warn!(cause = %e, "the local checkpoint can't be written");
+                }
+            }
+        }
+        for (partition, offset, marks) in done.positions {
+            if let Some(input) = self.partitions.get_mut(&partition) {
+                input.committed = offset;
+                input.committed_marks = marks.clone();
+            }
+            self.world.stats.position(&partition, offset, marks.iter().copied().min());
+        }
+        let now = self.world.clock.monotonic();
+        self.world.stats.committed(&done.counts, now - done.opened, now - done.sealed, done.oldest.map(|t| wall - t));
+        Ok(())
+    }
+
+    /// Throws away what is not committed and reads it again.
+    pub(super) fn rewind(&mut self, cause: &str) -> Result<(), LaneEnd> {
+        self.rewinds += 1;
+        self.delivery += 1;
+        tracing::warn!(%cause, "rewinding to the committed positions");
+        self.world.stats.rewound();
+        if self.rewinds > MAX_REWINDS {
+            return Err(LaneEnd::Restart(format!("{MAX_REWINDS} epochs in a row could not be committed: {cause}")));
+        }
+        self.abort_open()?;
+        let mut positions = Vec::new();
+        for (partition, input) in &mut self.partitions {
+            input.rewind();
+            if input.started {
+                positions.push((partition.clone(), input.next));
+            }
+        }
+        let ids: Vec<(usize, i32)> = self.tasks.keys().copied().collect();
+        for id in ids {
+            let watermarks = self.watermarks(id);
+            if let Some(owned) = self.tasks.get_mut(&id) {
+                owned.task.discard();
+                owned.task.resume(&watermarks);
+                owned.told.fill(operator_core::NO_WATERMARK);
+            }
+        }
+        self.consumer.start(&positions)?;
+        Ok(())
+    }
+
+    /// Aborts whatever is open. The commit in flight, if any, is waited for: its outcome is the base to rewind to.
+    fn abort_open(&mut self) -> Result<(), LaneEnd> {
+        if self.begun {
+            self.begun = false;
+            if let Some(producer) = self.producers.get_mut(self.current) {
+                producer.abort()?;
+            }
+        }
+        self.outbox.clear();
+        self.epoch = Epoch::default();
+        let mut patience = 600;
+        while self.in_flight.is_some() {
+            self.settle_before_rewind()?;
+            patience -= 1;
+            if patience == 0 {
+                return Err(LaneEnd::Restart("a commit takes longer than a minute".into()));
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_before_rewind(&mut self) -> Result<(), LaneEnd> {
+        let Some(in_flight) = &self.in_flight else { return Ok(()) };
+        let Some(producer) = self.producers.get_mut(in_flight.producer) else { return Ok(()) };
+        if let Progress::Done(outcome) = producer.progress(Duration::from_millis(100))
+            && let Some(in_flight) = self.in_flight.take()
+        {
+            return match (decide(&outcome), outcome) {
+                (Next::Apply, Outcome::Committed { tags }) => self.apply(in_flight, &tags),
+                (Next::Rewind, _) => Ok(()),
+                (_, outcome) => Err(LaneEnd::Restart(format!("the outcome of a commit is in doubt: {outcome:?}"))),
+            };
+        }
+        Ok(())
+    }
+
+    /// Commits everything processed so far and waits for it.
+    pub(super) fn commit_all(&mut self, patience: Duration) -> Result<(), LaneEnd> {
+        let turns = (patience.as_millis() / 50).max(1);
+        for _ in 0..turns {
+            if self.in_flight.is_none() {
+                if self.epoch.touched.is_empty() && self.outbox.is_empty() {
+                    return Ok(());
+                }
+                self.seal()?;
+            }
+            self.settle(Duration::from_millis(50))?;
+        }
+        if self.in_flight.is_some() {
+            return Err(LaneEnd::Restart("the last commit did not end in time".into()));
+        }
+        Ok(())
+    }
+
+    /// The partitions are somebody else's already: nothing may be committed.
+    pub(super) fn abandon(&mut self) -> Result<(), LaneEnd> {
+        self.abort_open()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_certain_commit_is_applied() {
+        assert_eq!(decide(&Outcome::Committed { tags: vec![] }), Next::Apply);
+        assert_eq!(decide(&Outcome::Aborted(String::new())), Next::Rewind);
+        assert_eq!(decide(&Outcome::Fenced(String::new())), Next::Restart);
+        assert_eq!(decide(&Outcome::Unknown(String::new())), Next::Restart);
+    }
+}

@@ -1,0 +1,26 @@
+//! The engine: plans pipelines and runs them exactly once over a log it reaches only through seams.
+//!
+//! Start at [`lane`], the path of every record. Names neither a Kafka client, nor HTTP, nor any operator family: those
+//! are composed in the program (`src/`).
+
+pub mod broker;
+pub mod checkpoint;
+pub mod contract;
+pub mod decode;
+pub mod delivery;
+pub mod failpoint;
+pub mod headers;
+pub mod lane;
+pub mod memory;
+pub mod output;
+pub mod pipeline;
+pub mod plan;
+pub mod registry;
+pub mod schemas;
+pub mod state;
+pub mod stats;
+pub mod tables;
+pub mod task;
+pub mod time;
+pub mod worker;
+pub mod yaml;

@@ -1,0 +1,473 @@
+//! Rows to records: keys, values, partitions and headers, gathered in an [`Outbox`] until they may be sent.
+//!
+//! An epoch's records wait here while those of the epoch before are not all acknowledged (rule R10), in one buffer:
+//! no allocation per record.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::{cast, take_record_batch};
+use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
+use headwater_formats::{AvroEncoder, JsonEncoder, KeyEncoder, encode_batch, partition};
+use operator_core::batch::{HEADERS, OFFSET, TIME, WATERMARK, time_type, user_fields};
+use operator_core::{Millis, Origin};
+
+use crate::broker::{Broker, BrokerError, Outgoing, Producer};
+use crate::headers;
+use crate::pipeline::Format;
+use crate::plan::{Output, Target, TopicName, TopicSink};
+
+/// Headers of repartition records: which task wrote the rows, its watermark, and where the rows came from.
+pub const WRITER: &[u8] = b"hw-writer";
+pub const WRITER_WATERMARK: &[u8] = b"hw-watermark";
+pub const ORIGIN: &[u8] = b"hw-origin";
+
+/// Records that carry many rows are cut at this many rows, and at about this many bytes: brokers refuse records above
+/// a mebibyte (`message.max.bytes`) by default, and a record too large would abort its transaction for ever.
+const MAX_ROWS_PER_RECORD: usize = 4_096;
+const MAX_BYTES_PER_RECORD: usize = 400_000;
+/// A row that makes a larger record than this can't be written: it becomes a dead letter.
+const MAX_RECORD: usize = 900_000;
+
+/// Half of what brokers accept by default.
+const MAX_AHEAD: Millis = 1_800_000;
+
+struct Entry {
+    topic: Arc<str>,
+    partition: i32,
+    timestamp: Option<Millis>,
+    key: Option<Range<usize>>,
+    value: Option<Range<usize>>,
+    headers: Option<Range<usize>>,
+    tag: Option<u32>,
+}
+
+/// Records that wait to be sent.
+#[derive(Default)]
+pub struct Outbox {
+    bytes: Vec<u8>,
+    entries: Vec<Entry>,
+}
+
+impl Outbox {
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes.clear();
+    }
+
+    /// Hands everything to `producer`, in order.
+    pub fn send(&mut self, producer: &mut dyn Producer) -> Result<(), BrokerError> {
+        let slice = |range: &Option<Range<usize>>| range.as_ref().and_then(|r| self.bytes.get(r.clone()));
+        let mut carried: Vec<(&[u8], Option<&[u8]>)> = Vec::new();
+        for entry in &self.entries {
+            carried.clear();
+            if let Some(bytes) = slice(&entry.headers) {
+                carried.extend(headers::iter(bytes));
+            }
+            producer.send(Outgoing {
+                topic: &entry.topic,
+                partition: entry.partition,
+                timestamp: entry.timestamp,
+                key: slice(&entry.key),
+                value: slice(&entry.value),
+                headers: &carried,
+                tag: entry.tag,
+            })?;
+        }
+        self.clear();
+        Ok(())
+    }
+
+    /// Adds one record.
+    pub fn push(&mut self, record: Outgoing<'_>) {
+        let key = record.key.map(|k| self.append(k));
+        let value = record.value.map(|v| self.append(v));
+        let carried = (!record.headers.is_empty()).then(|| {
+            let start = self.bytes.len();
+            for (name, value) in record.headers {
+                headers::push(&mut self.bytes, name, *value);
+            }
+            start..self.bytes.len()
+        });
+        self.entries.push(Entry {
+            topic: record.topic.clone(),
+            partition: record.partition,
+            timestamp: record.timestamp,
+            key,
+            value,
+            headers: carried,
+            tag: record.tag,
+        });
+    }
+
+    fn append(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+}
+
+/// A row that could not be written: its place in the batch and why.
+pub type Unwritable = (usize, String);
+
+enum Values {
+    Json(JsonEncoder),
+    Avro(AvroEncoder),
+    /// The column that is the value.
+    Raw(usize),
+}
+
+/// Writes the rows of one output of a stage.
+pub struct Writer {
+    kind: Kind,
+    user: Vec<usize>,
+    schema: SchemaRef,
+}
+
+enum Kind {
+    Topic { sink: TopicSink, values: Values, partitions: BTreeMap<String, (Arc<str>, i32)> },
+    Repartition { topic: Arc<str>, partitions: i32, key: Vec<String> },
+    Outbox { topic: Arc<str>, partitions: i32 },
+}
+
+impl Writer {
+    /// `schema_id`: gives the registry's id of a sink's Avro schema, by subject and text.
+    pub fn new(output: &Output, schema_id: &dyn Fn(&str, &str) -> Result<u32, String>) -> Result<Writer, String> {
+        let user: Vec<usize> =
+            output.schema.fields().iter().enumerate().filter(|(_, f)| !operator_core::batch::is_system(f.name())).map(|(i, _)| i).collect();
+        let schema: SchemaRef = Arc::new(Schema::new(user_fields(&output.schema).cloned().collect::<Vec<_>>()));
+        let kind = match &output.target {
+            Target::Topic(sink) => {
+                let values = match (sink.format, &sink.avro) {
+                    (Format::Avro, Some((text, subject))) => Values::Avro(AvroEncoder::new(text, &schema, schema_id(subject, text)?)?),
+                    (Format::Json, _) => Values::Json(JsonEncoder::new(&schema)),
+                    _ => {
+                        let fits = |data_type: &DataType| matches!(data_type, DataType::Utf8 | DataType::Binary);
+                        let named = |name: &str| output.schema.index_of(name).ok().filter(|i| fits(output.schema.field(*i).data_type()));
+                        Values::Raw(named("value").or_else(|| named("_value")).ok_or("no column `value` of bytes or text")?)
+                    }
+                };
+                Kind::Topic { sink: sink.clone(), values, partitions: BTreeMap::new() }
+            }
+            Target::Repartition { topic, partitions, key } => {
+                Kind::Repartition { topic: topic.clone(), partitions: *partitions, key: key.clone() }
+            }
+            Target::Outbox { topic, partitions, .. } => Kind::Outbox { topic: topic.clone(), partitions: *partitions },
+        };
+        Ok(Writer { kind, user, schema })
+    }
+
+    /// Writes `rows`. `task`: the partition of the task that made them; `origin`: their source. Returns rows that
+    /// can't be written.
+    pub fn write(
+        &mut self,
+        rows: &RecordBatch,
+        task: i32,
+        origin: &Origin,
+        broker: &dyn Broker,
+        wall: Millis,
+        out: &mut Outbox,
+    ) -> Result<Vec<Unwritable>, String> {
+        let user = rows.project(&self.user).map_err(|e| e.to_string())?.with_schema(self.schema.clone()).map_err(|e| e.to_string())?;
+        match &mut self.kind {
+            Kind::Topic { sink, values, partitions } => topic(sink, values, partitions, rows, &user, task, broker, wall, out),
+            Kind::Repartition { topic, partitions, key } => {
+                repartition(topic, *partitions, key, rows, task, origin, out).map(|()| Vec::new())
+            }
+            Kind::Outbox { topic, partitions } => {
+                for part in pieces(&user) {
+                    let value = encode_batch(&part)?;
+                    // Stamped when written: by event time, old rows could expire before they are delivered.
+                    out.push(Outgoing {
+                        topic,
+                        partition: task.rem_euclid(*partitions),
+                        timestamp: None,
+                        key: None,
+                        value: Some(&value),
+                        headers: &[],
+                        tag: None,
+                    });
+                }
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    /// Tells the readers of a repartition topic how far this task's time has come.
+    pub fn watermark(&self, task: i32, watermark: Millis, out: &mut Outbox) {
+        let Kind::Repartition { topic, partitions, .. } = &self.kind else { return };
+        for partition in 0..*partitions {
+            let (writer, mark) = (task.to_string(), watermark.to_string());
+            let headers: [(&[u8], Option<&[u8]>); 2] = [(WRITER, Some(writer.as_bytes())), (WRITER_WATERMARK, Some(mark.as_bytes()))];
+            out.push(Outgoing { topic, partition, timestamp: None, key: None, value: None, headers: &headers, tag: None });
+        }
+    }
+
+    /// The repartition topic it writes, if it does.
+    pub fn repartition(&self) -> Option<&Arc<str>> {
+        match &self.kind {
+            Kind::Repartition { topic, .. } => Some(topic),
+            _ => None,
+        }
+    }
+}
+
+/// Cuts rows into pieces that fit into a record each.
+fn pieces(rows: &RecordBatch) -> Vec<RecordBatch> {
+    let n = rows.num_rows();
+    let per_row = (rows.get_array_memory_size() / n.max(1)).max(1);
+    let size = (MAX_BYTES_PER_RECORD / per_row).clamp(1, MAX_ROWS_PER_RECORD);
+    (0..n).step_by(size).map(|start| rows.slice(start, size.min(n - start))).collect()
+}
+
+fn times(rows: &RecordBatch) -> Option<&[Millis]> {
+    let column = rows.column_by_name(TIME)?;
+    column.as_primitive_opt::<arrow::datatypes::TimestampMillisecondType>().map(|a| a.values().as_ref())
+}
+
+#[allow(clippy::too_many_arguments)]
+fn topic(
+    sink: &TopicSink,
+    values: &Values,
+    known: &mut BTreeMap<String, (Arc<str>, i32)>,
+    rows: &RecordBatch,
+    user: &RecordBatch,
+    task: i32,
+    broker: &dyn Broker,
+    wall: Millis,
+    out: &mut Outbox,
+) -> Result<Vec<Unwritable>, String> {
+    let column = |name: &Option<String>| name.as_ref().and_then(|n| rows.column_by_name(n));
+    let keys = column(&sink.key).map(|c| KeyEncoder::new(c.as_ref())).transpose()?;
+    let stamps = match column(&sink.timestamp) {
+        Some(c) => Some(millis(c)?),
+        None => None,
+    };
+    let chosen = column(&sink.partition).map(|c| cast(c, &DataType::Int64)).transpose().map_err(|e| e.to_string())?;
+    let carried = if sink.headers { rows.column_by_name(HEADERS).and_then(|c| c.as_binary_opt::<i32>()) } else { None };
+    let json = match values {
+        Values::Json(encoder) => Some(encoder.batch(user)?),
+        _ => None,
+    };
+    let avro = match values {
+        Values::Avro(encoder) => Some(encoder.batch(user)?),
+        _ => None,
+    };
+    let event_times = times(rows);
+    let mut unwritable = Vec::new();
+    let fixed = match (&sink.topic, sink.partitions) {
+        (TopicName::Fixed(name), Some(n)) => Some((name.clone(), n)),
+        _ => None,
+    };
+    for row in 0..rows.num_rows() {
+        let (name, partitions) = match &fixed {
+            Some(fixed) => fixed.clone(),
+            None => match named(sink, rows, row, known, broker) {
+                Ok(found) => found,
+                Err(Unnamed::Later(e)) => return Err(e),
+                Err(Unnamed::Never(cause)) => {
+                    unwritable.push((row, cause));
+                    continue;
+                }
+            },
+        };
+        let start = out.bytes.len();
+        let has_key = keys.as_ref().is_some_and(|k| k.write(row, &mut out.bytes));
+        let key = has_key.then_some(start..out.bytes.len());
+        let begin = out.bytes.len();
+        let mut null = false;
+        let written = match values {
+            Values::Json(_) => json.as_ref().map_or(Ok(()), |j| j.write(row, &mut out.bytes)),
+            Values::Avro(_) => avro.as_ref().map_or(Ok(()), |a| a.write(row, &mut out.bytes)),
+            Values::Raw(index) => {
+                let column = rows.column(*index);
+                null = column.is_null(row);
+                if !null {
+                    match column.data_type() {
+                        DataType::Utf8 => out.bytes.extend_from_slice(column.as_string::<i32>().value(row).as_bytes()),
+                        _ => out.bytes.extend_from_slice(column.as_binary::<i32>().value(row)),
+                    }
+                }
+                Ok(())
+            }
+        };
+        if let Err(cause) = written {
+            out.bytes.truncate(start);
+            unwritable.push((row, cause));
+            continue;
+        }
+        if out.bytes.len() - start > MAX_RECORD {
+            let cause = format!("the record would have {} bytes, more than the {MAX_RECORD} that can be written", out.bytes.len() - start);
+            out.bytes.truncate(start);
+            unwritable.push((row, cause));
+            continue;
+        }
+        let value = (!null).then_some(begin..out.bytes.len());
+        let target = match chosen.as_ref().map(|c| c.as_primitive::<Int64Type>()).filter(|c| c.is_valid(row)).map(|c| c.value(row)) {
+            Some(n) if n >= 0 && n < i64::from(partitions) => n as i32,
+            Some(n) => {
+                out.bytes.truncate(start);
+                unwritable.push((row, format!("partition {n} of `{name}`, which has {partitions}")));
+                continue;
+            }
+            None => match key.clone().and_then(|k| out.bytes.get(k)) {
+                Some(key) => partition(key, partitions),
+                None => task.rem_euclid(partitions),
+            },
+        };
+        let headers = carried.filter(|c| c.is_valid(row)).map(|c| out.append(c.value(row)));
+        let timestamp = match &stamps {
+            Some(stamps) => stamps.get(row).copied().flatten(),
+            None => event_times.and_then(|t| t.get(row).copied()),
+        };
+        // Brokers refuse negative timestamps, and those further ahead than `message.timestamp.after.max.ms`: a row from
+        // the future would abort every transaction it is in. Such rows are stamped when written.
+        let timestamp = timestamp.filter(|t| (0..wall.saturating_add(MAX_AHEAD)).contains(t));
+        out.entries.push(Entry { topic: name, partition: target, timestamp, key, value, headers, tag: None });
+    }
+    Ok(unwritable)
+}
+
+fn millis(column: &ArrayRef) -> Result<Vec<Option<Millis>>, String> {
+    if *column.data_type() == DataType::Int64 {
+        return Ok(column.as_primitive::<Int64Type>().iter().collect());
+    }
+    let cast = cast(column, &time_type()).map_err(|e| e.to_string())?;
+    Ok(cast.as_primitive::<arrow::datatypes::TimestampMillisecondType>().iter().collect())
+}
+
+/// Why a row's topic is not known.
+enum Unnamed {
+    /// The row is at fault.
+    Never(String),
+    /// The brokers don't answer: the epoch is tried again.
+    Later(String),
+}
+
+/// The topic a row names, and its partitions.
+fn named(
+    sink: &TopicSink,
+    rows: &RecordBatch,
+    row: usize,
+    known: &mut BTreeMap<String, (Arc<str>, i32)>,
+    broker: &dyn Broker,
+) -> Result<(Arc<str>, i32), Unnamed> {
+    let name = match &sink.topic {
+        TopicName::Fixed(name) => name.to_string(),
+        TopicName::Column(before, column, after) => {
+            let text = rows.column_by_name(column).and_then(|c| c.as_string_opt::<i32>()).filter(|c| c.is_valid(row)).map(|c| c.value(row));
+            format!("{before}{}{after}", text.ok_or_else(|| Unnamed::Never(format!("`{column}` is null: no topic to write to")))?)
+        }
+    };
+    if let Some(found) = known.get(&name) {
+        return Ok(found.clone());
+    }
+    let legal = !name.is_empty() && name.len() <= 249 && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+    if !legal {
+        return Err(Unnamed::Never("the row names a topic that can't exist".to_string()));
+    }
+    let later = |e: BrokerError| Unnamed::Later(e.to_string());
+    if broker.partitions(&name).map_err(later)?.is_none()
+        && let Some(create) = &sink.create
+    {
+        let spec = crate::broker::TopicSpec { name: name.clone(), ..create.clone() };
+        broker.create_topics(&[spec]).map_err(later)?;
+    }
+    let partitions =
+        broker.partitions(&name).map_err(later)?.ok_or_else(|| Unnamed::Never(format!("the topic `{name}` does not exist")))?;
+    let found: (Arc<str>, i32) = (name.as_str().into(), partitions);
+    known.insert(name, found.clone());
+    Ok(found)
+}
+
+/// Splits rows by the partition of their key and writes each part as one record, with the columns that the next
+/// stage needs: event time, the row's own watermark and source offset among them.
+fn repartition(
+    topic: &Arc<str>,
+    partitions: i32,
+    key: &[String],
+    rows: &RecordBatch,
+    task: i32,
+    origin: &Origin,
+    out: &mut Outbox,
+) -> Result<(), String> {
+    let mut parts: Vec<Vec<u32>> = vec![Vec::new(); partitions.max(1) as usize];
+    let columns: Vec<ArrayRef> = key.iter().map(|name| column_at(rows, name)).collect::<Option<_>>().ok_or("a key column is missing")?;
+    let single = match columns.as_slice() {
+        [column] => KeyEncoder::new(column.as_ref()).ok(),
+        _ => None,
+    };
+    let mut bytes = Vec::new();
+    for row in 0..rows.num_rows() {
+        bytes.clear();
+        match &single {
+            // One column: the bytes a standard serializer writes, so that partitions agree with other producers'.
+            Some(encoder) => {
+                encoder.write(row, &mut bytes);
+            }
+            None => operator_core::keys::encode(&columns, row, &mut bytes),
+        }
+        let target = if columns.is_empty() { 0 } else { partition(&bytes, partitions) };
+        if let Some(part) = parts.get_mut(target as usize) {
+            part.push(row as u32);
+        }
+    }
+    let source = format!("{} {}", origin.topic, origin.partition);
+    let writer = task.to_string();
+    let headers: [(&[u8], Option<&[u8]>); 2] = [(WRITER, Some(writer.as_bytes())), (ORIGIN, Some(source.as_bytes()))];
+    for (target, part) in parts.into_iter().enumerate().filter(|(_, p)| !p.is_empty()) {
+        let part = take_record_batch(rows, &UInt32Array::from(part)).map_err(|e| e.to_string())?;
+        for piece in pieces(&part) {
+            let value = encode_batch(&piece)?;
+            out.push(Outgoing {
+                topic,
+                partition: target as i32,
+                timestamp: None,
+                key: None,
+                value: Some(&value),
+                headers: &headers,
+                tag: None,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// A column by its (possibly dotted) path.
+fn column_at(rows: &RecordBatch, path: &str) -> Option<ArrayRef> {
+    let mut names = path.split('.');
+    let mut column = rows.column_by_name(names.next()?)?.clone();
+    for name in names {
+        column = column.as_struct_opt()?.column_by_name(name)?.clone();
+    }
+    Some(column)
+}
+
+/// Rows read back from a repartition record must have the system columns.
+pub fn check_repartitioned(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, String> {
+    let columns = schema
+        .fields()
+        .iter()
+        .map(|f| rows.column_by_name(f.name()).cloned().ok_or_else(|| f.name().clone()))
+        .collect::<Result<Vec<_>, _>>();
+    let columns = columns.map_err(|name| format!("rows from an older version of the pipeline: column `{name}` is missing"))?;
+    let rows = RecordBatch::try_new(schema.clone(), columns).map_err(|e| format!("rows from an older version of the pipeline: {e}"))?;
+    let typed = rows.column_by_name(WATERMARK).and_then(|c| c.as_any().downcast_ref::<Int64Array>()).is_some()
+        && rows.column_by_name(OFFSET).is_some();
+    if typed { Ok(rows) } else { Err("system columns are missing".to_string()) }
+}

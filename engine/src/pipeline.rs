@@ -1,0 +1,376 @@
+//! A pipeline as written: sources, tables, steps and sinks. Only the shape is checked here; [`crate::plan`] checks
+//! the meaning against schemas and operators.
+
+use std::collections::BTreeMap;
+
+use operator_core::Span;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::yaml::{Node, YamlError};
+
+/// The version of the pipeline language.
+pub const API_VERSION: &str = "headwater/v1";
+
+/// A pipeline: what to read, what to do with it, where to write it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Pipeline {
+    /// Version of this file's language: `headwater/v1`.
+    #[serde(rename = "apiVersion")]
+    pub api_version: String,
+    /// Name of the pipeline: lower-case letters, digits and dashes. Consumer group, internal topics and transactional
+    /// ids derive from it, so renaming starts a new pipeline.
+    pub name: String,
+    /// What the pipeline is for, in a sentence.
+    #[serde(default)]
+    pub description: Option<String>,
+    /// What a reader of the outputs may rely on.
+    #[serde(default)]
+    pub guarantee: Guarantee,
+    /// How often a transaction is committed, and so about how long a row waits before it can be read: 10ms and up.
+    #[serde(default = "default_commit_interval")]
+    pub commit_interval: Span,
+    /// Streams to read, by name.
+    pub sources: BTreeMap<String, Source>,
+    /// Compacted topics to look things up in, loaded before the first record, by name.
+    #[serde(default)]
+    pub tables: BTreeMap<String, Table>,
+    /// What to do, by name. Order in the file has no meaning: `from` says what follows what.
+    #[serde(default)]
+    pub steps: BTreeMap<String, Step>,
+    /// Where to write, by name.
+    pub sinks: BTreeMap<String, Sink>,
+}
+
+fn default_commit_interval() -> Span {
+    Span(100)
+}
+
+/// What a reader of the outputs may rely on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Guarantee {
+    /// Every input record takes effect once: outputs, state and positions are committed in one transaction.
+    #[default]
+    ExactlyOnce,
+    /// No transactions: nothing is lost, but after a crash some outputs appear twice. Lower latency.
+    AtLeastOnce,
+}
+
+/// One name or several.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Names {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Names {
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        match self {
+            Names::One(name) => std::slice::from_ref(name).iter().map(String::as_str),
+            Names::Many(names) => names.iter().map(String::as_str),
+        }
+    }
+}
+
+/// A stream to read: one topic, a list, or all that match a pattern.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// The topic to read.
+    #[serde(default)]
+    pub topic: Option<String>,
+    /// Topics to read as one stream.
+    #[serde(default)]
+    pub topics: Option<Vec<String>>,
+    /// Read every topic whose whole name matches; `*` stands for any characters: `business.orders.*`. Dead-letter
+    /// topics never match. Topics that appear later are read after the next restart.
+    #[serde(default)]
+    pub pattern: Option<String>,
+    /// How record values are encoded.
+    #[serde(default)]
+    pub format: Format,
+    /// The columns of the value, for JSON without a registered schema: `{ order_id: string, total: "decimal(12,2)",
+    /// items: [{ sku: string, quantity: int }] }`. A trailing `?` on a type allows null. With `event: envelope` it
+    /// declares `data.*`.
+    #[serde(default)]
+    pub schema: Option<Declared>,
+    /// Subject in the schema registry instead of `{topic}-value`.
+    #[serde(default)]
+    pub subject: Option<String>,
+    /// `envelope`: records carry the standard event envelope (eventId, eventType, eventVersion, timestamp, source,
+    /// data.*, metadata.*).
+    #[serde(default)]
+    pub event: Option<EventShape>,
+    /// Where event time comes from and how far out of order rows may be.
+    #[serde(default)]
+    pub time: EventTime,
+    /// The column whose value is the record key, if the pipeline may rely on it: rows with equal values are then in
+    /// one partition already and need no repartition.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Where to start when the pipeline has never committed a position.
+    #[serde(default)]
+    pub start: Start,
+    /// What to do with records that have a key but no value.
+    #[serde(default)]
+    pub null_values: NullValues,
+}
+
+/// How record values are encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    #[default]
+    Json,
+    /// Avro in the Confluent wire format, every writer version resolved to the reader schema.
+    Avro,
+    /// The value as it is, in one column `value` of bytes.
+    Bytes,
+    /// The value as UTF-8 text in one column `value`.
+    String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum EventShape {
+    Envelope,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Start {
+    #[default]
+    Earliest,
+    Latest,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NullValues {
+    /// Count them as filtered.
+    #[default]
+    Skip,
+    /// Send them to the dead letters.
+    DeadLetter,
+}
+
+/// Event time of a stream.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EventTime {
+    /// The timestamp column to take; without it, the record's own timestamp.
+    #[serde(default)]
+    pub field: Option<String>,
+    /// How much earlier than the latest row seen a row may be and still count as in order. The watermark trails the
+    /// latest event time of a partition by this much.
+    #[serde(default = "default_out_of_order")]
+    pub out_of_order: Span,
+    /// A partition that was read to its end and then stays silent this long moves on with the wall clock, so that its
+    /// last windows close: its watermark trails the clock by this much. `never` turns that off.
+    #[serde(default)]
+    pub idle: Idle,
+    /// An event time further ahead of its record's timestamp (or of the clock) than this doesn't move the watermark:
+    /// one wrong clock can't make everybody else late.
+    #[serde(default = "default_max_future")]
+    pub max_future: Span,
+}
+
+impl Default for EventTime {
+    fn default() -> EventTime {
+        EventTime { field: None, out_of_order: default_out_of_order(), idle: Idle::default(), max_future: default_max_future() }
+    }
+}
+
+fn default_out_of_order() -> Span {
+    Span(5_000)
+}
+
+fn default_max_future() -> Span {
+    Span(300_000)
+}
+
+/// After how long a silent partition follows the clock: a duration, or `never`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "String")]
+pub struct Idle(pub Option<Span>);
+
+impl Default for Idle {
+    fn default() -> Idle {
+        Idle(Some(Span(60_000)))
+    }
+}
+
+impl<'de> Deserialize<'de> for Idle {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Idle, D::Error> {
+        match String::deserialize(d)?.as_str() {
+            "never" => Ok(Idle(None)),
+            text => text.parse().map(|span| Idle(Some(span))).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+/// Declared columns: names to types, nested.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Declared {
+    /// A type name; a trailing `?` allows null.
+    Type(String),
+    /// A list of one element type.
+    List(Vec<Declared>),
+    /// A record.
+    Record(BTreeMap<String, Declared>),
+}
+
+/// A compacted topic to look things up in.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Table {
+    /// The compacted topic.
+    pub topic: String,
+    /// The column that is the record key.
+    pub key: String,
+    /// How record values are encoded.
+    #[serde(default)]
+    pub format: Format,
+    /// The columns of the value, for JSON without a registered schema.
+    #[serde(default)]
+    pub schema: Option<Declared>,
+    /// Subject in the schema registry instead of `{topic}-value`.
+    #[serde(default)]
+    pub subject: Option<String>,
+    /// The timestamp column from which a row is in force, for `as_of: event_time`; without it, the record's timestamp.
+    #[serde(default)]
+    pub time: Option<String>,
+    /// How long replaced rows are kept for `as_of: event_time`; 7d where a join asks for it, else not at all.
+    #[serde(default)]
+    pub history: Option<Span>,
+}
+
+/// A step: where its rows come from and one operator.
+#[derive(Clone, Debug)]
+pub struct Step {
+    pub from: Names,
+    /// The operator's key, such as `filter`. Its configuration is read from the tree once the operator is known.
+    pub kind: String,
+}
+
+/// A place to write to: a topic or a ClickHouse table.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Sink {
+    /// The source, step or port (`step.port`) whose rows are written.
+    pub from: String,
+    /// Write to this topic. `{column}` inserts the value of a text column: `audit.{rest}`.
+    #[serde(default)]
+    pub topic: Option<String>,
+    /// Write to this ClickHouse table (`database.table`).
+    #[serde(default)]
+    pub clickhouse: Option<String>,
+    /// How values are encoded in the topic: `json`, `avro`, or `bytes`/`string` for a stream with one column `value`.
+    #[serde(default)]
+    pub format: Format,
+    /// The column that becomes the record key, and so decides the partition. Without it rows keep the order of their
+    /// source partition and go to the partition of the same number (modulo the topic's partitions).
+    #[serde(default)]
+    pub key: Option<String>,
+    /// The column that becomes the record timestamp; without it, event time.
+    #[serde(default)]
+    pub timestamp: Option<String>,
+    /// The whole-number column that is the partition, for full control.
+    #[serde(default)]
+    pub partition: Option<String>,
+    /// Carry the headers of the source record on (correlation, causation, trace context). Rows that an operator made,
+    /// such as closed windows, have none.
+    #[serde(default = "yes")]
+    pub headers: bool,
+    /// Subject in the schema registry instead of `{topic}-value`.
+    #[serde(default)]
+    pub subject: Option<String>,
+    /// Create the topic with this many partitions if it doesn't exist. Without it a missing topic stops the start.
+    #[serde(default)]
+    pub create: Option<Create>,
+    /// For ClickHouse: insert a block at the latest after this long.
+    #[serde(default = "default_flush")]
+    pub flush_interval: Span,
+    /// For ClickHouse: rows per block at most.
+    #[serde(default = "default_block_rows")]
+    pub block_rows: u32,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_flush() -> Span {
+    Span(1_000)
+}
+
+fn default_block_rows() -> u32 {
+    100_000
+}
+
+/// How to create a topic that is missing.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Create {
+    pub partitions: i32,
+    #[serde(default)]
+    pub replication: Option<i32>,
+    /// Topic settings such as `retention.ms`.
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
+}
+
+impl Pipeline {
+    /// Reads a pipeline from its YAML tree.
+    pub fn read(root: &Node) -> Result<Pipeline, YamlError> {
+        root.read()
+    }
+}
+
+impl<'de> Deserialize<'de> for Step {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Step, D::Error> {
+        struct StepVisitor;
+        impl<'de> serde::de::Visitor<'de> for StepVisitor {
+            type Value = Step;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a step: `from` and one operator")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Step, A::Error> {
+                let (mut from, mut operator) = (None, None);
+                while let Some(key) = map.next_key::<String>()? {
+                    if key == "from" {
+                        from = Some(map.next_value()?);
+                    } else if let Some(first) = &operator {
+                        return Err(serde::de::Error::custom(format!(
+                            "a step has one operator, this one has `{first}` and `{key}`: make it two steps"
+                        )));
+                    } else {
+                        map.next_value::<serde::de::IgnoredAny>()?;
+                        operator = Some(key);
+                    }
+                }
+                let from = from.ok_or_else(|| serde::de::Error::missing_field("from"))?;
+                let kind = operator.ok_or_else(|| serde::de::Error::custom("this step has no operator (filter, map, ...)"))?;
+                Ok(Step { from, kind })
+            }
+        }
+        d.deserialize_map(StepVisitor)
+    }
+}
+
+impl JsonSchema for Step {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Step".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        // The registry of operators adds one property per kind (`hw schema`).
+        schemars::json_schema!({ "type": "object", "required": ["from"] })
+    }
+}

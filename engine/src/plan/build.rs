@@ -1,0 +1,495 @@
+//! The planner. Streams are resolved in flow order; stages begin as one component per source, are joined where steps
+//! combine streams, and end in a repartition topic where a step needs another key.
+
+use std::collections::BTreeMap;
+
+use operator_core::diagnostic::{did_you_mean, names as list};
+use operator_core::{Diagnostic, Input, KeyEffect, PlanCx, Planned, Port, Severity, TableInfo};
+
+use super::{Catalog, InputKind, InputTopic, Names, Output, Plan, PlanNode, Stage, StageInput, Target, Upstream, sink, source};
+use crate::pipeline::{API_VERSION, Pipeline, Step};
+use crate::registry::{Refused, Registry};
+use crate::yaml::Node;
+
+/// A stream of rows while planning. Indices are global; stages are cut out at the end.
+#[derive(Clone)]
+struct Stream {
+    component: usize,
+    from: Upstream,
+    input: Input,
+    lossy: bool,
+}
+
+struct Builder<'a> {
+    pipeline: &'a Pipeline,
+    root: &'a Node,
+    registry: &'a Registry,
+    catalog: &'a dyn Catalog,
+    names: Names,
+    tables: BTreeMap<String, TableInfo>,
+    /// Union-find: the component each component was joined into.
+    parents: Vec<usize>,
+    inputs: Vec<(usize, StageInput)>,
+    nodes: Vec<(usize, PlanNode)>,
+    outputs: Vec<(usize, Output)>,
+    streams: BTreeMap<String, Stream>,
+    read: Vec<String>,
+    found: Vec<Diagnostic>,
+}
+
+/// Checks a pipeline and makes its plan. Every problem at once; diagnostics carry paths from the root of the file.
+pub fn plan(pipeline: &Pipeline, root: &Node, text: &str, registry: &Registry, catalog: &dyn Catalog) -> Result<Plan, Vec<Diagnostic>> {
+    let mut builder = Builder {
+        pipeline,
+        root,
+        registry,
+        catalog,
+        names: Names(pipeline.name.clone()),
+        tables: BTreeMap::new(),
+        parents: Vec::new(),
+        inputs: Vec::new(),
+        nodes: Vec::new(),
+        outputs: Vec::new(),
+        streams: BTreeMap::new(),
+        read: Vec::new(),
+        found: Vec::new(),
+    };
+    builder.header();
+    let tables = builder.tables(text);
+    builder.sources(text);
+    builder.steps();
+    builder.sinks();
+    builder.topics_once();
+    // After an error much is unread only because what reads it was refused.
+    if builder.found.iter().all(|d| d.severity != Severity::Error) {
+        builder.unread();
+    }
+    let (errors, warnings): (Vec<_>, Vec<_>) = std::mem::take(&mut builder.found).into_iter().partition(|d| d.severity == Severity::Error);
+    if !errors.is_empty() {
+        return Err(errors.into_iter().chain(warnings).collect());
+    }
+    let stages = builder.cut();
+    Ok(Plan {
+        pipeline: pipeline.name.clone(),
+        guarantee: pipeline.guarantee,
+        commit_interval: pipeline.commit_interval.millis(),
+        tables,
+        stages,
+        warnings,
+        names: Names(pipeline.name.clone()),
+    })
+}
+
+impl Builder<'_> {
+    fn header(&mut self) {
+        let p = self.pipeline;
+        if p.api_version != API_VERSION {
+            let message = format!("`{}` is not a version this program knows", p.api_version);
+            self.found
+                .push(Diagnostic::error("api-version", message).at(["apiVersion"]).help(format!("write `apiVersion: {API_VERSION}`")));
+        }
+        let simple = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        if p.name.is_empty() || p.name.len() > 100 || !p.name.chars().all(simple) {
+            let found = Diagnostic::error("name", format!("`{}` can't name a pipeline", p.name)).at(["name"]);
+            self.found.push(found.help("lower-case letters, digits and dashes: topics, groups and transactional ids derive from it"));
+        }
+        if p.commit_interval.millis() < 10 {
+            self.found.push(Diagnostic::error("commit-interval", "a commit interval is at least 10ms").at(["commit_interval"]));
+        }
+        for (section, name) in p
+            .sources
+            .keys()
+            .map(|n| ("sources", n))
+            .chain(p.tables.keys().map(|n| ("tables", n)))
+            .chain(p.steps.keys().map(|n| ("steps", n)))
+            .chain(p.sinks.keys().map(|n| ("sinks", n)))
+        {
+            let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+            if name.is_empty() || !name.chars().all(word) {
+                let found = Diagnostic::error("name", format!("`{name}` can't be a name here")).at([section, name]);
+                self.found.push(found.help("letters, digits, `_` and `-`: names become parts of topic names"));
+            }
+        }
+        for name in p.steps.keys().filter(|name| p.sources.contains_key(*name)) {
+            self.found.push(Diagnostic::error("name-twice", format!("`{name}` is a source already")).at(["steps", name]));
+        }
+    }
+
+    fn tables(&mut self, text: &str) -> Vec<super::TablePlan> {
+        let mut tables = Vec::new();
+        for (name, table) in &self.pipeline.tables {
+            match source::table(name, table, self.catalog, text) {
+                Ok(planned) => {
+                    self.tables.insert(name.clone(), TableInfo { schema: planned.schema.clone(), key: table.key.clone() });
+                    tables.push(planned);
+                }
+                Err(d) => self.found.push(d.under(["tables", name])),
+            }
+        }
+        tables
+    }
+
+    fn sources(&mut self, text: &str) {
+        let headers = self.pipeline.sinks.values().any(|s| s.headers && s.topic.is_some());
+        for (name, spec) in &self.pipeline.sources {
+            match source::source(name, spec, self.catalog, text, headers) {
+                Ok((input, warnings)) => {
+                    self.found.extend(warnings.into_iter().map(|d| d.under(["sources", name])));
+                    let stream = self.begin(input);
+                    self.streams.insert(name.clone(), stream);
+                }
+                Err(wrong) => self.found.extend(wrong.into_iter().map(|d| d.under(["sources", name]))),
+            }
+        }
+    }
+
+    /// A new component that begins with `input`.
+    fn begin(&mut self, input: StageInput) -> Stream {
+        let component = self.parents.len();
+        self.parents.push(component);
+        let stream = Stream { component, from: Upstream::Input(self.inputs.len()), input: source::input_of(&input), lossy: false };
+        self.inputs.push((component, input));
+        stream
+    }
+
+    fn component(&self, mut of: usize) -> usize {
+        while let Some(&parent) = self.parents.get(of).filter(|&&parent| parent != of) {
+            of = parent;
+        }
+        of
+    }
+
+    fn topics_of(&self, component: usize) -> impl Iterator<Item = &InputTopic> {
+        let component = self.component(component);
+        self.inputs.iter().filter(move |(c, _)| self.component(*c) == component).flat_map(|(_, input)| &input.topics)
+    }
+
+    /// Partition count of a component, and whether all its topics have that many.
+    fn partitions(&self, component: usize) -> (i32, bool) {
+        let counts: Vec<i32> = self.topics_of(component).map(|t| t.partitions).collect();
+        let most = counts.iter().copied().max().unwrap_or(1);
+        (most, counts.iter().all(|c| *c == most))
+    }
+
+    fn steps(&mut self) {
+        let mut waiting: Vec<(&String, &Step)> = self.pipeline.steps.iter().collect();
+        while !waiting.is_empty() {
+            let before = waiting.len();
+            let mut later = Vec::new();
+            for (name, step) in waiting {
+                let open = step.from.iter().any(|from| {
+                    let base = from.split('.').next().unwrap_or(from);
+                    !self.streams.contains_key(from) && self.pipeline.steps.contains_key(base) && !self.failed(base)
+                });
+                if open { later.push((name, step)) } else { self.step(name, step) }
+            }
+            waiting = later;
+            if waiting.len() == before {
+                for (name, _) in &waiting {
+                    let found = Diagnostic::error(
+                        "cycle",
+                        format!("`{name}` takes part in a circle: no step may read, through others, what it writes"),
+                    );
+                    self.found.push(found.at(["steps", name.as_str(), "from"]));
+                }
+                return;
+            }
+        }
+    }
+
+    /// The step was planned (its ports are known, so a missing one is a mistake) or refused (said already).
+    fn failed(&self, step: &str) -> bool {
+        self.read.iter().any(|done| done == &format!("!{step}"))
+    }
+
+    fn step(&mut self, name: &str, step: &Step) {
+        self.read.push(format!("!{name}"));
+        let Some(kind) = self.registry.get(&step.kind) else {
+            let found = Diagnostic::error("unknown-operator", format!("unknown operator `{}`", step.kind)).at(["steps", name, &step.kind]);
+            let help = did_you_mean(&step.kind, self.registry.names())
+                .unwrap_or_else(|| format!("operators: {}", self.registry.names().collect::<Vec<_>>().join(", ")));
+            self.found.push(found.help(help));
+            return;
+        };
+        let place = ["steps".to_string(), name.to_string(), "from".to_string()];
+        if step.from.iter().next().is_none() {
+            self.found.push(Diagnostic::error("from", "a step reads at least one stream").at(place));
+            return;
+        }
+        let streams: Option<Vec<Stream>> = step.from.iter().map(|from| self.resolve(from, &place)).collect();
+        let Some(streams) = streams else { return };
+        let Some(mut stream) = self.union(name, streams) else { return };
+        let path = ["steps".to_string(), name.to_string(), step.kind.clone()];
+        let Some(config) = self.root.find(&path) else { return };
+        let cx = PlanCx { input: &stream[0].input, tables: &self.tables };
+        let planned = match kind.plan(config, &cx) {
+            Ok(planned) => planned,
+            Err(Refused::Wrong(wrong)) => {
+                self.found.extend(wrong.into_iter().map(|d| d.under(path.clone())));
+                return;
+            }
+            Err(Refused::Unreadable(e)) => {
+                // The engine finds the place again by path; errors of the YAML reader know it better.
+                let mut found = Diagnostic::error(e.code, e.message).at(path);
+                found.help = e.help;
+                found.within = e.place.map(|p| p.start..p.end);
+                found.path.push("@".into());
+                self.found.push(found);
+                return;
+            }
+        };
+        self.found.extend(planned.warnings.iter().cloned().map(|d| d.under(path.clone())));
+        if let Some(needed) = &planned.needs_key {
+            stream = match self.co_located(&stream, needed) {
+                true => stream,
+                false => vec![self.repartition(name, &stream, needed)],
+            };
+        }
+        self.place(name, step, planned, stream);
+    }
+
+    fn resolve(&mut self, from: &str, place: &[String]) -> Option<Stream> {
+        self.read.push(from.to_string());
+        if let Some(stream) = self.streams.get(from) {
+            return Some(stream.clone());
+        }
+        let base = from.split('.').next().unwrap_or(from);
+        let declared = self.pipeline.sources.contains_key(base) || self.pipeline.steps.contains_key(base);
+        let planned = self.streams.keys().any(|name| name.split('.').next() == Some(base));
+        // What was refused itself, or reads what was, has been said already.
+        if !declared || planned {
+            let known: Vec<&str> = match declared {
+                true => self.streams.keys().filter(|name| name.split('.').next() == Some(base)).map(String::as_str).collect(),
+                false => self.pipeline.sources.keys().chain(self.pipeline.steps.keys()).map(String::as_str).collect(),
+            };
+            let found = Diagnostic::error("unknown-stream", format!("there is no source, step or port `{from}`")).at(place.to_vec());
+            let help = did_you_mean(from, known.iter().copied()).unwrap_or_else(|| format!("there are {}", list(known.iter().copied())));
+            self.found.push(found.help(help));
+        }
+        None
+    }
+
+    /// Several streams as one: same columns, one component, co-partitioned if they are keyed.
+    fn union(&mut self, step: &str, streams: Vec<Stream>) -> Option<Vec<Stream>> {
+        let (first, rest) = streams.split_first()?;
+        for other in rest {
+            if other.input.schema.fields() != first.input.schema.fields() {
+                let found =
+                    Diagnostic::error("union-columns", "streams that are read together must have the same columns in the same order")
+                        .at(["steps", step, "from"]);
+                self.found.push(found.help("bring them into one shape with `map` first"));
+                return None;
+            }
+            let (a, b) = (self.component(first.component), self.component(other.component));
+            if a != b {
+                let ((left, left_even), (right, right_even)) = (self.partitions(a), self.partitions(b));
+                if left != right || !left_even || !right_even {
+                    let topics = |c| list(self.topics_of(c).map(|t| t.name.as_ref()).collect::<Vec<_>>());
+                    let message = format!("{} with {left} partitions and {} with {right} are not co-partitioned", topics(a), topics(b));
+                    self.found.push(
+                        Diagnostic::error("co-partitioning", message)
+                            .at(["steps", step, "from"])
+                            .help("give the topics the same number of partitions, or process them in two pipelines"),
+                    );
+                    return None;
+                }
+                if let Some(parent) = self.parents.get_mut(b) {
+                    *parent = a;
+                }
+            }
+        }
+        Some(streams)
+    }
+
+    /// Rows with equal values in `needed` are in one partition already: every stream's key is among these columns,
+    /// all streams agree on it, and all topics of the component have the same number of partitions.
+    fn co_located(&self, streams: &[Stream], needed: &[String]) -> bool {
+        let Some(first) = streams.first() else { return true };
+        let (partitions, even) = self.partitions(first.component);
+        if partitions == 1 {
+            return true;
+        }
+        let key = &first.input.key;
+        even && key.as_ref().is_some_and(|key| key.iter().all(|k| needed.contains(k))) && streams.iter().all(|s| s.input.key == *key)
+    }
+
+    /// Ends the stage here: rows go through a repartition topic, keyed by `needed`.
+    fn repartition(&mut self, step: &str, streams: &[Stream], needed: &[String]) -> Stream {
+        let topic = self.names.repartition(step);
+        if let Some(first) = streams.first()
+            && !self.partitions(first.component).1
+        {
+            let topics = list(self.topics_of(first.component).map(|t| t.name.as_ref()).collect::<Vec<_>>());
+            let found = Diagnostic::error(
+                "co-partitioning",
+                format!("{topics} have different numbers of partitions, so their time can't be told to a repartition topic"),
+            );
+            self.found.push(
+                found.at(["steps", step, "from"]).help("give the topics the same number of partitions, or read them as separate sources"),
+            );
+        }
+        let (writers, partitions) = match streams.first() {
+            Some(first) => (self.partitions(first.component).0, if needed.is_empty() { 1 } else { self.partitions(first.component).0 }),
+            None => (1, 1),
+        };
+        let mut schema = None;
+        let mut component = 0;
+        for stream in streams {
+            component = stream.component;
+            schema.get_or_insert_with(|| stream.input.schema.clone());
+            let target = Target::Repartition { topic: topic.clone(), partitions, key: needed.to_vec() };
+            let output = Output { name: step.to_string(), from: stream.from, schema: stream.input.schema.clone(), target };
+            self.outputs.push((stream.component, output));
+        }
+        let input = StageInput {
+            name: step.to_string(),
+            topics: vec![InputTopic { name: topic, partitions, avro: None }],
+            // The component stands in for the stage until stages are cut.
+            kind: InputKind::Repartition { stage: component, writers },
+            schema: schema.unwrap_or_else(|| std::sync::Arc::new(arrow::datatypes::Schema::empty())),
+            key: Some(needed.to_vec()),
+        };
+        self.begin(input)
+    }
+
+    fn place(&mut self, name: &str, step: &Step, planned: Planned, streams: Vec<Stream>) {
+        let Some(first) = streams.first() else { return };
+        let node = self.nodes.len();
+        for (port, output) in planned.outputs.iter().enumerate() {
+            let key = match &output.key {
+                KeyEffect::Unchanged => first.input.key.clone(),
+                KeyEffect::Columns(columns) => match &first.input.key {
+                    // The group's rows are where the group's key put them.
+                    Some(key) => Some(key.iter().map(|k| k.rsplit('.').next().unwrap_or(k).to_string()).collect()),
+                    None => Some(columns.clone()),
+                },
+                KeyEffect::Renamed(renames) => first
+                    .input
+                    .key
+                    .as_ref()
+                    .and_then(|key| key.iter().map(|k| renames.iter().find(|(old, _)| old == k).map(|(_, new)| new.clone())).collect()),
+            };
+            let stream = Stream {
+                component: first.component,
+                from: Upstream::Node(node, Port(port as u16)),
+                input: Input { schema: output.schema.clone(), key },
+                lossy: output.lossy_if_unread,
+            };
+            let full = if output.name.is_empty() { name.to_string() } else { format!("{name}.{}", output.name) };
+            self.streams.insert(full, stream);
+        }
+        let changelog = planned.stateful.then(|| self.names.changelog(name));
+        let inputs = streams.iter().map(|s| s.from).collect();
+        self.nodes.push((first.component, PlanNode { step: name.to_string(), kind: step.kind.clone(), planned, inputs, changelog }));
+    }
+
+    fn sinks(&mut self) {
+        for (name, spec) in &self.pipeline.sinks {
+            let place = ["sinks".to_string(), name.clone(), "from".to_string()];
+            let Some(stream) = self.resolve(&spec.from, &place) else { continue };
+            let partitions = self.partitions(stream.component).0;
+            match sink::sink(name, spec, &stream.input.schema, partitions, &self.names, self.catalog) {
+                Ok(target) => {
+                    let output = Output { name: name.clone(), from: stream.from, schema: stream.input.schema.clone(), target };
+                    self.outputs.push((stream.component, output));
+                }
+                Err(wrong) => self.found.extend(wrong.into_iter().map(|d| d.under(["sinks", name]))),
+            }
+        }
+        if self.pipeline.sinks.is_empty() {
+            self.found.push(Diagnostic::error("no-sink", "a pipeline writes somewhere: it has no sinks").at(["sinks"]));
+        }
+    }
+
+    /// One topic is one source's, and nobody's sink: the engine finds a record's source by its topic, and a pipeline
+    /// that reads what it writes never ends.
+    fn topics_once(&mut self) {
+        let mut seen: BTreeMap<String, String> = BTreeMap::new();
+        for (_, input) in &self.inputs {
+            for topic in &input.topics {
+                if let Some(first) = seen.insert(topic.name.to_string(), input.name.clone()) {
+                    let found = Diagnostic::error("topic-twice", format!("`{}` is read by the source `{first}` already", topic.name));
+                    self.found.push(found.at(["sources", &input.name]).help("read it once, and let several steps start there"));
+                }
+            }
+        }
+        for (name, sink) in &self.pipeline.sinks {
+            if sink.topic.as_ref().is_some_and(|t| seen.contains_key(t)) {
+                let found = Diagnostic::error("loop", "the pipeline would read what it writes here, without end");
+                self.found.push(found.at(["sinks", name, "topic"]));
+            }
+        }
+    }
+
+    /// What nobody reads.
+    fn unread(&mut self) {
+        let mut found = Vec::new();
+        for (name, stream) in self.streams.iter().filter(|(name, _)| !self.read.contains(name)) {
+            let base = name.split('.').next().unwrap_or(name);
+            let section = if self.pipeline.sources.contains_key(base) { "sources" } else { "steps" };
+            let used = self.read.iter().any(|r| r.split('.').next() == Some(base) && !r.starts_with('!'));
+            if stream.lossy {
+                found.push(
+                    Diagnostic::warning("unread-port", format!("nobody reads `{name}`: its rows are counted and dropped"))
+                        .at([section, base])
+                        .help(format!("write it somewhere: `from: {name}`")),
+                );
+            } else if !used {
+                found.push(Diagnostic::warning("unread", format!("nobody reads `{name}`")).at([section, base]));
+            }
+        }
+        let looked_up: Vec<&String> = self.nodes.iter().flat_map(|(_, n)| &n.planned.tables).collect();
+        for name in self.pipeline.tables.keys().filter(|name| !looked_up.contains(name)) {
+            found.push(Diagnostic::warning("unused-table", format!("no step looks anything up in `{name}`")).at(["tables", name]));
+        }
+        self.found.extend(found);
+    }
+
+    /// Cuts the stages out, in flow order: repartitions only lead forward.
+    fn cut(self) -> Vec<Stage> {
+        let mut roots: Vec<usize> = self.inputs.iter().map(|(c, _)| self.component(*c)).collect();
+        roots.sort_unstable();
+        roots.dedup();
+        let stage_of = |c: usize| roots.iter().position(|r| *r == self.component(c)).unwrap_or(0);
+        let of_inputs: Vec<usize> = self.inputs.iter().map(|(c, _)| stage_of(*c)).collect();
+        let of_nodes: Vec<usize> = self.nodes.iter().map(|(c, _)| stage_of(*c)).collect();
+        let of_outputs: Vec<usize> = self.outputs.iter().map(|(c, _)| stage_of(*c)).collect();
+        let writer_stage: Vec<usize> = self
+            .inputs
+            .iter()
+            .map(|(_, input)| match input.kind {
+                InputKind::Repartition { stage, .. } => stage_of(stage),
+                InputKind::Source(_) => 0,
+            })
+            .collect();
+        let partitions: Vec<i32> = roots.iter().map(|r| self.partitions(*r).0).collect();
+        let local = |stages: &[usize], index: usize| stages.iter().take(index).filter(|s| Some(*s) == stages.get(index)).count();
+        let upstream = |u: Upstream| match u {
+            Upstream::Input(i) => Upstream::Input(local(&of_inputs, i)),
+            Upstream::Node(n, port) => Upstream::Node(local(&of_nodes, n), port),
+        };
+        let mut stages: Vec<Stage> =
+            partitions.iter().map(|p| Stage { inputs: Vec::new(), nodes: Vec::new(), outputs: Vec::new(), partitions: *p }).collect();
+        for (i, (_, mut input)) in self.inputs.into_iter().enumerate() {
+            if let InputKind::Repartition { stage, .. } = &mut input.kind {
+                *stage = writer_stage.get(i).copied().unwrap_or(0);
+            }
+            if let Some(stage) = of_inputs.get(i).and_then(|s| stages.get_mut(*s)) {
+                stage.inputs.push(input);
+            }
+        }
+        for (i, (_, mut node)) in self.nodes.into_iter().enumerate() {
+            node.inputs = node.inputs.into_iter().map(upstream).collect();
+            if let Some(stage) = of_nodes.get(i).and_then(|s| stages.get_mut(*s)) {
+                stage.nodes.push(node);
+            }
+        }
+        for (i, (_, mut output)) in self.outputs.into_iter().enumerate() {
+            output.from = upstream(output.from);
+            if let Some(stage) = of_outputs.get(i).and_then(|s| stages.get_mut(*s)) {
+                stage.outputs.push(output);
+            }
+        }
+        stages
+    }
+}

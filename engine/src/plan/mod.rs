@@ -1,0 +1,221 @@
+//! From a pipeline to what the lanes execute.
+//!
+//! A plan is a list of **stages**. A stage is a part of the pipeline whose rows stay in one partition: its inputs are
+//! co-partitioned topics, its operators form a DAG, its outputs are topics. Where a step needs another key, the
+//! planner ends the stage in a repartition topic and begins the next one there. Each partition of a stage is a
+//! **task**; lanes share the tasks out through the consumer group, and recovery is per task.
+
+mod build;
+mod names;
+mod sink;
+mod source;
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use operator_core::{Diagnostic, Millis, Planned, Port};
+
+use crate::pipeline::{Format, Guarantee, NullValues, Start};
+
+pub use build::plan;
+pub use names::{Names, dead_letters};
+
+/// Schemas and topics as the planner sees them: the registry and the cluster, or the `schemas/` folder when linting.
+pub trait Catalog {
+    /// The latest schema of a subject; `None` if the subject doesn't exist.
+    fn subject(&self, subject: &str) -> Result<Option<Registered>, String>;
+    /// Number of partitions of a topic; `None` if it doesn't exist.
+    fn partitions(&self, topic: &str) -> Result<Option<i32>, String>;
+    /// The names of all topics, for patterns.
+    fn topics(&self) -> Result<Vec<String>, String>;
+}
+
+/// A schema from the registry.
+#[derive(Clone, Debug)]
+pub struct Registered {
+    pub id: u32,
+    pub text: String,
+    /// JSON Schema rather than Avro.
+    pub json: bool,
+}
+
+/// A pipeline that passed its checks.
+pub struct Plan {
+    pub pipeline: String,
+    pub guarantee: Guarantee,
+    pub commit_interval: Millis,
+    pub tables: Vec<TablePlan>,
+    /// In flow order: a stage comes after the stages whose repartition topics it reads.
+    pub stages: Vec<Stage>,
+    pub warnings: Vec<Diagnostic>,
+    pub names: Names,
+}
+
+impl Plan {
+    fn sources(&self) -> impl Iterator<Item = &InputTopic> {
+        let inputs = self.stages.iter().flat_map(|s| &s.inputs);
+        inputs.filter(|i| matches!(i.kind, InputKind::Source(_))).flat_map(|i| &i.topics)
+    }
+
+    /// `topic` is one of the source topics.
+    pub fn reads(&self, topic: &str) -> bool {
+        self.sources().any(|t| t.name.as_ref() == topic)
+    }
+
+    /// The first source topic: whose dead letters take rows that no single record stands for.
+    pub fn first_source(&self) -> Arc<str> {
+        self.sources().next().map_or_else(|| "".into(), |t| t.name.clone())
+    }
+}
+
+/// A part of the pipeline whose rows stay in one partition.
+pub struct Stage {
+    pub inputs: Vec<StageInput>,
+    /// In flow order.
+    pub nodes: Vec<PlanNode>,
+    pub outputs: Vec<Output>,
+    /// Number of tasks: the largest partition count among the inputs.
+    pub partitions: i32,
+}
+
+/// Where a node's or an output's rows come from, within its stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Upstream {
+    Input(usize),
+    Node(usize, Port),
+}
+
+/// Topics read as one stream.
+pub struct StageInput {
+    pub name: String,
+    pub topics: Vec<InputTopic>,
+    pub kind: InputKind,
+    /// User columns, then system columns.
+    pub schema: SchemaRef,
+    pub key: Option<Vec<String>>,
+}
+
+pub struct InputTopic {
+    pub name: Arc<str>,
+    pub partitions: i32,
+    /// The Avro reader schema of this topic.
+    pub avro: Option<Arc<str>>,
+}
+
+pub enum InputKind {
+    Source(Decode),
+    /// A repartition topic: batches of rows with the watermarks of the tasks that wrote them (rule R6).
+    Repartition {
+        /// Stage and number of tasks that write it.
+        stage: usize,
+        writers: i32,
+    },
+}
+
+/// How records become rows.
+#[derive(Clone)]
+pub struct Decode {
+    pub format: Format,
+    /// The columns of the value.
+    pub value: SchemaRef,
+    /// Columns about the record itself that the pipeline uses, after those of the value.
+    pub metadata: Vec<Metadata>,
+    pub time: TimeSource,
+    pub out_of_order: Millis,
+    pub idle: Option<Millis>,
+    pub max_future: Millis,
+    pub start: Start,
+    pub null_values: NullValues,
+    /// Carry headers along.
+    pub headers: bool,
+}
+
+/// A column about the record itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Metadata {
+    Topic,
+    Partition,
+    Key,
+    Timestamp,
+    Value,
+}
+
+/// Where event time comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TimeSource {
+    /// The record's timestamp.
+    Record,
+    /// A column, by its path.
+    Column(Vec<String>),
+}
+
+/// A step in its stage.
+pub struct PlanNode {
+    pub step: String,
+    pub kind: String,
+    pub planned: Planned,
+    pub inputs: Vec<Upstream>,
+    /// The topic its state is changelogged to.
+    pub changelog: Option<Arc<str>>,
+}
+
+/// A topic that a stage writes.
+pub struct Output {
+    /// Name of the sink, or of the step that a repartition feeds.
+    pub name: String,
+    pub from: Upstream,
+    pub schema: SchemaRef,
+    pub target: Target,
+}
+
+pub enum Target {
+    Topic(TopicSink),
+    Repartition {
+        topic: Arc<str>,
+        partitions: i32,
+        key: Vec<String>,
+    },
+    /// Rows for a ClickHouse table, handed over through a topic of the pipeline's own (rule R4).
+    Outbox {
+        topic: Arc<str>,
+        partitions: i32,
+        table: String,
+        flush: Millis,
+        block_rows: u32,
+    },
+}
+
+/// A topic written for others to read.
+#[derive(Clone)]
+pub struct TopicSink {
+    pub topic: TopicName,
+    /// `None` for topics whose name depends on the row: asked when first used.
+    pub partitions: Option<i32>,
+    pub format: Format,
+    /// Avro: the schema to write with and its subject.
+    pub avro: Option<(String, String)>,
+    pub key: Option<String>,
+    pub timestamp: Option<String>,
+    pub partition: Option<String>,
+    pub headers: bool,
+    /// To be created if missing.
+    pub create: Option<crate::broker::TopicSpec>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopicName {
+    Fixed(Arc<str>),
+    /// Text before, column, text after.
+    Column(String, String, String),
+}
+
+/// A compacted topic to load.
+pub struct TablePlan {
+    pub name: String,
+    pub topic: InputTopic,
+    pub format: Format,
+    pub schema: SchemaRef,
+    pub time: Option<String>,
+    /// `Some` if a step looks rows up as of event time.
+    pub history: Option<Millis>,
+}

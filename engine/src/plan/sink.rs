@@ -1,0 +1,207 @@
+//! What sinks write: columns, formats, keys, and the guarantee that holds.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Schema, SchemaRef};
+use headwater_formats::{AvroEncoder, arrow_to_avro};
+use operator_core::Diagnostic;
+use operator_core::batch::user_fields;
+
+use super::source::unknown_column;
+use super::{Catalog, Names, Target, TopicName, TopicSink};
+use crate::broker::TopicSpec;
+use crate::pipeline::{Format, Sink};
+
+/// Plans a sink over rows of `schema`; `partitions` is that of the stage it hangs on.
+pub fn sink(
+    name: &str,
+    sink: &Sink,
+    schema: &SchemaRef,
+    partitions: i32,
+    names: &Names,
+    catalog: &dyn Catalog,
+) -> Result<Target, Vec<Diagnostic>> {
+    let mut wrong = Vec::new();
+    for (key, column) in [("key", &sink.key), ("timestamp", &sink.timestamp), ("partition", &sink.partition)] {
+        if let Some(column) = column {
+            match (key, schema.field_with_name(column).map(|f| f.data_type())) {
+                (_, Err(_)) => wrong.push(unknown_column(column, schema).at([key])),
+                ("timestamp", Ok(DataType::Timestamp(_, _) | DataType::Int64)) => {}
+                ("timestamp", Ok(other)) => {
+                    wrong.push(Diagnostic::error("time-type", format!("`{column}` is {other}, not a timestamp")).at([key]))
+                }
+                ("partition", Ok(DataType::Int32 | DataType::Int64)) => {}
+                ("partition", Ok(other)) => wrong
+                    .push(Diagnostic::error("partition-type", format!("`{column}` is {other}, a partition is a whole number")).at([key])),
+                ("key", Ok(DataType::Utf8 | DataType::Binary | DataType::Int32 | DataType::Int64)) => {}
+                (_, Ok(other)) => wrong.push(
+                    Diagnostic::error("key-type", format!("`{column}` is {other}, which no standard Kafka serializer writes"))
+                        .at([key])
+                        .help("a key is text, bytes, int or long: add a text column with CAST(... AS VARCHAR)"),
+                ),
+            }
+        }
+    }
+    let target = match (&sink.topic, &sink.clickhouse) {
+        (Some(topic), None) => topic_sink(sink, topic, schema, catalog, &mut wrong),
+        (None, Some(table)) => {
+            if table.split('.').count() != 2 || table.split('.').any(|part| !is_identifier(part)) {
+                wrong.push(Diagnostic::error("table-name", format!("`{table}` is not `database.table`")).at(["clickhouse"]));
+            }
+            for column in ["_partition", "_offset", "_row"].iter().filter(|c| user_fields(schema).any(|f| f.name() == **c)) {
+                let found =
+                    Diagnostic::error("position-column", format!("`{column}` is the name of a column that every ClickHouse sink adds"))
+                        .at(["clickhouse"]);
+                wrong.push(found.help("select it under another name first"));
+            }
+            if !(1..=1_000_000).contains(&sink.block_rows) {
+                wrong.push(Diagnostic::error("block-rows", "a block has 1 to 1000000 rows").at(["block_rows"]));
+            }
+            let outbox = names.outbox(name);
+            Some(Target::Outbox {
+                topic: outbox,
+                partitions,
+                table: table.clone(),
+                flush: sink.flush_interval.millis(),
+                block_rows: sink.block_rows,
+            })
+        }
+        _ => {
+            wrong.push(Diagnostic::error("sink-target", "a sink writes to exactly one of `topic` or `clickhouse`"));
+            None
+        }
+    };
+    match target {
+        Some(target) if wrong.is_empty() => Ok(target),
+        _ => Err(wrong),
+    }
+}
+
+fn is_identifier(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !text.starts_with(|c: char| c.is_ascii_digit())
+}
+
+fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalog, wrong: &mut Vec<Diagnostic>) -> Option<Target> {
+    let topic_name = match topic.split_once('{') {
+        None => TopicName::Fixed(topic.into()),
+        Some((before, rest)) => {
+            let Some((column, after)) = rest.split_once('}') else {
+                wrong.push(Diagnostic::error("topic-name", "`{` without `}`").at(["topic"]));
+                return None;
+            };
+            match schema.field_with_name(column).map(|f| f.data_type()) {
+                Ok(DataType::Utf8) => {}
+                Ok(other) => wrong
+                    .push(Diagnostic::error("topic-name", format!("`{column}` is {other}; a topic's name is made of text")).at(["topic"])),
+                Err(_) => wrong.push(unknown_column(column, schema).at(["topic"])),
+            }
+            TopicName::Column(before.into(), column.into(), after.into())
+        }
+    };
+    let user: SchemaRef = Arc::new(Schema::new(user_fields(schema).cloned().collect::<Vec<_>>()));
+    let avro = match sink.format {
+        Format::Avro => avro(sink, topic, &user, catalog, wrong),
+        Format::Bytes | Format::String => {
+            let expected = if sink.format == Format::Bytes { DataType::Binary } else { DataType::Utf8 };
+            let fits = |name| schema.field_with_name(name).is_ok_and(|f| *f.data_type() == expected);
+            if !fits("value") && !fits("_value") {
+                let found = Diagnostic::error(
+                    "raw-format",
+                    format!("a {:?} sink writes the column `value`, which is not there", sink.format).to_lowercase(),
+                );
+                wrong.push(found.at(["format"]).help("select the column to write as `value`"));
+            }
+            None
+        }
+        Format::Json => None,
+    };
+    let (partitions, create) = match &topic_name {
+        TopicName::Fixed(name) => existing(sink, name, catalog, wrong),
+        TopicName::Column(..) => (None, sink.create.as_ref().map(|_| topic_spec(sink, topic))),
+    };
+    Some(Target::Topic(TopicSink {
+        topic: topic_name,
+        partitions,
+        format: sink.format,
+        avro,
+        key: sink.key.clone(),
+        timestamp: sink.timestamp.clone(),
+        partition: sink.partition.clone(),
+        headers: sink.headers,
+        create,
+    }))
+}
+
+fn topic_spec(sink: &Sink, topic: &str) -> TopicSpec {
+    let (partitions, replication, config) = match &sink.create {
+        Some(create) => (create.partitions, create.replication, create.config.clone()),
+        None => (1, None, Default::default()),
+    };
+    TopicSpec { name: topic.to_string(), partitions, replication, config: config.into_iter().collect() }
+}
+
+fn existing(sink: &Sink, topic: &str, catalog: &dyn Catalog, wrong: &mut Vec<Diagnostic>) -> (Option<i32>, Option<TopicSpec>) {
+    match catalog.partitions(topic) {
+        Ok(Some(n)) => (Some(n), None),
+        Ok(None) => match &sink.create {
+            Some(create) if create.partitions > 0 => (Some(create.partitions), Some(topic_spec(sink, topic))),
+            Some(_) => {
+                wrong.push(Diagnostic::error("partitions", "a topic has at least one partition").at(["create", "partitions"]));
+                (None, None)
+            }
+            None => {
+                wrong.push(
+                    Diagnostic::error("unknown-topic", format!("the topic `{topic}` does not exist"))
+                        .at(["topic"])
+                        .help("create it, or let the pipeline do so: `create: { partitions: 6 }`"),
+                );
+                (None, None)
+            }
+        },
+        Err(e) => {
+            wrong.push(Diagnostic::error("broker", e).at(["topic"]));
+            (None, None)
+        }
+    }
+}
+
+fn avro(sink: &Sink, topic: &str, user: &SchemaRef, catalog: &dyn Catalog, wrong: &mut Vec<Diagnostic>) -> Option<(String, String)> {
+    let subject = sink.subject.clone().unwrap_or_else(|| format!("{topic}-value"));
+    let registered = match catalog.subject(&subject) {
+        Ok(found) => found,
+        Err(e) => {
+            wrong.push(Diagnostic::error("schema-registry", e).at(["format"]));
+            return None;
+        }
+    };
+    let text = match registered {
+        Some(registered) => registered.text,
+        None => match arrow_to_avro(user, &record_name(topic), "headwater") {
+            Ok(text) => text,
+            Err(e) => {
+                wrong.push(Diagnostic::error("avro", e).at(["format"]));
+                return None;
+            }
+        },
+    };
+    if let Err(e) = AvroEncoder::new(&text, user, 0) {
+        wrong.push(
+            Diagnostic::error("avro-schema", format!("rows don't fit the schema of `{subject}`: {e}"))
+                .at(["format"])
+                .help("make the columns agree with the registered schema, or register a new version"),
+        );
+        return None;
+    }
+    Some((text, subject))
+}
+
+/// `analytics.orders.revenue-per-minute` -> `RevenuePerMinute`.
+fn record_name(topic: &str) -> String {
+    let last = topic.rsplit('.').next().unwrap_or(topic);
+    last.split(|c: char| !c.is_ascii_alphanumeric())
+        .map(|word| {
+            let mut letters = word.chars();
+            letters.next().map_or(String::new(), |first| first.to_ascii_uppercase().to_string() + letters.as_str())
+        })
+        .collect()
+}

@@ -1,0 +1,324 @@
+//! What sources and tables look like: topics, reader schemas, columns, event time.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use headwater_formats::{avro_to_arrow, json_schema_to_arrow, parse_type};
+use operator_core::batch::{self, system_fields, time_type};
+use operator_core::diagnostic::{closest, did_you_mean};
+use operator_core::{Diagnostic, Input};
+
+use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource};
+use crate::pipeline::{Declared, EventShape, Format, Source, Table};
+
+const METADATA: [(&str, Metadata); 5] = [
+    ("_topic", Metadata::Topic),
+    ("_partition", Metadata::Partition),
+    ("_key", Metadata::Key),
+    ("_timestamp", Metadata::Timestamp),
+    ("_value", Metadata::Value),
+];
+
+impl Metadata {
+    pub fn field(self) -> Field {
+        match self {
+            Metadata::Topic => Field::new("_topic", DataType::Utf8, false),
+            Metadata::Partition => Field::new("_partition", DataType::Int32, false),
+            Metadata::Key => Field::new("_key", DataType::Utf8, true),
+            Metadata::Timestamp => Field::new("_timestamp", time_type(), true),
+            Metadata::Value => Field::new("_value", DataType::Binary, true),
+        }
+    }
+}
+
+/// The metadata columns that some text of the pipeline mentions: the others are not worth building.
+fn mentioned(text: &str) -> Vec<Metadata> {
+    let words = |c: char| !(c.is_alphanumeric() || c == '_');
+    METADATA.iter().filter(|(name, _)| text.split(words).any(|word| word == *name)).map(|(_, m)| *m).collect()
+}
+
+/// Plans a source. `text`: the pipeline's own text, to see which metadata columns it uses. `headers`: some sink
+/// carries headers on.
+pub fn source(
+    name: &str,
+    source: &Source,
+    catalog: &dyn Catalog,
+    text: &str,
+    headers: bool,
+) -> Result<(StageInput, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let topics = topics(source, catalog).map_err(|d| vec![d])?;
+    let mut warnings = Vec::new();
+    let mut inputs = Vec::new();
+    let mut value: Option<SchemaRef> = None;
+    for topic in &topics {
+        let partitions = match catalog.partitions(topic) {
+            Ok(Some(n)) => n,
+            Ok(None) => return Err(vec![missing_topic(topic, catalog)]),
+            Err(e) => return Err(vec![Diagnostic::error("broker", e).at(["topic"])]),
+        };
+        let subject = source.subject.clone().unwrap_or_else(|| format!("{topic}-value"));
+        let (schema, avro) = value_schema(source.format, source.schema.as_ref(), source.event, &subject, catalog).map_err(|d| vec![d])?;
+        if source.event.is_some() {
+            envelope_complete(&schema, topic).map_err(|d| vec![d])?;
+        }
+        value = Some(match value {
+            None => schema,
+            Some(before) => merge(&before, &schema),
+        });
+        inputs.push(InputTopic { name: topic.as_str().into(), partitions, avro });
+    }
+    let value = value.ok_or_else(|| vec![Diagnostic::error("no-topic", "no topic matches").at(["pattern"])])?;
+    if let Some(field) = value.fields().iter().find(|f| batch::is_system(f.name())) {
+        let found = Diagnostic::error("reserved-column", format!("the value has a column `{}`, a name that the engine uses", field.name()));
+        return Err(vec![found.at(["format"])]);
+    }
+    let metadata = mentioned(text);
+    let time = time(source, &value).map_err(|d| vec![d])?;
+    if let Some(key) = &source.key
+        && path_type(&value, &key.split('.').map(str::to_string).collect::<Vec<_>>()).is_none()
+    {
+        return Err(vec![unknown_column(key, &value).at(["key"])]);
+    }
+    if source.time.idle.0.is_some_and(|idle| idle.0 < 1_000) {
+        warnings.push(
+            Diagnostic::warning("short-idle", "an idle timeout under a second makes rows late after every short pause")
+                .at(["time", "idle"]),
+        );
+    }
+    let mut fields: Vec<Arc<Field>> = value.fields().iter().cloned().collect();
+    fields.extend(metadata.iter().map(|m| Arc::new(m.field())));
+    fields.extend(system_fields().map(Arc::new));
+    if headers {
+        fields.push(Arc::new(Field::new(batch::HEADERS, DataType::Binary, true)));
+    }
+    let decode = Decode {
+        format: source.format,
+        value,
+        metadata,
+        time,
+        out_of_order: source.time.out_of_order.millis(),
+        idle: source.time.idle.0.map(|s| s.millis()),
+        max_future: source.time.max_future.millis(),
+        start: source.start,
+        null_values: source.null_values,
+        headers,
+    };
+    let key = source.key.as_ref().map(|k| vec![k.clone()]);
+    let input =
+        StageInput { name: name.to_string(), topics: inputs, kind: InputKind::Source(decode), schema: Arc::new(Schema::new(fields)), key };
+    Ok((input, warnings))
+}
+
+/// The schema a step sees of a source.
+pub fn input_of(stage_input: &StageInput) -> Input {
+    Input { schema: stage_input.schema.clone(), key: stage_input.key.clone() }
+}
+
+/// How long replaced rows are kept where some join looks them up as of event time, unless the table says otherwise.
+const DEFAULT_HISTORY: i64 = 7 * 86_400_000;
+
+/// Plans a table.
+pub fn table(name: &str, table: &Table, catalog: &dyn Catalog, text: &str) -> Result<TablePlan, Diagnostic> {
+    let partitions = match catalog.partitions(&table.topic) {
+        Ok(Some(n)) => n,
+        Ok(None) => return Err(missing_topic(&table.topic, catalog)),
+        Err(e) => return Err(Diagnostic::error("broker", e).at(["topic"])),
+    };
+    let subject = table.subject.clone().unwrap_or_else(|| format!("{}-value", table.topic));
+    let (schema, avro) = value_schema(table.format, table.schema.as_ref(), None, &subject, catalog)?;
+    for (key, column) in [("key", Some(&table.key)), ("time", table.time.as_ref())] {
+        if let Some(column) = column
+            && schema.field_with_name(column).is_err()
+        {
+            return Err(unknown_column(column, &schema).at([key]));
+        }
+    }
+    Ok(TablePlan {
+        name: name.to_string(),
+        topic: InputTopic { name: table.topic.as_str().into(), partitions, avro },
+        format: table.format,
+        schema,
+        time: table.time.clone(),
+        history: table.history.map(|h| h.millis()).or_else(|| text.contains("as_of").then_some(DEFAULT_HISTORY)),
+    })
+}
+
+fn topics(source: &Source, catalog: &dyn Catalog) -> Result<Vec<String>, Diagnostic> {
+    match (&source.topic, &source.topics, &source.pattern) {
+        (Some(topic), None, None) => Ok(vec![topic.clone()]),
+        (None, Some(topics), None) if !topics.is_empty() => Ok(topics.clone()),
+        (None, None, Some(pattern)) => {
+            let all = catalog.topics().map_err(|e| Diagnostic::error("broker", e).at(["pattern"]))?;
+            let expression = format!("^{}$", regex::escape(pattern).replace("\\*", ".*"));
+            let matcher = regex::Regex::new(&expression).map_err(|e| Diagnostic::error("pattern", e.to_string()).at(["pattern"]))?;
+            let mut found: Vec<String> =
+                all.into_iter().filter(|t| matcher.is_match(t) && !t.ends_with(".dlq") && !t.starts_with("hw.")).collect();
+            found.sort();
+            if found.is_empty() {
+                return Err(Diagnostic::error("no-topic", format!("no topic matches `{pattern}`")).at(["pattern"]));
+            }
+            Ok(found)
+        }
+        _ => Err(Diagnostic::error("source-topics", "a source reads exactly one of `topic`, `topics` or `pattern`")),
+    }
+}
+
+fn missing_topic(topic: &str, catalog: &dyn Catalog) -> Diagnostic {
+    let found = Diagnostic::error("unknown-topic", format!("the topic `{topic}` does not exist")).at(["topic"]);
+    let topics = catalog.topics().unwrap_or_default();
+    match did_you_mean(topic, topics.iter().map(String::as_str)) {
+        Some(help) => found.help(help),
+        None => found.help("create it, or check the name and the cluster"),
+    }
+}
+
+fn value_schema(
+    format: Format,
+    declared: Option<&Declared>,
+    event: Option<EventShape>,
+    subject: &str,
+    catalog: &dyn Catalog,
+) -> Result<(SchemaRef, Option<Arc<str>>), Diagnostic> {
+    let single = |data_type| Ok((Arc::new(Schema::new(vec![Field::new("value", data_type, true)])), None));
+    match (format, declared) {
+        (Format::Bytes, _) => single(DataType::Binary),
+        (Format::String, _) => single(DataType::Utf8),
+        (Format::Json, Some(Declared::Record(columns))) => {
+            let fields = columns.iter().map(|(name, d)| field(name, d)).collect::<Result<Vec<_>, _>>()?;
+            let schema = match event {
+                Some(EventShape::Envelope) => envelope(Fields::from(fields)),
+                None => Schema::new(fields),
+            };
+            Ok((Arc::new(schema), None))
+        }
+        (Format::Json, Some(_)) => Err(Diagnostic::error("schema", "a schema is a mapping of column names to types").at(["schema"])),
+        (Format::Avro | Format::Json, _) => {
+            let registered = catalog.subject(subject).map_err(|e| Diagnostic::error("schema-registry", e).at(["format"]))?;
+            let Some(registered) = registered else {
+                let hint = if format == Format::Json {
+                    "declare the columns under `schema`, or register a JSON Schema"
+                } else {
+                    "register the schema, or name another `subject`"
+                };
+                return Err(Diagnostic::error("unknown-subject", format!("the schema registry has no subject `{subject}`"))
+                    .at(["format"])
+                    .help(hint));
+            };
+            let read = |r: Result<SchemaRef, String>| {
+                r.map_err(|e| Diagnostic::error("schema", format!("subject `{subject}`: {e}")).at(["format"]))
+            };
+            match (format, registered.json) {
+                (Format::Avro, false) => Ok((read(avro_to_arrow(&registered.text))?, Some(registered.text.into()))),
+                (Format::Json, true) => Ok((read(json_schema_to_arrow(&registered.text))?, None)),
+                _ => Err(Diagnostic::error("schema", format!("subject `{subject}` is of another format")).at(["format"])),
+            }
+        }
+    }
+}
+
+/// A declared column. Types allow no null unless they end in `?`.
+fn field(name: &str, declared: &Declared) -> Result<Field, Diagnostic> {
+    let at = |d: Diagnostic| d.at(["schema", name]);
+    Ok(match declared {
+        Declared::Type(text) => {
+            let (text, nullable) = text.strip_suffix('?').map_or((text.as_str(), false), |t| (t, true));
+            Field::new(name, parse_type(text).map_err(|e| at(Diagnostic::error("type", e)))?, nullable)
+        }
+        Declared::List(items) => match items.as_slice() {
+            [item] => Field::new(name, DataType::List(Arc::new(field("item", item)?)), false),
+            _ => return Err(at(Diagnostic::error("type", "a list names exactly one element type: [string]"))),
+        },
+        Declared::Record(columns) => {
+            let fields = columns.iter().map(|(n, d)| field(n, d)).collect::<Result<Vec<_>, _>>()?;
+            Field::new(name, DataType::Struct(fields.into()), false)
+        }
+    })
+}
+
+/// The event envelope of ADR-005 around a payload.
+fn envelope(data: Fields) -> Schema {
+    let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
+    let metadata = Fields::from(vec![text("correlationId", true), text("causationId", true), text("schemaVersion", true)]);
+    Schema::new(vec![
+        text("eventId", false),
+        text("eventType", false),
+        text("eventVersion", true),
+        Field::new("timestamp", time_type(), false),
+        text("source", true),
+        Field::new("data", DataType::Struct(data), false),
+        Field::new("metadata", DataType::Struct(metadata), true),
+    ])
+}
+
+fn envelope_complete(schema: &Schema, topic: &str) -> Result<(), Diagnostic> {
+    for name in ["eventId", "eventType", "timestamp", "data"] {
+        if schema.field_with_name(name).is_err() {
+            let message = format!("the schema of `{topic}` is no event envelope: it has no `{name}`");
+            return Err(Diagnostic::error("envelope", message).at(["event"]).help("leave `event` out for records without the envelope"));
+        }
+    }
+    Ok(())
+}
+
+/// The columns two schemas share or one of them has: nullable where one lacks them, left out where types disagree.
+fn merge(a: &Schema, b: &Schema) -> SchemaRef {
+    Arc::new(Schema::new(merge_fields(a.fields(), b.fields())))
+}
+
+fn merge_fields(a: &Fields, b: &Fields) -> Fields {
+    let mut merged: Vec<Arc<Field>> = Vec::new();
+    for left in a {
+        match b.iter().find(|f| f.name() == left.name()) {
+            None => merged.push(Arc::new(left.as_ref().clone().with_nullable(true))),
+            Some(right) => {
+                let nullable = left.is_nullable() || right.is_nullable();
+                match (left.data_type(), right.data_type()) {
+                    (DataType::Struct(l), DataType::Struct(r)) => {
+                        merged.push(Arc::new(Field::new(left.name(), DataType::Struct(merge_fields(l, r)), nullable)));
+                    }
+                    (l, r) if l == r => merged.push(Arc::new(left.as_ref().clone().with_nullable(nullable))),
+                    _ => {}
+                }
+            }
+        }
+    }
+    for right in b {
+        if !a.iter().any(|f| f.name() == right.name()) {
+            merged.push(Arc::new(right.as_ref().clone().with_nullable(true)));
+        }
+    }
+    merged.into()
+}
+
+fn time(source: &Source, value: &Schema) -> Result<TimeSource, Diagnostic> {
+    let Some(name) = &source.time.field else { return Ok(TimeSource::Record) };
+    let path: Vec<String> = name.split('.').map(str::to_string).collect();
+    match path_type(value, &path) {
+        None => Err(unknown_column(name, value).at(["time", "field"])),
+        Some(DataType::Timestamp(_, _) | DataType::Int64) => Ok(TimeSource::Column(path)),
+        Some(other) => Err(Diagnostic::error("time-type", format!("`{name}` is {other}, not a timestamp"))
+            .at(["time", "field"])
+            .help("event time is a timestamp column, or a long of milliseconds since 1970")),
+    }
+}
+
+/// The type at a path through nested records.
+pub fn path_type(schema: &Schema, path: &[String]) -> Option<DataType> {
+    let (first, rest) = path.split_first()?;
+    let mut data_type = schema.field_with_name(first).ok()?.data_type().clone();
+    for name in rest {
+        let DataType::Struct(fields) = &data_type else { return None };
+        data_type = fields.iter().find(|f| f.name() == name)?.data_type().clone();
+    }
+    Some(data_type)
+}
+
+/// "unknown column" with the closest name.
+pub fn unknown_column(name: &str, schema: &Schema) -> Diagnostic {
+    let known: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).filter(|n| !n.starts_with('_')).collect();
+    let found = Diagnostic::error("unknown-column", format!("unknown column `{name}`"));
+    match closest(name, known.iter().copied()) {
+        Some(name) => found.help(format!("did you mean `{name}`?")),
+        None => found.help(format!("columns here: {}", known.join(", "))),
+    }
+}

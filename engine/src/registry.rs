@@ -1,0 +1,58 @@
+//! What the engine knows of operators: a list of kinds, made in one visible place (`src/registry.rs` of the program).
+//! The engine names no operator family itself.
+
+use operator_core::{Diagnostic, PlanCx, Planned, Spec};
+use schemars::{Schema, SchemaGenerator};
+
+use crate::yaml::{Node, YamlError};
+
+/// One kind of operator.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    pub name: &'static str,
+    pub summary: &'static str,
+    pub example: &'static str,
+    pub example_input: &'static str,
+    /// JSON Schema of the configuration.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    plan: fn(&Node, &PlanCx<'_>) -> Result<Planned, Refused>,
+}
+
+/// Why a step was refused: its configuration can't be read, or doesn't fit its input.
+pub enum Refused {
+    Unreadable(YamlError),
+    Wrong(Vec<Diagnostic>),
+}
+
+impl Kind {
+    /// The kind that `S` describes.
+    pub fn of<S: Spec>() -> Kind {
+        Kind {
+            name: S::KIND,
+            summary: S::SUMMARY,
+            example: S::EXAMPLE,
+            example_input: S::EXAMPLE_INPUT,
+            schema: |generator| generator.subschema_for::<S>(),
+            plan: |config, cx| config.read::<S>().map_err(Refused::Unreadable)?.plan(cx).map_err(Refused::Wrong),
+        }
+    }
+
+    /// Reads the configuration and plans the step.
+    pub fn plan(&self, config: &Node, cx: &PlanCx<'_>) -> Result<Planned, Refused> {
+        (self.plan)(config, cx)
+    }
+}
+
+/// The operators a pipeline may use.
+#[derive(Clone, Default)]
+pub struct Registry(pub Vec<Kind>);
+
+impl Registry {
+    pub fn get(&self, name: &str) -> Option<&Kind> {
+        self.0.iter().find(|kind| kind.name == name)
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().map(|kind| kind.name)
+    }
+}

@@ -1,0 +1,70 @@
+//! The seam to the schema registry: what a decoder needs of it, and nothing more.
+//!
+//! A lane must never wait for HTTP, and a registry that is down must never look like a schema that does not exist: the
+//! first is waited out, the second sends records to the dead letters. So a lookup returns at once and says which it is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+/// What is known about a schema id at this moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lookup {
+    /// The text of the schema. It never changes: registries give an id to one text for ever.
+    Known(Arc<str>),
+    /// Being fetched: ask again soon.
+    Pending,
+    /// The registry has said several times that it has no such schema. Records that name it are bad.
+    NotFound,
+    /// The registry cannot be asked right now, and why. It is tried again in the background: ask again later.
+    Unavailable(String),
+}
+
+/// Schemas by their id in the registry (Confluent wire format: magic byte 0, id in four bytes).
+pub trait SchemaSource: Send + Sync {
+    /// Never waits; starts a fetch in the background where one is needed.
+    fn lookup(&self, id: u32) -> Lookup;
+}
+
+/// Schemas in memory, for tests and for pipelines without a registry. Everything else is [`Lookup::NotFound`].
+#[derive(Default)]
+pub struct MemorySchemas {
+    answers: Mutex<BTreeMap<u32, Lookup>>,
+}
+
+impl MemorySchemas {
+    /// Knows these schemas.
+    pub fn new<'a>(known: impl IntoIterator<Item = (u32, &'a str)>) -> MemorySchemas {
+        let schemas = MemorySchemas::default();
+        for (id, text) in known {
+            schemas.set(id, Lookup::Known(text.into()));
+        }
+        schemas
+    }
+
+    /// Answers lookups of `id` with `answer` from now on.
+    pub fn set(&self, id: u32, answer: Lookup) {
+        self.answers.lock().insert(id, answer);
+    }
+}
+
+impl SchemaSource for MemorySchemas {
+    fn lookup(&self, id: u32) -> Lookup {
+        self.answers.lock().get(&id).cloned().unwrap_or(Lookup::NotFound)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_what_was_set() {
+        let schemas = MemorySchemas::new([(1, "\"string\"")]);
+        assert_eq!(schemas.lookup(1), Lookup::Known("\"string\"".into()));
+        assert_eq!(schemas.lookup(2), Lookup::NotFound);
+        schemas.set(2, Lookup::Unavailable("down".into()));
+        assert_eq!(schemas.lookup(2), Lookup::Unavailable("down".into()));
+    }
+}

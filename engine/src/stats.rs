@@ -1,0 +1,232 @@
+//! What a worker tells about itself. Numbers of rows count what is committed: an epoch's counts join when its
+//! transaction did, so that the row ledger (rule R3) is exact whatever was rewound in between.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use operator_core::{Ledger, Millis};
+use parking_lot::Mutex;
+
+use crate::broker::TopicPartition;
+use crate::lane::Taken;
+
+/// Upper bounds of latency buckets in milliseconds.
+pub const LATENCY_BUCKETS: [f64; 14] =
+    [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1_000.0, 2_000.0, 5_000.0, 10_000.0, 60_000.0];
+
+/// A histogram with the buckets above.
+#[derive(Clone, Debug, Default)]
+pub struct Histogram {
+    pub buckets: [u64; LATENCY_BUCKETS.len()],
+    pub count: u64,
+    pub sum: f64,
+}
+
+impl Histogram {
+    /// The upper bound of the bucket that holds quantile `q`; 0 while nothing was observed.
+    pub fn quantile(&self, q: f64) -> f64 {
+        let rank = (self.count as f64 * q).ceil() as u64;
+        let mut below = 0;
+        for (bound, n) in LATENCY_BUCKETS.iter().zip(self.buckets) {
+            below += n;
+            if below >= rank.max(1) {
+                return *bound;
+            }
+        }
+        if self.count == 0 { 0.0 } else { f64::INFINITY }
+    }
+
+    fn observe(&mut self, value: f64) {
+        self.count += 1;
+        self.sum += value;
+        if let Some(bucket) = LATENCY_BUCKETS.iter().position(|b| value <= *b).and_then(|i| self.buckets.get_mut(i)) {
+            *bucket += 1;
+        }
+    }
+}
+
+/// Records of a source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SourceCounts {
+    pub records: u64,
+    pub rows: u64,
+    /// Without a value.
+    pub skipped: u64,
+    pub dead: u64,
+}
+
+/// What one epoch did.
+#[derive(Default)]
+pub struct Counts {
+    pub sources: BTreeMap<Arc<str>, SourceCounts>,
+    pub steps: Vec<(Arc<str>, u64, Ledger)>,
+    /// By output: rows, records, refused rows.
+    pub outputs: BTreeMap<String, (u64, u64, u64)>,
+    pub dead_letters: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    pub(crate) fn decoded(&mut self, taken: &Taken, partition: &TopicPartition) {
+        if !taken.source {
+            return;
+        }
+        let counts = self.sources.entry(partition.topic.clone()).or_default();
+        counts.records += taken.records as u64;
+        counts.rows += taken.batches.iter().map(|b| b.num_rows() as u64).sum::<u64>();
+        counts.skipped += taken.skipped;
+        counts.dead += taken.bad.len() as u64;
+    }
+
+    pub(crate) fn written(&mut self, output: &str, rows: u64, records: u64, refused: u64) {
+        let counts = match self.outputs.get_mut(output) {
+            Some(counts) => counts,
+            None => self.outputs.entry(output.to_string()).or_default(),
+        };
+        counts.0 += rows;
+        counts.1 += records;
+        counts.2 += refused;
+    }
+
+    pub(crate) fn dead_letter(&mut self, step: &str) {
+        *self.dead_letters.entry(step.to_string()).or_default() += 1;
+    }
+}
+
+/// The state of a worker's numbers at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    pub sources: BTreeMap<String, SourceCounts>,
+    /// By step: rows in, and where they went.
+    pub steps: BTreeMap<String, (u64, Ledger)>,
+    /// By output: rows, records, refused rows.
+    pub outputs: BTreeMap<String, (u64, u64, u64)>,
+    pub dead_letters: BTreeMap<String, u64>,
+    pub epochs: u64,
+    pub rewinds: u64,
+    /// From an epoch's first record to its commit, and from seal to commit, in milliseconds.
+    pub epoch_latency: Histogram,
+    pub commit_latency: Histogram,
+    /// From the timestamp of an epoch's oldest record to its commit.
+    pub end_to_end: Histogram,
+    /// By partition: committed position, end of the partition as last seen, watermark.
+    pub partitions: BTreeMap<TopicPartition, PartitionStats>,
+    /// Records left to restore, by task.
+    pub restoring: BTreeMap<(usize, i32), u64>,
+    /// Tasks by lane.
+    pub tasks: BTreeMap<usize, Vec<(usize, i32)>>,
+    /// Partitions that wait, and for what.
+    pub waiting: BTreeMap<TopicPartition, String>,
+    /// Restarts of lanes, and the last cause.
+    pub restarts: u64,
+    pub last_error: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PartitionStats {
+    pub position: i64,
+    pub end: i64,
+    pub watermark: Option<Millis>,
+}
+
+/// Shared by the lanes of a worker.
+#[derive(Default)]
+pub struct Stats(Mutex<Snapshot>);
+
+impl Stats {
+    pub fn snapshot(&self) -> Snapshot {
+        self.0.lock().clone()
+    }
+
+    pub(crate) fn committed(&self, counts: &Counts, epoch: Millis, commit: Millis, end_to_end: Option<Millis>) {
+        let mut s = self.0.lock();
+        for (topic, c) in &counts.sources {
+            let total = s.sources.entry(topic.to_string()).or_default();
+            total.records += c.records;
+            total.rows += c.rows;
+            total.skipped += c.skipped;
+            total.dead += c.dead;
+        }
+        for (step, rows, ledger) in &counts.steps {
+            let total = match s.steps.get_mut(step.as_ref()) {
+                Some(total) => total,
+                None => s.steps.entry(step.to_string()).or_default(),
+            };
+            total.0 += rows;
+            total.1.add(ledger);
+        }
+        for (output, (rows, records, refused)) in &counts.outputs {
+            let total = s.outputs.entry(output.clone()).or_default();
+            total.0 += rows;
+            total.1 += records;
+            total.2 += refused;
+        }
+        for (step, n) in &counts.dead_letters {
+            *s.dead_letters.entry(step.clone()).or_default() += n;
+        }
+        s.epochs += 1;
+        s.epoch_latency.observe(epoch as f64);
+        s.commit_latency.observe(commit as f64);
+        if let Some(latency) = end_to_end {
+            s.end_to_end.observe(latency as f64);
+        }
+    }
+
+    pub(crate) fn position(&self, partition: &TopicPartition, offset: i64, watermark: Option<Millis>) {
+        let mut s = self.0.lock();
+        let p = s.partitions.entry(partition.clone()).or_default();
+        p.position = offset;
+        p.end = p.end.max(offset);
+        p.watermark = watermark;
+    }
+
+    /// The end of a partition as last seen.
+    pub fn end(&self, partition: &TopicPartition, offset: i64) {
+        if let Some(p) = self.0.lock().partitions.get_mut(partition) {
+            p.end = p.end.max(offset);
+        }
+    }
+
+    /// Partitions that are somebody else's now.
+    pub(crate) fn gone<'a>(&self, partitions: impl Iterator<Item = &'a TopicPartition>) {
+        let mut s = self.0.lock();
+        for partition in partitions {
+            s.partitions.remove(partition);
+            s.waiting.remove(partition);
+        }
+    }
+
+    pub(crate) fn assigned(&self, lane: usize, tasks: impl IntoIterator<Item = (usize, i32)>) {
+        let mut s = self.0.lock();
+        s.tasks.insert(lane, tasks.into_iter().collect());
+        let owned: Vec<(usize, i32)> = s.tasks.values().flatten().copied().collect();
+        s.restoring.retain(|task, _| owned.contains(task));
+    }
+
+    pub(crate) fn restoring(&self, task: (usize, i32), left: u64) {
+        let mut s = self.0.lock();
+        if left == 0 {
+            s.restoring.remove(&task)
+        } else {
+            s.restoring.insert(task, left)
+        };
+    }
+
+    pub(crate) fn waiting(&self, partition: &TopicPartition, why: &str) {
+        self.0.lock().waiting.insert(partition.clone(), why.to_string());
+    }
+
+    pub(crate) fn waits_no_more(&self, partition: &TopicPartition) {
+        self.0.lock().waiting.remove(partition);
+    }
+
+    pub(crate) fn rewound(&self) {
+        self.0.lock().rewinds += 1;
+    }
+
+    /// A lane ended and is started anew.
+    pub fn restarted(&self, cause: &str) {
+        let mut s = self.0.lock();
+        s.restarts += 1;
+        s.last_error = Some(cause.to_string());
+    }
+}

@@ -1,0 +1,310 @@
+//! A task: one partition of one stage, and the operators that run in it.
+//!
+//! Rows flow through the operators in plan order, first all batches of a round, then time: an operator's results for
+//! a new watermark reach the operators after it before they hear of that watermark themselves.
+//!
+//! Around every operator stands a check of what it owes: every row accounted for (R3), the schema it declared, and a
+//! watermark that never goes back. A failed check is a bug, and aborts the epoch rather than committing it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, RecordBatch};
+use operator_core::{Batch, Cx, Emitted, Ledger, MemoryState, Millis, NO_WATERMARK, Operator, Origin, Rejected, Tables, Time};
+
+use crate::plan::{Stage, Upstream};
+use crate::state::Store;
+
+/// Something the epoch can't be trusted after.
+#[derive(Debug, thiserror::Error)]
+#[error("step `{step}`: {message}")]
+pub struct TaskError {
+    pub step: String,
+    pub message: String,
+}
+
+/// Rows that leave the stage, or are refused by one of its steps.
+#[derive(Default)]
+pub struct Leaving {
+    /// (output of the stage, rows, where they come from)
+    pub rows: Vec<(usize, RecordBatch, Origin)>,
+    /// (step, row, cause, where it comes from)
+    pub rejected: Vec<(Arc<str>, Rejected, Origin)>,
+}
+
+struct Node {
+    step: Arc<str>,
+    operator: Box<dyn Operator>,
+    /// `Some` if the step keeps state.
+    store: Option<Store>,
+    /// Watermark last given to the operator, and passed on.
+    seen: Millis,
+    passed_on: Millis,
+    delay: Millis,
+    /// Rows in the open epoch and where they went.
+    ledger: Ledger,
+    rows_in: u64,
+    waiting: Vec<Batch>,
+    /// Input rows now in state, over all epochs.
+    held: i64,
+}
+
+/// The operators of a stage in one partition.
+pub struct Task {
+    pub stage: usize,
+    pub partition: i32,
+    plan: Arc<crate::plan::Plan>,
+    nodes: Vec<Node>,
+}
+
+impl Task {
+    pub fn new(plan: &Arc<crate::plan::Plan>, stage: usize, partition: i32) -> Task {
+        let nodes = plan.stages.get(stage).map(|s| s.nodes.as_slice()).unwrap_or_default().iter().map(|node| Node {
+            step: node.step.as_str().into(),
+            operator: (node.planned.build)(),
+            store: node.planned.stateful.then(Store::default),
+            seen: NO_WATERMARK,
+            passed_on: NO_WATERMARK,
+            delay: node.planned.delay,
+            ledger: Ledger::default(),
+            rows_in: 0,
+            waiting: Vec::new(),
+            held: 0,
+        });
+        let nodes = nodes.collect();
+        Task { stage, partition, plan: plan.clone(), nodes }
+    }
+
+    fn stage(&self) -> Option<&Stage> {
+        self.plan.stages.get(self.stage)
+    }
+
+    /// Steps with state: node index and store.
+    pub fn stores(&mut self) -> impl Iterator<Item = (usize, &mut Store)> {
+        self.nodes.iter_mut().enumerate().filter_map(|(i, n)| n.store.as_mut().map(|s| (i, s)))
+    }
+
+    pub fn store(&mut self, node: usize) -> Option<&mut Store> {
+        self.nodes.get_mut(node).and_then(|n| n.store.as_mut())
+    }
+
+    /// Whether the open epoch changed any state.
+    pub fn is_dirty(&self) -> bool {
+        self.nodes.iter().any(|n| n.store.as_ref().is_some_and(Store::is_dirty))
+    }
+
+    /// Continues at watermarks that were committed before: of each input.
+    pub fn resume(&mut self, inputs: &[Millis]) {
+        for index in 0..self.nodes.len() {
+            let watermark = self.input_watermark(index, inputs);
+            if let Some(node) = self.nodes.get_mut(index) {
+                node.seen = watermark;
+                node.passed_on = later(watermark, node.delay);
+                node.operator.on_restore();
+                node.waiting.clear();
+            }
+        }
+    }
+
+    /// Forgets the open epoch's rows; state overlays are discarded by the caller, who then calls [`Task::resume`].
+    pub fn discard(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(store) = &mut node.store {
+                store.discard();
+            }
+            node.held -= node.ledger.held;
+            node.ledger = Ledger::default();
+            node.rows_in = 0;
+            node.waiting.clear();
+        }
+    }
+
+    /// The open epoch's ledgers by step, and starts the next epoch's.
+    pub fn take_ledgers(&mut self) -> Vec<(Arc<str>, u64, Ledger)> {
+        self.nodes.iter_mut().map(|n| (n.step.clone(), std::mem::take(&mut n.rows_in), std::mem::take(&mut n.ledger))).collect()
+    }
+
+    fn input_watermark(&self, node: usize, inputs: &[Millis]) -> Millis {
+        let Some(plan) = self.stage().and_then(|s| s.nodes.get(node)) else { return NO_WATERMARK };
+        let of = |upstream: &Upstream| match upstream {
+            Upstream::Input(i) => inputs.get(*i).copied().unwrap_or(NO_WATERMARK),
+            Upstream::Node(n, _) => self.nodes.get(*n).map_or(NO_WATERMARK, |n| n.passed_on),
+        };
+        plan.inputs.iter().map(of).min().unwrap_or(NO_WATERMARK)
+    }
+
+    /// The watermark that has been passed on to output `output`.
+    pub fn output_watermark(&self, output: usize, inputs: &[Millis]) -> Millis {
+        match self.stage().and_then(|s| s.outputs.get(output)).map(|o| o.from) {
+            Some(Upstream::Input(i)) => inputs.get(i).copied().unwrap_or(NO_WATERMARK),
+            Some(Upstream::Node(n, _)) => self.nodes.get(n).map_or(NO_WATERMARK, |n| n.passed_on),
+            None => NO_WATERMARK,
+        }
+    }
+
+    /// Takes a batch of input `input`.
+    pub fn push(&mut self, input: usize, batch: Batch, leaving: &mut Leaving) {
+        self.deliver(Upstream::Input(input), batch.rows, &batch.origin, leaving);
+    }
+
+    fn deliver(&mut self, from: Upstream, rows: RecordBatch, origin: &Origin, leaving: &mut Leaving) {
+        let plan = self.plan.clone();
+        let Some(stage) = plan.stages.get(self.stage) else { return };
+        for (index, node) in stage.nodes.iter().enumerate() {
+            if node.inputs.contains(&from)
+                && let Some(node) = self.nodes.get_mut(index)
+            {
+                node.waiting.push(Batch::new(rows.clone(), origin.clone()));
+            }
+        }
+        for (index, output) in stage.outputs.iter().enumerate() {
+            if output.from == from {
+                leaving.rows.push((index, rows.clone(), origin.clone()));
+            }
+        }
+    }
+
+    /// Runs everything that waits, then time. `inputs`: the watermark of each input of the stage.
+    /// True if an operator acted on time.
+    pub fn run(&mut self, inputs: &[Millis], wall: Millis, tables: &dyn Tables, leaving: &mut Leaving) -> Result<bool, TaskError> {
+        let mut acted = false;
+        for index in 0..self.nodes.len() {
+            let batches = self.nodes.get_mut(index).map(|n| std::mem::take(&mut n.waiting)).unwrap_or_default();
+            for batch in batches {
+                self.batch(index, &batch, tables, leaving)?;
+            }
+            acted |= self.time(index, inputs, wall, tables, leaving)?;
+        }
+        Ok(acted)
+    }
+
+    fn batch(&mut self, index: usize, batch: &Batch, tables: &dyn Tables, leaving: &mut Leaving) -> Result<(), TaskError> {
+        let rows = batch.num_rows() as u64;
+        let ledger = self.call(index, tables, &batch.origin, leaving, |operator, cx| operator.on_batch(batch, cx))?;
+        if ledger.accounted() != rows as i64 {
+            return Err(self.broken(index, format!("{rows} rows went in, {} are accounted for ({ledger:?})", ledger.accounted())));
+        }
+        if let Some(node) = self.nodes.get_mut(index) {
+            node.rows_in += rows;
+        }
+        Ok(())
+    }
+
+    fn time(
+        &mut self,
+        index: usize,
+        inputs: &[Millis],
+        wall: Millis,
+        tables: &dyn Tables,
+        leaving: &mut Leaving,
+    ) -> Result<bool, TaskError> {
+        let watermark = self.input_watermark(index, inputs);
+        let Some(node) = self.nodes.get_mut(index) else { return Ok(false) };
+        if watermark <= node.seen {
+            return Ok(false);
+        }
+        let time = Time { watermark, emitted: node.passed_on, wall };
+        node.seen = watermark;
+        let origin = Origin { topic: node.step.clone(), partition: self.partition, from: -1, to: -1 };
+        let ledger = self.call(index, tables, &origin, leaving, |operator, cx| operator.on_time(time, cx))?;
+        if ledger.accounted() != 0 {
+            return Err(self.broken(index, format!("time made {} rows from nothing", ledger.accounted())));
+        }
+        if let Some(node) = self.nodes.get_mut(index) {
+            node.passed_on = node.passed_on.max(later(watermark, node.delay));
+        }
+        Ok(ledger != Ledger::default())
+    }
+
+    /// Calls an operator, checks what it emitted and sends it on.
+    fn call(
+        &mut self,
+        index: usize,
+        tables: &dyn Tables,
+        origin: &Origin,
+        leaving: &mut Leaving,
+        run: impl FnOnce(&mut dyn Operator, &mut Cx<'_>) -> Result<(), operator_core::StateError>,
+    ) -> Result<Ledger, TaskError> {
+        let (mut emitted, mut rejected, mut ledger) = (Vec::new(), Vec::new(), Ledger::default());
+        let Some(node) = self.nodes.get_mut(index) else { return Ok(ledger) };
+        let mut none = MemoryState::default();
+        let state: &mut dyn operator_core::State = match &mut node.store {
+            Some(store) => store,
+            None => &mut none,
+        };
+        let result = {
+            let mut cx = Cx::new(&mut emitted, &mut rejected, &mut ledger, state, tables);
+            run(node.operator.as_mut(), &mut cx)
+        };
+        if let Err(e) = result {
+            return Err(self.broken(index, e.to_string()));
+        }
+        node.ledger.add(&ledger);
+        node.held += ledger.held;
+        let step = node.step.clone();
+        leaving.rejected.extend(rejected.into_iter().map(|r| (step.clone(), r, origin.clone())));
+        for Emitted { port, rows } in emitted {
+            let declared = self.stage().and_then(|s| s.nodes.get(index)).and_then(|n| n.planned.outputs.get(usize::from(port.0)));
+            match declared {
+                None => return Err(self.broken(index, format!("emitted on port {}, which it doesn't have", port.0))),
+                Some(output) if output.schema.fields().len() != rows.num_columns() => {
+                    return Err(
+                        self.broken(index, format!("emitted {} columns instead of {}", rows.num_columns(), output.schema.fields().len()))
+                    );
+                }
+                Some(output) => {
+                    let same = output.schema.fields().iter().zip(rows.columns()).all(|(f, c)| f.data_type() == c.data_type());
+                    if !same {
+                        return Err(self.broken(index, format!("emitted {} instead of {}", rows.schema(), output.schema)));
+                    }
+                }
+            }
+            self.deliver(Upstream::Node(index, port), rows, origin, leaving);
+        }
+        Ok(ledger)
+    }
+
+    fn broken(&self, index: usize, message: String) -> TaskError {
+        let step = self.nodes.get(index).map_or_else(String::new, |n| n.step.to_string());
+        TaskError { step, message }
+    }
+}
+
+fn later(watermark: Millis, delay: Millis) -> Millis {
+    if watermark == NO_WATERMARK { watermark } else { watermark.saturating_sub(delay) }
+}
+
+/// Watermarks of the tasks that write a repartition topic, as one reader partition has heard of them (rule R6).
+#[derive(Clone, Debug)]
+pub struct Writers(Vec<Millis>);
+
+impl Writers {
+    pub fn new(writers: i32) -> Writers {
+        Writers(vec![NO_WATERMARK; writers.max(0) as usize])
+    }
+
+    /// Continues at what was committed.
+    pub fn restore(&mut self, committed: Vec<Millis>) {
+        if committed.len() == self.0.len() {
+            self.0 = committed;
+        }
+    }
+
+    pub fn observe(&mut self, writer: usize, watermark: Millis) {
+        if let Some(known) = self.0.get_mut(writer) {
+            *known = (*known).max(watermark);
+        }
+    }
+
+    /// Nothing earlier will come from any writer.
+    pub fn watermark(&self) -> Millis {
+        self.0.iter().copied().min().unwrap_or(NO_WATERMARK)
+    }
+
+    pub fn all(&self) -> &[Millis] {
+        &self.0
+    }
+}
+
+/// Ledgers of a whole lane or worker, by step.
+pub type Ledgers = BTreeMap<String, (u64, Ledger)>;

@@ -1,0 +1,144 @@
+//! A worker: lanes on threads of their own, the tables they share, and a supervisor that starts a lane again when it
+//! ends in doubt.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use crate::lane::{Lane, LaneConfig, LaneEnd, World};
+use crate::tables::TableLoader;
+
+/// How long a lane waits for records before it looks after other things.
+const POLL_WAIT: Duration = Duration::from_millis(10);
+/// How long a lane has to commit what it has when the worker stops.
+const FINISH: Duration = Duration::from_secs(20);
+/// Backoff between restarts of a lane: doubled each time up to the second figure.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// A lane that ran this long was well: the next restart waits the short time again.
+const WELL_AFTER: i64 = 60_000;
+
+/// Asks a worker to stop, from a signal handler or another thread.
+#[derive(Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    pub fn stop(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    pub fn is_stopped(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// The flag itself, for loops of others.
+    pub fn flag(&self) -> &AtomicBool {
+        &self.0
+    }
+
+    /// Sleeps, but not past a stop.
+    pub fn pause(&self, length: Duration) {
+        let mut left = length;
+        while !left.is_zero() && !self.is_stopped() {
+            let nap = left.min(Duration::from_millis(50));
+            std::thread::sleep(nap);
+            left -= nap;
+        }
+    }
+}
+
+/// Runs lanes until told to stop, or until one of them says that a person must act. Commits what was processed before
+/// it returns.
+pub fn run(world: &World, lanes: Vec<LaneConfig>, stop: &Stop) -> Result<(), LaneEnd> {
+    let mut threads = vec![tables(world.clone(), stop.clone())?];
+    for config in lanes {
+        let (world, stop) = (world.clone(), stop.clone());
+        let name = format!("lane-{}", config.index);
+        threads.push(spawn(&name, move || {
+            // A panic is a bug, but the process must not live on with a dead lane.
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| supervise(&world, &config, &stop)));
+            stop.stop();
+            ended.unwrap_or_else(|_| Err(LaneEnd::Stop("a lane panicked: this is a bug".into())))
+        })?);
+    }
+    watch_ends(world, stop);
+    let mut result = Ok(());
+    for thread in threads {
+        let ended = thread.join().unwrap_or_else(|_| Err(LaneEnd::Stop("a thread of the worker panicked".into())));
+        result = result.and(ended);
+    }
+    result
+}
+
+fn spawn(name: &str, body: impl FnOnce() -> Result<(), LaneEnd> + Send + 'static) -> Result<JoinHandle<Result<(), LaneEnd>>, LaneEnd> {
+    Builder::new().name(name.to_string()).spawn(body).map_err(|e| LaneEnd::Stop(format!("no thread for {name}: {e}")))
+}
+
+fn supervise(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd> {
+    let mut backoff = BACKOFF.0;
+    loop {
+        let started = world.clock.monotonic();
+        let cause = match drive(world, config, stop) {
+            Ok(()) => return Ok(()),
+            Err(LaneEnd::Stop(cause)) => return Err(LaneEnd::Stop(cause)),
+            Err(LaneEnd::Restart(cause)) => cause,
+        };
+        if stop.is_stopped() {
+            // What was not committed is read again by the next worker.
+            return Ok(());
+        }
+        world.stats.restarted(&cause);
+        tracing::warn!(lane = config.index, %cause, "the lane ended; a new one starts from what is committed");
+        if world.clock.monotonic() - started > WELL_AFTER {
+            backoff = BACKOFF.0;
+        }
+        stop.pause(backoff);
+        backoff = (backoff * 2).min(BACKOFF.1);
+    }
+}
+
+fn drive(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd> {
+    let mut lane = Lane::start(world.clone(), config.clone())?;
+    while !stop.is_stopped() {
+        lane.step(POLL_WAIT)?;
+    }
+    lane.finish(FINISH)
+}
+
+fn tables(world: World, stop: Stop) -> Result<JoinHandle<Result<(), LaneEnd>>, LaneEnd> {
+    spawn("tables", move || {
+        let mut backoff = BACKOFF.0;
+        let mut loader = None;
+        while !stop.is_stopped() && !world.plan.tables.is_empty() {
+            let made = match loader.take() {
+                Some(loader) => Ok(loader),
+                None => TableLoader::new(&world.plan, world.tables.clone(), world.broker.clone(), world.schemas.clone()),
+            };
+            let went = made.and_then(|made| loader.insert(made).step(Duration::from_millis(50)));
+            match went {
+                Ok(()) => backoff = BACKOFF.0,
+                Err(e) => {
+                    tracing::warn!(cause = %e, "reading tables failed; trying again");
+                    stop.pause(backoff);
+                    backoff = (backoff * 2).min(BACKOFF.1);
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Keeps the ends of the input partitions current, for lag.
+fn watch_ends(world: &World, stop: &Stop) {
+    while !stop.is_stopped() {
+        for partition in world.stats.snapshot().partitions.into_keys() {
+            if stop.is_stopped() {
+                return;
+            }
+            if let Ok((_, end)) = world.broker.bounds(&partition) {
+                world.stats.end(&partition, end);
+            }
+        }
+        stop.pause(Duration::from_secs(1));
+    }
+}

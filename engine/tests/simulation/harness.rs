@@ -1,0 +1,283 @@
+//! A pipeline, its input and a schedule of steps, faults and crashes, all from one seed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_engine::broker::Broker;
+use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, topics_to_create};
+use headwater_engine::memory::{Faults, MemoryBroker, MemoryClock};
+use headwater_engine::pipeline::Pipeline;
+use headwater_engine::plan::{Catalog, Plan, Registered, plan};
+use headwater_engine::registry::{Kind, Registry};
+use headwater_engine::schemas::MemorySchemas;
+use headwater_engine::stats::{Snapshot, Stats};
+use headwater_engine::tables::LoadedTables;
+use headwater_engine::yaml;
+
+pub const PARTITIONS: i32 = 3;
+
+const PIPELINE: &str = r#"
+apiVersion: headwater/v1
+name: simulated
+commit_interval: 20ms
+sources:
+  orders:
+    topic: orders
+    format: json
+    schema: { id: string, product: string, amount: long, at: timestamp }
+    time: { field: at, out_of_order: 2s, idle: never }
+    key: id
+steps:
+  paid: { from: orders, filter: amount >= 0 }
+  per_product:
+    from: paid
+    window: { tumbling: 10s, by: [product], compute: { n: count(*), total: sum(amount), ids: count(DISTINCT id) }, lateness: 3s }
+  per_id:
+    from: paid
+    window: { tumbling: 10s, by: [id], compute: { total: sum(amount) }, emit: on_update }
+sinks:
+  copies: { from: paid, topic: copies, key: id, create: { partitions: 2 } }
+  products: { from: per_product, topic: products, key: product, create: { partitions: 2 } }
+  late: { from: per_product.late, topic: late, key: id, create: { partitions: 1 } }
+  ids: { from: per_id, topic: ids, key: id, create: { partitions: 2 } }
+  late_ids: { from: per_id.late, topic: late-ids, create: { partitions: 1 } }
+"#;
+
+/// One input record.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub partition: i32,
+    pub id: String,
+    pub product: String,
+    pub amount: i64,
+    pub at: i64,
+    /// Not a record that can be decoded.
+    pub broken: bool,
+}
+
+/// The input of a run.
+pub struct Case {
+    pub orders: Vec<Order>,
+    /// Rows that push every watermark past everything.
+    pub last: i64,
+}
+
+/// Small deterministic random numbers.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ 0x5851_F42D_4C95_7F2D)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % n.max(1)
+    }
+}
+
+impl Case {
+    pub fn new(seed: u64) -> Case {
+        let mut random = Random::new(seed);
+        let start = 1_767_225_000_000;
+        let mut orders = Vec::new();
+        for i in 0..400 {
+            let id = format!("id{}", random.below(20));
+            let at = start + i * 250 + random.below(3_000) as i64 - 1_500 - if random.below(12) == 0 { 25_000 } else { 0 };
+            let partition = headwater_formats::partition(id.as_bytes(), PARTITIONS);
+            let amount = random.below(100) as i64 - 10;
+            let product = format!("p{}", random.below(5));
+            orders.push(Order { partition, id, product, amount, at, broken: random.below(40) == 0 });
+        }
+        let last = start + 400 * 250 + 600_000;
+        for partition in 0..PARTITIONS {
+            orders.push(Order { partition, id: format!("end{partition}"), product: "end".into(), amount: -1, at: last, broken: false });
+        }
+        Case { orders, last }
+    }
+}
+
+/// What came out.
+pub struct Outcome {
+    pub broker: MemoryBroker,
+    pub stats: Vec<Snapshot>,
+}
+
+pub struct Run<'a> {
+    case: &'a Case,
+    seed: u64,
+    broker: MemoryBroker,
+    clock: Arc<MemoryClock>,
+    plan: Arc<Plan>,
+    state: tempfile::TempDir,
+    stats: Vec<Arc<Stats>>,
+}
+
+struct Topics<'a>(&'a MemoryBroker);
+
+impl Catalog for Topics<'_> {
+    fn subject(&self, _: &str) -> Result<Option<Registered>, String> {
+        Ok(None)
+    }
+
+    fn partitions(&self, topic: &str) -> Result<Option<i32>, String> {
+        self.0.partitions(topic).map_err(|e| e.to_string())
+    }
+
+    fn topics(&self) -> Result<Vec<String>, String> {
+        self.0.topics().map_err(|e| e.to_string())
+    }
+}
+
+pub fn registry() -> Registry {
+    Registry(vec![
+        Kind::of::<operator_filter::Filter>(),
+        Kind::of::<operator_map::Map>(),
+        Kind::of::<operator_window::Window>(),
+        Kind::of::<operator_fanout::Fanout>(),
+    ])
+}
+
+impl<'a> Run<'a> {
+    pub fn new(case: &'a Case, seed: u64) -> Run<'a> {
+        Run::of(case, seed, PIPELINE)
+    }
+
+    /// The same pipeline without transactions.
+    pub fn at_least_once(case: &'a Case, seed: u64) -> Run<'a> {
+        Run::of(case, seed, &PIPELINE.replace("commit_interval:", "guarantee: at_least_once\ncommit_interval:"))
+    }
+
+    fn of(case: &'a Case, seed: u64, text: &str) -> Run<'a> {
+        let broker = MemoryBroker::seeded(seed);
+        let clock = broker.clock().expect("a simulated broker has a virtual clock");
+        broker.create_topic("orders", PARTITIONS);
+        let root = yaml::parse(text).unwrap();
+        let pipeline = Pipeline::read(&root).unwrap();
+        let plan = plan(&pipeline, &root, text, &registry(), &Topics(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
+        broker.create_topics(&topics_to_create(&plan)).unwrap();
+        Run { case, seed, broker, clock, plan: Arc::new(plan), state: tempfile::tempdir().unwrap(), stats: Vec::new() }
+    }
+
+    fn lane(&mut self, index: usize) -> Result<Lane, LaneEnd> {
+        let stats = Arc::new(Stats::default());
+        self.stats.push(stats.clone());
+        let world = World {
+            plan: self.plan.clone(),
+            broker: Arc::new(self.broker.clone()),
+            clock: self.clock.clone(),
+            schemas: Arc::new(MemorySchemas::default()),
+            schema_ids: Arc::new(|_, _| Ok(1)),
+            tables: Arc::new(LoadedTables::new(&self.plan)),
+            stats,
+        };
+        let state_dir: Option<PathBuf> = (!self.seed.is_multiple_of(3)).then(|| self.state.path().join(format!("lane{index}")));
+        let config = LaneConfig { state_dir, epoch_rows: 20 + self.seed % 50, ..LaneConfig::new("w", index) };
+        Lane::start(world, config)
+    }
+
+    fn feed(&self, order: &Order) {
+        let value = match order.broken {
+            true => format!("{{\"id\":\"{}\",\"amount\":\"x\"", order.id),
+            false => {
+                let at = order.at;
+                format!("{{\"id\":\"{}\",\"product\":\"{}\",\"amount\":{},\"at\":{at}}}", order.id, order.product, order.amount)
+            }
+        };
+        self.broker.append("orders", order.partition, Some(order.id.as_bytes()), Some(value.as_bytes()), Some(order.at), &[]).unwrap();
+    }
+
+    /// Two lanes, everything goes well.
+    pub fn undisturbed(mut self) -> Outcome {
+        for order in &self.case.orders {
+            self.feed(order);
+        }
+        let mut lanes: Vec<Lane> = (0..2).map(|i| self.lane(i).unwrap()).collect();
+        self.settle(&mut lanes.iter_mut().map(Some).collect::<Vec<_>>());
+        self.finish(lanes)
+    }
+
+    /// One to three lanes that die and return while faults happen; then all is healed, and all must be done.
+    pub fn disturbed(mut self) -> Outcome {
+        let mut random = Random::new(self.seed ^ 77);
+        self.broker.set_faults(Faults::everything(self.seed, 60));
+        let mut lanes: Vec<Option<Lane>> = vec![None, None, None];
+        let mut fed = 0;
+        for turn in 0..6_000u64 {
+            self.clock.advance(1 + random.below(8) as i64);
+            if fed < self.case.orders.len() && random.below(3) == 0 {
+                self.feed(&self.case.orders[fed]);
+                fed += 1;
+            }
+            let index = random.below(3) as usize;
+            match random.below(400) {
+                0 => lanes[index] = None,
+                1 if turn % 2 == 0 => self.broker.expire_dropped(),
+                _ => {}
+            }
+            let ended = match &mut lanes[index] {
+                Some(lane) => lane.step(Duration::ZERO).err(),
+                None if random.below(20) == 0 => {
+                    lanes[index] = self.lane(index).ok();
+                    None
+                }
+                None => None,
+            };
+            if let Some(end) = ended {
+                assert!(matches!(end, LaneEnd::Restart(_)), "seed {}: a lane stopped for good: {end}", self.seed);
+                lanes[index] = None;
+            }
+        }
+        while fed < self.case.orders.len() {
+            self.feed(&self.case.orders[fed]);
+            fed += 1;
+        }
+        // Everything heals: from here on, progress is owed.
+        self.broker.set_faults(Faults::none());
+        lanes.clear();
+        self.clock.advance(120_000);
+        self.broker.expire_dropped();
+        self.broker.settle();
+        let mut lanes: Vec<Lane> = (0..2).map(|i| self.lane(i).unwrap()).collect();
+        self.settle(&mut lanes.iter_mut().map(Some).collect::<Vec<_>>());
+        self.finish(lanes)
+    }
+
+    /// Steps until every source record is committed and nothing happens any more.
+    fn settle(&self, lanes: &mut [Option<&mut Lane>]) {
+        let mut quiet = 0;
+        for turn in 0..200_000 {
+            self.clock.advance(1);
+            let mut busy = false;
+            for lane in lanes.iter_mut().flatten() {
+                let before = turn;
+                busy |= lane.step(Duration::ZERO).unwrap_or_else(|e| panic!("seed {}: after healing, turn {before}: {e}", self.seed));
+                busy |= !lane.is_settled();
+            }
+            quiet = if busy { 0 } else { quiet + 1 };
+            if quiet > 500 && self.is_done() {
+                return;
+            }
+        }
+        panic!("seed {}: no progress after healing: {:?}", self.seed, self.broker.group_offsets("hw.simulated"));
+    }
+
+    fn is_done(&self) -> bool {
+        let committed = self.broker.group_offsets("hw.simulated");
+        (0..PARTITIONS).all(|p| {
+            let partition = headwater_engine::broker::TopicPartition::new("orders", p);
+            let end = self.broker.last_stable_offset("orders", p).unwrap_or(0);
+            end == 0 || committed.get(&partition).is_some_and(|c| c.offset == end)
+        })
+    }
+
+    fn finish(self, lanes: Vec<Lane>) -> Outcome {
+        for lane in lanes {
+            lane.finish(Duration::from_secs(1)).unwrap_or_else(|e| panic!("seed {}: {e}", self.seed));
+        }
+        Outcome { broker: self.broker, stats: self.stats.iter().map(|s| s.snapshot()).collect() }
+    }
+}

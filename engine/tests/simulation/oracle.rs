@@ -1,0 +1,155 @@
+//! What must come out, computed from the input alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use headwater_engine::memory::MemoryBroker;
+use serde_json::Value;
+
+use crate::harness::{Case, Order, Outcome, PARTITIONS};
+
+const OUT_OF_ORDER: i64 = 2_000;
+const SIZE: i64 = 10_000;
+const LATENESS: i64 = 3_000;
+
+type Rows = BTreeMap<String, usize>;
+
+#[derive(Default)]
+struct Expected {
+    copies: Rows,
+    products: Rows,
+    late: Rows,
+    ids: Vec<(String, i64, i64)>,
+    late_ids: usize,
+    dead: usize,
+}
+
+fn expected(case: &Case) -> Expected {
+    let mut out = Expected::default();
+    let mut newest: BTreeMap<i32, i64> = BTreeMap::new();
+    let mut products: BTreeMap<(String, i64), (u64, i64, BTreeSet<String>)> = BTreeMap::new();
+    let mut ids: BTreeMap<(String, i64), i64> = BTreeMap::new();
+    for partition in 0..PARTITIONS {
+        for order in case.orders.iter().filter(|o| o.partition == partition) {
+            if order.broken {
+                out.dead += 1;
+                continue;
+            }
+            let watermark = newest.get(&partition).map(|t| t - OUT_OF_ORDER);
+            let newest = newest.entry(partition).or_insert(i64::MIN);
+            *newest = (*newest).max(order.at);
+            if order.amount < 0 {
+                continue;
+            }
+            count(&mut out.copies, format!("{} {} {}", order.id, order.product, order.amount));
+            let start = order.at.div_euclid(SIZE) * SIZE;
+            let closed = |lateness: i64| watermark.is_some_and(|w| start + SIZE + lateness <= w);
+            if closed(LATENESS) {
+                count(&mut out.late, row(order));
+            } else {
+                let cell = products.entry((order.product.clone(), start)).or_default();
+                cell.0 += 1;
+                cell.1 += order.amount;
+                cell.2.insert(order.id.clone());
+            }
+            if closed(0) {
+                out.late_ids += 1;
+            } else {
+                let total = ids.entry((order.id.clone(), start)).or_default();
+                *total += order.amount;
+                out.ids.push((order.id.clone(), start, *total));
+            }
+        }
+    }
+    for ((product, start), (n, total, distinct)) in products {
+        if start + SIZE + LATENESS <= case.last - OUT_OF_ORDER {
+            count(&mut out.products, format!("{product} {start} {n} {total} {}", distinct.len()));
+        }
+    }
+    out
+}
+
+fn row(order: &Order) -> String {
+    format!("{} {} {} {}", order.id, order.product, order.amount, order.at)
+}
+
+fn count(rows: &mut Rows, row: String) {
+    *rows.entry(row).or_default() += 1;
+}
+
+fn read(broker: &MemoryBroker, topic: &str) -> Vec<Value> {
+    let records = broker.read_all_committed(topic);
+    records.iter().map(|r| serde_json::from_slice(r.value.as_deref().expect("a value")).expect("JSON")).collect()
+}
+
+fn millis(value: &Value) -> i64 {
+    let text = value.as_str().expect("a timestamp");
+    let (date, time) = text.trim_end_matches('Z').split_once('T').expect("ISO-8601");
+    let numbers: Vec<i64> = date.split('-').chain(time.split([':', '.'])).map(|n| n.parse().unwrap()).collect();
+    let [year, month, day, hour, minute, second, milli] = numbers[..] else { panic!("{text}") };
+    // Days since 1970 by Howard Hinnant's civil calendar formula.
+    let y = if month <= 2 { year - 1 } else { year };
+    let era = y.div_euclid(400);
+    let yoe = y - era * 400;
+    let doy = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
+    let days = era * 146_097 + yoe * 365 + yoe / 4 - yoe / 100 + doy - 719_468;
+    (((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000 + milli
+}
+
+fn compare(what: &str, seed: u64, expected: &Rows, found: &Rows) {
+    if expected != found {
+        let missing: Vec<_> = expected.iter().filter(|(k, n)| found.get(*k) != Some(n)).take(5).collect();
+        let wrong: Vec<_> = found.iter().filter(|(k, n)| expected.get(*k) != Some(n)).take(5).collect();
+        panic!("seed {seed}: {what} differs.\n expected: {missing:?}\n found:    {wrong:?}");
+    }
+}
+
+fn copies_of(broker: &MemoryBroker) -> Rows {
+    let mut copies = Rows::new();
+    for v in read(broker, "copies") {
+        let text = |k: &str| v[k].as_str().unwrap().to_string();
+        count(&mut copies, format!("{} {} {}", text("id"), text("product"), v["amount"]));
+    }
+    copies
+}
+
+/// Without transactions rows may come twice, but none is lost.
+pub fn check_nothing_lost(case: &Case, outcome: &Outcome, seed: u64) {
+    let found = copies_of(&outcome.broker);
+    let lost: Vec<_> = expected(case).copies.into_iter().filter(|(row, n)| found.get(row).is_none_or(|f| f < n)).collect();
+    assert!(lost.is_empty(), "seed {seed}: lost {lost:?}");
+}
+
+pub fn check(case: &Case, outcome: &Outcome, seed: u64) {
+    let expected = expected(case);
+    let broker = &outcome.broker;
+    let text = |v: &Value, k: &str| v[k].as_str().unwrap().to_string();
+    compare("copies", seed, &expected.copies, &copies_of(broker));
+    let mut products = Rows::new();
+    for v in read(broker, "products") {
+        count(&mut products, format!("{} {} {} {} {}", text(&v, "product"), millis(&v["window_start"]), v["n"], v["total"], v["ids"]));
+    }
+    compare("products", seed, &expected.products, &products);
+    let mut late = Rows::new();
+    for v in read(broker, "late") {
+        count(&mut late, format!("{} {} {} {}", text(&v, "id"), text(&v, "product"), v["amount"], millis(&v["at"])));
+    }
+    compare("late rows", seed, &expected.late, &late);
+    assert_eq!(read(broker, "late-ids").len(), expected.late_ids, "seed {seed}: late ids");
+    // On update, the order per key matters too.
+    let found: Vec<(String, i64, i64)> =
+        read(broker, "ids").iter().map(|v| (text(v, "id"), millis(&v["window_start"]), v["total"].as_i64().unwrap())).collect();
+    let keys: BTreeSet<&String> = expected.ids.iter().map(|(id, _, _)| id).collect();
+    assert_eq!(found.len(), expected.ids.len(), "seed {seed}: updates per id");
+    for key in keys {
+        let of = |rows: &[(String, i64, i64)]| rows.iter().filter(|(id, _, _)| id == key).map(|(_, s, t)| (*s, *t)).collect::<Vec<_>>();
+        assert_eq!(of(&found), of(&expected.ids), "seed {seed}: updates of {key} in order");
+    }
+    let dead = broker.read_all_committed("orders.dlq");
+    assert_eq!(dead.len(), expected.dead, "seed {seed}: dead letters");
+    // The row ledger: every committed row of every step went somewhere.
+    for snapshot in &outcome.stats {
+        for (step, (rows, ledger)) in &snapshot.steps {
+            assert_eq!(*rows as i64, ledger.accounted(), "seed {seed}: ledger of {step}: {ledger:?}");
+        }
+    }
+}
