@@ -1,0 +1,137 @@
+//! Where schemas and topics come from: the live registry and cluster, or the `schemas/` folder.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use headwater_engine::broker::Broker;
+use headwater_engine::plan::{Catalog, Registered};
+use parking_lot::Mutex;
+
+use crate::schema_registry::Registry;
+
+/// Subjects of a schema registry, asked and waited for: planning and sinks need them before a record is read.
+pub trait Subjects: Send + Sync {
+    /// The latest schema of a subject; `None` if there is no such subject.
+    fn latest(&self, subject: &str) -> Result<Option<Registered>, String>;
+    /// Registers an Avro schema and returns its id.
+    fn register(&self, subject: &str, text: &str) -> Result<u32, String>;
+}
+
+/// The registry of the environment.
+pub struct RegistrySubjects {
+    pub registry: Registry,
+    pub runtime: tokio::runtime::Handle,
+}
+
+impl Subjects for RegistrySubjects {
+    fn latest(&self, subject: &str) -> Result<Option<Registered>, String> {
+        let found = self.runtime.block_on(self.registry.latest(subject)).map_err(|e| e.to_string())?;
+        Ok(found.map(|s| Registered { id: s.id, json: s.is_json(), text: s.schema }))
+    }
+
+    fn register(&self, subject: &str, text: &str) -> Result<u32, String> {
+        self.runtime.block_on(self.registry.register(subject, text)).map_err(|e| e.to_string())
+    }
+}
+
+/// An environment without a registry.
+pub struct NoSubjects;
+
+impl Subjects for NoSubjects {
+    fn latest(&self, _: &str) -> Result<Option<Registered>, String> {
+        Err("no schema registry: set `schema_registry.url` in the configuration".into())
+    }
+
+    fn register(&self, subject: &str, _: &str) -> Result<u32, String> {
+        self.latest(subject).map(|_| 0)
+    }
+}
+
+/// The cluster and the registry as they are now; answers are remembered for the life of the catalog.
+pub struct Live {
+    broker: Arc<dyn Broker>,
+    registry: Arc<dyn Subjects>,
+    subjects: Mutex<BTreeMap<String, Option<Registered>>>,
+}
+
+impl Live {
+    pub fn new(broker: Arc<dyn Broker>, registry: Arc<dyn Subjects>) -> Live {
+        Live { broker, registry, subjects: Mutex::default() }
+    }
+}
+
+impl Catalog for Live {
+    fn subject(&self, subject: &str) -> Result<Option<Registered>, String> {
+        if let Some(known) = self.subjects.lock().get(subject) {
+            return Ok(known.clone());
+        }
+        let found = self.registry.latest(subject)?;
+        self.subjects.lock().insert(subject.to_string(), found.clone());
+        Ok(found)
+    }
+
+    fn partitions(&self, topic: &str) -> Result<Option<i32>, String> {
+        self.broker.partitions(topic).map_err(|e| e.to_string())
+    }
+
+    fn topics(&self) -> Result<Vec<String>, String> {
+        self.broker.topics().map_err(|e| e.to_string())
+    }
+}
+
+/// A folder of schemas: `<subject>/v<n>.avsc`, the highest version counts. Every topic with a schema exists, with six
+/// partitions, and so does every topic a pipeline writes.
+pub struct Folder {
+    subjects: BTreeMap<String, Registered>,
+}
+
+/// Partitions assumed for topics when there is no cluster to ask.
+pub const ASSUMED_PARTITIONS: i32 = 6;
+
+impl Folder {
+    pub fn read(dir: &Path) -> std::io::Result<Folder> {
+        let mut subjects = BTreeMap::new();
+        if dir.is_dir() {
+            for entry in std::fs::read_dir(dir)? {
+                let entry = entry?;
+                let subject = entry.file_name().to_string_lossy().into_owned();
+                if entry.path().is_dir()
+                    && let Some((version, text)) = newest(&entry.path())?
+                {
+                    subjects.insert(subject, Registered { id: version, text, json: false });
+                }
+            }
+        }
+        Ok(Folder { subjects })
+    }
+}
+
+fn newest(dir: &Path) -> std::io::Result<Option<(u32, String)>> {
+    let mut best: Option<(u32, String)> = None;
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+        let version = stem.strip_prefix('v').and_then(|v| v.parse::<u32>().ok());
+        if let (Some(version), true) = (version, path.extension().is_some_and(|e| e == "avsc"))
+            && best.as_ref().is_none_or(|(v, _)| version > *v)
+        {
+            best = Some((version, std::fs::read_to_string(&path)?));
+        }
+    }
+    Ok(best)
+}
+
+impl Catalog for Folder {
+    fn subject(&self, subject: &str) -> Result<Option<Registered>, String> {
+        Ok(self.subjects.get(subject).cloned())
+    }
+
+    fn partitions(&self, _: &str) -> Result<Option<i32>, String> {
+        Ok(Some(ASSUMED_PARTITIONS))
+    }
+
+    fn topics(&self) -> Result<Vec<String>, String> {
+        Ok(self.subjects.keys().filter_map(|s| s.strip_suffix("-value")).map(str::to_string).collect())
+    }
+}

@@ -1,0 +1,254 @@
+//! `hw demo`: everything at once on one machine, and the totals side by side.
+//!
+//! Local services are started in a folder of their own, the generator writes orders, payments and stock movements in
+//! real time, the shipped pipelines run in this process, and what ClickHouse holds is compared with what the generator
+//! counted. Windows are made shorter than the shipped pipelines', so that something closes while one watches.
+
+mod embedded;
+mod real;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use headwater_generate::{GenerateError, Progress, Sums, Totals};
+use parking_lot::Mutex;
+
+use super::{Failure, run as run_command, runtime};
+use crate::diagnose::{Problem, Source};
+use crate::prepare;
+use crate::run::{self, Prepared, Running, Services};
+
+/// The shipped pipelines, and what the demo changes in them.
+const PIPELINES: [(&str, &str); 3] = [
+    ("order-analytics", include_str!("../../../pipelines/order-analytics/pipeline.yaml")),
+    ("inventory-levels", include_str!("../../../pipelines/inventory-levels/pipeline.yaml")),
+    ("audit-trail", include_str!("../../../pipelines/audit-trail/pipeline.yaml")),
+];
+const CHANGES: [(&str, &str); 3] =
+    [("tumbling: 1m", "tumbling: 5s"), ("lateness: 2m", "lateness: 2s"), ("out_of_order: 5s", "out_of_order: 5s, idle: 15s")];
+/// How long the totals may take to agree once the load has ended: windows wait for lateness and silence.
+const DRAIN: Duration = Duration::from_secs(180);
+
+#[derive(Args)]
+pub struct DemoArgs {
+    /// Events per second
+    #[arg(long, default_value_t = 2_000.0)]
+    rate: f64,
+    /// Stop the load after this long, wait for the totals to agree, and say whether they do (exit code 1 if not)
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Use the in-memory broker even where Java is there
+    #[arg(long)]
+    embedded: bool,
+    /// The folder the services live in; what the demo puts there is deleted at the end
+    #[arg(long, default_value = ".local/demo")]
+    dir: PathBuf,
+}
+
+/// What the generator has done so far.
+#[derive(Default)]
+struct Generated {
+    progress: Mutex<Option<Progress>>,
+    stop: AtomicBool,
+}
+
+/// What the demo runs on: real services, or everything in this process.
+trait Ground {
+    fn services(&self) -> &Services;
+    /// Starts the load on a thread of its own.
+    fn load(&self, rate: f64, generated: &Arc<Generated>) -> Result<LoadThread, Problem>;
+    fn start(&self, prepared: &Prepared) -> Result<Running, Problem>;
+    /// What the tables hold.
+    fn held(&self) -> Held;
+    /// Name of the place where the tables are.
+    fn tables(&self) -> &'static str;
+}
+
+/// What the tables hold.
+#[derive(Clone, Default)]
+struct Held {
+    items: f64,
+    revenue: f64,
+    audited: f64,
+    positions: f64,
+    /// The latest closed windows, ready to be shown.
+    windows: Vec<String>,
+}
+
+/// Totals of both sides, in the order they are shown.
+struct Comparison {
+    rows: Vec<(&'static str, f64, f64)>,
+}
+
+impl Comparison {
+    fn agrees(&self) -> bool {
+        self.rows.iter().all(|(_, expected, found)| (expected - found).abs() < 0.005)
+    }
+}
+
+pub fn run(args: &DemoArgs) -> Result<(), Failure> {
+    if std::env::var_os("HW_LOG").is_some() {
+        run_command::logs(true);
+    }
+    let runtime = runtime()?;
+    if args.embedded || !headwater_local::java_available() {
+        if !args.embedded {
+            eprintln!("Java 17 or later is not on the PATH (Debian: openjdk-17-jre-headless), so there is no Kafka here.");
+        }
+        eprintln!("Everything runs in this process: an in-memory broker instead of Kafka, a tally instead of ClickHouse.");
+        let ground = embedded::Embedded::new(args, runtime.handle())?;
+        return on(args, &ground, &runtime);
+    }
+    let environment = real::up(args)?;
+    let result =
+        real::Real::new(args, &environment, runtime.handle()).map_err(Failure::from).and_then(|ground| on(args, &ground, &runtime));
+    if let Err(e) = environment.down(true) {
+        eprintln!("the services could not be stopped: {e}");
+    }
+    // Only what the demo made itself.
+    let _ = std::fs::remove_dir_all(args.dir.join("state"));
+    let _ = std::fs::remove_dir(&args.dir);
+    result
+}
+
+fn on(args: &DemoArgs, ground: &dyn Ground, runtime: &tokio::runtime::Runtime) -> Result<(), Failure> {
+    let generated = Arc::new(Generated::default());
+    let load = ground.load(args.rate, &generated)?;
+    wait_for_topics(ground.services(), &generated)?;
+    let mut running = Vec::new();
+    for (name, text) in PIPELINES {
+        let text = CHANGES.iter().fold(text.to_string(), |text, (old, new)| text.replace(old, new));
+        let source = Source { name: format!("pipelines/{name}/pipeline.yaml"), text };
+        let loaded = prepare::parse(source).map_err(|p| Failure::Wrong(vec![p]))?;
+        let prepared = run::prepare(&loaded, ground.services().clone()).map_err(Failure::Wrong)?;
+        running.push(ground.start(&prepared)?);
+    }
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let seen = interrupted.clone();
+    runtime.spawn(async move {
+        while tokio::signal::ctrl_c().await.is_ok() {
+            seen.store(true, Ordering::Relaxed);
+        }
+    });
+    let started = Instant::now();
+    let limit = args.seconds.map(Duration::from_secs);
+    while !interrupted.load(Ordering::Relaxed)
+        && limit.is_none_or(|l| started.elapsed() < l)
+        && !running.iter().any(|r| r.stop.is_stopped())
+    {
+        show(&frame(ground, &running, &generated, started));
+        std::thread::sleep(Duration::from_millis(1_000));
+    }
+    generated.stop.store(true, Ordering::Relaxed);
+    let totals = load.join().map_err(|_| Problem::plain("the generator panicked"))?.map_err(|e| Problem::plain(e.to_string()))?;
+    let result = summary(ground, &running, &totals, &interrupted);
+    for running in &running {
+        running.stop.stop();
+    }
+    for running in running {
+        running.wait()?;
+    }
+    result
+}
+
+type LoadThread = std::thread::JoinHandle<Result<Totals, GenerateError>>;
+
+/// The generator creates its topics and tables before the load.
+fn wait_for_topics(services: &Services, generated: &Generated) -> Result<(), Problem> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while generated.progress.lock().is_none() || services.broker.partitions("business.inventory.adjusted").ok().flatten().is_none() {
+        if Instant::now() > deadline {
+            return Err(Problem::plain("the generator does not get its topics"));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
+}
+
+/// What the tables hold against what the generator sent.
+fn compare(held: &Held, sent: &Sums) -> Comparison {
+    let events: u64 = sent.records.iter().filter(|(topic, _)| !topic.is_table()).map(|(_, n)| n).sum();
+    Comparison {
+        rows: vec![
+            ("items sold", sent.quantity as f64, held.items),
+            ("revenue", sent.revenue_cents as f64 / 100.0, held.revenue),
+            ("events in the audit table", events as f64, held.audited),
+            ("different audit positions", events as f64, held.positions),
+        ],
+    }
+}
+
+fn summary(ground: &dyn Ground, running: &[Running], totals: &Totals, interrupted: &AtomicBool) -> Result<(), Failure> {
+    let sent = totals.sent();
+    let deadline = Instant::now() + DRAIN;
+    let mut found = compare(&ground.held(), &sent);
+    eprintln!("the load has ended; waiting for the last windows to close (Ctrl-C to leave at once)");
+    let given_up = || interrupted.load(Ordering::Relaxed) || running.iter().any(|r| r.stop.is_stopped());
+    interrupted.store(false, Ordering::Relaxed);
+    while !found.agrees() && Instant::now() < deadline && !given_up() {
+        std::thread::sleep(Duration::from_millis(500));
+        found = compare(&ground.held(), &sent);
+    }
+    println!("{:<28} {:>18} {:>18}", "", "generator", ground.tables());
+    for (what, expected, is) in &found.rows {
+        let mark = if (expected - is).abs() < 0.005 { "equal" } else { "DIFFERENT" };
+        println!("{what:<28} {expected:>18.2} {is:>18.2}  {mark}");
+    }
+    match found.agrees() {
+        true => {
+            println!("the totals agree");
+            Ok(())
+        }
+        false => Err(Problem::plain("the totals do not agree").into()),
+    }
+}
+
+fn frame(ground: &dyn Ground, running: &[Running], generated: &Generated, started: Instant) -> String {
+    use std::fmt::Write;
+    let mut out = String::new();
+    let progress = *generated.progress.lock();
+    let (records, rate) = progress.map_or((0, 0.0), |p| (p.acknowledged, p.rate));
+    let _ = writeln!(out, "Headwater demo, {} s. Ctrl-C ends it.\n", started.elapsed().as_secs());
+    let _ = writeln!(out, "generator          {records:>10} events sent, {rate:.0}/s\n");
+    let _ = writeln!(out, "{:<18} {:>10} {:>10} {:>9} {:>12}  metrics", "pipeline", "records", "outputs", "lag", "latency p95");
+    for r in running {
+        let s = r.shown.stats.snapshot();
+        let read: u64 = s.sources.values().map(|c| c.records).sum();
+        let written: u64 = s.outputs.values().map(|(rows, _, _)| rows).sum();
+        let lag: i64 = s.partitions.values().map(|p| (p.end - p.position).max(0)).sum();
+        let address = r.address.map(|a| format!("http://{a}/metrics")).unwrap_or_default();
+        let p95 = s.end_to_end.quantile(0.95);
+        let _ = writeln!(out, "{:<18} {read:>10} {written:>10} {lag:>9} {p95:>9.0} ms  {address}", r.shown.pipeline);
+    }
+    let held = ground.held();
+    let _ = writeln!(out, "\nlatest closed windows ({})", ground.tables());
+    for window in &held.windows {
+        let _ = writeln!(out, "  {window}");
+    }
+    let _ = writeln!(
+        out,
+        "\n{}: revenue in closed windows {:.2}, events in the audit table {:.0}",
+        ground.tables(),
+        held.revenue,
+        held.audited
+    );
+    out
+}
+
+fn show(frame: &str) {
+    let mut out = std::io::stdout();
+    let text = match out.is_terminal() {
+        true => format!("\x1b[H\x1b[J{frame}"),
+        // Into a file or a pipe: one line a second is enough.
+        false => {
+            frame.lines().filter(|l| l.starts_with("generator") || l.contains("revenue in closed windows")).collect::<Vec<_>>().join(" | ")
+                + "\n"
+        }
+    };
+    let _ = out.write_all(text.as_bytes());
+    let _ = out.flush();
+}

@@ -1,0 +1,97 @@
+//! `hw local`: services on this machine without Docker.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use headwater_local::{Environment, Options};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::Failure;
+use crate::diagnose::Problem;
+
+#[derive(Args)]
+pub struct LocalArgs {
+    #[command(subcommand)]
+    command: Command,
+    /// The folder the services live in
+    #[arg(long, global = true, default_value = ".local/environment")]
+    dir: PathBuf,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start Kafka, the schema registry and the ClickHouse engine; returns when they are ready
+    Up {
+        /// Number of Kafka brokers: 1 or 3
+        #[arg(long, default_value_t = 1)]
+        brokers: u8,
+    },
+    /// Stop them
+    Down {
+        /// Delete their data too
+        #[arg(long)]
+        wipe: bool,
+    },
+    /// Show addresses and whether they run
+    Status,
+    /// Serve the ClickHouse engine over HTTP (started by `up`)
+    #[command(hide = true)]
+    ClickhouseFront { library: PathBuf, data: PathBuf, address: std::net::SocketAddr },
+}
+
+pub fn run(args: &LocalArgs) -> Result<(), Failure> {
+    let plain = |e: headwater_local::LocalError| Failure::from(Problem::plain(e.to_string()));
+    match &args.command {
+        Command::Up { brokers } => {
+            let environment = up(&options(args.dir.clone(), *brokers)?).map_err(plain)?;
+            print(&environment);
+            Ok(())
+        }
+        Command::Down { wipe } => {
+            match Environment::load(&args.dir).map_err(plain)? {
+                Some(environment) => environment.down(*wipe).map_err(plain)?,
+                None => println!("nothing runs in {}", args.dir.display()),
+            }
+            Ok(())
+        }
+        Command::Status => {
+            match Environment::load(&args.dir).map_err(plain)? {
+                Some(environment) => print(&environment),
+                None => println!("nothing runs in {}", args.dir.display()),
+            }
+            Ok(())
+        }
+        Command::ClickhouseFront { library, data, address } => headwater_local::serve_clickhouse(library, data, *address).map_err(plain),
+    }
+}
+
+/// Everything, with this very program as the ClickHouse front.
+pub fn options(dir: PathBuf, brokers: u8) -> Result<Options, Problem> {
+    let program = std::env::current_exe().map_err(|e| Problem::plain(e.to_string()))?;
+    let mut options = Options::new(dir);
+    options.brokers = brokers;
+    options.registry = true;
+    options.clickhouse = true;
+    options.clickhouse_front = vec![program.into(), "local".into(), "clickhouse-front".into()];
+    Ok(options)
+}
+
+/// Starts services, telling what is being done.
+pub fn up(options: &Options) -> Result<Environment, headwater_local::LocalError> {
+    let bar = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(std::time::Duration::from_millis(120));
+    let environment = Environment::up(options, &mut |message| bar.set_message(message.to_string()));
+    bar.finish_and_clear();
+    environment
+}
+
+fn print(environment: &Environment) {
+    for service in environment.status() {
+        let state = if service.alive { "up" } else { "down" };
+        let pid = service.pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
+        println!("{:<12} {:<22} {state}{pid}  {}", service.service.to_string(), service.address.to_string(), service.what);
+    }
+}

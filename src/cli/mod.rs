@@ -1,0 +1,114 @@
+//! The command line. One file per command; all share exit codes: 0 done, 1 the work failed, 2 the pipeline, its
+//! configuration or the command line is wrong.
+
+mod clickhouse;
+mod demo;
+mod lint;
+mod local;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+use crate::diagnose::Problem;
+use crate::prepare;
+
+/// Declarative stream processing for Kafka: YAML pipelines, exactly once.
+#[derive(Parser)]
+#[command(name = "hw", version, about, propagate_version = true)]
+struct Hw {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a pipeline until it is told to stop (SIGTERM or Ctrl-C commit what is open first)
+    Run(run::RunArgs),
+    /// Check a pipeline without reading a record
+    Lint(lint::LintArgs),
+    /// See it all work: local services, generated orders, the shipped pipelines, live totals
+    Demo(demo::DemoArgs),
+    /// Generate a realistic e-commerce load
+    Generate(GenerateArgs),
+    /// Start, stop and look at local services without Docker: Kafka, schema registry, ClickHouse engine
+    Local(local::LocalArgs),
+    /// Tables for ClickHouse sinks
+    Clickhouse(clickhouse::ClickhouseArgs),
+}
+
+/// Options of commands that need an environment.
+#[derive(Args, Clone)]
+pub struct Environment {
+    /// Configuration of the environment; several are layers, later ones win
+    #[arg(long = "config", short = 'c', default_value = "config/local.yaml")]
+    pub configs: Vec<PathBuf>,
+}
+
+impl Environment {
+    pub fn load(&self) -> Result<Config, Problem> {
+        Config::load(&self.configs)
+    }
+}
+
+#[derive(Args)]
+struct GenerateArgs {
+    #[command(flatten)]
+    environment: Environment,
+    #[command(flatten)]
+    load: headwater_generate::Args,
+}
+
+/// How a command ended badly.
+pub enum Failure {
+    /// Something the user wrote is wrong.
+    Wrong(Vec<Problem>),
+    /// The work failed.
+    Failed(Problem),
+}
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Failure {
+        Failure::Failed(problem)
+    }
+}
+
+/// Runs the command line.
+pub fn main() -> ExitCode {
+    let hw = Hw::parse();
+    let result = match hw.command {
+        Command::Run(args) => run::run(&args),
+        Command::Lint(args) => lint::run(&args),
+        Command::Demo(args) => demo::run(&args),
+        Command::Generate(args) => generate(args),
+        Command::Local(args) => local::run(&args),
+        Command::Clickhouse(args) => clickhouse::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Wrong(problems)) => {
+            prepare::print(&problems);
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(problem)) => {
+            eprintln!("{}", problem.render());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn generate(args: GenerateArgs) -> Result<(), Failure> {
+    let config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
+    let bootstrap = config.bootstrap().map_err(Problem::plain)?;
+    let registry = config.schema_registry.as_ref().map(|r| r.url.as_str());
+    headwater_generate::run(&args.load, bootstrap, registry).map_err(|e| Problem::plain(e.to_string()))?;
+    Ok(())
+}
+
+/// The runtime for HTTP, the registry and ClickHouse; lanes have threads of their own.
+pub fn runtime() -> Result<tokio::runtime::Runtime, Problem> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|e| Problem::plain(e.to_string()))
+}

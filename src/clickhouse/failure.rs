@@ -1,0 +1,120 @@
+//! What an error of ClickHouse means for the block that was to be inserted.
+//!
+//! Three classes, and when in doubt the middle one. *Refused*: the rows can never be inserted as they are. *Unknown*: the
+//! insert may have happened; the same token is tried again, and if that takes too long the rows are counted. *Unavailable*:
+//! certain that nothing was written, because the request did not get through or was turned away before it ran.
+//!
+//! Most errors of a running insert are *unknown*, out of memory and a full disk included: the table may have taken the rows
+//! before a materialized view behind it failed.
+
+use clickhouse::error::Error;
+use headwater_engine::delivery::Progress;
+
+/// A request to ClickHouse that failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ClickHouseError {
+    /// The server answered with an exception.
+    #[error("ClickHouse: {message}")]
+    Exception { code: i32, message: String },
+    /// No connection: the request was not sent.
+    #[error("cannot connect to ClickHouse: {0}")]
+    Connect(String),
+    /// The connection broke or timed out, or the answer is not one.
+    #[error("no answer from ClickHouse: {0}")]
+    Lost(String),
+    /// The answer or the request makes no sense, or a check failed.
+    #[error("{0}")]
+    Unexpected(String),
+}
+
+/// Codes of `src/Common/ErrorCodes.cpp` that blame the rows: parsing, types, ranges, nulls, constraints.
+const ROWS: [i32; 22] = [6, 26, 27, 38, 41, 53, 69, 70, 72, 117, 131, 190, 321, 349, 376, 395, 407, 441, 469, 675, 676, 691];
+/// Codes that are raised before an insert runs: syntax, format, settings, users, too many queries, overload.
+const BEFORE: [i32; 10] = [62, 73, 115, 192, 193, 194, 195, 202, 516, 745];
+const TOO_MANY_PARTS: i32 = 252;
+
+impl ClickHouseError {
+    /// What it means for an insert.
+    pub fn outcome(&self) -> Progress {
+        let message = self.to_string();
+        match self {
+            ClickHouseError::Connect(_) => Progress::Unavailable(message),
+            ClickHouseError::Lost(_) | ClickHouseError::Unexpected(_) => Progress::Unknown(message),
+            // One code for two things: parts to be merged (wait), and partitions in one insert (a smaller one may pass).
+            ClickHouseError::Exception { code: TOO_MANY_PARTS, .. } if message.contains("Too many partitions") => {
+                Progress::Refused { code: TOO_MANY_PARTS, message }
+            }
+            ClickHouseError::Exception { code, .. } if ROWS.contains(code) => Progress::Refused { code: *code, message },
+            ClickHouseError::Exception { code, .. } if BEFORE.contains(code) => Progress::Unavailable(message),
+            ClickHouseError::Exception { .. } => Progress::Unknown(message),
+        }
+    }
+}
+
+/// Longest message kept, bytes.
+const MAX_MESSAGE: usize = 2_000;
+
+impl From<Error> for ClickHouseError {
+    fn from(error: Error) -> ClickHouseError {
+        match error {
+            Error::BadResponse(text) => exception(&text),
+            Error::TimedOut => ClickHouseError::Lost("timeout".to_owned()),
+            Error::Network(cause) => {
+                let connecting = cause.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|e| e.is_connect());
+                let mut text = cause.to_string();
+                let mut source = cause.source();
+                while let Some(inner) = source {
+                    text.push_str(": ");
+                    text.push_str(&inner.to_string());
+                    source = inner.source();
+                }
+                if connecting { ClickHouseError::Connect(text) } else { ClickHouseError::Lost(text) }
+            }
+            Error::Unsupported(text) | Error::Custom(text) => ClickHouseError::Unexpected(text),
+            other => ClickHouseError::Lost(other.to_string()),
+        }
+    }
+}
+
+/// Reads `Code: 60. DB::Exception: ... (UNKNOWN_TABLE)`, or whatever a proxy in between has said.
+fn exception(text: &str) -> ClickHouseError {
+    let message = text.get(..text.floor_char_boundary(MAX_MESSAGE)).unwrap_or(text).trim().to_owned();
+    let digits = |rest: &str| rest.trim_start().chars().take_while(char::is_ascii_digit).collect::<String>();
+    let code = text.split("Code:").nth(1).map(digits).and_then(|code| code.parse().ok());
+    match code {
+        Some(code) => ClickHouseError::Exception { code, message },
+        None => ClickHouseError::Lost(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(text: &str) -> Progress {
+        ClickHouseError::from(Error::BadResponse(text.to_owned())).outcome()
+    }
+
+    #[test]
+    fn the_rows_are_blamed_only_by_codes_that_blame_rows() {
+        let violated = "Code: 469. DB::Exception: Constraint `c` for table d.t is violated at row 3. (VIOLATED_CONSTRAINT)";
+        assert!(matches!(outcome(violated), Progress::Refused { code: 469, message } if message.contains("`c`")));
+        let partitions = "Code: 252. DB::Exception: Too many partitions for single INSERT block (more than 100). (TOO_MANY_PARTS)";
+        assert!(matches!(outcome(partitions), Progress::Refused { code: 252, .. }));
+        let parts = "Code: 252. DB::Exception: Too many parts (3000). Merges are processing slower. (TOO_MANY_PARTS)";
+        assert!(matches!(outcome(parts), Progress::Unknown(_)));
+        for code in [16, 60, 159, 209, 210, 241, 242, 243, 319, 999, 1001] {
+            assert!(matches!(outcome(&format!("Code: {code}. DB::Exception: x")), Progress::Unknown(_)), "{code}");
+        }
+        for code in [62, 115, 202, 516] {
+            assert!(matches!(outcome(&format!("Code: {code}. DB::Exception: x")), Progress::Unavailable(_)), "{code}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_exception_of_clickhouse_is_no_answer() {
+        assert!(matches!(outcome("502 Bad Gateway"), Progress::Unknown(message) if message.contains("502")));
+        assert_eq!(ClickHouseError::from(Error::TimedOut), ClickHouseError::Lost("timeout".to_owned()));
+        assert!(matches!(outcome(""), Progress::Unknown(_)));
+    }
+}

@@ -1,0 +1,420 @@
+//! The gate: what a table can promise, found out before the first row.
+//!
+//! Nothing is taken for granted that ClickHouse has changed before: deduplication windows (100, then 1,000, then 10,000
+//! blocks; none without replication), asynchronous inserts by default, deduplication behind materialized views. What the
+//! server says now is read, and the guarantee follows from it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+
+use arrow::datatypes::{Field, Schema};
+use headwater_engine::delivery::position_fields;
+
+use super::columns::{column_type, compatible};
+use super::connection::{Connection, Table, identifier, literal};
+use super::failure::ClickHouseError;
+use super::target::PINNED;
+
+/// What a reader of the table may rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Guarantee {
+    /// A row may be there twice after a failure.
+    AtLeastOnce,
+    /// A row may be stored twice after a failure, but the table collapses them (`ReplacingMergeTree`): with `FINAL`, or
+    /// once merged, it is there once.
+    EffectivelyOnce,
+    /// Every row is there once.
+    ExactlyOnce,
+}
+
+impl fmt::Display for Guarantee {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Guarantee::AtLeastOnce => "at-least-once",
+            Guarantee::EffectivelyOnce => "effectively-once",
+            Guarantee::ExactlyOnce => "exactly-once",
+        })
+    }
+}
+
+/// What was found at the gate.
+#[derive(Clone, Debug)]
+pub struct Inspection {
+    pub table: Table,
+    pub version: String,
+    pub guarantee: Guarantee,
+    /// Why it is not better, and what else is worth knowing.
+    pub reasons: Vec<String>,
+    /// Statements that make it better.
+    pub fixes: Vec<String>,
+    /// Columns that don't fit: nothing can be inserted.
+    pub problems: Vec<String>,
+    /// The settings to pin that this server knows.
+    pub(super) settings: BTreeSet<String>,
+    /// Why rows cannot be counted by their positions, if they can't.
+    pub(super) uncountable: Option<String>,
+    /// Rows of equal key collapse and nothing else sees them: a repeated insert does no harm.
+    pub(super) repeatable: bool,
+}
+
+impl Inspection {
+    /// Whether at least `wanted` holds and all columns fit.
+    ///
+    /// # Errors
+    /// What is wrong, and the statements that would make it right.
+    pub fn require(&self, wanted: Guarantee) -> Result<(), ClickHouseError> {
+        let list = |items: &[String]| items.iter().map(|item| format!("\n  - {item}")).collect::<String>();
+        if !self.problems.is_empty() {
+            return Err(ClickHouseError::Unexpected(format!("the table {} does not fit:{}", self.table, list(&self.problems))));
+        }
+        if self.guarantee >= wanted {
+            return Ok(());
+        }
+        let fixes = match self.fixes.as_slice() {
+            [] => "\nUse another table, or ask for less.".to_owned(),
+            fixes => format!("\nTo make it {wanted}:{}", list(fixes)),
+        };
+        Err(ClickHouseError::Unexpected(format!(
+            "the table {} is {}, not {wanted}:{}{fixes}",
+            self.table,
+            self.guarantee,
+            list(&self.reasons)
+        )))
+    }
+}
+
+/// Tables behind one table that are looked at.
+const MAX_TABLES: usize = 100;
+const LOCAL_WINDOW: &str = "non_replicated_deduplication_window";
+const REPLICATED_WINDOW: &str = "replicated_deduplication_window";
+
+/// Looks at everything that the guarantee depends on. `schema`: the rows without position columns.
+///
+/// # Errors
+/// The table is not there; the server's.
+pub async fn inspect(connection: &Connection, table: &Table, schema: &Schema) -> Result<Inspection, ClickHouseError> {
+    let version = connection.ping().await?;
+    let names: Vec<String> = PINNED.iter().map(|(name, _)| literal(name)).collect();
+    let sql = format!("SELECT name FROM system.settings WHERE name IN ({})", names.join(", "));
+    let settings: BTreeSet<String> = connection.rows(&sql).await?.into_iter().flatten().collect();
+    let windows = default_windows(connection).await?;
+    let Some(found) = Found::read(connection, table).await? else {
+        return Err(ClickHouseError::Unexpected(format!("the table {table} does not exist")));
+    };
+    let mut inspection = Inspection {
+        table: table.clone(),
+        version,
+        guarantee: Guarantee::ExactlyOnce,
+        reasons: Vec::new(),
+        fixes: Vec::new(),
+        problems: Vec::new(),
+        settings,
+        uncountable: found.uncountable(connection.config().shared_table),
+        repeatable: false,
+    };
+    check_columns(connection, &mut inspection, schema).await?;
+    check_window(&mut inspection, &found, &windows, None);
+    let views = check_views(connection, &mut inspection, &windows).await?;
+    inspection.repeatable = found.replaces() && views == 0;
+    if found.replaces() && inspection.guarantee == Guarantee::AtLeastOnce && inspection.repeatable {
+        inspection.guarantee = Guarantee::EffectivelyOnce;
+        let reason = "its engine collapses rows of equal sorting key: read it with FINAL".to_owned();
+        inspection.reasons.push(reason);
+    }
+    if !found.partition_key.is_empty() {
+        let note = format!("it is partitioned by {}: a block over several partitions is not one atomic part", found.partition_key);
+        inspection.reasons.push(note);
+    }
+    Ok(inspection)
+}
+
+async fn default_windows(connection: &Connection) -> Result<BTreeMap<String, u64>, ClickHouseError> {
+    let sql = format!("SELECT name, value FROM system.merge_tree_settings WHERE name IN ('{LOCAL_WINDOW}', '{REPLICATED_WINDOW}')");
+    let rows = connection.rows(&sql).await?;
+    Ok(rows.into_iter().filter_map(|row| Some((row.first()?.clone(), row.get(1)?.parse().ok()?))).collect())
+}
+
+/// A table as the server describes it.
+struct Found {
+    table: Table,
+    engine: String,
+    /// Engine with keys and settings.
+    full: String,
+    partition_key: String,
+    create: String,
+    uuid: String,
+}
+
+impl Found {
+    async fn read(connection: &Connection, table: &Table) -> Result<Option<Found>, ClickHouseError> {
+        let sql = format!(
+            "SELECT engine, engine_full, partition_key, create_table_query, toString(uuid) FROM system.tables \
+             WHERE database = {} AND name = {}",
+            literal(&table.database),
+            literal(&table.name)
+        );
+        let Some(row) = connection.rows(&sql).await?.into_iter().next() else { return Ok(None) };
+        let mut values = row.into_iter();
+        let mut next = || values.next().unwrap_or_default();
+        let (engine, full, partition_key, create, uuid) = (next(), next(), next(), next(), next());
+        Ok(Some(Found { table: table.clone(), engine, full, partition_key, create, uuid }))
+    }
+
+    fn replaces(&self) -> bool {
+        self.engine.ends_with("ReplacingMergeTree")
+    }
+
+    fn replicated(&self) -> bool {
+        self.engine.starts_with("Replicated") || self.engine.starts_with("Shared")
+    }
+
+    /// Which setting is its window, and what it is.
+    fn window(&self, defaults: &BTreeMap<String, u64>) -> (&'static str, u64) {
+        let name = if self.replicated() { REPLICATED_WINDOW } else { LOCAL_WINDOW };
+        (name, setting(&self.full, name).or(defaults.get(name).copied()).unwrap_or(0))
+    }
+
+    fn uncountable(&self, shared: bool) -> Option<String> {
+        if shared {
+            return Some("the table is shared with other pipelines".to_owned());
+        }
+        if !matches!(self.engine.as_str(), "MergeTree" | "ReplicatedMergeTree" | "SharedMergeTree") {
+            return Some(format!("a table of engine {} may merge rows", self.engine));
+        }
+        let outside_settings = self.full.split(" SETTINGS ").next().unwrap_or_default();
+        outside_settings.contains(" TTL ").then(|| "the table deletes rows by TTL".to_owned())
+    }
+}
+
+/// The value of a numeric setting in `ENGINE ... SETTINGS a = 1, b = 2`.
+fn setting(full: &str, name: &str) -> Option<u64> {
+    let settings = full.rsplit_once(" SETTINGS ")?.1;
+    let pair = settings.split(',').filter_map(|pair| pair.split_once('=')).find(|(found, _)| found.trim() == name)?;
+    pair.1.trim().trim_matches('\'').parse().ok()
+}
+
+fn check_window(inspection: &mut Inspection, found: &Found, windows: &BTreeMap<String, u64>, behind: Option<&Table>) {
+    let name = match behind {
+        Some(view) => format!("the table {} behind the materialized view {view}", found.table),
+        None => "it".to_owned(),
+    };
+    if !found.engine.ends_with("MergeTree") {
+        inspection.guarantee = Guarantee::AtLeastOnce;
+        inspection.reasons.push(format!("{name} has engine {}, which remembers no inserts", found.engine));
+        return;
+    }
+    let (setting, window) = found.window(windows);
+    if window == 0 {
+        inspection.guarantee = Guarantee::AtLeastOnce;
+        inspection.reasons.push(format!("{name} remembers no inserts ({setting} is 0): repeated ones are stored again"));
+        inspection.fixes.push(format!("ALTER TABLE {} MODIFY SETTING {setting} = 10000", found.table.quoted()));
+    } else if window < 100 {
+        inspection.reasons.push(format!("{name} remembers only {window} inserts of all its writers ({setting})"));
+    }
+}
+
+/// Looks at the materialized views that read the table, and at those behind them; returns how many there are.
+async fn check_views(
+    connection: &Connection,
+    inspection: &mut Inspection,
+    windows: &BTreeMap<String, u64>,
+) -> Result<usize, ClickHouseError> {
+    let mut seen = BTreeSet::from([inspection.table.clone()]);
+    let mut queue = VecDeque::from([inspection.table.clone()]);
+    let mut views = 0;
+    while let Some(table) = queue.pop_front() {
+        for view in dependents(connection, &table).await? {
+            let Some(found) = Found::read(connection, &view).await? else { continue };
+            if found.engine != "MaterializedView" || found.create.contains(" REFRESH ") {
+                continue;
+            }
+            views += 1;
+            let Some(target) = view_target(&found) else {
+                inspection.guarantee = Guarantee::AtLeastOnce;
+                inspection.reasons.push(format!("where the materialized view {view} writes to cannot be told"));
+                continue;
+            };
+            if !seen.insert(target.clone()) {
+                continue;
+            }
+            if seen.len() > MAX_TABLES {
+                return Err(ClickHouseError::Unexpected(format!("more than {MAX_TABLES} tables behind {}", inspection.table)));
+            }
+            match Found::read(connection, &target).await? {
+                Some(behind) => check_window(inspection, &behind, windows, Some(&view)),
+                None => inspection.problems.push(format!("the table {target} of the materialized view {view} does not exist")),
+            }
+            queue.push_back(target);
+        }
+    }
+    if views > 0 && !inspection.settings.contains("deduplicate_blocks_in_dependent_materialized_views") {
+        inspection.guarantee = Guarantee::AtLeastOnce;
+        inspection.reasons.push("this server does not deduplicate behind materialized views".to_owned());
+    }
+    Ok(views)
+}
+
+async fn dependents(connection: &Connection, table: &Table) -> Result<Vec<Table>, ClickHouseError> {
+    let sql = format!(
+        "SELECT d, t FROM system.tables ARRAY JOIN dependencies_database AS d, dependencies_table AS t \
+         WHERE database = {} AND name = {} ORDER BY d, t",
+        literal(&table.database),
+        literal(&table.name)
+    );
+    let rows = connection.rows(&sql).await?;
+    Ok(rows.into_iter().filter_map(|row| Some(Table::new(row.first()?, row.get(1)?))).collect())
+}
+
+/// The table a materialized view writes to: named after `TO`, or its own hidden one.
+fn view_target(view: &Found) -> Option<Table> {
+    let rest = view.create.strip_prefix("CREATE MATERIALIZED VIEW ")?;
+    let (_, rest) = table_name(rest, &view.table.database)?;
+    match rest.trim_start().strip_prefix("TO ") {
+        Some(rest) if !rest.starts_with("INNER") => table_name(rest, &view.table.database).map(|(table, _)| table),
+        _ => {
+            let unnamed = view.uuid.chars().all(|c| matches!(c, '0' | '-'));
+            let name = if unnamed { format!(".inner.{}", view.table.name) } else { format!(".inner_id.{}", view.uuid) };
+            Some(Table::new(view.table.database.as_str(), name))
+        }
+    }
+}
+
+/// Reads `db.name` with either part quoted.
+fn table_name<'a>(text: &'a str, database: &str) -> Option<(Table, &'a str)> {
+    let (first, rest) = name(text)?;
+    match rest.strip_prefix('.') {
+        Some(rest) => name(rest).map(|(second, rest)| (Table::new(first, second), rest)),
+        None => Some((Table::new(database, first), rest)),
+    }
+}
+
+fn name(text: &str) -> Option<(String, &str)> {
+    if let Some(quoted) = text.strip_prefix('`') {
+        let (mut name, mut escaped) = (String::new(), false);
+        for (at, c) in quoted.char_indices() {
+            match c {
+                _ if escaped => (escaped, _) = (false, name.push(c)),
+                '\\' => escaped = true,
+                '`' => return Some((name, quoted.get(at + 1..)?)),
+                _ => name.push(c),
+            }
+        }
+        return None;
+    }
+    let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
+    let (name, rest) = text.split_at_checked(end)?;
+    (!name.is_empty()).then(|| (name.to_owned(), rest))
+}
+
+async fn check_columns(connection: &Connection, inspection: &mut Inspection, schema: &Schema) -> Result<(), ClickHouseError> {
+    let table = inspection.table.clone();
+    let sql = format!(
+        "SELECT name, type, default_kind, default_expression FROM system.columns WHERE database = {} AND table = {}",
+        literal(&table.database),
+        literal(&table.name)
+    );
+    let rows = connection.rows(&sql).await?;
+    let text = |row: &[String], at: usize| row.get(at).cloned().unwrap_or_default();
+    let columns: BTreeMap<String, (String, String, String)> =
+        rows.iter().map(|row| (text(row, 0), (text(row, 1), text(row, 2), text(row, 3)))).collect();
+    let positions = position_fields();
+    let fields: Vec<&Field> = schema.fields().iter().map(AsRef::as_ref).chain(&positions).collect();
+    for field in &fields {
+        let name = field.name();
+        match columns.get(name) {
+            None => {
+                let native = column_type(field).unwrap_or_else(|why| format!("<{why}>"));
+                inspection.problems.push(format!(
+                    "column `{name}` is missing: ALTER TABLE {} ADD COLUMN {} {native}",
+                    table.quoted(),
+                    identifier(name)
+                ));
+            }
+            Some((_, kind, _)) if matches!(kind.as_str(), "MATERIALIZED" | "ALIAS") => {
+                inspection.problems.push(format!("column `{name}` is {kind} and cannot be inserted into"));
+            }
+            Some((native, ..)) => {
+                if let Err(why) = compatible(field, native) {
+                    inspection.problems.push(format!("column `{name}`: {why}"));
+                }
+            }
+        }
+    }
+    for (name, (_, _, default)) in columns.iter().filter(|(name, _)| !fields.iter().any(|field| field.name() == *name)) {
+        let lower = default.to_ascii_lowercase();
+        if ["now", "today", "rand", "generate", "hostname"].iter().any(|word| lower.contains(word)) {
+            inspection
+                .reasons
+                .push(format!("column `{name}` is computed at insert time ({default}): a repeated row may differ from the first"));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(engine: &str, full: &str) -> Found {
+        Found {
+            table: Table::new("d", "t"),
+            engine: engine.into(),
+            full: full.into(),
+            partition_key: String::new(),
+            create: String::new(),
+            uuid: "92872969-befa-47e4-bba8-7f4fcf6fa261".into(),
+        }
+    }
+
+    #[test]
+    fn windows_are_read_from_the_table_then_from_the_defaults() {
+        let defaults = BTreeMap::from([(LOCAL_WINDOW.to_owned(), 0), (REPLICATED_WINDOW.to_owned(), 10_000)]);
+        let full = "MergeTree ORDER BY a SETTINGS non_replicated_deduplication_window = 7, index_granularity = 8192";
+        assert_eq!(found("MergeTree", full).window(&defaults), (LOCAL_WINDOW, 7));
+        assert_eq!(found("MergeTree", "MergeTree ORDER BY a").window(&defaults), (LOCAL_WINDOW, 0));
+        assert_eq!(found("ReplicatedMergeTree", full).window(&defaults), (REPLICATED_WINDOW, 10_000));
+        let full = "ReplicatedReplacingMergeTree('/x', 'r') ORDER BY a SETTINGS replicated_deduplication_window = 0";
+        assert_eq!(found("ReplicatedReplacingMergeTree", full).window(&defaults), (REPLICATED_WINDOW, 0));
+    }
+
+    #[test]
+    fn what_merges_or_deletes_rows_cannot_be_counted() {
+        assert_eq!(found("MergeTree", "MergeTree ORDER BY a").uncountable(false), None);
+        assert!(found("MergeTree", "MergeTree ORDER BY a").uncountable(true).unwrap().contains("shared"));
+        assert!(found("MergeTree", "MergeTree ORDER BY a TTL b SETTINGS x = 1").uncountable(false).unwrap().contains("TTL"));
+        assert!(found("SummingMergeTree", "").uncountable(false).unwrap().contains("merge"));
+    }
+
+    #[test]
+    fn the_target_of_a_view_is_found() {
+        let target = |create: &str| view_target(&Found { create: create.into(), ..found("MaterializedView", "") });
+        let to = "CREATE MATERIALIZED VIEW d.mv TO e.`u\\`x` (`a` Int64) AS SELECT a FROM d.t";
+        assert_eq!(target(to), Some(Table::new("e", "u`x")));
+        let to = "CREATE MATERIALIZED VIEW d.`TO x.y` TO u (`a` Int64) AS SELECT 1";
+        assert_eq!(target(to), Some(Table::new("d", "u")));
+        let own = "CREATE MATERIALIZED VIEW d.mv (`a` Int64) ENGINE = MergeTree ORDER BY a AS SELECT ' TO x'";
+        assert_eq!(target(own), Some(Table::new("d", ".inner_id.92872969-befa-47e4-bba8-7f4fcf6fa261")));
+        assert_eq!(target("CREATE MATERIALIZED VIEW d.`mv"), None);
+    }
+
+    #[test]
+    fn a_refusal_names_what_would_help() {
+        let inspection = |guarantee, problems: &[&str]| Inspection {
+            table: Table::new("d", "t"),
+            version: "26.7".into(),
+            guarantee,
+            reasons: vec!["because".into()],
+            fixes: vec!["ALTER TABLE `d`.`t`".into()],
+            problems: problems.iter().map(|p| (*p).to_owned()).collect(),
+            settings: BTreeSet::new(),
+            uncountable: None,
+            repeatable: false,
+        };
+        inspection(Guarantee::ExactlyOnce, &[]).require(Guarantee::ExactlyOnce).unwrap();
+        inspection(Guarantee::EffectivelyOnce, &[]).require(Guarantee::AtLeastOnce).unwrap();
+        let refused = inspection(Guarantee::AtLeastOnce, &[]).require(Guarantee::ExactlyOnce).unwrap_err().to_string();
+        assert!(refused.contains("because") && refused.contains("ALTER TABLE"), "{refused}");
+        let unfit = inspection(Guarantee::ExactlyOnce, &["column `x` is missing"]).require(Guarantee::AtLeastOnce);
+        assert!(unfit.unwrap_err().to_string().contains("`x` is missing"));
+    }
+}

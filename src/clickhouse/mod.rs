@@ -1,0 +1,37 @@
+//! ClickHouse as a [`Target`](headwater_engine::delivery::Target): exactly once by insert deduplication.
+//!
+//! ```text
+//! gate      once, at the start: version, settings, engine, columns, windows of the table and of every materialized view
+//!           behind it -> the guarantee that holds here, and what would have to be changed for a better one
+//! target    per block: one INSERT ... FORMAT ArrowStream under a token, every setting that decides how it is split
+//!           or recognised pinned in the request
+//! failure   an error code -> the rows' fault, certainly not inserted, or nobody knows
+//! ddl       a table that fits a schema, with a deduplication window
+//! ```
+//!
+//! Why so careful. ClickHouse recognises a repeated insert by its token only if the table remembers tokens (off by default
+//! without replication), only within its window, and only if the insert is split into the same blocks again; on
+//! any of these it appends the rows again and says nothing. So one delivery block is one insert of one ClickHouse block,
+//! the settings are sent with every insert, and tables that forget are refused at the start.
+//!
+//! Honest limits. Plain HTTP only: TLS is not compiled in, put a TLS proxy beside it. The body is sent with chunked
+//! transfer encoding (the official client does so): a cut connection is seen by its missing end. A block over several
+//! partitions of the table becomes several parts, which ClickHouse writes one after the other; a repeat completes
+//! them, a count in between stops delivery. `Distributed` tables are not recognised as exactly once: insert into the
+//! local table. Replicated tables are supported by the same rules, but only non-replicated ones are tested.
+
+mod columns;
+mod connection;
+mod ddl;
+mod failure;
+mod gate;
+mod native;
+mod target;
+mod token;
+
+pub use self::columns::{column_type, compatible};
+pub use self::connection::{Config, Connection, Secret, Table};
+pub use self::ddl::{TableOptions, ddl, ensure_table};
+pub use self::failure::ClickHouseError;
+pub use self::gate::{Guarantee, Inspection, inspect};
+pub use self::target::ClickHouse;

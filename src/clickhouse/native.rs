@@ -1,0 +1,152 @@
+//! Types as ClickHouse writes them: `LowCardinality(Nullable(String))`, `Tuple(a Int64, b Array(UInt8))`.
+
+/// Types nested deeper are not read.
+const MAX_DEPTH: usize = 32;
+
+/// A type: its name and what stands between its parentheses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Native {
+    pub name: String,
+    pub arguments: Vec<Argument>,
+}
+
+/// One argument of a type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Argument {
+    /// A type, with its name in a named tuple.
+    Type(Option<String>, Native),
+    /// A number, a text with its quotes, or anything else.
+    Text(String),
+}
+
+impl Native {
+    /// Reads a type. What is not understood becomes [`Argument::Text`].
+    ///
+    /// # Errors
+    /// Parentheses or quotes that don't match, too deep.
+    pub fn parse(text: &str) -> Result<Native, String> {
+        Native::at(text.trim(), 0)
+    }
+
+    fn at(text: &str, depth: usize) -> Result<Native, String> {
+        if depth > MAX_DEPTH {
+            return Err("nested too deeply".to_owned());
+        }
+        let Some((name, rest)) = text.split_once('(') else {
+            return Ok(Native { name: text.to_owned(), arguments: Vec::new() });
+        };
+        let inside = rest.strip_suffix(')').ok_or_else(|| format!("no closing parenthesis in `{text}`"))?;
+        let arguments = split(inside)?.into_iter().map(|argument| Argument::read(argument.trim(), depth)).collect::<Result<_, _>>()?;
+        Ok(Native { name: name.trim().to_owned(), arguments })
+    }
+
+    /// The arguments that are types.
+    pub fn inner(&self) -> impl Iterator<Item = (Option<&str>, &Native)> {
+        self.arguments.iter().filter_map(|argument| match argument {
+            Argument::Type(name, native) => Some((name.as_deref(), native)),
+            Argument::Text(_) => None,
+        })
+    }
+
+    /// The number at `index`.
+    pub fn number(&self, index: usize) -> Option<i64> {
+        match self.arguments.get(index)? {
+            Argument::Text(text) => text.parse().ok(),
+            Argument::Type(..) => None,
+        }
+    }
+
+    /// The type without `LowCardinality` and `Nullable` around it, and whether it was nullable.
+    pub fn bare(&self) -> (&Native, bool) {
+        let (mut native, mut nullable) = (self, false);
+        while matches!(native.name.as_str(), "LowCardinality" | "Nullable") {
+            nullable |= native.name == "Nullable";
+            match native.arguments.first() {
+                Some(Argument::Type(None, inner)) => native = inner,
+                _ => break,
+            }
+        }
+        (native, nullable)
+    }
+}
+
+impl Argument {
+    fn read(text: &str, depth: usize) -> Result<Argument, String> {
+        if text.starts_with(|c: char| c.is_ascii_digit() || c == '\'' || c == '-') {
+            return Ok(Argument::Text(text.to_owned()));
+        }
+        // A name and a type are apart by a blank outside quotes and parentheses.
+        if let Some(rest) = text.strip_prefix('`') {
+            let (name, native) = rest.split_once('`').ok_or_else(|| format!("no closing quote in `{text}`"))?;
+            return Ok(Argument::Type(Some(name.to_owned()), Native::at(native.trim(), depth + 1)?));
+        }
+        let blank = text.find(' ').filter(|blank| text.find('(').is_none_or(|open| *blank < open));
+        match blank.and_then(|blank| text.split_at_checked(blank)) {
+            Some((name, native)) if native.trim().starts_with(|c: char| c.is_ascii_alphabetic()) => {
+                Ok(Argument::Type(Some(name.to_owned()), Native::at(native.trim(), depth + 1)?))
+            }
+            Some(_) => Ok(Argument::Text(text.to_owned())),
+            None => Ok(Argument::Type(None, Native::at(text, depth + 1)?)),
+        }
+    }
+}
+
+/// Splits at commas outside parentheses and quotes.
+fn split(text: &str) -> Result<Vec<&str>, String> {
+    let (mut parts, mut from, mut depth, mut quote, mut escaped) = (Vec::new(), 0, 0i32, None, false);
+    for (at, c) in text.char_indices() {
+        match (quote, c) {
+            (Some(_), _) if escaped => escaped = false,
+            (Some(_), '\\') => escaped = true,
+            (Some(open), c) if c == open => quote = None,
+            (Some(_), _) => {}
+            (None, '\'' | '`') => quote = Some(c),
+            (None, '(') => depth += 1,
+            (None, ')') => depth -= 1,
+            (None, ',') if depth == 0 => {
+                parts.push(text.get(from..at).unwrap_or_default());
+                from = at + 1;
+            }
+            _ => {}
+        }
+    }
+    if depth != 0 || quote.is_some() {
+        return Err(format!("parentheses or quotes don't match in `{text}`"));
+    }
+    let last = text.get(from..).unwrap_or_default();
+    if !last.trim().is_empty() || !parts.is_empty() {
+        parts.push(last);
+    }
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_read() {
+        let native = Native::parse("LowCardinality(Nullable(String))").unwrap();
+        assert_eq!((native.bare().0.name.as_str(), native.bare().1), ("String", true));
+        let native = Native::parse("DateTime64(3, 'UTC')").unwrap();
+        assert_eq!((native.name.as_str(), native.number(0)), ("DateTime64", Some(3)));
+        let native = Native::parse("Tuple(a Int64, `b c` Array(Decimal(12, 2)), d Nullable(UInt8))").unwrap();
+        let names: Vec<_> = native.inner().map(|(name, inner)| (name.unwrap(), inner.name.as_str())).collect();
+        assert_eq!(names, [("a", "Int64"), ("b c", "Array"), ("d", "Nullable")]);
+        let native = Native::parse("Tuple(Int64, String)").unwrap();
+        assert_eq!(native.inner().map(|(name, _)| name).collect::<Vec<_>>(), [None, None]);
+        let native = Native::parse("Enum8('a, b)' = 1, 'it\\'s' = 2)").unwrap();
+        assert_eq!(native.arguments.len(), 2);
+    }
+
+    #[test]
+    fn nonsense_is_an_error_or_a_name_and_never_a_panic() {
+        for text in ["Array(", "Array(Tuple(a)", "Enum8('a)", "Tuple(`a Int64)"] {
+            assert!(Native::parse(text).is_err(), "{text}");
+        }
+        assert!(Native::parse(&("Array(".repeat(100) + "Int8" + &")".repeat(100))).is_err());
+        for text in ["", "()", "Tuple()", "x(,)", "é(ü)", "Nullable"] {
+            let _ = Native::parse(text).map(|native| native.bare().1);
+        }
+    }
+}

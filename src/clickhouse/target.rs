@@ -1,0 +1,230 @@
+//! Blocks into a table: one insert at a time, on a Tokio runtime, its outcome told through a channel.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
+use headwater_engine::delivery::{Answer, Block, Progress, Range, Target};
+use headwater_formats::encode_batch;
+use operator_core::Millis;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+
+use super::connection::{Connection, Table, identifier};
+use super::failure::ClickHouseError;
+use super::gate::Inspection;
+use super::token::{short_hash, token};
+
+/// Settings sent with every insert, as far as the server knows them. Together they make one block of one request, however
+/// the server is configured, and refuse rows that would be changed on their way in.
+pub(super) const PINNED: [(&str, &str); 18] = [
+    // Waits for the table, and takes the token as it is.
+    ("async_insert", "0"),
+    ("insert_deduplicate", "1"),
+    ("deduplicate_insert", "enable"),
+    ("deduplicate_blocks_in_dependent_materialized_views", "1"),
+    // One block: larger than any of ours, never by bytes, never by several readers.
+    ("max_insert_block_size", "1048576"),
+    ("max_insert_block_size_bytes", "0"),
+    ("min_insert_block_size_rows", "1048576"),
+    ("min_insert_block_size_bytes", "1073741824"),
+    ("use_strict_insert_block_limits", "0"),
+    ("max_insert_threads", "1"),
+    ("input_format_parallel_parsing", "0"),
+    ("parallel_view_processing", "0"),
+    // A view that fails fails the insert, so that it is tried again.
+    ("materialized_views_ignore_errors", "0"),
+    // Values that don't fit are refused, not bent.
+    ("input_format_null_as_default", "0"),
+    ("date_time_overflow_behavior", "throw"),
+    ("input_format_arrow_allow_missing_columns", "0"),
+    ("throw_on_max_partitions_per_insert_block", "1"),
+    ("max_execution_time", ""), // from the configuration
+];
+
+enum Work {
+    Insert,
+    Ask,
+}
+
+struct UnderWay {
+    work: Work,
+    answer: Receiver<Result<Option<Answer>, ClickHouseError>>,
+    task: JoinHandle<()>,
+}
+
+/// A table of ClickHouse as a target of one delivery lane.
+pub struct ClickHouse {
+    connection: Connection,
+    table: Table,
+    handle: Handle,
+    pinned: Vec<(&'static str, String)>,
+    settings: u32,
+    uncountable: Option<String>,
+    repeatable: bool,
+    under_way: Option<UnderWay>,
+    sent: AtomicU64,
+}
+
+impl ClickHouse {
+    /// A target for the table that was inspected. Requests run on `handle`.
+    pub fn new(connection: Connection, inspection: &Inspection, handle: Handle) -> ClickHouse {
+        let seconds = connection.config().max_execution.as_secs().max(1).to_string();
+        let value = |value: &str| if value.is_empty() { seconds.clone() } else { value.to_owned() };
+        let known = PINNED.iter().filter(|(name, _)| inspection.settings.contains(*name));
+        let pinned: Vec<(&str, String)> = known.map(|(name, text)| (*name, value(text))).collect();
+        // A server of another minor version may tell repeated inserts by other means.
+        let version: String = inspection.version.split('.').take(2).collect::<Vec<_>>().join(".");
+        let split = pinned.iter().filter(|(name, _)| *name != "max_execution_time");
+        let split = split.flat_map(|(name, value)| [*name, value.as_str()]);
+        let identity = [inspection.table.database.as_str(), &inspection.table.name, "ArrowStream", &version];
+        let settings = short_hash(identity.into_iter().chain(split));
+        ClickHouse {
+            table: inspection.table.clone(),
+            uncountable: inspection.uncountable.clone(),
+            repeatable: inspection.repeatable,
+            connection,
+            handle,
+            pinned,
+            settings,
+            under_way: None,
+            sent: AtomicU64::new(0),
+        }
+    }
+
+    /// Bytes sent in inserts so far.
+    pub fn bytes_sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// How long an answer is waited for: what the server allows itself, and a little for the way.
+    fn patience(&self) -> Duration {
+        self.connection.config().max_execution + Duration::from_secs(5)
+    }
+
+    fn insert_sql(&self, block: &Block) -> String {
+        let columns: Vec<String> = block.rows.schema().fields().iter().map(|field| identifier(field.name())).collect();
+        format!("INSERT INTO {} ({}) FORMAT ArrowStream", self.table.quoted(), columns.join(", "))
+    }
+
+    fn spawn(&mut self, work: Work, run: impl Future<Output = Result<Option<Answer>, ClickHouseError>> + Send + 'static) {
+        self.abandon();
+        let (sender, answer) = bounded(1);
+        let task = self.handle.spawn(async move {
+            let _ = sender.send(run.await);
+        });
+        self.under_way = Some(UnderWay { work, answer, task });
+    }
+
+    fn outcome(work: &Work, result: Result<Option<Answer>, ClickHouseError>) -> Progress {
+        match (work, result) {
+            (_, Ok(Some(answer))) => Progress::Answered(answer),
+            (Work::Insert, Ok(None)) => Progress::Inserted,
+            (Work::Insert, Err(error)) => error.outcome(),
+            // A question changes nothing, so that every failure of it may be tried again.
+            (Work::Ask, Ok(None)) => Progress::Unavailable("no answer".to_owned()),
+            (Work::Ask, Err(error)) => Progress::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl Target for ClickHouse {
+    fn start(&mut self, block: &Block) {
+        let body = match encode_batch(&block.rows) {
+            Ok(bytes) => Bytes::from(bytes),
+            Err(why) => {
+                let why = format!("the rows cannot be written as an Arrow stream: {why}");
+                return self.spawn(Work::Insert, async { Err(ClickHouseError::Exception { code: 27, message: why }) });
+            }
+        };
+        self.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
+        let mut insert = self.connection.client().insert_formatted_with(self.insert_sql(block));
+        for (name, value) in &self.pinned {
+            insert = insert.with_setting(*name, value.as_str());
+        }
+        // Not a setting of the server but of its HTTP interface: the answer comes when the insert has ended, so that its
+        // status is that of the insert.
+        insert = insert.with_setting("wait_end_of_query", "1");
+        let mut insert = insert.with_setting("insert_deduplication_token", token(block, &self.table));
+        let patience = self.patience();
+        self.spawn(Work::Insert, async move {
+            let send = async {
+                insert.send(body).await?;
+                insert.end().await
+            };
+            let late = |_| ClickHouseError::Lost(format!("no answer within {} s", patience.as_secs()));
+            tokio::time::timeout(patience, send).await.map_err(late)??;
+            Ok(None)
+        });
+    }
+
+    fn ask(&mut self, range: &Range) {
+        if let Some(why) = self.uncountable.clone() {
+            return self.spawn(Work::Ask, async { Ok(Some(Answer::Uncountable(why))) });
+        }
+        let Range { partition, from, to, .. } = range;
+        // The plain comparison of offsets lets indexes help.
+        let sql = format!(
+            "SELECT count(), uniqExact(_offset, _row) FROM {} WHERE _partition = {partition} AND _offset >= {} AND _offset <= {} \
+             AND (_offset, _row) >= ({}, {}) AND (_offset, _row) <= ({}, {}) SETTINGS select_sequential_consistency = 1",
+            self.table.quoted(),
+            from.0,
+            to.0,
+            from.0,
+            from.1,
+            to.0,
+            to.1
+        );
+        let connection = self.connection.clone();
+        self.spawn(Work::Ask, async move {
+            let rows = connection.rows(&sql).await?;
+            let number = |at: usize| rows.first().and_then(|row| row.get(at)?.parse().ok());
+            let (Some(rows), Some(distinct)) = (number(0), number(1)) else {
+                return Err(ClickHouseError::Unexpected("the answer is not two counts".to_owned()));
+            };
+            Ok(Some(Answer::Counted { rows, distinct }))
+        });
+    }
+
+    fn progress(&mut self, timeout: Duration) -> Progress {
+        let Some(under_way) = &self.under_way else { return Progress::Idle };
+        let answer = match under_way.answer.try_recv() {
+            Err(TryRecvError::Empty) if !timeout.is_zero() => under_way.answer.recv_timeout(timeout),
+            Err(TryRecvError::Empty) => Err(RecvTimeoutError::Timeout),
+            Err(TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
+            Ok(answer) => Ok(answer),
+        };
+        let result = match answer {
+            Err(RecvTimeoutError::Timeout) => return Progress::Working,
+            Ok(result) => result,
+            Err(RecvTimeoutError::Disconnected) => Err(ClickHouseError::Lost("the request was dropped".to_owned())),
+        };
+        self.under_way.take().map_or(Progress::Idle, |under_way| ClickHouse::outcome(&under_way.work, result))
+    }
+
+    fn abandon(&mut self) {
+        if let Some(under_way) = self.under_way.take() {
+            under_way.task.abort();
+        }
+    }
+
+    fn settings(&self) -> u32 {
+        self.settings
+    }
+
+    /// The server may begin when our patience ends, and then has its own time.
+    fn max_insert(&self) -> Millis {
+        (self.patience() + self.connection.config().max_execution).as_millis() as Millis
+    }
+
+    fn repeatable(&self) -> bool {
+        self.repeatable
+    }
+}
+
+impl Drop for ClickHouse {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}

@@ -1,0 +1,261 @@
+//! The environment a pipeline runs in: brokers, registry, ClickHouse, limits of the worker. One file per environment
+//! under `config/`; several `--config` files are layers, the later one wins key by key.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use headwater_engine::yaml::{self, Node, Value};
+use headwater_local::Environment;
+use operator_core::Span;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::diagnose::{Problem, Source};
+
+/// The environment.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    #[serde(default)]
+    pub kafka: KafkaConfig,
+    #[serde(default)]
+    pub schema_registry: Option<RegistryConfig>,
+    #[serde(default)]
+    pub clickhouse: Option<ClickHouseConfig>,
+    #[serde(default)]
+    pub worker: WorkerConfig,
+    /// A folder that `hw local up` started services in: their addresses fill what is not set here.
+    #[serde(default)]
+    pub local: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KafkaConfig {
+    /// `host:port`, several with commas.
+    #[serde(default)]
+    pub bootstrap: String,
+    /// Settings of librdkafka, such as `security.protocol`. Secrets by reference: `{ env: NAME }` or `{ file: path }`.
+    #[serde(default)]
+    pub properties: BTreeMap<String, Setting>,
+    /// A transaction that takes longer is aborted by the broker. Also how long partitions of a killed worker wait
+    /// before another one takes them over.
+    #[serde(default = "default_transaction_timeout")]
+    pub transaction_timeout: Span,
+    /// A worker that is silent this long loses its partitions.
+    #[serde(default = "default_session_timeout")]
+    pub session_timeout: Span,
+}
+
+impl Default for KafkaConfig {
+    fn default() -> KafkaConfig {
+        KafkaConfig {
+            bootstrap: String::new(),
+            properties: BTreeMap::new(),
+            transaction_timeout: default_transaction_timeout(),
+            session_timeout: default_session_timeout(),
+        }
+    }
+}
+
+fn default_transaction_timeout() -> Span {
+    Span(20_000)
+}
+
+fn default_session_timeout() -> Span {
+    Span(10_000)
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryConfig {
+    /// Base address of the Confluent-compatible API.
+    pub url: String,
+    #[serde(default)]
+    pub username: Option<String>,
+    #[serde(default)]
+    pub password: Option<Secret>,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ClickHouseConfig {
+    /// Address of the HTTP interface.
+    pub url: String,
+    #[serde(default)]
+    pub user: Option<String>,
+    #[serde(default)]
+    pub password: Option<Secret>,
+    /// Run even where a table can't give exactly once (see the start-up report).
+    #[serde(default)]
+    pub allow_weaker_guarantee: bool,
+    /// Create databases and tables that are missing (`hw clickhouse ddl` shows how).
+    #[serde(default)]
+    pub create_tables: bool,
+}
+
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorkerConfig {
+    /// Lanes: threads that process partitions. About one per core.
+    pub lanes: usize,
+    /// Where local checkpoints are kept.
+    pub state_dir: PathBuf,
+    /// Name of this worker's slot: the same after a restart, another for every worker. By default the host name and
+    /// the first free slot of the state folder.
+    pub id: Option<String>,
+    /// Address of `/metrics`, `/health` and `/ready`; port 0 takes a free one.
+    pub http: String,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> WorkerConfig {
+        WorkerConfig { lanes: 2, state_dir: ".local/state".into(), id: None, http: "127.0.0.1:9644".into() }
+    }
+}
+
+/// A secret by reference. Never printed.
+#[derive(Clone, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Secret {
+    /// The environment variable that holds it.
+    Env(String),
+    /// The file that holds it; white space at its end doesn't count.
+    File(PathBuf),
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Secret::Env(name) => write!(f, "secret from ${name}"),
+            Secret::File(path) => write!(f, "secret from {}", path.display()),
+        }
+    }
+}
+
+impl Secret {
+    /// The secret itself.
+    pub fn reveal(&self) -> Result<String, String> {
+        match self {
+            Secret::Env(name) => {
+                std::env::var(name).map_err(|_| format!("the environment variable `{name}`, which holds a secret, is not set"))
+            }
+            Secret::File(path) => std::fs::read_to_string(path)
+                .map(|text| text.trim_end().to_string())
+                .map_err(|e| format!("the file {}, which holds a secret, can't be read: {e}", path.display())),
+        }
+    }
+}
+
+/// A setting: text, or a secret.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum Setting {
+    Secret(Secret),
+    Text(String),
+}
+
+impl Setting {
+    pub fn reveal(&self) -> Result<String, String> {
+        match self {
+            Setting::Secret(secret) => secret.reveal(),
+            Setting::Text(text) => Ok(text.clone()),
+        }
+    }
+}
+
+impl Config {
+    /// Reads layers of configuration, and the local environment that one of them names.
+    pub fn load(paths: &[PathBuf]) -> Result<Config, Problem> {
+        let mut merged: Option<(Node, Source)> = None;
+        for path in paths {
+            let source = Source::read(path)?;
+            let mut node = yaml::parse(&source.text).map_err(|e| Problem::yaml(&source, e))?;
+            node.substitute(&mut |text| substitute(text)).map_err(|e| Problem::yaml(&source, e))?;
+            merged = Some(match merged {
+                None => (node, source),
+                Some((below, _)) => (merge(below, node), source),
+            });
+        }
+        let mut config = match &merged {
+            None => Config::default(),
+            Some((node, source)) => node.read::<Config>().map_err(|e| Problem::yaml(source, e))?,
+        };
+        config.fill().map_err(Problem::plain)?;
+        Ok(config)
+    }
+
+    fn fill(&mut self) -> Result<(), String> {
+        let Some(dir) = &self.local else { return Ok(()) };
+        let Some(environment) = Environment::load(dir).map_err(|e| e.to_string())? else { return Ok(()) };
+        if self.kafka.bootstrap.is_empty() {
+            self.kafka.bootstrap = environment.bootstrap.clone();
+        }
+        if self.schema_registry.is_none() {
+            self.schema_registry = environment.registry.clone().map(|url| RegistryConfig { url, username: None, password: None });
+        }
+        if self.clickhouse.is_none() {
+            self.clickhouse = environment.clickhouse.clone().map(|url| ClickHouseConfig {
+                url,
+                user: None,
+                password: None,
+                allow_weaker_guarantee: false,
+                create_tables: true,
+            });
+        }
+        Ok(())
+    }
+
+    /// The brokers, or what to do about their absence.
+    pub fn bootstrap(&self) -> Result<&str, String> {
+        if self.kafka.bootstrap.is_empty() {
+            return Err(
+                "no Kafka brokers: set `kafka.bootstrap` in the configuration, or start a local environment with `hw local up`".into()
+            );
+        }
+        Ok(&self.kafka.bootstrap)
+    }
+}
+
+/// `over` on `below`: mappings key by key, everything else as a whole.
+fn merge(below: Node, over: Node) -> Node {
+    let place = over.place;
+    match (below.value, over.value) {
+        (Value::Map(mut entries), Value::Map(new)) => {
+            for (key, node) in new {
+                match entries.iter().position(|(k, _)| k.text == key.text) {
+                    Some(at) => {
+                        let (k, old) = entries.remove(at);
+                        entries.insert(at, (k, merge(old, node)));
+                    }
+                    None => entries.push((key, node)),
+                }
+            }
+            Node { place, value: Value::Map(entries) }
+        }
+        (_, value) => Node { place, value },
+    }
+}
+
+/// Replaces `${NAME}` and `${NAME:-default}` by environment variables.
+pub fn substitute(text: &str) -> Result<Option<String>, String> {
+    if !text.contains("${") {
+        return Ok(None);
+    }
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        let (name, tail) = after.split_once('}').ok_or("`${` without `}`")?;
+        let (name, default) = name.split_once(":-").map_or((name, None), |(n, d)| (n, Some(d)));
+        out.push_str(before);
+        match (std::env::var(name), default) {
+            (Ok(value), _) => out.push_str(&value),
+            (Err(_), Some(default)) => out.push_str(default),
+            (Err(_), None) => return Err(format!("the environment variable `{name}` is not set; `${{{name}:-default}}` gives a default")),
+        }
+        rest = tail;
+    }
+    out.push_str(rest);
+    Ok(Some(out))
+}

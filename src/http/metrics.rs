@@ -1,0 +1,166 @@
+//! The numbers of [`headwater_engine::stats`] in the Prometheus text format.
+
+use headwater_engine::stats::{Histogram, LATENCY_BUCKETS};
+use prometheus::proto::{Bucket, Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder, TextEncoder};
+
+use super::Shown;
+
+struct Families {
+    pipeline: String,
+    families: Vec<MetricFamily>,
+}
+
+impl Families {
+    fn family(&mut self, name: &str, help: &str, kind: MetricType) -> &mut MetricFamily {
+        let at = self.families.iter().position(|f| f.name() == name).unwrap_or_else(|| {
+            let mut family = MetricFamily::default();
+            family.set_name(name.to_string());
+            family.set_help(help.to_string());
+            family.set_field_type(kind);
+            self.families.push(family);
+            self.families.len() - 1
+        });
+        &mut self.families[at]
+    }
+
+    fn metric(&self, labels: &[(&str, &str)]) -> Metric {
+        let mut metric = Metric::default();
+        let own = [("pipeline", self.pipeline.as_str())];
+        let pairs = own.iter().chain(labels).map(|(name, value)| {
+            let mut pair = LabelPair::default();
+            pair.set_name(name.to_string());
+            pair.set_value(value.to_string());
+            pair
+        });
+        metric.set_label(pairs.collect());
+        metric
+    }
+
+    fn counter(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
+        let mut metric = self.metric(labels);
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        metric.set_counter(counter);
+        self.family(name, help, MetricType::COUNTER).mut_metric().push(metric);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
+        let mut metric = self.metric(labels);
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        metric.set_gauge(gauge);
+        self.family(name, help, MetricType::GAUGE).mut_metric().push(metric);
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, h: &Histogram) {
+        let mut metric = self.metric(&[]);
+        let mut histogram = prometheus::proto::Histogram::default();
+        let mut below = 0;
+        let buckets = LATENCY_BUCKETS.iter().zip(h.buckets).map(|(bound, n)| {
+            below += n;
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(bound / 1_000.0);
+            bucket.set_cumulative_count(below);
+            bucket
+        });
+        histogram.set_bucket(buckets.collect());
+        histogram.set_sample_count(h.count);
+        histogram.set_sample_sum(h.sum / 1_000.0);
+        metric.set_histogram(histogram);
+        self.family(name, help, MetricType::HISTOGRAM).mut_metric().push(metric);
+    }
+}
+
+/// All metrics of a worker.
+pub fn render(shown: &Shown) -> Result<String, String> {
+    let s = shown.stats.snapshot();
+    let mut f = Families { pipeline: shown.pipeline.clone(), families: Vec::new() };
+    for (topic, c) in &s.sources {
+        for (result, n) in [("row", c.rows), ("skipped", c.skipped), ("dead_lettered", c.dead)] {
+            f.counter(
+                "headwater_source_records_total",
+                "Committed source records by what became of them.",
+                &[("topic", topic), ("result", result)],
+                n as f64,
+            );
+        }
+    }
+    for (step, (rows, ledger)) in &s.steps {
+        f.counter("headwater_step_rows_in_total", "Committed rows that went into a step.", &[("step", step)], *rows as f64);
+        for (result, n) in [("passed", ledger.passed), ("filtered", ledger.filtered), ("late", ledger.late), ("rejected", ledger.rejected)]
+        {
+            f.counter(
+                "headwater_step_rows_total",
+                "Committed rows of a step by where they went; in = all of these + held.",
+                &[("step", step), ("result", result)],
+                n as f64,
+            );
+        }
+        f.gauge(
+            "headwater_step_rows_held",
+            "Change of rows held in a step's state since this worker started.",
+            &[("step", step)],
+            ledger.held as f64,
+        );
+    }
+    for (output, (rows, records, refused)) in &s.outputs {
+        f.counter("headwater_output_rows_total", "Committed rows written to an output.", &[("output", output)], *rows as f64);
+        f.counter("headwater_output_records_total", "Committed records written to an output.", &[("output", output)], *records as f64);
+        f.counter(
+            "headwater_output_refused_rows_total",
+            "Rows an output could not encode: dead-lettered.",
+            &[("output", output)],
+            *refused as f64,
+        );
+    }
+    for (step, n) in &s.dead_letters {
+        f.counter("headwater_dead_letters_total", "Committed dead letters by the step that refused the row.", &[("step", step)], *n as f64);
+    }
+    f.counter("headwater_epochs_total", "Committed epochs.", &[], s.epochs as f64);
+    f.counter("headwater_rewinds_total", "Epochs thrown away and read again.", &[], s.rewinds as f64);
+    f.counter("headwater_lane_restarts_total", "Lanes started anew after an outcome in doubt.", &[], s.restarts as f64);
+    f.histogram("headwater_epoch_seconds", "From an epoch's first record to its commit.", &s.epoch_latency);
+    f.histogram("headwater_commit_seconds", "From the end of an epoch to its commit.", &s.commit_latency);
+    f.histogram("headwater_end_to_end_seconds", "From the timestamp of an epoch's oldest record to its commit.", &s.end_to_end);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+    for (tp, p) in &s.partitions {
+        let partition = tp.partition.to_string();
+        let labels = [("topic", tp.topic.as_ref()), ("partition", partition.as_str())];
+        let lag = (p.end - p.position).max(0);
+        f.gauge("headwater_lag_records", "Records of an input partition that are not committed yet.", &labels, lag as f64);
+        if let Some(w) = p.watermark.filter(|w| *w > 0) {
+            f.gauge("headwater_watermark_timestamp_seconds", "Committed watermark of an input partition.", &labels, w as f64 / 1_000.0);
+            let behind = if lag == 0 { 0.0 } else { (now - w as f64 / 1_000.0).max(0.0) };
+            f.gauge(
+                "headwater_lag_seconds",
+                "How far event time of an input partition is behind the clock; 0 when all is read.",
+                &labels,
+                behind,
+            );
+        }
+    }
+    let left: u64 = s.restoring.values().sum();
+    f.gauge("headwater_restore_records_left", "Changelog records still to be read before all tasks run.", &[], left as f64);
+    f.gauge(
+        "headwater_partitions_waiting",
+        "Input partitions that wait, for the schema registry for example.",
+        &[],
+        s.waiting.len() as f64,
+    );
+    for (table, rows) in shown.tables.sizes() {
+        f.gauge("headwater_table_rows", "Rows of a table.", &[("table", &table)], rows as f64);
+    }
+    for (sink, counters) in &shown.deliveries {
+        let labels = [("sink", sink.as_str())];
+        f.counter("headwater_delivery_rows_total", "Rows known to be in the table.", &labels, counters.rows() as f64);
+        f.counter("headwater_delivery_blocks_total", "Blocks inserted.", &labels, counters.blocks() as f64);
+        f.counter("headwater_delivery_retries_total", "Insert attempts after the first.", &labels, counters.retries() as f64);
+        f.counter("headwater_delivery_refused_rows_total", "Rows the table refused: dead-lettered.", &labels, counters.refused() as f64);
+        f.gauge("headwater_delivery_lag_records", "Outbox records that are not in the table yet.", &labels, counters.lag() as f64);
+        f.gauge("headwater_delivery_buffered_rows", "Rows read and not inserted yet.", &labels, counters.buffered() as f64);
+    }
+    let mut out = Vec::new();
+    TextEncoder::new().encode(&f.families, &mut out).map_err(|e| e.to_string())?;
+    String::from_utf8(out).map_err(|e| e.to_string())
+}

@@ -1,0 +1,72 @@
+//! What a worker shows: `/metrics` for Prometheus, `/health` (the process works), `/ready` (it processes its
+//! partitions). Loopback by default.
+
+mod metrics;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use headwater_engine::stats::Stats;
+use headwater_engine::tables::LoadedTables;
+use tokio::net::TcpListener;
+
+pub use metrics::render;
+
+/// What the pages tell about.
+#[derive(Clone)]
+pub struct Shown {
+    pub pipeline: String,
+    pub stats: Arc<Stats>,
+    pub tables: Arc<LoadedTables>,
+    pub deliveries: Vec<(String, Arc<headwater_engine::delivery::Counters>)>,
+}
+
+/// Serves the pages until the runtime ends. Returns the address (port 0 took a free one).
+pub async fn serve(address: &str, shown: Shown) -> Result<SocketAddr, String> {
+    let listener = TcpListener::bind(address).await.map_err(|e| format!("can't listen on {address}: {e}"))?;
+    let bound = listener.local_addr().map_err(|e| e.to_string())?;
+    let router = Router::new()
+        .route("/metrics", get(metrics_page))
+        .route("/health", get(|| async { "ok\n" }))
+        .route("/ready", get(ready))
+        .with_state(shown);
+    tokio::spawn(async move {
+        if let Err(e) = axum::serve(listener, router).await {
+            tracing::error!(cause = %e, "the HTTP server ended");
+        }
+    });
+    Ok(bound)
+}
+
+async fn metrics_page(State(shown): State<Shown>) -> impl IntoResponse {
+    match render(&shown) {
+        Ok(text) => (StatusCode::OK, [("content-type", "text/plain; version=0.0.4")], text),
+        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "text/plain")], e),
+    }
+}
+
+async fn ready(State(shown): State<Shown>) -> impl IntoResponse {
+    let snapshot = shown.stats.snapshot();
+    let mut reasons = Vec::new();
+    if !shown.tables.ready() {
+        reasons.push("tables are being loaded".to_string());
+    }
+    if snapshot.tasks.is_empty() {
+        reasons.push("no assignment from the consumer group yet".to_string());
+    }
+    reasons.extend(
+        snapshot
+            .restoring
+            .iter()
+            .map(|((stage, partition), left)| format!("stage {stage} partition {partition}: {left} records to restore")),
+    );
+    match reasons.is_empty() {
+        true => (StatusCode::OK, "ready\n".to_string()),
+        false => (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
+    }
+}

@@ -1,0 +1,127 @@
+//! Delivery reports of one producer: what failed, and where tagged records were written.
+
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use rdkafka::bindings as sys;
+
+use super::codes;
+use super::native::{self, Context, Native, NativeMessage, Settings};
+use super::quiet::Quiet;
+use super::records;
+
+/// What the callbacks of a producer's client see.
+#[derive(Default)]
+pub(super) struct Deliveries {
+    /// Looked at for every record sent.
+    pub(super) failed: AtomicBool,
+    /// The first failed delivery of this transaction.
+    failure: Mutex<Option<(i32, String)>>,
+    /// The highest offset per tag.
+    tags: Mutex<Vec<(u32, i64)>>,
+    /// A transaction is being ended: a broken connection now makes the client suspect.
+    pub(super) ending: AtomicBool,
+    pub(super) suspect: AtomicBool,
+    quiet: Quiet,
+}
+
+impl Deliveries {
+    /// Forgets the last transaction.
+    pub(super) fn reset(&self) {
+        *self.failure.lock() = None;
+        self.tags.lock().clear();
+        self.ending.store(false, Ordering::Relaxed);
+        self.failed.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn failure(&self) -> Option<(i32, String)> {
+        if self.failed.load(Ordering::Relaxed) { self.failure.lock().clone() } else { None }
+    }
+
+    pub(super) fn take_tags(&self) -> Vec<(u32, i64)> {
+        std::mem::take(&mut *self.tags.lock())
+    }
+
+    fn delivered(&self, tag: u32, offset: i64) {
+        let mut tags = self.tags.lock();
+        // Reports come partition by partition: the tag wanted is nearly always the last one.
+        match tags.iter_mut().rev().find(|(known, _)| *known == tag) {
+            Some((_, highest)) => *highest = offset.max(*highest),
+            None => tags.push((tag, offset)),
+        }
+    }
+
+    fn not_delivered(&self, code: i32, text: String) {
+        self.failure.lock().get_or_insert((code, text));
+        self.failed.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Context for Deliveries {
+    fn on_error(&self, code: i32, reason: &str) {
+        if self.ending.load(Ordering::Relaxed) && matches!(code, codes::TRANSPORT | codes::ALL_BROKERS_DOWN | codes::TIMED_OUT) {
+            self.suspect.store(true, Ordering::Relaxed);
+        }
+        self.quiet.warn("producer", code, reason);
+    }
+}
+
+/// Has deliveries reported to the client's context, which must be [`Deliveries`].
+pub(super) fn listen(settings: &mut Settings) {
+    // SAFETY: settings are valid; the callback matches the opaque pointer that `Client::new` sets.
+    unsafe { sys::rd_kafka_conf_set_dr_msg_cb(settings.as_ptr(), Some(on_delivery)) };
+}
+
+unsafe extern "C" fn on_delivery(_rk: *mut Native, message: *const NativeMessage, opaque: *mut c_void) {
+    // SAFETY: `opaque` is the context of this client; `message` is valid during the call.
+    unsafe {
+        let deliveries = &*(opaque as *const Deliveries);
+        let code = records::code(message);
+        if code != 0 {
+            let topic = native::string(sys::rd_kafka_topic_name((*message).rkt));
+            let what = format!("record for {topic}-{}: {}", (*message).partition, native::describe(code));
+            deliveries.not_delivered(code, what);
+        } else if !(*message)._private.is_null() {
+            deliveries.delivered(((*message)._private as usize - 1) as u32, (*message).offset);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_highest_offset_per_tag_is_kept() {
+        let deliveries = Deliveries::default();
+        for (tag, offset) in [(7, 10), (0, 3), (7, 12), (7, 11), (0, 4)] {
+            deliveries.delivered(tag, offset);
+        }
+        assert_eq!(deliveries.take_tags(), [(7, 12), (0, 4)]);
+        assert_eq!(deliveries.take_tags(), []);
+    }
+
+    #[test]
+    fn the_first_failed_delivery_is_the_one_told_and_a_new_transaction_forgets_it() {
+        let deliveries = Deliveries::default();
+        assert_eq!(deliveries.failure(), None);
+        deliveries.not_delivered(codes::MSG_TIMED_OUT, "first".into());
+        deliveries.not_delivered(codes::PURGE_QUEUE, "second".into());
+        assert_eq!(deliveries.failure(), Some((codes::MSG_TIMED_OUT, "first".into())));
+        deliveries.reset();
+        assert_eq!(deliveries.failure(), None);
+    }
+
+    #[test]
+    fn only_a_connection_broken_while_ending_makes_the_client_suspect() {
+        let deliveries = Deliveries::default();
+        deliveries.on_error(codes::TRANSPORT, "closed");
+        assert!(!deliveries.suspect.load(Ordering::Relaxed));
+        deliveries.ending.store(true, Ordering::Relaxed);
+        deliveries.on_error(codes::AUTHENTICATION, "wrong password");
+        assert!(!deliveries.suspect.load(Ordering::Relaxed));
+        deliveries.on_error(codes::TRANSPORT, "closed");
+        assert!(deliveries.suspect.load(Ordering::Relaxed));
+    }
+}

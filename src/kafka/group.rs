@@ -1,0 +1,144 @@
+//! What librdkafka tells a group member through callbacks, and how the member leaves.
+
+use std::collections::VecDeque;
+use std::ffi::c_void;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::time::Duration;
+
+use headwater_engine::broker::{Failure, TopicPartition};
+use parking_lot::Mutex;
+use rdkafka::bindings as sys;
+
+use super::codes;
+use super::lists;
+use super::native::{Client, Context, Native, NativeQueue, Settings, raw};
+use super::quiet::Quiet;
+
+/// How long closing a consumer may take before it is left behind.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+/// A rebalance, noted by the callback.
+pub(super) enum Rebalance {
+    Assigned(Vec<TopicPartition>),
+    Revoked { partitions: Vec<TopicPartition>, lost: bool },
+}
+
+/// What the callbacks share with the consumer.
+#[derive(Default)]
+pub(super) struct Group {
+    rebalances: Mutex<VecDeque<Rebalance>>,
+    queue: AtomicPtr<NativeQueue>,
+    closing: AtomicBool,
+    pub(super) quiet: Quiet,
+}
+
+impl Group {
+    /// The queue whose waiting reader a rebalance wakes; it lives as long as the client.
+    pub(super) fn wake_through(&self, queue: *mut NativeQueue) {
+        self.queue.store(queue, Ordering::Release);
+    }
+
+    pub(super) fn has_news(&self) -> bool {
+        !self.rebalances.lock().is_empty()
+    }
+
+    pub(super) fn next(&self) -> Option<Rebalance> {
+        self.rebalances.lock().pop_front()
+    }
+}
+
+impl Context for Group {
+    fn on_error(&self, code: i32, reason: &str) {
+        self.quiet.warn("consumer", code, reason);
+    }
+}
+
+/// Has rebalances noted in the client's context, which must be a [`Group`].
+pub(super) fn listen(settings: &mut Settings) {
+    // SAFETY: settings are valid; the callback matches the opaque pointer that `Client::new` sets.
+    unsafe { sys::rd_kafka_conf_set_rebalance_cb(settings.as_ptr(), Some(on_rebalance)) };
+}
+
+/// Leaves the group. Closing has been seen to hang; after [`CLOSE_WITHIN`] the client is left to its thread.
+pub(super) fn close(client: &Arc<Client<Group>>, group: &str) {
+    client.context.closing.store(true, Ordering::Release);
+    let client = client.clone();
+    let (done, closed) = crossbeam_channel::bounded(1);
+    let spawned = std::thread::Builder::new().name("kafka-close".into()).spawn(move || {
+        // A rebalance that was reported and not answered would be waited for.
+        // SAFETY: the client is valid; a null list means no partitions.
+        unsafe { raw::rd_kafka_assign(client.ptr(), std::ptr::null()) };
+        // SAFETY: the client is a consumer; called once. Callbacks run in here and see `closing`.
+        unsafe { raw::rd_kafka_consumer_close(client.ptr()) };
+        let _ = done.send(());
+    });
+    if spawned.is_err() || closed.recv_timeout(CLOSE_WITHIN).is_err() {
+        tracing::warn!(group, "closing the consumer takes too long: left behind");
+    }
+}
+
+/// What an error on the consumer's queue means; `None`: it passes, or a rebalance event follows.
+pub(super) fn failure(code: i32) -> Option<Failure> {
+    match code {
+        codes::AUTO_OFFSET_RESET | codes::OFFSET_OUT_OF_RANGE | codes::LOG_TRUNCATION => Some(Failure::OutOfRange),
+        codes::FENCED_INSTANCE_ID => Some(Failure::Fenced),
+        // librdkafka goes on after the damaged batch: to go on with it would lose its records silently.
+        codes::BAD_MSG | codes::BAD_COMPRESSION | codes::INVALID_MSG => Some(Failure::Fatal),
+        codes::FATAL => Some(Failure::Fatal),
+        code if codes::is_authorization(code) => Some(Failure::Fatal),
+        // `MAX_POLL_EXCEEDED` among them: the partitions are then revoked as lost.
+        _ => None,
+    }
+}
+
+unsafe extern "C" fn on_rebalance(
+    rk: *mut Native,
+    code: sys::rd_kafka_resp_err_t,
+    list: *mut sys::rd_kafka_topic_partition_list_t,
+    opaque: *mut c_void,
+) {
+    // SAFETY: `opaque` is the context of this client, `rk` and `list` are valid during the call; the queue, if stored,
+    // lives as long as the client.
+    unsafe {
+        let group = &*(opaque as *const Group);
+        if group.closing.load(Ordering::Acquire) {
+            raw::rd_kafka_assign(rk, std::ptr::null());
+            return;
+        }
+        let partitions = lists::read_list(list).into_iter().map(|listed| listed.partition).collect();
+        let event = if code as i32 == codes::ASSIGN_PARTITIONS {
+            Rebalance::Assigned(partitions)
+        } else {
+            Rebalance::Revoked { partitions, lost: sys::rd_kafka_assignment_lost(rk) != 0 }
+        };
+        group.rebalances.lock().push_back(event);
+        let queue = group.queue.load(Ordering::Acquire);
+        if !queue.is_null() {
+            sys::rd_kafka_queue_yield(queue);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_batches_and_lost_positions_stop_the_lane() {
+        for code in [codes::BAD_MSG, codes::BAD_COMPRESSION, codes::INVALID_MSG, codes::FATAL] {
+            assert_eq!(failure(code), Some(Failure::Fatal), "{code}");
+        }
+        for code in [codes::AUTO_OFFSET_RESET, codes::OFFSET_OUT_OF_RANGE, codes::LOG_TRUNCATION] {
+            assert_eq!(failure(code), Some(Failure::OutOfRange), "{code}");
+        }
+        assert_eq!(failure(codes::TOPIC_AUTHORIZATION_FAILED), Some(Failure::Fatal));
+    }
+
+    #[test]
+    fn brokers_away_and_rebalances_do_not() {
+        for code in [codes::TRANSPORT, codes::ALL_BROKERS_DOWN, codes::MAX_POLL_EXCEEDED, codes::UNKNOWN_TOPIC_OR_PART] {
+            assert_eq!(failure(code), None, "{code}");
+        }
+    }
+}

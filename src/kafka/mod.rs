@@ -1,0 +1,376 @@
+//! Kafka: the engine's [`Broker`] over librdkafka.
+//!
+//! The hot paths use librdkafka's C interface directly: records are taken and handed over in batches, without a Rust
+//! object, an allocation or a callback per record, and error codes and header names of other people's making cannot
+//! panic. What each part guarantees, and which finding in librdkafka's source it rests on, stands in its module:
+//! [`consumer`] (rebalances, positions), [`producer`] and [`commit`] (transactions), [`records`] (waiting, memory),
+//! [`reader`], [`admin`].
+//!
+//! Settings: a user may add any client property (security, tuning) except those that carry a guarantee; see
+//! [`RESERVED`]. Property values are never printed, neither by `Debug` nor in errors: they hold passwords.
+
+mod admin;
+mod codes;
+mod commit;
+mod consumer;
+mod deliveries;
+mod group;
+mod lists;
+mod native;
+mod outgoing;
+mod producer;
+mod quiet;
+mod reader;
+mod records;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_engine::broker::{Broker, BrokerError, Consumer, Producer, Reader, TopicPartition, TopicSpec};
+
+use native::Settings;
+
+/// When librdkafka gives up on a request and its connection. A transaction whose end took this long makes its producer
+/// suspect; see [`producer`].
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Client properties a user may not set: each carries part of a guarantee, or is set from a field of its own.
+pub const RESERVED: [&str; 28] = [
+    "acks",
+    "allow.auto.create.topics",
+    "auto.offset.reset",
+    "bootstrap.servers",
+    "check.crcs",
+    "client.id",
+    "delivery.report.only.error",
+    "delivery.timeout.ms",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.gapless.guarantee",
+    "enable.idempotence",
+    "enable.partition.eof",
+    "group.id",
+    "group.instance.id",
+    "group.protocol",
+    "isolation.level",
+    "max.in.flight",
+    "max.in.flight.requests.per.connection",
+    "max.poll.interval.ms",
+    "message.timeout.ms",
+    "metadata.broker.list",
+    "partition.assignment.strategy",
+    "plugin.library.paths",
+    "session.timeout.ms",
+    "socket.timeout.ms",
+    "transaction.timeout.ms",
+    "transactional.id",
+];
+
+/// How to reach a cluster and how to behave there.
+#[derive(Clone)]
+pub struct KafkaConfig {
+    /// `host:port`, comma-separated.
+    pub bootstrap: String,
+    /// Shown in the brokers' logs and metrics.
+    pub client_id: String,
+    /// Further librdkafka settings: security, tuning. Not those in [`RESERVED`]. Never printed.
+    pub properties: BTreeMap<String, String>,
+    /// After this long the brokers abort an open transaction: bounds how long a killed worker's partitions wait.
+    pub transaction_timeout: Duration,
+    /// After this long without a heartbeat a member is out of its group.
+    pub session_timeout: Duration,
+    /// After this long without a poll a member is out of its group.
+    pub max_poll_interval: Duration,
+    /// How long the producer waits for more records before it sends. Ending a transaction doesn't wait for it.
+    pub linger: Duration,
+    /// How long a broker holds a fetch that finds nothing. Records that arrive end it early.
+    pub fetch_wait: Duration,
+    /// Prefetched bytes per consumer, about.
+    pub fetch_buffer: usize,
+    /// Bytes waiting to be sent per producer; beyond that [`Producer::send`] waits.
+    pub send_buffer: usize,
+    /// Lanes keep their membership over a restart (`group.instance.id`). A stuck lane then holds its partitions until
+    /// the session timeout.
+    pub static_membership: bool,
+}
+
+impl KafkaConfig {
+    /// Defaults for the cluster at `bootstrap`.
+    pub fn new(bootstrap: impl Into<String>) -> KafkaConfig {
+        KafkaConfig {
+            bootstrap: bootstrap.into(),
+            client_id: "headwater".into(),
+            properties: BTreeMap::new(),
+            transaction_timeout: Duration::from_secs(20),
+            session_timeout: Duration::from_secs(10),
+            max_poll_interval: Duration::from_secs(300),
+            linger: Duration::from_millis(5),
+            fetch_wait: Duration::from_millis(50),
+            fetch_buffer: 16 << 20,
+            send_buffer: 32 << 20,
+            static_membership: false,
+        }
+    }
+
+    /// What every client needs to connect: the user's properties and the address.
+    fn connection(&self) -> impl Iterator<Item = (&str, &str)> {
+        let own = [("bootstrap.servers", self.bootstrap.as_str()), ("client.id", self.client_id.as_str())];
+        self.properties.iter().map(|(name, value)| (name.as_str(), value.as_str())).chain(own)
+    }
+
+    /// What a client needs to know beside its settings: the address, and whether it renews tokens.
+    fn reach(&self) -> (&str, bool) {
+        (&self.bootstrap, self.oauth())
+    }
+
+    fn oauth(&self) -> bool {
+        let mechanism = |name: &str| self.properties.get(name).is_some_and(|value| value.contains("OAUTHBEARER"));
+        mechanism("sasl.mechanism") || mechanism("sasl.mechanisms")
+    }
+
+    fn check(&self) -> Result<(), BrokerError> {
+        if let Some(name) = self.properties.keys().find(|name| RESERVED.contains(&name.as_str())) {
+            return Err(BrokerError::fatal(format!("Kafka client setting `{name}` is Headwater's own to set")));
+        }
+        if self.bootstrap.trim().is_empty() {
+            return Err(BrokerError::fatal("no bootstrap servers"));
+        }
+        if self.transaction_timeout <= SOCKET_TIMEOUT {
+            let text = format!("the transaction timeout must be above {} s", SOCKET_TIMEOUT.as_secs());
+            return Err(BrokerError::fatal(text));
+        }
+        Ok(())
+    }
+
+    /// Settings of a client: ours first where a user may tune, the user's, then those that carry guarantees.
+    fn settings(&self, role: Role<'_>) -> Result<Settings, BrokerError> {
+        let mut settings = Settings::new();
+        for (name, value) in self.tunable(&role) {
+            settings.set(name, &value)?;
+        }
+        for (name, value) in self.connection() {
+            settings.set(name, value)?;
+        }
+        settings.set("socket.timeout.ms", &SOCKET_TIMEOUT.as_millis().to_string())?;
+        match role {
+            Role::Member { group, instance } => {
+                self.fetching(&mut settings)?;
+                settings.set("client.id", &format!("{}-{instance}", self.client_id))?;
+                settings.set("group.id", group)?;
+                settings.set("group.protocol", "classic")?;
+                settings.set("partition.assignment.strategy", "range")?;
+                settings.set("session.timeout.ms", &self.session_timeout.as_millis().to_string())?;
+                settings.set("max.poll.interval.ms", &self.max_poll_interval.as_millis().to_string())?;
+                if self.static_membership {
+                    settings.set("group.instance.id", instance)?;
+                }
+            }
+            Role::Reader => self.fetching(&mut settings)?,
+            Role::Questions => {
+                settings.set("isolation.level", "read_uncommitted")?;
+                settings.set("allow.auto.create.topics", "false")?;
+            }
+            Role::Producer { transactional_id } => {
+                settings.set("enable.idempotence", "true")?;
+                settings.set("acks", "all")?;
+                settings.set("max.in.flight", "5")?;
+                // Also how long a record may wait for a broker: librdkafka wants it within the transaction's time.
+                let timeout = self.transaction_timeout.as_millis().to_string();
+                settings.set("message.timeout.ms", &timeout)?;
+                if let Some(id) = transactional_id {
+                    settings.set("client.id", &format!("{}-{id}", self.client_id))?;
+                    settings.set("transactional.id", id)?;
+                    settings.set("transaction.timeout.ms", &timeout)?;
+                }
+            }
+        }
+        Ok(settings)
+    }
+
+    fn fetching(&self, settings: &mut Settings) -> Result<(), BrokerError> {
+        settings.set("isolation.level", "read_committed")?;
+        settings.set("enable.auto.commit", "false")?;
+        settings.set("enable.auto.offset.store", "false")?;
+        settings.set("auto.offset.reset", "error")?;
+        settings.set("enable.partition.eof", "true")?;
+        settings.set("check.crcs", "true")?;
+        settings.set("allow.auto.create.topics", "false")
+    }
+
+    fn tunable(&self, role: &Role<'_>) -> Vec<(&'static str, String)> {
+        let mut settings = vec![("socket.nagle.disable", "true".to_owned()), ("reconnect.backoff.max.ms", "2000".into())];
+        match role {
+            Role::Questions => {}
+            Role::Member { .. } | Role::Reader => {
+                settings.extend([
+                    ("fetch.wait.max.ms", self.fetch_wait.as_millis().to_string()),
+                    ("fetch.error.backoff.ms", "100".into()),
+                    // A full queue otherwise rests for a whole second before it is filled again.
+                    ("fetch.queue.backoff.ms", "2".into()),
+                    ("queued.max.messages.kbytes", (self.fetch_buffer / 1024).max(1).to_string()),
+                    ("queued.min.messages", "1000000".into()),
+                ]);
+                if let Role::Member { .. } = role {
+                    // A rebalance is noticed by the answer to a heartbeat.
+                    let heartbeat = (self.session_timeout / 10).min(Duration::from_secs(1)).as_millis().max(100);
+                    settings.push(("heartbeat.interval.ms", heartbeat.to_string()));
+                }
+            }
+            Role::Producer { .. } => settings.extend([
+                ("compression.codec", "lz4".to_owned()),
+                ("linger.ms", self.linger.as_millis().to_string()),
+                ("batch.size", "1000000".into()),
+                ("batch.num.messages", "10000".into()),
+                ("queue.buffering.max.messages", "1000000".into()),
+                ("queue.buffering.max.kbytes", (self.send_buffer / 1024).max(1).to_string()),
+                ("retry.backoff.ms", "50".into()),
+            ]),
+        }
+        settings
+    }
+}
+
+impl fmt::Debug for KafkaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaConfig")
+            .field("bootstrap", &self.bootstrap)
+            .field("client_id", &self.client_id)
+            .field("properties", &self.properties.keys().collect::<Vec<_>>())
+            .field("transaction_timeout", &self.transaction_timeout)
+            .field("session_timeout", &self.session_timeout)
+            .field("static_membership", &self.static_membership)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a client is for.
+enum Role<'a> {
+    Member {
+        group: &'a str,
+        instance: &'a str,
+    },
+    Reader,
+    /// Metadata and watermarks.
+    Questions,
+    Producer {
+        transactional_id: Option<&'a str>,
+    },
+}
+
+/// A Kafka cluster. Shared by all lanes of a worker; every consumer, producer and reader is a client of its own.
+pub struct Kafka {
+    config: KafkaConfig,
+    admin: Arc<admin::Admin>,
+}
+
+impl Kafka {
+    /// Checks the settings and prepares to connect.
+    ///
+    /// Nothing is sent yet: brokers that are away are noticed by the first question.
+    ///
+    /// # Errors
+    /// A property that is reserved, unknown to librdkafka or malformed; the message names it without its value.
+    pub fn connect(config: KafkaConfig) -> Result<Kafka, BrokerError> {
+        config.check()?;
+        // Tried for every kind of client now, so that a lane doesn't fail later.
+        config.settings(Role::Member { group: "-", instance: "-" })?;
+        config.settings(Role::Producer { transactional_id: Some("-") })?;
+        let admin = Arc::new(admin::Admin::connect(&config)?);
+        Ok(Kafka { config, admin })
+    }
+}
+
+impl Broker for Kafka {
+    fn consumer(&self, group: &str, instance: &str, topics: &[String]) -> Result<Box<dyn Consumer>, BrokerError> {
+        Ok(Box::new(consumer::KafkaConsumer::join(&self.config, &self.admin, group, instance, topics)?))
+    }
+
+    fn producer(&self, transactional_id: Option<&str>) -> Result<Box<dyn Producer>, BrokerError> {
+        Ok(Box::new(producer::KafkaProducer::open(&self.config, transactional_id)?))
+    }
+
+    fn reader(&self, from: &[(TopicPartition, i64)]) -> Result<Box<dyn Reader>, BrokerError> {
+        Ok(Box::new(reader::KafkaReader::open(&self.config, from)?))
+    }
+
+    fn partitions(&self, topic: &str) -> Result<Option<i32>, BrokerError> {
+        self.admin.partitions(topic)
+    }
+
+    fn topics(&self) -> Result<Vec<String>, BrokerError> {
+        self.admin.topics()
+    }
+
+    fn bounds(&self, partition: &TopicPartition) -> Result<(i64, i64), BrokerError> {
+        self.admin.bounds(partition)
+    }
+
+    fn create_topics(&self, topics: &[TopicSpec]) -> Result<(), BrokerError> {
+        self.admin.create(topics)
+    }
+
+    fn topic_config(&self, topic: &str) -> Result<Vec<(String, String)>, BrokerError> {
+        self.admin.config_of(topic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(properties: &[(&str, &str)]) -> KafkaConfig {
+        let mut config = KafkaConfig::new("127.0.0.1:1");
+        config.properties = properties.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        config
+    }
+
+    fn refusal(config: KafkaConfig) -> String {
+        Kafka::connect(config).err().expect("refused").message
+    }
+
+    #[test]
+    fn every_reserved_setting_is_one_librdkafka_knows() {
+        for name in RESERVED {
+            // Values don't matter: what counts is that the name is not refused as unknown.
+            let message = Settings::new().set(name, "?").err().map(|error| error.message).unwrap_or_default();
+            assert!(!message.contains("does not exist"), "{message}");
+        }
+    }
+
+    #[test]
+    fn settings_that_carry_a_guarantee_are_refused_by_name() {
+        for name in RESERVED {
+            assert!(refusal(with(&[(name, "x")])).contains(&format!("`{name}`")));
+        }
+    }
+
+    #[test]
+    fn neither_errors_nor_debug_output_show_values() {
+        let canary = "c4n4ry-s3cr3t";
+        for name in ["sasl.password", "no.such.setting", "fetch.wait.max.ms", "security.protocol", "acks"] {
+            let config = with(&[(name, canary), ("ssl.key.password", canary)]);
+            assert!(!format!("{config:?}").contains(canary));
+            if let Err(error) = Kafka::connect(config) {
+                assert!(!format!("{error} {error:?}").contains(canary), "{error}");
+                assert!(error.message.contains(name), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_user_may_tune() {
+        let config = with(&[("linger.ms", "20"), ("fetch.wait.max.ms", "100"), ("compression.codec", "zstd")]);
+        assert!(Kafka::connect(config).is_ok());
+    }
+
+    #[test]
+    fn a_transaction_must_outlive_a_lost_connection() {
+        let mut config = with(&[]);
+        config.transaction_timeout = SOCKET_TIMEOUT;
+        assert!(refusal(config).contains("transaction timeout"));
+        assert!(refusal(KafkaConfig::new(" ")).contains("bootstrap"));
+    }
+}

@@ -1,0 +1,140 @@
+//! Handing one record to librdkafka.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use headwater_engine::broker::{BrokerError, Outgoing};
+use rdkafka::bindings as sys;
+
+use super::codes;
+use super::native::{self, ErrorFacts, NativeTopic, raw};
+use super::producer::ProducerClient;
+
+/// Handles of topics written to, by the name's allocation first: the engine hands in the same `Arc` again and again.
+#[derive(Default)]
+pub(super) struct Topics {
+    known: Vec<(Arc<str>, *mut NativeTopic)>,
+    last: usize,
+}
+
+// SAFETY: topic handles may be used from any thread; they are kept alive by the client beside them.
+unsafe impl Send for Topics {}
+
+impl Topics {
+    pub(super) fn get(&mut self, client: &ProducerClient, name: &Arc<str>) -> Result<*mut NativeTopic, BrokerError> {
+        if let Some((known, topic)) = self.known.get(self.last)
+            && Arc::ptr_eq(known, name)
+        {
+            return Ok(*topic);
+        }
+        let same = |(known, _): &(Arc<str>, *mut NativeTopic)| Arc::ptr_eq(known, name);
+        let found = self.known.iter().position(same).or_else(|| self.known.iter().position(|(known, _)| known == name));
+        self.last = match found {
+            Some(at) => at,
+            None => {
+                self.known.push((name.clone(), client.topic(name)?));
+                self.known.len() - 1
+            }
+        };
+        Ok(self.known[self.last].1)
+    }
+}
+
+/// One attempt to hand a record to librdkafka, which copies it.
+pub(super) fn offer(
+    client: &ProducerClient,
+    topic: *mut NativeTopic,
+    record: &Outgoing<'_>,
+    headers: *mut sys::rd_kafka_headers_t,
+) -> Option<ErrorFacts> {
+    let opaque = record.tag.map_or(0, |tag| tag as usize + 1) as *mut c_void;
+    let (key, key_len) = parts(record.key);
+    let (value, value_len) = parts(record.value);
+    // SAFETY: client and topic are valid; key and value are null or readable for their lengths, and are copied.
+    unsafe {
+        if record.timestamp.is_none() && headers.is_null() {
+            let flags = sys::RD_KAFKA_MSG_F_COPY;
+            let refused = sys::rd_kafka_produce(topic, record.partition, flags, value, value_len, key, key_len, opaque);
+            return (refused != 0).then(|| {
+                let code = raw::rd_kafka_last_error();
+                ErrorFacts { code, fatal: code == codes::FATAL, retriable: false, requires_abort: false, text: native::describe(code) }
+            });
+        }
+        use sys::rd_kafka_vtype_t as V;
+        let value = Memory { ptr: value, size: value_len };
+        let key = Memory { ptr: key, size: key_len };
+        let arguments = [
+            argument(V::RD_KAFKA_VTYPE_RKT, Argument { rkt: topic }),
+            argument(V::RD_KAFKA_VTYPE_PARTITION, Argument { i32_: record.partition }),
+            argument(V::RD_KAFKA_VTYPE_MSGFLAGS, Argument { i: sys::RD_KAFKA_MSG_F_COPY }),
+            argument(V::RD_KAFKA_VTYPE_VALUE, Argument { mem: value }),
+            argument(V::RD_KAFKA_VTYPE_KEY, Argument { mem: key }),
+            argument(V::RD_KAFKA_VTYPE_OPAQUE, Argument { ptr: opaque }),
+            argument(V::RD_KAFKA_VTYPE_TIMESTAMP, Argument { i64_: timestamp(record.timestamp) }),
+            argument(V::RD_KAFKA_VTYPE_HEADERS, Argument { headers }),
+        ];
+        let count = if headers.is_null() { arguments.len() - 1 } else { arguments.len() };
+        ErrorFacts::take(sys::rd_kafka_produceva(client.ptr(), arguments.as_ptr(), count))
+    }
+}
+
+type Argument = sys::rd_kafka_vu_s__bindgen_ty_1;
+type Memory = sys::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1;
+
+fn argument(vtype: sys::rd_kafka_vtype_t, u: Argument) -> sys::rd_kafka_vu_t {
+    sys::rd_kafka_vu_t { vtype, u }
+}
+
+/// librdkafka takes 0 for "now", and other clients cannot read records with a negative timestamp: such times (the first
+/// millisecond of 1970 and before) become 1.
+fn timestamp(given: Option<i64>) -> i64 {
+    given.map_or(0, |given| given.max(1))
+}
+
+fn parts(bytes: Option<&[u8]>) -> (*mut c_void, usize) {
+    bytes.map_or((std::ptr::null_mut(), 0), |bytes| (bytes.as_ptr() as *mut c_void, bytes.len()))
+}
+
+/// Headers for librdkafka, destroyed unless a record took them.
+pub(super) struct Headers(pub(super) *mut sys::rd_kafka_headers_t);
+
+impl Headers {
+    pub(super) fn of(headers: &[(&[u8], Option<&[u8]>)]) -> Headers {
+        if headers.is_empty() {
+            return Headers(std::ptr::null_mut());
+        }
+        // SAFETY: names and values are readable for their lengths and are copied.
+        unsafe {
+            let list = sys::rd_kafka_headers_new(headers.len());
+            for (name, value) in headers {
+                let (value, size) = parts(*value);
+                sys::rd_kafka_header_add(list, name.as_ptr().cast(), name.len() as isize, value, size as isize);
+            }
+            Headers(list)
+        }
+    }
+
+    /// A record owns them now.
+    pub(super) fn given_away(mut self) {
+        self.0 = std::ptr::null_mut();
+    }
+}
+
+impl Drop for Headers {
+    fn drop(&mut self) {
+        if !self.0.is_null() {
+            // SAFETY: no record took them, so they are still owned here.
+            unsafe { sys::rd_kafka_headers_destroy(self.0) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_before_1970_is_not_taken_for_now() {
+        assert_eq!([None, Some(5), Some(0), Some(-7)].map(timestamp), [0, 5, 1, 1]);
+    }
+}

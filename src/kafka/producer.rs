@@ -1,0 +1,266 @@
+//! A transactional producer over librdkafka.
+//!
+//! The lane thread begins and sends; a committer thread of the producer's own ends transactions, because every call
+//! that does blocks for a network round trip or, with brokers away, for much longer. One at a time: `begin` and `send`
+//! happen only while no commit is under way, and the two threads meet in [`Shared`].
+//!
+//! Delivery reports are served by whoever polls: the lane every few hundred records (each report frees the memory of its
+//! records), the committer while it waits for the last ones. A failed report marks the transaction: it can only be
+//! aborted. Waiting for reports through `rd_kafka_flush` is as quick as they come, *because* there is a report callback;
+//! without one it would look every 10 ms.
+//!
+//! **A producer that must be replaced.** librdkafka repeats `EndTxn` by itself when a connection breaks or an answer
+//! takes longer than `socket.timeout.ms`. It has no KIP-890 part 2, so that a late copy on the old connection is not
+//! told apart from the end of the *next* transaction, which it would commit or abort half-way. So when the end of a
+//! transaction met a broken connection or took that long, the answer is believed (it is the broker's), but the client is
+//! replaced before the next transaction: the new one raises the epoch, and the late copy is refused. This costs one
+//! `InitProducerId`, inside `begin`.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+use headwater_engine::broker::{BrokerError, Committed, Failure, Membership, Outcome, Outgoing, Producer, Progress, TopicPartition};
+use parking_lot::{Condvar, Mutex};
+use rdkafka::bindings as sys;
+
+use super::codes;
+use super::commit::{self, Job};
+use super::deliveries::{self, Deliveries};
+use super::native::{Client, ErrorFacts};
+use super::outgoing::{self, Headers, Topics};
+use super::{KafkaConfig, Role};
+
+/// Records between two looks at the delivery reports.
+const POLL_EVERY: u32 = 256;
+/// How long a lane waits for an abort.
+const ABORT_WITHIN: Duration = Duration::from_secs(60);
+/// How long dropping a producer waits for its committer.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the two threads of a producer share.
+#[derive(Default)]
+pub(super) struct Shared {
+    progress: Mutex<Option<Progress>>,
+    changed: Condvar,
+}
+
+impl Shared {
+    pub(super) fn set(&self, progress: Progress) {
+        *self.progress.lock() = Some(progress);
+        self.changed.notify_all();
+    }
+}
+
+pub(super) type ProducerClient = Client<Deliveries>;
+
+/// See the module text.
+pub(super) struct KafkaProducer {
+    config: KafkaConfig,
+    transactional_id: Option<String>,
+    client: Arc<ProducerClient>,
+    topics: Topics,
+    shared: Arc<Shared>,
+    /// To the committer thread; `None` once closing.
+    jobs: Option<Sender<Job>>,
+    /// Disconnected when the committer has ended.
+    ended: Receiver<()>,
+    /// What `progress` told last, to wait for a change of.
+    told: Option<Progress>,
+    begun: Instant,
+    open: bool,
+    since_poll: u32,
+}
+
+impl KafkaProducer {
+    /// For a transactional one: returns when whatever an earlier producer with this id left open is settled.
+    pub(super) fn open(config: &KafkaConfig, transactional_id: Option<&str>) -> Result<KafkaProducer, BrokerError> {
+        let client = connect(config, transactional_id)?;
+        let shared = Arc::new(Shared::default());
+        let (jobs, work) = crossbeam_channel::unbounded();
+        let (end, ended) = crossbeam_channel::bounded::<()>(0);
+        let for_thread = shared.clone();
+        std::thread::Builder::new()
+            .name("kafka-commit".into())
+            .spawn(move || {
+                commit::run(&work, &for_thread);
+                drop(end);
+            })
+            .map_err(|error| BrokerError::fatal(format!("no thread for commits: {error}")))?;
+        Ok(KafkaProducer {
+            config: config.clone(),
+            transactional_id: transactional_id.map(str::to_owned),
+            client,
+            topics: Topics::default(),
+            shared,
+            jobs: Some(jobs),
+            ended,
+            told: None,
+            begun: Instant::now(),
+            open: false,
+            since_poll: 0,
+        })
+    }
+
+    fn submit(&self, job: Job) -> Result<(), BrokerError> {
+        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
+        if sent { Ok(()) } else { Err(BrokerError::fatal("the committer thread has ended")) }
+    }
+
+    fn poll(&self, timeout_ms: i32) {
+        // SAFETY: the client is valid. Callbacks touch only its context.
+        unsafe { sys::rd_kafka_poll(self.client.ptr(), timeout_ms) };
+    }
+
+    /// Replaces a client whose last `EndTxn` may still arrive a second time.
+    fn replace_if_suspect(&mut self) -> Result<(), BrokerError> {
+        if self.transactional_id.is_none() || !self.client.context.suspect.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.replace("the end of the last transaction met a broken or slow connection")
+    }
+
+    /// A new client with the same id. Its start settles what the old one left: aborted, unless a commit was sent.
+    fn replace(&mut self, why: &str) -> Result<(), BrokerError> {
+        tracing::info!(transactional_id = self.transactional_id, "replacing a producer: {why}");
+        self.client = connect(&self.config, self.transactional_id.as_deref())?;
+        self.topics = Topics::default();
+        Ok(())
+    }
+
+    /// What a refused record means.
+    fn refused(&self, what: &str, facts: &ErrorFacts) -> BrokerError {
+        if let Some((code, text)) = self.client.fatal() {
+            let failure = if codes::is_producer_fenced(code) { Failure::Fenced } else { Failure::Fatal };
+            return BrokerError::new(failure, format!("{what}: {text}"));
+        }
+        let failure = match facts.code {
+            // Asked for a partition there isn't: no retry helps while the plan stands.
+            codes::UNKNOWN_PARTITION | codes::UNKNOWN_TOPIC => Failure::Fatal,
+            code => codes::failure(code),
+        };
+        BrokerError::new(failure, format!("{what}: {}", facts.text))
+    }
+}
+
+/// A client that is ready to begin transactions.
+fn connect(config: &KafkaConfig, transactional_id: Option<&str>) -> Result<Arc<ProducerClient>, BrokerError> {
+    let mut settings = config.settings(Role::Producer { transactional_id })?;
+    deliveries::listen(&mut settings);
+    let client = Client::new(true, settings, config.reach(), Arc::new(Deliveries::default()))?;
+    let Some(id) = transactional_id else { return Ok(client) };
+    // An old transaction is waited for until the brokers have ended it.
+    let deadline = Instant::now() + 2 * config.transaction_timeout + Duration::from_secs(20);
+    loop {
+        // SAFETY: the client is valid. -1: librdkafka's own limit of twice the transaction timeout.
+        let error = unsafe { sys::rd_kafka_init_transactions(client.ptr(), -1) };
+        let Some(facts) = ErrorFacts::take(error) else { return Ok(client) };
+        let what = format!("starting transactions as {id}: {}", facts.text);
+        if !facts.retriable && !codes::is_transient(facts.code) {
+            return Err(BrokerError::new(codes::failure(facts.code), what));
+        }
+        if Instant::now() >= deadline {
+            return Err(BrokerError::new(Failure::Transient, what));
+        }
+        tracing::warn!(transactional_id = id, "{what}; trying again");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+impl Producer for KafkaProducer {
+    fn begin(&mut self) -> Result<(), BrokerError> {
+        self.poll(0);
+        self.replace_if_suspect()?;
+        self.client.context.reset();
+        *self.shared.progress.lock() = None;
+        self.told = None;
+        if self.transactional_id.is_some() {
+            // SAFETY: the client is valid.
+            if let Some(facts) = ErrorFacts::take(unsafe { sys::rd_kafka_begin_transaction(self.client.ptr()) }) {
+                return Err(self.refused("beginning a transaction", &facts));
+            }
+        }
+        self.begun = Instant::now();
+        self.open = true;
+        Ok(())
+    }
+
+    fn send(&mut self, record: Outgoing<'_>) -> Result<(), BrokerError> {
+        if self.client.context.failed.load(Ordering::Relaxed)
+            && let Some((_, text)) = self.client.context.failure()
+        {
+            return Err(BrokerError::new(Failure::AbortTransaction, text));
+        }
+        let topic = self.topics.get(&self.client, record.topic)?;
+        let headers = Headers::of(record.headers);
+        while let Some(facts) = outgoing::offer(&self.client, topic, &record, headers.0) {
+            if facts.code != codes::QUEUE_FULL {
+                return Err(self.refused(&format!("writing to {}-{}", record.topic, record.partition), &facts));
+            }
+            // Back-pressure. It ends: what cannot be delivered fails after the transaction timeout.
+            self.poll(5);
+        }
+        headers.given_away();
+        self.since_poll += 1;
+        if self.since_poll >= POLL_EVERY {
+            self.since_poll = 0;
+            self.poll(0);
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, offsets: Vec<(TopicPartition, Committed)>, membership: Membership) -> Result<(), BrokerError> {
+        if !self.open {
+            return Err(BrokerError::fatal("commit without an open transaction"));
+        }
+        self.open = false;
+        self.told = None;
+        self.shared.set(Progress::Sending);
+        self.submit(Job::Commit {
+            client: self.client.clone(),
+            offsets,
+            membership,
+            transactional: self.transactional_id.is_some(),
+            expires: self.begun + self.config.transaction_timeout,
+        })
+    }
+
+    fn progress(&mut self, timeout: Duration) -> Progress {
+        let mut progress = self.shared.progress.lock();
+        if *progress == self.told && self.told.is_some() && !matches!(self.told, Some(Progress::Done(_))) {
+            let told = self.told.clone();
+            self.shared.changed.wait_while_for(&mut progress, |now| *now == told, timeout);
+        }
+        self.told = progress.clone();
+        progress.clone().unwrap_or_else(|| Progress::Done(Outcome::Aborted("no commit is under way".into())))
+    }
+
+    fn abort(&mut self) -> Result<(), BrokerError> {
+        if !self.open {
+            return Ok(());
+        }
+        self.open = false;
+        let (reply, answer) = crossbeam_channel::bounded(1);
+        self.submit(Job::Abort { client: self.client.clone(), transactional: self.transactional_id.is_some(), reply })?;
+        match answer.recv_timeout(ABORT_WITHIN) {
+            // librdkafka breaks for good when it aborts a transaction whose first partition the brokers have not
+            // accepted yet, because they were still writing the end of the one before: it sends `EndTxn` for a
+            // transaction they don't know. Nothing was committed, and a new client settles the rest.
+            Ok(Err(error)) if self.transactional_id.is_some() && error.failure != Failure::Fenced => self.replace(&error.message),
+            Ok(result) => result,
+            Err(_) => Err(BrokerError::new(Failure::Transient, "aborting a transaction takes too long")),
+        }
+    }
+}
+
+impl Drop for KafkaProducer {
+    /// An open transaction is not committed: its records are thrown away here and the brokers end it when a producer of
+    /// the same id starts, or by its timeout.
+    fn drop(&mut self) {
+        self.jobs = None;
+        if self.ended.recv_timeout(CLOSE_WITHIN) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
+            tracing::warn!(transactional_id = self.transactional_id, "a commit is still under way: producer left behind");
+        }
+    }
+}

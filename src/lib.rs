@@ -1,0 +1,16 @@
+//! `hw`: declarative stream processing for Kafka. Composition only: the engine and the operators know nothing of
+//! Kafka clients, HTTP or each other; here they meet. A library so that the system tests can run the contract suites
+//! against the real services.
+
+pub mod catalog;
+pub mod cli;
+pub mod clickhouse;
+pub mod config;
+pub mod deliver;
+pub mod diagnose;
+pub mod http;
+pub mod kafka;
+pub mod prepare;
+pub mod registry;
+pub mod run;
+pub mod schema_registry;

@@ -1,0 +1,5 @@
+//! The program; everything is in the library beside it.
+
+fn main() -> std::process::ExitCode {
+    headwater::cli::main()
+}

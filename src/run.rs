@@ -1,0 +1,269 @@
+//! Running a pipeline: connect, check, create what is missing, start lanes and deliveries, and stop cleanly.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_engine::broker::{Broker, SystemClock};
+use headwater_engine::delivery::Counters;
+use headwater_engine::lane::{LaneConfig, World, topics_to_create};
+use headwater_engine::plan::{Output, Plan, Target};
+use headwater_engine::schemas::SchemaSource;
+use headwater_engine::stats::Stats;
+use headwater_engine::tables::LoadedTables;
+use headwater_engine::worker::{self, Stop};
+use parking_lot::Mutex;
+use sha2::Digest;
+
+use crate::catalog::{Live, NoSubjects, RegistrySubjects, Subjects};
+use crate::config::Config;
+use crate::deliver::Delivering;
+use crate::diagnose::Problem;
+use crate::http::{self, Shown};
+use crate::kafka::{Kafka, KafkaConfig};
+use crate::prepare::{self, Loaded};
+use crate::schema_registry::{Registry, RegistryConfig, Schemas};
+
+/// What the services of an environment look like from here.
+#[derive(Clone)]
+pub struct Services {
+    pub broker: Arc<dyn Broker>,
+    pub subjects: Arc<dyn Subjects>,
+    pub schemas: Arc<dyn SchemaSource>,
+    pub runtime: tokio::runtime::Handle,
+}
+
+/// Connects to the brokers and the registry of an environment.
+pub fn connect(config: &Config, client_id: &str, runtime: &tokio::runtime::Handle) -> Result<Services, Problem> {
+    let bootstrap = config.bootstrap().map_err(Problem::plain)?.to_string();
+    let mut properties = BTreeMap::new();
+    for (name, setting) in &config.kafka.properties {
+        properties.insert(name.clone(), setting.reveal().map_err(Problem::plain)?);
+    }
+    let kafka = KafkaConfig {
+        properties,
+        transaction_timeout: Duration::from_millis(config.kafka.transaction_timeout.millis() as u64),
+        session_timeout: Duration::from_millis(config.kafka.session_timeout.millis() as u64),
+        client_id: client_id.to_string(),
+        ..KafkaConfig::new(bootstrap.clone())
+    };
+    let broker = Kafka::connect(kafka).map_err(|e| Problem::plain(format!("no Kafka at {bootstrap}: {e}")))?;
+    let (subjects, schemas): (Arc<dyn Subjects>, Arc<dyn SchemaSource>) = match registry(config)? {
+        Some(registry) => {
+            let schemas = Schemas::new(registry.clone(), runtime.clone());
+            (Arc::new(RegistrySubjects { registry, runtime: runtime.clone() }), Arc::new(schemas))
+        }
+        None => (Arc::new(NoSubjects), Arc::new(headwater_engine::schemas::MemorySchemas::default())),
+    };
+    Ok(Services { broker: Arc::new(broker), subjects, schemas, runtime: runtime.clone() })
+}
+
+fn registry(config: &Config) -> Result<Option<Registry>, Problem> {
+    let Some(settings) = &config.schema_registry else { return Ok(None) };
+    let password = settings.password.as_ref().map(|p| p.reveal()).transpose().map_err(Problem::plain)?;
+    let settings = RegistryConfig { username: settings.username.clone(), password, ..RegistryConfig::new(settings.url.clone()) };
+    Registry::new(settings).map(Some).map_err(|e| Problem::plain(e.to_string()))
+}
+
+/// A pipeline that is ready to run: planned against the live services, its topics created.
+pub struct Prepared {
+    pub plan: Arc<Plan>,
+    pub services: Services,
+    pub world: World,
+}
+
+/// Plans against the live services and creates the topics the pipeline needs.
+pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Problem>> {
+    let catalog = Live::new(services.broker.clone(), services.subjects.clone());
+    let (plan, warnings) = prepare::make_plan(loaded, &catalog)?;
+    prepare::print(&warnings);
+    let plan = Arc::new(plan);
+    let topics = topics_to_create(&plan);
+    services.broker.create_topics(&topics).map_err(|e| vec![Problem::plain(format!("topics can't be created: {e}"))])?;
+    check_internal(&plan, services.broker.as_ref()).map_err(|e| vec![Problem::plain(e)])?;
+    let subjects = services.subjects.clone();
+    let known: Mutex<BTreeMap<String, u32>> = Mutex::default();
+    let schema_ids = Arc::new(move |subject: &str, text: &str| {
+        if let Some(id) = known.lock().get(subject) {
+            return Ok(*id);
+        }
+        let id = subjects.register(subject, text)?;
+        known.lock().insert(subject.to_string(), id);
+        Ok(id)
+    });
+    let world = World {
+        plan: plan.clone(),
+        broker: services.broker.clone(),
+        clock: Arc::new(SystemClock::default()),
+        schemas: services.schemas.clone(),
+        schema_ids,
+        tables: Arc::new(LoadedTables::new(&plan)),
+        stats: Arc::new(Stats::default()),
+    };
+    Ok(Prepared { plan, services, world })
+}
+
+/// Internal topics must be what the plan takes them for: another partition count silently moves keys (G9), and
+/// deletion in a changelog loses state (S5).
+fn check_internal(plan: &Plan, broker: &dyn Broker) -> Result<(), String> {
+    for spec in topics_to_create(plan).iter().filter(|t| t.name.starts_with("hw.")) {
+        let partitions = broker.partitions(&spec.name).map_err(|e| e.to_string())?;
+        if partitions.is_some_and(|n| n != spec.partitions) {
+            return Err(format!(
+                "the topic `{}` has {} partitions, the plan needs {}: the input was repartitioned after the pipeline first ran. Run it under a new name, or delete its `hw.` topics, its groups and what its ClickHouse tables hold, and start again",
+                spec.name,
+                partitions.unwrap_or(0),
+                spec.partitions
+            ));
+        }
+        if spec.name.ends_with(".changelog") {
+            let config = broker.topic_config(&spec.name).map_err(|e| e.to_string())?;
+            if config.iter().any(|(k, v)| k == "cleanup.policy" && v != "compact") {
+                return Err(format!("the changelog `{}` must have cleanup.policy=compact and nothing else, or state is lost", spec.name));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A worker's slot: the first free one of the state folder, held by a file lock that dies with the process, so that a
+/// restart takes the same slot again and settles what it left open.
+pub struct Slot {
+    pub name: String,
+    pub dir: PathBuf,
+    _lock: Option<File>,
+}
+
+impl Slot {
+    /// Takes `id`, or the first free slot of `state_dir`.
+    pub fn take(state_dir: &Path, pipeline: &str, id: Option<&str>) -> Result<Slot, String> {
+        let base = state_dir.join(pipeline);
+        std::fs::create_dir_all(&base).map_err(|e| format!("the state folder {} can't be made: {e}", base.display()))?;
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let host: String = host.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' }).collect();
+        let names: Vec<String> = match id {
+            Some(id) => vec![id.to_string()],
+            None => {
+                // Workers with other state folders on the same host must not share transactional ids.
+                let folder = base.canonicalize().map_err(|e| e.to_string())?;
+                let mark = sha2::Sha256::digest(folder.as_os_str().as_encoded_bytes());
+                let mark: String = mark.iter().take(3).map(|b| format!("{b:02x}")).collect();
+                (0..64).map(|n| format!("{host}-{mark}-{n}")).collect()
+            }
+        };
+        for name in names {
+            let lock = base.join(format!("{name}.lock"));
+            let file =
+                OpenOptions::new().create(true).truncate(false).write(true).open(&lock).map_err(|e| format!("{}: {e}", lock.display()))?;
+            if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
+                return Ok(Slot { dir: base.join(&name), name, _lock: Some(file) });
+            }
+        }
+        Err(format!("every worker slot of {} is taken by a running process", base.display()))
+    }
+}
+
+/// A pipeline that runs.
+pub struct Running {
+    pub stop: Stop,
+    pub shown: Shown,
+    pub address: Option<std::net::SocketAddr>,
+    worker: std::thread::JoinHandle<Result<(), String>>,
+    deliveries: Vec<std::thread::JoinHandle<Result<(), String>>>,
+    _slot: Slot,
+}
+
+/// Starts lanes, deliveries to ClickHouse, and pages.
+pub fn start(prepared: &Prepared, config: &Config) -> Result<Running, Problem> {
+    start_with(prepared, config, &|output, slot| {
+        let settings = config.clickhouse.as_ref();
+        let settings = settings
+            .ok_or_else(|| Problem::plain(format!("sink `{}` needs ClickHouse: set `clickhouse.url` in the configuration", output.name)))?;
+        Delivering::prepare(prepared, output, settings, config.kafka.session_timeout.millis(), slot)
+    })
+}
+
+/// Makes the delivery of an output; the second argument is the worker's slot.
+pub type MakeDelivery<'a> = dyn Fn(&Output, &str) -> Result<Delivering, Problem> + 'a;
+
+/// [`start`] with deliveries of the caller's own making.
+pub fn start_with(prepared: &Prepared, config: &Config, make: &MakeDelivery<'_>) -> Result<Running, Problem> {
+    let slot = Slot::take(&config.worker.state_dir, &prepared.plan.pipeline, config.worker.id.as_deref()).map_err(Problem::plain)?;
+    let stop = Stop::default();
+    let (deliveries, counters) = deliveries(prepared, make, &slot, &stop)?;
+    let shown = Shown {
+        pipeline: prepared.plan.pipeline.clone(),
+        stats: prepared.world.stats.clone(),
+        tables: prepared.world.tables.clone(),
+        deliveries: counters,
+    };
+    let address = match config.worker.http.as_str() {
+        "" => None,
+        address => Some(prepared.services.runtime.block_on(http::serve(address, shown.clone())).map_err(Problem::plain)?),
+    };
+    let lanes = (0..config.worker.lanes.max(1))
+        .map(|index| LaneConfig { state_dir: Some(slot.dir.clone()), ..LaneConfig::new(slot.name.clone(), index) })
+        .collect();
+    let (world, stopping) = (prepared.world.clone(), stop.clone());
+    let worker = std::thread::Builder::new()
+        .name("worker".into())
+        .spawn(move || worker::run(&world, lanes, &stopping).map_err(|e| e.to_string()))
+        .map_err(|e| Problem::plain(e.to_string()))?;
+    Ok(Running { stop, shown, address, worker, deliveries, _slot: slot })
+}
+
+type Deliveries = (Vec<std::thread::JoinHandle<Result<(), String>>>, Vec<(String, Arc<Counters>)>);
+
+fn deliveries(prepared: &Prepared, make: &MakeDelivery<'_>, slot: &Slot, stop: &Stop) -> Result<Deliveries, Problem> {
+    let (mut threads, mut counters) = (Vec::new(), Vec::new());
+    for output in prepared.plan.stages.iter().flat_map(|s| &s.outputs) {
+        if !matches!(output.target, Target::Outbox { .. }) {
+            continue;
+        }
+        let delivery = make(output, &slot.name)?;
+        counters.push((output.name.clone(), delivery.counters()));
+        let stop = stop.clone();
+        let thread = std::thread::Builder::new().name(format!("sink-{}", output.name)).spawn(move || {
+            let ended = delivery.run(&stop);
+            stop.stop();
+            ended
+        });
+        threads.push(thread.map_err(|e| Problem::plain(e.to_string()))?);
+    }
+    Ok((threads, counters))
+}
+
+impl Running {
+    /// Waits until everything has ended; the first cause that needs a person is the error.
+    pub fn wait(self) -> Result<(), Problem> {
+        let mut result = Ok(());
+        for thread in std::iter::once(self.worker).chain(self.deliveries) {
+            let ended = thread.join().unwrap_or_else(|_| Err("a thread panicked".into()));
+            result = result.and(ended);
+        }
+        result.map_err(Problem::plain)
+    }
+}
+
+/// Stops on SIGINT and SIGTERM: what is open is committed first. A second signal ends the process at once.
+pub fn stop_on_signals(runtime: &tokio::runtime::Handle, stop: Stop) {
+    runtime.spawn(async move {
+        for stopped in [false, true] {
+            let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+                Ok(signal) => signal,
+                Err(e) => return tracing::error!(cause = %e, "no signal handler"),
+            };
+            tokio::select! {
+                _ = tokio::signal::ctrl_c() => {}
+                _ = terminate.recv() => {}
+            }
+            if stopped {
+                std::process::exit(130);
+            }
+            tracing::info!("stopping: committing what is open");
+            stop.stop();
+        }
+    });
+}
