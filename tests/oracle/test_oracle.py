@@ -1,0 +1,196 @@
+"""The pure part of the oracle: `python3 -m unittest` in this folder. Needs nothing but the standard library."""
+
+from __future__ import annotations
+
+import unittest
+from collections import Counter
+from datetime import datetime, timezone
+from decimal import Decimal
+from typing import Any
+
+from difference import frozen, multisets, orders_per_key
+from semantics import (
+    NEVER,
+    HighValue,
+    LateLine,
+    OrderAnalytics,
+    Revenue,
+    Unreadable,
+    as_high_value,
+    as_late,
+    as_revenue,
+    milliseconds,
+)
+
+MINUTE = 60_000
+CATEGORIES = {"p1": "books", "p2": "toys"}
+
+
+def order(name: str, *items: tuple[str, int, str], currency: str | None = "EUR", total: str | None = None) -> dict[str, Any]:
+    lines = [{"productId": product, "quantity": quantity, "unitPrice": Decimal(price)} for product, quantity, price in items]
+    amount = sum((line["quantity"] * line["unitPrice"] for line in lines), Decimal(0))
+    return {"orderId": name, "currency": currency, "total": amount if total is None else Decimal(total), "items": lines}
+
+
+class Folding:
+    """A model that is fed with times in seconds; the record arrives when the event happens unless said otherwise."""
+
+    def __init__(self, partitions: int = 1):
+        self.model = OrderAnalytics(CATEGORIES, partitions)
+
+    def at(self, seconds: float, what: dict[str, Any] | None = None, partition: int = 0, arrives: float | None = None) -> Folding:
+        event = int(seconds * 1000)
+        record = event if arrives is None else int(arrives * 1000)
+        self.model.observe(partition, record, event, what or order(f"filler-{seconds}", ("p2", 1, "0.01")))
+        return self
+
+    def rows(self, product: str = "p1", closed: int | None = None) -> list[Revenue]:
+        return sorted(row for row in self.model.revenue(closed).elements() if row.product_id == product)
+
+
+class Windows(unittest.TestCase):
+    def test_sums_are_exact_and_orders_distinct(self) -> None:
+        fold = Folding()
+        fold.at(1, order("a", ("p1", 3, "0.10"), ("p1", 1, "0.20"), ("p2", 1, "5.00")))
+        fold.at(59.999, order("b", ("p1", 1, "0.30")))
+        fold.at(60, order("c", ("p1", 1, "0.30")))
+        self.assertEqual(
+            fold.rows(),
+            [Revenue("p1", "books", 0, MINUTE, 2, 5, Decimal("0.80")), Revenue("p1", "books", MINUTE, 2 * MINUTE, 1, 1, Decimal("0.30"))],
+        )
+
+    def test_a_copy_adds_to_sums_but_is_no_second_order(self) -> None:
+        fold = Folding()
+        for _ in range(2):
+            fold.at(1, order("a", ("p1", 2, "600.00")))
+        self.assertEqual(fold.rows(), [Revenue("p1", "books", 0, MINUTE, 1, 4, Decimal("2400.00"))])
+        self.assertEqual(fold.model.high_value, Counter({HighValue("a", Decimal("1200.00")): 2}))
+
+    def test_a_product_that_is_not_in_the_table_keeps_its_line(self) -> None:
+        self.assertEqual(Folding().at(1, order("a", ("new", 1, "1.00"))).rows("new")[0].category, None)
+
+    def test_high_value_means_above_the_limit(self) -> None:
+        fold = Folding().at(1, order("a", ("p1", 1, "1000.00"))).at(2, order("b", ("p1", 1, "1000.01")))
+        self.assertEqual(list(fold.model.high_value), [HighValue("b", Decimal("1000.01"))])
+
+    def test_what_is_not_valid_is_filtered_but_moves_time(self) -> None:
+        fold = Folding().at(1, order("a", ("p1", 1, "0.00"))).at(1, order("b", ("p1", 1, "9.00"), currency=None))
+        fold.at(500, order("c", ("p1", 1, "9.00"), total="-9"))
+        self.assertEqual((fold.rows(), fold.model.filtered, fold.model.watermark(0)), ([], 3, 495_000))
+
+    def test_times_before_1970_fall_into_the_window_they_belong_to(self) -> None:
+        self.assertEqual(Folding().at(-1, order("a", ("p1", 1, "1.00"))).rows()[0].window_start, -MINUTE)
+
+
+class Lateness(unittest.TestCase):
+    # The window [0, 60 s) closes when the watermark reaches 180 s, that is after an event at 185 s.
+    LATE = order("late", ("p1", 1, "1.00"))
+
+    def test_a_line_is_late_from_the_moment_its_window_closes(self) -> None:
+        in_time = Folding().at(184.999).at(59, self.LATE)
+        self.assertEqual((len(in_time.rows()), in_time.model.late.total()), (1, 0))
+        late = Folding().at(185).at(59, self.LATE)
+        self.assertEqual((late.rows(), late.model.late), ([], Counter({LateLine("late", "p1", 1): 1})))
+
+    def test_a_record_does_not_judge_itself(self) -> None:
+        fold = Folding().at(10_000, order("first", ("p1", 1, "1.00")))
+        self.assertEqual(len(fold.rows()), 1)
+
+    def test_lateness_looks_at_its_own_partition_only(self) -> None:
+        fold = Folding(partitions=2).at(10_000, partition=1).at(59, self.LATE, partition=0)
+        self.assertEqual((len(fold.rows()), fold.model.late.total()), (1, 0))
+
+    def test_a_wrong_clock_does_not_move_time(self) -> None:
+        ahead = Folding().at(1000, arrives=1000 - 300.001).at(59, self.LATE)
+        self.assertEqual(ahead.model.late.total(), 0)
+        within = Folding().at(1000, arrives=1000 - 300).at(59, self.LATE)
+        self.assertEqual(within.model.late.total(), 1)
+
+    def test_late_orders_of_high_value_are_still_copied(self) -> None:
+        fold = Folding().at(10_000).at(1, order("a", ("p1", 1, "2000.00")))
+        self.assertEqual((fold.model.high_value.total(), fold.model.late.total()), (1, 1))
+
+
+class Closing(unittest.TestCase):
+    def test_the_slowest_partition_decides(self) -> None:
+        fold = Folding(partitions=2).at(1, order("a", ("p1", 1, "1.00"))).at(1000, partition=0).at(184.999, partition=1)
+        self.assertEqual(fold.rows(closed=fold.model.closed_up_to()), [])
+        fold.at(185, partition=1)
+        self.assertEqual(fold.model.closed_up_to(), MINUTE)
+        self.assertEqual(len(fold.rows(closed=fold.model.closed_up_to())), 1)
+
+    def test_an_empty_partition_holds_everything_back_unless_all_is_closed(self) -> None:
+        fold = Folding(partitions=2).at(1, order("a", ("p1", 1, "1.00"))).at(1000)
+        self.assertEqual((fold.model.closed_up_to(), fold.rows(closed=fold.model.closed_up_to())), (NEVER, []))
+        self.assertEqual((len(fold.rows()), fold.model.open_windows(NEVER), fold.model.open_windows(None)), (1, 2, 0))
+
+    def test_the_interleaving_of_partitions_does_not_matter(self) -> None:
+        events = {0: [1, 200, 40, 600, 59], 1: [5, 100, 30, 900, 800]}
+        results = []
+        for order_of in ([0] * 5 + [1] * 5, [1] * 5 + [0] * 5, [0, 1] * 5):
+            fold, left = Folding(partitions=2), {p: list(times) for p, times in events.items()}
+            for partition in order_of:
+                seconds = left[partition].pop(0)
+                fold.at(seconds, order(f"{partition}-{seconds}", ("p1", 1, "1.00")), partition=partition)
+            results.append((fold.rows(), fold.model.late, fold.model.closed_up_to()))
+        self.assertEqual(results[0], results[1])
+        self.assertEqual(results[0], results[2])
+        self.assertEqual(results[0][1].total(), 2)
+
+
+class Reading(unittest.TestCase):
+    def test_rows_are_read_from_avro_json_and_tables_alike(self) -> None:
+        row = {"product_id": "p", "category": None, "window_start": 0, "window_end": MINUTE, "orders": 1, "quantity": 2, "revenue": Decimal("1.10")}
+        start, end = datetime(1970, 1, 1, tzinfo=timezone.utc), datetime(1970, 1, 1, 0, 1, tzinfo=timezone.utc)
+        expected = Revenue("p", None, 0, MINUTE, 1, 2, Decimal("1.1"))
+        self.assertEqual(as_revenue(row), expected)
+        self.assertEqual(as_revenue(row | {"window_start": start, "window_end": end}), expected)
+        self.assertEqual(as_revenue(row | {"window_start": "1970-01-01T00:00:00.000Z", "orders": "1", "revenue": "1.1000"}), expected)
+
+    def test_a_float_is_not_exact(self) -> None:
+        with self.assertRaisesRegex(Unreadable, "float"):
+            as_high_value({"order_id": "a", "total": 1.5})
+
+    def test_envelopes_and_projections_are_read(self) -> None:
+        self.assertEqual(as_high_value({"data": {"orderId": "a", "total": Decimal(5)}}), HighValue("a", Decimal(5)))
+        self.assertEqual(as_late({"order_id": "a", "product_id": "p", "quantity": 3, "x": 1}), LateLine("a", "p", 3))
+        with self.assertRaisesRegex(Unreadable, "product_id or productId"):
+            as_late({"order_id": "a"})
+
+    def test_a_time_needs_a_zone(self) -> None:
+        self.assertEqual(milliseconds("2025-08-12T10:00:00.123Z"), 1_754_992_800_123)
+        with self.assertRaises(Unreadable):
+            milliseconds("2025-08-12T10:00:00")
+
+
+class Differences(unittest.TestCase):
+    def test_rows_too_few_and_too_many_are_counted(self) -> None:
+        found = multisets("t", Counter({"a": 2, "b": 1}), Counter({"a": 1, "b": 1, "c": 3}))
+        self.assertEqual((found.same, found.missing, found.unexpected), (False, Counter({"a": 1}), Counter({"c": 3})))
+        text = "\n".join(found.lines())
+        self.assertIn('- "a"', text)
+        self.assertIn('+ "c"   (3 times)', text)
+        self.assertTrue(multisets("t", Counter("ab"), Counter("ba")).same)
+
+    def test_only_the_first_ten_are_shown(self) -> None:
+        lines = list(multisets("t", Counter(range(25)), Counter()).lines())
+        self.assertEqual((len(lines), lines[-1]), (12, "  - ... and 15 more missing"))
+
+    def test_a_note_alone_makes_a_difference(self) -> None:
+        found = multisets("t", Counter(), Counter())
+        found.notes.append("broken")
+        self.assertFalse(found.same)
+
+    def test_order_counts_per_key(self) -> None:
+        self.assertEqual(orders_per_key("t", {"k": [1, 2], "l": [1]}, {"l": [1], "k": [1, 2]}), [])
+        [note] = orders_per_key("t", {"k": [1, 2, 3]}, {"k": [1, 3, 2]})
+        self.assertIn("from row 1 of 3", note)
+
+    def test_values_are_equal_by_content_and_kind(self) -> None:
+        self.assertEqual(frozen({"a": [1, {"b": Decimal("1.0")}]}), frozen({"a": [1, {"b": Decimal("1.00")}]}))
+        self.assertNotEqual(frozen({"a": True}), frozen({"a": 1}))
+        self.assertIsInstance(hash(frozen({"a": [{}, None, b"x"]})), int)
+
+
+if __name__ == "__main__":
+    unittest.main()

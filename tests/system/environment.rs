@@ -1,0 +1,105 @@
+//! The services, started once per test binary and stopped with it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::time::{Duration, Instant};
+
+use headwater_local::{Ephemeral, Options};
+
+/// The program under test.
+pub const HW: &str = env!("CARGO_BIN_EXE_hw");
+
+/// The services. Tests take them one at a time: they share two cores, and some of them break a service.
+pub fn exclusive() -> MutexGuard<'static, Ephemeral> {
+    static ENVIRONMENT: OnceLock<Mutex<Ephemeral>> = OnceLock::new();
+    let environment = ENVIRONMENT.get_or_init(|| {
+        let front = vec![HW.into(), "local".into(), "clickhouse-front".into()];
+        let options = Options { registry: true, clickhouse: true, clickhouse_front: front, ..Options::new("") };
+        Mutex::new(Ephemeral::up(&options).unwrap_or_else(|e| panic!("the local environment does not start: {e}")))
+    });
+    environment.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Waits until `done` holds; what it says otherwise is part of the failure.
+pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> Result<(), String>) {
+    let deadline = Instant::now() + limit;
+    loop {
+        match done() {
+            Ok(()) => return,
+            Err(state) if Instant::now() > deadline => panic!("{what}: not after {limit:?}: {state}"),
+            Err(_) => pause(),
+        }
+    }
+}
+
+/// Between two looks at a service that has no way to tell.
+fn pause() {
+    let (_sender, receiver) = std::sync::mpsc::channel::<()>();
+    let _ = receiver.recv_timeout(Duration::from_millis(100));
+}
+
+/// Python with the oracle's packages, in a folder under `target` that is made once.
+fn python() -> PathBuf {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    PYTHON
+        .get_or_init(|| {
+            let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/oracle-venv");
+            let python = venv.join("bin/python3");
+            let requirements = oracle_dir().join("requirements.txt");
+            if !venv.join("ready").exists() {
+                run(Command::new("python3").args(["-m", "venv"]).arg(&venv), "install python3 and python3-venv");
+                run(
+                    Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(requirements),
+                    "pip",
+                );
+                std::fs::write(venv.join("ready"), "").expect("the venv can be marked as ready");
+            }
+            python
+        })
+        .clone()
+}
+
+fn oracle_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle")
+}
+
+fn run(command: &mut Command, hint: &str) {
+    let status = command.status().unwrap_or_else(|e| panic!("{command:?} does not start: {e}; {hint}"));
+    assert!(status.success(), "{command:?} failed");
+}
+
+/// Runs the oracle and returns what it printed; panics with it if it finds a difference.
+pub fn oracle(arguments: &[&str]) -> String {
+    let output = Command::new(python()).arg(oracle_dir().join("oracle.py")).args(arguments).output().expect("the oracle runs");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "the oracle disagrees:\n{text}");
+    text
+}
+
+/// One value from ClickHouse.
+pub fn clickhouse(environment: &Ephemeral, sql: &str) -> Result<String, String> {
+    let url = environment.clickhouse.clone().ok_or("no ClickHouse")?;
+    http(&url, sql)
+}
+
+fn http(url: &str, body: &str) -> Result<String, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let response = reqwest::Client::new().post(url).body(body.to_string()).send().await.map_err(|e| e.to_string())?;
+        let ok = response.status().is_success();
+        let text = response.text().await.map_err(|e| e.to_string())?;
+        if ok { Ok(text.trim().to_string()) } else { Err(text) }
+    })
+}
+
+/// A page of a worker.
+pub fn page(address: &str, path: &str) -> Result<String, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let response = reqwest::get(format!("http://{address}{path}")).await.map_err(|e| e.to_string())?;
+        let ok = response.status().is_success();
+        let text = response.text().await.map_err(|e| e.to_string())?;
+        if ok { Ok(text) } else { Err(text) }
+    })
+}

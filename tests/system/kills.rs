@@ -1,0 +1,169 @@
+//! Workers that are killed: at random instants and at every named step of the protocol, while others take over. The
+//! committed output must equal what the oracle computes from the input, to the row, in Kafka and in ClickHouse.
+
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use headwater_local::Ephemeral;
+
+use crate::environment::{HW, clickhouse, exclusive, oracle, wait_until};
+use crate::worker::{Worker, pipeline};
+
+/// Every named step of the lane's and the delivery's protocol.
+const FAILPOINTS: [&str; 11] = [
+    "lane-sealed",
+    "after-produce",
+    "after-send-offsets",
+    "before-commit",
+    "after-commit",
+    "lane-committed",
+    "lane-applied",
+    "delivery-intent",
+    "delivery-inserting",
+    "delivery-inserted",
+    "delivery-committed",
+];
+
+/// `HW_KILLS` random kills (20 by default, and thousands in the long form, see CONTRIBUTING.md).
+fn kills() -> usize {
+    std::env::var("HW_KILLS").map_or(20, |n| n.parse().expect("HW_KILLS is a number"))
+}
+
+fn generator(environment: &Ephemeral, seed: u64, events: usize, rate: usize) -> Child {
+    let config = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml");
+    let mut command = Command::new(HW);
+    command.arg("generate").arg("--config").arg(config).args(["--quiet", "--partitions", "6"]);
+    command.args(["--products", "200", "--customers", "500", "--late", "0.01", "--duplicates", "0.002", "--v2-share", "0.3"]);
+    // An event every five milliseconds of event time, so that windows close all the while.
+    command.args(["--seed", &seed.to_string(), "--events", &events.to_string(), "--rate", &rate.to_string(), "--event-rate", "200"]);
+    command.env("HW_BOOTSTRAP", &environment.bootstrap).env("HW_REGISTRY", environment.registry.as_deref().unwrap_or_default());
+    command.env("HW_CLICKHOUSE", environment.clickhouse.as_deref().unwrap_or_default()).env("HW_STATE_DIR", "unused");
+    command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("the generator starts")
+}
+
+/// Random instants, the same for every run of a seed.
+struct Instants(u64);
+
+impl Instants {
+    fn next(&mut self, from: u64, to: u64) -> Duration {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        Duration::from_millis(from + (self.0 >> 33) % (to - from))
+    }
+}
+
+/// Compares everything that was written with what the oracle computes from the input.
+fn agrees(environment: &Ephemeral, name: &str) {
+    let topics = format!(
+        r#"{{"revenue":"analytics.{name}.revenue-per-minute","high_value":"analytics.{name}.high-value","late":"analytics.{name}.late-lines"}}"#
+    );
+    let text = oracle(&[
+        "order-analytics",
+        "--bootstrap",
+        &environment.bootstrap,
+        "--registry",
+        environment.registry.as_deref().unwrap_or_default(),
+        "--clickhouse",
+        environment.clickhouse.as_deref().unwrap_or_default(),
+        "--table",
+        &format!("{name}.revenue_per_minute"),
+        "--topics-json",
+        &topics,
+        "--wait",
+        "120",
+    ]);
+    println!("{text}");
+}
+
+fn order_analytics(dir: &std::path::Path, name: &str) -> std::path::PathBuf {
+    pipeline(
+        dir,
+        "order-analytics",
+        &[
+            ("name: order-analytics", &format!("name: {name}")),
+            ("out_of_order: 5s", "out_of_order: 5s, idle: never"),
+            ("topic: analytics.orders.", &format!("topic: analytics.{name}.")),
+            ("clickhouse: analytics.", &format!("clickhouse: {name}.")),
+        ],
+    )
+}
+
+/// In = passed + filtered + late + rejected + held, for every step of what this worker committed.
+fn ledger_is_exact(worker: &Worker) {
+    for step in ["valid", "lines", "enriched", "per_minute", "summary", "routed"] {
+        let of = |name: &str| worker.metric(name, &[&format!("step=\"{step}\"")]).unwrap_or_else(|e| panic!("{e}"));
+        let (rows, gone, held) = (of("headwater_step_rows_in_total"), of("headwater_step_rows_total"), of("headwater_step_rows_held"));
+        assert_eq!(rows, gone + held, "the ledger of `{step}`: {rows} in, {gone} gone, {held} held");
+    }
+}
+
+#[test]
+fn killed_workers_change_nothing() {
+    let environment = exclusive();
+    let dir = tempfile::tempdir().unwrap();
+    let file = order_analytics(dir.path(), "killed");
+    let mut load = generator(&environment, 1, 10_000_000, 1_500);
+    wait_until("the tables", Duration::from_secs(60), || {
+        let topics = std::process::Command::new("kcat")
+            .args(["-b", &environment.bootstrap, "-L"])
+            .output()
+            .map_err(|e| format!("install kcat: {e}"))?;
+        let text = String::from_utf8_lossy(&topics.stdout).into_owned();
+        if text.contains("business.orders.created") { Ok(()) } else { Err("no orders topic yet".into()) }
+    });
+    let mut workers: Vec<Option<Worker>> = (0..2).map(|slot| Some(Worker::start(&environment, &file, dir.path(), slot, None))).collect();
+    let mut instants = Instants(7);
+    // Every named step once; the worker beside takes over in the meantime.
+    for (n, point) in FAILPOINTS.iter().enumerate() {
+        let slot = n % 2;
+        if let Some(worker) = workers[slot].take() {
+            worker.kill();
+        }
+        let mut doomed = Worker::start(&environment, &file, dir.path(), slot, Some(&format!("{point}:1:kill")));
+        // Alone it owns every partition, so that it comes past every step.
+        if let Some(worker) = workers[1 - slot].take() {
+            worker.kill();
+        }
+        let ended = doomed.wait(Duration::from_secs(240));
+        assert!(ended.is_some(), "the worker never came past `{point}` three times:\n{}", doomed.log_tail());
+        for (slot, worker) in workers.iter_mut().enumerate() {
+            *worker = Some(Worker::start(&environment, &file, dir.path(), slot, None));
+        }
+    }
+    for n in 0..kills() {
+        let (_sender, receiver) = std::sync::mpsc::channel::<()>();
+        let _ = receiver.recv_timeout(instants.next(200, 4_000));
+        let slot = n % 2;
+        if let Some(worker) = workers[slot].take() {
+            worker.kill();
+        }
+        workers[slot] = Some(Worker::start(&environment, &file, dir.path(), slot, None));
+    }
+    // The load lasted as long as there was something to kill; whatever it wrote by now is the input.
+    assert!(load.try_wait().expect("the generator runs").is_none(), "the load ended too early");
+    load.kill().expect("a process of ours");
+    load.wait().expect("a process of ours");
+    agrees(&environment, "killed");
+    let positions =
+        clickhouse(&environment, "SELECT count() = uniqExact(_partition, _offset, _row) AND count() > 0 FROM killed.revenue_per_minute");
+    assert_eq!(positions.as_deref(), Ok("1"), "every row of the table stands for one position");
+    for worker in workers.into_iter().flatten() {
+        ledger_is_exact(&worker);
+        let status = worker.stop();
+        assert!(status.success(), "SIGTERM ends cleanly, not with {status}");
+    }
+}
+
+/// The whole backlog at once through the repartition: not one row that was in time is late (Kafka Streams loses some
+/// here, for its repartition topics carry no time of their source partitions).
+#[test]
+fn a_catch_up_drops_no_row_that_was_in_time() {
+    let environment = exclusive();
+    let dir = tempfile::tempdir().unwrap();
+    let load = generator(&environment, 2, 60_000, 1_000_000).wait().expect("the generator ran");
+    assert!(load.success(), "the generator failed");
+    let file = order_analytics(dir.path(), "caughtup");
+    let worker = Worker::start(&environment, &file, dir.path(), 0, None);
+    agrees(&environment, "caughtup");
+    ledger_is_exact(&worker);
+    assert!(worker.stop().success());
+}

@@ -1,0 +1,114 @@
+//! Kafka as a test sees it: a plain producer and a plain `read_committed` reader, over rdkafka and nothing of ours.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use headwater_local::Ephemeral;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Headers, Message};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+/// A record as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    pub key: Option<Vec<u8>>,
+    pub value: Option<Vec<u8>>,
+    pub headers: BTreeMap<String, String>,
+}
+
+fn client(environment: &Ephemeral) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &environment.bootstrap);
+    config
+}
+
+pub fn create(environment: &Ephemeral, topic: &str, partitions: i32) {
+    let admin: AdminClient<DefaultClientContext> = client(environment).create().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let topics = [NewTopic::new(topic, partitions, TopicReplication::Fixed(1))];
+    for result in runtime.block_on(admin.create_topics(&topics, &AdminOptions::new())).unwrap() {
+        result.unwrap();
+    }
+}
+
+/// Writes records to partitions, in order, and waits until they are acknowledged.
+pub fn produce(environment: &Ephemeral, topic: &str, records: &[(i32, Option<&str>, Option<&[u8]>)]) {
+    let producer: BaseProducer = client(environment).set("enable.idempotence", "true").create().unwrap();
+    for (partition, key, value) in records {
+        let mut record = BaseRecord::<str, [u8]>::to(topic).partition(*partition);
+        record.key = *key;
+        record.payload = *value;
+        producer.send(record).map_err(|(e, _)| e).unwrap();
+    }
+    producer.flush(Duration::from_secs(30)).unwrap();
+}
+
+/// Everything committed in a topic, to its end.
+pub fn read(environment: &Ephemeral, topic: &str) -> Vec<Read> {
+    let mut config = client(environment);
+    config
+        .set("group.id", "test-reader")
+        .set("isolation.level", "read_committed")
+        .set("enable.auto.commit", "false")
+        .set("enable.partition.eof", "true");
+    let consumer: BaseConsumer = config.create().unwrap();
+    let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).unwrap();
+    let partitions: Vec<i32> = metadata.topics()[0].partitions().iter().map(|p| p.id()).collect();
+    let mut list = TopicPartitionList::new();
+    for partition in &partitions {
+        list.add_partition_offset(topic, *partition, Offset::Beginning).unwrap();
+    }
+    consumer.assign(&list).unwrap();
+    let (mut records, mut ended) = (Vec::new(), std::collections::BTreeSet::new());
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while ended.len() < partitions.len() {
+        assert!(Instant::now() < deadline, "{topic} can't be read to its end");
+        match consumer.poll(Duration::from_millis(100)) {
+            Some(Ok(message)) => {
+                let headers = message.headers().map(|h| {
+                    h.iter().map(|h| (h.key.to_string(), String::from_utf8_lossy(h.value.unwrap_or_default()).into_owned())).collect()
+                });
+                records.push(Read {
+                    key: message.key().map(<[u8]>::to_vec),
+                    value: message.payload().map(<[u8]>::to_vec),
+                    headers: headers.unwrap_or_default(),
+                });
+            }
+            Some(Err(rdkafka::error::KafkaError::PartitionEOF(partition))) => {
+                ended.insert(partition);
+            }
+            Some(Err(e)) => panic!("{topic}: {e}"),
+            None => {}
+        }
+    }
+    records
+}
+
+/// Registers an Avro schema and returns its id.
+pub fn register(environment: &Ephemeral, subject: &str, schema: &str) -> u32 {
+    let registry = environment.registry.clone().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let body = serde_json::json!({ "schema": schema });
+        let answer = reqwest::Client::new().post(format!("{registry}/subjects/{subject}/versions")).json(&body).send().await.unwrap();
+        let answer: serde_json::Value = answer.json().await.unwrap();
+        answer["id"].as_u64().unwrap_or_else(|| panic!("{answer}")) as u32
+    })
+}
+
+/// A record `{n: long}` in the Confluent wire format, written by hand.
+pub fn avro_long(id: u32, n: i64) -> Vec<u8> {
+    let mut bytes = vec![0];
+    bytes.extend_from_slice(&id.to_be_bytes());
+    let mut zigzag = ((n << 1) ^ (n >> 63)) as u64;
+    while zigzag >= 0x80 {
+        bytes.push((zigzag as u8 & 0x7f) | 0x80);
+        zigzag >>= 7;
+    }
+    bytes.push(zigzag as u8);
+    bytes
+}

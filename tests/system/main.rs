@@ -1,0 +1,17 @@
+//! The product on real services: Kafka, the schema registry and the ClickHouse engine, workers as processes, a load from
+//! the generator, and an oracle in Python that shares no code with any of it.
+//!
+//! One environment serves all tests of this binary; each test has pipelines, topics and tables of its own names or runs
+//! after the others are done ([`environment::exclusive`]). Needs Java 17, Maven, npm and Python; a missing tool fails
+//! with what to install.
+
+mod contracts;
+mod delivery;
+mod demo;
+mod environment;
+mod files;
+mod kills;
+mod log;
+mod outages;
+mod poison;
+mod worker;

@@ -1,0 +1,100 @@
+//! Services that go away and come back: what needs them waits, everything else goes on, nothing is lost or doubled, and
+//! an outage is never mistaken for a bad record.
+
+use std::time::Duration;
+
+use headwater_local::{Service, Stop};
+
+use crate::environment::{clickhouse, exclusive, wait_until};
+use crate::log::{avro_long, create, produce, read, register};
+use crate::worker::Worker;
+
+fn expect(what: &str, wanted: usize, mut count: impl FnMut() -> usize) {
+    wait_until(what, Duration::from_secs(90), || match count() {
+        n if n == wanted => Ok(()),
+        n => Err(format!("{n} instead of {wanted}")),
+    });
+}
+
+#[test]
+fn a_registry_outage_pauses_and_never_dead_letters() {
+    let mut environment = exclusive();
+    create(&environment, "outage.avro", 2);
+    let first = register(&environment, "outage.avro-value", r#"{"type":"record","name":"R","fields":[{"name":"n","type":"long"}]}"#);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("outage.yaml");
+    let text = "apiVersion: headwater/v1\nname: registry-outage\nsources: { s: { topic: outage.avro, format: avro } }\n\
+                sinks: { out: { from: s, topic: outage.avro-out, create: { partitions: 2 } } }\n";
+    std::fs::write(&file, text).unwrap();
+    let worker = Worker::start(&environment, &file, dir.path(), 0, None);
+    let known = avro_long(first, 1);
+    produce(&environment, "outage.avro", &[(0, None, Some(&known)), (1, None, Some(&known))]);
+    expect("rows before the outage", 2, || read(&environment, "outage.avro-out").len());
+
+    // A version that the worker has not met, and then no registry to ask.
+    let schema = r#"{"type":"record","name":"R","fields":[{"name":"n","type":"long"},{"name":"m","type":"long","default":0}]}"#;
+    let second = register(&environment, "outage.avro-value", schema);
+    // Not killed: its database writes half a second late, and a schema that it lost is a 404 by right.
+    environment.stop(Service::Registry, Stop::Terminate).unwrap();
+    let mut unmet = avro_long(second, 2);
+    unmet.push(6);
+    produce(&environment, "outage.avro", &[(0, None, Some(&unmet)), (0, None, Some(&known)), (1, None, Some(&known))]);
+    wait_until("the partition waits", Duration::from_secs(60), || match worker.metric("headwater_partitions_waiting", &[])? {
+        n if n >= 1.0 => Ok(()),
+        n => Err(format!("{n} partitions wait")),
+    });
+    // The other partition goes on; the waiting one keeps its order.
+    expect("rows of the other partition", 3, || read(&environment, "outage.avro-out").len());
+    // Records that arrive while the partition is paused must not be lost either.
+    produce(&environment, "outage.avro", &[(0, None, Some(&known))]);
+    assert_eq!(read(&environment, "outage.avro.dlq"), [], "an outage is not a bad record");
+    environment.start(Service::Registry).unwrap();
+    wait_until("all rows after the outage", Duration::from_secs(90), || {
+        let (rows, dead) = (read(&environment, "outage.avro-out"), read(&environment, "outage.avro.dlq"));
+        let text: Vec<_> = rows.iter().map(|r| String::from_utf8_lossy(r.value.as_deref().unwrap_or_default()).into_owned()).collect();
+        if rows.len() == 6 { Ok(()) } else { Err(format!("{} rows {text:?}, dead letters {dead:?}\n{}", rows.len(), worker.log_tail())) }
+    });
+    assert_eq!(read(&environment, "outage.avro.dlq"), []);
+    assert!(worker.stop().success());
+}
+
+#[test]
+fn a_clickhouse_outage_holds_up_its_own_sink_only() {
+    let mut environment = exclusive();
+    create(&environment, "outage.json", 2);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("outage.yaml");
+    let text = "apiVersion: headwater/v1\nname: clickhouse-outage\nsources: { s: { topic: outage.json, schema: { n: long } } }\n\
+                sinks:\n  out: { from: s, topic: outage.json-out, create: { partitions: 2 } }\n  \
+                table: { from: s, clickhouse: outage.numbers, flush_interval: 100ms }\n";
+    std::fs::write(&file, text).unwrap();
+    let worker = Worker::start(&environment, &file, dir.path(), 0, None);
+    let values: Vec<Vec<u8>> = (0..3_000).map(|n| format!("{{\"n\":{n}}}").into_bytes()).collect();
+    let send = |environment: &headwater_local::Ephemeral, range: std::ops::Range<usize>| {
+        let records: Vec<_> = values[range].iter().enumerate().map(|(n, v)| ((n % 2) as i32, None, Some(v.as_slice()))).collect();
+        produce(environment, "outage.json", &records);
+    };
+    let in_table =
+        |environment: &headwater_local::Ephemeral| clickhouse(environment, "SELECT count() FROM outage.numbers").unwrap_or_default();
+    send(&environment, 0..1_000);
+    wait_until("rows before the outage", Duration::from_secs(60), || match in_table(&environment).as_str() {
+        "1000" => Ok(()),
+        n => Err(format!("{n} rows\n{}", worker.log_tail())),
+    });
+    environment.stop(Service::ClickHouse, Stop::Kill).unwrap();
+    send(&environment, 1_000..2_000);
+    expect("the topic goes on", 2_000, || read(&environment, "outage.json-out").len());
+    wait_until("the sink has noticed", Duration::from_secs(60), || match worker.metric("headwater_delivery_retries_total", &[])? {
+        n if n >= 1.0 => Ok(()),
+        n => Err(format!("{n} retries")),
+    });
+    environment.start(Service::ClickHouse).unwrap();
+    send(&environment, 2_000..3_000);
+    wait_until("rows after the outage", Duration::from_secs(90), || match in_table(&environment).as_str() {
+        "3000" => Ok(()),
+        n => Err(format!("{n} rows\n{}", worker.log_tail())),
+    });
+    let exact = clickhouse(&environment, "SELECT count(), uniqExact(n), uniqExact(_partition, _offset, _row), sum(n) FROM outage.numbers");
+    assert_eq!(exact.as_deref(), Ok("3000\t3000\t3000\t4498500"));
+    assert!(worker.stop().success());
+}

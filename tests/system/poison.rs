@@ -1,0 +1,117 @@
+//! Records that can't be decoded or processed, between good ones, in each format: the good ones are untouched, each bad
+//! one is in the dead letters byte for byte, with its cause and where it came from.
+
+use std::time::Duration;
+
+use crate::environment::{exclusive, wait_until};
+use crate::log::{avro_long, create, produce, read, register};
+use crate::worker::Worker;
+
+const PIPELINE: &str = r#"
+apiVersion: headwater/v1
+name: poison
+sources:
+  json: { topic: poison.json, schema: { n: long, d: "long?" } }
+  avro: { topic: poison.avro, format: avro }
+  text: { topic: poison.text, format: string }
+steps:
+  divided: { from: json, map: { add: { q: "100 / coalesce(d, 1)" } } }
+sinks:
+  json_out: { from: divided, topic: poison.json-out, create: { partitions: 1 } }
+  avro_out: { from: avro, topic: poison.avro-out, create: { partitions: 1 } }
+  text_out: { from: text, topic: poison.text-out, format: string, create: { partitions: 1 } }
+"#;
+
+#[test]
+fn pills_go_to_the_dead_letters_and_nothing_else_is_touched() {
+    let environment = exclusive();
+    for topic in ["poison.json", "poison.avro", "poison.text"] {
+        create(&environment, topic, 1);
+    }
+    let id = register(&environment, "poison.avro-value", r#"{"type":"record","name":"R","fields":[{"name":"n","type":"long"}]}"#);
+    let deep = "[".repeat(10_000);
+    let json: Vec<&[u8]> = vec![
+        b"{\"n\":1",
+        b"not json",
+        b"{\"n\":\"1\"}",
+        b"{\"n\":1.5}",
+        b"{\"n\":9223372036854775808}",
+        b"{\"n\":NaN}",
+        b"{\"n\":null}",
+        b"{}",
+        b"",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf{\"n\":1}",
+        b"{\"n\":1}x",
+        b"{\"n\":1,\"x\":\"\\ud800\"}",
+        deep.as_bytes(),
+        // Decodes, and fails in the expression: only this row.
+        b"{\"n\":1,\"d\":0}",
+    ];
+    let mut truncated = avro_long(id, 1 << 40);
+    truncated.truncate(7);
+    let mut trailing = avro_long(id, 1);
+    trailing.push(0);
+    let mut magic = avro_long(id, 1);
+    magic[0] = 1;
+    let unknown = avro_long(999_999, 1);
+    let overflow = [&avro_long(id, 0)[..5], &[0xff; 11]].concat();
+    let avro: Vec<&[u8]> = vec![&truncated, &trailing, &magic, b"\x00\x00", b"", &unknown, &overflow];
+    let text: Vec<&[u8]> = vec![b"\xff", b"ok\xc3"];
+    let good_json = |n: usize| format!("{{\"n\":{n}}}").into_bytes();
+    let rounds = 5;
+    send(&environment, "poison.json", &json, &good_json, rounds);
+    send(&environment, "poison.avro", &avro, &|n| avro_long(id, n as i64), rounds);
+    send(&environment, "poison.text", &text, &|n| format!("line {n}").into_bytes(), rounds);
+
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("poison.yaml");
+    std::fs::write(&file, PIPELINE).unwrap();
+    let worker = Worker::start(&environment, &file, dir.path(), 0, None);
+    for (topic, pills) in [("poison.json", &json), ("poison.avro", &avro), ("poison.text", &text)] {
+        let good = rounds * (pills.len() + 1);
+        wait_until(topic, Duration::from_secs(90), || {
+            let (found, dead) = (read(&environment, &format!("{topic}-out")).len(), read(&environment, &format!("{topic}.dlq")).len());
+            let done = found == good && dead == rounds * pills.len();
+            if done {
+                Ok(())
+            } else {
+                Err(format!("{found} of {good} rows, {dead} of {} dead letters\n{}", rounds * pills.len(), worker.log_tail()))
+            }
+        });
+        let mut dead = read(&environment, &format!("{topic}.dlq"));
+        dead.sort_by_key(|letter| letter.headers["hw-offset"].parse::<usize>().unwrap());
+        for (n, letter) in dead.iter().enumerate() {
+            assert_eq!(letter.value.as_deref(), Some(pills[n % pills.len()]), "{topic}: dead letter {n} is not the record that was sent");
+            assert_eq!(letter.headers["hw-topic"], topic);
+            assert_eq!(letter.headers["hw-partition"], "0");
+            assert!(!letter.headers["hw-cause"].is_empty());
+            assert_eq!(
+                letter.headers["hw-offset"].parse::<usize>().unwrap(),
+                offset(n, pills.len()),
+                "{topic}: {}",
+                letter.headers["hw-cause"]
+            );
+        }
+    }
+    assert!(worker.stop().success(), "the worker is alive and ends cleanly");
+}
+
+/// Rounds of: a good record, then pill and good record in turn.
+fn send(environment: &headwater_local::Ephemeral, topic: &str, pills: &[&[u8]], good: &dyn Fn(usize) -> Vec<u8>, rounds: usize) {
+    let mut values: Vec<Vec<u8>> = Vec::new();
+    for round in 0..rounds {
+        values.push(good(round));
+        for (n, pill) in pills.iter().enumerate() {
+            values.push(pill.to_vec());
+            values.push(good(n));
+        }
+    }
+    let records: Vec<(i32, Option<&str>, Option<&[u8]>)> = values.iter().map(|v| (0, None, Some(v.as_slice()))).collect();
+    produce(environment, topic, &records);
+}
+
+/// The offset of the n-th pill.
+fn offset(n: usize, pills: usize) -> usize {
+    (n / pills) * (2 * pills + 1) + 1 + 2 * (n % pills)
+}

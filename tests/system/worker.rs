@@ -1,0 +1,114 @@
+//! Worker processes: started, killed, started again.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use headwater_local::Ephemeral;
+
+use crate::environment::{HW, page, wait_until};
+
+/// A pipeline file for one test: a shipped one with some text replaced.
+pub fn pipeline(dir: &Path, shipped: &str, replace: &[(&str, &str)]) -> PathBuf {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines").join(shipped).join("pipeline.yaml");
+    let mut text = std::fs::read_to_string(&from).expect("a shipped pipeline");
+    for (old, new) in replace {
+        assert!(text.contains(old), "{} has no {old:?}", from.display());
+        text = text.replace(old, new);
+    }
+    let path = dir.join(format!("{shipped}.yaml"));
+    std::fs::write(&path, text).expect("the folder can be written");
+    path
+}
+
+/// A running worker. Killed when dropped.
+pub struct Worker {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Worker {
+    /// Starts `hw run` on a pipeline with the services' addresses. `slot`: folder of its state, kept between starts.
+    pub fn start(environment: &Ephemeral, pipeline: &Path, dir: &Path, slot: usize, fail: Option<&str>) -> Worker {
+        let log = dir.join(format!("worker-{slot}.log"));
+        let file = File::options().create(true).append(true).open(&log).expect("a log file");
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml");
+        let mut command = Command::new(HW);
+        command.arg("run").arg(pipeline).arg("--config").arg(config).arg("--plain-logs");
+        command.env("HW_BOOTSTRAP", &environment.bootstrap);
+        command.env("HW_REGISTRY", environment.registry.as_deref().unwrap_or_default());
+        command.env("HW_CLICKHOUSE", environment.clickhouse.as_deref().unwrap_or_default());
+        command.env("HW_STATE_DIR", dir.join(format!("state-{slot}")));
+        command.env("HW_LOG", "info");
+        match fail {
+            Some(fail) => command.env("HW_FAIL", fail),
+            None => command.env_remove("HW_FAIL"),
+        };
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn().expect("hw starts");
+        Worker { child, log }
+    }
+
+    /// SIGKILL, now.
+    pub fn kill(mut self) {
+        self.child.kill().expect("a process of ours");
+        self.child.wait().expect("a process of ours");
+    }
+
+    /// SIGTERM, and the exit status.
+    pub fn stop(mut self) -> ExitStatus {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process of ours");
+        self.wait(Duration::from_secs(60)).unwrap_or_else(|| panic!("the worker does not stop:\n{}", self.log_tail()))
+    }
+
+    /// Waits for the process to end by itself.
+    pub fn wait(&mut self, limit: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.try_wait().expect("a process of ours") {
+                return Some(status);
+            }
+            let (_sender, receiver) = std::sync::mpsc::channel::<()>();
+            let _ = receiver.recv_timeout(Duration::from_millis(20));
+        }
+        None
+    }
+
+    /// The address of its pages, from its log.
+    pub fn address(&self) -> String {
+        let mut found = String::new();
+        wait_until("the worker's address", Duration::from_secs(60), || {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let last = log.lines().rev().find_map(|l| {
+                l.split("http=\"")
+                    .nth(1)
+                    .and_then(|r| r.split('"').next())
+                    .or_else(|| l.split("http=").nth(1).and_then(|r| r.split(' ').next()))
+            });
+            found = last.ok_or_else(|| format!("not in its log:\n{}", self.log_tail()))?.to_string();
+            Ok(())
+        });
+        found
+    }
+
+    /// A number from its metrics: the sum over all series whose line contains every part.
+    pub fn metric(&self, name: &str, parts: &[&str]) -> Result<f64, String> {
+        let text = page(&self.address(), "/metrics")?;
+        let lines = text.lines().filter(|l| l.starts_with(name) && parts.iter().all(|p| l.contains(p)));
+        Ok(lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    pub fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(30)..].join("\n")
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
