@@ -1,0 +1,100 @@
+//! A fast wrong answer is no answer: outputs are read back with `read_committed` and compared with what the orders
+//! say.
+
+use serde::Deserialize;
+
+use crate::cluster::Cluster;
+use crate::contender::Work;
+use crate::orders::{Expected, Orders};
+
+#[derive(Deserialize)]
+struct Projected<'a> {
+    order_id: &'a str,
+    total: f64,
+}
+
+#[derive(Deserialize)]
+struct Windowed<'a> {
+    product_id: &'a str,
+    #[serde(borrow)]
+    window_end: Instant<'a>,
+    orders: u64,
+    revenue: f64,
+}
+
+/// ISO 8601, or milliseconds since 1970.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Instant<'a> {
+    Millis(i64),
+    Text(&'a str),
+}
+
+impl Instant<'_> {
+    fn millis(&self) -> Result<i64, String> {
+        match self {
+            Instant::Millis(millis) => Ok(*millis),
+            Instant::Text(text) => {
+                chrono::DateTime::parse_from_rfc3339(text).map(|t| t.timestamp_millis()).map_err(|e| format!("{text}: {e}"))
+            }
+        }
+    }
+}
+
+/// The number behind the letter and dash of an id.
+fn number(id: &str) -> Result<u64, String> {
+    id.get(2..).and_then(|digits| digits.parse().ok()).ok_or_else(|| format!("not an id of ours: {id}"))
+}
+
+fn parse<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, String> {
+    serde_json::from_slice(value).map_err(|e| format!("{e}: {}", String::from_utf8_lossy(value)))
+}
+
+/// Compares an output topic with what it must contain. Returns the number of its records.
+pub fn output(cluster: &Cluster, topic: &str, work: Work, orders: &Orders, expected: &Expected) -> Result<u64, String> {
+    match work {
+        Work::Copy => {
+            let records = cluster.read_all(topic, |_| Ok(()))?;
+            same("records", records, orders.count).map(|()| records)
+        }
+        Work::W1 => projected(cluster, topic, expected),
+        Work::W2 | Work::W2R => windowed(cluster, topic, expected),
+    }
+}
+
+fn same(what: &str, found: u64, expected: u64) -> Result<(), String> {
+    if found == expected { Ok(()) } else { Err(format!("wrong output: {found} {what}, not {expected}")) }
+}
+
+fn projected(cluster: &Cluster, topic: &str, expected: &Expected) -> Result<u64, String> {
+    let (mut numbers, mut cents) = (0, 0);
+    let records = cluster.read_all(topic, |value| {
+        let row: Projected<'_> = parse(value)?;
+        numbers += number(row.order_id)?;
+        cents += (row.total * 100.0).round() as u64;
+        Ok(())
+    })?;
+    same("records", records, expected.large)?;
+    same("as the sum of order numbers", numbers, expected.numbers)?;
+    same("cents as the sum of totals", cents, expected.total_cents)?;
+    Ok(records)
+}
+
+fn windowed(cluster: &Cluster, topic: &str, expected: &Expected) -> Result<u64, String> {
+    let mut left = expected.windows.clone();
+    let mut rows = 0;
+    let records = cluster.read_all(topic, |value| {
+        let row: Windowed<'_> = parse(value)?;
+        let place = (number(row.product_id)?, row.window_end.millis()?);
+        let cell =
+            left.remove(&place).ok_or_else(|| format!("wrong output: no such window, or twice: {}", String::from_utf8_lossy(value)))?;
+        if row.orders != cell.orders || (row.revenue * 100.0).round() as u64 != cell.cents {
+            return Err(format!("wrong output: {} instead of {cell:?}", String::from_utf8_lossy(value)));
+        }
+        rows += row.orders;
+        Ok(())
+    })?;
+    same("results are missing", left.len() as u64, 0)?;
+    same("rows in closed windows", rows, expected.windowed)?;
+    Ok(records)
+}

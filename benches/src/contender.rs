@@ -1,0 +1,183 @@
+//! The programs that are measured, and how each is started.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What is to be done with the orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Nothing: the records as they are.
+    Copy,
+    /// Filter and project.
+    W1,
+    /// Windows by the key of the topic.
+    W2,
+    /// Windows by a column that the program does not know to be the key.
+    W2R,
+}
+
+/// A program.
+#[derive(Clone, Debug)]
+pub struct Contender {
+    pub name: String,
+    pub work: Work,
+    how: How,
+}
+
+#[derive(Clone, Debug)]
+enum How {
+    /// The copy loop with this many group members, and producers for each.
+    Copy { lanes: usize, producers: usize },
+    /// `hw run`.
+    Headwater,
+    /// A shell command that takes what it needs from its environment.
+    Peer(String),
+}
+
+/// Where one run of a contender reads and writes.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// Unique in this cluster; part of all names that the run makes.
+    pub id: String,
+    pub bootstrap: String,
+    pub input: String,
+    pub commit_ms: u64,
+    /// The `hw` program.
+    pub hw: PathBuf,
+    /// Lanes of `hw`.
+    pub lanes: usize,
+    /// A folder for files of the run.
+    pub dir: PathBuf,
+}
+
+impl Run {
+    pub fn output(&self) -> String {
+        format!("bench.out-{}", self.id)
+    }
+}
+
+impl Contender {
+    pub fn copy(lanes: usize, producers: usize) -> Contender {
+        let name = match (lanes, producers) {
+            (1, 2) => "copy".to_string(),
+            (1, _) => "copy, one producer".to_string(),
+            _ => format!("copy, {lanes} lanes"),
+        };
+        Contender { name, work: Work::Copy, how: How::Copy { lanes, producers } }
+    }
+
+    pub fn headwater(work: Work) -> Contender {
+        let name = match work {
+            Work::Copy | Work::W1 => "hw W1",
+            Work::W2 => "hw W2",
+            Work::W2R => "hw W2R",
+        };
+        Contender { name: name.into(), work, how: How::Headwater }
+    }
+
+    /// A peer as given on the command line: `NAME:w1|w2:COMMAND`.
+    pub fn peer(text: &str) -> Result<Contender, String> {
+        let parts: Vec<&str> = text.splitn(3, ':').collect();
+        let (name, work, command) = match parts.as_slice() {
+            [name, "w1", command] => (name, Work::W1, command),
+            [name, "w2", command] => (name, Work::W2, command),
+            _ => return Err(format!("a peer is NAME:w1:COMMAND or NAME:w2:COMMAND, not {text:?}")),
+        };
+        Ok(Contender { name: name.to_string(), work, how: How::Peer(command.to_string()) })
+    }
+
+    /// The consumer group whose positions tell its progress.
+    pub fn group(&self, run: &Run) -> String {
+        match (&self.how, self.work) {
+            (How::Headwater, Work::W1 | Work::Copy) => format!("hw.w1-{}", run.id),
+            (How::Headwater, Work::W2 | Work::W2R) => format!("hw.w2-{}", run.id),
+            _ => format!("bench-{}", run.id),
+        }
+    }
+
+    /// The topic between the two halves of the work, which has to be drained too.
+    pub fn repartition(&self, run: &Run) -> Option<String> {
+        (self.work == Work::W2R).then(|| format!("{}.per_product.repartition", self.group(run)))
+    }
+
+    /// The command that starts it.
+    pub fn command(&self, run: &Run) -> Result<Command, String> {
+        let mut command = match &self.how {
+            How::Copy { lanes, producers } => {
+                let mut command = Command::new(std::env::current_exe().map_err(|e| e.to_string())?);
+                command.args(["copy", "--bootstrap", &run.bootstrap, "--input", &run.input, "--output", &run.output()]);
+                command.args(["--group", &self.group(run), "--commit", &run.commit_ms.to_string(), "--producers", &producers.to_string()]);
+                command.args(["--lanes", &lanes.to_string()]);
+                command
+            }
+            How::Headwater => {
+                let mut command = Command::new(&run.hw);
+                command.arg("run").arg(self.pipeline(run)?).arg("--config").arg(config(run)?).arg("--plain-logs");
+                command.env("HW_LOG", "warn");
+                command
+            }
+            How::Peer(text) => {
+                let mut command = Command::new("sh");
+                command.args(["-c", &format!("exec {text}")]);
+                command
+            }
+        };
+        command.env("BENCH_RUN", format!("-{}", run.id));
+        command.env("BENCH_BOOTSTRAP", &run.bootstrap);
+        command.env("BENCH_GROUP", self.group(run));
+        command.env("BENCH_INPUT", &run.input);
+        command.env("BENCH_OUTPUT", run.output());
+        command.env("BENCH_COMMIT", format!("{}ms", run.commit_ms));
+        command.env("BENCH_COMMIT_MS", run.commit_ms.to_string());
+        Ok(command)
+    }
+
+    /// The pipeline file; for W2R one without the source's key.
+    fn pipeline(&self, run: &Run) -> Result<PathBuf, String> {
+        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines");
+        match self.work {
+            Work::Copy | Work::W1 => Ok(shipped.join("w1.yaml")),
+            Work::W2 => Ok(shipped.join("w2.yaml")),
+            Work::W2R => {
+                const KEY: &str = "    key: product_id\n";
+                let text = std::fs::read_to_string(shipped.join("w2.yaml")).map_err(|e| e.to_string())?;
+                // The source comes before the sink, which keeps its key.
+                let without = text.replacen(KEY, "", 1);
+                if text.matches(KEY).count() != 2 {
+                    return Err("w2.yaml is expected to have two lines `key: product_id`, of the source and of the sink".into());
+                }
+                write(run, "w2r.yaml", &without)
+            }
+        }
+    }
+}
+
+fn config(run: &Run) -> Result<PathBuf, String> {
+    let state = run.dir.join(format!("state-{}", run.id));
+    let text = format!(
+        "kafka:\n  bootstrap: {}\nworker:\n  lanes: {}\n  state_dir: {}\n  http: \"\"\n",
+        run.bootstrap,
+        run.lanes,
+        state.display()
+    );
+    write(run, "config.yaml", &text)
+}
+
+fn write(run: &Run, name: &str, text: &str) -> Result<PathBuf, String> {
+    let path = run.dir.join(format!("{}-{name}", run.id));
+    std::fs::write(&path, text).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_command_may_contain_colons() {
+        let peer = Contender::peer("ks:w2:java -cp a:b Main").unwrap();
+        assert!(matches!(&peer.how, How::Peer(command) if command == "java -cp a:b Main"));
+        assert_eq!((peer.name.as_str(), peer.work), ("ks", Work::W2));
+        assert!(Contender::peer("ks:w3:java").unwrap_err().contains("w1"));
+    }
+}

@@ -1,0 +1,171 @@
+//! Latency: orders are sent at a steady rate; the time from an order's `created_ns` to the moment a `read_committed`
+//! consumer of the output has it is measured for each. The path has two hops over the broker, one before and one behind
+//! the program, and the wait for the program's next commit, half the commit interval on average.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crate::cluster::Cluster;
+use crate::contender::{Contender, Run, Work};
+use crate::drain::now_ns;
+use crate::native::{Consumer, Producer, Share};
+use crate::orders::{Order, Orders, PARTITIONS, partitions};
+use crate::process::Measured;
+
+/// Orders are not counted this long, while the program gets up to speed.
+const WARM: Duration = Duration::from_secs(5);
+/// How long the program may take to its first output.
+const START: Duration = Duration::from_secs(60);
+/// Orders are lost if nothing has come for this long.
+const QUIET: Duration = Duration::from_secs(30);
+/// As long as it isn't known how many orders must come out.
+const NOT_ALL_SENT: u64 = u64::MAX;
+
+/// Options of a measurement.
+#[derive(Clone, Copy, Debug)]
+pub struct Load {
+    /// Orders per second.
+    pub rate: u64,
+    /// How long, after warming up.
+    pub length: Duration,
+}
+
+/// Latencies of one run in milliseconds.
+#[derive(Clone, Debug, Default)]
+pub struct Latencies {
+    sorted: Vec<f64>,
+}
+
+impl Latencies {
+    /// The latency that the share `q` of orders did not exceed.
+    pub fn quantile(&self, q: f64) -> f64 {
+        let rank = (self.sorted.len() as f64 * q).ceil() as usize;
+        self.sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+    }
+
+    pub fn count(&self) -> usize {
+        self.sorted.len()
+    }
+}
+
+/// Sends orders through a contender and measures each.
+pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, load: Load) -> Result<Latencies, String> {
+    cluster.create(&run.input)?;
+    cluster.create(&run.output())?;
+    let orders = Orders::new(load.rate * (WARM + load.length).as_secs(), load.rate, (now_ns() / 1_000_000) as i64);
+    let mut consumer =
+        Consumer::new(&cluster.bootstrap, &format!("bench-seen-{}", run.id), &run.output(), Share::Assigned, Duration::from_millis(10))?;
+    let producer = Producer::new(&cluster.bootstrap, None, &run.input, Duration::from_millis(1))?;
+    let mut process = Measured::start(contender.command(run)?, &run.dir.join(format!("{}.log", run.id)))?;
+    await_first(&producer, &mut consumer, &mut process, &orders)?;
+    let expected = AtomicU64::new(NOT_ALL_SENT);
+    let since = now_ns() + WARM.as_nanos() as u64;
+    let all_pass = contender.work == Work::Copy;
+    let latencies = std::thread::scope(|scope| {
+        let seen = scope.spawn(|| observe(&mut consumer, since, &expected));
+        let sent = send(&producer, &orders, load.rate, |order, created| created >= since && (all_pass || order.is_large()));
+        expected.store(sent.clone().unwrap_or(0), Ordering::Release);
+        let seen = seen.join().map_err(|_| "the observer panicked".to_string())?;
+        sent.and(seen)
+    })?;
+    process.check()?;
+    process.stop()?;
+    drop((consumer, producer));
+    let (expected, seen) = (expected.into_inner(), latencies.count() as u64);
+    if seen != expected {
+        return Err(format!("{}: {seen} orders came out, not {expected}", contender.name));
+    }
+    cluster.delete_matching(&format!("-{}", run.id))?;
+    Ok(latencies)
+}
+
+/// Sends single orders until one comes out: the program is ready.
+fn await_first(producer: &Producer, consumer: &mut Consumer, process: &mut Measured, orders: &Orders) -> Result<(), String> {
+    let order = orders.iter().find(|o| o.is_large()).ok_or("no order passes")?;
+    let (mut key, mut value) = (Vec::new(), Vec::new());
+    order.key(&mut key);
+    order.value(now_ns(), &mut value);
+    let started = Instant::now();
+    let mut seen = 0;
+    while seen == 0 {
+        process.check()?;
+        if started.elapsed() > START {
+            return Err(format!("nothing comes out after {START:?}:\n{}", process.log_tail()));
+        }
+        for partition in 0..PARTITIONS {
+            producer.send(partition, &key, &value)?;
+        }
+        seen = consumer.poll(Duration::from_millis(200), |_| Ok(()))?;
+    }
+    Ok(())
+}
+
+/// Sends the orders, each at its time. Returns for how many `counts` is true.
+fn send(producer: &Producer, orders: &Orders, rate: u64, counts: impl Fn(&Order, u64) -> bool) -> Result<u64, String> {
+    let partitions = partitions();
+    let started = Instant::now();
+    let mut counted = 0;
+    let (mut key, mut value) = (Vec::new(), Vec::new());
+    for order in orders.iter() {
+        let due = Duration::from_nanos(order.number * 1_000_000_000 / rate);
+        while let Some(early) = due.checked_sub(started.elapsed()).filter(|early| !early.is_zero()) {
+            producer.serve(Duration::ZERO);
+            std::thread::sleep(early.min(Duration::from_millis(1)));
+        }
+        key.clear();
+        value.clear();
+        let created = now_ns();
+        counted += u64::from(counts(&order, created));
+        order.key(&mut key);
+        order.value(created, &mut value);
+        producer.send(partitions.get(order.product as usize).copied().unwrap_or(0), &key, &value)?;
+    }
+    producer.flush()?;
+    Ok(counted)
+}
+
+/// Takes the output until all that is expected has come. Orders created before `since` are not counted.
+fn observe(consumer: &mut Consumer, since: u64, expected: &AtomicU64) -> Result<Latencies, String> {
+    let mut latencies = Vec::new();
+    let mut last = Instant::now();
+    while (latencies.len() as u64) < expected.load(Ordering::Acquire) && last.elapsed() < QUIET {
+        let mut created = Vec::new();
+        let n = consumer.poll(Duration::from_millis(1), |record| {
+            created.push(created_ns(record.value).ok_or("an output record without created_ns")?);
+            Ok(())
+        })?;
+        let now = now_ns();
+        if n > 0 {
+            last = Instant::now();
+        }
+        latencies.extend(created.into_iter().filter(|at| *at >= since).map(|at| now.saturating_sub(at) as f64 / 1e6));
+    }
+    latencies.sort_by(f64::total_cmp);
+    Ok(Latencies { sorted: latencies })
+}
+
+/// The number behind `"created_ns":`, without reading the rest of the record.
+fn created_ns(value: &[u8]) -> Option<u64> {
+    const NAME: &[u8] = b"\"created_ns\":";
+    let start = value.windows(NAME.len()).position(|w| w == NAME)? + NAME.len();
+    let digits = value.get(start..)?.iter().skip_while(|b| **b == b' ').take_while(|b| b.is_ascii_digit());
+    Some(digits.fold(0u64, |n, b| n.wrapping_mul(10).wrapping_add(u64::from(b - b'0'))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_values_that_occurred() {
+        let latencies = Latencies { sorted: (1..=100).map(f64::from).collect() };
+        assert_eq!([0.5, 0.95, 0.99, 1.0].map(|q| latencies.quantile(q)), [50.0, 95.0, 99.0, 100.0]);
+        assert!(Latencies::default().quantile(0.5).is_nan());
+    }
+
+    #[test]
+    fn finds_when_an_order_was_created() {
+        assert_eq!(created_ns(br#"{"a":1,"created_ns": 17,"b":2}"#), Some(17));
+        assert_eq!(created_ns(br#"{"a":1}"#), None);
+    }
+}

@@ -1,0 +1,266 @@
+//! Measures whole pipelines, `hw run` as a user starts it, on a real Kafka, beside a plain client loop that only copies
+//! records. What each figure means is in the crate's README.
+
+mod check;
+mod cluster;
+mod contender;
+mod copy;
+mod drain;
+mod latency;
+mod native;
+mod orders;
+mod process;
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use cluster::Cluster;
+use contender::{Contender, Run, Work};
+use orders::{Expected, Orders};
+use report::{Series, thousands};
+
+#[derive(Parser)]
+#[command(name = "headwater-benches", version, about = "Throughput and latency of whole pipelines on a real Kafka")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Throughput: copy, W1, W2 and W2R take turns on a topic that is full already
+    Drain(Settings),
+    /// Latency of W1 beside the copy loop, at a steady rate
+    Latency(Settings),
+    /// Both
+    All(Settings),
+    /// Only fill a topic with orders
+    Fill {
+        #[arg(long)]
+        bootstrap: String,
+        #[arg(long, default_value = "bench.orders")]
+        topic: String,
+        #[arg(long, default_value_t = 2_000_000)]
+        records: u64,
+        #[arg(long, default_value_t = 20_000)]
+        event_rate: u64,
+    },
+    /// The copy loop, as `drain` and `latency` start it
+    #[command(hide = true)]
+    Copy(copy::CopyArgs),
+}
+
+#[derive(Args, Clone)]
+struct Settings {
+    /// Orders in the input of a throughput measurement
+    #[arg(long, default_value_t = 2_000_000)]
+    records: u64,
+    /// Orders per second of event time
+    #[arg(long, default_value_t = 20_000)]
+    event_rate: u64,
+    /// How often every contender has its turn
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// The program under test
+    #[arg(long, default_value = "target/release/hw")]
+    hw: PathBuf,
+    /// Lanes of the program under test
+    #[arg(long, default_value_t = 2)]
+    lanes: usize,
+    /// Only contenders whose name contains one of these (copy always runs)
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Another program to measure beside: NAME:w1|w2:COMMAND (see the README for what it is given)
+    #[arg(long)]
+    peer: Vec<String>,
+    /// Commit interval of throughput measurements in milliseconds
+    #[arg(long, default_value_t = 100)]
+    commit: u64,
+    /// Commit intervals of latency measurements in milliseconds
+    #[arg(long, value_delimiter = ',', default_values_t = [20, 50])]
+    commits: Vec<u64>,
+    /// Orders per second of latency measurements
+    #[arg(long, default_value_t = 10_000)]
+    rate: u64,
+    /// Length of a latency measurement in seconds
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// A cluster that runs already; by default one broker is started for the measurement
+    #[arg(long)]
+    bootstrap: Option<String>,
+    /// Also write the tables to benches/results/NAME.md
+    #[arg(long)]
+    save: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Drain(settings) => measure(&settings, true, false),
+        Command::Latency(settings) => measure(&settings, false, true),
+        Command::All(settings) => measure(&settings, true, true),
+        Command::Copy(args) => copy::run(&args),
+        Command::Fill { bootstrap, topic, records, event_rate } => fill(&bootstrap, &topic, records, event_rate),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn fill(bootstrap: &str, topic: &str, records: u64, event_rate: u64) -> Result<(), String> {
+    let cluster = Cluster::up(Some(bootstrap))?;
+    drain::fill(&cluster, topic, &Orders::new(records, event_rate, now_ms()))
+}
+
+fn now_ms() -> i64 {
+    (drain::now_ns() / 1_000_000) as i64
+}
+
+fn measure(settings: &Settings, throughput: bool, latency: bool) -> Result<(), String> {
+    if !settings.hw.is_file() {
+        return Err(format!("{} is missing: build it with `cargo build --release`", settings.hw.display()));
+    }
+    let hw = settings.hw.canonicalize().map_err(|e| e.to_string())?;
+    let settings = Settings { hw, ..settings.clone() };
+    let dir = tempfile::Builder::new().prefix("headwater-bench-").tempdir().map_err(|e| e.to_string())?;
+    let cluster = Cluster::up(settings.bootstrap.as_deref())?;
+    let mut text = circumstances(&settings);
+    println!("{text}");
+    if throughput {
+        text += &format!("\n{}", drained(&cluster, &settings, dir.path())?);
+    }
+    if latency {
+        text += &format!("\n{}", delayed(&cluster, &settings, dir.path())?);
+    }
+    if let Some(name) = &settings.save {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("results").join(format!("{name}.md"));
+        std::fs::create_dir_all(path.parent().unwrap_or(Path::new("."))).map_err(|e| e.to_string())?;
+        std::fs::write(&path, format!("# {name}\n\n{text}")).map_err(|e| format!("{}: {e}", path.display()))?;
+    }
+    Ok(())
+}
+
+impl Settings {
+    fn wanted(&self, contender: &Contender) -> bool {
+        self.only.is_empty() || contender.name == "copy" || self.only.iter().any(|part| contender.name.contains(part.as_str()))
+    }
+
+    fn run(&self, cluster: &Cluster, dir: &Path, id: String, input: &str, commit_ms: u64) -> Run {
+        Run {
+            id,
+            bootstrap: cluster.bootstrap.clone(),
+            input: input.into(),
+            commit_ms,
+            hw: self.hw.clone(),
+            lanes: self.lanes,
+            dir: dir.into(),
+        }
+    }
+}
+
+fn drained(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String, String> {
+    let mut contenders = vec![Contender::copy(1, 2), Contender::copy(settings.lanes.max(2), 2)];
+    contenders.extend([Work::W1, Work::W2, Work::W2R].map(Contender::headwater));
+    contenders.extend(settings.peer.iter().map(|p| Contender::peer(p)).collect::<Result<Vec<_>, _>>()?);
+    contenders.push(Contender::copy(1, 1));
+    contenders.retain(|c| settings.wanted(c));
+    let orders = Orders::new(settings.records, settings.event_rate, now_ms());
+    let expected = Expected::of(&orders)?;
+    if expected.windows.is_empty() {
+        eprintln!("no window of W2 closes within these orders: take more --records, or a lower --event-rate");
+    }
+    let token = std::process::id() % 100_000;
+    let input = format!("bench.orders-{token:05}");
+    drain::fill(cluster, &input, &orders)?;
+    // The first transactions of a broker create its internal topics, and its code is not compiled yet: not counted.
+    let warm = settings.run(cluster, dir, format!("d{token:05}x00x00"), &input, settings.commit);
+    drain::run(cluster, &Contender::copy(1, 2), &warm, &orders, &expected)?;
+    let mut series = Series::default();
+    for round in 1..=settings.rounds {
+        // Back and forth, so that a machine that slows down favours nobody.
+        for at in 0..contenders.len() {
+            let at = if round % 2 == 1 { at } else { contenders.len() - 1 - at };
+            let Some(contender) = contenders.get(at) else { continue };
+            let run = settings.run(cluster, dir, format!("d{token:05}x{round:02}x{at:02}"), &input, settings.commit);
+            let figures = drain::run(cluster, contender, &run, &orders, &expected)?;
+            println!(
+                "round {round}: {:<18} {:>9} records/s, {:>9} after {:.2} s, {:.2} CPU s per million, {} MiB, {} records out",
+                contender.name,
+                thousands(figures.rate()),
+                thousands(figures.running_rate()),
+                figures.first.0.as_secs_f64(),
+                figures.cpu_per_million(),
+                figures.usage.peak_rss >> 20,
+                figures.output
+            );
+            series.add(&contender.name, figures);
+        }
+    }
+    cluster.delete_matching(&input)?;
+    let (records, rounds, commit) = (settings.records, settings.rounds, settings.commit);
+    let text =
+        format!("Throughput: {records} records, commit interval {commit} ms, medians of {rounds} rounds.\n\n{}", series.table("copy"));
+    println!("\n{text}");
+    Ok(text)
+}
+
+fn delayed(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String, String> {
+    let mut contenders = vec![Contender::copy(1, 2), Contender::copy(settings.lanes.max(2), 2), Contender::headwater(Work::W1)];
+    contenders.retain(|c| settings.wanted(c));
+    let load = latency::Load { rate: settings.rate, length: Duration::from_secs(settings.seconds) };
+    let mut series: Vec<(String, u64, Vec<latency::Latencies>)> = Vec::new();
+    let token = std::process::id() % 100_000;
+    for round in 1..=settings.rounds {
+        for commit in &settings.commits {
+            for (at, contender) in contenders.iter().enumerate() {
+                let id = format!("l{token:05}x{round:02}x{commit}x{at}");
+                let run = settings.run(cluster, dir, id.clone(), &format!("bench.in-{id}"), *commit);
+                let latencies = latency::run(cluster, contender, &run, load)?;
+                let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|q| latencies.quantile(q));
+                println!("round {round}: {:<18} commit {commit} ms: p50 {p50:.1}, p95 {p95:.1}, p99 {p99:.1} ms", contender.name);
+                match series.iter_mut().find(|(name, c, _)| *name == contender.name && c == commit) {
+                    Some((_, _, runs)) => runs.push(latencies),
+                    None => series.push((contender.name.clone(), *commit, vec![latencies])),
+                }
+            }
+        }
+    }
+    let (rate, seconds, rounds) = (settings.rate, settings.seconds, settings.rounds);
+    let text = format!("Latency: {rate} orders/s for {seconds} s, medians of {rounds} rounds.\n\n{}", report::latency_table(&series));
+    println!("\n{text}");
+    Ok(text)
+}
+
+/// What else a figure depends on.
+fn circumstances(settings: &Settings) -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu
+        .lines()
+        .find_map(|l| l.strip_prefix("model name"))
+        .and_then(|l| l.split(": ").nth(1))
+        .unwrap_or("unknown processor")
+        .to_string();
+    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().unwrap_or("?").to_string();
+    let hw = std::process::Command::new(&settings.hw).arg("--version").output().ok();
+    let hw = hw.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_string()).unwrap_or_default();
+    let kafka = if settings.bootstrap.is_some() {
+        "an existing cluster".to_string()
+    } else {
+        format!("Apache Kafka {} (1 broker)", headwater_local::KAFKA_VERSION)
+    };
+    let date = chrono::Utc::now().format("%Y-%m-%d %H:%M UTC");
+    format!(
+        "{date}: {hw}, {} lanes; {kafka}, librdkafka {}; {cores} cores of {model}, broker and clients on them; load average at the start {load}\n",
+        settings.lanes,
+        native::version()
+    )
+}
