@@ -28,8 +28,9 @@ pub const ORIGIN: &[u8] = b"hw-origin";
 /// a mebibyte (`message.max.bytes`) by default, and a record too large would abort its transaction for ever.
 const MAX_ROWS_PER_RECORD: usize = 4_096;
 const MAX_BYTES_PER_RECORD: usize = 400_000;
-/// A row that makes a larger record than this can't be written: it becomes a dead letter.
-const MAX_RECORD: usize = 900_000;
+/// A row that makes a larger record than this can't be written: it becomes a dead letter. Clients and brokers refuse
+/// records of about a mebibyte by default, and one that is refused would abort its transaction for ever.
+pub const MAX_RECORD: usize = 900_000;
 
 /// Half of what brokers accept by default.
 const MAX_AHEAD: Millis = 1_800_000;
@@ -186,12 +187,10 @@ impl Writer {
         let user = rows.project(&self.user).map_err(|e| e.to_string())?.with_schema(self.schema.clone()).map_err(|e| e.to_string())?;
         match &mut self.kind {
             Kind::Topic { sink, values, partitions } => topic(sink, values, partitions, rows, &user, task, broker, wall, out),
-            Kind::Repartition { topic, partitions, key } => {
-                repartition(topic, *partitions, key, rows, task, origin, out).map(|()| Vec::new())
-            }
+            Kind::Repartition { topic, partitions, key } => repartition(topic, *partitions, key, rows, task, origin, out),
             Kind::Outbox { topic, partitions } => {
-                for part in pieces(&user) {
-                    let value = encode_batch(&part)?;
+                let (values, large) = encode_pieces(&user)?;
+                for value in values {
                     // Stamped when written: by event time, old rows could expire before they are delivered.
                     out.push(Outgoing {
                         topic,
@@ -203,7 +202,7 @@ impl Writer {
                         tag: None,
                     });
                 }
-                Ok(Vec::new())
+                Ok(large.into_iter().map(|row| (row, too_large())).collect())
             }
         }
     }
@@ -227,12 +226,27 @@ impl Writer {
     }
 }
 
-/// Cuts rows into pieces that fit into a record each.
-fn pieces(rows: &RecordBatch) -> Vec<RecordBatch> {
+/// Encodes rows in pieces that fit into a record each; also the rows that don't fit into one alone.
+fn encode_pieces(rows: &RecordBatch) -> Result<(Vec<Vec<u8>>, Vec<usize>), String> {
     let n = rows.num_rows();
     let per_row = (rows.get_array_memory_size() / n.max(1)).max(1);
     let size = (MAX_BYTES_PER_RECORD / per_row).clamp(1, MAX_ROWS_PER_RECORD);
-    (0..n).step_by(size).map(|start| rows.slice(start, size.min(n - start))).collect()
+    let (mut values, mut large) = (Vec::new(), Vec::new());
+    // Rows of very different sizes can make a piece too large after all: it is halved until it fits.
+    let mut open: Vec<(usize, usize)> = (0..n).step_by(size).map(|start| (start, size.min(n - start))).rev().collect();
+    while let Some((start, length)) = open.pop() {
+        let value = encode_batch(&rows.slice(start, length))?;
+        match length {
+            _ if value.len() <= MAX_RECORD => values.push(value),
+            1 => large.push(start),
+            _ => open.extend([(start + length / 2, length - length / 2), (start, length / 2)]),
+        }
+    }
+    Ok((values, large))
+}
+
+fn too_large() -> String {
+    format!("the row makes a record of more than {MAX_RECORD} bytes")
 }
 
 fn times(rows: &RecordBatch) -> Option<&[Millis]> {
@@ -311,8 +325,10 @@ fn topic(
             unwritable.push((row, cause));
             continue;
         }
-        if out.bytes.len() - start > MAX_RECORD {
-            let cause = format!("the record would have {} bytes, more than the {MAX_RECORD} that can be written", out.bytes.len() - start);
+        let headers = carried.filter(|c| c.is_valid(row)).map(|c| c.value(row));
+        let size = out.bytes.len() - start + headers.map_or(0, <[u8]>::len);
+        if size > MAX_RECORD {
+            let cause = format!("the record would have {size} bytes, more than the {MAX_RECORD} that can be written");
             out.bytes.truncate(start);
             unwritable.push((row, cause));
             continue;
@@ -330,7 +346,7 @@ fn topic(
                 None => task.rem_euclid(partitions),
             },
         };
-        let headers = carried.filter(|c| c.is_valid(row)).map(|c| out.append(c.value(row)));
+        let headers = headers.map(|bytes| out.append(bytes));
         let timestamp = match &stamps {
             Some(stamps) => stamps.get(row).copied().flatten(),
             None => event_times.and_then(|t| t.get(row).copied()),
@@ -405,7 +421,7 @@ fn repartition(
     task: i32,
     origin: &Origin,
     out: &mut Outbox,
-) -> Result<(), String> {
+) -> Result<Vec<Unwritable>, String> {
     let mut parts: Vec<Vec<u32>> = vec![Vec::new(); partitions.max(1) as usize];
     let columns: Vec<ArrayRef> = key.iter().map(|name| column_at(rows, name)).collect::<Option<_>>().ok_or("a key column is missing")?;
     let single = match columns.as_slice() {
@@ -430,10 +446,12 @@ fn repartition(
     let source = format!("{} {}", origin.topic, origin.partition);
     let writer = task.to_string();
     let headers: [(&[u8], Option<&[u8]>); 2] = [(WRITER, Some(writer.as_bytes())), (ORIGIN, Some(source.as_bytes()))];
+    let mut unwritable = Vec::new();
     for (target, part) in parts.into_iter().enumerate().filter(|(_, p)| !p.is_empty()) {
-        let part = take_record_batch(rows, &UInt32Array::from(part)).map_err(|e| e.to_string())?;
-        for piece in pieces(&part) {
-            let value = encode_batch(&piece)?;
+        let taken = take_record_batch(rows, &UInt32Array::from(part.clone())).map_err(|e| e.to_string())?;
+        let (values, large) = encode_pieces(&taken)?;
+        unwritable.extend(large.iter().filter_map(|at| part.get(*at)).map(|row| (*row as usize, too_large())));
+        for value in values {
             out.push(Outgoing {
                 topic,
                 partition: target as i32,
@@ -445,7 +463,7 @@ fn repartition(
             });
         }
     }
-    Ok(())
+    Ok(unwritable)
 }
 
 /// A column by its (possibly dotted) path.

@@ -1,7 +1,5 @@
 CREATE TABLE IF NOT EXISTS `analytics`.`inventory_levels` (
     `sku` String,
-    `window_start` DateTime64(3, 'UTC'),
-    `window_end` DateTime64(3, 'UTC'),
     `balance` Int64,
     `movements` Int64,
     `reorder_level` Int32,

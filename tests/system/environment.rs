@@ -13,12 +13,16 @@ pub const HW: &str = env!("CARGO_BIN_EXE_hw");
 /// The services. Tests take them one at a time: they share two cores, and some of them break a service.
 pub fn exclusive() -> MutexGuard<'static, Ephemeral> {
     static ENVIRONMENT: OnceLock<Mutex<Ephemeral>> = OnceLock::new();
-    let environment = ENVIRONMENT.get_or_init(|| {
-        let front = vec![HW.into(), "local".into(), "clickhouse-front".into()];
-        let options = Options { registry: true, clickhouse: true, clickhouse_front: front, ..Options::new("") };
-        Mutex::new(Ephemeral::up(&options).unwrap_or_else(|e| panic!("the local environment does not start: {e}")))
-    });
+    let environment = ENVIRONMENT.get_or_init(|| Mutex::new(fresh()));
     environment.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// Services of one test's own, for loads that must not meet those of other tests: event time has one past only.
+/// Hold the guard of [`exclusive`] beside them.
+pub fn fresh() -> Ephemeral {
+    let front = vec![HW.into(), "local".into(), "clickhouse-front".into()];
+    let options = Options { registry: true, clickhouse: true, clickhouse_front: front, ..Options::new("") };
+    Ephemeral::up(&options).unwrap_or_else(|e| panic!("the local environment does not start: {e}"))
 }
 
 /// Waits until `done` holds; what it says otherwise is part of the failure.

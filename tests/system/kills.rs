@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headwater_local::Ephemeral;
 
-use crate::environment::{HW, clickhouse, exclusive, oracle, wait_until};
+use crate::environment::{HW, clickhouse, exclusive, fresh, oracle, wait_until};
 use crate::worker::{Worker, pipeline};
 
 /// Every named step of the lane's and the delivery's protocol.
@@ -90,7 +90,7 @@ fn order_analytics(dir: &std::path::Path, name: &str) -> std::path::PathBuf {
 /// In = passed + filtered + late + rejected + held, for every step of what this worker committed.
 fn ledger_is_exact(worker: &Worker) {
     for step in ["valid", "lines", "enriched", "per_minute", "summary", "routed"] {
-        let of = |name: &str| worker.metric(name, &[&format!("step=\"{step}\"")]).unwrap_or_else(|e| panic!("{e}"));
+        let of = |name: &str| worker.metric(name, &[&format!("step=\"{step}\"")]).unwrap_or_else(|e| panic!("{e}\n{}", worker.log_tail()));
         let (rows, gone, held) = (of("headwater_step_rows_in_total"), of("headwater_step_rows_total"), of("headwater_step_rows_held"));
         assert_eq!(rows, gone + held, "the ledger of `{step}`: {rows} in, {gone} gone, {held} held");
     }
@@ -98,7 +98,7 @@ fn ledger_is_exact(worker: &Worker) {
 
 #[test]
 fn killed_workers_change_nothing() {
-    let environment = exclusive();
+    let (_turn, environment) = (exclusive(), fresh());
     let dir = tempfile::tempdir().unwrap();
     let file = order_analytics(dir.path(), "killed");
     let mut load = generator(&environment, 1, 10_000_000, 1_500);
@@ -157,7 +157,7 @@ fn killed_workers_change_nothing() {
 /// here, for its repartition topics carry no time of their source partitions).
 #[test]
 fn a_catch_up_drops_no_row_that_was_in_time() {
-    let environment = exclusive();
+    let (_turn, environment) = (exclusive(), fresh());
     let dir = tempfile::tempdir().unwrap();
     let load = generator(&environment, 2, 60_000, 1_000_000).wait().expect("the generator ran");
     assert!(load.success(), "the generator failed");

@@ -26,6 +26,8 @@ pub fn pipeline(dir: &Path, shipped: &str, replace: &[(&str, &str)]) -> PathBuf 
 pub struct Worker {
     child: Child,
     log: PathBuf,
+    /// Length of the log when it was started: what stands before is of an earlier one in the same slot.
+    began: usize,
 }
 
 impl Worker {
@@ -33,6 +35,7 @@ impl Worker {
     pub fn start(environment: &Ephemeral, pipeline: &Path, dir: &Path, slot: usize, fail: Option<&str>) -> Worker {
         let log = dir.join(format!("worker-{slot}.log"));
         let file = File::options().create(true).append(true).open(&log).expect("a log file");
+        let began = file.metadata().expect("a log file").len() as usize;
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml");
         let mut command = Command::new(HW);
         command.arg("run").arg(pipeline).arg("--config").arg(config).arg("--plain-logs");
@@ -46,7 +49,7 @@ impl Worker {
             None => command.env_remove("HW_FAIL"),
         };
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn().expect("hw starts");
-        Worker { child, log }
+        Worker { child, log, began }
     }
 
     /// SIGKILL, now.
@@ -80,7 +83,7 @@ impl Worker {
         let mut found = String::new();
         wait_until("the worker's address", Duration::from_secs(60), || {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-            let last = log.lines().rev().find_map(|l| {
+            let last = log.get(self.began..).unwrap_or_default().lines().rev().find_map(|l| {
                 l.split("http=\"")
                     .nth(1)
                     .and_then(|r| r.split('"').next())

@@ -10,6 +10,7 @@ use operator_core::batch::OFFSET;
 use super::{Lane, LaneEnd};
 use crate::broker::{Outgoing, RecordSet, TopicPartition};
 use crate::decode::BadRecord;
+use crate::output::MAX_RECORD;
 use crate::plan::dead_letters;
 use crate::task::Leaving;
 
@@ -107,7 +108,16 @@ impl Lane {
             ("hw-offset", letter.offset.to_string()),
             ("hw-timestamp", timestamp),
         ];
+        // A copy that brokers refuse would abort its transaction for ever: such a letter says where the record is.
+        let carried_size: usize = carried.iter().map(|(n, v)| n.len() + v.as_ref().map_or(0, Vec::len)).sum();
+        let size = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + carried_size;
+        let omitted = (size > MAX_RECORD).then(|| format!("key, value and headers, {size} bytes: read them at hw-topic, -partition, -offset"));
+        if omitted.is_some() {
+            (key, value) = (None, None);
+            carried.clear();
+        }
         let mut headers: Vec<(&[u8], Option<&[u8]>)> = carried.iter().map(|(n, v)| (n.as_slice(), v.as_deref())).collect();
+        headers.extend(omitted.iter().map(|text| (&b"hw-omitted"[..], Some(text.as_bytes()))));
         headers.extend(ours.iter().map(|(n, v)| (n.as_bytes(), Some(v.as_bytes()))));
         // Stamped when written: a backfill's letters must not expire at once.
         self.outbox.push(Outgoing {

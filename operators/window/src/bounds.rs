@@ -9,9 +9,17 @@ pub struct Windows {
     /// Divides `size`; equal to it for tumbling windows.
     pub every: Millis,
     pub lateness: Millis,
+    /// One window for all time, which never closes.
+    pub unbounded: bool,
 }
 
+/// Where the window for all time ends, in state: past every event time that can be processed.
+const FOREVER: Millis = Millis::MAX - 1;
+
 impl Windows {
+    /// The one window for all time.
+    pub const UNBOUNDED: Windows = Windows { size: 1, every: 1, lateness: 0, unbounded: true };
+
     /// How many windows every event time is in.
     pub fn overlapping(&self) -> i64 {
         self.size / self.every
@@ -21,6 +29,9 @@ impl Windows {
     /// of them, or its end plus lateness, is out of range.
     #[inline]
     pub fn last_end(&self, time: Millis) -> Option<Millis> {
+        if self.unbounded {
+            return Some(FOREVER);
+        }
         let into = time.rem_euclid(self.every);
         // The first window starts `size - every` before the last one does.
         let start = time.checked_sub(into)?;
@@ -47,7 +58,7 @@ mod tests {
     use super::*;
 
     fn windows(size: Millis, every: Millis) -> Windows {
-        Windows { size, every, lateness: 0 }
+        Windows { size, every, lateness: 0, unbounded: false }
     }
 
     #[test]
@@ -56,6 +67,15 @@ mod tests {
         for (time, end) in [(0, 60_000), (59_999, 60_000), (60_000, 120_000), (-1, 0), (-60_000, 0), (-60_001, -60_000)] {
             assert_eq!(minute.last_end(time), Some(end), "{time}");
         }
+    }
+
+    #[test]
+    fn the_window_for_all_time_takes_every_row_and_never_closes() {
+        for time in [i64::MIN, -1, 0, i64::MAX] {
+            let end = Windows::UNBOUNDED.last_end(time).unwrap();
+            assert!(!Windows::UNBOUNDED.is_closed(end, time) || time == i64::MAX);
+        }
+        assert_eq!(Windows::UNBOUNDED.overlapping(), 1);
     }
 
     #[test]

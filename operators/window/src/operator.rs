@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, TimestampMillisecondArray, UInt32Array};
 use arrow::compute::{take, take_record_batch};
-use operator_core::batch::derived_system_columns;
+use operator_core::batch::{HEADERS, derived_system_columns};
 use operator_core::{Batch, Cx, Millis, NO_WATERMARK, Operator, Port, StateError, Time, keys};
 
 use crate::accumulator::Row;
@@ -32,6 +32,11 @@ use crate::values::{Column, build};
 const LATE: Port = Port(1);
 /// The most entries of state that are read, emitted and deleted at a time: a bound on memory.
 const MAX_ENTRIES: usize = MAX_ROWS;
+
+/// Most bytes of a group's columns, and of a DISTINCT value: keys of state.
+const MAX_KEY: usize = 1 << 16;
+/// Most bytes of texts that one group keeps, over all its aggregates.
+const MAX_KEPT: usize = 1 << 19;
 
 /// One window step in one partition.
 #[derive(Debug)]
@@ -130,6 +135,9 @@ impl WindowOperator {
         }
         self.group.clear();
         keys::encode(&rows.group, row.index, &mut self.group);
+        if let Some(cause) = too_large(plan, rows, &self.group, row.index) {
+            return Ok(Fate::Rejected(cause));
+        }
         self.open.clear();
         let mut end = last;
         for _ in 0..plan.windows.overlapping() {
@@ -215,7 +223,7 @@ impl WindowOperator {
             if !results.is_empty() {
                 let system = derived_system_columns(results.times(), emitted);
                 let columns = plan.group_types.iter().zip(&mut group).map(|(t, values)| build(t, &std::mem::take(values)));
-                let rows = results.take(plan, columns.collect(), system)?;
+                let rows = results.take(plan, columns.collect(), system.to_vec())?;
                 if plan.emit == Emit::OnClose {
                     cx.emit(Port::OUT, rows);
                 }
@@ -245,6 +253,21 @@ impl WindowOperator {
         })?;
         earliest
     }
+}
+
+/// Entries of state are records of a changelog, and brokers refuse records of a mebibyte: one such entry would abort
+/// its transaction for ever. So what goes into an entry is bounded row by row.
+fn too_large(plan: &WindowPlan, rows: &Rows<'_>, group: &[u8], row: usize) -> Option<String> {
+    if group.len() > MAX_KEY {
+        return Some(format!("the columns to group by have {} bytes, more than {MAX_KEY}", group.len()));
+    }
+    let distinct: usize = rows.distinct.iter().map(|(_, a)| a.iter().map(|a| Column::new(a).width(row)).sum::<usize>()).max().unwrap_or(0);
+    if distinct > MAX_KEY {
+        return Some(format!("a DISTINCT value has {distinct} bytes, more than {MAX_KEY}"));
+    }
+    let limit = MAX_KEPT / plan.wide.len().max(1);
+    let widest = plan.wide.iter().filter_map(|place| rows.columns.get(*place)).map(|column| column.width(row)).max().unwrap_or(0);
+    (widest > limit).then(|| format!("a value to keep in state has {widest} bytes, more than {limit}"))
 }
 
 impl Operator for WindowOperator {
@@ -374,15 +397,23 @@ impl Updates {
             return Ok(());
         }
         let row = |index: &u32| rows.system.row(*index as usize);
-        let system: [ArrayRef; 3] = [
-            Arc::new(TimestampMillisecondArray::from(self.results.times()).with_timezone("UTC")),
+        let times = match plan.windows.unbounded {
+            true => self.rows.iter().map(|i| row(i).0.time).collect(),
+            false => self.results.times(),
+        };
+        let mut system: Vec<ArrayRef> = vec![
+            Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC")),
             Arc::new(self.rows.iter().map(|i| row(i).1.saturating_sub(plan.windows.lateness)).collect::<Int64Array>()),
             Arc::new(self.rows.iter().map(|i| row(i).0.offset).collect::<Int64Array>()),
         ];
         let indices = UInt32Array::from(std::mem::take(&mut self.rows));
+        let unfit = |e| StateError::new(format!("updates of {} rows: {e}", rows.batch.num_rows()));
+        if plan.headers {
+            let headers = rows.batch.rows.column_by_name(HEADERS).ok_or_else(|| StateError::new("a batch came without its headers"))?;
+            system.push(take(headers, &indices, None).map_err(unfit)?);
+        }
         let group = rows.group.iter().map(|column| take(column, &indices, None)).collect::<Result<Vec<_>, _>>();
-        let group = group.map_err(|e| StateError::new(format!("groups of {} rows: {e}", rows.batch.num_rows())))?;
-        cx.emit(Port::OUT, self.results.take(plan, group, system)?);
+        cx.emit(Port::OUT, self.results.take(plan, group.map_err(unfit)?, system)?);
         Ok(())
     }
 }

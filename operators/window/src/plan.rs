@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use operator_core::batch::{is_system, system_fields, time_type, user_fields};
+use operator_core::batch::{HEADERS, is_system, system_fields, time_type, user_fields};
 use operator_core::diagnostic::names;
 use operator_core::keys::is_groupable;
 use operator_core::{Diagnostic, KeyEffect, Millis, OutputPort, PlanCx, Planned, Span};
@@ -28,6 +28,8 @@ const WINDOW_END: &str = "window_end";
 pub struct WindowPlan {
     pub windows: Windows,
     pub emit: Emit,
+    /// Results carry the headers of the record that changed them: `on_update` only, since a closed window has many.
+    pub headers: bool,
     pub inputs: Inputs,
     /// Places of the group columns in `inputs`, and their types.
     pub group: Vec<usize>,
@@ -35,6 +37,8 @@ pub struct WindowPlan {
     pub aggregates: Vec<Aggregate>,
     /// Places of the aggregates that may refuse a row.
     pub guarded: Vec<usize>,
+    /// Inputs whose values are kept in a group's entry and have no fixed size: texts and bytes.
+    pub wide: Vec<usize>,
     /// Places of the aggregates that keep values of their own in state.
     pub distinct: Vec<usize>,
     /// Schema of the main output.
@@ -59,16 +63,20 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
     let aggregates = computed(window, schema, &group, &mut inputs, &mut problems);
     let (Some(windows), true) = (windows, problems.is_empty()) else { return Err(problems) };
 
-    let bounds = [WINDOW_START, WINDOW_END].map(|name| Arc::new(Field::new(name, time_type(), false)));
+    let bounds = [WINDOW_START, WINDOW_END].into_iter().filter(|_| !windows.unbounded);
+    let bounds = bounds.map(|name| Arc::new(Field::new(name, time_type(), false)));
+    let headers = schema.field_with_name(HEADERS).ok().filter(|_| window.emit == Emit::OnUpdate).cloned();
     let results = aggregates.iter().map(|a| Arc::new(Field::new(&a.name, a.data_type.clone(), a.nullable)));
-    let fields = group.iter().map(|g| g.field.clone()).chain(bounds).chain(results).chain(system_fields().map(Arc::new));
+    let fields = group.iter().map(|g| g.field.clone()).chain(bounds).chain(results).chain(system_fields().map(Arc::new)).chain(headers.clone().map(Arc::new));
     let output = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     let plan = Arc::new(WindowPlan {
         windows,
         emit: window.emit,
+        headers: headers.is_some(),
         group: group.iter().map(|g| g.place).collect(),
         group_types: group.iter().map(|g| g.field.data_type().clone()).collect(),
         guarded: places(&aggregates, |a| a.function.can_refuse()),
+        wide: wide(&aggregates),
         distinct: places(&aggregates, |a| a.function == Function::CountDistinct),
         inputs,
         aggregates,
@@ -86,7 +94,8 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
         warnings.push(Diagnostic::warning("single-partition", warning).at(["by"]).help("name columns to group by, if there are any"));
     }
     let details = details(window, &plan);
-    let outputs = vec![OutputPort::main(plan.schema.clone(), KeyEffect::Columns(by)), late];
+    let mut outputs = vec![OutputPort::main(plan.schema.clone(), KeyEffect::Columns(by))];
+    outputs.extend((!plan.windows.unbounded).then_some(late));
     Planned {
         outputs,
         needs_key: Some(group.iter().map(|g| g.path.clone()).collect()),
@@ -103,13 +112,22 @@ fn places(aggregates: &[Aggregate], wanted: impl Fn(&Aggregate) -> bool) -> Vec<
     aggregates.iter().enumerate().filter(|(_, a)| wanted(a)).map(|(place, _)| place).collect()
 }
 
+fn wide(aggregates: &[Aggregate]) -> Vec<usize> {
+    let keeps = |a: &&Aggregate| matches!(a.function, Function::Min | Function::Max | Function::First | Function::Last);
+    let of_any_size = |a: &&Aggregate| matches!(a.data_type, DataType::Utf8 | DataType::Binary);
+    aggregates.iter().filter(keeps).filter(of_any_size).flat_map(|a| a.inputs.iter().copied()).collect()
+}
+
 fn windows(window: &Window) -> Result<Windows, Diagnostic> {
+    if window.unbounded {
+        return unbounded(window);
+    }
     let (size, every, key) = match (window.tumbling, window.hopping) {
         (Some(size), None) => (size, size, "tumbling"),
         (None, Some(hopping)) => (hopping.size, hopping.every, "hopping"),
         (None, None) => {
             return Err(Diagnostic::error("no-window", "the length of the window is missing")
-                .help("write `tumbling: 1m`, or `hopping: { size: 5m, every: 1m }` for windows that overlap"));
+                .help("write `tumbling: 1m`, `hopping: { size: 5m, every: 1m }` for windows that overlap, or `unbounded: true` for running totals"));
         }
         (Some(_), Some(_)) => {
             return Err(Diagnostic::error("two-windows", "windows either tumble or hop").at(["hopping"]).help("remove one of the two"));
@@ -129,13 +147,29 @@ fn windows(window: &Window) -> Result<Windows, Diagnostic> {
         let message = format!("{size} is not a whole multiple of {every}: some rows would be in more windows than others");
         return Err(error("uneven-window", message).help(format!("use a size of {} or {}", sizes.0, sizes.1)));
     }
-    let windows = Windows { size: size.millis(), every: every.millis(), lateness: window.lateness.millis() };
+    let windows = Windows { size: size.millis(), every: every.millis(), lateness: window.lateness.millis(), unbounded: false };
     if windows.overlapping() > MAX_OVERLAPPING {
         let message = format!("every row would be in {} windows; at most {MAX_OVERLAPPING} may overlap", windows.overlapping());
         let every = Span((windows.size + MAX_OVERLAPPING - 1) / MAX_OVERLAPPING);
         return Err(error("too-many-windows", message).help(format!("use `every: {every}` or more")));
     }
     Ok(windows)
+}
+
+/// The window for all time, if nothing else in the configuration contradicts it.
+fn unbounded(window: &Window) -> Result<Windows, Diagnostic> {
+    let wrong = |key: &str, message: &str, help: &str| Err(Diagnostic::error("unbounded-window", message).at([key]).help(help));
+    if window.tumbling.is_some() || window.hopping.is_some() {
+        return wrong("unbounded", "a window is either unbounded or has a length", "remove one of the two");
+    }
+    if window.emit == Emit::OnClose {
+        let key = "unbounded";
+        return wrong(key, "an unbounded window never closes, so that `emit: on_close` would emit nothing", "write `emit: on_update`");
+    }
+    if window.lateness.millis() != 0 {
+        return wrong("lateness", "in an unbounded window no row is late", "remove `lateness`");
+    }
+    Ok(Windows::UNBOUNDED)
 }
 
 fn groups(window: &Window, schema: &SchemaRef, inputs: &mut Inputs, problems: &mut Vec<Diagnostic>) -> Vec<Group> {
@@ -215,8 +249,9 @@ fn computed(window: &Window, schema: &SchemaRef, group: &[Group], inputs: &mut I
 }
 
 fn details(window: &Window, plan: &WindowPlan) -> Vec<(String, String)> {
-    let Windows { size, every, lateness } = plan.windows;
+    let Windows { size, every, lateness, unbounded } = plan.windows;
     let shape = match size == every {
+        _ if unbounded => "one, for all time".to_string(),
         true => format!("tumbling, {}", Span(size)),
         false => format!("hopping, {} every {}: each row is in {} windows", Span(size), Span(every), plan.windows.overlapping()),
     };
@@ -227,7 +262,10 @@ fn details(window: &Window, plan: &WindowPlan) -> Vec<(String, String)> {
     for aggregate in plan.distinct.iter().filter_map(|place| plan.aggregates.get(*place)) {
         state.push_str(&format!("; one entry of about {} bytes for each distinct value of `{}`", key_bytes(plan) + 12, aggregate.name));
     }
-    let expires = format!("when the watermark is {} past the window's end", Span(lateness));
+    let expires = match unbounded {
+        true => "never: one entry per group for good".to_string(),
+        false => format!("when the watermark is {} past the window's end", Span(lateness)),
+    };
     [
         ("windows", shape),
         ("lateness", Span(lateness as Millis).to_string()),

@@ -48,12 +48,13 @@ impl Results {
     }
 
     /// Takes the rows out as a batch: `group` columns, window, computed columns, `system` columns.
-    pub fn take(&mut self, plan: &WindowPlan, group: Vec<ArrayRef>, system: [ArrayRef; 3]) -> Result<RecordBatch, StateError> {
+    pub fn take(&mut self, plan: &WindowPlan, group: Vec<ArrayRef>, system: Vec<ArrayRef>) -> Result<RecordBatch, StateError> {
         let rows = self.ends.len();
         let starts: Vec<Millis> = self.ends.iter().map(|end| end.saturating_sub(plan.windows.size)).collect();
         let ends = std::mem::take(&mut self.ends);
         let mut columns = group;
-        columns.extend([starts, ends].map(|v| Arc::new(TimestampMillisecondArray::from(v).with_timezone("UTC")) as ArrayRef));
+        let bounds = [starts, ends].into_iter().filter(|_| !plan.windows.unbounded);
+        columns.extend(bounds.map(|v| Arc::new(TimestampMillisecondArray::from(v).with_timezone("UTC")) as ArrayRef));
         for (aggregate, values) in plan.aggregates.iter().zip(&mut self.computed) {
             columns.push(build(&aggregate.data_type, values));
             values.clear();

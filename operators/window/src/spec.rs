@@ -12,12 +12,17 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 #[serde(deny_unknown_fields)]
 pub struct Window {
     /// Length of windows that follow one another without a gap (`1m`: every row is in one window). Windows start at
-    /// whole multiples of their length since 1970-01-01T00:00Z. Either this or `hopping`.
+    /// whole multiples of their length since 1970-01-01T00:00Z. One of this, `hopping` and `unbounded`.
     #[serde(default)]
     pub tumbling: Option<Span>,
     /// Windows that overlap: every row is in `size / every` of them.
     #[serde(default)]
     pub hopping: Option<Hopping>,
+    /// `true`: one window for all time, for running totals such as stock or balances. It never closes, so that results
+    /// come with `emit: on_update`, no row is late, and each group keeps its state for good. Results have the event
+    /// time of the row that changed them, and no `window_start` and `window_end`.
+    #[serde(default)]
+    pub unbounded: bool,
     /// The columns to group by; a path such as `data.sku` reaches into a structure. Each becomes a column of the result,
     /// named by the last part of its path. `[]` puts all rows into one group, which then lives in one partition.
     pub by: Vec<String>,
@@ -170,7 +175,7 @@ mod tests {
     fn every_field_is_described() {
         let schema = schemars::schema_for!(Window);
         let properties = schema.get("properties").and_then(|p| p.as_object()).unwrap();
-        assert_eq!(properties.len(), 6);
+        assert_eq!(properties.len(), 7);
         for (name, property) in properties {
             assert!(property.get("description").is_some(), "{name}");
         }

@@ -121,6 +121,17 @@ impl<'a> Column<'a> {
         self.absent || self.nulls.is_some_and(|nulls| nulls.is_null(row))
     }
 
+    /// Bytes of the text or byte string in `row`; 0 for every other type and for nulls.
+    #[inline]
+    pub fn width(&self, row: usize) -> usize {
+        match self.typed {
+            _ if self.is_null(row) => 0,
+            Typed::Text(array) => array.value(row).len(),
+            Typed::Bytes(array) => array.value(row).len(),
+            _ => 0,
+        }
+    }
+
     /// The number in `row`; `None` for a null and for types that are not whole numbers inside.
     #[inline]
     pub fn int(&self, row: usize) -> Option<i128> {
