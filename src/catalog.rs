@@ -8,7 +8,7 @@ use headwater_engine::broker::Broker;
 use headwater_engine::plan::{Catalog, Registered};
 use parking_lot::Mutex;
 
-use crate::schema_registry::Registry;
+use crate::schema_registry::{Registry, RegistryError};
 
 /// Subjects of a schema registry, asked and waited for: planning and sinks need them before a record is read.
 pub trait Subjects: Send + Sync {
@@ -16,6 +16,10 @@ pub trait Subjects: Send + Sync {
     fn latest(&self, subject: &str) -> Result<Option<Registered>, String>;
     /// Registers an Avro schema and returns its id.
     fn register(&self, subject: &str, text: &str) -> Result<u32, String>;
+    /// Why the registry can't be asked at this moment, if so.
+    fn unreachable(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The registry of the environment.
@@ -32,6 +36,13 @@ impl Subjects for RegistrySubjects {
 
     fn register(&self, subject: &str, text: &str) -> Result<u32, String> {
         self.runtime.block_on(self.registry.register(subject, text)).map_err(|e| e.to_string())
+    }
+
+    fn unreachable(&self) -> Option<String> {
+        match self.runtime.block_on(self.registry.latest("headwater-is-there-a-registry")) {
+            Err(RegistryError::Unavailable(why)) => Some(format!("schema registry: {why}")),
+            _ => None,
+        }
     }
 }
 

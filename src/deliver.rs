@@ -10,7 +10,9 @@ use headwater_engine::plan::{Output, Target};
 use headwater_engine::worker::Stop;
 use operator_core::batch::user_fields;
 
-use crate::clickhouse::{ClickHouse, Config, Connection, Guarantee, Secret, Table, TableOptions, ensure_table, inspect};
+use crate::clickhouse::{
+    ClickHouse, ClickHouseError, Config, Connection, Guarantee, Inspection, Secret, Table, TableOptions, ensure_table, inspect,
+};
 use crate::config::ClickHouseConfig;
 use crate::diagnose::Problem;
 use crate::run::Prepared;
@@ -24,15 +26,26 @@ pub struct Delivering {
     broker: Arc<dyn Broker>,
     /// Makes the target anew after a failure.
     target: MakeTarget,
+    /// Made already.
+    first: Option<Box<dyn delivery::Target>>,
     settings: Settings,
     counters: Arc<Counters>,
 }
 
+/// Why there is no target.
+pub enum NoTarget {
+    /// The service can't be reached, or is in trouble: it is tried again.
+    NotNow(String),
+    /// The table can't be written as the pipeline says: a person must act.
+    Refused(String),
+}
+
 /// Makes a target, again after a failure.
-pub type MakeTarget = Box<dyn Fn() -> Box<dyn delivery::Target> + Send>;
+pub type MakeTarget = Box<dyn Fn() -> Result<Box<dyn delivery::Target>, NoTarget> + Send>;
 
 impl Delivering {
-    /// Connects, creates the table if the configuration says so, and looks at what it can promise.
+    /// Looks at what the table can promise, creating it if the configuration says so. A service that can't be reached
+    /// is no error: this sink waits for it, and the table is checked then.
     pub fn prepare(
         prepared: &Prepared,
         output: &Output,
@@ -43,20 +56,30 @@ impl Delivering {
         let Target::Outbox { table, .. } = &output.target else {
             return Err(Problem::plain("not a ClickHouse sink"));
         };
-        let wrong = |e: &dyn std::fmt::Display| Problem::plain(format!("sink `{}`: {e}", output.name));
-        let connection = connect(config)?;
-        let table = Table::parse(table).map_err(|e| wrong(&e))?;
-        let schema = rows_of(output);
+        let gate = Gate {
+            sink: output.name.clone(),
+            connection: connect(config)?,
+            table: Table::parse(table).map_err(|e| Problem::plain(format!("sink `{}`: {e}", output.name)))?,
+            schema: rows_of(output),
+            create: config.create_tables,
+            wanted: if config.allow_weaker_guarantee { Guarantee::AtLeastOnce } else { Guarantee::ExactlyOnce },
+        };
         let runtime = prepared.services.runtime.clone();
-        if config.create_tables {
-            runtime.block_on(ensure_table(&connection, &table, &schema, &TableOptions::default())).map_err(|e| wrong(&e))?;
-        }
-        let inspection = runtime.block_on(inspect(&connection, &table, &schema)).map_err(|e| wrong(&e))?;
-        let wanted = if config.allow_weaker_guarantee { Guarantee::AtLeastOnce } else { Guarantee::ExactlyOnce };
-        inspection.require(wanted).map_err(|e| wrong(&e))?;
-        tracing::info!(sink = %output.name, table = %table, version = %inspection.version, guarantee = %inspection.guarantee, reasons = ?inspection.reasons, "the table was checked");
-        let target = move || -> Box<dyn delivery::Target> { Box::new(ClickHouse::new(connection.clone(), &inspection, runtime.clone())) };
-        Delivering::to(prepared, output, session_timeout, slot, Box::new(target))
+        let make = move || -> Result<Box<dyn delivery::Target>, NoTarget> {
+            let inspection = runtime.block_on(gate.pass())?;
+            Ok(Box::new(ClickHouse::new(gate.connection.clone(), &inspection, runtime.clone())))
+        };
+        let first = match make() {
+            Ok(target) => Some(target),
+            Err(NoTarget::NotNow(why)) => {
+                tracing::warn!(sink = %output.name, cause = %why, "this sink waits for ClickHouse; all others go on");
+                None
+            }
+            Err(NoTarget::Refused(why)) => return Err(Problem::plain(format!("sink `{}`: {why}", output.name))),
+        };
+        let mut delivering = Delivering::to(prepared, output, session_timeout, slot, Box::new(make))?;
+        delivering.first = first;
+        Ok(delivering)
     }
 
     /// Delivery of an output to any target.
@@ -74,7 +97,8 @@ impl Delivering {
             session_timeout,
             ..Settings::new(&prepared.plan.pipeline, topic, &group, slot)
         };
-        Ok(Delivering { sink: output.name.clone(), broker: prepared.services.broker.clone(), target, settings, counters: Arc::default() })
+        let (sink, broker) = (output.name.clone(), prepared.services.broker.clone());
+        Ok(Delivering { sink, broker, target, first: None, settings, counters: Arc::default() })
     }
 
     pub fn counters(&self) -> Arc<Counters> {
@@ -82,22 +106,65 @@ impl Delivering {
     }
 
     /// Delivers until told to stop, or until a person must act.
-    pub fn run(self, stop: &Stop) -> Result<(), String> {
+    pub fn run(mut self, stop: &Stop) -> Result<(), String> {
+        let _span = tracing::info_span!("sink", pipeline = %self.settings.pipeline, sink = %self.sink).entered();
         let mut backoff = BACKOFF.0;
         while !stop.is_stopped() {
-            let started = Delivery::new(self.broker.clone(), Arc::new(SystemClock::default()), (self.target)(), self.settings.clone());
+            let target = match self.first.take().map_or_else(|| (self.target)(), Ok) {
+                Ok(target) => target,
+                Err(NoTarget::Refused(why)) => return Err(format!("sink `{}`: {why}", self.sink)),
+                Err(NoTarget::NotNow(why)) => {
+                    self.counters.failed(why);
+                    stop.pause(backoff);
+                    backoff = (backoff * 2).min(BACKOFF.1);
+                    continue;
+                }
+            };
+            let started = Delivery::new(self.broker.clone(), Arc::new(SystemClock::default()), target, self.settings.clone());
             let ended = started.and_then(|delivery| delivery.counting(self.counters.clone()).run(stop.flag()));
             match ended {
                 Ok(()) => return Ok(()),
                 Err(e) if needs_a_person(&e) => return Err(format!("sink `{}`: {e}", self.sink)),
                 Err(e) => {
-                    tracing::warn!(sink = %self.sink, cause = %e, "delivery ended; a new one goes on from what is committed");
+                    tracing::warn!(cause = %e, "delivery ended; a new one goes on from what is committed");
+                    self.counters.failed(e.to_string());
                     stop.pause(backoff);
                     backoff = (backoff * 2).min(BACKOFF.1);
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// Exceptions that only a person can end: syntax, unknown database, unknown table, no rights, wrong password.
+const FINAL: [i32; 6] = [62, 60, 81, 192, 497, 516];
+
+/// The check that a table must pass before rows are delivered to it.
+struct Gate {
+    sink: String,
+    connection: Connection,
+    table: Table,
+    schema: Schema,
+    create: bool,
+    wanted: Guarantee,
+}
+
+impl Gate {
+    async fn pass(&self) -> Result<Inspection, NoTarget> {
+        let failed = |e: ClickHouseError| match e {
+            ClickHouseError::Unexpected(_) => NoTarget::Refused(e.to_string()),
+            ClickHouseError::Exception { code, .. } if FINAL.contains(&code) => NoTarget::Refused(e.to_string()),
+            _ => NoTarget::NotNow(e.to_string()),
+        };
+        if self.create {
+            ensure_table(&self.connection, &self.table, &self.schema, &TableOptions::default()).await.map_err(failed)?;
+        }
+        let inspection = inspect(&self.connection, &self.table, &self.schema).await.map_err(failed)?;
+        inspection.require(self.wanted).map_err(failed)?;
+        let Inspection { version, guarantee, reasons, .. } = &inspection;
+        tracing::info!(sink = %self.sink, table = %self.table, %version, %guarantee, ?reasons, "the table was checked");
+        Ok(inspection)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use headwater_engine::broker::{Broker, SystemClock};
+use headwater_engine::broker::{Broker, Failure, SystemClock};
 use headwater_engine::delivery::Counters;
 use headwater_engine::lane::{LaneConfig, World, topics_to_create};
 use headwater_engine::plan::{Output, Plan, Target};
@@ -14,6 +14,7 @@ use headwater_engine::schemas::SchemaSource;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::LoadedTables;
 use headwater_engine::worker::{self, Stop};
+use operator_core::Span;
 use parking_lot::Mutex;
 use sha2::Digest;
 
@@ -49,7 +50,10 @@ pub fn connect(config: &Config, client_id: &str, runtime: &tokio::runtime::Handl
         client_id: client_id.to_string(),
         ..KafkaConfig::new(bootstrap.clone())
     };
-    let broker = Kafka::connect(kafka).map_err(|e| Problem::plain(format!("no Kafka at {bootstrap}: {e}")))?;
+    let broker = Kafka::connect(kafka).map_err(|e| {
+        let problem = Problem::plain(format!("no Kafka at {bootstrap}: {e}"));
+        if e.failure == Failure::Transient { Problem { code: UNREACHABLE.into(), ..problem } } else { problem }
+    })?;
     let (subjects, schemas): (Arc<dyn Subjects>, Arc<dyn SchemaSource>) = match registry(config)? {
         Some(registry) => {
             let schemas = Schemas::new(registry.clone(), runtime.clone());
@@ -67,11 +71,22 @@ fn registry(config: &Config) -> Result<Option<Registry>, Problem> {
     Registry::new(settings).map(Some).map_err(|e| Problem::plain(e.to_string()))
 }
 
+/// Code of a problem that may pass by itself.
+pub const UNREACHABLE: &str = "unreachable";
+
 /// A pipeline that is ready to run: planned against the live services, its topics created.
 pub struct Prepared {
     pub plan: Arc<Plan>,
     pub services: Services,
     pub world: World,
+}
+
+impl Services {
+    /// A service that doesn't answer, and what came instead: what failed because of it may work later.
+    pub fn unreachable(&self) -> Option<String> {
+        let broker = self.broker.topics().err().map(|e| format!("Kafka: {e}"));
+        broker.or_else(|| self.subjects.unreachable())
+    }
 }
 
 /// Plans against the live services and creates the topics the pipeline needs.
@@ -175,9 +190,9 @@ pub struct Running {
     _slot: Slot,
 }
 
-/// Starts lanes, deliveries to ClickHouse, and pages.
-pub fn start(prepared: &Prepared, config: &Config) -> Result<Running, Problem> {
-    start_with(prepared, config, &|output, slot| {
+/// Starts lanes, deliveries to ClickHouse, and pages; `stop` ends them.
+pub fn start(prepared: &Prepared, config: &Config, stop: Stop) -> Result<Running, Problem> {
+    start_with(prepared, config, stop, &|output, slot| {
         let settings = config.clickhouse.as_ref();
         let settings = settings
             .ok_or_else(|| Problem::plain(format!("sink `{}` needs ClickHouse: set `clickhouse.url` in the configuration", output.name)))?;
@@ -189,12 +204,17 @@ pub fn start(prepared: &Prepared, config: &Config) -> Result<Running, Problem> {
 pub type MakeDelivery<'a> = dyn Fn(&Output, &str) -> Result<Delivering, Problem> + 'a;
 
 /// [`start`] with deliveries of the caller's own making.
-pub fn start_with(prepared: &Prepared, config: &Config, make: &MakeDelivery<'_>) -> Result<Running, Problem> {
+pub fn start_with(prepared: &Prepared, config: &Config, stop: Stop, make: &MakeDelivery<'_>) -> Result<Running, Problem> {
+    let (interval, timeout) = (prepared.plan.commit_interval, config.kafka.transaction_timeout.millis());
+    if interval > timeout / 2 {
+        let why = format!("commit_interval is {} and kafka.transaction_timeout {}", Span(interval), Span(timeout));
+        return Err(Problem::plain(format!("{why}: brokers would abort transactions before they end. The timeout must be twice as long")));
+    }
     let slot = Slot::take(&config.worker.state_dir, &prepared.plan.pipeline, config.worker.id.as_deref()).map_err(Problem::plain)?;
-    let stop = Stop::default();
     let (deliveries, counters) = deliveries(prepared, make, &slot, &stop)?;
     let shown = Shown {
         pipeline: prepared.plan.pipeline.clone(),
+        lanes: config.worker.lanes.max(1),
         stats: prepared.world.stats.clone(),
         tables: prepared.world.tables.clone(),
         deliveries: counters,
@@ -226,7 +246,9 @@ fn deliveries(prepared: &Prepared, make: &MakeDelivery<'_>, slot: &Slot, stop: &
         counters.push((output.name.clone(), delivery.counters()));
         let stop = stop.clone();
         let thread = std::thread::Builder::new().name(format!("sink-{}", output.name)).spawn(move || {
-            let ended = delivery.run(&stop);
+            // A panic is a bug, but the process must not live on with a dead sink.
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| delivery.run(&stop)));
+            let ended = ended.unwrap_or_else(|_| Err("a delivery panicked: this is a bug".into()));
             stop.stop();
             ended
         });

@@ -24,6 +24,9 @@ pub struct Checkpoint {
     path: PathBuf,
     file: Option<File>,
     size: u64,
+    /// The file holds everything up to its last position, so that changes may be appended. A file that was lost or could
+    /// not be written is only made anew as a whole.
+    complete: bool,
 }
 
 /// What was found on disk.
@@ -38,13 +41,16 @@ pub struct Loaded {
 impl Checkpoint {
     /// The checkpoint of `name` in `dir`; nothing is read yet.
     pub fn new(dir: &Path, name: &str) -> Checkpoint {
-        Checkpoint { path: dir.join(format!("{name}.ckpt")), file: None, size: 0 }
+        Checkpoint { path: dir.join(format!("{name}.ckpt")), file: None, size: 0, complete: false }
     }
 
     /// Loads the entries into `store`. `None` if there is nothing usable; the store is then empty.
     pub fn load(&mut self, store: &mut Store) -> Option<Loaded> {
         match self.try_load(store) {
-            Ok(Some(loaded)) => Some(loaded),
+            Ok(Some(loaded)) => {
+                self.complete = true;
+                Some(loaded)
+            }
             Ok(None) | Err(_) => {
                 *store = Store::default();
                 self.wipe();
@@ -78,7 +84,8 @@ impl Checkpoint {
         Ok(loaded)
     }
 
-    /// Appends what a commit changed, and the changelog position after it.
+    /// Appends what a commit changed, and the changelog position after it. Only for a file that is complete
+    /// ([`Checkpoint::needs_rewrite`]).
     pub fn append(&mut self, entries: &[(Vec<u8>, Option<Vec<u8>>)], next: i64, wall: Millis) -> io::Result<()> {
         let frame = encode(entries.iter().map(|(k, v)| (k.as_slice(), v.as_deref())), next, wall);
         let result = self.write(&frame);
@@ -107,13 +114,23 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Whether the file holds much more than the state does.
-    pub fn is_bloated(&self, content: usize) -> bool {
-        self.size > REWRITE_BYTES && self.size > 4 * content as u64
+    /// Whether the file must be written as a whole: it holds much more than the state does, or not all of it.
+    pub fn needs_rewrite(&self, content: usize) -> bool {
+        !self.complete || (self.size > REWRITE_BYTES && self.size > 4 * content as u64)
     }
 
     /// Replaces the file by the whole state: written beside it, then renamed over it.
     pub fn rewrite(&mut self, store: &Store, next: i64, wall: Millis) -> io::Result<()> {
+        let result = self.replace(store, next, wall);
+        match result {
+            Ok(()) => self.complete = true,
+            // What is left of the old file would lack what is not appended to it now.
+            Err(_) => self.wipe(),
+        }
+        result
+    }
+
+    fn replace(&mut self, store: &Store, next: i64, wall: Millis) -> io::Result<()> {
         if let Some(dir) = self.path.parent() {
             fs::create_dir_all(dir)?;
         }
@@ -132,6 +149,7 @@ impl Checkpoint {
     pub fn wipe(&mut self) {
         self.file = None;
         self.size = 0;
+        self.complete = false;
         let _ = fs::remove_file(&self.path);
     }
 }

@@ -59,6 +59,10 @@ pub struct Decoder {
     places: Vec<usize>,
 }
 
+/// A batch ends at about this many bytes of columns: small records can have large values (defaults, lists of nulls).
+const MAX_BATCH_BYTES: usize = 32 << 20;
+/// Milliseconds that have a date within the years 1 to 9999.
+const EVENT_TIMES: std::ops::Range<Millis> = -62_135_596_800_000..253_402_300_800_000;
 /// Rows per batch at most: columns stay in the processor's caches.
 pub const MAX_ROWS: usize = 8_192;
 
@@ -104,6 +108,9 @@ impl Decoder {
         let mut raw: Vec<Option<Vec<u8>>> = Vec::new();
         let last = records.len().min(first + MAX_ROWS);
         for index in first..last {
+            if self.rows.estimated_bytes() > MAX_BATCH_BYTES {
+                break;
+            }
             let record = records.get(index);
             let decoded = match (record.value, self.plan.null_values) {
                 (None, NullValues::Skip) => {
@@ -210,7 +217,7 @@ impl Decoder {
                 None => {
                     let cause = match &self.plan.time {
                         TimeSource::Record => "the record has no timestamp".to_string(),
-                        TimeSource::Column(path) => format!("event time `{}` is null", path.join(".")),
+                        TimeSource::Column(path) => format!("event time `{}` is null or not within the years 1 to 9999", path.join(".")),
                     };
                     out.bad.push(BadRecord { index: self.places.get(row).copied().unwrap_or(first), cause });
                     watermarks.push(time.watermark());
@@ -279,7 +286,8 @@ impl Decoder {
         let TimeSource::Column(path) = &self.plan.time else { return Ok(self.timestamps.clone()) };
         let column = column_at(self.plan.value.fields(), columns, path).ok_or_else(|| format!("no column `{}`", path.join(".")))?;
         if let DataType::Int64 = column.data_type() {
-            return Ok(column.as_primitive::<Int64Type>().iter().collect());
+            let times = column.as_primitive::<Int64Type>().iter();
+            return Ok(times.map(|at| at.filter(|at| EVENT_TIMES.contains(at))).collect());
         }
         let millis = cast(&column, &time_type()).map_err(|e| e.to_string())?;
         Ok(millis.as_primitive::<TimestampMillisecondType>().iter().collect())

@@ -14,7 +14,7 @@ use headwater_formats::{AvroEncoder, JsonEncoder, KeyEncoder, encode_batch, part
 use operator_core::batch::{HEADERS, OFFSET, TIME, WATERMARK, time_type, user_fields};
 use operator_core::{Millis, Origin};
 
-use crate::broker::{Broker, BrokerError, Outgoing, Producer};
+use crate::broker::{Broker, BrokerError, Failure, Outgoing, Producer};
 use crate::headers;
 use crate::pipeline::Format;
 use crate::plan::{Output, Target, TopicName, TopicSink};
@@ -393,11 +393,17 @@ fn named(
     if let Some(found) = known.get(&name) {
         return Ok(found.clone());
     }
-    let legal = !name.is_empty() && name.len() <= 249 && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
+    let legal = !matches!(name.as_str(), "" | "." | "..")
+        && name.len() <= 249
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
     if !legal {
         return Err(Unnamed::Never("the row names a topic that can't exist".to_string()));
     }
-    let later = |e: BrokerError| Unnamed::Later(e.to_string());
+    let later = |e: BrokerError| match e.failure {
+        // It can never succeed: no rights, or a name that brokers refuse.
+        Failure::Fatal => Unnamed::Never(e.to_string()),
+        _ => Unnamed::Later(e.to_string()),
+    };
     if broker.partitions(&name).map_err(later)?.is_none()
         && let Some(create) = &sink.create
     {
@@ -425,7 +431,8 @@ fn repartition(
     let mut parts: Vec<Vec<u32>> = vec![Vec::new(); partitions.max(1) as usize];
     let columns: Vec<ArrayRef> = key.iter().map(|name| column_at(rows, name)).collect::<Option<_>>().ok_or("a key column is missing")?;
     let single = match columns.as_slice() {
-        [column] => KeyEncoder::new(column.as_ref()).ok(),
+        // Doubles are routed by value instead: -0.0 and 0.0 are one group.
+        [column] if operator_core::table::is_record_key(column.data_type()) => KeyEncoder::new(column.as_ref()).ok(),
         _ => None,
     };
     let mut bytes = Vec::new();

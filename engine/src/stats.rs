@@ -58,8 +58,9 @@ pub struct SourceCounts {
 /// What one epoch did.
 #[derive(Default)]
 pub struct Counts {
-    pub sources: BTreeMap<Arc<str>, SourceCounts>,
-    pub steps: Vec<(Arc<str>, u64, Ledger)>,
+    pub sources: BTreeMap<TopicPartition, SourceCounts>,
+    /// Step, partition, rows that went in, and what became of them.
+    pub steps: Vec<(Arc<str>, i32, u64, Ledger)>,
     /// By output: rows, records, refused rows.
     pub outputs: BTreeMap<String, (u64, u64, u64)>,
     pub dead_letters: BTreeMap<String, u64>,
@@ -70,7 +71,7 @@ impl Counts {
         if !taken.source {
             return;
         }
-        let counts = self.sources.entry(partition.topic.clone()).or_default();
+        let counts = self.sources.entry(partition.clone()).or_default();
         counts.records += taken.records as u64;
         counts.rows += taken.batches.iter().map(|b| b.num_rows() as u64).sum::<u64>();
         counts.skipped += taken.skipped;
@@ -95,9 +96,9 @@ impl Counts {
 /// The state of a worker's numbers at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
-    pub sources: BTreeMap<String, SourceCounts>,
-    /// By step: rows in, and where they went.
-    pub steps: BTreeMap<String, (u64, Ledger)>,
+    pub sources: BTreeMap<TopicPartition, SourceCounts>,
+    /// By step and partition: rows in, and where they went.
+    pub steps: BTreeMap<(Arc<str>, i32), (u64, Ledger)>,
     /// By output: rows, records, refused rows.
     pub outputs: BTreeMap<String, (u64, u64, u64)>,
     pub dead_letters: BTreeMap<String, u64>,
@@ -110,9 +111,9 @@ pub struct Snapshot {
     pub end_to_end: Histogram,
     /// By partition: committed position, end of the partition as last seen, watermark.
     pub partitions: BTreeMap<TopicPartition, PartitionStats>,
-    /// Records left to restore, by task.
-    pub restoring: BTreeMap<(usize, i32), u64>,
-    /// Tasks by lane.
+    /// Records left to restore and to restore in all, by task.
+    pub restoring: BTreeMap<(usize, i32), (u64, u64)>,
+    /// Tasks by lane: of the lanes that know their assignment.
     pub tasks: BTreeMap<usize, Vec<(usize, i32)>>,
     /// Partitions that wait, and for what.
     pub waiting: BTreeMap<TopicPartition, String>,
@@ -128,6 +129,13 @@ pub struct PartitionStats {
     pub watermark: Option<Millis>,
 }
 
+impl Snapshot {
+    fn forget_restores(&mut self) {
+        let owned: Vec<(usize, i32)> = self.tasks.values().flatten().copied().collect();
+        self.restoring.retain(|task, _| owned.contains(task));
+    }
+}
+
 /// Shared by the lanes of a worker.
 #[derive(Default)]
 pub struct Stats(Mutex<Snapshot>);
@@ -139,18 +147,15 @@ impl Stats {
 
     pub(crate) fn committed(&self, counts: &Counts, epoch: Millis, commit: Millis, end_to_end: Option<Millis>) {
         let mut s = self.0.lock();
-        for (topic, c) in &counts.sources {
-            let total = s.sources.entry(topic.to_string()).or_default();
+        for (partition, c) in &counts.sources {
+            let total = s.sources.entry(partition.clone()).or_default();
             total.records += c.records;
             total.rows += c.rows;
             total.skipped += c.skipped;
             total.dead += c.dead;
         }
-        for (step, rows, ledger) in &counts.steps {
-            let total = match s.steps.get_mut(step.as_ref()) {
-                Some(total) => total,
-                None => s.steps.entry(step.to_string()).or_default(),
-            };
+        for (step, partition, rows, ledger) in &counts.steps {
+            let total = s.steps.entry((step.clone(), *partition)).or_default();
             total.0 += rows;
             total.1.add(ledger);
         }
@@ -186,28 +191,29 @@ impl Stats {
         }
     }
 
-    /// Partitions that are somebody else's now.
-    pub(crate) fn gone<'a>(&self, partitions: impl Iterator<Item = &'a TopicPartition>) {
+    /// The lane knows its tasks and their positions; there may be none for it.
+    pub(crate) fn assigned(&self, lane: usize, tasks: impl IntoIterator<Item = (usize, i32)>) {
         let mut s = self.0.lock();
+        s.tasks.insert(lane, tasks.into_iter().collect());
+        s.forget_restores();
+    }
+
+    /// The lane has no assignment: it ended, or the group is moving partitions.
+    pub(crate) fn unassigned<'a>(&self, lane: usize, partitions: impl Iterator<Item = &'a TopicPartition>) {
+        let mut s = self.0.lock();
+        s.tasks.remove(&lane);
         for partition in partitions {
             s.partitions.remove(partition);
             s.waiting.remove(partition);
         }
+        s.forget_restores();
     }
-
-    pub(crate) fn assigned(&self, lane: usize, tasks: impl IntoIterator<Item = (usize, i32)>) {
-        let mut s = self.0.lock();
-        s.tasks.insert(lane, tasks.into_iter().collect());
-        let owned: Vec<(usize, i32)> = s.tasks.values().flatten().copied().collect();
-        s.restoring.retain(|task, _| owned.contains(task));
-    }
-
-    pub(crate) fn restoring(&self, task: (usize, i32), left: u64) {
+    pub(crate) fn restoring(&self, task: (usize, i32), left: u64, total: u64) {
         let mut s = self.0.lock();
         if left == 0 {
             s.restoring.remove(&task)
         } else {
-            s.restoring.insert(task, left)
+            s.restoring.insert(task, (left, total))
         };
     }
 

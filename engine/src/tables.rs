@@ -26,6 +26,8 @@ use crate::schemas::{Lookup, SchemaSource};
 /// The tables of a worker.
 pub struct LoadedTables {
     tables: BTreeMap<String, RwLock<Table>>,
+    /// Records by table that could not be used.
+    bad: parking_lot::Mutex<BTreeMap<String, u64>>,
     ready: AtomicBool,
 }
 
@@ -34,12 +36,22 @@ impl LoadedTables {
         let tables: BTreeMap<_, _> =
             plan.tables.iter().map(|t| (t.name.clone(), RwLock::new(Table::new(t.schema.clone(), t.history)))).collect();
         let ready = AtomicBool::new(tables.is_empty());
-        LoadedTables { tables, ready }
+        LoadedTables { tables, bad: Default::default(), ready }
     }
 
     /// Every table was read to its end once.
     pub fn ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
+    }
+
+    /// Records per table that could not be used since the worker started.
+    pub fn bad_records(&self) -> BTreeMap<String, u64> {
+        self.bad.lock().clone()
+    }
+
+    fn bad(&self, table: &str, partition: &TopicPartition, offset: i64, cause: &str) {
+        *self.bad.lock().entry(table.to_string()).or_default() += 1;
+        tracing::warn!(%partition, offset, cause, table, "a table record can't be used; the row before it stays");
     }
 
     /// Rows per table.
@@ -85,8 +97,6 @@ pub struct TableLoader {
     /// Where each partition ended at the start, until it was reached.
     open: BTreeMap<TopicPartition, i64>,
     waiting: Vec<(TopicPartition, Box<dyn RecordSet>, usize)>,
-    /// Records that could not be decoded: counted, and told in the log.
-    pub bad: u64,
 }
 
 impl TableLoader {
@@ -112,7 +122,7 @@ impl TableLoader {
         if open.is_empty() {
             tables.ready.store(true, Ordering::Release);
         }
-        Ok(TableLoader { tables, schemas, broker, reader: None, positions, loading, open, waiting: Vec::new(), bad: 0 })
+        Ok(TableLoader { tables, schemas, broker, reader: None, positions, loading, open, waiting: Vec::new() })
     }
 
     /// Records still to be read before the tables are ready.
@@ -140,8 +150,10 @@ impl TableLoader {
                 }
             }
         }
+        let mut moved = false;
         for (partition, records, first) in std::mem::take(&mut self.waiting) {
             let taken = self.take(&partition, records.as_ref(), first);
+            moved |= taken > 0;
             match records.len() > first + taken {
                 // The registry has not answered yet.
                 true => self.waiting.push((partition, records, first + taken)),
@@ -153,6 +165,10 @@ impl TableLoader {
                     self.reached(&partition, next);
                 }
             }
+        }
+        if !moved && !self.waiting.is_empty() {
+            // Nothing tells when the registry has answered.
+            std::thread::sleep(wait);
         }
         Ok(())
     }
@@ -174,7 +190,7 @@ impl TableLoader {
         for index in first..records.len() {
             let record = records.get(index);
             let (Some(key), at) = (record.key, record.timestamp.unwrap_or(0)) else {
-                self.bad += 1;
+                self.tables.bad(&loading.plan.name, partition, record.offset, "it has no key");
                 taken += 1;
                 continue;
             };
@@ -184,8 +200,7 @@ impl TableLoader {
                     Ok(()) => Some((loading.rows.len() - 1) as u32),
                     Err(DecodeError::UnknownSchema(_)) => break,
                     Err(DecodeError::Bad(cause)) => {
-                        self.bad += 1;
-                        tracing::warn!(%partition, offset = record.offset, %cause, table = %loading.plan.name, "a table record can't be read; the row before it stays");
+                        self.tables.bad(&loading.plan.name, partition, record.offset, &cause);
                         taken += 1;
                         continue;
                     }

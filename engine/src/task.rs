@@ -120,8 +120,9 @@ impl Task {
     }
 
     /// The open epoch's ledgers by step, and starts the next epoch's.
-    pub fn take_ledgers(&mut self) -> Vec<(Arc<str>, u64, Ledger)> {
-        self.nodes.iter_mut().map(|n| (n.step.clone(), std::mem::take(&mut n.rows_in), std::mem::take(&mut n.ledger))).collect()
+    pub fn take_ledgers(&mut self) -> Vec<(Arc<str>, i32, u64, Ledger)> {
+        let partition = self.partition;
+        self.nodes.iter_mut().map(|n| (n.step.clone(), partition, std::mem::take(&mut n.rows_in), std::mem::take(&mut n.ledger))).collect()
     }
 
     fn input_watermark(&self, node: usize, inputs: &[Millis]) -> Millis {
@@ -180,7 +181,7 @@ impl Task {
 
     fn batch(&mut self, index: usize, batch: &Batch, tables: &dyn Tables, leaving: &mut Leaving) -> Result<(), TaskError> {
         let rows = batch.num_rows() as u64;
-        let ledger = self.call(index, tables, &batch.origin, leaving, |operator, cx| operator.on_batch(batch, cx))?;
+        let (ledger, _) = self.call(index, tables, &batch.origin, leaving, |operator, cx| operator.on_batch(batch, cx))?;
         if ledger.accounted() != rows as i64 {
             return Err(self.broken(index, format!("{rows} rows went in, {} are accounted for ({ledger:?})", ledger.accounted())));
         }
@@ -206,17 +207,18 @@ impl Task {
         let time = Time { watermark, emitted: node.passed_on, wall };
         node.seen = watermark;
         let origin = Origin { topic: node.step.clone(), partition: self.partition, from: -1, to: -1 };
-        let ledger = self.call(index, tables, &origin, leaving, |operator, cx| operator.on_time(time, cx))?;
+        let (ledger, emitted) = self.call(index, tables, &origin, leaving, |operator, cx| operator.on_time(time, cx))?;
         if ledger.accounted() != 0 {
             return Err(self.broken(index, format!("time made {} rows from nothing", ledger.accounted())));
         }
         if let Some(node) = self.nodes.get_mut(index) {
             node.passed_on = node.passed_on.max(later(watermark, node.delay));
         }
-        Ok(ledger != Ledger::default())
+        let dirty = self.nodes.get(index).is_some_and(|node| node.store.as_ref().is_some_and(Store::is_dirty));
+        Ok(emitted || dirty || ledger != Ledger::default())
     }
 
-    /// Calls an operator, checks what it emitted and sends it on.
+    /// Calls an operator, checks what it emitted and sends it on. Also tells whether anything was emitted.
     fn call(
         &mut self,
         index: usize,
@@ -224,9 +226,9 @@ impl Task {
         origin: &Origin,
         leaving: &mut Leaving,
         run: impl FnOnce(&mut dyn Operator, &mut Cx<'_>) -> Result<(), operator_core::StateError>,
-    ) -> Result<Ledger, TaskError> {
+    ) -> Result<(Ledger, bool), TaskError> {
         let (mut emitted, mut rejected, mut ledger) = (Vec::new(), Vec::new(), Ledger::default());
-        let Some(node) = self.nodes.get_mut(index) else { return Ok(ledger) };
+        let Some(node) = self.nodes.get_mut(index) else { return Ok((ledger, false)) };
         let mut none = MemoryState::default();
         let state: &mut dyn operator_core::State = match &mut node.store {
             Some(store) => store,
@@ -243,6 +245,7 @@ impl Task {
         node.held += ledger.held;
         let step = node.step.clone();
         leaving.rejected.extend(rejected.into_iter().map(|r| (step.clone(), r, origin.clone())));
+        let any = !emitted.is_empty();
         for Emitted { port, rows } in emitted {
             let declared = self.stage().and_then(|s| s.nodes.get(index)).and_then(|n| n.planned.outputs.get(usize::from(port.0)));
             match declared {
@@ -261,7 +264,7 @@ impl Task {
             }
             self.deliver(Upstream::Node(index, port), rows, origin, leaving);
         }
-        Ok(ledger)
+        Ok((ledger, any))
     }
 
     fn broken(&self, index: usize, message: String) -> TaskError {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use crate::broker::Failure;
 use crate::lane::{Lane, LaneConfig, LaneEnd, World};
 use crate::tables::TableLoader;
 
@@ -50,7 +51,10 @@ impl Stop {
 /// Runs lanes until told to stop, or until one of them says that a person must act. Commits what was processed before
 /// it returns.
 pub fn run(world: &World, lanes: Vec<LaneConfig>, stop: &Stop) -> Result<(), LaneEnd> {
-    let mut threads = vec![tables(world.clone(), stop.clone())?];
+    let mut threads = Vec::new();
+    if !world.plan.tables.is_empty() {
+        threads.push(tables(world.clone(), stop.clone())?);
+    }
     for config in lanes {
         let (world, stop) = (world.clone(), stop.clone());
         let name = format!("lane-{}", config.index);
@@ -61,7 +65,7 @@ pub fn run(world: &World, lanes: Vec<LaneConfig>, stop: &Stop) -> Result<(), Lan
             ended.unwrap_or_else(|_| Err(LaneEnd::Stop("a lane panicked: this is a bug".into())))
         })?);
     }
-    watch_ends(world, stop);
+    watch_ends(world.clone(), stop.clone())?;
     let mut result = Ok(());
     for thread in threads {
         let ended = thread.join().unwrap_or_else(|_| Err(LaneEnd::Stop("a thread of the worker panicked".into())));
@@ -75,6 +79,7 @@ fn spawn(name: &str, body: impl FnOnce() -> Result<(), LaneEnd> + Send + 'static
 }
 
 fn supervise(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd> {
+    let _span = tracing::info_span!("lane", pipeline = %world.plan.pipeline, lane = config.index).entered();
     let mut backoff = BACKOFF.0;
     loop {
         let started = world.clock.monotonic();
@@ -107,38 +112,52 @@ fn drive(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd>
 
 fn tables(world: World, stop: Stop) -> Result<JoinHandle<Result<(), LaneEnd>>, LaneEnd> {
     spawn("tables", move || {
-        let mut backoff = BACKOFF.0;
-        let mut loader = None;
-        while !stop.is_stopped() && !world.plan.tables.is_empty() {
-            let made = match loader.take() {
-                Some(loader) => Ok(loader),
-                None => TableLoader::new(&world.plan, world.tables.clone(), world.broker.clone(), world.schemas.clone()),
-            };
-            let went = made.and_then(|made| loader.insert(made).step(Duration::from_millis(50)));
-            match went {
-                Ok(()) => backoff = BACKOFF.0,
-                Err(e) => {
-                    tracing::warn!(cause = %e, "reading tables failed; trying again");
-                    stop.pause(backoff);
-                    backoff = (backoff * 2).min(BACKOFF.1);
-                }
-            }
-        }
-        Ok(())
+        let _span = tracing::info_span!("tables", pipeline = %world.plan.pipeline).entered();
+        // Lanes must not go on with tables that nobody keeps current.
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read_tables(&world, &stop)));
+        stop.stop();
+        ended.unwrap_or_else(|_| Err(LaneEnd::Stop("reading tables panicked: this is a bug".into())))
     })
 }
 
-/// Keeps the ends of the input partitions current, for lag.
-fn watch_ends(world: &World, stop: &Stop) {
+fn read_tables(world: &World, stop: &Stop) -> Result<(), LaneEnd> {
+    let mut backoff = BACKOFF.0;
+    let mut loader = None;
     while !stop.is_stopped() {
-        for partition in world.stats.snapshot().partitions.into_keys() {
-            if stop.is_stopped() {
-                return;
-            }
-            if let Ok((_, end)) = world.broker.bounds(&partition) {
-                world.stats.end(&partition, end);
+        let made = match loader.take() {
+            Some(loader) => Ok(loader),
+            None => TableLoader::new(&world.plan, world.tables.clone(), world.broker.clone(), world.schemas.clone()),
+        };
+        match made.and_then(|made| loader.insert(made).step(Duration::from_millis(50))) {
+            Ok(()) => backoff = BACKOFF.0,
+            // Rows that are gone from the log were changes: a new worker reads the table from its beginning.
+            Err(e) if e.failure == Failure::OutOfRange => return Err(LaneEnd::Stop(format!("reading tables: {e}"))),
+            Err(e) => {
+                tracing::warn!(cause = %e, "reading tables failed; trying again");
+                stop.pause(backoff);
+                backoff = (backoff * 2).min(BACKOFF.1);
             }
         }
-        stop.pause(Duration::from_secs(1));
     }
+    Ok(())
+}
+
+/// Keeps the ends of the input partitions current, for lag. On a thread that nobody waits for: with brokers away a
+/// question takes longer than a worker has to stop.
+fn watch_ends(world: World, stop: Stop) -> Result<(), LaneEnd> {
+    spawn("ends", move || {
+        while !stop.is_stopped() {
+            for partition in world.stats.snapshot().partitions.into_keys() {
+                if stop.is_stopped() {
+                    break;
+                }
+                if let Ok((_, end)) = world.broker.bounds(&partition) {
+                    world.stats.end(&partition, end);
+                }
+            }
+            stop.pause(Duration::from_secs(1));
+        }
+        Ok(())
+    })
+    .map(drop)
 }

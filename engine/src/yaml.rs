@@ -124,7 +124,7 @@ pub fn parse(text: &str) -> Result<Node, YamlError> {
     if text.len() > MAX_BYTES {
         return Err(YamlError { code: "too-large", message: format!("the file is larger than {MAX_BYTES} bytes"), ..YamlError::default() });
     }
-    let mut builder = Builder { stack: Vec::new(), anchors: Vec::new(), nodes: 0, root: None, documents: 0 };
+    let mut builder = Builder { stack: Vec::new(), anchors: Vec::new(), nodes: 0, expanded: 0, root: None, documents: 0 };
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|e| {
             let place =
@@ -148,6 +148,8 @@ struct Builder {
     stack: Vec<Open>,
     anchors: Vec<(usize, Node, usize)>,
     nodes: usize,
+    /// Bytes that aliases stand for.
+    expanded: usize,
     root: Option<Node>,
     documents: usize,
 }
@@ -183,6 +185,10 @@ impl Builder {
                 let Some((_, node, size)) = found else {
                     return Err(YamlError::new("alias", "this alias refers to itself or to nothing", place));
                 };
+                self.expanded += bytes(&node);
+                if self.expanded > MAX_BYTES {
+                    return Err(YamlError::new("too-many-nodes", format!("aliases expand to more than {MAX_BYTES} bytes"), place));
+                }
                 self.complete(node, 0, size)?;
             }
             _ => {}
@@ -230,6 +236,15 @@ impl Builder {
             (Value::Scalar { .. }, _) => {}
         }
         Ok(())
+    }
+}
+
+/// Bytes of the texts in a node.
+fn bytes(node: &Node) -> usize {
+    match &node.value {
+        Value::Scalar { text, .. } => text.len(),
+        Value::List(items) => items.iter().map(bytes).sum(),
+        Value::Map(entries) => entries.iter().map(|(key, value)| key.text.len() + bytes(value)).sum(),
     }
 }
 

@@ -1,12 +1,17 @@
 //! `hw run`: a worker.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
+use headwater_engine::worker::Stop;
+use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
 
 use super::{Environment, Failure, runtime};
-use crate::{prepare, run};
+use crate::config::Config;
+use crate::prepare::{self, Loaded};
+use crate::run::{self, Prepared};
 
 #[derive(Args)]
 pub struct RunArgs {
@@ -42,13 +47,36 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     }
     let runtime = runtime()?;
     let name = loaded.pipeline.name.clone();
-    let services = run::connect(&config, &format!("hw-{name}"), runtime.handle())?;
-    let prepared = run::prepare(&loaded, services).map_err(Failure::Wrong)?;
-    let running = run::start(&prepared, &config)?;
-    run::stop_on_signals(runtime.handle(), running.stop.clone());
+    let stop = Stop::default();
+    run::stop_on_signals(runtime.handle(), stop.clone());
+    let Some(prepared) = ready(&loaded, &config, runtime.handle(), &stop)? else { return Ok(()) };
+    let running = run::start(&prepared, &config, stop)?;
     let address = running.address.map(|a| a.to_string()).unwrap_or_default();
     tracing::info!(pipeline = %name, lanes = config.worker.lanes, http = %address, "running");
     running.wait()?;
     tracing::info!(pipeline = %name, "stopped: everything processed is committed");
     Ok(())
+}
+
+/// Pauses between attempts to reach services: doubled from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// Connects and plans. Services that can't be reached yet are waited for, as a worker that runs would; what is wrong
+/// with the pipeline is said at once. `None`: told to stop meanwhile.
+fn ready(loaded: &Loaded, config: &Config, runtime: &Handle, stop: &Stop) -> Result<Option<Prepared>, Failure> {
+    let mut backoff = BACKOFF.0;
+    while !stop.is_stopped() {
+        let why = match run::connect(config, &format!("hw-{}", loaded.pipeline.name), runtime) {
+            Err(problem) if problem.code == run::UNREACHABLE => problem.message,
+            Err(problem) => return Err(problem.into()),
+            Ok(services) => match run::prepare(loaded, services.clone()) {
+                Ok(prepared) => return Ok(Some(prepared)),
+                Err(problems) => services.unreachable().ok_or(Failure::Wrong(problems))?,
+            },
+        };
+        tracing::warn!(pipeline = %loaded.pipeline.name, cause = %why, "a service can't be reached yet; waiting for it");
+        stop.pause(backoff);
+        backoff = (backoff * 2).min(BACKOFF.1);
+    }
+    Ok(None)
 }

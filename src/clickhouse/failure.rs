@@ -28,7 +28,8 @@ pub enum ClickHouseError {
 }
 
 /// Codes of `src/Common/ErrorCodes.cpp` that blame the rows: parsing, types, ranges, nulls, constraints.
-const ROWS: [i32; 22] = [6, 26, 27, 38, 41, 53, 69, 70, 72, 117, 131, 190, 321, 349, 376, 395, 407, 441, 469, 675, 676, 691];
+const ROWS: [i32; 27] =
+    [6, 25, 26, 27, 38, 41, 53, 69, 70, 72, 117, 128, 130, 131, 153, 190, 321, 349, 376, 395, 407, 441, 467, 469, 675, 676, 691];
 /// Codes that are raised before an insert runs: syntax, format, settings, users, too many queries, overload.
 const BEFORE: [i32; 10] = [62, 73, 115, 192, 193, 194, 195, 202, 516, 745];
 const TOO_MANY_PARTS: i32 = 252;

@@ -55,6 +55,11 @@ pub struct Inspection {
     pub(super) uncountable: Option<String>,
     /// Rows of equal key collapse and nothing else sees them: a repeated insert does no harm.
     pub(super) repeatable: bool,
+    /// Materialized views that take rows from the table, and those behind them.
+    pub views: usize,
+    /// Inserts remembered by the table that remembers the fewest, and for how many seconds.
+    pub window: u64,
+    pub window_seconds: u64,
 }
 
 impl Inspection {
@@ -87,6 +92,9 @@ impl Inspection {
 const MAX_TABLES: usize = 100;
 const LOCAL_WINDOW: &str = "non_replicated_deduplication_window";
 const REPLICATED_WINDOW: &str = "replicated_deduplication_window";
+const REPLICATED_SECONDS: &str = "replicated_deduplication_window_seconds";
+/// A table must remember at least so many inserts to count as one that remembers them.
+const SMALL_WINDOW: u64 = 100;
 
 /// Looks at everything that the guarantee depends on. `schema`: the rows without position columns.
 ///
@@ -111,11 +119,14 @@ pub async fn inspect(connection: &Connection, table: &Table, schema: &Schema) ->
         settings,
         uncountable: found.uncountable(connection.config().shared_table),
         repeatable: false,
+        views: 0,
+        window: u64::MAX,
+        window_seconds: u64::MAX,
     };
     check_columns(connection, &mut inspection, schema).await?;
     check_window(&mut inspection, &found, &windows, None);
-    let views = check_views(connection, &mut inspection, &windows).await?;
-    inspection.repeatable = found.replaces() && views == 0;
+    inspection.views = check_views(connection, &mut inspection, &windows).await?;
+    inspection.repeatable = found.keeps_newest() && inspection.views == 0;
     if found.replaces() && inspection.guarantee == Guarantee::AtLeastOnce && inspection.repeatable {
         inspection.guarantee = Guarantee::EffectivelyOnce;
         let reason = "its engine collapses rows of equal sorting key: read it with FINAL".to_owned();
@@ -129,7 +140,9 @@ pub async fn inspect(connection: &Connection, table: &Table, schema: &Schema) ->
 }
 
 async fn default_windows(connection: &Connection) -> Result<BTreeMap<String, u64>, ClickHouseError> {
-    let sql = format!("SELECT name, value FROM system.merge_tree_settings WHERE name IN ('{LOCAL_WINDOW}', '{REPLICATED_WINDOW}')");
+    let sql = format!(
+        "SELECT name, value FROM system.merge_tree_settings WHERE name IN ('{LOCAL_WINDOW}', '{REPLICATED_WINDOW}', '{REPLICATED_SECONDS}')"
+    );
     let rows = connection.rows(&sql).await?;
     Ok(rows.into_iter().filter_map(|row| Some((row.first()?.clone(), row.get(1)?.parse().ok()?))).collect())
 }
@@ -164,6 +177,17 @@ impl Found {
         self.engine.ends_with("ReplacingMergeTree")
     }
 
+    /// Rows inserted twice, in whatever order, end as the newest: it has a version column, or the position is part of the
+    /// sorting key, so that only copies of one row collapse.
+    fn keeps_newest(&self) -> bool {
+        let arguments =
+            self.full.strip_prefix(&self.engine).and_then(|rest| rest.strip_prefix('(')).and_then(|rest| rest.split(')').next());
+        let version = arguments.is_some_and(|a| a.split(',').any(|a| !a.trim().is_empty() && !a.trim().starts_with('\'')));
+        let key = self.full.split("ORDER BY ").nth(1).unwrap_or_default();
+        let key = key.split(" SETTINGS ").next().unwrap_or_default();
+        self.replaces() && (version || (key.contains("_partition") && key.contains("_offset") && key.contains("_row")))
+    }
+
     fn replicated(&self) -> bool {
         self.engine.starts_with("Replicated") || self.engine.starts_with("Shared")
     }
@@ -171,7 +195,7 @@ impl Found {
     /// Which setting is its window, and what it is.
     fn window(&self, defaults: &BTreeMap<String, u64>) -> (&'static str, u64) {
         let name = if self.replicated() { REPLICATED_WINDOW } else { LOCAL_WINDOW };
-        (name, setting(&self.full, name).or(defaults.get(name).copied()).unwrap_or(0))
+        (name, setting_of(&self.full, name).or(defaults.get(name).copied()).unwrap_or(0))
     }
 
     fn uncountable(&self, shared: bool) -> Option<String> {
@@ -187,7 +211,7 @@ impl Found {
 }
 
 /// The value of a numeric setting in `ENGINE ... SETTINGS a = 1, b = 2`.
-fn setting(full: &str, name: &str) -> Option<u64> {
+fn setting_of(full: &str, name: &str) -> Option<u64> {
     let settings = full.rsplit_once(" SETTINGS ")?.1;
     let pair = settings.split(',').filter_map(|pair| pair.split_once('=')).find(|(found, _)| found.trim() == name)?;
     pair.1.trim().trim_matches('\'').parse().ok()
@@ -204,12 +228,20 @@ fn check_window(inspection: &mut Inspection, found: &Found, windows: &BTreeMap<S
         return;
     }
     let (setting, window) = found.window(windows);
+    inspection.window = inspection.window.min(window);
+    if found.replicated() {
+        let seconds = setting_of(&found.full, REPLICATED_SECONDS).or(windows.get(REPLICATED_SECONDS).copied());
+        inspection.window_seconds = inspection.window_seconds.min(seconds.unwrap_or(3_600));
+    }
     if window == 0 {
         inspection.guarantee = Guarantee::AtLeastOnce;
         inspection.reasons.push(format!("{name} remembers no inserts ({setting} is 0): repeated ones are stored again"));
         inspection.fixes.push(format!("ALTER TABLE {} MODIFY SETTING {setting} = 10000", found.table.quoted()));
-    } else if window < 100 {
-        inspection.reasons.push(format!("{name} remembers only {window} inserts of all its writers ({setting})"));
+    } else if window < SMALL_WINDOW {
+        inspection.guarantee = Guarantee::AtLeastOnce;
+        let reason = "an insert in doubt may be forgotten before it is repeated";
+        inspection.reasons.push(format!("{name} remembers only {window} inserts of all its writers ({setting}): {reason}"));
+        inspection.fixes.push(format!("ALTER TABLE {} MODIFY SETTING {setting} = 10000", found.table.quoted()));
     }
 }
 
@@ -224,7 +256,12 @@ async fn check_views(
     let mut views = 0;
     while let Some(table) = queue.pop_front() {
         for view in dependents(connection, &table).await? {
-            let Some(found) = Found::read(connection, &view).await? else { continue };
+            let Some(found) = Found::read(connection, &view).await? else {
+                inspection.guarantee = Guarantee::AtLeastOnce;
+                inspection.reasons.push(format!("{view} takes rows from it and is not visible to this user: grant SHOW TABLES on it"));
+                views += 1;
+                continue;
+            };
             if found.engine != "MaterializedView" || found.create.contains(" REFRESH ") {
                 continue;
             }
@@ -409,6 +446,9 @@ mod tests {
             settings: BTreeSet::new(),
             uncountable: None,
             repeatable: false,
+            views: 0,
+            window: 10_000,
+            window_seconds: u64::MAX,
         };
         inspection(Guarantee::ExactlyOnce, &[]).require(Guarantee::ExactlyOnce).unwrap();
         inspection(Guarantee::EffectivelyOnce, &[]).require(Guarantee::AtLeastOnce).unwrap();

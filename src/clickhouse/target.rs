@@ -63,6 +63,9 @@ pub struct ClickHouse {
     settings: u32,
     uncountable: Option<String>,
     repeatable: bool,
+    views: bool,
+    /// Inserts that are remembered, and for how many seconds.
+    window: (u64, u64),
     under_way: Option<UnderWay>,
     sent: AtomicU64,
 }
@@ -84,6 +87,8 @@ impl ClickHouse {
             table: inspection.table.clone(),
             uncountable: inspection.uncountable.clone(),
             repeatable: inspection.repeatable,
+            views: inspection.views > 0,
+            window: (inspection.window, inspection.window_seconds),
             connection,
             handle,
             pinned,
@@ -146,8 +151,10 @@ impl Target for ClickHouse {
         // Not a setting of the server but of its HTTP interface: the answer comes when the insert has ended, so that its
         // status is that of the insert.
         insert = insert.with_setting("wait_end_of_query", "1");
-        let mut insert = insert.with_setting("insert_deduplication_token", token(block, &self.table));
+        let insert = insert.with_setting("insert_deduplication_token", token(block, &self.table));
         let patience = self.patience();
+        // The client's own limit, too: it alone ends a request that was sent, whose body would stay in memory otherwise.
+        let mut insert = insert.with_timeouts(Some(patience), Some(patience));
         self.spawn(Work::Insert, async move {
             let send = async {
                 insert.send(body).await?;
@@ -211,6 +218,16 @@ impl Target for ClickHouse {
 
     fn settings(&self) -> u32 {
         self.settings
+    }
+
+    fn remembers(&self, blocks_per_second: f64) -> Millis {
+        let (blocks, seconds) = self.window;
+        let by_blocks = blocks as f64 / blocks_per_second.max(0.001);
+        (by_blocks.min(seconds as f64).min(1e9) * 1_000.0) as Millis
+    }
+
+    fn has_dependents(&self) -> bool {
+        self.views
     }
 
     /// The server may begin when our patience ends, and then has its own time.

@@ -76,31 +76,34 @@ impl Families {
 pub fn render(shown: &Shown) -> Result<String, String> {
     let s = shown.stats.snapshot();
     let mut f = Families { pipeline: shown.pipeline.clone(), families: Vec::new() };
-    for (topic, c) in &s.sources {
+    for (tp, c) in &s.sources {
+        let partition = tp.partition.to_string();
         for (result, n) in [("row", c.rows), ("skipped", c.skipped), ("dead_lettered", c.dead)] {
             f.counter(
                 "headwater_source_records_total",
                 "Committed source records by what became of them.",
-                &[("topic", topic), ("result", result)],
+                &[("topic", &tp.topic), ("partition", &partition), ("result", result)],
                 n as f64,
             );
         }
     }
-    for (step, (rows, ledger)) in &s.steps {
-        f.counter("headwater_step_rows_in_total", "Committed rows that went into a step.", &[("step", step)], *rows as f64);
+    for ((step, partition), (rows, ledger)) in &s.steps {
+        let partition = partition.to_string();
+        let labels = [("step", step.as_ref()), ("partition", partition.as_str())];
+        f.counter("headwater_step_rows_in_total", "Committed rows that went into a step.", &labels, *rows as f64);
         for (result, n) in [("passed", ledger.passed), ("filtered", ledger.filtered), ("late", ledger.late), ("rejected", ledger.rejected)]
         {
             f.counter(
                 "headwater_step_rows_total",
                 "Committed rows of a step by where they went; in = all of these + held.",
-                &[("step", step), ("result", result)],
+                &[labels[0], labels[1], ("result", result)],
                 n as f64,
             );
         }
         f.gauge(
             "headwater_step_rows_held",
             "Change of rows held in a step's state since this worker started.",
-            &[("step", step)],
+            &labels,
             ledger.held as f64,
         );
     }
@@ -140,8 +143,9 @@ pub fn render(shown: &Shown) -> Result<String, String> {
             );
         }
     }
-    let left: u64 = s.restoring.values().sum();
+    let (left, total) = s.restoring.values().fold((0, 0), |(left, total), (l, t)| (left + l, total + t));
     f.gauge("headwater_restore_records_left", "Changelog records still to be read before all tasks run.", &[], left as f64);
+    f.gauge("headwater_restore_records", "Changelog records of the restores under way, read or not.", &[], total as f64);
     f.gauge(
         "headwater_partitions_waiting",
         "Input partitions that wait, for the schema registry for example.",
@@ -150,6 +154,10 @@ pub fn render(shown: &Shown) -> Result<String, String> {
     );
     for (table, rows) in shown.tables.sizes() {
         f.gauge("headwater_table_rows", "Rows of a table.", &[("table", &table)], rows as f64);
+    }
+    for (table, bad) in shown.tables.bad_records() {
+        let help = "Records of a table's topic that could not be used: no key, or not decodable. They are left in their topic.";
+        f.counter("headwater_table_bad_records_total", help, &[("table", &table)], bad as f64);
     }
     for (sink, counters) in &shown.deliveries {
         let labels = [("sink", sink.as_str())];

@@ -21,6 +21,8 @@ pub use metrics::render;
 #[derive(Clone)]
 pub struct Shown {
     pub pipeline: String,
+    /// How many lanes this worker has.
+    pub lanes: usize,
     pub stats: Arc<Stats>,
     pub tables: Arc<LoadedTables>,
     pub deliveries: Vec<(String, Arc<headwater_engine::delivery::Counters>)>,
@@ -56,14 +58,18 @@ async fn ready(State(shown): State<Shown>) -> impl IntoResponse {
     if !shown.tables.ready() {
         reasons.push("tables are being loaded".to_string());
     }
-    if snapshot.tasks.is_empty() {
-        reasons.push("no assignment from the consumer group yet".to_string());
+    let lanes = shown.lanes.saturating_sub(snapshot.tasks.len());
+    if lanes > 0 {
+        let cause = snapshot.last_error.as_deref().map_or(String::new(), |cause| format!(" (last failure: {cause})"));
+        reasons.push(format!("{lanes} of {} lanes have no assignment from the consumer group{cause}", shown.lanes));
     }
+    reasons.extend(snapshot.waiting.iter().map(|(partition, why)| format!("{partition} waits: {why}")));
+    let failing = shown.deliveries.iter().filter_map(|(sink, counters)| Some(format!("sink {sink}: {}", counters.last_error()?)));
+    reasons.extend(failing);
     reasons.extend(
-        snapshot
-            .restoring
-            .iter()
-            .map(|((stage, partition), left)| format!("stage {stage} partition {partition}: {left} records to restore")),
+        snapshot.restoring.iter().map(|((stage, partition), (left, total))| {
+            format!("stage {stage} partition {partition}: {left} of {total} records to restore")
+        }),
     );
     match reasons.is_empty() {
         true => (StatusCode::OK, "ready\n".to_string()),

@@ -395,7 +395,9 @@ impl Consumer for KafkaConsumer {
             match answer {
                 Some(0) => Ok(()),
                 Some(code) => Err(self.error("committing offsets", code)),
-                None => Err(codes::error("committing offsets", codes::TIMED_OUT)),
+                // The request lives on in this client and may be sent late, as the member of another generation even: only
+                // the end of the client ends it.
+                None => Err(BrokerError::fatal(format!("committing offsets: no answer within {} s", ANSWER_WITHIN.as_secs()))),
             }
         }
     }

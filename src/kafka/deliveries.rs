@@ -1,6 +1,7 @@
 //! Delivery reports of one producer: what failed, and where tagged records were written.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
@@ -52,6 +53,14 @@ impl Deliveries {
         }
     }
 
+    /// A connection was closed. While a transaction is being ended its request may be on its way there, and may arrive
+    /// after its copy on the next connection: at the next transaction of this producer.
+    fn closed(&self) {
+        if self.ending.load(Ordering::Relaxed) {
+            self.suspect.store(true, Ordering::Relaxed);
+        }
+    }
+
     fn not_delivered(&self, code: i32, text: String) {
         self.failure.lock().get_or_insert((code, text));
         self.failed.store(true, Ordering::Relaxed);
@@ -71,6 +80,18 @@ impl Context for Deliveries {
 pub(super) fn listen(settings: &mut Settings) {
     // SAFETY: settings are valid; the callback matches the opaque pointer that `Client::new` sets.
     unsafe { sys::rd_kafka_conf_set_dr_msg_cb(settings.as_ptr(), Some(on_delivery)) };
+    // SAFETY: as above.
+    unsafe { sys::rd_kafka_conf_set_closesocket_cb(settings.as_ptr(), Some(on_close)) };
+}
+
+/// Every connection that is closed, for whatever reason: librdkafka reports few of them as errors.
+unsafe extern "C" fn on_close(socket: c_int, opaque: *mut c_void) -> c_int {
+    // SAFETY: `opaque` is the context of this client; the socket is librdkafka's to close, which it leaves to this callback.
+    unsafe {
+        (*(opaque as *const Deliveries)).closed();
+        drop(OwnedFd::from_raw_fd(socket));
+    }
+    0
 }
 
 unsafe extern "C" fn on_delivery(_rk: *mut Native, message: *const NativeMessage, opaque: *mut c_void) {
@@ -111,6 +132,16 @@ mod tests {
         assert_eq!(deliveries.failure(), Some((codes::MSG_TIMED_OUT, "first".into())));
         deliveries.reset();
         assert_eq!(deliveries.failure(), None);
+    }
+
+    #[test]
+    fn a_connection_closed_while_ending_makes_the_client_suspect() {
+        let deliveries = Deliveries::default();
+        deliveries.closed();
+        assert!(!deliveries.suspect.load(Ordering::Relaxed));
+        deliveries.ending.store(true, Ordering::Relaxed);
+        deliveries.closed();
+        assert!(deliveries.suspect.load(Ordering::Relaxed));
     }
 
     #[test]

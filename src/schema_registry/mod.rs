@@ -17,7 +17,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 /// Pauses between attempts to reach the registry: doubled from the first to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
 /// How often a 404 must be heard before it is believed.
 const MISSES: u32 = 3;
 /// How long a missing schema stays missing before it is asked for again.
@@ -119,12 +119,13 @@ impl Registry {
         }
         let message: String = String::from_utf8_lossy(&body).chars().take(500).collect();
         Err(match status {
-            StatusCode::NOT_FOUND => RegistryError::NotFound(what.to_string()),
-            // Not the schema's fault: wrong credentials, too many requests, trouble inside.
+            // What a proxy says while the registry is away looks the same, but for the registry's own code.
+            StatusCode::NOT_FOUND if is_registrys(&body) => RegistryError::NotFound(what.to_string()),
+            // Not the schema's fault: wrong credentials, too many requests, trouble inside or in between.
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => {
                 RegistryError::Unavailable(format!("{status}: {message}"))
             }
-            _ if status.is_client_error() => RegistryError::Refused { what: what.to_string(), message },
+            _ if status.is_client_error() && is_registrys(&body) => RegistryError::Refused { what: what.to_string(), message },
             _ => RegistryError::Unavailable(format!("{status}: {message}")),
         })
     }
@@ -226,6 +227,16 @@ fn inline(tree: &mut serde_json::Value, named: &mut HashMap<String, serde_json::
         }
         _ => {}
     }
+}
+
+/// An error in the form of the registry's API.
+fn is_registrys(body: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Error {
+        #[serde(rename = "error_code")]
+        _code: i64,
+    }
+    serde_json::from_slice::<Error>(body).is_ok()
 }
 
 /// The body of an answer, up to a limit.

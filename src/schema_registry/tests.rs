@@ -112,12 +112,12 @@ async fn answers_mean_what_the_api_says() {
     for (path, status, body) in [
         ("/subjects/orders-value/versions/latest", 200, json!({"id": 3, "schema": order, "references": reference})),
         ("/subjects/money/versions/2", 200, json!({"id": 1, "schema": money})),
-        ("/subjects/none/versions/latest", 404, json!({})),
-        ("/subjects/orders-value/versions", 409, json!({"message": "incompatible"})),
+        ("/subjects/none/versions/latest", 404, json!({"error_code": 40401})),
+        ("/subjects/orders-value/versions", 409, json!({"error_code": 409, "message": "incompatible"})),
         ("/subjects/locked/versions", 401, json!({})),
         ("/subjects/new/versions", 200, json!({"id": 12})),
         ("/compatibility/subjects/orders-value/versions/latest", 200, json!({"is_compatible": false})),
-        ("/compatibility/subjects/none/versions/latest", 404, json!({})),
+        ("/compatibility/subjects/none/versions/latest", 404, json!({"error_code": 40402})),
     ] {
         answers.lock().insert(path, (status, body.to_string()));
     }

@@ -8,7 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Headers, Message};
+use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -47,7 +47,17 @@ pub fn produce(environment: &Ephemeral, topic: &str, records: &[(i32, Option<&st
     producer.flush(Duration::from_secs(30)).unwrap();
 }
 
-/// Everything committed in a topic, to its end.
+/// Writes one record with headers and waits until it is acknowledged.
+pub fn produce_with(environment: &Ephemeral, topic: &str, partition: i32, key: Option<&str>, value: &[u8], headers: &[(&str, String)]) {
+    let producer: BaseProducer = client(environment).create().unwrap();
+    let all = headers.iter().fold(OwnedHeaders::new(), |all, (key, value)| all.insert(Header { key, value: Some(value) }));
+    let mut record = BaseRecord::<str, [u8]>::to(topic).partition(partition).payload(value).headers(all);
+    record.key = key;
+    producer.send(record).map_err(|(e, _)| e).unwrap();
+    producer.flush(Duration::from_secs(30)).unwrap();
+}
+
+/// Everything committed in a topic, to its end; nothing where there is no such topic yet.
 pub fn read(environment: &Ephemeral, topic: &str) -> Vec<Read> {
     let mut config = client(environment);
     config

@@ -13,5 +13,6 @@ mod files;
 mod kills;
 mod log;
 mod outages;
+mod outputs;
 mod poison;
 mod worker;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use headwater_local::{Service, Stop};
 
-use crate::environment::{clickhouse, exclusive, wait_until};
+use crate::environment::{clickhouse, exclusive, page, wait_until};
 use crate::log::{avro_long, create, produce, read, register};
 use crate::worker::Worker;
 
@@ -96,5 +96,44 @@ fn a_clickhouse_outage_holds_up_its_own_sink_only() {
     });
     let exact = clickhouse(&environment, "SELECT count(), uniqExact(n), uniqExact(_partition, _offset, _row), sum(n) FROM outage.numbers");
     assert_eq!(exact.as_deref(), Ok("3000\t3000\t3000\t4498500"));
+    assert!(worker.stop().success());
+}
+
+/// A worker that starts into an outage waits, like one that runs into it: for the registry as a whole, since nothing
+/// can be planned without it, and for ClickHouse with that sink only.
+#[test]
+fn a_worker_may_start_before_its_services() {
+    let mut environment = exclusive();
+    create(&environment, "early.avro", 1);
+    let id = register(&environment, "early.avro-value", r#"{"type":"record","name":"R","fields":[{"name":"n","type":"long"}]}"#);
+    let records: Vec<Vec<u8>> = (0..100).map(|n| avro_long(id, n)).collect();
+    let records: Vec<_> = records.iter().map(|value| (0, None, Some(value.as_slice()))).collect();
+    produce(&environment, "early.avro", &records);
+    environment.stop(Service::Registry, Stop::Terminate).unwrap();
+    environment.stop(Service::ClickHouse, Stop::Kill).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("early.yaml");
+    let text = "apiVersion: headwater/v1\nname: early\nsources: { s: { topic: early.avro, format: avro } }\n\
+                sinks:\n  out: { from: s, topic: early.avro-out, create: { partitions: 1 } }\n  \
+                table: { from: s, clickhouse: early.numbers, flush_interval: 100ms }\n";
+    std::fs::write(&file, text).unwrap();
+    let worker = Worker::start(&environment, &file, dir.path(), 0, None);
+    wait_until("the worker says what it waits for", Duration::from_secs(60), || match worker.log_tail() {
+        log if log.contains("schema registry") && log.contains("waiting for it") => Ok(()),
+        log => Err(log),
+    });
+    environment.start(Service::Registry).unwrap();
+    expect("rows in the topic", 100, || read(&environment, "early.avro-out").len());
+    let unready = page(&worker.address(), "/ready").unwrap_err();
+    assert!(unready.contains("sink table"), "{unready}");
+    assert_eq!(page(&worker.address(), "/health").as_deref(), Ok("ok\n"));
+    environment.start(Service::ClickHouse).unwrap();
+    wait_until("rows in the table", Duration::from_secs(90), || {
+        match clickhouse(&environment, "SELECT count() FROM early.numbers").as_deref() {
+            Ok("100") => Ok(()),
+            other => Err(format!("{other:?}\n{}", worker.log_tail())),
+        }
+    });
+    wait_until("the worker is ready", Duration::from_secs(30), || page(&worker.address(), "/ready").map(|_| ()));
     assert!(worker.stop().success());
 }

@@ -97,6 +97,32 @@ fn pills_go_to_the_dead_letters_and_nothing_else_is_touched() {
     assert!(worker.stop().success(), "the worker is alive and ends cleanly");
 }
 
+/// A record that could be read may still be too large to be copied with a cause beside it. Its letter then says where
+/// it is, instead of aborting transactions for ever.
+#[test]
+fn what_is_too_large_to_copy_becomes_a_letter_that_says_where_it_is() {
+    let environment = exclusive();
+    create(&environment, "large.text", 1);
+    let large = "y".repeat(990_000);
+    let values: [&[u8]; 3] = [b"before", large.as_bytes(), b"after"];
+    produce(&environment, "large.text", &values.map(|value| (0, Some("k"), Some(value))));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("large.yaml");
+    let text = "apiVersion: headwater/v1\nname: large\nsources: { s: { topic: large.text, format: string } }\n\
+                sinks: { out: { from: s, topic: large.text-out, format: string, create: { partitions: 1 } } }\n";
+    std::fs::write(&file, text).unwrap();
+    let worker = Worker::start(&environment, &file, dir.path(), 0, None);
+    wait_until("rows and letter", Duration::from_secs(60), || {
+        let (rows, letters) = (read(&environment, "large.text-out").len(), read(&environment, "large.text.dlq").len());
+        if (rows, letters) == (2, 1) { Ok(()) } else { Err(format!("{rows} rows, {letters} letters\n{}", worker.log_tail())) }
+    });
+    let letter = read(&environment, "large.text.dlq").remove(0);
+    assert_eq!((letter.key, letter.value), (None, None));
+    assert!(letter.headers["hw-omitted"].contains("990001 bytes"), "{:?}", letter.headers);
+    assert_eq!((letter.headers["hw-topic"].as_str(), letter.headers["hw-offset"].as_str()), ("large.text", "1"));
+    assert!(worker.stop().success());
+}
+
 /// Rounds of: a good record, then pill and good record in turn.
 fn send(environment: &headwater_local::Ephemeral, topic: &str, pills: &[&[u8]], good: &dyn Fn(usize) -> Vec<u8>, rounds: usize) {
     let mut values: Vec<Vec<u8>> = Vec::new();

@@ -92,6 +92,8 @@ pub struct Block {
     pub first: i64,
     pub last: i64,
     pub block_rows: u64,
+    /// Checksum of the whole block's records: an outbox that was made anew may have other rows at the same offsets.
+    pub crc: u32,
     /// Which part of it this is.
     pub path: Path,
     /// The rows of the part, user columns first, then the position columns.
@@ -101,8 +103,8 @@ pub struct Block {
 impl Block {
     /// What tells this block from every other of any pipeline, to be hashed into a token (with the table and its schema).
     pub fn identity(&self) -> String {
-        let Block { pipeline, epoch, topic, partition, first, last, block_rows, path, .. } = self;
-        format!("{pipeline}/{epoch}/{topic}/{partition}/{first}-{last}/{block_rows}/{path}")
+        let Block { pipeline, epoch, topic, partition, first, last, block_rows, crc, path, .. } = self;
+        format!("{pipeline}/{epoch}/{topic}/{partition}/{first}-{last}/{block_rows}/{crc:08x}/{path}")
     }
 
     /// The positions of its rows; `None` for a block without rows or position columns.

@@ -66,6 +66,7 @@ pub fn block(partition: i32, first: i64, ids: std::ops::Range<i64>, bad: Option<
         first,
         last: first + (count - 1) / 10,
         block_rows: count as u64,
+        crc: 7,
         path: Path::default(),
         rows: RecordBatch::try_from_iter(columns).map_err(|e| e.to_string())?,
     })
@@ -143,13 +144,14 @@ fn other_identity(target: &mut dyn Target, rows: &mut Rows<'_>, partition: i32) 
         Block { path: half, ..first.clone() },
         Block { block_rows: 11, ..first.clone() },
         Block { last: 99, ..first.clone() },
+        Block { crc: 8, ..first.clone() },
     ];
     insert(target, &first)?;
     for other in &others {
         insert(target, other)?;
     }
-    expect(&ids(rows, partition)?.len(), &70)?;
-    expect(&ask(target, &Range::all(first.topic.clone(), partition))?, &(70, 10))
+    expect(&ids(rows, partition)?.len(), &80)?;
+    expect(&ask(target, &Range::all(first.topic.clone(), partition))?, &(80, 10))
 }
 
 fn counted(target: &mut dyn Target, _: &mut Rows<'_>, partition: i32) -> Result<(), String> {

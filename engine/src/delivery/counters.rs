@@ -80,7 +80,8 @@ impl Counters {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn failed(&self, why: impl Into<String>) {
+    /// Notes what went wrong.
+    pub fn failed(&self, why: impl Into<String>) {
         *self.last_error.lock() = Some(why.into());
     }
 

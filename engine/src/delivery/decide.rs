@@ -20,6 +20,8 @@
 //! intent            no attempt can have happened             insert
 //! intent            young and same settings                  insert again, same token
 //! intent            table not asked yet                      ask for the rows
+//! intent            table has exactly the rows, and others   stop: the others may lack them
+//!                   take rows from it
 //! intent            table has exactly the rows               skip
 //! intent            table has none                           insert
 //! intent            table has some, more, or cannot tell     stop
@@ -50,6 +52,8 @@ pub struct Have {
     pub same_settings: bool,
     /// Inserting rows twice does no harm (the table collapses them by key).
     pub repeatable: bool,
+    /// Other tables take rows from this one.
+    pub dependents: bool,
     /// What the table has of the rows. `None`: not asked.
     pub table: Option<Answer>,
 }
@@ -91,6 +95,11 @@ pub enum Stop {
     Changed { first: i64, last: i64, rows: u64, crc: u32, rows_now: u64, crc_now: u32 },
     #[error("the table has {found} of the {expected} rows of offsets {first} to {last} ({distinct} different ones)")]
     Partial { first: i64, last: i64, expected: u64, found: u64, distinct: u64 },
+    #[error(
+        "the table has all rows of offsets {first} to {last}, but whether the tables behind its materialized views have them \
+         can't be told any more: compare them, then commit the position {last} + 1 for this group with the metadata `hw1 clean`"
+    )]
+    Dependents { first: i64, last: i64 },
     #[error("offsets {first} to {last} may be in the table already, and it cannot be counted: {why}")]
     Uncountable { first: i64, last: i64, why: String },
 }
@@ -144,7 +153,10 @@ fn in_doubt(intent: &Intent, have: &Have) -> Plan {
     match &have.table {
         None => Plan::Ask,
         Some(Answer::Counted { rows: 0, .. }) => Plan::Insert,
-        Some(Answer::Counted { rows: found, distinct }) if *found == expected && *distinct == expected => Plan::Skip,
+        Some(Answer::Counted { rows: found, distinct }) if *found == expected && *distinct == expected => match have.dependents {
+            true => Plan::Stop(Stop::Dependents { first, last }),
+            false => Plan::Skip,
+        },
         Some(Answer::Counted { rows: found, distinct }) => {
             Plan::Stop(Stop::Partial { first, last, expected, found: *found, distinct: *distinct })
         }
@@ -177,6 +189,7 @@ mod tests {
             safe_window: 1_000,
             same_settings: true,
             repeatable: false,
+            dependents: false,
             table: None,
         }
     }

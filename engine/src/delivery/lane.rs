@@ -57,6 +57,8 @@ pub struct Delivery {
     opening: Option<Opening>,
     revoking: bool,
     paused: bool,
+    /// Rows refused since a monotonic time.
+    pub(super) refused: (Millis, u64),
 }
 
 impl Delivery {
@@ -77,6 +79,11 @@ impl Delivery {
         }
         let topics = [settings.topic.to_string()];
         let consumer = broker.consumer(&settings.group, &settings.instance, &topics)?;
+        // However long the settings would rely on tokens: not longer than the target remembers them.
+        let partitions = broker.partitions(&settings.topic)?.unwrap_or(1).max(1);
+        let per_second = f64::from(partitions) * 1_000.0 / limits.flush.max(1) as f64;
+        let safe_window = settings.safe_window.min(target.remembers(per_second) / 2);
+        let settings = Settings { safe_window, ..settings };
         let letters = Letters::new(settings.dead_letters.clone(), settings.transactional_id.clone());
         Ok(Delivery {
             letters,
@@ -94,6 +101,7 @@ impl Delivery {
             opening: None,
             revoking: false,
             paused: false,
+            refused: (0, 0),
         })
     }
 
@@ -228,8 +236,11 @@ impl Delivery {
         let quiet_at = self.clock.monotonic().saturating_add(zombie);
         let Some(partition) = self.partitions.get_mut(&number) else { return Ok(()) };
         if matches!(partition.phase, Phase::Rebuilding { .. }) {
-            let offset = partition.buffer.next();
-            partition.pin_rebuilt(quiet_at).map_err(|why| DeliveryError::Corrupt { partition: partition.tp.clone(), offset, why })?;
+            let (offset, tp) = (partition.buffer.next(), partition.tp.clone());
+            let corrupt = |why| DeliveryError::Corrupt { partition: tp.clone(), offset, why };
+            if partition.pin_rebuilt(quiet_at).map_err(corrupt)? && self.paused {
+                self.consumer.pause(&[tp])?;
+            }
         }
         Ok(())
     }
@@ -288,15 +299,16 @@ impl Delivery {
             Plan::Ask | Plan::Insert | Plan::Skip => return Ok(()),
         };
         partition.read_from(from, phase);
+        partition.stored_at = self.clock.monotonic();
         match self.consumer.start(&[(partition.tp.clone(), from)]) {
-            Ok(()) if self.paused => Ok(self.consumer.pause(std::slice::from_ref(&partition.tp))?),
+            Ok(()) if self.paused && phase == Phase::Reading => Ok(self.consumer.pause(std::slice::from_ref(&partition.tp))?),
             result => Ok(result?),
         }
     }
 
     fn check_patience(&self, now: Millis) -> Result<bool, DeliveryError> {
         for partition in self.partitions.values() {
-            let over = matches!(partition.phase, Phase::Rebuilding { until: Some(until) } if until <= now) && !self.paused;
+            let over = matches!(partition.phase, Phase::Rebuilding { until: Some(until) } if until <= now);
             if let Some(stop) = partition.cut_short().filter(|_| over) {
                 return Err(DeliveryError::Stopped { partition: partition.tp.clone(), stop });
             }
@@ -339,7 +351,8 @@ impl Delivery {
         }
     }
 
-    /// Pauses reading while too much is buffered. The member keeps polling, so it stays in the group.
+    /// Pauses reading while too much is buffered. The member keeps polling, so it stays in the group. A block that is read
+    /// again is never paused: only when it is whole can it be inserted, and its bytes be freed.
     fn balance(&mut self) -> Result<(), DeliveryError> {
         let bytes: usize = self.partitions.values().map(Partition::bytes).sum();
         let pause = bytes > self.settings.max_buffer;
@@ -347,7 +360,7 @@ impl Delivery {
         if self.revoking || (self.paused && !resume) || (!self.paused && !pause) {
             return Ok(());
         }
-        let reading = self.partitions.values().filter(|p| p.phase != Phase::Opening);
+        let reading = self.partitions.values().filter(|p| p.phase == Phase::Reading);
         let partitions: Vec<TopicPartition> = reading.map(|p| p.tp.clone()).collect();
         let result = if pause { self.consumer.pause(&partitions) } else { self.consumer.resume(&partitions) };
         self.paused = pause;

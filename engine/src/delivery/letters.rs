@@ -1,6 +1,7 @@
 //! Dead letters of a delivery: refused rows, written in one transaction with the position after them.
 //!
-//! Record: the row as JSON (or as an Arrow IPC stream, if a column has no JSON form), without a key, in the partition of
+//! Record: the row as JSON (or as an Arrow IPC stream, if a column has no JSON form; nothing, if that is too large to be
+//! written), without a key, in the partition of
 //! the same number. Headers: `hw-cause` (the target's message), `hw-code`, `hw-topic`, `hw-partition`,
 //! `hw-offset`, `hw-row`.
 
@@ -11,6 +12,7 @@ use arrow::array::RecordBatch;
 use headwater_formats::{JsonEncoder, encode_batch};
 
 use crate::broker::{Broker, BrokerError, Committed, Failure, Membership, Outgoing, Producer, Progress, TopicPartition};
+use crate::output::MAX_RECORD;
 
 /// Longest error message kept in a header, bytes.
 const MAX_MESSAGE: usize = 4_096;
@@ -91,7 +93,7 @@ impl Letters {
         ];
         producer.begin()?;
         let partition = letter.source.partition.rem_euclid(self.partitions.max(1));
-        let value = Some(value.as_slice());
+        let value = Some(value.as_slice()).filter(|value| value.len() <= MAX_RECORD);
         producer.send(Outgoing { topic, partition, timestamp: None, key: None, value, headers: &headers, tag: None })
     }
 

@@ -91,7 +91,7 @@ impl MemoryTable {
 
     /// A new connection to it.
     pub fn target(&self) -> MemoryTarget {
-        MemoryTarget { table: self.clone(), under_way: None, settings: 1, repeatable: false }
+        MemoryTarget { table: self.clone(), under_way: None, settings: 1, repeatable: false, dependents: false }
     }
 
     /// Draws faults from `seed`, each in so many of ten thousand occasions.
@@ -195,9 +195,17 @@ pub struct MemoryTarget {
     under_way: Option<(Progress, Option<Insert>)>,
     settings: u32,
     repeatable: bool,
+    dependents: bool,
 }
 
 impl MemoryTarget {
+    /// Pretends to have materialized views behind it.
+    #[must_use]
+    pub fn with_dependents(mut self) -> MemoryTarget {
+        self.dependents = true;
+        self
+    }
+
     /// Pretends other split settings.
     #[must_use]
     pub fn with_settings(mut self, settings: u32) -> MemoryTarget {
@@ -304,6 +312,11 @@ impl Target for MemoryTarget {
 
     fn max_insert(&self) -> Millis {
         MAX_INSERT
+    }
+
+    /// One of its faults is a view that fails.
+    fn has_dependents(&self) -> bool {
+        self.dependents
     }
 
     fn repeatable(&self) -> bool {

@@ -90,7 +90,7 @@ pub struct Settings {
     /// For how long after a block's first attempt the table's memory of its token is relied on. Well below the time in which
     /// all writers together fill the deduplication window.
     pub safe_window: Millis,
-    /// More refused rows in one block than this stop delivery: then it is not the rows that are wrong.
+    /// More refused rows in a minute than this stop delivery: then it is not the rows that are wrong.
     pub max_refused: u64,
     /// Pauses between attempts: doubling from the first to the last.
     pub backoff: (Millis, Millis),

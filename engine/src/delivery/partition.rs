@@ -7,7 +7,7 @@ use super::block::{Block, Path};
 use super::buffer::{Buffer, Cut};
 use super::decide::Have;
 use super::intent::{CLEAN, Intent, Stored};
-use super::target::Answer;
+use super::target::{Answer, Target};
 use super::{Settings, Stop};
 use crate::broker::{Committed, TopicPartition};
 
@@ -35,13 +35,11 @@ pub(super) struct Pinned {
     pub quiet_at: Millis,
     pub table: Option<Answer>,
     pub attempts: u32,
-    /// Rows of the block refused so far (by this process).
-    pub refused: u64,
 }
 
 impl Pinned {
     pub fn new(intent: Intent, cut: Cut) -> Pinned {
-        Pinned { intent, cut, recorded: false, doubt: false, quiet_at: 0, table: None, attempts: 0, refused: 0 }
+        Pinned { intent, cut, recorded: false, doubt: false, quiet_at: 0, table: None, attempts: 0 }
     }
 
     /// Rows of the part that is meant; `None` if there are none.
@@ -60,6 +58,7 @@ impl Pinned {
             first: self.intent.first,
             last: self.intent.last,
             block_rows: self.intent.rows,
+            crc: self.intent.crc,
             path: self.intent.path,
             rows: self.part()?,
         })
@@ -76,7 +75,7 @@ impl Pinned {
     }
 
     /// The facts for a decision about the part.
-    pub fn have(&self, settings: &Settings, target_settings: u32, repeatable: bool, wall: Millis) -> Have {
+    pub fn have(&self, settings: &Settings, target: &dyn Target, wall: Millis) -> Have {
         Have {
             low: self.intent.first,
             high: self.intent.last + 1,
@@ -85,8 +84,9 @@ impl Pinned {
             doubt: self.doubt,
             age: wall.saturating_sub(self.intent.created),
             safe_window: settings.safe_window,
-            same_settings: self.intent.settings == target_settings,
-            repeatable,
+            same_settings: self.intent.settings == target.settings(),
+            repeatable: target.repeatable(),
+            dependents: target.has_dependents(),
             table: self.table.clone(),
         }
     }
@@ -109,13 +109,15 @@ pub(super) struct Partition {
     pub done: i64,
     /// The end of what can be read, as last heard.
     pub end: i64,
+    /// Monotonic time of the last commit of a position.
+    pub stored_at: Millis,
 }
 
 impl Partition {
     pub fn new(tp: TopicPartition, stored: Stored, bounds: (i64, i64)) -> Partition {
         let buffer = Buffer::new(tp.partition, i64::MAX);
         let (low, high) = bounds;
-        Partition { tp, stored, low, high, phase: Phase::Opening, buffer, pinned: None, done: low, end: high }
+        Partition { tp, stored, low, high, phase: Phase::Opening, buffer, pinned: None, done: low, end: high, stored_at: 0 }
     }
 
     /// What is known before anything is read.
@@ -140,6 +142,11 @@ impl Partition {
         Ok(true)
     }
 
+    /// Nothing waits: what lies between `done` and what was read are markers of transactions.
+    pub fn is_idle(&self) -> bool {
+        self.phase == Phase::Reading && self.pinned.is_none() && self.buffer.is_empty()
+    }
+
     /// The position with nothing in doubt.
     pub fn clean(&self) -> Committed {
         Committed { offset: self.done, metadata: CLEAN.to_owned() }
@@ -156,8 +163,7 @@ impl Partition {
     /// Offsets not delivered yet, as far as the end is known. Where nothing waits, the markers of transactions at the end
     /// don't count.
     pub fn lag(&self) -> i64 {
-        let reading = self.phase == Phase::Reading;
-        let idle = reading && self.pinned.is_none() && self.buffer.is_empty();
+        let (reading, idle) = (self.phase == Phase::Reading, self.is_idle());
         let next = if reading { self.buffer.next() } else { self.done };
         let from = if idle { next } else { self.done };
         (self.end.max(next) - from).max(0)

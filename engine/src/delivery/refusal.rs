@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use operator_core::Millis;
+
 use super::DeliveryError;
 use super::intent::{CLEAN, Intent};
 use super::lane::Delivery;
@@ -9,6 +11,9 @@ use super::letters::Letter;
 use super::target::Answer;
 use super::work::{Doing, Next};
 use crate::broker::{Committed, Failure, Outcome, Progress};
+
+/// Refused rows are counted over this long: a stream of them means that it is not the rows that are wrong.
+const FLOOD: Millis = 60_000;
 
 /// What the target said.
 #[derive(Clone)]
@@ -21,6 +26,7 @@ impl Delivery {
     /// A part was refused: halve it, or set its one row aside.
     pub(super) fn split(&mut self, number: i32, refusal: Refusal, answer: &Answer) -> Result<Next, DeliveryError> {
         let (wall, settings, limit) = (self.clock.wall(), self.target.settings(), self.settings.max_refused);
+        let now = self.clock.monotonic();
         let letters = self.letters.topic().is_some();
         let Some(partition) = self.partitions.get_mut(&number) else { return Ok(Next::Done) };
         let tp = partition.tp.clone();
@@ -47,9 +53,12 @@ impl Delivery {
         if !letters {
             return refused(format!("a row is refused (code {code}) and there is no dead-letter topic: {message}"));
         }
-        pinned.refused += 1;
-        if pinned.refused > limit {
-            return refused(format!("more than {limit} rows of one block are refused, the last with code {code}: {message}"));
+        if now - self.refused.0 > FLOOD {
+            self.refused = (now, 0);
+        }
+        self.refused.1 += 1;
+        if self.refused.1 > limit {
+            return refused(format!("more than {limit} rows are refused in a minute, the last with code {code}: {message}"));
         }
         Ok(Next::Then(Doing::Letter(refusal, false)))
     }

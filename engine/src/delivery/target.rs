@@ -61,6 +61,18 @@ pub trait Target: Send {
     /// The longest that an insert can still happen after its request was sent. After this long it has happened or never will.
     fn max_insert(&self) -> Millis;
 
+    /// How long a token is remembered at least, if every inserted block was followed by others at once and so many come
+    /// per second. By default for ever.
+    fn remembers(&self, _blocks_per_second: f64) -> Millis {
+        Millis::MAX
+    }
+
+    /// True where other tables take rows from this one (materialized views): then rows that are in this one may be
+    /// missing there, which only a repeated insert under a token that is still remembered can mend.
+    fn has_dependents(&self) -> bool {
+        false
+    }
+
     /// True where the table collapses rows of equal positions, so that repeating an insert does no harm.
     fn repeatable(&self) -> bool {
         false

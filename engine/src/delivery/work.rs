@@ -23,6 +23,9 @@ use super::{DeliveryError, Stop};
 use crate::broker::{Committed, Failure};
 use crate::failpoint::failpoint;
 
+/// How often an idle partition stores its position.
+const HEARTBEAT: Millis = 3_600_000;
+
 /// The one thing under way.
 pub(super) struct Job {
     pub partition: i32,
@@ -92,7 +95,13 @@ impl Delivery {
     /// Whether a partition has something to do now.
     pub(super) fn wants(&self, partition: &Partition, now: Millis) -> bool {
         let full = || partition.phase == Phase::Reading && partition.buffer.ready(&self.settings.limits, now);
-        partition.phase == Phase::Opening || partition.pinned.is_some() || full()
+        partition.phase == Phase::Opening || partition.pinned.is_some() || full() || Delivery::is_stale(partition, now)
+    }
+
+    /// An idle partition stores its position anew now and then: markers at its end must not be all that is left of the log
+    /// at the stored position, and positions of groups expire.
+    fn is_stale(partition: &Partition, now: Millis) -> bool {
+        partition.is_idle() && now.saturating_sub(partition.stored_at) >= HEARTBEAT
     }
 
     /// Goes on with the block at hand, or with the next. True if something was done.
@@ -149,6 +158,7 @@ impl Delivery {
         let doing = match &partition.pinned {
             _ if partition.phase == Phase::Opening => Doing::Open,
             Some(_) => Doing::Decide,
+            None if Delivery::is_stale(partition, now) => Doing::Clean,
             None => self.cut(number)?,
         };
         Ok(Some(Job::new(number, doing)))
@@ -253,7 +263,10 @@ impl Delivery {
     }
 
     fn clean(&mut self, number: i32) -> Result<Next, DeliveryError> {
-        let Some(partition) = self.partitions.get(&number) else { return Ok(Next::Done) };
+        let Some(partition) = self.partitions.get_mut(&number) else { return Ok(Next::Done) };
+        if partition.is_idle() {
+            partition.done = partition.done.max(partition.buffer.next());
+        }
         let position = partition.clean();
         let next = self.commit(number, position, Doing::Clean);
         failpoint("delivery-committed");
@@ -272,6 +285,9 @@ impl Delivery {
         match self.consumer.commit(&[(tp, position)]) {
             Ok(()) => {
                 self.confirmed = Some(begun);
+                if let Some(partition) = self.partitions.get_mut(&number) {
+                    partition.stored_at = begun;
+                }
                 Ok(Next::Done)
             }
             Err(error) if error.failure == Failure::Fenced => {
@@ -284,10 +300,9 @@ impl Delivery {
 
     fn decide(&mut self, number: i32) -> Result<Next, DeliveryError> {
         let (now, wall) = (self.clock.monotonic(), self.clock.wall());
-        let (target_settings, repeatable) = (self.target.settings(), self.target.repeatable());
         let Some(partition) = self.partitions.get_mut(&number) else { return Ok(Next::Done) };
         let Some(pinned) = &mut partition.pinned else { return Ok(Next::Done) };
-        let have = pinned.have(&self.settings, target_settings, repeatable, wall);
+        let have = pinned.have(&self.settings, self.target.as_ref(), wall);
         match decide(&pinned.stored(), &have) {
             Plan::Insert => {
                 let fresh = self.confirmed.is_some_and(|at| now - at < self.settings.session_timeout / 2);
@@ -341,7 +356,8 @@ impl Delivery {
             Progress::Refused { code, message } => {
                 self.counters.failed(format!("rows refused, code {code}: {message}"));
                 let refusal = Refusal { code, message };
-                if self.target.repeatable() {
+                // Without other tables behind it, a block that is refused has left nothing.
+                if self.target.repeatable() || !self.target.has_dependents() {
                     return self.split(number, refusal, &Answer::Counted { rows: 0, distinct: 0 });
                 }
                 Ok(Next::Then(Doing::Recount(refusal)))

@@ -27,6 +27,8 @@ pub(super) struct Restore {
     progressed: Millis,
     /// The group has a committed position for this task.
     known: bool,
+    /// Records to read when it began.
+    total: u64,
 }
 
 impl Lane {
@@ -49,11 +51,7 @@ impl Lane {
         for (partition, committed) in newly.into_iter().zip(committed) {
             let Some(input) = self.input(&partition, committed.as_ref())? else { continue };
             *tasks.entry(input.task).or_default() |= committed.is_some();
-            if committed.is_none() {
-                // The first epoch commits where reading began, rows or not: the next start must not choose anew.
-                self.epoch.opened.get_or_insert(self.world.clock.monotonic());
-                self.epoch.touched.insert(partition.clone());
-            }
+            self.world.stats.position(&partition, input.next, input.committed_marks.iter().copied().min());
             self.partitions.insert(partition, input);
         }
         for (task, known) in tasks {
@@ -68,6 +66,12 @@ impl Lane {
         for (stage_index, stage) in plan.stages.iter().enumerate() {
             for (index, input) in stage.inputs.iter().enumerate() {
                 let Some(topic) = input.topics.iter().find(|t| t.name == partition.topic) else { continue };
+                if partition.partition >= stage.partitions {
+                    return Err(LaneEnd::Stop(format!(
+                        "{partition}: the topic has more partitions than when the worker started, when there were {}. Start all workers anew; steps with state need their topics made anew first",
+                        stage.partitions
+                    )));
+                }
                 let marks = committed.and_then(|c| decode_watermarks(&c.metadata)).unwrap_or_default();
                 let kind = match &input.kind {
                     plan::InputKind::Source(decode) => {
@@ -97,6 +101,9 @@ impl Lane {
                     waiting: Default::default(),
                     started: false,
                     paused: false,
+                    uncommitted: committed.is_none(),
+                    end: position,
+                    stored_at: self.world.clock.monotonic(),
                 };
                 made.rewind();
                 return Ok(Some(made));
@@ -152,7 +159,13 @@ impl Lane {
                 return Err(self.state_without_position(id));
             }
             true => None,
-            false => Some(Restore { reader: self.world.broker.reader(&from)?, targets, progressed: self.world.clock.monotonic(), known }),
+            false => {
+                let (reader, progressed) = (self.world.broker.reader(&from)?, self.world.clock.monotonic());
+                let mut restore = Restore { reader, targets, progressed, known, total: 0 };
+                restore.total = restore.left();
+                tracing::info!(stage = id.0, partition = id.1, records = restore.total, "restoring state");
+                Some(restore)
+            }
         };
         let inputs =
             stage.inputs.iter().enumerate().map(|(index, _)| {
@@ -186,17 +199,18 @@ impl Lane {
                         return Err(self.state_without_position(id));
                     }
                     let ends: Vec<(usize, i64)> = restore.targets.values().map(|(node, at, _)| (*node, *at)).collect();
+                    tracing::info!(stage = id.0, partition = id.1, records = restore.total, "state restored");
                     owned.restore = None;
                     owned.save(&ends, wall);
                 }
-                let left = owned.restore.as_ref().map_or(0, Restore::left);
-                stats.restoring(*id, left);
+                let (left, total) = owned.restore.as_ref().map_or((0, 0), |restore| (restore.left(), restore.total));
+                stats.restoring(*id, left, total);
             }
         }
         if !self.world.tables.ready() {
             return Ok(());
         }
-        let mut positions = Vec::new();
+        let (mut positions, mut first) = (Vec::new(), Vec::new());
         let ready: Vec<(usize, i32)> = self.tasks.iter().filter(|(_, t)| !t.started && t.restore.is_none()).map(|(id, _)| *id).collect();
         for id in ready {
             let watermarks = self.watermarks(id);
@@ -207,14 +221,27 @@ impl Lane {
                     if let Some(input) = self.partitions.get_mut(partition) {
                         input.started = true;
                         positions.push((partition.clone(), input.next));
+                        if input.uncommitted {
+                            first.push(partition.clone());
+                        }
                     }
                 }
             }
         }
+        // The first epoch commits where reading began, rows or not: the next start must not choose anew.
+        self.touch(first);
         if !positions.is_empty() {
             self.consumer.start(&positions)?;
         }
         Ok(())
+    }
+
+    /// The open epoch commits positions of these partitions.
+    pub(super) fn touch(&mut self, partitions: Vec<TopicPartition>) {
+        if !partitions.is_empty() {
+            self.epoch.opened.get_or_insert(self.world.clock.monotonic());
+            self.epoch.touched.extend(partitions);
+        }
     }
 
     /// State that a transaction committed came with a position. Without transactions the changelog may be ahead of a
@@ -234,10 +261,9 @@ impl Lane {
     pub(super) fn revoked(&mut self, lost: bool) -> Result<(), LaneEnd> {
         let settled = if lost { self.abandon() } else { self.commit_all(Duration::from_secs(20)) };
         self.tasks.clear();
-        self.world.stats.gone(self.partitions.keys());
+        self.world.stats.unassigned(self.config.index, self.partitions.keys());
         self.partitions.clear();
         self.newly.clear();
-        self.world.stats.assigned(self.config.index, []);
         settled?;
         self.consumer.release()?;
         Ok(())

@@ -31,7 +31,17 @@ pub(super) struct InputPartition {
     pub started: bool,
     /// Its delivery is paused: it waits for a schema.
     pub paused: bool,
+    /// The group has no position for it yet.
+    pub uncommitted: bool,
+    /// The end of what can be read, as last heard: past the last record there may be markers of transactions.
+    pub end: i64,
+    /// Monotonic time of the last commit of its position.
+    pub stored_at: Millis,
 }
+
+/// How often an idle partition's position is committed anew: markers at its end must not be all that is left of the log
+/// there, or retention would pass the position one day.
+const HEARTBEAT: Millis = 3_600_000;
 
 /// What one round of decoding gave.
 pub(crate) struct Taken {
@@ -83,10 +93,31 @@ impl InputPartition {
         }
     }
 
-    pub fn ended(&mut self, monotonic: Millis) {
+    pub fn ended(&mut self, offset: i64, monotonic: Millis) {
+        self.end = self.end.max(offset);
+        if !self.waiting.is_empty() || self.paused {
+            // It is this lane that is behind, not the partition that is silent.
+            return;
+        }
         if let InputKind::Source { time, .. } = &mut self.kind {
             time.ended(monotonic);
         }
+    }
+
+    /// Silence counts from when this lane can hear again.
+    pub fn resumed(&mut self) {
+        self.paused = false;
+        self.active();
+    }
+
+    /// True if its position is to be committed although nothing has come for long; it then is the end.
+    pub fn beats(&mut self, monotonic: Millis) -> bool {
+        let due = self.started && self.waiting.is_empty() && !self.paused && monotonic - self.stored_at >= HEARTBEAT;
+        if due {
+            self.next = self.next.max(self.end);
+            self.stored_at = monotonic;
+        }
+        due
     }
 
     pub fn idle(&mut self, monotonic: Millis, wall: Millis) -> bool {

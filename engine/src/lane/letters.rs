@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
-use headwater_formats::JsonEncoder;
+use arrow::array::{Array, AsArray, RecordBatch};
+use headwater_formats::{JsonEncoder, encode_batch};
 use operator_core::Origin;
 use operator_core::batch::OFFSET;
 
@@ -24,6 +24,8 @@ struct Letter<'a> {
     topic: &'a str,
     partition: i32,
     offset: i64,
+    /// From the event itself; a header goes before.
+    correlation: Option<String>,
 }
 
 impl Lane {
@@ -41,7 +43,14 @@ impl Lane {
             let step = self.source_name(task.0, partition);
             let Some(records) = records else { continue };
             let offset = records.get(bad.index).offset;
-            let letter = Letter { step: &step, cause: &bad.cause, topic: &partition.topic, partition: partition.partition, offset };
+            let letter = Letter {
+                step: &step,
+                cause: &bad.cause,
+                topic: &partition.topic,
+                partition: partition.partition,
+                offset,
+                correlation: None,
+            };
             self.dead_letter(&letter, Some((records, bad.index)), None)?;
         }
         for (step, rejected, origin) in &leaving.rejected {
@@ -81,7 +90,7 @@ impl Lane {
         let offset = offset_of(row);
         let original = records.filter(|_| origin.topic == partition.topic && offset >= 0).and_then(|r| find(r, offset).map(|i| (r, i)));
         let topic = if self.world.plan.reads(&origin.topic) { origin.topic.clone() } else { self.world.plan.first_source() };
-        let letter = Letter { step, cause, topic: &topic, partition: origin.partition, offset };
+        let letter = Letter { step, cause, topic: &topic, partition: origin.partition, offset, correlation: correlation_of(row) };
         let json = match original {
             Some(_) => None,
             None => Some(as_json(row)),
@@ -111,7 +120,8 @@ impl Lane {
         // A copy that brokers refuse would abort its transaction for ever: such a letter says where the record is.
         let carried_size: usize = carried.iter().map(|(n, v)| n.len() + v.as_ref().map_or(0, Vec::len)).sum();
         let size = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + carried_size;
-        let omitted = (size > MAX_RECORD).then(|| format!("key, value and headers, {size} bytes: read them at hw-topic, -partition, -offset"));
+        let omitted =
+            (size > MAX_RECORD).then(|| format!("key, value and headers, {size} bytes: read them at hw-topic, -partition, -offset"));
         if omitted.is_some() {
             (key, value) = (None, None);
             carried.clear();
@@ -141,9 +151,10 @@ impl Lane {
             return;
         }
         let named = |(name, _): &&(Vec<u8>, Option<Vec<u8>>)| CORRELATION.contains(&name.as_slice());
-        let correlation = headers.iter().find(named).and_then(|(_, v)| v.as_deref()).map(String::from_utf8_lossy);
-        let Letter { step, cause, topic, partition, offset } = letter;
-        let (pipeline, correlation_id) = (&self.world.plan.pipeline, correlation.as_deref().unwrap_or_default());
+        let carried = headers.iter().find(named).and_then(|(_, v)| v.as_deref()).map(String::from_utf8_lossy);
+        let Letter { step, cause, topic, partition, offset, correlation } = letter;
+        let correlation_id = carried.as_deref().or(correlation.as_deref()).unwrap_or_default();
+        let pipeline = &self.world.plan.pipeline;
         tracing::warn!(%pipeline, step, topic, partition, offset, correlation_id, cause, "dead letter");
     }
 
@@ -166,6 +177,13 @@ fn offset_of(row: &RecordBatch) -> i64 {
     column.filter(|c| !c.is_empty()).map_or(-1, |c| c.value(0))
 }
 
+/// `metadata.correlationId` of an event envelope.
+fn correlation_of(row: &RecordBatch) -> Option<String> {
+    let ids = row.column_by_name("metadata")?.as_struct_opt()?.column_by_name("correlationId")?;
+    let ids = ids.as_string_opt::<i32>().filter(|ids| !ids.is_empty() && ids.is_valid(0))?;
+    Some(ids.value(0).to_string())
+}
+
 /// The record with this offset, by binary search.
 fn find(records: &dyn RecordSet, offset: i64) -> Option<usize> {
     let (mut low, mut high) = (0, records.len());
@@ -180,6 +198,7 @@ fn find(records: &dyn RecordSet, offset: i64) -> Option<usize> {
     None
 }
 
+/// The row as JSON, or as an Arrow IPC stream where a value has no JSON form (NaN, a year beyond 9999).
 fn as_json(row: &RecordBatch) -> Vec<u8> {
     let user: Vec<usize> =
         row.schema().fields().iter().enumerate().filter(|(_, f)| !operator_core::batch::is_system(f.name())).map(|(i, _)| i).collect();
@@ -189,7 +208,7 @@ fn as_json(row: &RecordBatch) -> Vec<u8> {
         if let Ok(rows) = encoder.batch(&row)
             && rows.write(0, &mut out).is_err()
         {
-            out.clear();
+            out = encode_batch(&row).unwrap_or_default();
         }
     }
     out

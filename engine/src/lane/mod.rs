@@ -222,8 +222,11 @@ impl Lane {
                 // A rewind on the way: these come again.
                 Event::Records { .. } | Event::End { .. } if delivery != self.delivery => {}
                 Event::Assigned(partitions) => {
+                    if partitions.is_empty() {
+                        // There are more lanes than partitions: this one has nothing to do.
+                        self.world.stats.assigned(self.config.index, []);
+                    }
                     self.newly.extend(partitions);
-                    self.world.stats.assigned(self.config.index, self.tasks.keys().copied());
                 }
                 Event::Revoked { lost, .. } => self.revoked(lost)?,
                 Event::Records { partition, records } => {
@@ -369,8 +372,9 @@ impl Lane {
             if self.process(&partition)? {
                 busy = true;
                 self.world.stats.waits_no_more(&partition);
-                let paused = self.partitions.get_mut(&partition).is_some_and(|input| std::mem::take(&mut input.paused));
-                if paused {
+                let paused = self.partitions.get_mut(&partition).filter(|input| input.paused);
+                if let Some(input) = paused {
+                    input.resumed();
                     self.consumer.resume(std::slice::from_ref(&partition))?;
                 }
             }
@@ -381,7 +385,7 @@ impl Lane {
     fn ended(&mut self, partition: &TopicPartition, offset: i64) {
         let monotonic = self.world.clock.monotonic();
         if let Some(input) = self.partitions.get_mut(partition) {
-            input.ended(monotonic);
+            input.ended(offset, monotonic);
             self.world.stats.end(partition, offset);
         }
     }
@@ -390,6 +394,9 @@ impl Lane {
     fn let_time_pass(&mut self) -> Result<(), LaneEnd> {
         let (monotonic, wall) = (self.world.clock.monotonic(), self.world.clock.wall());
         let mut moved = std::collections::BTreeSet::new();
+        let beating = self.partitions.iter_mut().filter_map(|(partition, input)| input.beats(monotonic).then(|| partition.clone()));
+        let beating = beating.collect();
+        self.touch(beating);
         for input in self.partitions.values_mut() {
             if input.started && input.waiting.is_empty() && input.idle(monotonic, wall) {
                 moved.insert(input.task);
@@ -434,6 +441,12 @@ impl Lane {
             self.begun = true;
         }
         Ok(())
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.world.stats.unassigned(self.config.index, self.partitions.keys());
     }
 }
 

@@ -60,7 +60,7 @@ impl Lane {
         if self.in_flight.is_some() {
             return Ok(());
         }
-        if self.epoch.touched.is_empty() && self.outbox.is_empty() {
+        if self.is_sealed() {
             self.epoch = Epoch::default();
             return Ok(());
         }
@@ -91,6 +91,10 @@ impl Lane {
             }
             offsets.push((partition.clone(), Committed { offset: input.next, metadata }));
             positions.push((partition, input.next, marks));
+        }
+        if offsets.is_empty() {
+            // Without a position the group does not fence the commit.
+            return Err(LaneEnd::Restart("an epoch without positions: this is a bug".into()));
         }
         self.begin()?;
         failpoint("lane-sealed");
@@ -211,7 +215,7 @@ impl Lane {
             failpoint("lane-applied");
             if let Some(checkpoint) = checkpoint {
                 let written = match next {
-                    Some(next) if checkpoint.is_bloated(store.bytes()) => checkpoint.rewrite(store, next, wall),
+                    Some(next) if checkpoint.needs_rewrite(store.bytes()) => checkpoint.rewrite(store, next, wall),
                     Some(next) => checkpoint.append(&entries, next, wall),
                     // Without the position the file would be in doubt.
                     None => {
@@ -228,6 +232,8 @@ impl Lane {
         for (partition, offset, marks) in done.positions {
             if let Some(input) = self.partitions.get_mut(&partition) {
                 input.committed = offset;
+                input.uncommitted = false;
+                input.stored_at = self.world.clock.monotonic();
                 input.committed_marks = marks.clone();
             }
             self.world.stats.position(&partition, offset, marks.iter().copied().min());
@@ -247,13 +253,17 @@ impl Lane {
             return Err(LaneEnd::Restart(format!("{MAX_REWINDS} epochs in a row could not be committed: {cause}")));
         }
         self.abort_open()?;
-        let mut positions = Vec::new();
+        let (mut positions, mut first) = (Vec::new(), Vec::new());
         for (partition, input) in &mut self.partitions {
             input.rewind();
             if input.started {
                 positions.push((partition.clone(), input.next));
+                if input.uncommitted {
+                    first.push(partition.clone());
+                }
             }
         }
+        self.touch(first);
         let ids: Vec<(usize, i32)> = self.tasks.keys().copied().collect();
         for id in ids {
             let watermarks = self.watermarks(id);
@@ -308,17 +318,22 @@ impl Lane {
         let turns = (patience.as_millis() / 50).max(1);
         for _ in 0..turns {
             if self.in_flight.is_none() {
-                if self.epoch.touched.is_empty() && self.outbox.is_empty() {
+                if self.is_sealed() {
                     return Ok(());
                 }
                 self.seal()?;
             }
             self.settle(Duration::from_millis(50))?;
         }
-        if self.in_flight.is_some() {
-            return Err(LaneEnd::Restart("the last commit did not end in time".into()));
+        match self.in_flight.is_none() && self.is_sealed() {
+            true => Ok(()),
+            false => Err(LaneEnd::Restart("the last commit did not end in time".into())),
         }
-        Ok(())
+    }
+
+    /// Nothing of an open epoch exists: no position, no record, no transaction begun.
+    fn is_sealed(&self) -> bool {
+        self.epoch.touched.is_empty() && self.outbox.is_empty() && !self.begun
     }
 
     /// The partitions are somebody else's already: nothing may be committed.

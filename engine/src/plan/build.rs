@@ -60,6 +60,8 @@ pub fn plan(pipeline: &Pipeline, root: &Node, text: &str, registry: &Registry, c
     builder.steps();
     builder.sinks();
     builder.topics_once();
+    builder.tables_once();
+    builder.table_topics_once();
     // After an error much is unread only because what reads it was refused.
     if builder.found.iter().all(|d| d.severity != Severity::Error) {
         builder.unread();
@@ -78,6 +80,19 @@ pub fn plan(pipeline: &Pipeline, root: &Node, text: &str, registry: &Registry, c
         warnings,
         names: Names(pipeline.name.clone()),
     })
+}
+
+/// The key of a step's output, from that of its input.
+fn key_after(effect: &KeyEffect, key: Option<&Vec<String>>) -> Option<Vec<String>> {
+    match (effect, key) {
+        (KeyEffect::Unchanged, key) => key.cloned(),
+        // The group's rows are where the group's key put them.
+        (KeyEffect::Columns(_), Some(key)) => Some(key.iter().map(|k| k.rsplit('.').next().unwrap_or(k).to_string()).collect()),
+        (KeyEffect::Columns(columns), None) => Some(columns.clone()),
+        (KeyEffect::Renamed(renames), key) => {
+            key?.iter().map(|k| renames.iter().find(|(old, _)| old == k).map(|(_, new)| new.clone())).collect()
+        }
+    }
 }
 
 impl Builder<'_> {
@@ -356,19 +371,9 @@ impl Builder<'_> {
         let Some(first) = streams.first() else { return };
         let node = self.nodes.len();
         for (port, output) in planned.outputs.iter().enumerate() {
-            let key = match &output.key {
-                KeyEffect::Unchanged => first.input.key.clone(),
-                KeyEffect::Columns(columns) => match &first.input.key {
-                    // The group's rows are where the group's key put them.
-                    Some(key) => Some(key.iter().map(|k| k.rsplit('.').next().unwrap_or(k).to_string()).collect()),
-                    None => Some(columns.clone()),
-                },
-                KeyEffect::Renamed(renames) => first
-                    .input
-                    .key
-                    .as_ref()
-                    .and_then(|key| key.iter().map(|k| renames.iter().find(|(old, _)| old == k).map(|(_, new)| new.clone())).collect()),
-            };
+            // Rows of several streams have a key together only if it is the same in all of them.
+            let keys: Vec<_> = streams.iter().map(|stream| key_after(&output.key, stream.input.key.as_ref())).collect();
+            let key = keys.first().filter(|first| keys.iter().all(|key| key == *first)).cloned().flatten();
             let stream = Stream {
                 component: first.component,
                 from: Upstream::Node(node, Port(port as u16)),
@@ -417,6 +422,30 @@ impl Builder<'_> {
             if sink.topic.as_ref().is_some_and(|t| seen.contains_key(t)) {
                 let found = Diagnostic::error("loop", "the pipeline would read what it writes here, without end");
                 self.found.push(found.at(["sinks", name, "topic"]));
+            }
+        }
+    }
+
+    /// One table per topic: the loader finds a record's table by its topic.
+    fn table_topics_once(&mut self) {
+        let mut seen: BTreeMap<&String, &String> = BTreeMap::new();
+        for (name, table) in &self.pipeline.tables {
+            if let Some(first) = seen.insert(&table.topic, name) {
+                let found = Diagnostic::error("topic-twice", format!("`{}` is the table `{first}` already", table.topic));
+                self.found.push(found.at(["tables", name, "topic"]).help("look rows up in that one"));
+            }
+        }
+    }
+
+    /// One sink per ClickHouse table: positions tell a sink's rows apart, and another one has the same.
+    fn tables_once(&mut self) {
+        let mut seen: BTreeMap<&String, &String> = BTreeMap::new();
+        let sinks = self.pipeline.sinks.iter().filter_map(|(name, sink)| Some((name, sink.clickhouse.as_ref()?)));
+        for (name, table) in sinks {
+            if let Some(first) = seen.insert(table, name) {
+                let found = Diagnostic::error("table-twice", format!("the sink `{first}` writes to `{table}` already"));
+                let help = "read several streams in one sink, through a step with `from: [a, b]`, or use another table";
+                self.found.push(found.at(["sinks", name, "clickhouse"]).help(help));
             }
         }
     }

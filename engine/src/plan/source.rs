@@ -49,7 +49,7 @@ pub fn source(
     let topics = topics(source, catalog).map_err(|d| vec![d])?;
     let mut warnings = Vec::new();
     let mut inputs = Vec::new();
-    let mut value: Option<SchemaRef> = None;
+    let mut values: Vec<SchemaRef> = Vec::new();
     for topic in &topics {
         let partitions = match catalog.partitions(topic) {
             Ok(Some(n)) => n,
@@ -61,13 +61,14 @@ pub fn source(
         if source.event.is_some() {
             envelope_complete(&schema, topic).map_err(|d| vec![d])?;
         }
-        value = Some(match value {
-            None => schema,
-            Some(before) => merge(&before, &schema),
-        });
+        values.push(schema);
         inputs.push(InputTopic { name: topic.as_str().into(), partitions, avro });
     }
-    let value = value.ok_or_else(|| vec![Diagnostic::error("no-topic", "no topic matches").at(["pattern"])])?;
+    let value: SchemaRef = match values.as_slice() {
+        [] => return Err(vec![Diagnostic::error("no-topic", "no topic matches").at(["pattern"])]),
+        [one] => one.clone(),
+        several => Arc::new(Schema::new(merge(&several.iter().map(|schema| schema.fields()).collect::<Vec<_>>()))),
+    };
     if let Some(field) = value.fields().iter().find(|f| batch::is_system(f.name())) {
         let found = Diagnostic::error("reserved-column", format!("the value has a column `{}`, a name that the engine uses", field.name()));
         return Err(vec![found.at(["format"])]);
@@ -132,6 +133,15 @@ pub fn table(name: &str, table: &Table, catalog: &dyn Catalog, text: &str) -> Re
         {
             return Err(unknown_column(column, &schema).at([key]));
         }
+    }
+    if let Some(time) = &table.time {
+        let found = schema.field_with_name(time).map(|f| f.data_type().clone());
+        if let Some(wrong) = found.ok().filter(|t| !matches!(t, DataType::Timestamp(_, _) | DataType::Int64)) {
+            return Err(time_type_error(time, &wrong).at(["time"]));
+        }
+    }
+    if !matches!(table.format, Format::Json | Format::Avro) {
+        return Err(Diagnostic::error("table-format", "a table's records are JSON or Avro").at(["format"]).help("write `format: avro`"));
     }
     Ok(TablePlan {
         name: name.to_string(),
@@ -260,31 +270,23 @@ fn envelope_complete(schema: &Schema, topic: &str) -> Result<(), Diagnostic> {
     Ok(())
 }
 
-/// The columns two schemas share or one of them has: nullable where one lacks them, left out where types disagree.
-fn merge(a: &Schema, b: &Schema) -> SchemaRef {
-    Arc::new(Schema::new(merge_fields(a.fields(), b.fields())))
-}
-
-fn merge_fields(a: &Fields, b: &Fields) -> Fields {
+/// The columns that some of the schemas have: nullable where one lacks them, left out where types disagree.
+fn merge(schemas: &[&Fields]) -> Fields {
     let mut merged: Vec<Arc<Field>> = Vec::new();
-    for left in a {
-        match b.iter().find(|f| f.name() == left.name()) {
-            None => merged.push(Arc::new(left.as_ref().clone().with_nullable(true))),
-            Some(right) => {
-                let nullable = left.is_nullable() || right.is_nullable();
-                match (left.data_type(), right.data_type()) {
-                    (DataType::Struct(l), DataType::Struct(r)) => {
-                        merged.push(Arc::new(Field::new(left.name(), DataType::Struct(merge_fields(l, r)), nullable)));
-                    }
-                    (l, r) if l == r => merged.push(Arc::new(left.as_ref().clone().with_nullable(nullable))),
-                    _ => {}
-                }
-            }
+    let mut seen = std::collections::BTreeSet::new();
+    for name in schemas.iter().flat_map(|fields| fields.iter()).map(|field| field.name()) {
+        if !seen.insert(name) {
+            continue;
         }
-    }
-    for right in b {
-        if !a.iter().any(|f| f.name() == right.name()) {
-            merged.push(Arc::new(right.as_ref().clone().with_nullable(true)));
+        let same: Vec<&Arc<Field>> = schemas.iter().filter_map(|fields| fields.iter().find(|f| f.name() == name)).collect();
+        let nullable = same.len() < schemas.len() || same.iter().any(|f| f.is_nullable());
+        let records: Vec<&Fields> =
+            same.iter().filter_map(|f| if let DataType::Struct(fields) = f.data_type() { Some(fields) } else { None }).collect();
+        let Some(first) = same.first() else { continue };
+        if records.len() == same.len() {
+            merged.push(Arc::new(Field::new(name, DataType::Struct(merge(&records)), nullable)));
+        } else if same.iter().all(|f| f.data_type() == first.data_type()) {
+            merged.push(Arc::new(first.as_ref().clone().with_nullable(nullable)));
         }
     }
     merged.into()
@@ -296,10 +298,13 @@ fn time(source: &Source, value: &Schema) -> Result<TimeSource, Diagnostic> {
     match path_type(value, &path) {
         None => Err(unknown_column(name, value).at(["time", "field"])),
         Some(DataType::Timestamp(_, _) | DataType::Int64) => Ok(TimeSource::Column(path)),
-        Some(other) => Err(Diagnostic::error("time-type", format!("`{name}` is {other}, not a timestamp"))
-            .at(["time", "field"])
-            .help("event time is a timestamp column, or a long of milliseconds since 1970")),
+        Some(other) => Err(time_type_error(name, &other).at(["time", "field"])),
     }
+}
+
+fn time_type_error(name: &str, found: &DataType) -> Diagnostic {
+    Diagnostic::error("time-type", format!("`{name}` is {found}, not a timestamp"))
+        .help("event time is a timestamp column, or a long of milliseconds since 1970")
 }
 
 /// The type at a path through nested records.

@@ -149,7 +149,7 @@ pub fn check(case: &Case, outcome: &Outcome, seed: u64) {
     // The row ledger: every committed row of every step went somewhere.
     for snapshot in &outcome.stats {
         for (step, (rows, ledger)) in &snapshot.steps {
-            assert_eq!(*rows as i64, ledger.accounted(), "seed {seed}: ledger of {step}: {ledger:?}");
+            assert_eq!(*rows as i64, ledger.accounted(), "seed {seed}: ledger of {step:?}: {ledger:?}");
         }
     }
 }

@@ -343,6 +343,11 @@ fn scalar(writer: &Schema, reader: &Schema) -> Result<Read, String> {
     {
         return Ok(Read::Scaled(from, to));
     }
+    // Numbers that mean times of different kinds must not be read as if they meant the same.
+    let temporal = |schema: &Schema| unit_of(schema).is_some() || matches!(schema, Schema::Date | Schema::TimeMillis | Schema::TimeMicros);
+    if temporal(writer) && temporal(reader) && type_name(writer) != type_name(reader) {
+        return Err(format!("{} cannot be read as {}", type_name(writer), type_name(reader)));
+    }
     // A UUID of 16 bytes written, text read: both are texts to everyone but the encoding.
     if is_fixed_uuid(writer) && to == Layout::Text {
         return Ok(Read::FixedUuid);

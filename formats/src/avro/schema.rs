@@ -60,10 +60,14 @@ impl AvroSchema {
 
     /// Whether a value of this schema takes no bytes at all.
     pub(crate) fn is_zero_width(&self, schema: &Schema) -> bool {
-        self.zero_width(schema, &mut HashMap::new())
+        self.zero_width(schema, &mut HashMap::new(), 0)
     }
 
-    fn zero_width(&self, schema: &Schema, known: &mut HashMap<String, bool>) -> bool {
+    fn zero_width(&self, schema: &Schema, known: &mut HashMap<String, bool>, depth: u32) -> bool {
+        // Nobody nests so deep in earnest; to call it a value with bytes only makes the check of its items stricter.
+        if depth > 64 {
+            return false;
+        }
         match self.resolve(schema) {
             Ok(Schema::Null) => true,
             Ok(Schema::Fixed(fixed)) => fixed.size == 0,
@@ -73,11 +77,11 @@ impl AvroSchema {
                     return *answer;
                 }
                 known.insert(name.clone(), true);
-                let answer = record.fields.iter().all(|f| self.zero_width(&f.schema, known));
+                let answer = record.fields.iter().all(|f| self.zero_width(&f.schema, known, depth + 1));
                 known.insert(name, answer);
                 answer
             }
-            Ok(Schema::Decimal(decimal)) => self.zero_width(&decimal.inner, known),
+            Ok(Schema::Decimal(decimal)) => self.zero_width(&decimal.inner, known, depth + 1),
             _ => false,
         }
     }

@@ -3,7 +3,7 @@
 use crate::cause::Fail;
 
 /// Items without width, and bytes of defaults, that one record may produce beyond its own length.
-const FREE_UNITS: usize = 1 << 20;
+const FREE_UNITS: usize = 1 << 16;
 /// How much more of them each byte of the payload allows.
 const UNITS_PER_BYTE: usize = 64;
 /// Levels that skipping may descend.

@@ -14,6 +14,9 @@ use hashbrown::HashMap;
 
 use crate::batch::Millis;
 
+/// Batches are merged above this many (more for large tables).
+const MAX_BATCHES: usize = 1_000;
+
 /// Where a row is: batch and row within it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
@@ -25,6 +28,8 @@ pub struct Place {
 #[derive(Clone, Copy, Debug)]
 struct Version {
     since: Millis,
+    /// Its place in the order of the topic.
+    arrived: u64,
     place: Option<Place>,
 }
 
@@ -32,20 +37,20 @@ struct Version {
 #[derive(Debug)]
 pub struct Table {
     schema: SchemaRef,
-    /// How long older versions are kept behind the newest time seen; `None`: only the latest is kept.
+    /// How long older versions of a key are kept behind its newest; `None`: only the latest is kept.
     history: Option<Millis>,
     batches: Vec<RecordBatch>,
     rows: usize,
     index: HashMap<Vec<u8>, Vec<Version>, foldhash::fast::FixedState>,
     live: usize,
-    newest: Millis,
+    arrivals: u64,
 }
 
 impl Table {
-    /// An empty table. `history`: keep versions replaced at most this long (in event time) before the newest.
+    /// An empty table. `history`: keep versions of a key replaced at most this long (in event time) before its newest.
     pub fn new(schema: SchemaRef, history: Option<Millis>) -> Table {
         let index = HashMap::with_hasher(foldhash::fast::FixedState::default());
-        Table { schema, history, batches: Vec::new(), rows: 0, index, live: 0, newest: Millis::MIN }
+        Table { schema, history, batches: Vec::new(), rows: 0, index, live: 0, arrivals: 0 }
     }
 
     pub fn schema(&self) -> &SchemaRef {
@@ -54,7 +59,7 @@ impl Table {
 
     /// Number of keys that have a row now.
     pub fn len(&self) -> usize {
-        self.index.values().filter(|v| v.last().is_some_and(|v| v.place.is_some())).count()
+        self.index.values().filter(|versions| latest(versions).is_some()).count()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -63,15 +68,21 @@ impl Table {
 
     /// Takes changes in topic order: for each (key, time, row of `rows` or `None` for a tombstone).
     pub fn apply<'k>(&mut self, rows: RecordBatch, changes: impl IntoIterator<Item = (&'k [u8], Millis, Option<u32>)>) {
+        let changes: Vec<_> = changes.into_iter().collect();
+        if changes.is_empty() {
+            return;
+        }
         let batch = self.batches.len() as u32;
         self.rows += rows.num_rows();
         self.batches.push(rows);
         for (key, since, row) in changes {
-            self.newest = self.newest.max(since);
-            let version = Version { since, place: row.map(|row| Place { batch, row }) };
+            self.arrivals += 1;
+            let version = Version { since, arrived: self.arrivals, place: row.map(|row| Place { batch, row }) };
             self.put(key, version);
         }
-        if self.rows > 1024 && self.rows > 2 * self.live {
+        // A trickle of small batches costs more for its arrays than for its rows.
+        let many = self.batches.len() > MAX_BATCHES.max(self.live / 1_000);
+        if many || (self.rows > 1024 && self.rows > 2 * self.live) {
             self.compact();
         }
     }
@@ -83,10 +94,16 @@ impl Table {
             None => versions.clear(),
             Some(kept) => {
                 // Keep the version in force at the horizon: it answers lookups up to the next one.
-                let horizon = self.newest.saturating_sub(kept);
+                // Per key: a row dated far ahead must not empty the history of the others.
+                let newest = versions.last().map_or(version.since, |v| v.since.max(version.since));
+                let horizon = newest.saturating_sub(kept);
                 let first = versions.iter().rposition(|v| v.since <= horizon).unwrap_or(0);
                 versions.drain(..first);
             }
+        }
+        if version.place.is_none() {
+            // A deletion ends what was to come, too.
+            versions.retain(|v| v.since <= version.since);
         }
         // Versions are ordered by time; among equal times the later record wins.
         let at = versions.partition_point(|v| v.since <= version.since);
@@ -103,7 +120,7 @@ impl Table {
     pub fn lookup(&self, key: &[u8], at: Option<Millis>) -> Option<Place> {
         let versions = self.index.get(key)?;
         match at {
-            None => versions.last()?.place,
+            None => latest(versions),
             Some(at) => versions.iter().rev().find(|v| v.since <= at)?.place,
         }
     }
@@ -171,6 +188,11 @@ impl Table {
         self.rows = folded.num_rows();
         self.batches = vec![folded];
     }
+}
+
+/// The row that came last, whatever its time; `None` if that was a deletion.
+fn latest(versions: &[Version]) -> Option<Place> {
+    versions.iter().max_by_key(|v| v.arrived)?.place
 }
 
 /// True for the types a record key can have that tables are looked up by.

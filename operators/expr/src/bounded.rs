@@ -23,6 +23,10 @@ enum Size {
     Times,
     /// From, to and step, or only to.
     Range,
+    /// The third argument may stand for every occurrence of the second in the first.
+    Replaced,
+    /// The second argument stands between the elements of the first.
+    Joined,
 }
 
 /// `function` with its limit, if it is one that needs it.
@@ -31,6 +35,8 @@ pub(crate) fn bounded(function: Arc<ScalarUDF>) -> Arc<ScalarUDF> {
         "lpad" | "rpad" | "array_resize" => Size::Given,
         "repeat" | "array_repeat" => Size::Times,
         "range" | "generate_series" => Size::Range,
+        "replace" | "regexp_replace" => Size::Replaced,
+        "array_to_string" => Size::Joined,
         _ => return function,
     };
     Arc::new(ScalarUDF::new_from_impl(Bounded { inner: function, size }))
@@ -49,12 +55,21 @@ impl Bounded {
         let number = |at: usize| arrays.get(at).map(whole_numbers).transpose();
         let (first, second, third) = match self.size {
             Size::Range => (number(0)?, number(1)?, number(2)?),
+            Size::Replaced | Size::Joined => (None, None, None),
             _ => (None, number(1)?, None),
         };
         for row in 0..rows {
             let value = |of: &Option<Int64Array>| of.as_ref().filter(|a| a.is_valid(row)).map(|a| i128::from(a.value(row)));
             let size = match self.size {
-                Size::Given => value(&second).unwrap_or(0),
+                // The third argument is what fills up.
+                Size::Given => value(&second).unwrap_or(0).max(0) * arrays.get(2).map_or(1, |a| length(a, row)).max(1),
+                Size::Replaced => {
+                    let of = |at: usize| arrays.get(at).map_or(0, |a| length(a, row));
+                    // A pattern matches one character at least, or between them.
+                    let sought = if self.inner.name() == "replace" { of(1).max(1) } else { 1 };
+                    of(0) + (of(0) / sought + 1) * of(2)
+                }
+                Size::Joined => arrays.first().map_or(0, |a| length(a, row)) * arrays.get(1).map_or(0, |a| length(a, row)),
                 Size::Times => value(&second).unwrap_or(0).max(0) * arrays.first().map_or(1, |a| length(a, row)).max(1),
                 Size::Range => match (value(&first), value(&second)) {
                     (Some(to), None) if second.is_none() => to,

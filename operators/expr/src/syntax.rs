@@ -14,6 +14,8 @@ use crate::refusal::ExprError;
 /// The longest SQL text that is read, in bytes.
 pub const MAX_TEXT: usize = 64 * 1024;
 /// The most operators in one expression: chains of them become trees as deep as the chain is long, and planning walks
+/// Levels of casts and other forms with a syntax of their own.
+const MAX_FORMS: usize = 8;
 /// those by recursion. Commas and names do not count, so long `IN` lists are fine.
 pub const MAX_OPERATORS: usize = 128;
 /// How deeply parentheses and function calls may nest.
@@ -134,7 +136,56 @@ fn parser<'a>(dialect: &'a dyn Dialect, sql: &str, lines: &Lines) -> Result<(Par
         let error = ExprError::new("too-long", format!("the expression has {operators} operators, at most {MAX_OPERATORS} are allowed"));
         return Err(error.help("use IN (...) for a list of values, or compute parts in an earlier `map` step"));
     }
+    refuse_deep_forms(&tokens)?;
     Ok((Parser::new(dialect).with_recursion_limit(MAX_NESTING).with_tokens_with_locations(tokens), operators))
+}
+
+/// Forms that the parser tries in two ways, so that each level of nesting doubles its work, or that it descends into
+/// without counting: a handful of levels is more than anyone means.
+fn refuse_deep_forms(tokens: &[TokenWithSpan]) -> Result<(), ExprError> {
+    let (mut open, mut depth) = (Vec::new(), 0);
+    let mut before = None;
+    for token in tokens.iter().filter(|t| !matches!(t.token, Token::Whitespace(_))) {
+        match &token.token {
+            Token::LParen => {
+                let doubles = before.is_some_and(is_special_form);
+                depth += usize::from(doubles);
+                open.push(doubles);
+            }
+            Token::RParen => depth -= usize::from(open.pop().unwrap_or(false)),
+            Token::Word(word) if word.keyword == Keyword::INTERVAL && before == Some(Keyword::INTERVAL) => depth = MAX_FORMS + 1,
+            _ => {}
+        }
+        if depth > MAX_FORMS {
+            let error = ExprError::new("too-long", format!("casts and the like nest more than {MAX_FORMS} levels deep"));
+            return Err(error.help("compute parts in an earlier `map` step"));
+        }
+        before = if let Token::Word(word) = &token.token { Some(word.keyword) } else { None };
+    }
+    Ok(())
+}
+
+fn is_special_form(keyword: Keyword) -> bool {
+    use Keyword::*;
+    matches!(
+        keyword,
+        CAST | TRY_CAST
+            | SAFE_CAST
+            | CONVERT
+            | TRY_CONVERT
+            | EXTRACT
+            | CEIL
+            | FLOOR
+            | POSITION
+            | SUBSTRING
+            | SUBSTR
+            | TRIM
+            | OVERLAY
+            | EXISTS
+            | ARRAY
+            | STRUCT
+            | MAP
+    )
 }
 
 /// Everything that can deepen the tree: symbols other than separators and names of operators. Casts and subscripts
@@ -154,6 +205,13 @@ fn is_operator(token: &TokenWithSpan) -> bool {
                 | Keyword::DIV
                 | Keyword::SIMILAR
                 | Keyword::AT
+                | Keyword::XOR
+                | Keyword::RLIKE
+                | Keyword::REGEXP
+                | Keyword::OVERLAPS
+                | Keyword::MEMBER
+                | Keyword::COLLATE
+                | Keyword::INTERVAL
         ),
         Token::Whitespace(_)
         | Token::EOF

@@ -201,7 +201,11 @@ impl WindowOperator {
                         group_key.extend_from_slice(key);
                         accumulators.clear();
                         released += read_group(plan, value, &mut accumulators)?;
-                        results.push(plan, end, &accumulators);
+                        if plan.emit == Emit::OnClose {
+                            results.push(plan, end, &accumulators);
+                        } else {
+                            group.iter_mut().for_each(Vec::clear);
+                        }
                     }
                 }
                 deleted.push(key.to_vec());
@@ -224,9 +228,7 @@ impl WindowOperator {
                 let system = derived_system_columns(results.times(), emitted);
                 let columns = plan.group_types.iter().zip(&mut group).map(|(t, values)| build(t, &std::mem::take(values)));
                 let rows = results.take(plan, columns.collect(), system.to_vec())?;
-                if plan.emit == Emit::OnClose {
-                    cx.emit(Port::OUT, rows);
-                }
+                cx.emit(Port::OUT, rows);
             }
             for key in &deleted {
                 cx.state().delete(key)?;

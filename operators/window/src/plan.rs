@@ -67,7 +67,13 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
     let bounds = bounds.map(|name| Arc::new(Field::new(name, time_type(), false)));
     let headers = schema.field_with_name(HEADERS).ok().filter(|_| window.emit == Emit::OnUpdate).cloned();
     let results = aggregates.iter().map(|a| Arc::new(Field::new(&a.name, a.data_type.clone(), a.nullable)));
-    let fields = group.iter().map(|g| g.field.clone()).chain(bounds).chain(results).chain(system_fields().map(Arc::new)).chain(headers.clone().map(Arc::new));
+    let fields = group
+        .iter()
+        .map(|g| g.field.clone())
+        .chain(bounds)
+        .chain(results)
+        .chain(system_fields().map(Arc::new))
+        .chain(headers.clone().map(Arc::new));
     let output = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     let plan = Arc::new(WindowPlan {
         windows,

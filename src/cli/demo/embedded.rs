@@ -14,13 +14,14 @@ use headwater_engine::delivery::{Answer, Block, Progress as Delivered, Range, Ta
 use headwater_engine::memory::MemoryBroker;
 use headwater_engine::plan::Registered;
 use headwater_engine::schemas::{Lookup, MemorySchemas};
+use headwater_engine::worker::Stop;
 use headwater_generate::{AvroEncoder, Event, GenerateError, Limit, Model, Options, Progress, SchemaIds, Topic, Totals};
 use parking_lot::Mutex;
 
 use super::{DemoArgs, Generated, Ground, Held, LoadThread};
 use crate::catalog::Subjects;
 use crate::config::Config;
-use crate::deliver::Delivering;
+use crate::deliver::{Delivering, NoTarget};
 use crate::diagnose::Problem;
 use crate::run::{self, Prepared, Running, Services};
 
@@ -108,9 +109,11 @@ impl Ground for Embedded {
                 self.broker.retain(topic, KEPT);
             }
         }
-        let running = run::start_with(prepared, &self.config, &|output, slot| {
+        let running = run::start_with(prepared, &self.config, Stop::default(), &|output, slot| {
             let (tally, name) = (self.tally.clone(), output.name.clone());
-            let target = move || -> Box<dyn Target> { Box::new(Counting { tally: tally.clone(), sink: name.clone(), outcome: None }) };
+            let target = move || -> Result<Box<dyn Target>, NoTarget> {
+                Ok(Box::new(Counting { tally: tally.clone(), sink: name.clone(), outcome: None }))
+            };
             Delivering::to(prepared, output, self.config.kafka.session_timeout.millis(), slot, Box::new(target))
         });
         let _ = std::fs::remove_dir_all(&self.config.worker.state_dir);

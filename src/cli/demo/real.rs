@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use headwater_engine::worker::Stop;
 use headwater_local::Environment;
 
 use super::{DemoArgs, Generated, Ground, Held, LoadThread};
@@ -80,7 +81,7 @@ impl Ground for Real {
     }
 
     fn start(&self, prepared: &Prepared) -> Result<Running, Problem> {
-        run::start(prepared, &self.config)
+        run::start(prepared, &self.config, Stop::default())
     }
 
     fn held(&self) -> Held {

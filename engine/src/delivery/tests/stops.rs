@@ -1,6 +1,7 @@
 //! What a person must decide, and doubts that can be settled.
 
 use super::*;
+use crate::broker::{Broker, Outgoing};
 
 fn stop_of(error: &DeliveryError) -> &Stop {
     match error {
@@ -108,12 +109,48 @@ fn a_table_that_collapses_rows_is_never_counted() {
     assert_eq!((lane.counters().skipped(), rig.table.inserts().1), (0, 1));
 }
 
+/// The table has the rows, but a view behind it may have failed: only a token that is remembered could mend that.
+#[test]
+fn an_old_doubt_before_materialized_views_stops() {
+    let mut rig = Rig::plain();
+    rig.append(0, 4, false);
+    in_doubt(&rig, TableFault::ReplyLost);
+    rig.clock.advance(10 * rig.settings.safe_window);
+    let mut lane = rig.lane_with(rig.settings.clone(), rig.table.target().with_dependents());
+    let error = rig.run_until_error(&mut lane);
+    assert!(error.to_string().contains("materialized views"), "{error}");
+}
+
+/// Markers of transactions are all that is left behind the last row: the position moves past them now and then, or
+/// retention would pass it one day.
+#[test]
+fn an_idle_partition_keeps_its_position_at_the_end() {
+    let mut rig = Rig::plain();
+    rig.append(0, 4, false);
+    let mut lanes = [rig.lane(0)];
+    rig.finish(&mut lanes);
+    let mut other = rig.broker.producer(Some("other")).unwrap();
+    other.begin().unwrap();
+    let (topic, value) = (rig.settings.topic.clone(), Some(&b"aborted"[..]));
+    other.send(Outgoing { topic: &topic, partition: 0, timestamp: None, key: None, value, headers: &[], tag: None }).unwrap();
+    other.abort().unwrap();
+    let stored = |rig: &Rig| rig.broker.group_offsets(&rig.settings.group).values().map(|c| c.offset).max();
+    let end = rig.broker.last_stable_offset(&rig.settings.topic, 0);
+    assert!(stored(&rig) < end, "a marker lies behind the last row");
+    for _ in 0..1_000 {
+        rig.clock.advance(5_000);
+        lanes[0].step(std::time::Duration::ZERO).unwrap();
+    }
+    assert_eq!(stored(&rig), end);
+}
+
 #[test]
 fn rows_refused_by_a_view_after_they_were_written_stop() {
     let mut rig = Rig::plain();
     rig.append(0, 4, false);
     rig.table.inject(0, TableFault::RefusedAfterWrite);
-    let error = rig.run_until_error(&mut rig.lane(0));
+    let mut lane = rig.lane_with(rig.settings.clone(), rig.table.target().with_dependents());
+    let error = rig.run_until_error(&mut lane);
     assert!(error.to_string().contains("materialized view"), "{error}");
     assert_eq!(rig.table.rows().len(), 4);
     assert!(rig.letters().is_empty());
