@@ -54,7 +54,7 @@ pub trait RecordSet: Send {
 
 /// What a consumer has to say, in order.
 pub enum Event {
-    /// Partitions were given to this member. They deliver nothing until [`Consumer::start`] says from where.
+    /// Partitions were given to this member; none, where there are more members than partitions. They deliver nothing until [`Consumer::start`] says from where.
     Assigned(Vec<TopicPartition>),
     /// Partitions are about to go (all of this member's: assignment is eager). The lane settles its transaction and
     /// then calls [`Consumer::release`]; until then the group waits for it. `lost`: they are gone already, so that

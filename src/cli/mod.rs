@@ -6,6 +6,7 @@ mod demo;
 mod lint;
 mod local;
 mod run;
+mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -30,6 +31,8 @@ enum Command {
     Run(run::RunArgs),
     /// Check a pipeline without reading a record
     Lint(lint::LintArgs),
+    /// Run a pipeline's cases: through crashes, rebalances and lost answers, without a broker
+    Test(test::TestArgs),
     /// See it all work: local services, generated orders, the shipped pipelines, live totals
     Demo(demo::DemoArgs),
     /// Generate a realistic e-commerce load
@@ -82,6 +85,7 @@ pub fn main() -> ExitCode {
     let result = match hw.command {
         Command::Run(args) => run::run(&args),
         Command::Lint(args) => lint::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate(args) => generate(args),
         Command::Local(args) => local::run(&args),

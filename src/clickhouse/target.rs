@@ -153,16 +153,18 @@ impl Target for ClickHouse {
         insert = insert.with_setting("wait_end_of_query", "1");
         let insert = insert.with_setting("insert_deduplication_token", token(block, &self.table));
         let patience = self.patience();
-        // The client's own limit, too: it alone ends a request that was sent, whose body would stay in memory otherwise.
+        // The client's own limits: they alone end a request that was sent, whose body would stay in memory otherwise.
         let mut insert = insert.with_timeouts(Some(patience), Some(patience));
         self.spawn(Work::Insert, async move {
             let send = async {
                 insert.send(body).await?;
                 insert.end().await
             };
-            let late = |_| ClickHouseError::Lost(format!("no answer within {} s", patience.as_secs()));
-            tokio::time::timeout(patience, send).await.map_err(late)??;
-            Ok(None)
+            match send.await {
+                Ok(()) => Ok(None),
+                Err(clickhouse::error::Error::TimedOut) => Err(ClickHouseError::Lost(format!("no answer within {} s", patience.as_secs()))),
+                Err(e) => Err(e.into()),
+            }
         });
     }
 
@@ -230,9 +232,9 @@ impl Target for ClickHouse {
         self.views
     }
 
-    /// The server may begin when our patience ends, and then has its own time.
+    /// Sending and waiting have a limit each; the server may begin when our patience ends, and then has its own time.
     fn max_insert(&self) -> Millis {
-        (self.patience() + self.connection.config().max_execution).as_millis() as Millis
+        (2 * self.patience() + self.connection.config().max_execution).as_millis() as Millis
     }
 
     fn repeatable(&self) -> bool {

@@ -159,9 +159,8 @@ impl KafkaConsumer {
                     self.assigned = partitions.iter().cloned().collect();
                     self.positions.clear();
                     self.revoked = false;
-                    if !partitions.is_empty() {
-                        events.push(Event::Assigned(partitions));
-                    }
+                    // An empty one, too: there are more members than partitions, and this one has nothing to do.
+                    events.push(Event::Assigned(partitions));
                 }
                 Some(Rebalance::Revoked { partitions, lost }) => {
                     any = true;

@@ -27,7 +27,7 @@ impl Delivery {
     pub(super) fn split(&mut self, number: i32, refusal: Refusal, answer: &Answer) -> Result<Next, DeliveryError> {
         let (wall, settings, limit) = (self.clock.wall(), self.target.settings(), self.settings.max_refused);
         let now = self.clock.monotonic();
-        let letters = self.letters.topic().is_some();
+        let (letters, dependents) = (self.letters.topic().is_some(), self.target.has_dependents());
         let Some(partition) = self.partitions.get_mut(&number) else { return Ok(Next::Done) };
         let tp = partition.tp.clone();
         let Some(pinned) = &mut partition.pinned else { return Ok(Next::Done) };
@@ -36,6 +36,8 @@ impl Delivery {
         let refused = |why: String| Err(DeliveryError::Refused { partition: tp, offset, why });
         match answer {
             Answer::Counted { rows: 0, .. } => {}
+            // Where nothing takes rows from the table, a block that is refused has left nothing, counted or not.
+            Answer::Uncountable(_) if !dependents => {}
             Answer::Counted { rows, .. } => {
                 return refused(format!(
                     "rows refused (code {code}), but the table has {rows} of them: a materialized view that reads the \

@@ -356,8 +356,7 @@ impl Delivery {
             Progress::Refused { code, message } => {
                 self.counters.failed(format!("rows refused, code {code}: {message}"));
                 let refusal = Refusal { code, message };
-                // Without other tables behind it, a block that is refused has left nothing.
-                if self.target.repeatable() || !self.target.has_dependents() {
+                if self.target.repeatable() {
                     return self.split(number, refusal, &Answer::Counted { rows: 0, distinct: 0 });
                 }
                 Ok(Next::Then(Doing::Recount(refusal)))

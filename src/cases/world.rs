@@ -1,0 +1,337 @@
+//! One run of a case: the lanes of production over the in-memory Kafka, on a virtual clock.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_engine::broker::{Broker, Clock, TopicPartition};
+use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, topics_to_create};
+use headwater_engine::memory::{CommittedRecord, Faults, MemoryBroker, MemoryClock, Settings};
+use headwater_engine::plan::{Catalog, InputKind, Output, Registered, Target, TopicName, dead_letters};
+use headwater_engine::schemas::MemorySchemas;
+use headwater_engine::stats::Stats;
+use headwater_engine::tables::{LoadedTables, TableLoader};
+use headwater_formats::decode_batch;
+use operator_core::Millis;
+use serde_json::{Value, json};
+
+use super::encode::{self, Input, Records, SharedPlan, Step};
+use super::schedule::Schedule;
+use crate::catalog::Folder;
+
+/// Partitions of every topic.
+const PARTITIONS: i32 = 3;
+/// Turns of nothing that count as the end; a turn is ten milliseconds.
+const QUIET: usize = 40;
+const TURN: Millis = 10;
+/// More turns than any case needs: a run that stands still is a failure.
+const TURNS: usize = 200_000;
+
+/// A row that came out.
+#[derive(Clone, Debug)]
+pub struct Row {
+    pub key: Option<Vec<u8>>,
+    pub value: Value,
+    /// Its place in its topic.
+    pub order: usize,
+}
+
+/// What came out of a run, by topic or table; only what is not empty.
+#[derive(Default)]
+pub struct Outcome {
+    pub outputs: BTreeMap<String, Vec<Row>>,
+    /// Broken ledgers and unreadable outputs.
+    pub errors: Vec<String>,
+}
+
+/// Schemas from a folder, and a cluster in which every topic exists.
+pub struct Topics<'a>(pub &'a Folder);
+
+impl Catalog for Topics<'_> {
+    fn subject(&self, subject: &str) -> Result<Option<Registered>, String> {
+        self.0.subject(subject)
+    }
+
+    fn partitions(&self, _: &str) -> Result<Option<i32>, String> {
+        Ok(Some(PARTITIONS))
+    }
+
+    fn topics(&self) -> Result<Vec<String>, String> {
+        self.0.topics()
+    }
+}
+
+struct Run<'a> {
+    plan: &'a SharedPlan,
+    schedule: &'a Schedule,
+    broker: MemoryBroker,
+    clock: Arc<MemoryClock>,
+    tables: Arc<LoadedTables>,
+    loader: Option<TableLoader>,
+    schemas: Arc<MemorySchemas>,
+    stats: Arc<Stats>,
+    lanes: Vec<Option<Lane>>,
+    dir: Option<tempfile::TempDir>,
+    steps: usize,
+}
+
+/// Runs the records of a case under a schedule.
+///
+/// # Errors
+/// A lane stopped for good, or nothing happens any more.
+pub fn run(plan: &SharedPlan, records: &Records, schedule: &Schedule) -> Result<Outcome, String> {
+    let clock = MemoryClock::at(records.latest.max(1_767_225_600_000));
+    let broker = MemoryBroker::with(clock.clone(), Settings::default());
+    create_topics(plan, &broker)?;
+    let schemas = Arc::new(MemorySchemas::new(records.schemas.iter().map(|(id, text)| (*id, text.as_str()))));
+    let dir = if schedule.cold { None } else { Some(tempfile::tempdir().map_err(|e| e.to_string())?) };
+    let mut run = Run {
+        plan,
+        schedule,
+        broker,
+        clock,
+        tables: Arc::new(LoadedTables::new(plan)),
+        loader: None,
+        schemas,
+        stats: Arc::default(),
+        lanes: (0..schedule.lanes).map(|_| None).collect(),
+        dir,
+        steps: 0,
+    };
+    run.play(records)?;
+    Ok(run.outcome())
+}
+
+fn create_topics(plan: &SharedPlan, broker: &MemoryBroker) -> Result<(), String> {
+    for input in plan.stages.iter().flat_map(|s| &s.inputs).filter(|i| matches!(i.kind, InputKind::Source(_))) {
+        input.topics.iter().for_each(|topic| broker.create_topic(&topic.name, PARTITIONS));
+    }
+    for table in &plan.tables {
+        broker.create_topic_with(&table.topic.name, PARTITIONS, &[("cleanup.policy", "compact")]);
+    }
+    for output in outputs(plan) {
+        if let Target::Topic(sink) = &output.target
+            && let TopicName::Fixed(topic) = &sink.topic
+        {
+            broker.create_topic(topic, PARTITIONS);
+        }
+    }
+    broker.create_topics(&topics_to_create(plan)).map_err(|e| e.to_string())
+}
+
+fn outputs(plan: &SharedPlan) -> impl Iterator<Item = &Output> {
+    plan.stages.iter().flat_map(|s| &s.outputs)
+}
+
+impl Run<'_> {
+    fn play(&mut self, records: &Records) -> Result<(), String> {
+        if let Some((fault, skip)) = self.schedule.fault {
+            let mut faults = Faults::none();
+            faults.script(skip, fault);
+            self.broker.set_faults(faults);
+        }
+        let (tables, rest): (Vec<_>, Vec<_>) = records.steps.iter().partition(|s| matches!(s, Step::Record(input) if input.table));
+        for step in tables {
+            self.take(step)?;
+        }
+        self.load_tables()?;
+        let middle = rest.len() / 2;
+        for (n, step) in rest.into_iter().enumerate() {
+            self.take(step)?;
+            if self.schedule.row_by_row {
+                self.settle()?;
+            }
+            if self.schedule.rebalance && n == middle {
+                self.turns(5)?;
+                self.lanes.pop();
+                self.broker.expire_dropped();
+            }
+        }
+        self.settle()
+    }
+
+    fn take(&mut self, step: &Step) -> Result<(), String> {
+        match step {
+            Step::Record(Input { topic, key, value, timestamp, .. }) => {
+                let partition = key.as_ref().map_or(0, |key| headwater_formats::partition(key, PARTITIONS));
+                let timestamp = timestamp.or_else(|| Some(self.clock.wall()));
+                self.broker.append(topic, partition, key.as_deref(), value.as_deref(), timestamp, &[]).map(drop).map_err(|e| e.to_string())
+            }
+            Step::Advance(span) => {
+                self.settle()?;
+                // In steps shorter than any timeout, so that living members stay.
+                for _ in 0..span.div_ceil(1_000) {
+                    self.clock.advance(1_000);
+                    self.step()?;
+                }
+                self.settle()
+            }
+        }
+    }
+
+    fn load_tables(&mut self) -> Result<(), String> {
+        let broker: Arc<dyn Broker> = Arc::new(self.broker.clone());
+        let loader = TableLoader::new(self.plan, self.tables.clone(), broker, self.schemas.clone());
+        let mut loader = loader.map_err(|e| e.to_string())?;
+        for _ in 0..1_000 {
+            loader.step(Duration::ZERO).map_err(|e| e.to_string())?;
+        }
+        self.loader = Some(loader);
+        if self.tables.ready() { Ok(()) } else { Err("the tables can't be read".into()) }
+    }
+
+    fn lane(&self, index: usize) -> Result<Lane, LaneEnd> {
+        let world = World {
+            plan: self.plan.clone(),
+            broker: Arc::new(self.broker.clone()),
+            clock: self.clock.clone(),
+            schemas: self.schemas.clone(),
+            schema_ids: Arc::new(|_, _| Ok(1_000)),
+            tables: self.tables.clone(),
+            stats: self.stats.clone(),
+        };
+        let state_dir: Option<PathBuf> = self.dir.as_ref().map(|dir| dir.path().join(index.to_string()));
+        Lane::start(world, LaneConfig { state_dir, epoch_rows: self.schedule.epoch_rows, ..LaneConfig::new("case", index) })
+    }
+
+    /// One step of every lane; lanes that ended in doubt start anew. True if something was done.
+    fn step(&mut self) -> Result<bool, String> {
+        let mut busy = false;
+        for index in 0..self.lanes.len() {
+            let ended = match self.lanes.get_mut(index) {
+                Some(Some(lane)) => match lane.step(Duration::ZERO) {
+                    Ok(worked) => {
+                        busy |= worked || !lane.is_settled();
+                        None
+                    }
+                    Err(end) => Some(end),
+                },
+                _ => match self.lane(index) {
+                    Ok(lane) => {
+                        busy = true;
+                        if let Some(slot) = self.lanes.get_mut(index) {
+                            *slot = Some(lane);
+                        }
+                        None
+                    }
+                    Err(end) => Some(end),
+                },
+            };
+            match ended {
+                None => {}
+                Some(LaneEnd::Stop(why)) => return Err(format!("a lane stopped: {why}")),
+                Some(LaneEnd::Restart(_)) => {
+                    busy = true;
+                    if let Some(slot) = self.lanes.get_mut(index) {
+                        *slot = None;
+                    }
+                    self.broker.expire_dropped();
+                }
+            }
+        }
+        self.steps += 1;
+        if self.schedule.crash_after == Some(self.steps) {
+            busy = true;
+            self.lanes.iter_mut().for_each(|lane| *lane = None);
+            self.broker.expire_dropped();
+        }
+        Ok(busy)
+    }
+
+    fn turns(&mut self, turns: usize) -> Result<(), String> {
+        for _ in 0..turns {
+            self.clock.advance(TURN);
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Steps until everything readable is committed and nothing happens any more.
+    fn settle(&mut self) -> Result<(), String> {
+        let mut quiet = 0;
+        for _ in 0..TURNS {
+            self.clock.advance(TURN);
+            quiet = if self.step()? { 0 } else { quiet + 1 };
+            if quiet > QUIET && self.is_done() {
+                return Ok(());
+            }
+        }
+        Err("nothing happens any more, and not everything is committed".into())
+    }
+
+    fn is_done(&self) -> bool {
+        let committed = self.broker.group_offsets(&self.plan.names.group());
+        let inputs = self.plan.stages.iter().flat_map(|s| &s.inputs).filter(|i| matches!(i.kind, InputKind::Source(_)));
+        inputs.flat_map(|i| &i.topics).all(|topic| {
+            (0..topic.partitions).all(|p| {
+                let end = self.broker.last_stable_offset(&topic.name, p).unwrap_or(0);
+                end == 0 || committed.get(&TopicPartition::new(topic.name.clone(), p)).is_some_and(|c| c.offset >= end)
+            })
+        })
+    }
+
+    fn outcome(&mut self) -> Outcome {
+        for lane in self.lanes.drain(..).flatten() {
+            let _ = lane.finish(Duration::from_secs(1));
+        }
+        let mut outcome = Outcome::default();
+        let topics = self.broker.topics().unwrap_or_default();
+        for output in outputs(self.plan) {
+            match &output.target {
+                Target::Repartition { .. } => {}
+                Target::Topic(sink) => {
+                    let named = |topic: &&String| match &sink.topic {
+                        TopicName::Fixed(name) => name.as_ref() == topic.as_str(),
+                        TopicName::Column(before, _, after) => {
+                            topic.starts_with(before.as_str()) && topic.ends_with(after.as_str()) && !topic.ends_with(".dlq")
+                        }
+                    };
+                    for topic in topics.iter().filter(named) {
+                        self.read(topic, topic, &mut outcome, |record| match &record.value {
+                            None => Ok(vec![Value::Null]),
+                            Some(value) => encode::decode(sink, value).map(|value| vec![value]),
+                        });
+                    }
+                }
+                Target::Outbox { topic, table, .. } => {
+                    self.read(topic, &format!("table.{table}"), &mut outcome, |record| {
+                        encode::rows(&decode_batch(record.value.as_deref().unwrap_or_default())?)
+                    });
+                }
+            }
+        }
+        for topic in topics.iter().filter(|t| t.ends_with(".dlq") && topics.contains(&t.trim_end_matches(".dlq").to_string())) {
+            debug_assert_eq!(dead_letters(topic.trim_end_matches(".dlq")), *topic);
+            self.read(topic, topic, &mut outcome, |record| {
+                let header = |name: &str| {
+                    let found = record.headers.iter().find(|(n, _)| n == name.as_bytes()).and_then(|(_, v)| v.as_deref());
+                    found.map_or(Value::Null, encode::text_or_size)
+                };
+                let value = record.value.as_deref().map_or(Value::Null, encode::text_or_size);
+                Ok(vec![json!({ "cause": header("hw-cause"), "step": header("hw-step"), "value": value })])
+            });
+        }
+        outcome.outputs.retain(|_, rows| !rows.is_empty());
+        for ((step, partition), (rows, ledger)) in &self.stats.snapshot().steps {
+            if *rows as i64 != ledger.accounted() {
+                outcome.errors.push(format!("  the ledger of `{step}` in partition {partition}: {rows} rows in, {ledger:?}"));
+            }
+        }
+        outcome
+    }
+
+    fn read(&self, topic: &str, name: &str, outcome: &mut Outcome, rows: impl Fn(&CommittedRecord) -> Result<Vec<Value>, String>) {
+        for record in self.broker.read_all_committed(topic) {
+            match rows(&record) {
+                Ok(values) => {
+                    let found = outcome.outputs.entry(name.to_string()).or_default();
+                    for value in values {
+                        found.push(Row { key: record.key.clone(), value, order: found.len() });
+                    }
+                }
+                Err(e) => outcome.errors.push(format!("  {topic}: a record can't be read: {e}")),
+            }
+        }
+    }
+}
