@@ -37,7 +37,8 @@ fn compare(output: &str, expected: &[Value], rows: &[Row]) -> Vec<String> {
     }
     lines.extend(left.iter().map(|row| format!("  {output}: unexpected  {}", row.value)));
     let in_order = |orders: &Vec<usize>| orders.windows(2).all(|pair| pair.first() < pair.last());
-    for (key, _) in matched.iter().filter(|(key, orders)| lines.is_empty() && !key.is_empty() && !in_order(orders)) {
+    let same = lines.is_empty();
+    for (key, _) in matched.iter().filter(|(key, orders)| same && !key.is_empty() && !in_order(orders)) {
         lines.push(format!("  {output}: the rows of key {} are in another order", String::from_utf8_lossy(key)));
     }
     let more = lines.len().saturating_sub(SHOWN);

@@ -65,3 +65,38 @@ fn mistakes_are_refused_with_their_place() {
         assert!(text.contains("wrong.yaml:") && text.contains(expected), "{new}: no {expected:?} in\n{text}");
     }
 }
+
+/// The cases of the shipped pipelines, each under every schedule of its family.
+#[test]
+fn shipped_pipelines_pass_their_cases() {
+    let mut command = std::process::Command::new(HW);
+    command.current_dir(env!("CARGO_MANIFEST_DIR")).arg("test");
+    for pipeline in ["order-analytics", "inventory-levels", "audit-trail"] {
+        command.arg(format!("pipelines/{pipeline}/pipeline.yaml"));
+    }
+    let output = command.output().expect("hw starts");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("13 passed, 0 failed"), "{text}");
+}
+
+/// An expectation that is wrong must be told, or the cases prove nothing.
+#[test]
+fn a_case_with_another_expectation_fails() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let case = dir.path().join("cases/low_stock");
+    std::fs::create_dir_all(&case).unwrap();
+    let shipped = root.join("pipelines/inventory-levels");
+    std::fs::copy(shipped.join("pipeline.yaml"), dir.path().join("pipeline.yaml")).unwrap();
+    for file in std::fs::read_dir(shipped.join("cases/low_stock")).unwrap() {
+        let path = file.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let text =
+            if path.ends_with("out.analytics.inventory.low-stock.jsonl") { text.replace("\"balance\":3", "\"balance\":4") } else { text };
+        std::fs::write(case.join(path.file_name().unwrap()), text).unwrap();
+    }
+    let output = std::process::Command::new(HW).current_dir(root).arg("test").arg(dir.path().join("pipeline.yaml")).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("missing") && text.contains("unexpected") && text.contains("hw test"), "{text}");
+}

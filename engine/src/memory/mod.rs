@@ -268,9 +268,10 @@ impl MemoryBroker {
         self.shared.changed();
     }
 
-    /// Lets everything arrive that is on its way: markers of decided transactions, late commits.
+    /// Lets everything arrive that is on its way: markers of decided transactions, late commits, ends of what timed out.
     pub fn settle(&self) {
         let mut world = self.shared.lock();
+        world.tick();
         world.deliver_late(true);
         world.complete_all();
         self.shared.changed();
