@@ -3,6 +3,9 @@
 //! Start at [`lane`], the path of every record. Names neither a Kafka client, nor HTTP, nor any operator family: those
 //! are composed in the program (`src/`).
 
+// Bad data must never end the process.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod broker;
 pub mod checkpoint;
 pub mod contract;

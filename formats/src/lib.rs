@@ -10,6 +10,9 @@
 //!
 //! Honest limits: no Protobuf; decimals of at most 38 digits; no Avro or JSON Schema references to other subjects.
 
+// Bad data must never end the process.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 mod avro;
 mod builder;
 mod cause;

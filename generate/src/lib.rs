@@ -40,7 +40,7 @@ pub use publish::{Format, Pace, Progress, Target, publish};
 pub use schedule::{Schedule, Spike};
 pub use shop::CATEGORIES;
 pub use topics::Topic;
-pub use totals::{Cell, HIGH_VALUE_CENTS, MinuteProduct, Sums, Totals};
+pub use totals::{Cell, HIGH_VALUE_CENTS, MinuteProduct, SoFar, Sums, Totals};
 
 /// Why a load could not be written. Each message says what to look at.
 #[derive(Debug, thiserror::Error)]

@@ -29,7 +29,7 @@ use crate::options::Options;
 use crate::registry::register;
 use crate::schedule::{Schedule, Spike};
 use crate::topics::Topic;
-use crate::totals::Totals;
+use crate::totals::{SoFar, Totals};
 
 /// Where a load goes.
 #[derive(Debug, Clone)]
@@ -83,6 +83,8 @@ pub struct Progress {
     pub time_ms: i64,
     /// How far a paced load lags behind its schedule.
     pub behind: Duration,
+    /// What the records so far add up to.
+    pub so_far: SoFar,
 }
 
 /// Writes the load that `options` determine, first the tables (unless turned off), until its limit or `stop`.
@@ -132,7 +134,8 @@ pub fn publish(
         }
         let Some(event) = model.next() else { break };
         run.send(&event)?;
-        run.report(&event, due.as_ref().map(|(s, began)| *began + Duration::from_micros(s.due_us(model.number()))), progress);
+        let next_due = due.as_ref().map(|(s, began)| *began + Duration::from_micros(s.due_us(model.number())));
+        run.report(&event, model.totals(), next_due, progress);
     }
     run.finish()?;
     Ok(model.into_totals())
@@ -285,7 +288,7 @@ impl Run {
         Ok(())
     }
 
-    fn report(&mut self, event: &Event, next_due: Option<Instant>, progress: &mut dyn FnMut(&Progress)) {
+    fn report(&mut self, event: &Event, totals: &Totals, next_due: Option<Instant>, progress: &mut dyn FnMut(&Progress)) {
         // Asking the clock for every record would cost more than it tells.
         if !self.records.is_multiple_of(64) && next_due.is_none() {
             return;
@@ -301,6 +304,7 @@ impl Run {
                 rate: (self.records - before) as f64 / elapsed.as_secs_f64(),
                 time_ms: event.timestamp_ms,
                 behind: next_due.map_or(Duration::ZERO, |due| now.saturating_duration_since(due)),
+                so_far: totals.so_far(),
             });
         }
     }

@@ -75,7 +75,28 @@ pub struct Cell {
     pub revenue_cents: i64,
 }
 
+/// The totals that are shown while a load runs, second copies included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SoFar {
+    /// Events, without table rows.
+    pub events: u64,
+    /// Pieces over all order lines.
+    pub quantity: i64,
+    pub revenue_cents: i64,
+}
+
 impl Totals {
+    /// What was generated so far, in short.
+    pub fn so_far(&self) -> SoFar {
+        let mut all = SoFar::default();
+        for sums in [&self.distinct, &self.duplicates] {
+            all.events += sums.records.iter().filter(|(topic, _)| !topic.is_table()).map(|(_, n)| n).sum::<u64>();
+            all.quantity += sums.quantity;
+            all.revenue_cents += sums.revenue_cents;
+        }
+        all
+    }
+
     /// Counts one event; the model does it for each that it hands out.
     pub fn count(&mut self, event: &Event) {
         let sums = if event.duplicate { &mut self.duplicates } else { &mut self.distinct };

@@ -87,15 +87,6 @@ fn order_analytics(dir: &std::path::Path, name: &str) -> std::path::PathBuf {
     )
 }
 
-/// In = passed + filtered + late + rejected + held, for every step of what this worker committed.
-fn ledger_is_exact(worker: &Worker) {
-    for step in ["valid", "lines", "enriched", "per_minute", "summary", "routed"] {
-        let of = |name: &str| worker.metric(name, &[&format!("step=\"{step}\"")]).unwrap_or_else(|e| panic!("{e}\n{}", worker.log_tail()));
-        let (rows, gone, held) = (of("headwater_step_rows_in_total"), of("headwater_step_rows_total"), of("headwater_step_rows_held"));
-        assert_eq!(rows, gone + held, "the ledger of `{step}`: {rows} in, {gone} gone, {held} held");
-    }
-}
-
 #[test]
 fn killed_workers_change_nothing() {
     let (_turn, environment) = (exclusive(), fresh());
@@ -147,7 +138,6 @@ fn killed_workers_change_nothing() {
         clickhouse(&environment, "SELECT count() = uniqExact(_partition, _offset, _row) AND count() > 0 FROM killed.revenue_per_minute");
     assert_eq!(positions.as_deref(), Ok("1"), "every row of the table stands for one position");
     for worker in workers.into_iter().flatten() {
-        ledger_is_exact(&worker);
         let status = worker.stop();
         assert!(status.success(), "SIGTERM ends cleanly, not with {status}");
     }
@@ -164,6 +154,5 @@ fn a_catch_up_drops_no_row_that_was_in_time() {
     let file = order_analytics(dir.path(), "caughtup");
     let worker = Worker::start(&environment, &file, dir.path(), 0, None);
     agrees(&environment, "caughtup");
-    ledger_is_exact(&worker);
     assert!(worker.stop().success());
 }

@@ -1,5 +1,6 @@
 //! Worker processes: started, killed, started again.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -38,7 +39,7 @@ impl Worker {
         let began = file.metadata().expect("a log file").len() as usize;
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml");
         let mut command = Command::new(HW);
-        command.arg("run").arg(pipeline).arg("--config").arg(config).arg("--plain-logs");
+        command.arg("run").arg(pipeline).arg("--config").arg(config);
         command.env("HW_BOOTSTRAP", &environment.bootstrap);
         command.env("HW_REGISTRY", environment.registry.as_deref().unwrap_or_default());
         command.env("HW_CLICKHOUSE", environment.clickhouse.as_deref().unwrap_or_default());
@@ -58,8 +59,9 @@ impl Worker {
         self.child.wait().expect("a process of ours");
     }
 
-    /// SIGTERM, and the exit status.
+    /// SIGTERM, and the exit status. Before that the row ledger must be exact: every test ends with it.
     pub fn stop(mut self) -> ExitStatus {
+        self.ledger_is_exact();
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process of ours");
         self.wait(Duration::from_secs(60)).unwrap_or_else(|| panic!("the worker does not stop:\n{}", self.log_tail()))
@@ -83,12 +85,12 @@ impl Worker {
         let mut found = String::new();
         wait_until("the worker's address", Duration::from_secs(60), || {
             let log = std::fs::read_to_string(&self.log).unwrap_or_default();
-            let last = log.get(self.began..).unwrap_or_default().lines().rev().find_map(|l| {
-                l.split("http=\"")
-                    .nth(1)
-                    .and_then(|r| r.split('"').next())
-                    .or_else(|| l.split("http=").nth(1).and_then(|r| r.split(' ').next()))
-            });
+            let last = log
+                .get(self.began..)
+                .unwrap_or_default()
+                .lines()
+                .rev()
+                .find_map(|l| l.split("\"http\":\"").nth(1).and_then(|r| r.split('"').next()));
             found = last.ok_or_else(|| format!("not in its log:\n{}", self.log_tail()))?.to_string();
             Ok(())
         });
@@ -100,6 +102,29 @@ impl Worker {
         let text = page(&self.address(), "/metrics")?;
         let lines = text.lines().filter(|l| l.starts_with(name) && parts.iter().all(|p| l.contains(p)));
         Ok(lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+
+    /// Every committed record of a source became a row, was skipped or is a dead letter; every committed row of a step was
+    /// passed on, filtered, late, rejected, or is held.
+    fn ledger_is_exact(&self) {
+        let text = page(&self.address(), "/metrics").unwrap_or_else(|e| panic!("{e}\n{}", self.log_tail()));
+        let mut steps: BTreeMap<String, (f64, f64)> = BTreeMap::new();
+        for line in text.lines().filter(|line| line.starts_with("headwater_step_rows")) {
+            let (series, value) = line.rsplit_once(' ').expect("a series and its value");
+            let label = |name: &str| series.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("");
+            let cell = steps.entry(format!("{} {}", label("step"), label("partition"))).or_default();
+            let value: f64 = value.parse().expect("a number");
+            if series.starts_with("headwater_step_rows_in_total") { cell.0 += value } else { cell.1 += value }
+        }
+        for (step, (rows, accounted)) in steps {
+            assert_eq!(rows, accounted, "the ledger of step and partition `{step}`");
+        }
+    }
+
+    /// The lines of its log, which are all JSON.
+    pub fn log_lines(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
     }
 
     pub fn log_tail(&self) -> String {

@@ -16,6 +16,9 @@
 //! Every input row must be accounted for exactly once (rule R3): emitted, filtered, late, rejected or held in state.
 //! The engine checks the [`Ledger`] around every call, so an operator that forgets a row fails loudly.
 
+// Bad data must never end the process.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod batch;
 pub mod diagnostic;
 pub mod duration;

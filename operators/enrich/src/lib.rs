@@ -13,6 +13,9 @@
 //! Honest limits: with `as_of: latest` the answer depends on how far the table has been read when the row comes; only
 //! `as_of: event_time` gives the same answer on every replay, and only as far back as the table's history is kept.
 
+// Bad data must never end the process.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod operator;
 pub mod plan;
 pub mod spec;

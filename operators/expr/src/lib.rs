@@ -23,6 +23,9 @@
 //! Honest limits: what one row may ask for is bounded ([`bounded`]), what a batch of such rows asks for is not. A kernel
 //! that panics fails its row, but its message still appears on standard error.
 
+// Bad data must never end the process.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod aggregate;
 pub mod bounded;
 pub mod compile;

@@ -10,6 +10,9 @@
 //! condition does, and a rejected row goes to no route at all. The operator keeps no state and rows stay in their
 //! partition.
 
+// Bad data must never end the process.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 mod spec;
 
 use std::sync::Arc;

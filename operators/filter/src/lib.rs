@@ -4,6 +4,9 @@
 //! for it, rejected with the cause. Batches that pass or go as a whole are not copied. The operator keeps no state and
 //! rows stay in their partition.
 
+// Bad data must never end the process.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 use arrow::compute::filter_record_batch;
 use operator_core::{Batch, Cx, Diagnostic, KeyEffect, Operator, OutputPort, PlanCx, Planned, Port, Spec, StateError};
 use operator_expr::{Predicate, Sql};

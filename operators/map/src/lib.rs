@@ -20,6 +20,9 @@
 //! each of its own elements. Honest limit: an expression that reads both the element and a struct holding the list
 //! (`item.quantity * data.rate`) does copy that struct per element; a `map` before it that adds `rate` avoids that.
 
+// Bad data must never end the process.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 mod operator;
 mod plan;
 mod spec;

@@ -19,6 +19,9 @@
 //! Honest limits: a group's entry is rewritten once per batch that touches it. A percentile's sketch is part of that
 //! entry (about a kilobyte). Which of several rows overflows a sum depends on their order in the partition.
 
+// Bad data must never end the process.
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
 pub mod accumulator;
 pub mod aggregate;
 pub mod bounds;

@@ -166,7 +166,14 @@ fn generate(broker: &MemoryBroker, encoder: &AvroEncoder, options: Options, gene
         sent += 1;
         if sent.is_multiple_of(100) {
             let rate = sent as f64 / started.elapsed().as_secs_f64().max(0.001);
-            let progress = Progress { records: sent, acknowledged: sent, rate, time_ms: event.timestamp_ms, behind: Duration::ZERO };
+            let progress = Progress {
+                records: sent,
+                acknowledged: sent,
+                rate,
+                time_ms: event.timestamp_ms,
+                behind: Duration::ZERO,
+                so_far: model.totals().so_far(),
+            };
             *generated.progress.lock() = Some(progress);
         }
     }

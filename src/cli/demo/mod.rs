@@ -7,6 +7,7 @@
 mod embedded;
 mod real;
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use headwater_generate::{GenerateError, Progress, Sums, Totals};
+use headwater_generate::{GenerateError, Progress, SoFar, Sums, Totals};
 use parking_lot::Mutex;
 
 use super::{Failure, run as run_command, runtime};
@@ -134,13 +135,13 @@ fn on(args: &DemoArgs, ground: &dyn Ground, runtime: &tokio::runtime::Runtime) -
             seen.store(true, Ordering::Relaxed);
         }
     });
-    let started = Instant::now();
+    let (started, mut seen) = (Instant::now(), Seen::new());
     let limit = args.seconds.map(Duration::from_secs);
     while !interrupted.load(Ordering::Relaxed)
         && limit.is_none_or(|l| started.elapsed() < l)
         && !running.iter().any(|r| r.stop.is_stopped())
     {
-        show(&frame(ground, &running, &generated, started));
+        show(&frame(ground, &running, &generated, started, &mut seen));
         std::thread::sleep(Duration::from_millis(1_000));
     }
     generated.stop.store(true, Ordering::Relaxed);
@@ -207,14 +208,18 @@ fn summary(ground: &dyn Ground, running: &[Running], totals: &Totals, interrupte
     }
 }
 
-fn frame(ground: &dyn Ground, running: &[Running], generated: &Generated, started: Instant) -> String {
+/// Records of each pipeline at the frame before, for rates.
+type Seen = BTreeMap<String, (u64, Instant)>;
+
+fn frame(ground: &dyn Ground, running: &[Running], generated: &Generated, started: Instant, seen: &mut Seen) -> String {
     use std::fmt::Write;
     let mut out = String::new();
     let progress = *generated.progress.lock();
-    let (records, rate) = progress.map_or((0, 0.0), |p| (p.acknowledged, p.rate));
+    let (records, rate, so_far) = progress.map_or((0, 0.0, SoFar::default()), |p| (p.acknowledged, p.rate, p.so_far));
     let _ = writeln!(out, "Headwater demo, {} s. Ctrl-C ends it.\n", started.elapsed().as_secs());
     let _ = writeln!(out, "generator          {records:>10} events sent, {rate:.0}/s\n");
-    let _ = writeln!(out, "{:<18} {:>10} {:>10} {:>9} {:>12}  metrics", "pipeline", "records", "outputs", "lag", "latency p95");
+    let _ =
+        writeln!(out, "{:<18} {:>10} {:>9} {:>10} {:>9} {:>12}  metrics", "pipeline", "records", "per s", "outputs", "lag", "latency p95");
     for r in running {
         let s = r.shown.stats.snapshot();
         let read: u64 = s.sources.values().map(|c| c.records).sum();
@@ -222,20 +227,25 @@ fn frame(ground: &dyn Ground, running: &[Running], generated: &Generated, starte
         let lag: i64 = s.partitions.values().map(|p| (p.end - p.position).max(0)).sum();
         let address = r.address.map(|a| format!("http://{a}/metrics")).unwrap_or_default();
         let p95 = s.end_to_end.quantile(0.95);
-        let _ = writeln!(out, "{:<18} {read:>10} {written:>10} {lag:>9} {p95:>9.0} ms  {address}", r.shown.pipeline);
+        let now = Instant::now();
+        let before = seen.insert(r.shown.pipeline.clone(), (read, now)).unwrap_or((read, now));
+        let rate = (read - before.0) as f64 / (now - before.1).as_secs_f64().max(0.001);
+        let _ = writeln!(out, "{:<18} {read:>10} {rate:>9.0} {written:>10} {lag:>9} {p95:>9.0} ms  {address}", r.shown.pipeline);
     }
     let held = ground.held();
     let _ = writeln!(out, "\nlatest closed windows ({})", ground.tables());
     for window in &held.windows {
         let _ = writeln!(out, "  {window}");
     }
-    let _ = writeln!(
-        out,
-        "\n{}: revenue in closed windows {:.2}, events in the audit table {:.0}",
-        ground.tables(),
-        held.revenue,
-        held.audited
-    );
+    let _ = writeln!(out, "\n{:<28} {:>18} {:>18}", "totals", "generator", ground.tables());
+    let rows = [
+        ("items (closed windows)", so_far.quantity as f64, held.items),
+        ("revenue (closed windows)", so_far.revenue_cents as f64 / 100.0, held.revenue),
+        ("events (audit table)", so_far.events as f64, held.audited),
+    ];
+    for (what, generator, table) in rows {
+        let _ = writeln!(out, "{what:<28} {generator:>18.2} {table:>18.2}");
+    }
     out
 }
 
@@ -245,8 +255,9 @@ fn show(frame: &str) {
         true => format!("\x1b[H\x1b[J{frame}"),
         // Into a file or a pipe: one line a second is enough.
         false => {
-            frame.lines().filter(|l| l.starts_with("generator") || l.contains("revenue in closed windows")).collect::<Vec<_>>().join(" | ")
-                + "\n"
+            let shown = |line: &&str| ["generator", "revenue (", "events ("].iter().any(|start| line.starts_with(start));
+            let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+            frame.lines().filter(shown).map(squeezed).collect::<Vec<_>>().join(" | ") + "\n"
         }
     };
     let _ = out.write_all(text.as_bytes());
