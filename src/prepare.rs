@@ -55,3 +55,6 @@ pub fn print(problems: &[Problem]) {
         eprintln!("{}, {}", count(errors, "error"), count(warnings, "warning"));
     }
 }
+
+#[cfg(test)]
+mod tests;

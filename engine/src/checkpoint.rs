@@ -275,4 +275,22 @@ mod tests {
             assert!(matches!((next, entries.len()), (None, 0) | (Some(10), 1)), "bit {bit}: {next:?}");
         }
     }
+
+    /// Changes appended to a file that was lost would be taken for the whole state at the next start.
+    #[test]
+    fn a_file_that_was_lost_is_only_made_anew_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut checkpoint = Checkpoint::new(dir.path(), "s-0");
+        assert!(checkpoint.needs_rewrite(0), "a new file is not complete");
+        let mut store = Store::default();
+        store.load(b"a", Some(b"1"));
+        checkpoint.rewrite(&store, 10, 5).unwrap();
+        assert!(!checkpoint.needs_rewrite(100));
+        checkpoint.wipe();
+        assert!(checkpoint.needs_rewrite(100));
+        // A folder in the way: neither form can be written, and nothing half is left.
+        std::fs::create_dir(dir.path().join("s-0.new")).unwrap();
+        assert!(checkpoint.rewrite(&store, 11, 6).is_err());
+        assert!(checkpoint.needs_rewrite(100) && Checkpoint::new(dir.path(), "s-0").load(&mut Store::default()).is_none());
+    }
 }

@@ -13,28 +13,28 @@ use crate::yaml::Node;
 
 /// A stream of rows while planning. Indices are global; stages are cut out at the end.
 #[derive(Clone)]
-struct Stream {
-    component: usize,
-    from: Upstream,
-    input: Input,
-    lossy: bool,
+pub(super) struct Stream {
+    pub(super) component: usize,
+    pub(super) from: Upstream,
+    pub(super) input: Input,
+    pub(super) lossy: bool,
 }
 
-struct Builder<'a> {
-    pipeline: &'a Pipeline,
-    root: &'a Node,
-    registry: &'a Registry,
-    catalog: &'a dyn Catalog,
-    names: Names,
-    tables: BTreeMap<String, TableInfo>,
+pub(super) struct Builder<'a> {
+    pub(super) pipeline: &'a Pipeline,
+    pub(super) root: &'a Node,
+    pub(super) registry: &'a Registry,
+    pub(super) catalog: &'a dyn Catalog,
+    pub(super) names: Names,
+    pub(super) tables: BTreeMap<String, TableInfo>,
     /// Union-find: the component each component was joined into.
-    parents: Vec<usize>,
-    inputs: Vec<(usize, StageInput)>,
-    nodes: Vec<(usize, PlanNode)>,
-    outputs: Vec<(usize, Output)>,
-    streams: BTreeMap<String, Stream>,
-    read: Vec<String>,
-    found: Vec<Diagnostic>,
+    pub(super) parents: Vec<usize>,
+    pub(super) inputs: Vec<(usize, StageInput)>,
+    pub(super) nodes: Vec<(usize, PlanNode)>,
+    pub(super) outputs: Vec<(usize, Output)>,
+    pub(super) streams: BTreeMap<String, Stream>,
+    pub(super) read: Vec<String>,
+    pub(super) found: Vec<Diagnostic>,
 }
 
 /// Checks a pipeline and makes its plan. Every problem at once; diagnostics carry paths from the root of the file.
@@ -59,9 +59,7 @@ pub fn plan(pipeline: &Pipeline, root: &Node, text: &str, registry: &Registry, c
     builder.sources(text);
     builder.steps();
     builder.sinks();
-    builder.topics_once();
-    builder.tables_once();
-    builder.table_topics_once();
+    builder.read_once();
     // After an error much is unread only because what reads it was refused.
     if builder.found.iter().all(|d| d.severity != Severity::Error) {
         builder.unread();
@@ -404,74 +402,6 @@ impl Builder<'_> {
         if self.pipeline.sinks.is_empty() {
             self.found.push(Diagnostic::error("no-sink", "a pipeline writes somewhere: it has no sinks").at(["sinks"]));
         }
-    }
-
-    /// One topic is one source's, and nobody's sink: the engine finds a record's source by its topic, and a pipeline
-    /// that reads what it writes never ends.
-    fn topics_once(&mut self) {
-        let mut seen: BTreeMap<String, String> = BTreeMap::new();
-        for (_, input) in &self.inputs {
-            for topic in &input.topics {
-                if let Some(first) = seen.insert(topic.name.to_string(), input.name.clone()) {
-                    let found = Diagnostic::error("topic-twice", format!("`{}` is read by the source `{first}` already", topic.name));
-                    self.found.push(found.at(["sources", &input.name]).help("read it once, and let several steps start there"));
-                }
-            }
-        }
-        for (name, sink) in &self.pipeline.sinks {
-            if sink.topic.as_ref().is_some_and(|t| seen.contains_key(t)) {
-                let found = Diagnostic::error("loop", "the pipeline would read what it writes here, without end");
-                self.found.push(found.at(["sinks", name, "topic"]));
-            }
-        }
-    }
-
-    /// One table per topic: the loader finds a record's table by its topic.
-    fn table_topics_once(&mut self) {
-        let mut seen: BTreeMap<&String, &String> = BTreeMap::new();
-        for (name, table) in &self.pipeline.tables {
-            if let Some(first) = seen.insert(&table.topic, name) {
-                let found = Diagnostic::error("topic-twice", format!("`{}` is the table `{first}` already", table.topic));
-                self.found.push(found.at(["tables", name, "topic"]).help("look rows up in that one"));
-            }
-        }
-    }
-
-    /// One sink per ClickHouse table: positions tell a sink's rows apart, and another one has the same.
-    fn tables_once(&mut self) {
-        let mut seen: BTreeMap<&String, &String> = BTreeMap::new();
-        let sinks = self.pipeline.sinks.iter().filter_map(|(name, sink)| Some((name, sink.clickhouse.as_ref()?)));
-        for (name, table) in sinks {
-            if let Some(first) = seen.insert(table, name) {
-                let found = Diagnostic::error("table-twice", format!("the sink `{first}` writes to `{table}` already"));
-                let help = "read several streams in one sink, through a step with `from: [a, b]`, or use another table";
-                self.found.push(found.at(["sinks", name, "clickhouse"]).help(help));
-            }
-        }
-    }
-
-    /// What nobody reads.
-    fn unread(&mut self) {
-        let mut found = Vec::new();
-        for (name, stream) in self.streams.iter().filter(|(name, _)| !self.read.contains(name)) {
-            let base = name.split('.').next().unwrap_or(name);
-            let section = if self.pipeline.sources.contains_key(base) { "sources" } else { "steps" };
-            let used = self.read.iter().any(|r| r.split('.').next() == Some(base) && !r.starts_with('!'));
-            if stream.lossy {
-                found.push(
-                    Diagnostic::warning("unread-port", format!("nobody reads `{name}`: its rows are counted and dropped"))
-                        .at([section, base])
-                        .help(format!("write it somewhere: `from: {name}`")),
-                );
-            } else if !used {
-                found.push(Diagnostic::warning("unread", format!("nobody reads `{name}`")).at([section, base]));
-            }
-        }
-        let looked_up: Vec<&String> = self.nodes.iter().flat_map(|(_, n)| &n.planned.tables).collect();
-        for name in self.pipeline.tables.keys().filter(|name| !looked_up.contains(name)) {
-            found.push(Diagnostic::warning("unused-table", format!("no step looks anything up in `{name}`")).at(["tables", name]));
-        }
-        self.found.extend(found);
     }
 
     /// Cuts the stages out, in flow order: repartitions only lead forward.

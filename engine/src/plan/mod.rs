@@ -6,6 +6,7 @@
 //! **task**; lanes share the tasks out through the consumer group, and recovery is per task.
 
 mod build;
+mod checks;
 mod names;
 mod sink;
 mod source;
