@@ -107,11 +107,22 @@ pub struct WorkerConfig {
     pub id: Option<String>,
     /// Address of `/metrics`, `/health` and `/ready`; port 0 takes a free one.
     pub http: String,
+    /// A lane commits after so many records even before `commit_interval` is over: a limit of memory and of repeated work.
+    pub epoch_rows: u64,
+    /// ... or after about so many bytes of output.
+    pub epoch_bytes: usize,
 }
 
 impl Default for WorkerConfig {
     fn default() -> WorkerConfig {
-        WorkerConfig { lanes: 2, state_dir: ".local/state".into(), id: None, http: "127.0.0.1:9644".into() }
+        WorkerConfig {
+            lanes: 2,
+            state_dir: ".local/state".into(),
+            id: None,
+            http: "127.0.0.1:9644".into(),
+            epoch_rows: 200_000,
+            epoch_bytes: 32 << 20,
+        }
     }
 }
 

@@ -223,8 +223,9 @@ pub fn start_with(prepared: &Prepared, config: &Config, stop: Stop, make: &MakeD
         "" => None,
         address => Some(prepared.services.runtime.block_on(http::serve(address, shown.clone())).map_err(Problem::plain)?),
     };
+    let (epoch_rows, epoch_bytes) = (config.worker.epoch_rows.max(1), config.worker.epoch_bytes.max(1));
     let lanes = (0..config.worker.lanes.max(1))
-        .map(|index| LaneConfig { state_dir: Some(slot.dir.clone()), ..LaneConfig::new(slot.name.clone(), index) })
+        .map(|index| LaneConfig { state_dir: Some(slot.dir.clone()), epoch_rows, epoch_bytes, ..LaneConfig::new(slot.name.clone(), index) })
         .collect();
     let (world, stopping) = (prepared.world.clone(), stop.clone());
     let worker = std::thread::Builder::new()

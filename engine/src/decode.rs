@@ -156,7 +156,7 @@ impl Decoder {
 
     fn value(&mut self, value: &[u8], raw: &mut Vec<Option<Vec<u8>>>) -> Result<(), DecodeError> {
         match &mut self.values {
-            Values::Json(decoder) => decoder.decode(value, &mut self.rows),
+            Values::Json(decoder) => decoder.decode(json_payload(value), &mut self.rows),
             Values::Avro(decoder) => decoder.decode(value, &mut self.rows),
             Values::Raw => {
                 if self.plan.format == Format::String && std::str::from_utf8(value).is_err() {
@@ -295,6 +295,14 @@ impl Decoder {
     }
 }
 
+/// The JSON in a record: behind magic byte and schema id, if a registry's serializer wrote it. No JSON begins with a zero byte.
+pub(crate) fn json_payload(value: &[u8]) -> &[u8] {
+    match value {
+        [0, _, _, _, _, json @ ..] => json,
+        plain => plain,
+    }
+}
+
 enum Unlearned {
     Missing(String),
     Wait(String),
@@ -349,5 +357,17 @@ fn conform_column(column: Option<&ArrayRef>, field: &Field, rows: usize) -> Arra
             }
         }
         (Some(column), _) => column.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::json_payload;
+
+    #[test]
+    fn json_is_found_behind_the_id_of_its_schema() {
+        assert_eq!(json_payload(b"{}"), b"{}");
+        assert_eq!(json_payload(b"\0\0\0\0\x07{}"), b"{}");
+        assert_eq!(json_payload(b"\0\0"), b"\0\0");
     }
 }

@@ -19,6 +19,7 @@ use operator_core::{Millis, Table, Tables};
 use parking_lot::RwLock;
 
 use crate::broker::{Broker, BrokerError, Event, Reader, RecordSet, TopicPartition};
+use crate::decode::json_payload;
 use crate::pipeline::Format;
 use crate::plan::{Plan, TablePlan};
 use crate::schemas::{Lookup, SchemaSource};
@@ -230,7 +231,7 @@ impl Loading {
 
     fn value(&mut self, value: &[u8], schemas: &dyn SchemaSource) -> Result<(), DecodeError> {
         let decoder = match &mut self.values {
-            Values::Json(decoder) => return decoder.decode(value, &mut self.rows),
+            Values::Json(decoder) => return decoder.decode(json_payload(value), &mut self.rows),
             Values::Avro(decoder) => decoder,
         };
         match decoder.decode(value, &mut self.rows) {

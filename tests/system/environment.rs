@@ -51,13 +51,14 @@ fn python() -> PathBuf {
             let venv = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/oracle-venv");
             let python = venv.join("bin/python3");
             let requirements = oracle_dir().join("requirements.txt");
-            if !venv.join("ready").exists() {
+            let wanted = std::fs::read_to_string(&requirements).expect("the oracle's requirements");
+            if std::fs::read_to_string(venv.join("ready")).ok().as_ref() != Some(&wanted) {
                 run(Command::new("python3").args(["-m", "venv"]).arg(&venv), "install python3 and python3-venv");
                 run(
-                    Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(requirements),
+                    Command::new(&python).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&requirements),
                     "pip",
                 );
-                std::fs::write(venv.join("ready"), "").expect("the venv can be marked as ready");
+                std::fs::write(venv.join("ready"), &wanted).expect("the venv can be marked as ready");
             }
             python
         })
