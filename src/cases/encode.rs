@@ -1,7 +1,5 @@
 //! From a case's lines to records as producers write them, and from records to what a case's files show.
 
-use std::sync::Arc;
-
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use headwater_engine::pipeline::{Format, Pipeline};
@@ -177,6 +175,3 @@ pub fn text_or_size(value: &[u8]) -> Value {
         Err(_) => Value::String(format!("{} bytes", value.len())),
     }
 }
-
-/// Shared by the lanes of a run.
-pub type SharedPlan = Arc<Plan>;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use headwater_engine::broker::{Broker, Clock, TopicPartition};
 use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, topics_to_create};
 use headwater_engine::memory::{CommittedRecord, Faults, MemoryBroker, MemoryClock, Settings};
-use headwater_engine::plan::{Catalog, InputKind, Output, Registered, Target, TopicName, dead_letters};
+use headwater_engine::plan::{Catalog, InputKind, Output, Plan, Registered, Target, TopicName, dead_letters};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::{LoadedTables, TableLoader};
@@ -16,7 +16,7 @@ use headwater_formats::decode_batch;
 use operator_core::Millis;
 use serde_json::{Value, json};
 
-use super::encode::{self, Input, Records, SharedPlan, Step};
+use super::encode::{self, Input, Records, Step};
 use super::schedule::Schedule;
 use crate::catalog::Folder;
 
@@ -63,7 +63,7 @@ impl Catalog for Topics<'_> {
 }
 
 struct Run<'a> {
-    plan: &'a SharedPlan,
+    plan: &'a Arc<Plan>,
     schedule: &'a Schedule,
     broker: MemoryBroker,
     clock: Arc<MemoryClock>,
@@ -80,7 +80,7 @@ struct Run<'a> {
 ///
 /// # Errors
 /// A lane stopped for good, or nothing happens any more.
-pub fn run(plan: &SharedPlan, records: &Records, schedule: &Schedule) -> Result<Outcome, String> {
+pub fn run(plan: &Arc<Plan>, records: &Records, schedule: &Schedule) -> Result<Outcome, String> {
     let clock = MemoryClock::at(records.latest.max(1_767_225_600_000));
     let broker = MemoryBroker::with(clock.clone(), Settings::default());
     create_topics(plan, &broker)?;
@@ -103,7 +103,7 @@ pub fn run(plan: &SharedPlan, records: &Records, schedule: &Schedule) -> Result<
     Ok(run.outcome())
 }
 
-fn create_topics(plan: &SharedPlan, broker: &MemoryBroker) -> Result<(), String> {
+fn create_topics(plan: &Arc<Plan>, broker: &MemoryBroker) -> Result<(), String> {
     for input in plan.stages.iter().flat_map(|s| &s.inputs).filter(|i| matches!(i.kind, InputKind::Source(_))) {
         input.topics.iter().for_each(|topic| broker.create_topic(&topic.name, PARTITIONS));
     }
@@ -120,7 +120,7 @@ fn create_topics(plan: &SharedPlan, broker: &MemoryBroker) -> Result<(), String>
     broker.create_topics(&topics_to_create(plan)).map_err(|e| e.to_string())
 }
 
-fn outputs(plan: &SharedPlan) -> impl Iterator<Item = &Output> {
+fn outputs(plan: &Arc<Plan>) -> impl Iterator<Item = &Output> {
     plan.stages.iter().flat_map(|s| &s.outputs)
 }
 
@@ -304,9 +304,8 @@ impl Run<'_> {
                 }
             }
         }
-        for topic in topics.iter().filter(|t| t.ends_with(".dlq") && topics.contains(&t.trim_end_matches(".dlq").to_string())) {
-            debug_assert_eq!(dead_letters(topic.trim_end_matches(".dlq")), *topic);
-            self.read(topic, topic, &mut outcome, |record| {
+        for topic in topics.iter().map(|topic| dead_letters(topic)).filter(|letters| topics.contains(letters)) {
+            self.read(&topic, &topic, &mut outcome, |record| {
                 let header = |name: &str| {
                     let found = record.headers.iter().find(|(n, _)| n == name.as_bytes()).and_then(|(_, v)| v.as_deref());
                     found.map_or(Value::Null, encode::text_or_size)

@@ -74,6 +74,8 @@ impl InputPartition {
     /// Back to what is committed.
     pub fn rewind(&mut self) {
         self.next = self.committed;
+        // Heard before the records that come again now: the position must not be moved to it past them.
+        self.end = self.committed;
         self.waiting.clear();
         self.paused = false;
         match &mut self.kind {
@@ -206,4 +208,37 @@ fn head(records: &dyn crate::broker::RecordSet, index: usize) -> Head {
         }
     });
     head
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_rewind_the_heartbeat_passes_nothing_that_comes_again() {
+        let schema = std::sync::Arc::new(arrow::datatypes::Schema::empty());
+        let mut input = InputPartition {
+            task: (0, 0),
+            index: 0,
+            kind: InputKind::Repartition { writers: Writers::new(1), schema },
+            next: 8,
+            committed: 5,
+            committed_marks: Vec::new(),
+            waiting: Waiting::new(),
+            started: true,
+            paused: false,
+            uncommitted: false,
+            end: 5,
+            stored_at: 0,
+        };
+        input.ended(9, 1);
+        input.rewind();
+        assert!(input.beats(HEARTBEAT));
+        assert_eq!(input.next, 5, "offsets 5 to 8 were not committed");
+        // Read to the end again, the markers there are passed.
+        input.next = 8;
+        input.ended(9, HEARTBEAT);
+        assert!(input.beats(2 * HEARTBEAT));
+        assert_eq!(input.next, 9);
+    }
 }
