@@ -8,6 +8,7 @@ use headwater_engine::broker::Broker;
 use headwater_engine::plan::{Catalog, Registered};
 use parking_lot::Mutex;
 
+use crate::clickhouse::{Created, tables_in};
 use crate::schema_registry::{Registry, RegistryError};
 
 /// Subjects of a schema registry, asked and waited for: planning and sinks need them before a record is read.
@@ -95,6 +96,8 @@ impl Catalog for Live {
 /// partitions, and so does every topic a pipeline writes.
 pub struct Folder {
     subjects: BTreeMap<String, Registered>,
+    /// The ClickHouse tables that `clickhouse/*.sql` create, by `database.table`.
+    pub tables: BTreeMap<String, Created>,
 }
 
 /// Partitions assumed for topics when there is no cluster to ask.
@@ -114,7 +117,8 @@ impl Folder {
                 }
             }
         }
-        Ok(Folder { subjects })
+        let tables = tables_in(&dir.join("clickhouse")).map_err(std::io::Error::other)?;
+        Ok(Folder { subjects, tables })
     }
 }
 

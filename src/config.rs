@@ -183,7 +183,9 @@ impl Config {
         for path in paths {
             let source = Source::read(path)?;
             let mut node = yaml::parse(&source.text).map_err(|e| Problem::yaml(&source, e))?;
-            node.substitute(&mut |text| substitute(text)).map_err(|e| Problem::yaml(&source, e))?;
+            if let Some(e) = node.substitute(&mut |text| substitute(text)).into_iter().next() {
+                return Err(Problem::yaml(&source, e));
+            }
             merged = Some(match merged {
                 None => (node, source),
                 Some((below, _)) => (merge(below, node), source),

@@ -1,29 +1,39 @@
 //! Problems as people see them: file, line, column, the text with a mark under it, what is wrong and what would be
 //! right.
 
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use headwater_engine::yaml::{Node, Place, Value, YamlError};
-use miette::{GraphicalReportHandler, LabeledSpan, MietteDiagnostic, NamedSource, Report, Severity as Level};
+use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report, Severity as Level};
 use operator_core::{Diagnostic, Severity};
+use serde_json::json;
+
+/// Width of reports, in columns.
+const WIDTH: usize = 110;
 
 /// A file and its text.
 #[derive(Clone, Debug)]
 pub struct Source {
     pub name: String,
-    pub text: String,
+    pub text: Arc<str>,
 }
 
 impl Source {
+    pub fn new(name: impl Into<String>, text: impl Into<Arc<str>>) -> Source {
+        Source { name: name.into(), text: text.into() }
+    }
+
     /// Reads a file of at most [`headwater_engine::yaml::MAX_BYTES`].
     pub fn read(path: &Path) -> Result<Source, Problem> {
         let name = path.display().to_string();
         let size = std::fs::metadata(path).map(|m| m.len()).unwrap_or(0);
         if size > headwater_engine::yaml::MAX_BYTES as u64 {
-            return Err(Problem::plain(format!("{name} is larger than a mebibyte")));
+            return Err(Problem::plain(format!("{name} is larger than a mebibyte")).with_code("too-large"));
         }
         let text = std::fs::read_to_string(path).map_err(|e| Problem::plain(format!("{name} can't be read: {e}")))?;
-        Ok(Source { name, text })
+        Ok(Source::new(name, text))
     }
 
     /// Byte offset of a character index.
@@ -32,96 +42,117 @@ impl Source {
     }
 }
 
+/// Where a problem is.
+#[derive(Clone, Debug)]
+struct At {
+    source: Source,
+    /// Bytes of the source, on one line.
+    range: Range<usize>,
+    line: usize,
+    column: usize,
+}
+
 /// Something wrong, ready to be shown.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Problem {
-    pub report: Report,
     pub severity: Severity,
-    /// `file:line:col`, where there is one.
-    pub place: Option<String>,
+    /// What `hw explain-error` tells more about.
     pub code: String,
     pub message: String,
+    /// What would be right.
+    pub help: Option<String>,
+    at: Option<Box<At>>,
 }
 
 impl Problem {
     /// A problem without a place.
     pub fn plain(message: impl Into<String>) -> Problem {
-        let message = message.into();
-        let report = Report::new(MietteDiagnostic::new(message.clone()));
-        Problem { report, severity: Severity::Error, place: None, code: "error".into(), message }
+        Problem { severity: Severity::Error, code: "error".into(), message: message.into(), help: None, at: None }
+    }
+
+    pub fn with_code(self, code: &str) -> Problem {
+        Problem { code: code.into(), ..self }
+    }
+
+    pub fn with_help(self, help: Option<String>) -> Problem {
+        Problem { help, ..self }
     }
 
     pub fn yaml(source: &Source, e: YamlError) -> Problem {
-        let at = e.place.unwrap_or_default();
-        Problem::new(source, Severity::Error, e.code, e.message, e.help, at, None)
+        let problem = Problem { code: e.code.to_string(), help: e.help, ..Problem::plain(e.message) };
+        problem.at(source, e.place.unwrap_or_default(), None)
     }
 
     /// A finding of the planner. `root`: the tree its path leads into.
     pub fn found(source: &Source, root: &Node, d: Diagnostic) -> Problem {
+        let problem = Problem { severity: d.severity, code: d.code.to_string(), help: d.help, ..Problem::plain(d.message) };
         if d.path.last().is_some_and(|p| p == "@")
-            && let Some(range) = d.within.clone()
+            && let Some(range) = d.within
         {
             // The reader knew the place itself.
-            let place = place_of(&source.text, range.start, range.end);
-            return Problem::new(source, d.severity, d.code, d.message, d.help, place, None);
+            return problem.at(source, place_of(&source.text, range.start, range.end), None);
         }
         let place = root.locate(&d.path);
-        // A range inside a text counts from where the text starts, which is known for texts on one line.
-        let plain = root.find(&d.path).and_then(|n| match &n.value {
-            Value::Scalar { plain, block: false, .. } => Some(if *plain { 0 } else { 1 }),
-            _ => None,
-        });
-        let within = d.within.clone().zip(plain).map(|(range, quote)| (range.start + quote, range.end + quote));
-        Problem::new(source, d.severity, d.code, d.message, d.help, place, within)
+        let within = d.within.and_then(|range| written(source, root.find(&d.path)?, range));
+        problem.at(source, place, within)
     }
 
-    fn new(
-        source: &Source,
-        severity: Severity,
-        code: &str,
-        message: String,
-        help: Option<String>,
-        place: Place,
-        within: Option<(usize, usize)>,
-    ) -> Problem {
-        let start = source.byte(place.start);
-        let end = source.byte(place.end).max(start);
-        let (start, end, column) = match within {
-            Some((from, to)) if start + to <= end.max(start + to) && start + to <= source.text.len() => {
-                (start + from, start + to, place.column + from)
-            }
-            _ => (start, end, place.column),
-        };
+    fn at(self, source: &Source, place: Place, within: Option<Range<usize>>) -> Problem {
+        let range = within.unwrap_or_else(|| source.byte(place.start)..source.byte(place.end));
         // One line is enough to recognise the place.
-        let line_end = source.text.get(start..).and_then(|t| t.find('\n')).map_or(source.text.len(), |n| start + n);
-        let end = end.min(line_end).max(start + usize::from(start < line_end));
-        let at = format!("{}:{}:{}", source.name, place.line.max(1), column.max(1));
-        let mut diagnostic = MietteDiagnostic::new(message.clone())
-            .with_code(code)
-            .with_severity(if severity == Severity::Error { Level::Error } else { Level::Warning })
-            .with_label(LabeledSpan::underline(start..end));
-        if let Some(help) = help {
-            diagnostic = diagnostic.with_help(help);
-        }
-        let report = Report::new(diagnostic).with_source_code(NamedSource::new(&source.name, source.text.clone()).with_language("yaml"));
-        Problem { report, severity, place: Some(at), code: code.to_string(), message }
+        let text = &source.text;
+        let line_end = text.get(range.start..).and_then(|t| t.find('\n')).map_or(text.len(), |n| range.start + n);
+        let end = range.end.min(line_end).max(range.start + usize::from(range.start < line_end));
+        let before = text.get(..range.start).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        let at = At { source: source.clone(), range: range.start..end, line, column };
+        Problem { at: Some(Box::new(at)), ..self }
     }
 
-    /// The whole report; colours only for a terminal.
+    /// `file:line:col`, where there is one.
+    pub fn place(&self) -> Option<String> {
+        self.at.as_ref().map(|at| format!("{}:{}:{}", at.source.name, at.line, at.column))
+    }
+
+    /// Where it is among other problems of its file.
+    pub fn position(&self) -> (usize, usize) {
+        self.at.as_ref().map_or((0, 0), |at| (at.line, at.column))
+    }
+
+    /// For machines: one object.
+    pub fn json(&self) -> serde_json::Value {
+        let severity = if self.severity == Severity::Error { "error" } else { "warning" };
+        let mut object = json!({ "severity": severity, "code": self.code, "message": self.message, "help": self.help });
+        if let (Some(at), Some(object)) = (&self.at, object.as_object_mut()) {
+            let text = at.source.text.get(at.range.clone()).unwrap_or_default();
+            let place = json!({ "file": at.source.name, "line": at.line, "column": at.column, "text": text });
+            object.extend(place.as_object().cloned().unwrap_or_default());
+        }
+        object
+    }
+
+    /// The whole report, with colours: print it with `anstream`, which removes them where they don't belong.
     pub fn render(&self) -> String {
-        let mut out = String::new();
-        let theme = match std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none() {
-            true => miette::GraphicalTheme::unicode(),
-            false => miette::GraphicalTheme::unicode_nocolor(),
+        let level = if self.severity == Severity::Error { Level::Error } else { Level::Warning };
+        let mut diagnostic = MietteDiagnostic::new(self.message.clone()).with_severity(level);
+        if let Some(help) = &self.help {
+            diagnostic = diagnostic.with_help(help.clone());
+        }
+        let report = match &self.at {
+            None => Report::new(diagnostic),
+            Some(at) => {
+                let diagnostic = diagnostic.with_code(self.code.clone()).with_label(LabeledSpan::underline(at.range.clone()));
+                let source = NamedSource::new(&at.source.name, at.source.text.to_string()).with_language("yaml");
+                Report::new(diagnostic).with_source_code(source)
+            }
         };
-        let handler = GraphicalReportHandler::new_themed(theme).with_width(110);
-        if handler.render_report(&mut out, self.report.as_ref()).is_err() {
+        let mut out = String::new();
+        let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode()).with_width(WIDTH);
+        if handler.render_report(&mut out, report.as_ref()).is_err() {
             out = self.message.clone();
         }
-        match &self.place {
-            Some(place) => format!("{place}\n{out}"),
-            None => out,
-        }
+        out
     }
 }
 
@@ -130,4 +161,77 @@ fn place_of(text: &str, start: usize, end: usize) -> Place {
     let line = before.iter().filter(|c| **c == '\n').count() + 1;
     let column = before.iter().rev().take_while(|c| **c != '\n').count() + 1;
     Place { start, end, line, column }
+}
+
+/// The bytes of the file in which a range of a scalar's text stands. Quotes, escapes and the folding of lines change
+/// only blanks and escape signs, so the characters in between are counted. `None` if the file says something else, as
+/// where an environment variable was filled in.
+fn written(source: &Source, node: &Node, range: Range<usize>) -> Option<Range<usize>> {
+    let Value::Scalar { text, plain, block } = &node.value else { return None };
+    let start = source.byte(node.place.start);
+    let file = source.text.get(start..)?;
+    let quote = if *plain || *block { None } else { file.chars().next() };
+    // A block begins in the line after its indicator.
+    let skipped = match (*block && file.starts_with(['|', '>']), quote) {
+        (true, _) => file.find('\n')? + 1,
+        (false, Some(quote)) => quote.len_utf8(),
+        (false, None) => 0,
+    };
+    let file = file.get(skipped..)?;
+    let mut signs = file.char_indices().filter(|(_, c)| !c.is_whitespace()).peekable();
+    let (mut first, mut last) = (None, None);
+    for (at, wanted) in text.char_indices().filter(|(_, c)| !c.is_whitespace()) {
+        let (mut place, mut found) = signs.next()?;
+        let escape = (quote == Some('"') && found == '\\') || (quote == Some('\'') && found == '\'');
+        if escape && signs.peek().is_some_and(|(_, next)| *next == wanted) {
+            (place, found) = signs.next()?;
+        }
+        if found != wanted {
+            return None;
+        }
+        if at >= range.start {
+            first.get_or_insert(place);
+        }
+        if at < range.end {
+            last = Some(place + found.len_utf8());
+        }
+    }
+    let (first, base) = (first?, start + skipped);
+    Some(base + first..base + last?.max(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use headwater_engine::yaml;
+
+    use super::*;
+
+    fn marked(text: &str, path: &[&str], range: Range<usize>) -> String {
+        let source = Source::new("p.yaml", text);
+        let root = yaml::parse(text).unwrap();
+        let found = Diagnostic::error("x", "wrong").at(path.iter().copied()).within(range);
+        let problem = Problem::found(&source, &root, found);
+        let json = problem.json();
+        format!("{} {}", problem.place().unwrap(), json["text"].as_str().unwrap())
+    }
+
+    #[test]
+    fn parts_of_texts_are_found_however_they_are_written() {
+        assert_eq!(marked("a: x + wrong", &["a"], 4..9), "p.yaml:1:8 wrong");
+        assert_eq!(marked("é: \"x = 'ü' + wrong\"", &["é"], 11..16), "p.yaml:1:15 wrong");
+        assert_eq!(marked("a: 'x = ''y'' + wrong'", &["a"], 10..15), "p.yaml:1:17 wrong");
+        assert_eq!(marked("a: |\n  x = 'y'\n  + wrong\nb: 1", &["a"], 10..15), "p.yaml:3:5 wrong");
+        assert_eq!(marked("a: >-\n  x = 'y'\n\n  + wrong\n", &["a"], 10..15), "p.yaml:4:5 wrong");
+        assert_eq!(marked("a: x = 'y'\n  + wrong\n", &["a"], 10..15), "p.yaml:2:5 wrong");
+        assert_eq!(marked("a: [1, \"say \\\"wrong\\\"\"]", &["a", "1"], 5..10), "p.yaml:1:15 wrong");
+    }
+
+    #[test]
+    fn a_problem_can_be_read_by_machines_and_people() {
+        let source = Source::new("p.yaml", "a: 1\nb: [x\n");
+        let problem = Problem::yaml(&source, yaml::parse(&source.text).unwrap_err());
+        assert_eq!((problem.json()["code"].as_str(), problem.json()["line"].as_u64().is_some()), (Some("yaml-syntax"), true));
+        let text = anstream::adapter::strip_str(&problem.render()).to_string();
+        assert!(text.contains("yaml-syntax") && text.contains("p.yaml:"), "{text}");
+    }
 }

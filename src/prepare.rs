@@ -11,42 +11,64 @@ use crate::config::substitute;
 use crate::diagnose::{Problem, Source};
 use crate::registry::operators;
 
-/// A pipeline file that could be read.
+/// A pipeline file that could be read, at least in part.
 pub struct Loaded {
     pub source: Source,
     pub root: Node,
     pub pipeline: Pipeline,
+    /// What is wrong with the file's shape, and was left out of the pipeline.
+    pub problems: Vec<Problem>,
 }
 
 /// Reads a pipeline file. Environment variables are filled in, so that the same file serves every environment.
-pub fn load(path: &Path) -> Result<Loaded, Problem> {
-    parse(Source::read(path)?)
+///
+/// # Errors
+/// Nothing can be made of the file: what is wrong with it, all at once.
+pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
+    parse(Source::read(path).map_err(|p| vec![p])?)
 }
 
 /// Reads a pipeline that is in memory already.
-pub fn parse(source: Source) -> Result<Loaded, Problem> {
-    let mut root = yaml::parse(&source.text).map_err(|e| Problem::yaml(&source, e))?;
-    root.substitute(&mut |text| substitute(text)).map_err(|e| Problem::yaml(&source, e))?;
-    let pipeline = Pipeline::read(&root).map_err(|e| Problem::yaml(&source, e))?;
-    Ok(Loaded { source, root, pipeline })
+///
+/// # Errors
+/// Those of [`load`].
+pub fn parse(source: Source) -> Result<Loaded, Vec<Problem>> {
+    let mut root = yaml::parse(&source.text).map_err(|e| vec![Problem::yaml(&source, e)])?;
+    let mut errors = root.substitute(&mut |text| substitute(text));
+    let (pipeline, unreadable) = Pipeline::read(&root);
+    errors.extend(unreadable);
+    let problems: Vec<Problem> = errors.into_iter().map(|e| Problem::yaml(&source, e)).collect();
+    match pipeline {
+        Some(pipeline) => Ok(Loaded { source, root, pipeline, problems }),
+        None => Err(problems),
+    }
 }
 
 /// Plans a pipeline against a catalog; warnings come beside the plan.
+///
+/// # Errors
+/// Everything that is wrong with the pipeline, in the order of the file, warnings included.
 pub fn make_plan(loaded: &Loaded, catalog: &dyn Catalog) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
     let show = |found: Vec<_>| found.into_iter().map(|d| Problem::found(&loaded.source, &loaded.root, d)).collect::<Vec<_>>();
-    match plan(&loaded.pipeline, &loaded.root, &loaded.source.text, &operators(), catalog) {
+    let (plan, found) = match plan(&loaded.pipeline, &loaded.root, &loaded.source.text, &operators(), catalog) {
         Ok(mut plan) => {
             let warnings = show(std::mem::take(&mut plan.warnings));
-            Ok((plan, warnings))
+            (Some(plan), warnings)
         }
-        Err(found) => Err(show(found)),
+        Err(found) => (None, show(found)),
+    };
+    let mut problems: Vec<Problem> = loaded.problems.iter().cloned().chain(found).collect();
+    problems.sort_by_key(Problem::position);
+    match plan.filter(|_| loaded.problems.is_empty()) {
+        Some(plan) => Ok((plan, problems)),
+        None => Err(problems),
     }
 }
 
 /// Prints problems to standard error and says how many.
 pub fn print(problems: &[Problem]) {
     for problem in problems {
-        eprintln!("{}", problem.render());
+        anstream::eprintln!("{}", problem.render());
     }
     let errors = problems.iter().filter(|p| p.severity == Severity::Error).count();
     let warnings = problems.len() - errors;

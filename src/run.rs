@@ -52,7 +52,7 @@ pub fn connect(config: &Config, client_id: &str, runtime: &tokio::runtime::Handl
     };
     let broker = Kafka::connect(kafka).map_err(|e| {
         let problem = Problem::plain(format!("no Kafka at {bootstrap}: {e}"));
-        if e.failure == Failure::Transient { Problem { code: UNREACHABLE.into(), ..problem } } else { problem }
+        if e.failure == Failure::Transient { problem.with_code(UNREACHABLE) } else { problem }
     })?;
     let (subjects, schemas): (Arc<dyn Subjects>, Arc<dyn SchemaSource>) = match registry(config)? {
         Some(registry) => {

@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 
 use operator_core::Span;
+use operator_core::duration::OrNever;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use crate::yaml::{Node, YamlError};
+use crate::yaml::{Node, YamlError, read_all};
 
 /// The version of the pipeline language.
 pub const API_VERSION: &str = "headwater/v1";
@@ -170,8 +171,8 @@ pub struct EventTime {
     pub out_of_order: Span,
     /// A partition that was read to its end and then stays silent this long moves on with the wall clock, so that its
     /// last windows close: its watermark trails the clock by this much. `never` turns that off.
-    #[serde(default)]
-    pub idle: Idle,
+    #[serde(default = "default_idle")]
+    pub idle: OrNever,
     /// An event time further ahead of its record's timestamp (or of the clock) than this doesn't move the watermark:
     /// one wrong clock can't make everybody else late.
     #[serde(default = "default_max_future")]
@@ -180,7 +181,7 @@ pub struct EventTime {
 
 impl Default for EventTime {
     fn default() -> EventTime {
-        EventTime { field: None, out_of_order: default_out_of_order(), idle: Idle::default(), max_future: default_max_future() }
+        EventTime { field: None, out_of_order: default_out_of_order(), idle: default_idle(), max_future: default_max_future() }
     }
 }
 
@@ -188,28 +189,12 @@ fn default_out_of_order() -> Span {
     Span(5_000)
 }
 
+fn default_idle() -> OrNever {
+    OrNever(Some(Span(60_000)))
+}
+
 fn default_max_future() -> Span {
     Span(300_000)
-}
-
-/// After how long a silent partition follows the clock: a duration, or `never`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
-#[schemars(with = "String")]
-pub struct Idle(pub Option<Span>);
-
-impl Default for Idle {
-    fn default() -> Idle {
-        Idle(Some(Span(60_000)))
-    }
-}
-
-impl<'de> Deserialize<'de> for Idle {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Idle, D::Error> {
-        match String::deserialize(d)?.as_str() {
-            "never" => Ok(Idle(None)),
-            text => text.parse().map(|span| Idle(Some(span))).map_err(serde::de::Error::custom),
-        }
-    }
 }
 
 /// Declared columns: names to types, nested.
@@ -249,10 +234,23 @@ pub struct Table {
     pub history: Option<Span>,
 }
 
+/// What becomes of a row that a step can't compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OnError {
+    /// The source record goes to the dead letters of its topic, with the cause.
+    #[default]
+    DeadLetter,
+    /// The row is left out and counted as filtered.
+    Drop,
+}
+
 /// A step: where its rows come from and one operator.
 #[derive(Clone, Debug)]
 pub struct Step {
     pub from: Names,
+    /// `None`: not decided, which is an error where a cast can fail.
+    pub on_error: Option<OnError>,
     /// The operator's key, such as `filter`. Its configuration is read from the tree once the operator is known.
     pub kind: String,
 }
@@ -316,7 +314,9 @@ fn default_block_rows() -> u32 {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Create {
+    /// Number of partitions, at least 1.
     pub partitions: i32,
+    /// Copies of each partition; without it, the broker's default.
     #[serde(default)]
     pub replication: Option<i32>,
     /// Topic settings such as `retention.ms`.
@@ -325,9 +325,10 @@ pub struct Create {
 }
 
 impl Pipeline {
-    /// Reads a pipeline from its YAML tree.
-    pub fn read(root: &Node) -> Result<Pipeline, YamlError> {
-        root.read()
+    /// Reads a pipeline from its YAML tree, with everything that is wrong with its shape. What is wrong is left out of
+    /// the pipeline, so that the planner can say what else is; there is none if the file has no shape at all.
+    pub fn read(root: &Node) -> (Option<Pipeline>, Vec<YamlError>) {
+        read_all(root)
     }
 }
 
@@ -342,10 +343,12 @@ impl<'de> Deserialize<'de> for Step {
             }
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Step, A::Error> {
-                let (mut from, mut operator) = (None, None);
+                let (mut from, mut on_error, mut operator) = (None, None, None);
                 while let Some(key) = map.next_key::<String>()? {
                     if key == "from" {
                         from = Some(map.next_value()?);
+                    } else if key == "on_error" {
+                        on_error = Some(map.next_value()?);
                     } else if let Some(first) = &operator {
                         return Err(serde::de::Error::custom(format!(
                             "a step has one operator, this one has `{first}` and `{key}`: make it two steps"
@@ -357,7 +360,7 @@ impl<'de> Deserialize<'de> for Step {
                 }
                 let from = from.ok_or_else(|| serde::de::Error::missing_field("from"))?;
                 let kind = operator.ok_or_else(|| serde::de::Error::custom("this step has no operator (filter, map, ...)"))?;
-                Ok(Step { from, kind })
+                Ok(Step { from, on_error, kind })
             }
         }
         d.deserialize_map(StepVisitor)

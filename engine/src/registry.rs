@@ -4,7 +4,7 @@
 use operator_core::{Diagnostic, PlanCx, Planned, Spec};
 use schemars::{Schema, SchemaGenerator};
 
-use crate::yaml::{Node, YamlError};
+use crate::yaml::{Node, YamlError, read_all};
 
 /// One kind of operator.
 #[derive(Clone, Copy)]
@@ -20,7 +20,7 @@ pub struct Kind {
 
 /// Why a step was refused: its configuration can't be read, or doesn't fit its input.
 pub enum Refused {
-    Unreadable(YamlError),
+    Unreadable(Vec<YamlError>),
     Wrong(Vec<Diagnostic>),
 }
 
@@ -33,7 +33,10 @@ impl Kind {
             example: S::EXAMPLE,
             example_input: S::EXAMPLE_INPUT,
             schema: |generator| generator.subschema_for::<S>(),
-            plan: |config, cx| config.read::<S>().map_err(Refused::Unreadable)?.plan(cx).map_err(Refused::Wrong),
+            plan: |config, cx| match read_all::<S>(config) {
+                (Some(spec), errors) if errors.is_empty() => spec.plan(cx).map_err(Refused::Wrong),
+                (_, errors) => Err(Refused::Unreadable(errors)),
+            },
         }
     }
 

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use arrow::array::{Array, RecordBatch};
 use operator_core::{Batch, Cx, Emitted, Ledger, MemoryState, Millis, NO_WATERMARK, Operator, Origin, Rejected, Tables, Time};
 
+use crate::pipeline::OnError;
 use crate::plan::{Stage, Upstream};
 use crate::state::Store;
 
@@ -41,6 +42,7 @@ struct Node {
     seen: Millis,
     passed_on: Millis,
     delay: Millis,
+    on_error: OnError,
     /// Rows in the open epoch and where they went.
     ledger: Ledger,
     rows_in: u64,
@@ -66,6 +68,7 @@ impl Task {
             seen: NO_WATERMARK,
             passed_on: NO_WATERMARK,
             delay: node.planned.delay,
+            on_error: node.on_error,
             ledger: Ledger::default(),
             rows_in: 0,
             waiting: Vec::new(),
@@ -240,6 +243,10 @@ impl Task {
         };
         if let Err(e) = result {
             return Err(self.broken(index, e.to_string()));
+        }
+        if node.on_error == OnError::Drop {
+            ledger.filtered += std::mem::take(&mut ledger.rejected);
+            rejected.clear();
         }
         node.ledger.add(&ledger);
         node.held += ledger.held;

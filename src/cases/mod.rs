@@ -47,7 +47,7 @@ pub struct Report {
 pub fn run(pipeline: &Path, schemas: &Path, only: &str, update: bool) -> Result<Vec<Report>, Vec<Problem>> {
     let one = |text: String| vec![Problem::plain(text)];
     let folder = Folder::read(schemas).map_err(|e| one(format!("{}: {e}", schemas.display())))?;
-    let loaded = prepare::load(pipeline).map_err(|p| vec![p])?;
+    let loaded = prepare::load(pipeline)?;
     let (plan, _) = prepare::make_plan(&loaded, &world::Topics(&folder))?;
     let plan = std::sync::Arc::new(plan);
     let dir = pipeline.parent().unwrap_or(Path::new(".")).join("cases");

@@ -38,7 +38,7 @@ enum Command {
 
 pub fn run(args: &ClickhouseArgs) -> Result<(), Failure> {
     let Command::Ddl { pipeline, sink, schemas, order_by } = &args.command;
-    let loaded = prepare::load(pipeline).map_err(|p| Failure::Wrong(vec![p]))?;
+    let loaded = prepare::load(pipeline).map_err(Failure::Wrong)?;
     let folder = Folder::read(schemas).map_err(|e| Problem::plain(format!("{}: {e}", schemas.display())))?;
     let (plan, _) = prepare::make_plan(&loaded, &folder).map_err(Failure::Wrong)?;
     let mut found = false;

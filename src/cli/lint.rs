@@ -1,36 +1,66 @@
-//! `hw lint`: every problem of a pipeline in one go, from the files alone.
+//! `hw lint`: every problem of pipelines and configurations in one go, from the files alone.
 
 use std::path::PathBuf;
 
 use clap::Args;
+use operator_core::Severity;
 
 use super::Failure;
 use crate::catalog::Folder;
 use crate::diagnose::Problem;
-use crate::prepare;
+use crate::lint::{self, CONVENTION, Rules};
 
 #[derive(Args)]
+#[command(after_help = "Examples:
+  hw lint pipelines/*/pipeline.yaml config/*.yaml
+  hw lint --strict --json pipeline.yaml | jq .code
+  hw explain-error unknown-column
+
+Exit codes: 0 nothing wrong (warnings are allowed without --strict), 1 a file can't be checked, 2 something is wrong.")]
 pub struct LintArgs {
-    /// The pipeline files
+    /// Pipeline files, and configurations of environments
     #[arg(required = true)]
-    pipelines: Vec<PathBuf>,
-    /// Where schemas are, by subject: `<subject>/v<n>.avsc`
+    files: Vec<PathBuf>,
+    /// Where schemas are, by subject: `<subject>/v<n>.avsc`; CREATE TABLE statements are in `clickhouse/*.sql` there
     #[arg(long, default_value = "schemas")]
     schemas: PathBuf,
+    /// Warnings count as errors
+    #[arg(long)]
+    strict: bool,
+    /// One JSON object per problem on standard output
+    #[arg(long)]
+    json: bool,
+    /// What names of topics look like, as a regular expression
+    #[arg(long, default_value = CONVENTION, hide_default_value = true)]
+    topics: String,
 }
 
 pub fn run(args: &LintArgs) -> Result<(), Failure> {
     let folder = Folder::read(&args.schemas).map_err(|e| Problem::plain(format!("{}: {e}", args.schemas.display())))?;
-    let mut wrong = Vec::new();
-    for path in &args.pipelines {
-        let checked = prepare::load(path).map_err(|p| vec![p]).and_then(|loaded| prepare::make_plan(&loaded, &folder));
-        match checked {
-            Ok((_, warnings)) => {
-                prepare::print(&warnings);
-                println!("{}: ok", path.display());
+    let rules = Rules::new(&folder, &args.topics).map_err(|e| Failure::Wrong(vec![Problem::plain(format!("--topics: {e}"))]))?;
+    let mut found = Vec::new();
+    for file in &args.files {
+        let mut problems = lint::check(file, &rules);
+        if args.strict {
+            problems.iter_mut().for_each(|p| p.severity = Severity::Error);
+        }
+        if problems.is_empty() && !args.json {
+            anstream::println!("{}: {}", file.display(), crate::style::good("ok"));
+        }
+        found.extend(problems);
+    }
+    if args.json {
+        found.iter().for_each(|p| println!("{}", p.json()));
+    }
+    let wrong = found.iter().any(|p| p.severity == Severity::Error);
+    match (wrong, args.json) {
+        (true, false) => Err(Failure::Wrong(found)),
+        (true, true) => Err(Failure::Said),
+        (false, json) => {
+            if !json {
+                crate::prepare::print(&found);
             }
-            Err(problems) => wrong.extend(problems),
+            Ok(())
         }
     }
-    if wrong.is_empty() { Ok(()) } else { Err(Failure::Wrong(wrong)) }
 }

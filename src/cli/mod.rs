@@ -3,6 +3,7 @@
 
 mod clickhouse;
 mod demo;
+mod explain;
 mod lint;
 mod local;
 mod run;
@@ -29,8 +30,16 @@ struct Hw {
 enum Command {
     /// Run a pipeline until it is told to stop (SIGTERM or Ctrl-C commit what is open first)
     Run(run::RunArgs),
-    /// Check a pipeline without reading a record
+    /// Find every mistake in pipelines and configurations, without reading a record
     Lint(lint::LintArgs),
+    /// Tell more about the code of an error or warning
+    ExplainError(explain::ExplainErrorArgs),
+    /// Show what a pipeline will do: schemas, keys, time, repartitions, state, topics, guarantees
+    Explain(explain::ExplainArgs),
+    /// Draw a pipeline as SVG, DOT or Mermaid
+    Graph(explain::GraphArgs),
+    /// Print the JSON Schema of pipeline files, for editors
+    Schema(SchemaArgs),
     /// Run a pipeline's cases: through crashes, rebalances and lost answers, without a broker
     Test(test::TestArgs),
     /// See it all work: local services, generated orders, the shipped pipelines, live totals
@@ -69,6 +78,8 @@ struct GenerateArgs {
 pub enum Failure {
     /// Something the user wrote is wrong.
     Wrong(Vec<Problem>),
+    /// The same, and it was said already.
+    Said,
     /// The work failed.
     Failed(Problem),
 }
@@ -85,6 +96,10 @@ pub fn main() -> ExitCode {
     let result = match hw.command {
         Command::Run(args) => run::run(&args),
         Command::Lint(args) => lint::run(&args),
+        Command::ExplainError(args) => explain::explain_error(&args),
+        Command::Explain(args) => explain::explain(&args),
+        Command::Graph(args) => explain::draw(&args),
+        Command::Schema(args) => schema(&args),
         Command::Test(args) => test::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate(args) => generate(args),
@@ -97,11 +112,36 @@ pub fn main() -> ExitCode {
             prepare::print(&problems);
             ExitCode::from(2)
         }
+        Err(Failure::Said) => ExitCode::from(2),
         Err(Failure::Failed(problem)) => {
-            eprintln!("{}", problem.render());
+            anstream::eprintln!("{}", problem.render());
             ExitCode::FAILURE
         }
     }
+}
+
+#[derive(Args)]
+#[command(
+    after_help = "With the YAML language server (VS Code, Neovim, Helix, ...), a first line in the pipeline makes the editor complete
+keys, show their documentation and mark mistakes:
+
+  hw schema --output pipeline.schema.json
+  # yaml-language-server: $schema=pipeline.schema.json"
+)]
+struct SchemaArgs {
+    /// Where to write it, instead of standard output
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+}
+
+fn schema(args: &SchemaArgs) -> Result<(), Failure> {
+    let schema = crate::json_schema::pipeline(&crate::registry::operators());
+    let text = serde_json::to_string_pretty(&schema).map_err(|e| Problem::plain(e.to_string()))? + "\n";
+    match &args.output {
+        Some(path) => std::fs::write(path, text).map_err(|e| Problem::plain(format!("{}: {e}", path.display())))?,
+        None => print!("{text}"),
+    }
+    Ok(())
 }
 
 fn generate(args: GenerateArgs) -> Result<(), Failure> {

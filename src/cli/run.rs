@@ -40,7 +40,7 @@ pub fn logs(plain: bool) {
 
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     logs(args.plain_logs);
-    let loaded = prepare::load(&args.pipeline).map_err(|p| Failure::Wrong(vec![p]))?;
+    let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
     let mut config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
     if let Some(lanes) = args.lanes {
         config.worker.lanes = lanes;

@@ -1,7 +1,9 @@
 //! Columns: which ClickHouse type holds an Arrow type, and which would lose something.
 
-use arrow::datatypes::{DataType, Field, TimeUnit};
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use headwater_engine::delivery::position_fields;
 
+use super::connection::{Table, identifier};
 use super::native::Native;
 
 /// The ClickHouse type for a column, lossless.
@@ -18,8 +20,7 @@ fn typed(data_type: &DataType, nullable: bool) -> Result<String, String> {
         // Containers cannot be Nullable in ClickHouse: a null list is empty there.
         List(item) | LargeList(item) | FixedSizeList(item, _) => return Ok(format!("Array({})", column_type(item)?)),
         Struct(fields) => {
-            let member =
-                |field: &std::sync::Arc<Field>| Ok(format!("{} {}", super::connection::identifier(field.name()), column_type(field)?));
+            let member = |field: &std::sync::Arc<Field>| Ok(format!("{} {}", identifier(field.name()), column_type(field)?));
             return Ok(format!("Tuple({})", fields.iter().map(member).collect::<Result<Vec<_>, String>>()?.join(", ")));
         }
         Map(entries, _) => {
@@ -78,6 +79,33 @@ pub fn compatible(field: &Field, native: &str) -> Result<(), String> {
         Ok(()) => Ok(()),
         Err(why) => Err(format!("its type is `{native}`, {why}; `{right}` would be right")),
     }
+}
+
+/// A column of a table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Column {
+    pub name: String,
+    /// Its type, as ClickHouse writes it.
+    pub native: String,
+    /// `DEFAULT`, `MATERIALIZED` or `ALIAS`, and other words that say nothing of inserts.
+    pub kind: String,
+}
+
+/// What stands between rows of `schema`, with their positions, and a table of these columns.
+pub fn misfits(table: &Table, schema: &Schema, columns: &[Column]) -> Vec<String> {
+    let positions = position_fields();
+    let misfit = |field: &Field| {
+        let name = field.name();
+        let Some(column) = columns.iter().find(|column| column.name == *name) else {
+            let native = column_type(field).unwrap_or_else(|why| format!("<{why}>"));
+            return Some(format!("column `{name}` is missing: ALTER TABLE {} ADD COLUMN {} {native}", table.quoted(), identifier(name)));
+        };
+        if matches!(column.kind.as_str(), "MATERIALIZED" | "ALIAS") {
+            return Some(format!("column `{name}` is {} and cannot be inserted into", column.kind));
+        }
+        compatible(field, &column.native).err().map(|why| format!("column `{name}`: {why}"))
+    };
+    schema.fields().iter().map(AsRef::as_ref).chain(&positions).filter_map(misfit).collect()
 }
 
 fn holds(data_type: &DataType, nullable: bool, native: &Native) -> Result<(), String> {

@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
-use arrow::datatypes::{Field, Schema};
+use arrow::datatypes::Schema;
 use headwater_engine::delivery::position_fields;
 
-use super::columns::{column_type, compatible};
-use super::connection::{Connection, Table, identifier, literal};
+use super::columns::{Column, misfits};
+use super::connection::{Connection, Table, literal};
 use super::failure::ClickHouseError;
 use super::target::PINNED;
 
@@ -352,32 +352,11 @@ async fn check_columns(connection: &Connection, inspection: &mut Inspection, sch
     );
     let rows = connection.rows(&sql).await?;
     let text = |row: &[String], at: usize| row.get(at).cloned().unwrap_or_default();
-    let columns: BTreeMap<String, (String, String, String)> =
-        rows.iter().map(|row| (text(row, 0), (text(row, 1), text(row, 2), text(row, 3)))).collect();
+    let columns: Vec<Column> = rows.iter().map(|row| Column { name: text(row, 0), native: text(row, 1), kind: text(row, 2) }).collect();
+    inspection.problems.extend(misfits(&table, schema, &columns));
     let positions = position_fields();
-    let fields: Vec<&Field> = schema.fields().iter().map(AsRef::as_ref).chain(&positions).collect();
-    for field in &fields {
-        let name = field.name();
-        match columns.get(name) {
-            None => {
-                let native = column_type(field).unwrap_or_else(|why| format!("<{why}>"));
-                inspection.problems.push(format!(
-                    "column `{name}` is missing: ALTER TABLE {} ADD COLUMN {} {native}",
-                    table.quoted(),
-                    identifier(name)
-                ));
-            }
-            Some((_, kind, _)) if matches!(kind.as_str(), "MATERIALIZED" | "ALIAS") => {
-                inspection.problems.push(format!("column `{name}` is {kind} and cannot be inserted into"));
-            }
-            Some((native, ..)) => {
-                if let Err(why) = compatible(field, native) {
-                    inspection.problems.push(format!("column `{name}`: {why}"));
-                }
-            }
-        }
-    }
-    for (name, (_, _, default)) in columns.iter().filter(|(name, _)| !fields.iter().any(|field| field.name() == *name)) {
+    let ours = |name: &str| schema.fields().iter().map(AsRef::as_ref).chain(&positions).any(|field| field.name() == name);
+    for (name, default) in rows.iter().map(|row| (text(row, 0), text(row, 3))).filter(|(name, _)| !ours(name)) {
         let lower = default.to_ascii_lowercase();
         if ["now", "today", "rand", "generate", "hostname"].iter().any(|word| lower.contains(word)) {
             inspection

@@ -22,6 +22,7 @@
 
 mod columns;
 mod connection;
+mod created;
 mod ddl;
 mod failure;
 mod gate;
@@ -29,8 +30,9 @@ mod native;
 mod target;
 mod token;
 
-pub use self::columns::{column_type, compatible};
+pub use self::columns::{Column, column_type, compatible, misfits};
 pub use self::connection::{Config, Connection, Secret, Table};
+pub use self::created::{Created, tables_in};
 pub use self::ddl::{TableOptions, ddl, ensure_table};
 pub use self::failure::ClickHouseError;
 pub use self::gate::{Guarantee, Inspection, inspect};

@@ -24,8 +24,8 @@ impl Catalog for Cluster {
 
 fn plan(body: &str) -> Result<(Plan, Vec<String>), Vec<String>> {
     let text = format!("apiVersion: headwater/v1\nname: p\n{body}");
-    let loaded = parse(Source { name: "p.yaml".into(), text }).map_err(|p| vec![format!("{} {}", p.code, p.place.unwrap_or_default())])?;
-    let show = |found: Vec<super::Problem>| found.iter().map(|p| format!("{} {}", p.code, p.place.clone().unwrap_or_default())).collect();
+    let show = |found: Vec<super::Problem>| found.iter().map(|p| format!("{} {}", p.code, p.place().unwrap_or_default())).collect();
+    let loaded = parse(Source::new("p.yaml", text)).map_err(show)?;
     make_plan(&loaded, &Cluster).map(|(plan, warnings)| (plan, show(warnings))).map_err(show)
 }
 

@@ -9,7 +9,7 @@ use operator_core::{Diagnostic, Input, KeyEffect, PlanCx, Planned, Port, Severit
 use super::{Catalog, InputKind, InputTopic, Names, Output, Plan, PlanNode, Stage, StageInput, Target, Upstream, sink, source};
 use crate::pipeline::{API_VERSION, Pipeline, Step};
 use crate::registry::{Refused, Registry};
-use crate::yaml::Node;
+use crate::yaml::{Node, YamlError};
 
 /// A stream of rows while planning. Indices are global; stages are cut out at the end.
 #[derive(Clone)]
@@ -91,6 +91,15 @@ fn key_after(effect: &KeyEffect, key: Option<&Vec<String>>) -> Option<Vec<String
             key?.iter().map(|k| renames.iter().find(|(old, _)| old == k).map(|(_, new)| new.clone())).collect()
         }
     }
+}
+
+/// An error of the YAML reader, which knows its place better than a path tells.
+fn unreadable(e: YamlError, path: &[String]) -> Diagnostic {
+    let mut found = Diagnostic::error(e.code, e.message).at(path);
+    found.help = e.help;
+    found.within = e.place.map(|p| p.start..p.end);
+    found.path.push("@".into());
+    found
 }
 
 impl Builder<'_> {
@@ -238,27 +247,37 @@ impl Builder<'_> {
         let planned = match kind.plan(config, &cx) {
             Ok(planned) => planned,
             Err(Refused::Wrong(wrong)) => {
-                self.found.extend(wrong.into_iter().map(|d| d.under(path.clone())));
+                let wrong: Vec<_> = wrong.into_iter().map(|d| d.under(path.clone())).filter(|d| !self.said_of_table(d)).collect();
+                self.found.extend(wrong);
                 return;
             }
-            Err(Refused::Unreadable(e)) => {
-                // The engine finds the place again by path; errors of the YAML reader know it better.
-                let mut found = Diagnostic::error(e.code, e.message).at(path);
-                found.help = e.help;
-                found.within = e.place.map(|p| p.start..p.end);
-                found.path.push("@".into());
-                self.found.push(found);
+            Err(Refused::Unreadable(errors)) => {
+                self.found.extend(errors.into_iter().map(|e| unreadable(e, &path)));
                 return;
             }
         };
         self.found.extend(planned.warnings.iter().cloned().map(|d| d.under(path.clone())));
+        if step.on_error.is_none() {
+            self.found.extend(planned.fallible.iter().cloned().map(|d| d.under(path.clone())));
+        }
         if let Some(needed) = &planned.needs_key {
             stream = match self.co_located(&stream, needed) {
                 true => stream,
-                false => vec![self.repartition(name, &stream, needed)],
+                false => vec![self.repartition(name, &stream, needed, self.why_apart(&stream, needed))],
             };
         }
         self.place(name, step, planned, stream);
+    }
+
+    /// The file has `name` in a section, readable or not.
+    fn declares(&self, section: &str, name: &str) -> bool {
+        self.root.get(section).is_some_and(|section| section.get(name).is_some())
+    }
+
+    /// A table that is declared is unknown only because it was refused itself.
+    fn said_of_table(&self, found: &Diagnostic) -> bool {
+        let name = self.root.find(&found.path).and_then(Node::text);
+        found.code == "unknown-table" && name.is_some_and(|name| self.declares("tables", name))
     }
 
     fn resolve(&mut self, from: &str, place: &[String]) -> Option<Stream> {
@@ -267,7 +286,8 @@ impl Builder<'_> {
             return Some(stream.clone());
         }
         let base = from.split('.').next().unwrap_or(from);
-        let declared = self.pipeline.sources.contains_key(base) || self.pipeline.steps.contains_key(base);
+        // By the file: what can't be read is declared, too.
+        let declared = ["sources", "steps"].iter().any(|section| self.declares(section, base));
         let planned = self.streams.keys().any(|name| name.split('.').next() == Some(base));
         // What was refused itself, or reads what was, has been said already.
         if !declared || planned {
@@ -326,8 +346,23 @@ impl Builder<'_> {
         even && key.as_ref().is_some_and(|key| key.iter().all(|k| needed.contains(k))) && streams.iter().all(|s| s.input.key == *key)
     }
 
+    /// Why rows with equal values in `needed` are not in one partition already.
+    fn why_apart(&self, streams: &[Stream], needed: &[String]) -> String {
+        let Some(first) = streams.first() else { return String::new() };
+        if needed.is_empty() {
+            return "all rows must meet in one partition".to_string();
+        }
+        let wanted = format!("rows with equal {} must meet", list(needed.iter().map(String::as_str)));
+        match &first.input.key {
+            _ if !self.partitions(first.component).1 => format!("{wanted}, but the topics have different numbers of partitions"),
+            _ if streams.iter().any(|s| s.input.key != first.input.key) => format!("{wanted}, but the streams have different keys"),
+            None => format!("{wanted}, and no `key` of a source says where they are"),
+            Some(key) => format!("{wanted}, but they are where {} put them", list(key.iter().map(String::as_str))),
+        }
+    }
+
     /// Ends the stage here: rows go through a repartition topic, keyed by `needed`.
-    fn repartition(&mut self, step: &str, streams: &[Stream], needed: &[String]) -> Stream {
+    fn repartition(&mut self, step: &str, streams: &[Stream], needed: &[String], why: String) -> Stream {
         let topic = self.names.repartition(step);
         if let Some(first) = streams.first()
             && !self.partitions(first.component).1
@@ -358,7 +393,7 @@ impl Builder<'_> {
             name: step.to_string(),
             topics: vec![InputTopic { name: topic, partitions, avro: None }],
             // The component stands in for the stage until stages are cut.
-            kind: InputKind::Repartition { stage: component, writers },
+            kind: InputKind::Repartition { stage: component, writers, why },
             schema: schema.unwrap_or_else(|| std::sync::Arc::new(arrow::datatypes::Schema::empty())),
             key: Some(needed.to_vec()),
         };
@@ -368,10 +403,12 @@ impl Builder<'_> {
     fn place(&mut self, name: &str, step: &Step, planned: Planned, streams: Vec<Stream>) {
         let Some(first) = streams.first() else { return };
         let node = self.nodes.len();
+        let mut port_keys = Vec::new();
         for (port, output) in planned.outputs.iter().enumerate() {
             // Rows of several streams have a key together only if it is the same in all of them.
             let keys: Vec<_> = streams.iter().map(|stream| key_after(&output.key, stream.input.key.as_ref())).collect();
             let key = keys.first().filter(|first| keys.iter().all(|key| key == *first)).cloned().flatten();
+            port_keys.push(key.clone());
             let stream = Stream {
                 component: first.component,
                 from: Upstream::Node(node, Port(port as u16)),
@@ -383,7 +420,9 @@ impl Builder<'_> {
         }
         let changelog = planned.stateful.then(|| self.names.changelog(name));
         let inputs = streams.iter().map(|s| s.from).collect();
-        self.nodes.push((first.component, PlanNode { step: name.to_string(), kind: step.kind.clone(), planned, inputs, changelog }));
+        let on_error = step.on_error.unwrap_or_default();
+        let node = PlanNode { step: name.to_string(), kind: step.kind.clone(), planned, inputs, on_error, keys: port_keys, changelog };
+        self.nodes.push((first.component, node));
     }
 
     fn sinks(&mut self) {
@@ -399,7 +438,7 @@ impl Builder<'_> {
                 Err(wrong) => self.found.extend(wrong.into_iter().map(|d| d.under(["sinks", name]))),
             }
         }
-        if self.pipeline.sinks.is_empty() {
+        if self.root.get("sinks").is_none_or(Node::is_empty) {
             self.found.push(Diagnostic::error("no-sink", "a pipeline writes somewhere: it has no sinks").at(["sinks"]));
         }
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use operator_core::{Diagnostic, Millis, Planned, Port};
 
-use crate::pipeline::{Format, Guarantee, NullValues, Start};
+use crate::pipeline::{Format, Guarantee, NullValues, OnError, Start};
 
 pub use build::plan;
 pub use names::{Names, dead_letters};
@@ -110,6 +110,8 @@ pub enum InputKind {
         /// Stage and number of tasks that write it.
         stage: usize,
         writers: i32,
+        /// Why rows can't stay where they are.
+        why: String,
     },
 }
 
@@ -156,6 +158,9 @@ pub struct PlanNode {
     pub kind: String,
     pub planned: Planned,
     pub inputs: Vec<Upstream>,
+    pub on_error: OnError,
+    /// By port: the columns whose values decide a row's partition, when known.
+    pub keys: Vec<Option<Vec<String>>>,
     /// The topic its state is changelogged to.
     pub changelog: Option<Arc<str>>,
 }

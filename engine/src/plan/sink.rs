@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use headwater_formats::{AvroEncoder, arrow_to_avro};
-use operator_core::Diagnostic;
 use operator_core::batch::user_fields;
+use operator_core::{Diagnostic, type_name};
 
 use super::source::unknown_column;
 use super::{Catalog, Names, Target, TopicName, TopicSink};
@@ -28,14 +28,16 @@ pub fn sink(
                 (_, Err(_)) => wrong.push(unknown_column(column, schema).at([key])),
                 ("timestamp", Ok(DataType::Timestamp(_, _) | DataType::Int64)) => {}
                 ("timestamp", Ok(other)) => {
-                    wrong.push(Diagnostic::error("time-type", format!("`{column}` is {other}, not a timestamp")).at([key]))
+                    wrong.push(Diagnostic::error("time-type", format!("`{column}` is {}, not a timestamp", type_name(other))).at([key]))
                 }
                 ("partition", Ok(DataType::Int32 | DataType::Int64)) => {}
-                ("partition", Ok(other)) => wrong
-                    .push(Diagnostic::error("partition-type", format!("`{column}` is {other}, a partition is a whole number")).at([key])),
+                ("partition", Ok(other)) => wrong.push(
+                    Diagnostic::error("partition-type", format!("`{column}` is {}, a partition is a whole number", type_name(other)))
+                        .at([key]),
+                ),
                 ("key", Ok(DataType::Utf8 | DataType::Binary | DataType::Int32 | DataType::Int64)) => {}
                 (_, Ok(other)) => wrong.push(
-                    Diagnostic::error("key-type", format!("`{column}` is {other}, which no standard Kafka serializer writes"))
+                    Diagnostic::error("key-type", format!("`{column}` is {}, which no standard Kafka serializer writes", type_name(other)))
                         .at([key])
                         .help("a key is text, bytes, int or long: add a text column with CAST(... AS VARCHAR)"),
                 ),
@@ -91,8 +93,10 @@ fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalo
             };
             match schema.field_with_name(column).map(|f| f.data_type()) {
                 Ok(DataType::Utf8) => {}
-                Ok(other) => wrong
-                    .push(Diagnostic::error("topic-name", format!("`{column}` is {other}; a topic's name is made of text")).at(["topic"])),
+                Ok(other) => wrong.push(
+                    Diagnostic::error("topic-name", format!("`{column}` is {}; a topic's name is made of text", type_name(other)))
+                        .at(["topic"]),
+                ),
                 Err(_) => wrong.push(unknown_column(column, schema).at(["topic"])),
             }
             TopicName::Column(before.into(), column.into(), after.into())

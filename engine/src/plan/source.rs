@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use headwater_formats::{avro_to_arrow, json_schema_to_arrow, parse_type};
 use operator_core::batch::{self, system_fields, time_type};
 use operator_core::diagnostic::{closest, did_you_mean};
-use operator_core::{Diagnostic, Input};
+use operator_core::{Diagnostic, Input, type_name};
 
 use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource};
 use crate::pipeline::{Declared, EventShape, Format, Source, Table};
@@ -303,7 +303,7 @@ fn time(source: &Source, value: &Schema) -> Result<TimeSource, Diagnostic> {
 }
 
 fn time_type_error(name: &str, found: &DataType) -> Diagnostic {
-    Diagnostic::error("time-type", format!("`{name}` is {found}, not a timestamp"))
+    Diagnostic::error("time-type", format!("`{name}` is {}, not a timestamp", type_name(found)))
         .help("event time is a timestamp column, or a long of milliseconds since 1970")
 }
 

@@ -156,7 +156,7 @@ impl<'a> Run<'a> {
         let clock = broker.clock().expect("a simulated broker has a virtual clock");
         broker.create_topic("orders", PARTITIONS);
         let root = yaml::parse(text).unwrap();
-        let pipeline = Pipeline::read(&root).unwrap();
+        let pipeline = Pipeline::read(&root).0.unwrap();
         let plan = plan(&pipeline, &root, text, &registry(), &Topics(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         Run { case, seed, broker, clock, plan: Arc::new(plan), state: tempfile::tempdir().unwrap(), stats: Vec::new() }

@@ -41,6 +41,43 @@ impl fmt::Display for Span {
     }
 }
 
+/// A length of time, or `never`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrNever(pub Option<Span>);
+
+impl<'de> Deserialize<'de> for OrNever {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<OrNever, D::Error> {
+        match String::deserialize(d)?.as_str() {
+            "never" => Ok(OrNever(None)),
+            text => text.parse().map(|span| OrNever(Some(span))).map_err(de::Error::custom),
+        }
+    }
+}
+
+impl Serialize for OrNever {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(span) => span.serialize(s),
+            None => s.serialize_str("never"),
+        }
+    }
+}
+
+impl JsonSchema for OrNever {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "DurationOrNever".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "pattern": "^(never|[0-9]+ ?(ms|s|m|h|d))$",
+            "description": "A length of time (a whole number and a unit: ms, s, m, h, d), or `never`.",
+            "examples": ["60s", "30d", "never"]
+        })
+    }
+}
+
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Span, D::Error> {
         String::deserialize(d)?.parse().map_err(de::Error::custom)

@@ -29,6 +29,7 @@ pub mod script;
 pub mod spec;
 pub mod state;
 pub mod table;
+pub mod types;
 
 pub use batch::{Batch, Millis, NO_WATERMARK, Origin};
 pub use diagnostic::{Diagnostic, Severity};
@@ -37,3 +38,4 @@ pub use operator::{Cx, Emitted, Ledger, Operator, Port, Rejected, Time};
 pub use spec::{Input, KeyEffect, OutputPort, PlanCx, Planned, Spec, TableInfo};
 pub use state::{MemoryState, State, StateError};
 pub use table::{Table, Tables};
+pub use types::name as type_name;

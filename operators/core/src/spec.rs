@@ -97,6 +97,8 @@ pub struct Planned {
     /// Settings with their defaults, and facts worth knowing, for `hw explain`: (name, value).
     pub details: Vec<(String, String)>,
     pub warnings: Vec<Diagnostic>,
+    /// Casts and the like that fail for some rows: errors unless the step says what becomes of those (`on_error`).
+    pub fallible: Vec<Diagnostic>,
     /// Makes one operator; called once per partition.
     pub build: Arc<dyn Fn() -> Box<dyn Operator> + Send + Sync>,
 }
@@ -112,6 +114,7 @@ impl Planned {
             tables: Vec::new(),
             details: Vec::new(),
             warnings: Vec::new(),
+            fallible: Vec::new(),
             build: Arc::new(build),
         }
     }

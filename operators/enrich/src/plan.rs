@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use operator_core::batch::{is_system, user_fields, with_system_fields};
 use operator_core::diagnostic::{did_you_mean, names};
 use operator_core::table::is_record_key;
-use operator_core::{Diagnostic, KeyEffect, OutputPort, PlanCx, Planned, TableInfo};
+use operator_core::{Diagnostic, KeyEffect, OutputPort, PlanCx, Planned, TableInfo, type_name};
 use operator_expr::Expr;
 
 use crate::operator::EnrichOperator;
@@ -69,10 +69,12 @@ pub fn plan(enrich: &Enrich, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
     let mut tables: Vec<String> = joins.iter().map(|join| join.table.clone()).collect();
     tables.sort_unstable();
     tables.dedup();
+    let place = |number: usize| if enrich.listed { vec![number.to_string(), "on".into()] } else { vec!["on".into()] };
+    let fallible = joins.iter().enumerate().filter_map(|(n, join)| Some(join.on.fallible()?.at(place(n)))).collect();
     let plan = Arc::new(EnrichPlan { joins, schema: output.clone() });
     let main = OutputPort::main(output, KeyEffect::Unchanged);
     let planned = Planned::stateless(main, move || Box::new(EnrichOperator::new(plan.clone())));
-    Ok(Planned { tables, details, ..planned })
+    Ok(Planned { tables, details, fallible, ..planned })
 }
 
 fn describe(join: &Join, cx: &PlanCx<'_>) -> String {
@@ -132,7 +134,7 @@ fn key_type(join: &Join, info: &TableInfo, on: Option<&Expr>) -> Result<DataType
     };
     let of = key.data_type();
     if !is_record_key(of) {
-        let message = format!("table `{}` is keyed by `{}`, which is {of}", join.table, info.key);
+        let message = format!("table `{}` is keyed by `{}`, which is {}", join.table, info.key, type_name(of));
         return Err(at_table("key-type", message).help("tables can be looked up by texts, 32-bit and 64-bit integers and bytes"));
     }
     let Some(on) = on else { return Ok(of.clone()) };
@@ -146,7 +148,7 @@ fn key_type(join: &Join, info: &TableInfo, on: Option<&Expr>) -> Result<DataType
     if fits {
         return Ok(of.clone());
     }
-    let message = format!("`{}` is {}, but table `{}` is keyed by {of}", join.on, on.data_type(), join.table);
+    let message = format!("`{}` is {}, but table `{}` is keyed by {}", join.on, type_name(on.data_type()), join.table, type_name(of));
     let sql = match of {
         DataType::Utf8 => "VARCHAR",
         DataType::Int32 => "INT",

@@ -18,7 +18,10 @@ use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion_sql::sqlparser::ast::{Expr as Ast, Visit, Visitor};
 
+use operator_core::{Diagnostic, type_name};
+
 use crate::evaluate::{Decided, Evaluated, cause, panic_text};
+use crate::fallible;
 use crate::functions::FUNCTIONS;
 use crate::literals::{self, is_constant};
 use crate::names;
@@ -48,6 +51,8 @@ pub struct Expr {
     column: Option<(String, usize)>,
     path: Option<String>,
     sql: Arc<str>,
+    /// What in it can fail by the types alone, and where that is written.
+    fallible: Option<(String, Option<fallible::Written>)>,
 }
 
 impl Expr {
@@ -76,6 +81,11 @@ impl Expr {
         Expr::compile(&self.sql, schema)
     }
 
+    /// The text it was compiled from.
+    pub fn sql(&self) -> &str {
+        &self.sql
+    }
+
     /// The type of the values.
     pub fn data_type(&self) -> &DataType {
         &self.data_type
@@ -100,6 +110,18 @@ impl Expr {
     /// renames a value without changing it.
     pub fn as_path(&self) -> Option<&str> {
         self.path.as_deref()
+    }
+
+    /// The cast, or the like, that fails for some values of its type. A step that has one must say what becomes of the
+    /// rows it fails for; arithmetic that overflows is not meant.
+    pub fn fallible(&self) -> Option<Diagnostic> {
+        let (message, written) = self.fallible.clone()?;
+        let mut found = Diagnostic::error("fallible-cast", format!("this can fail: {message}"));
+        if let Some((sql, range)) = written {
+            found.message = format!("`{sql}` can fail: {message}");
+            found.within = range;
+        }
+        Some(found.help("say what becomes of such rows: `TRY_CAST(.. AS ..)` gives null, `on_error: dead_letter` or `on_error: drop` beside the operator decides for the step"))
     }
 
     /// The values for `rows`, which must have the schema the expression was compiled for.
@@ -136,7 +158,8 @@ impl Predicate {
         if expr.data_type == DataType::Boolean {
             return Ok(Predicate { expr });
         }
-        let error = ExprError::new("not-boolean", format!("a condition is true or false, this is a value of type {}", expr.data_type));
+        let error =
+            ExprError::new("not-boolean", format!("a condition is true or false, this is a value of type {}", type_name(&expr.data_type)));
         let help = if expr.data_type.is_numeric() {
             format!("compare it: `{} > 0`", sql.trim())
         } else {
@@ -148,6 +171,19 @@ impl Predicate {
     /// The top-level columns that are read, sorted.
     pub fn columns(&self) -> &[String] {
         self.expr.columns()
+    }
+
+    /// What the condition says of every row, if it says the same of all: null counts as false.
+    pub fn constant(&self) -> Option<bool> {
+        match self.expr.physical.downcast_ref::<Literal>()?.value() {
+            ScalarValue::Boolean(value) => Some(*value == Some(true)),
+            _ => None,
+        }
+    }
+
+    /// See [`Expr::fallible`].
+    pub fn fallible(&self) -> Option<Diagnostic> {
+        self.expr.fallible()
     }
 
     /// Which rows the condition holds for; null counts as false. Failing rows are reported and false.
@@ -186,7 +222,12 @@ impl Planner {
             let error = ExprError::new("untyped-null", "a null alone has no type");
             return Err(error.help("give it one: `CAST(NULL AS VARCHAR)`"));
         }
-        Ok(Expr { physical, data_type, nullable, columns, column, path: names::path(&parsed.ast), sql: parsed.sql().into() })
+        let can_fail = |physical: &Arc<dyn PhysicalExpr>| fallible::find(physical, self.schema.as_arrow());
+        let fallible = can_fail(&physical).map(|message| {
+            let fails = |ast: &Ast| self.lower(ast).is_ok_and(|(_, physical)| can_fail(&physical).is_some());
+            (message, fallible::written(parsed, fails))
+        });
+        Ok(Expr { physical, data_type, nullable, columns, column, path: names::path(&parsed.ast), sql: parsed.sql().into(), fallible })
     }
 
     /// Plans, coerces, folds and simplifies.

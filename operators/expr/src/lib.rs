@@ -30,6 +30,7 @@ pub mod aggregate;
 pub mod bounded;
 pub mod compile;
 pub mod evaluate;
+mod fallible;
 pub mod functions;
 pub mod literals;
 pub mod names;

@@ -10,6 +10,7 @@ use datafusion_sql::sqlparser::ast::{
 };
 use operator_core::batch::{OFFSET, TIME, is_system};
 use operator_core::diagnostic::{closest, did_you_mean, names};
+use operator_core::type_name;
 
 use crate::functions::{FUNCTIONS, Known};
 use crate::refusal::ExprError;
@@ -248,7 +249,7 @@ impl Check<'_> {
                     return refuse(error.at(within).help(help));
                 }
                 other => {
-                    let error = ExprError::new("unknown-column", format!("`{parent}` is a {other} and has no fields"));
+                    let error = ExprError::new("unknown-column", format!("`{parent}` is a {} and has no fields", type_name(other)));
                     return refuse(error.at(within));
                 }
             }

@@ -14,10 +14,10 @@ use crate::refusal::ExprError;
 /// The longest SQL text that is read, in bytes.
 pub const MAX_TEXT: usize = 64 * 1024;
 /// The most operators in one expression: chains of them become trees as deep as the chain is long, and planning walks
-/// Levels of casts and other forms with a syntax of their own.
-const MAX_FORMS: usize = 8;
 /// those by recursion. Commas and names do not count, so long `IN` lists are fine.
 pub const MAX_OPERATORS: usize = 128;
+/// Levels of casts and other forms with a syntax of their own.
+const MAX_FORMS: usize = 8;
 /// How deeply parentheses and function calls may nest.
 const MAX_NESTING: usize = 32;
 

@@ -77,10 +77,14 @@ currency: string
         });
         let outputs: Vec<OutputPort> = outputs.collect();
         let [first, ..] = outputs.as_slice() else { return Err(vec![no_routes()]) };
+        let fallible = routes.iter().filter_map(|r| Some(r.condition.as_ref()?.fallible()?.at(self.path(&r.name)))).collect();
+        let warnings = self.unreachable(&routes);
         let has_default = routes.iter().any(|route| route.condition.is_none());
         let routing = Routing { routes: routes.into(), all: self.matching == Match::All };
         let mut planned = Planned::stateless(first.clone(), move || Box::new(routing.clone()));
         planned.outputs = outputs;
+        planned.fallible = fallible;
+        planned.warnings = warnings;
         let matching = if self.matching == Match::All { "all" } else { "first" };
         let rest = if has_default { "taken by the default route" } else { "filtered" };
         Ok(planned.detail("match", matching).detail("rows without a route", rest))
@@ -95,6 +99,28 @@ fn no_routes() -> Diagnostic {
 impl Fanout {
     fn path<'a>(&self, name: &'a str) -> Vec<&'a str> {
         if self.short { vec![name] } else { vec!["routes", name] }
+    }
+
+    /// Routes that no row ever takes.
+    fn unreachable(&self, routes: &[Route]) -> Vec<Diagnostic> {
+        let mut found = Vec::new();
+        let mut all_taken: Option<&str> = None;
+        for Route { name, condition } in routes {
+            let constant = condition.as_ref().and_then(Predicate::constant);
+            let why = match (all_taken, constant) {
+                (_, Some(false)) => Some("its condition is never true".to_string()),
+                (Some(before), _) => Some(format!("`{before}` takes every row before it")),
+                _ => None,
+            };
+            if let Some(why) = why {
+                let problem = Diagnostic::warning("unreachable", format!("no row is ever sent to `{name}`: {why}"));
+                found.push(problem.at(self.path(name)).help("remove the route, or correct the condition"));
+            }
+            if constant == Some(true) && self.matching == Match::First {
+                all_taken.get_or_insert(name);
+            }
+        }
+        found
     }
 
     fn check_names(&self, found: &mut Vec<Diagnostic>) {

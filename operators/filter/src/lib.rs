@@ -36,10 +36,21 @@ data: struct<orderId: string, total: double, currency: string>
     fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
         let schema = &cx.input.schema;
         let predicate = Predicate::compile(self.0.as_str(), schema).map_err(|e| vec![e.diagnostic()])?;
+        let fallible = predicate.fallible().into_iter().collect();
+        let warnings = constant(&predicate).into_iter().collect();
         let output = OutputPort::main(schema.clone(), KeyEffect::Unchanged);
         let planned = Planned::stateless(output, move || Box::new(Filtering { predicate: predicate.clone() }));
-        Ok(planned.detail("condition", self.0.as_str()))
+        Ok(Planned { fallible, warnings, ..planned.detail("condition", self.0.as_str()) })
     }
+}
+
+/// A condition that says the same of every row.
+fn constant(predicate: &Predicate) -> Option<Diagnostic> {
+    let (message, help) = match predicate.constant()? {
+        true => ("this condition is true for every row", "remove the step, or name a column in the condition"),
+        false => ("this condition is never true: nothing behind it is ever reached", "name a column in the condition"),
+    };
+    Some(Diagnostic::warning("unreachable", message).help(help))
 }
 
 struct Filtering {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use operator_core::batch::{is_system, user_fields, with_system_fields};
 use operator_core::diagnostic::{did_you_mean, names};
-use operator_core::{Diagnostic, KeyEffect, OutputPort, PlanCx, Planned};
+use operator_core::{Diagnostic, KeyEffect, OutputPort, PlanCx, Planned, type_name};
 use operator_expr::{Expr, ExprError, NamedSql, parse_alias};
 
 use crate::operator::{Mapping, Program, Source, Unnest};
@@ -43,12 +43,14 @@ pub(crate) fn plan(map: &Map, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic
         return Err(found);
     }
     let alias = unnest.as_ref().map(|(_, alias, _)| alias.name().as_str());
+    let fallible = fallible(map, unnest.as_ref(), &columns);
     let key = key_effect(map, &columns, &schema, alias);
     let output = with_system_fields(columns.iter().map(|c| c.field.clone()), input);
     let keep_empty = map.unnest_empty == Empty::Keep;
     let program = program(unnest, keep_empty, columns, input, output.clone()).map_err(|e| vec![e.diagnostic()])?;
     let program = Arc::new(program);
     let planned = Planned::stateless(OutputPort::main(output, key), move || Box::new(Mapping { program: program.clone() }));
+    let planned = Planned { fallible, ..planned };
     Ok(match &map.unnest {
         Some(unnest) => {
             let empty = if map.unnest_empty == Empty::Keep { "kept with a null element" } else { "filtered" };
@@ -100,7 +102,7 @@ fn unnest(map: &Map, input: &SchemaRef) -> Result<Option<Unnested>, Diagnostic> 
     let (sql, alias) = parse_alias(text).map_err(at)?;
     let list = Expr::compile(&sql, input).map_err(at)?;
     let DataType::List(item) = list.data_type() else {
-        let problem = Diagnostic::error("not-a-list", format!("`{sql}` is no list but a value of type {}", list.data_type()));
+        let problem = Diagnostic::error("not-a-list", format!("`{sql}` is no list but a value of type {}", type_name(list.data_type())));
         return Err(problem.at(["unnest"]).within(0..sql.len()));
     };
     if alias.starts_with('_') || input.field_with_name(&alias).is_ok() {
@@ -159,6 +161,17 @@ fn computed(name: &str, sql: &str, setting: &str, schema: &SchemaRef, found: &mu
             None
         }
     }
+}
+
+/// What can fail, where it is written.
+fn fallible(map: &Map, unnest: Option<&Unnested>, columns: &[Column]) -> Vec<Diagnostic> {
+    let setting = if map.select.is_some() { "select" } else { "add" };
+    let list = unnest.and_then(|(list, _, _)| list.fallible()).map(|found| found.at(["unnest"]));
+    let computed = columns.iter().filter_map(|column| match &column.source {
+        Planning::Computed(expr) => expr.fallible().map(|found| found.at([setting, column.field.name()])),
+        Planning::Column(_) => None,
+    });
+    list.into_iter().chain(computed).collect()
 }
 
 fn key_effect(map: &Map, columns: &[Column], schema: &SchemaRef, alias: Option<&str>) -> KeyEffect {

@@ -1,8 +1,8 @@
 //! From `sum(quantity * price)` to an aggregate with its type, or to a sentence about what is wrong with it.
 
 use arrow::datatypes::{DataType, SchemaRef};
-use operator_core::Diagnostic;
 use operator_core::diagnostic::{closest, names};
+use operator_core::{Diagnostic, type_name};
 use operator_expr::{AggregateCall, parse_aggregate};
 
 use crate::accumulator::Function;
@@ -156,11 +156,11 @@ fn wrong_type(called: &str, argument: &str, data_type: &DataType) -> Diagnostic 
         "sum" | "avg" | "approx_percentile" => "it takes integers, decimals and doubles",
         _ => "it takes numbers, texts, bytes, booleans, dates and timestamps",
     };
-    Diagnostic::error("wrong-type", format!("`{called}` cannot be computed of `{argument}`, which is {data_type}")).help(help)
+    Diagnostic::error("wrong-type", format!("`{called}` cannot be computed of `{argument}`, which is {}", type_name(data_type))).help(help)
 }
 
 /// A finding about `argument`, seen from the whole aggregate it is written in.
-fn moved(mut diagnostic: Diagnostic, sql: &str, argument: &str) -> Diagnostic {
+pub(crate) fn moved(mut diagnostic: Diagnostic, sql: &str, argument: &str) -> Diagnostic {
     diagnostic.within = match (sql.find(argument), diagnostic.within) {
         (Some(at), Some(range)) => Some(at + range.start..at + range.end),
         (Some(at), None) => Some(at..at + argument.len()),

@@ -7,8 +7,9 @@ use hashbrown::HashTable;
 use operator_core::{Millis, State, StateError};
 
 use crate::accumulator::{Accumulator, Refusal, Row};
-use crate::codec::{Reader, put_u64};
-use crate::layout::{VERSION, put_distinct_key, put_key};
+use crate::codec::{Reader, put_i128, put_u64};
+use crate::expiry::{forget, is_over};
+use crate::layout::{VERSION, VERSION_TIMED, put_distinct_key, put_key};
 use crate::plan::WindowPlan;
 use crate::values::Column;
 
@@ -24,6 +25,8 @@ struct Slot {
     to: usize,
     /// Rows counted as held here (rule R3).
     held: u64,
+    /// Event time of the newest row, where groups expire.
+    last: Option<Millis>,
     /// It was in state before this batch, so DISTINCT values of it may be, too.
     stored: bool,
     changed: bool,
@@ -60,17 +63,37 @@ impl Groups {
             return Ok(place);
         }
         let stored = state.get(key, &mut self.buffer)?;
-        let held = if stored {
+        let Read { held, last } = if stored {
             read_group(plan, &self.buffer, &mut self.accumulators)?
         } else {
             self.accumulators.extend(plan.aggregates.iter().map(|a| a.function.empty()));
-            0
+            Read::default()
         };
         let place = self.slots.len();
-        self.slots.push(Slot { hash, from, to, held, stored, changed: false });
+        self.slots.push(Slot { hash, from, to, held, last, stored, changed: false });
         let slots = &self.slots;
         self.places.insert_unique(hash, place, |place| slots.get(*place).map_or(0, |s| s.hash));
         Ok(place)
+    }
+
+    /// Begins a group anew whose newest row is too long ago at `watermark`; answers its slot.
+    pub fn renew(
+        &mut self,
+        plan: &WindowPlan,
+        slot: usize,
+        (end, group): (Millis, &[u8]),
+        watermark: Millis,
+        state: &mut dyn State,
+    ) -> Result<usize, StateError> {
+        let Some(Slot { from, to, last, .. }) = self.slots.get(slot) else { return Ok(slot) };
+        if !plan.expire.is_some_and(|expire| is_over(*last, expire, watermark)) {
+            return Ok(slot);
+        }
+        let key = self.keys.get(*from..*to).unwrap_or_default().to_vec();
+        // Nothing of it may stay in memory either.
+        self.write_back(plan, state)?;
+        forget(&key, state)?;
+        self.find(plan, end, group, state)
     }
 
     /// The accumulators of `slot`, in the order of the plan's aggregates.
@@ -105,6 +128,9 @@ impl Groups {
         if let Some(slot) = self.slots.get_mut(slot) {
             slot.changed = true;
             slot.held += u64::from(holds);
+            if plan.expire.is_some() {
+                slot.last = slot.last.max(Some(row.time));
+            }
         }
     }
 
@@ -150,7 +176,13 @@ impl Groups {
         let width = plan.aggregates.len().max(1);
         for (slot, accumulators) in self.slots.iter().zip(self.accumulators.chunks(width)).filter(|(s, _)| s.changed) {
             self.buffer.clear();
-            self.buffer.push(VERSION);
+            match slot.last {
+                None => self.buffer.push(VERSION),
+                Some(last) => {
+                    self.buffer.push(VERSION_TIMED);
+                    put_i128(last.into(), &mut self.buffer);
+                }
+            }
             put_u64(slot.held, &mut self.buffer);
             accumulators.iter().for_each(|a| a.encode(&mut self.buffer));
             state.put(self.keys.get(slot.from..slot.to).unwrap_or_default(), &self.buffer)?;
@@ -170,13 +202,27 @@ impl Groups {
     }
 }
 
-/// Reads a group's entry: appends its accumulators, and answers how many rows it holds.
-pub fn read_group(plan: &WindowPlan, bytes: &[u8], accumulators: &mut Vec<Accumulator>) -> Result<u64, StateError> {
+/// What a group's entry says besides its accumulators.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Read {
+    /// Rows it holds.
+    pub held: u64,
+    /// Event time of its newest row, if that was kept.
+    pub last: Option<Millis>,
+}
+
+/// Reads a group's entry, and appends its accumulators.
+pub fn read_group(plan: &WindowPlan, bytes: &[u8], accumulators: &mut Vec<Accumulator>) -> Result<Read, StateError> {
     let unreadable = || StateError::new("a window's state cannot be read: was it written with another `compute`?");
     let mut reader = Reader::new(bytes);
-    let (Some(VERSION), Some(held)) = (reader.u8(), reader.u64()) else { return Err(unreadable()) };
+    let last = match reader.u8() {
+        Some(VERSION) => None,
+        Some(VERSION_TIMED) => Some(reader.i64().ok_or_else(unreadable)?),
+        _ => return Err(unreadable()),
+    };
+    let held = reader.u64().ok_or_else(unreadable)?;
     for aggregate in &plan.aggregates {
         accumulators.push(aggregate.function.decode(&mut reader).ok_or_else(unreadable)?);
     }
-    if reader.is_empty() { Ok(held) } else { Err(unreadable()) }
+    if reader.is_empty() { Ok(Read { held, last }) } else { Err(unreadable()) }
 }

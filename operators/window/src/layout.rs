@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! 00                                            the watermark up to which windows were closed here
-//! 01 · window end · group                       rows held, and the accumulator of each computed column
+//! 01 · window end · group                       (time of the newest row,) rows held, and the accumulator of each computed
+//!                                               column
 //! 01 · window end · group · aggregate · value   a value that count(DISTINCT) has seen; no content
 //! ```
 //!
@@ -19,6 +20,8 @@ use crate::values::Value;
 
 /// Version of everything written to state here.
 pub const VERSION: u8 = 1;
+/// Version of a group's entry that says when its newest row was: of windows whose groups expire.
+pub const VERSION_TIMED: u8 = 2;
 /// Key of the entry that keeps the watermark of the last closing.
 pub const CLOSED: &[u8] = &[0];
 

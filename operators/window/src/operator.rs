@@ -20,6 +20,7 @@ use operator_core::{Batch, Cx, Millis, NO_WATERMARK, Operator, Port, StateError,
 
 use crate::accumulator::Row;
 use crate::codec::Reader;
+use crate::expiry::{next_sweep, sweep};
 use crate::groups::{Groups, read_group};
 use crate::inputs::InputRows;
 use crate::layout::{CLOSED, Entry, VERSION, range_to, read_key};
@@ -45,6 +46,8 @@ pub struct WindowOperator {
     /// Watermark of the last closing, as in state; `None` until it was read.
     closed: Option<Millis>,
     earliest: Earliest,
+    /// Watermark from which expired groups are looked for again.
+    next_sweep: Millis,
     groups: Groups,
     /// Encoded group of the row at hand.
     group: Vec<u8>,
@@ -99,6 +102,7 @@ impl WindowOperator {
             plan,
             closed: None,
             earliest: Earliest::Unknown,
+            next_sweep: NO_WATERMARK,
             groups: Groups::default(),
             group: Vec::new(),
             value: Vec::new(),
@@ -145,6 +149,7 @@ impl WindowOperator {
                 break;
             }
             let slot = self.groups.find(plan, end, &self.group, cx.state())?;
+            let slot = self.groups.renew(plan, slot, (end, &self.group), watermark, cx.state())?;
             self.open.push((end, slot));
             end -= plan.windows.every;
         }
@@ -200,7 +205,7 @@ impl WindowOperator {
                         group_key.clear();
                         group_key.extend_from_slice(key);
                         accumulators.clear();
-                        released += read_group(plan, value, &mut accumulators)?;
+                        released += read_group(plan, value, &mut accumulators)?.held;
                         if plan.emit == Emit::OnClose {
                             results.push(plan, end, &accumulators);
                         } else {
@@ -323,6 +328,12 @@ impl Operator for WindowOperator {
     }
 
     fn on_time(&mut self, time: Time, cx: &mut Cx<'_>) -> Result<(), StateError> {
+        if let Some(expire) = self.plan.expire
+            && time.watermark >= self.next_sweep
+        {
+            sweep(&self.plan, expire, time.watermark, cx.state())?;
+            self.next_sweep = next_sweep(time.watermark, expire);
+        }
         let last = self.plan.windows.closed_to(time.watermark);
         if self.earliest == Earliest::Unknown {
             self.earliest = self.find_earliest(cx)?;
@@ -344,6 +355,7 @@ impl Operator for WindowOperator {
     fn on_restore(&mut self) {
         self.closed = None;
         self.earliest = Earliest::Unknown;
+        self.next_sweep = NO_WATERMARK;
         self.groups.clear();
     }
 }

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use operator_core::batch::{HEADERS, is_system, system_fields, time_type, user_fields};
 use operator_core::diagnostic::names;
 use operator_core::keys::is_groupable;
-use operator_core::{Diagnostic, KeyEffect, Millis, OutputPort, PlanCx, Planned, Span};
+use operator_core::{Diagnostic, KeyEffect, Millis, OutputPort, PlanCx, Planned, Span, type_name};
 
 use crate::accumulator::Function;
 use crate::aggregate::{self, Aggregate};
@@ -20,6 +20,9 @@ pub const MAX_OVERLAPPING: i64 = 1_000;
 /// More computed columns than this are not meant by anyone.
 pub const MAX_COMPUTED: usize = 256;
 
+/// The least `expire`.
+const MIN_EXPIRE: Millis = 1_000;
+
 const WINDOW_START: &str = "window_start";
 const WINDOW_END: &str = "window_end";
 
@@ -28,6 +31,8 @@ const WINDOW_END: &str = "window_end";
 pub struct WindowPlan {
     pub windows: Windows,
     pub emit: Emit,
+    /// After how long without a row a group is forgotten: unbounded windows only.
+    pub expire: Option<Millis>,
     /// Results carry the headers of the record that changed them: `on_update` only, since a closed window has many.
     pub headers: bool,
     pub inputs: Inputs,
@@ -78,6 +83,7 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
     let plan = Arc::new(WindowPlan {
         windows,
         emit: window.emit,
+        expire: window.expire.and_then(|expire| expire.0).map(Span::millis),
         headers: headers.is_some(),
         group: group.iter().map(|g| g.place).collect(),
         group_types: group.iter().map(|g| g.field.data_type().clone()).collect(),
@@ -99,7 +105,13 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
         let warning = "without group columns all rows meet in one partition, so one worker does all the work";
         warnings.push(Diagnostic::warning("single-partition", warning).at(["by"]).help("name columns to group by, if there are any"));
     }
+    if plan.windows.unbounded && !group.is_empty() && window.expire.is_none() {
+        let warning = "every group keeps its state for good: memory and restores grow with the number of groups ever seen";
+        let help = "write `expire: 90d` to forget groups without a row for so long, or `expire: never` if there are few";
+        warnings.push(Diagnostic::warning("endless-state", warning).at(["unbounded"]).help(help));
+    }
     let details = details(window, &plan);
+    let fallible = fallible(window, &plan);
     let mut outputs = vec![OutputPort::main(plan.schema.clone(), KeyEffect::Columns(by))];
     outputs.extend((!plan.windows.unbounded).then_some(late));
     Planned {
@@ -110,6 +122,7 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
         tables: Vec::new(),
         details,
         warnings,
+        fallible,
         build: Arc::new(move || Box::new(WindowOperator::new(plan.clone()))),
     }
 }
@@ -127,6 +140,10 @@ fn wide(aggregates: &[Aggregate]) -> Vec<usize> {
 fn windows(window: &Window) -> Result<Windows, Diagnostic> {
     if window.unbounded {
         return unbounded(window);
+    }
+    if window.expire.is_some() {
+        let problem = Diagnostic::error("unbounded-window", "only an unbounded window has state that would not end by itself");
+        return Err(problem.at(["expire"]).help("remove `expire`: a window's state ends when it closes"));
     }
     let (size, every, key) = match (window.tumbling, window.hopping) {
         (Some(size), None) => (size, size, "tumbling"),
@@ -172,6 +189,9 @@ fn unbounded(window: &Window) -> Result<Windows, Diagnostic> {
         let key = "unbounded";
         return wrong(key, "an unbounded window never closes, so that `emit: on_close` would emit nothing", "write `emit: on_update`");
     }
+    if window.expire.is_some_and(|expire| expire.0.is_some_and(|span| span.millis() < MIN_EXPIRE)) {
+        return wrong("expire", "groups that expire within a second are forgotten between two rows", "use `expire: 1s` or more");
+    }
     if window.lateness.millis() != 0 {
         return wrong("lateness", "in an unbounded window no row is late", "remove `lateness`");
     }
@@ -212,7 +232,7 @@ fn group(path: &str, schema: &SchemaRef, inputs: &mut Inputs, before: &[Group]) 
     }
     let (data_type, nullable) = inputs.column_type(place);
     if !is_groupable(&data_type) {
-        let message = format!("rows cannot be grouped by `{path}`, which is {data_type}");
+        let message = format!("rows cannot be grouped by `{path}`, which is {}", type_name(&data_type));
         return Err(Diagnostic::error("not-groupable", message).help("group by numbers, texts, bytes, booleans, dates or timestamps"));
     }
     let field = Arc::new(Field::new(name, data_type, nullable));
@@ -254,6 +274,17 @@ fn computed(window: &Window, schema: &SchemaRef, group: &[Group], inputs: &mut I
     aggregates
 }
 
+/// Arguments that can fail, where they are written.
+fn fallible(window: &Window, plan: &WindowPlan) -> Vec<Diagnostic> {
+    let written = |name: &str| window.compute.0.iter().find(|(n, _)| n == name).map_or("", |(_, sql)| sql.as_str());
+    let arguments = plan.aggregates.iter().flat_map(|a| a.inputs.iter().map(|place| (a.name.as_str(), *place)));
+    let found = arguments.filter_map(|(name, place)| {
+        let expr = plan.inputs.get(place)?;
+        Some(aggregate::moved(expr.fallible()?, written(name), expr.sql()).at(["compute", name]))
+    });
+    found.collect()
+}
+
 fn details(window: &Window, plan: &WindowPlan) -> Vec<(String, String)> {
     let Windows { size, every, lateness, unbounded } = plan.windows;
     let shape = match size == every {
@@ -268,9 +299,10 @@ fn details(window: &Window, plan: &WindowPlan) -> Vec<(String, String)> {
     for aggregate in plan.distinct.iter().filter_map(|place| plan.aggregates.get(*place)) {
         state.push_str(&format!("; one entry of about {} bytes for each distinct value of `{}`", key_bytes(plan) + 12, aggregate.name));
     }
-    let expires = match unbounded {
-        true => "never: one entry per group for good".to_string(),
-        false => format!("when the watermark is {} past the window's end", Span(lateness)),
+    let expires = match (unbounded, plan.expire) {
+        (true, None) => "never: one entry per group for good".to_string(),
+        (true, Some(expire)) => format!("{} (event time) after a group's newest row", Span(expire)),
+        (false, _) => format!("when the watermark is {} past the window's end", Span(lateness)),
     };
     [
         ("windows", shape),

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use operator_core::duration::OrNever;
 use operator_core::{Diagnostic, PlanCx, Planned, Span, Spec};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
@@ -19,10 +20,14 @@ pub struct Window {
     #[serde(default)]
     pub hopping: Option<Hopping>,
     /// `true`: one window for all time, for running totals such as stock or balances. It never closes, so that results
-    /// come with `emit: on_update`, no row is late, and each group keeps its state for good. Results have the event
-    /// time of the row that changed them, and no `window_start` and `window_end`.
+    /// come with `emit: on_update` and no row is late; groups keep their state until they `expire`. Results have the
+    /// event time of the row that changed them, and no `window_start` and `window_end`.
     #[serde(default)]
     pub unbounded: bool,
+    /// For `unbounded` windows: a group that has no row for so long (event time against the watermark) is forgotten,
+    /// and begins anew with its next row. `never` keeps every group for good. `hw lint` wants one of the two.
+    #[serde(default)]
+    pub expire: Option<OrNever>,
     /// The columns to group by; a path such as `data.sku` reaches into a structure. Each becomes a column of the result,
     /// named by the last part of its path. `[]` puts all rows into one group, which then lives in one partition.
     pub by: Vec<String>,
@@ -175,7 +180,7 @@ mod tests {
     fn every_field_is_described() {
         let schema = schemars::schema_for!(Window);
         let properties = schema.get("properties").and_then(|p| p.as_object()).unwrap();
-        assert_eq!(properties.len(), 7);
+        assert_eq!(properties.len(), 8);
         for (name, property) in properties {
             assert!(property.get("description").is_some(), "{name}");
         }

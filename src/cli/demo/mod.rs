@@ -123,8 +123,8 @@ fn on(args: &DemoArgs, ground: &dyn Ground, runtime: &tokio::runtime::Runtime) -
     let mut running = Vec::new();
     for (name, text) in PIPELINES {
         let text = CHANGES.iter().fold(text.to_string(), |text, (old, new)| text.replace(old, new));
-        let source = Source { name: format!("pipelines/{name}/pipeline.yaml"), text };
-        let loaded = prepare::parse(source).map_err(|p| Failure::Wrong(vec![p]))?;
+        let source = Source::new(format!("pipelines/{name}/pipeline.yaml"), text);
+        let loaded = prepare::parse(source).map_err(Failure::Wrong)?;
         let prepared = run::prepare(&loaded, ground.services().clone()).map_err(Failure::Wrong)?;
         running.push(ground.start(&prepared)?);
     }

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
 
+pub use crate::types::name;
+
 use crate::batch::time_type;
 
 /// A schema from `name: type` lines or from `name: type, name: type`.
@@ -127,28 +129,5 @@ impl<'a> Reader<'a> {
             }
             other => return Err(format!("there is no type `{other}`")),
         })
-    }
-}
-
-/// The type in the way it is written here, or Arrow's name where there is none.
-pub fn name(data_type: &DataType) -> String {
-    let field = |f: &Arc<Field>| format!("{}{}", name(f.data_type()), if f.is_nullable() { "" } else { " not null" });
-    match data_type {
-        DataType::Utf8 => "string".into(),
-        DataType::Int32 => "int".into(),
-        DataType::Int64 => "long".into(),
-        DataType::Float32 => "float".into(),
-        DataType::Float64 => "double".into(),
-        DataType::Boolean => "bool".into(),
-        DataType::Date32 => "date".into(),
-        DataType::Binary => "bytes".into(),
-        DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
-        DataType::List(item) => format!("list<{}>", field(item)),
-        DataType::Struct(fields) => {
-            let fields: Vec<String> = fields.iter().map(|f| format!("{}: {}", f.name(), field(f))).collect();
-            format!("struct<{}>", fields.join(", "))
-        }
-        other if *other == time_type() => "timestamp".into(),
-        other => other.to_string(),
     }
 }

@@ -1,0 +1,149 @@
+//! From text to a tree, within limits.
+
+use saphyr_parser::{Event, Parser, ScalarStyle, Span as ParserSpan};
+
+use super::{Key, MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, Place, Value, YamlError};
+
+impl From<ParserSpan> for Place {
+    fn from(span: ParserSpan) -> Place {
+        let (start, end) = (span.start.index(), span.end.index());
+        Place { start, end, line: span.start.line(), column: span.start.col() + 1 }
+    }
+}
+
+/// Reads one YAML document.
+pub fn parse(text: &str) -> Result<Node, YamlError> {
+    if text.len() > MAX_BYTES {
+        return Err(YamlError { code: "too-large", message: format!("the file is larger than {MAX_BYTES} bytes"), ..YamlError::default() });
+    }
+    let mut builder = Builder { stack: Vec::new(), anchors: Vec::new(), nodes: 0, expanded: 0, root: None, documents: 0 };
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|e| {
+            let place =
+                Place { start: e.marker().index(), end: e.marker().index() + 1, line: e.marker().line(), column: e.marker().col() + 1 };
+            YamlError::new("yaml-syntax", format!("not valid YAML: {}", e.info()), place)
+        })?;
+        builder.event(event, span.into())?;
+    }
+    builder.root.ok_or_else(|| YamlError { code: "empty", message: "the file is empty".into(), ..YamlError::default() })
+}
+
+/// A collection that is being read.
+struct Open {
+    anchor: usize,
+    node: Node,
+    /// A mapping's key that waits for its value.
+    key: Option<Key>,
+}
+
+struct Builder {
+    stack: Vec<Open>,
+    anchors: Vec<(usize, Node, usize)>,
+    nodes: usize,
+    /// Bytes that aliases stand for.
+    expanded: usize,
+    root: Option<Node>,
+    documents: usize,
+}
+
+impl Builder {
+    fn event(&mut self, event: Event<'_>, place: Place) -> Result<(), YamlError> {
+        match event {
+            Event::DocumentStart(_) => {
+                self.documents += 1;
+                if self.documents > 1 {
+                    return Err(YamlError::new("several-documents", "one document per file, please", place));
+                }
+            }
+            Event::Scalar(text, style, anchor, tag) => {
+                if tag.is_some() {
+                    return Err(YamlError::new("tag", "tags have no meaning here", place));
+                }
+                let block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
+                let value = Value::Scalar { text: text.into_owned(), plain: style == ScalarStyle::Plain, block };
+                self.complete(Node { place, value }, anchor, 1)?;
+            }
+            Event::SequenceStart(anchor, _) => self.open(anchor, Node { place, value: Value::List(Vec::new()) })?,
+            Event::MappingStart(anchor, _) => self.open(anchor, Node { place, value: Value::Map(Vec::new()) })?,
+            Event::SequenceEnd | Event::MappingEnd => {
+                if let Some(open) = self.stack.pop() {
+                    let mut node = open.node;
+                    node.place.end = place.end.max(node.place.start);
+                    self.complete(node, open.anchor, 1)?;
+                }
+            }
+            Event::Alias(id) => {
+                let found = self.anchors.iter().find(|(anchor, _, _)| *anchor == id).cloned();
+                let Some((_, node, size)) = found else {
+                    return Err(YamlError::new("alias", "this alias refers to itself or to nothing", place));
+                };
+                self.expanded += bytes(&node);
+                if self.expanded > MAX_BYTES {
+                    return Err(YamlError::new("too-many-nodes", format!("aliases expand to more than {MAX_BYTES} bytes"), place));
+                }
+                self.complete(node, 0, size)?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, anchor: usize, node: Node) -> Result<(), YamlError> {
+        if self.stack.len() >= MAX_DEPTH {
+            return Err(YamlError::new("too-deep", format!("nested deeper than {MAX_DEPTH} levels"), node.place));
+        }
+        self.stack.push(Open { anchor, node, key: None });
+        Ok(())
+    }
+
+    fn complete(&mut self, node: Node, anchor: usize, size: usize) -> Result<(), YamlError> {
+        self.nodes += size;
+        if self.nodes > MAX_NODES {
+            return Err(YamlError::new(
+                "too-many-nodes",
+                format!("more than {MAX_NODES} values, counting what aliases expand to"),
+                node.place,
+            ));
+        }
+        if anchor > 0 {
+            self.anchors.push((anchor, node.clone(), count(&node)));
+        }
+        let Some(top) = self.stack.last_mut() else {
+            self.root = Some(node);
+            return Ok(());
+        };
+        match (&mut top.node.value, top.key.take()) {
+            (Value::List(items), _) => items.push(node),
+            (Value::Map(entries), Some(key)) => entries.push((key, node)),
+            (Value::Map(entries), None) => {
+                let Value::Scalar { text, .. } = node.value else {
+                    return Err(YamlError::new("complex-key", "a key must be a plain word", node.place));
+                };
+                if let Some((first, _)) = entries.iter().find(|(key, _)| key.text == text) {
+                    let message = format!("`{text}` stands here twice (first in line {})", first.place.line);
+                    return Err(YamlError::new("duplicate-key", message, node.place));
+                }
+                top.key = Some(Key { text, place: node.place });
+            }
+            (Value::Scalar { .. }, _) => {}
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of the texts in a node.
+fn bytes(node: &Node) -> usize {
+    match &node.value {
+        Value::Scalar { text, .. } => text.len(),
+        Value::List(items) => items.iter().map(bytes).sum(),
+        Value::Map(entries) => entries.iter().map(|(key, value)| key.text.len() + bytes(value)).sum(),
+    }
+}
+
+fn count(node: &Node) -> usize {
+    1 + match &node.value {
+        Value::Scalar { .. } => 0,
+        Value::List(items) => items.iter().map(count).sum(),
+        Value::Map(entries) => entries.iter().map(|(_, n)| 1 + count(n)).sum(),
+    }
+}

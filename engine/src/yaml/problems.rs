@@ -1,0 +1,168 @@
+//! Every mistake of a file at once: what is refused is left out, and the rest is read again.
+
+use serde::de::DeserializeOwned;
+
+use super::{Key, Node, Place, Value, YamlError};
+
+/// More mistakes than anybody reads in one go.
+const MOST: usize = 100;
+
+/// Reads a typed value, and everything that is wrong with it. The value is what can be read of the rest: entries in
+/// which something was refused are left out of it, as far up as their section's entries (`sources.orders`).
+pub fn read_all<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<YamlError>) {
+    let mut errors: Vec<YamlError> = Vec::new();
+    // What is tried again: as little as possible is left out, so that no other mistake hides behind the first.
+    let mut rest = node.clone();
+    let mut removed: Vec<(Place, String)> = Vec::new();
+    let mut value = None;
+    while errors.len() < MOST {
+        let error = match rest.read::<T>() {
+            Ok(read) => {
+                value = errors.is_empty().then_some(read);
+                break;
+            }
+            Err(error) => error,
+        };
+        let Some(place) = error.place else {
+            errors.push(error);
+            break;
+        };
+        // A key that was left out before is not missing.
+        let follows = error.code == "missing-key" && removed.iter().any(|(map, key)| *map == place && error.message == missing(key));
+        if !follows {
+            errors.push(error);
+        }
+        match rest.remove(place) {
+            Some(gone) => removed.push(gone),
+            None => break,
+        }
+    }
+    if errors.is_empty() {
+        return (value, errors);
+    }
+    // What goes on to the planner lacks the whole of whatever is wrong: half of a source is another source.
+    let wrong: Vec<Vec<String>> = errors.iter().filter_map(|e| node.entry_around(e.place?)).collect();
+    let mut whole = node.clone();
+    wrong.iter().for_each(|path| whole.remove_path(path));
+    (whole.read::<T>().ok(), errors)
+}
+
+/// How a missing key is told.
+pub(super) fn missing(key: &str) -> String {
+    format!("`{key}` is missing")
+}
+
+impl Node {
+    /// Takes out the smallest entry of a mapping, or item of a list, whose key or value stands at `place`. Returns the
+    /// place of what held it, and its key.
+    fn remove(&mut self, place: Place) -> Option<(Place, String)> {
+        let at = self.place;
+        match &mut self.value {
+            Value::Scalar { .. } => None,
+            Value::List(items) => match items.iter().position(|item| item.place == place) {
+                Some(found) => {
+                    items.remove(found);
+                    Some((at, found.to_string()))
+                }
+                None => items.iter_mut().find_map(|item| item.remove(place)),
+            },
+            Value::Map(entries) => {
+                // Deeper first: a mapping that lacks a key is named by its own place.
+                if let Some(gone) = entries.iter_mut().find_map(|(_, value)| value.remove(place)) {
+                    return Some(gone);
+                }
+                let found = entries.iter().position(|(key, value)| key.place == place || value.place == place)?;
+                let (key, _) = entries.remove(found);
+                Some((at, key.text))
+            }
+        }
+    }
+
+    /// The path of the second-level entry (`sources`, `orders`), or else the first-level one, that `place` lies in.
+    fn entry_around(&self, place: Place) -> Option<Vec<String>> {
+        let around =
+            |key: &Key, node: &Node| (key.place.start..=node.place.end.max(key.place.end)).contains(&place.start) || node.has(place);
+        let Value::Map(sections) = &self.value else { return None };
+        let (section, node) = sections.iter().find(|(key, node)| around(key, node))?;
+        let inner = match &node.value {
+            Value::Map(entries) if section.place != place => entries.iter().find(|(key, node)| around(key, node)),
+            _ => None,
+        };
+        Some(std::iter::once(section).chain(inner.map(|(key, _)| key)).map(|key| key.text.clone()).collect())
+    }
+
+    /// Takes out the entry at a path, if it is still there.
+    fn remove_path(&mut self, path: &[String]) {
+        let (Some((first, rest)), Value::Map(entries)) = (path.split_first(), &mut self.value) else { return };
+        let Some(at) = entries.iter().position(|(key, _)| key.text == *first) else { return };
+        match (rest, entries.get_mut(at)) {
+            ([], _) => drop(entries.remove(at)),
+            (rest, Some((_, node))) => node.remove_path(rest),
+            _ => {}
+        }
+    }
+
+    /// Some node or key in here stands at `place`: an alias stands elsewhere than where it is used.
+    fn has(&self, place: Place) -> bool {
+        self.place == place
+            || match &self.value {
+                Value::Scalar { .. } => false,
+                Value::List(items) => items.iter().any(|item| item.has(place)),
+                Value::Map(entries) => entries.iter().any(|(key, node)| key.place == place || node.has(place)),
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
+    use super::super::parse;
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Item {
+        size: u32,
+        #[serde(default)]
+        names: Vec<String>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct File {
+        #[allow(dead_code)]
+        title: String,
+        items: BTreeMap<String, Item>,
+    }
+
+    fn found(text: &str) -> (Option<File>, Vec<(usize, &'static str)>) {
+        let (file, errors) = read_all::<File>(&parse(text).unwrap());
+        let mut places: Vec<_> = errors.iter().map(|e| (e.place.unwrap().line, e.code)).collect();
+        places.sort_unstable();
+        (file, places)
+    }
+
+    #[test]
+    fn one_mistake_does_not_hide_another() {
+        let text = "title: x\ntitel: y\nitems:\n  a: { size: 1 }\n  b: { size: one, naems: [] }\n  c: { names: [x] }\n  d: { size: 2, names: [x, [y], {z: 1}] }\n";
+        let (file, places) = found(text);
+        let expected =
+            [(2, "unknown-key"), (5, "unknown-key"), (5, "wrong-type"), (6, "missing-key"), (7, "wrong-type"), (7, "wrong-type")];
+        assert_eq!(places, expected);
+        // Only what is right all through goes on.
+        assert_eq!(file.unwrap().items.keys().collect::<Vec<_>>(), ["a"]);
+    }
+
+    #[test]
+    fn a_key_that_was_refused_is_not_missing_too() {
+        let (file, places) = found("title: x\nitems: { a: { size: large } }\n");
+        assert_eq!(places, [(2, "wrong-type")]);
+        assert!(file.unwrap().items.is_empty());
+        let (file, places) = found("items: { a: { size: 1 } }\n");
+        assert!(file.is_none() && places == [(1, "missing-key")], "{places:?}");
+    }
+}

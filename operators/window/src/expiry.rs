@@ -1,0 +1,103 @@
+//! Groups of an unbounded window that expire: one without a row for `expire` of event time begins anew.
+//!
+//! Whether a group is over is decided at its next row, by the row's own watermark, so that it does not depend on how
+//! rows were batched or when the sweep came by (rule R6). The sweep only frees what no row will ask for any more.
+
+use operator_core::{Millis, State, StateError};
+
+use crate::groups::read_group;
+use crate::layout::{range_to, read_key};
+use crate::plan::WindowPlan;
+
+/// Entries that are read at a time while sweeping.
+const MAX_ENTRIES: usize = 1 << 14;
+/// Part of `expire` that passes between two sweeps, and the least time.
+const SWEEPS: Millis = 8;
+const LEAST: Millis = 1_000;
+
+/// A group whose newest row is from `last` is over at `watermark`.
+pub fn is_over(last: Option<Millis>, expire: Millis, watermark: Millis) -> bool {
+    last.is_some_and(|last| last.saturating_add(expire) <= watermark)
+}
+
+/// When to sweep again.
+pub fn next_sweep(watermark: Millis, expire: Millis) -> Millis {
+    watermark.saturating_add((expire / SWEEPS).max(LEAST))
+}
+
+/// Deletes a group, by its key in state, with its DISTINCT values.
+pub fn forget(group_key: &[u8], state: &mut dyn State) -> Result<(), StateError> {
+    let mut keys = Vec::new();
+    // No group's key is the beginning of another's: what begins with it belongs to it.
+    state.scan(group_key, &after(group_key), &mut |key, _| {
+        keys.push(key.to_vec());
+        true
+    })?;
+    keys.iter().try_for_each(|key| state.delete(key))
+}
+
+/// The first key that does not begin with `prefix`.
+fn after(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if let Some(next) = last.checked_add(1) {
+            end.push(next);
+            break;
+        }
+    }
+    end
+}
+
+/// Deletes every group that is over at `watermark`.
+pub fn sweep(plan: &WindowPlan, expire: Millis, watermark: Millis, state: &mut dyn State) -> Result<(), StateError> {
+    let (mut from, to) = range_to(Millis::MAX);
+    let (mut columns, mut accumulators) = (vec![Vec::new(); plan.group_types.len()], Vec::new());
+    loop {
+        let mut over: Vec<Vec<u8>> = Vec::new();
+        let (mut entries, mut last_key, mut failure) = (0, Vec::new(), None);
+        let mut look = |key: &[u8], value: &[u8]| -> Result<(), StateError> {
+            // DISTINCT values go with their group.
+            if read_key(key, &plan.group_types, &mut columns)?.is_group {
+                columns.iter_mut().for_each(Vec::clear);
+                accumulators.clear();
+                if is_over(read_group(plan, value, &mut accumulators)?.last, expire, watermark) {
+                    over.push(key.to_vec());
+                }
+            }
+            Ok(())
+        };
+        state.scan(&from, &to, &mut |key, value| {
+            entries += 1;
+            last_key = key.to_vec();
+            failure = look(key, value).err();
+            failure.is_none() && entries < MAX_ENTRIES
+        })?;
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        over.iter().try_for_each(|key| forget(key, state))?;
+        if entries < MAX_ENTRIES {
+            return Ok(());
+        }
+        from = last_key;
+        from.push(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_range_of_a_prefix_ends_behind_it() {
+        assert_eq!(after(&[1, 2]), [1, 3]);
+        assert_eq!(after(&[1, 255]), [2]);
+        assert!(after(&[255]).is_empty());
+    }
+
+    #[test]
+    fn groups_of_unknown_age_stay() {
+        assert!(!is_over(None, 10, Millis::MAX));
+        assert!(is_over(Some(0), 10, 10) && !is_over(Some(1), 10, 10) && !is_over(Some(Millis::MAX), 10, 5));
+    }
+}

@@ -1,0 +1,133 @@
+//! `hw explain` and `hw graph`: what a pipeline will do, before it does it.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use headwater_engine::plan::Plan;
+use operator_core::diagnostic::did_you_mean;
+
+use super::{Failure, runtime};
+use crate::catalog::{Folder, Live};
+use crate::config::Config;
+use crate::diagnose::Problem;
+use crate::prepare::{self, Loaded};
+use crate::{codes, explain, graph, run, style};
+
+/// A pipeline and what it is planned against.
+#[derive(Args)]
+pub struct Planned {
+    /// The pipeline file
+    pub pipeline: PathBuf,
+    /// Where schemas are, by subject: `<subject>/v<n>.avsc`
+    #[arg(long, default_value = "schemas")]
+    pub schemas: PathBuf,
+    /// Ask the cluster and the registry of this environment instead
+    #[arg(long = "config", short = 'c')]
+    pub configs: Vec<PathBuf>,
+}
+
+impl Planned {
+    /// Plans the pipeline; warnings are printed.
+    pub fn plan(&self) -> Result<(Loaded, Plan), Failure> {
+        let loaded = prepare::load(&self.pipeline).map_err(Failure::Wrong)?;
+        let (plan, warnings) = if self.configs.is_empty() {
+            let folder = Folder::read(&self.schemas).map_err(|e| Problem::plain(format!("{}: {e}", self.schemas.display())))?;
+            prepare::make_plan(&loaded, &folder).map_err(Failure::Wrong)?
+        } else {
+            let config = Config::load(&self.configs).map_err(|p| Failure::Wrong(vec![p]))?;
+            let runtime = runtime()?;
+            let services = run::connect(&config, "hw-explain", runtime.handle())?;
+            let catalog = Live::new(services.broker.clone(), services.subjects.clone());
+            prepare::make_plan(&loaded, &catalog).map_err(Failure::Wrong)?
+        };
+        prepare::print(&warnings);
+        Ok((loaded, plan))
+    }
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  hw explain pipelines/order-analytics/pipeline.yaml
+  hw explain pipeline.yaml --config config/production.yaml   partitions as they are there
+  hw explain pipeline.yaml --json | jq '.topics[].name'")]
+pub struct ExplainArgs {
+    #[command(flatten)]
+    planned: Planned,
+    /// The same facts as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn explain(args: &ExplainArgs) -> Result<(), Failure> {
+    let (loaded, plan) = args.planned.plan()?;
+    let explained = explain::explain(&plan, &loaded.pipeline, args.planned.configs.is_empty());
+    match args.json {
+        true => println!("{}", serde_json::to_string_pretty(&explained).map_err(|e| Problem::plain(e.to_string()))?),
+        false => anstream::print!("{}", explain::render(&explained)),
+    }
+    Ok(())
+}
+
+/// Languages of graphs.
+#[derive(Clone, Copy, ValueEnum)]
+enum Language {
+    Svg,
+    Dot,
+    Mermaid,
+}
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  hw graph pipeline.yaml --output pipeline.svg
+  hw graph pipeline.yaml --format mermaid     for Markdown pages
+  hw graph pipeline.yaml --format dot | dot -Tpdf -o pipeline.pdf")]
+pub struct GraphArgs {
+    #[command(flatten)]
+    planned: Planned,
+    /// The language of the graph; by default that of the output file's name, or SVG
+    #[arg(long)]
+    format: Option<Language>,
+    /// Where to write it, instead of standard output
+    #[arg(long, short)]
+    output: Option<PathBuf>,
+}
+
+pub fn draw(args: &GraphArgs) -> Result<(), Failure> {
+    let (_, plan) = args.planned.plan()?;
+    let graph = graph::graph(&plan);
+    let by_name = || match args.output.as_ref()?.extension()?.to_str()? {
+        "dot" | "gv" => Some(Language::Dot),
+        "mmd" | "mermaid" | "md" => Some(Language::Mermaid),
+        _ => None,
+    };
+    let text = match args.format.or_else(by_name).unwrap_or(Language::Svg) {
+        Language::Svg => graph::svg(&graph),
+        Language::Dot => graph::dot(&graph),
+        Language::Mermaid => graph::mermaid(&graph),
+    };
+    match &args.output {
+        Some(path) => std::fs::write(path, text).map_err(|e| Problem::plain(format!("{}: {e}", path.display())))?,
+        None => print!("{text}"),
+    }
+    Ok(())
+}
+
+#[derive(Args)]
+pub struct ExplainErrorArgs {
+    /// The code, such as `unknown-column`; without it, all codes are listed
+    code: Option<String>,
+}
+
+pub fn explain_error(args: &ExplainErrorArgs) -> Result<(), Failure> {
+    let Some(code) = &args.code else {
+        codes::all().for_each(|(code, _)| println!("{code}"));
+        return Ok(());
+    };
+    let Some(text) = codes::text(code) else {
+        let help = did_you_mean(code, codes::all().map(|(code, _)| code));
+        let problem = Problem::plain(format!("there is no code `{code}`; `hw explain-error` lists all"));
+        return Err(Failure::Wrong(vec![problem.with_help(help)]));
+    };
+    anstream::println!("{}\n\n{text}", style::strong(code));
+    Ok(())
+}

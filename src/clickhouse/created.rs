@@ -1,0 +1,154 @@
+//! Tables as `CREATE TABLE` statements say, for checks without a server.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use sqlparser::dialect::ClickHouseDialect;
+use sqlparser::tokenizer::{Token, Tokenizer};
+
+use super::columns::Column;
+use super::connection::Table;
+
+/// Words that end a column's type.
+const AFTER_TYPE: [&str; 12] =
+    ["DEFAULT", "MATERIALIZED", "ALIAS", "EPHEMERAL", "CODEC", "COMMENT", "TTL", "NOT", "NULL", "STATISTICS", "PRIMARY", "SETTINGS"];
+/// What begins an entry that is no column.
+const NO_COLUMN: [&str; 5] = ["INDEX", "CONSTRAINT", "PROJECTION", "PRIMARY", "ORDER"];
+
+/// A table and the file that creates it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Created {
+    pub table: Table,
+    pub columns: Vec<Column>,
+    pub file: String,
+}
+
+/// The tables that the `*.sql` files of a folder create, by `database.table`.
+///
+/// # Errors
+/// A file that can't be read as SQL, by name.
+pub fn tables_in(dir: &Path) -> Result<BTreeMap<String, Created>, String> {
+    let mut tables = BTreeMap::new();
+    if !dir.is_dir() {
+        return Ok(tables);
+    }
+    let at = |path: &Path, e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
+    let entries = std::fs::read_dir(dir).map_err(|e| at(dir, &e))?;
+    let mut paths: Vec<_> =
+        entries.filter_map(|e| e.ok()).map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "sql")).collect();
+    paths.sort();
+    for path in paths {
+        let text = std::fs::read_to_string(&path).map_err(|e| at(&path, &e))?;
+        for (table, columns) in statements(&text).map_err(|e| at(&path, &e))? {
+            tables.insert(table.to_string(), Created { table, columns, file: path.display().to_string() });
+        }
+    }
+    Ok(tables)
+}
+
+/// The tables that a text creates. Other statements are passed over.
+fn statements(text: &str) -> Result<Vec<(Table, Vec<Column>)>, String> {
+    let tokens = Tokenizer::new(&ClickHouseDialect {}, text).tokenize().map_err(|e| e.to_string())?;
+    let tokens: Vec<Token> = tokens.into_iter().filter(|t| !matches!(t, Token::Whitespace(_))).collect();
+    let created = tokens.split(|t| *t == Token::SemiColon).map(statement);
+    created.filter_map(Result::transpose).collect()
+}
+
+fn statement(tokens: &[Token]) -> Result<Option<(Table, Vec<Column>)>, String> {
+    let Some(rest) = after(tokens, &["CREATE", "TABLE"]) else { return Ok(None) };
+    let rest = after(rest, &["IF", "NOT", "EXISTS"]).unwrap_or(rest);
+    let Some(open) = rest.iter().position(|t| *t == Token::LParen) else { return Ok(None) };
+    let name: String = rest.iter().take(open).take_while(|t| !is(t, "ON")).map(plain).collect();
+    let table = Table::parse(&name)?;
+    let (mut columns, mut entry, mut depth) = (Vec::new(), Vec::new(), 0);
+    for token in rest.iter().skip(open + 1) {
+        match token {
+            Token::LParen => depth += 1,
+            Token::RParen if depth == 0 => {
+                columns.extend(column(&entry));
+                return Ok(Some((table, columns)));
+            }
+            Token::RParen => depth -= 1,
+            Token::Comma if depth == 0 => {
+                columns.extend(column(&entry));
+                entry.clear();
+                continue;
+            }
+            _ => {}
+        }
+        entry.push(token.clone());
+    }
+    Err(format!("the columns of `{table}` have no end"))
+}
+
+fn column(entry: &[Token]) -> Option<Column> {
+    let (name, rest) = entry.split_first()?;
+    if NO_COLUMN.iter().any(|word| is(name, word) && plain(name) == name.to_string()) {
+        return None;
+    }
+    let end = rest.iter().position(|t| AFTER_TYPE.iter().any(|word| is(t, word))).unwrap_or(rest.len());
+    let (native, after) = rest.split_at_checked(end)?;
+    let mut text = String::new();
+    for (n, token) in native.iter().enumerate() {
+        // `Tuple(a Int64)`: a name and its type are words apart.
+        let words = matches!((n.checked_sub(1).and_then(|n| native.get(n)), token), (Some(Token::Word(_)), Token::Word(_)));
+        let space = if words || native.get(n.wrapping_sub(1)) == Some(&Token::Comma) { " " } else { "" };
+        text = format!("{text}{space}{token}");
+    }
+    let kind = after.first().map(|t| t.to_string().to_ascii_uppercase()).unwrap_or_default();
+    Some(Column { name: plain(name), native: text, kind })
+}
+
+fn after<'a>(tokens: &'a [Token], words: &[&str]) -> Option<&'a [Token]> {
+    let matches = words.iter().zip(tokens).filter(|(word, token)| is(token, word)).count() == words.len();
+    matches.then(|| tokens.get(words.len()..).unwrap_or_default())
+}
+
+fn is(token: &Token, word: &str) -> bool {
+    matches!(token, Token::Word(w) if w.value.eq_ignore_ascii_case(word))
+}
+
+/// A name without its quotes.
+fn plain(token: &Token) -> String {
+    match token {
+        Token::Word(word) => word.value.clone(),
+        Token::DoubleQuotedString(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_are_read_with_their_types_as_written() {
+        let text = "-- a comment; with a semicolon
+CREATE DATABASE x;
+CREATE TABLE IF NOT EXISTS `shop`.orders ON CLUSTER main (
+    `order_id` String CODEC(ZSTD(1)), /* ( */
+    status LowCardinality(Nullable(String)) DEFAULT 'a, b)',
+    total Decimal(38, 2),
+    at DateTime64(3, 'UTC'),
+    items Array(Tuple(sku String, n Nullable(Int32))),
+    day Date MATERIALIZED toDate(at),
+    INDEX by_status status TYPE set(0) GRANULARITY 1
+) ENGINE = MergeTree ORDER BY order_id;
+CREATE MATERIALIZED VIEW shop.v TO shop.t AS SELECT 1;";
+        let found = statements(text).unwrap();
+        let (table, columns) = &found[0];
+        let shown: Vec<String> = columns.iter().map(|c| format!("{}: {} {}", c.name, c.native, c.kind).trim_end().to_string()).collect();
+        assert_eq!((found.len(), table.to_string().as_str()), (1, "shop.orders"));
+        let expected = [
+            "order_id: String CODEC",
+            "status: LowCardinality(Nullable(String)) DEFAULT",
+            "total: Decimal(38, 2)",
+            "at: DateTime64(3, 'UTC')",
+            "items: Array(Tuple(sku String, n Nullable(Int32)))",
+            "day: Date MATERIALIZED",
+        ];
+        assert_eq!(shown, expected);
+        assert!(statements("CREATE TABLE a.b (x Int64").unwrap_err().contains("no end"));
+        assert!(statements("CREATE TABLE b (x Int64)").unwrap_err().contains("database.table"));
+    }
+}

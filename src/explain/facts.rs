@@ -1,0 +1,183 @@
+//! Facts about each part of a plan.
+
+use headwater_engine::lane::topics_to_create;
+use headwater_engine::plan::{TablePlan, dead_letters};
+
+use super::*;
+
+fn join<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
+    names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
+/// A key as people say it.
+fn key(key: Option<&Vec<String>>) -> String {
+    match key {
+        None => "not known".to_string(),
+        Some(columns) if columns.is_empty() => "all rows in one partition".to_string(),
+        Some(columns) => join(columns),
+    }
+}
+
+pub(super) fn input(plan: &Plan, input: &StageInput) -> Entry {
+    let schemas = vec![(String::new(), columns(&input.schema))];
+    match &input.kind {
+        InputKind::Source(decode) => {
+            let topics = input.topics.iter().map(|t| format!("{} ({} partitions)", t.name, t.partitions));
+            let facts = source(decode, input);
+            Entry {
+                role: "source",
+                name: input.name.clone(),
+                what: topics.collect::<Vec<_>>().join(", "),
+                facts,
+                schemas,
+                ..Entry::default()
+            }
+        }
+        InputKind::Repartition { why, .. } => {
+            let topic = input.topics.first();
+            let what = topic.map_or_else(String::new, |t| format!("{} ({} partitions)", t.name, t.partitions));
+            let from = plan.stages.iter().flat_map(|stage| {
+                let feeds = |output: &&Output| matches!(&output.target, Target::Repartition { topic: t, .. } if topic.is_some_and(|own| own.name == *t));
+                stage.outputs.iter().filter(feeds).map(|output| upstream(stage, output.from)).collect::<Vec<_>>()
+            });
+            let facts = vec![
+                ("key".to_string(), key(input.key.as_ref())),
+                ("why".to_string(), why.clone()),
+                (
+                    "time".to_string(),
+                    "watermarks of the tasks that write it travel with the rows: who was in time stays in time".to_string(),
+                ),
+            ];
+            Entry { role: "repartition", name: input.name.clone(), what, from: from.collect(), facts, schemas }
+        }
+    }
+}
+
+fn source(decode: &Decode, input: &StageInput) -> Vec<(String, String)> {
+    let time = match &decode.time {
+        TimeSource::Record => "the record's timestamp".to_string(),
+        TimeSource::Column(path) => path.join("."),
+    };
+    let idle = decode.idle.map_or("never".to_string(), |idle| format!("after {}", Span(idle)));
+    let facts = [
+        ("format", word(decode.format).to_string()),
+        ("key", key(input.key.as_ref())),
+        ("time", time),
+        ("out of order", format!("{} behind the latest row", Span(decode.out_of_order))),
+        ("idle", format!("{idle}: a silent partition then follows the clock")),
+        ("max future", format!("{}: rows further ahead don't move time", Span(decode.max_future))),
+        ("start", if decode.start == Start::Earliest { "earliest" } else { "latest" }.to_string()),
+        ("null values", if decode.null_values == NullValues::Skip { "skipped and counted" } else { "dead letters" }.to_string()),
+        ("dead letters", input.topics.iter().map(|t| dead_letters(&t.name)).collect::<Vec<_>>().join(", ")),
+    ];
+    facts.map(|(name, value)| (name.to_string(), value)).to_vec()
+}
+
+pub(super) fn table(table: &TablePlan, pipeline: &Pipeline) -> Entry {
+    let key = pipeline.tables.get(&table.name).map(|t| t.key.clone()).unwrap_or_default();
+    let history = table.history.map_or("the latest row per key".to_string(), |h| format!("replaced rows for {}", Span(h)));
+    let facts = [
+        ("format", word(table.format).to_string()),
+        ("key", key),
+        ("time", table.time.clone().unwrap_or_else(|| "the record's timestamp".to_string())),
+        ("history", history),
+        ("memory", "one copy per worker, read to its end before the first record".to_string()),
+    ];
+    Entry {
+        role: "table",
+        name: table.name.clone(),
+        what: format!("{} ({} partitions)", table.topic.name, table.topic.partitions),
+        facts: facts.map(|(name, value)| (name.to_string(), value)).to_vec(),
+        schemas: vec![(String::new(), columns(&table.schema))],
+        ..Entry::default()
+    }
+}
+
+pub(super) fn step(stage: &Stage, node: &PlanNode) -> Entry {
+    let mut facts = node.planned.details.clone();
+    let mut add = |name: &str, value: String| facts.push((name.to_string(), value));
+    add("rows it fails for", if node.on_error == OnError::Drop { "dropped and counted" } else { "dead letters" }.to_string());
+    add("key after it", key(node.keys.first().and_then(Option::as_ref)));
+    if node.planned.delay > 0 {
+        add("time after it", format!("{} behind its input", Span(node.planned.delay)));
+    }
+    if let Some(changelog) = &node.changelog {
+        add("state kept in", changelog.to_string());
+    }
+    let schemas = node.planned.outputs.iter().map(|port| (port.name.clone(), columns(&port.schema)));
+    Entry {
+        role: "step",
+        name: node.step.clone(),
+        what: node.kind.clone(),
+        from: node.inputs.iter().map(|u| upstream(stage, *u)).collect(),
+        facts,
+        schemas: schemas.collect(),
+    }
+}
+
+pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
+    let once = plan.guarantee == Guarantee::ExactlyOnce;
+    let mut facts: Vec<(String, String)> = Vec::new();
+    let mut add = |name: &str, value: String| facts.push((name.to_string(), value));
+    let what = match &output.target {
+        Target::Topic(sink) => {
+            add("format", word(sink.format).to_string());
+            if let Some((_, subject)) = &sink.avro {
+                add("subject", subject.clone());
+            }
+            add("key", sink.key.clone().unwrap_or_else(|| "none: the partition of the task's number".to_string()));
+            add("timestamp", sink.timestamp.clone().unwrap_or_else(|| "event time".to_string()));
+            if let Some(partition) = &sink.partition {
+                add("partition", partition.clone());
+            }
+            add("headers", if sink.headers { "carried over from the source record" } else { "none" }.to_string());
+            add("guarantee", topic_guarantee(once).to_string());
+            match &sink.topic {
+                TopicName::Fixed(name) => name.to_string(),
+                TopicName::Column(before, column, after) => format!("{before}{{{column}}}{after}"),
+            }
+        }
+        Target::Outbox { topic, table, flush, block_rows, .. } => {
+            add("blocks", format!("after {} or {block_rows} rows", Span(*flush)));
+            add("handed over in", topic.to_string());
+            add("refused rows", plan.names.refused(&output.name).to_string());
+            add("guarantee", table_guarantee(once).to_string());
+            format!("ClickHouse {table}")
+        }
+        Target::Repartition { .. } => String::new(),
+    };
+    let schemas = vec![(String::new(), columns(&output.schema))];
+    Entry { role: "sink", name: output.name.clone(), what, from: vec![upstream(stage, output.from)], facts, schemas }
+}
+
+fn topic_guarantee(once: bool) -> &'static str {
+    match once {
+        true => "exactly once for readers with isolation.level=read_committed: rows, state and input positions are one transaction",
+        false => "at least once: after a crash some rows appear twice (`guarantee: at_least_once`)",
+    }
+}
+
+fn table_guarantee(once: bool) -> &'static str {
+    match once {
+        true => {
+            "exactly once where the table remembers inserts (non_replicated_deduplication_window > 0; checked at the start): blocks are cut and named by their positions in the outbox, so a repeated one is recognised"
+        }
+        false => "at least once: the outbox itself may hold rows twice (`guarantee: at_least_once`)",
+    }
+}
+
+pub(super) fn topics(plan: &Plan) -> Vec<InternalTopic> {
+    let mut topics = Vec::new();
+    for spec in topics_to_create(plan) {
+        let why = match spec.name.rsplit('.').next().filter(|_| spec.name.starts_with("hw.")) {
+            Some("changelog") => "state of a step, restored by whoever takes its partition over",
+            Some("repartition") => "rows on their way to the partition of another key",
+            Some("outbox") => "rows on their way to ClickHouse",
+            Some("dlq") => "rows that the table refused",
+            _ if spec.name.ends_with(".dlq") => "records that could not be processed, with the cause",
+            _ => "output, created if it is missing",
+        };
+        topics.push(InternalTopic { name: spec.name, partitions: spec.partitions, settings: settings(&spec.config), why: why.to_string() });
+    }
+    topics
+}

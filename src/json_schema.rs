@@ -1,0 +1,79 @@
+//! JSON Schema of pipeline files, for editors: completion, documentation under the pointer, errors while typing.
+
+use headwater_engine::pipeline::Pipeline;
+use headwater_engine::registry::Registry;
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value, json};
+
+/// The schema, with one property per operator in a step. Draft 07, which YAML language servers know best.
+pub fn pipeline(registry: &Registry) -> Value {
+    let mut generator = SchemaSettings::draft07().into_generator();
+    let root = Pipeline::json_schema(&mut generator);
+    let mut properties = Map::new();
+    properties.insert("from".into(), from());
+    properties.insert("on_error".into(), on_error());
+    for kind in &registry.0 {
+        let reference = (kind.schema)(&mut generator).to_value();
+        let example = format!("{}\n\n```yaml\n{}```", kind.summary, kind.example);
+        properties.insert(kind.name.into(), json!({ "description": kind.summary, "markdownDescription": example, "allOf": [reference] }));
+    }
+    let one_operator: Vec<Value> = registry.names().map(|name| json!({ "required": [name] })).collect();
+    let mut definitions = generator.take_definitions(true);
+    definitions.insert(
+        "Step".into(),
+        json!({
+            "description": "A step: `from` and exactly one operator.",
+            "type": "object",
+            "required": ["from"],
+            "oneOf": one_operator,
+            "properties": properties,
+            "additionalProperties": false,
+        }),
+    );
+    let mut schema = root.to_value();
+    if let Some(object) = schema.as_object_mut() {
+        object.insert("$schema".into(), "http://json-schema.org/draft-07/schema#".into());
+        object.insert("title".into(), "Headwater pipeline".into());
+        object.insert("definitions".into(), Value::Object(definitions));
+        if let Some(version) = object.get_mut("properties").and_then(|p| p.get_mut("apiVersion")).and_then(Value::as_object_mut) {
+            version.insert("const".into(), headwater_engine::pipeline::API_VERSION.into());
+        }
+    }
+    documented(&mut schema);
+    schema
+}
+
+fn from() -> Value {
+    let name = json!({ "type": "string" });
+    json!({
+        "description": "The source, step or port (`step.port`) whose rows the step reads, or a list of them with the same columns.",
+        "anyOf": [name, { "type": "array", "minItems": 1, "items": name }],
+    })
+}
+
+fn on_error() -> Value {
+    json!({
+        "description": "What becomes of rows that the operator can't compute.",
+        "default": "dead_letter",
+        "oneOf": [
+            { "const": "dead_letter", "description": "The source record goes to the dead letters of its topic, with the cause." },
+            { "const": "drop", "description": "The row is left out and counted as filtered." },
+        ],
+    })
+}
+
+/// Line breaks of doc comments are no line breaks for a reader: editors show descriptions as they are.
+fn documented(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            if let Some(Value::String(text)) = object.get_mut("description") {
+                let paragraphs: Vec<String> = text.split("\n\n").map(|p| p.replace('\n', " ")).collect();
+                *text = paragraphs.join("\n\n");
+            }
+            object.values_mut().for_each(documented);
+        }
+        Value::Array(items) => items.iter_mut().for_each(documented),
+        _ => {}
+    }
+}

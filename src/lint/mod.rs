@@ -1,0 +1,112 @@
+//! What `hw lint` says beyond the planner: habits of the platform and things nobody wants in a repository.
+
+mod names;
+mod secrets;
+mod tables;
+
+use std::path::Path;
+
+use headwater_engine::plan::Plan;
+use headwater_engine::yaml::{self, Node, YamlError};
+use operator_core::Diagnostic;
+
+use crate::catalog::Folder;
+use crate::config::Config;
+use crate::diagnose::{Problem, Source};
+use crate::prepare::{self, Loaded};
+
+pub use names::CONVENTION;
+
+/// What files are checked against.
+pub struct Rules<'a> {
+    folder: &'a Folder,
+    /// What topic names look like: a regular expression for the whole name.
+    topics: regex::Regex,
+}
+
+impl Rules<'_> {
+    /// `convention`: a regular expression for names of topics, such as [`CONVENTION`].
+    ///
+    /// # Errors
+    /// It is no regular expression.
+    pub fn new<'a>(folder: &'a Folder, convention: &str) -> Result<Rules<'a>, String> {
+        let topics = regex::Regex::new(&format!("^(?:{convention})$")).map_err(|e| e.to_string())?;
+        Ok(Rules { folder, topics })
+    }
+}
+
+/// Every problem of a file, a pipeline or the configuration of an environment, in the order of the file.
+pub fn check(path: &Path, rules: &Rules<'_>) -> Vec<Problem> {
+    match Source::read(path) {
+        Ok(source) => check_source(source, rules),
+        Err(problem) => vec![problem],
+    }
+}
+
+fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
+    // The text as written, before environment variables are filled in.
+    let raw = match yaml::parse(&source.text) {
+        Ok(raw) => raw,
+        Err(e) => return vec![Problem::yaml(&source, e)],
+    };
+    let is_environment = ["sources", "sinks", "apiVersion"].iter().all(|key| raw.get(key).is_none())
+        && ["kafka", "worker", "local", "schema_registry", "clickhouse"].iter().any(|key| raw.get(key).is_some());
+    let mut problems = if is_environment { environment(&source, &raw) } else { pipeline(source.clone(), rules) };
+    let show = |found: Vec<Diagnostic>| found.into_iter().map(|d| Problem::found(&source, &raw, d)).collect::<Vec<_>>();
+    problems.extend(show(secrets::check(&raw, is_environment)));
+    if !is_environment {
+        problems.extend(show(names::check(&raw, &rules.topics)));
+    }
+    problems.sort_by_key(Problem::position);
+    problems
+}
+
+/// The variables of an environment are known there only: what depends on them is left out.
+fn environment(source: &Source, raw: &Node) -> Vec<Problem> {
+    let (_, errors) = yaml::read_all::<Config>(raw);
+    let depends = |e: &YamlError| e.place.and_then(|p| source.text.get(p.start..p.end)).is_some_and(|text| text.contains("${"));
+    errors.into_iter().filter(|e| !depends(e)).map(|e| Problem::yaml(source, e)).collect()
+}
+
+fn pipeline(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
+    let loaded = match prepare::parse(source) {
+        Ok(loaded) => loaded,
+        Err(problems) => return problems,
+    };
+    match prepare::make_plan(&loaded, rules.folder) {
+        Ok((plan, mut problems)) => {
+            problems.extend(of_plan(&loaded, &plan, rules));
+            problems
+        }
+        Err(problems) => problems,
+    }
+}
+
+fn of_plan(loaded: &Loaded, plan: &Plan, rules: &Rules<'_>) -> Vec<Problem> {
+    let found = tables::check(plan, rules.folder);
+    found.into_iter().map(|d| Problem::found(&loaded.source, &loaded.root, d)).collect()
+}
+
+/// Every text of a tree with its path; keys are part of the path.
+fn texts<'a>(node: &'a Node, path: &mut Vec<String>, visit: &mut dyn FnMut(&[String], &'a str)) {
+    match &node.value {
+        yaml::Value::Scalar { text, .. } => visit(path, text),
+        yaml::Value::List(items) => {
+            for (n, item) in items.iter().enumerate() {
+                path.push(n.to_string());
+                texts(item, path, visit);
+                path.pop();
+            }
+        }
+        yaml::Value::Map(entries) => {
+            for (key, value) in entries {
+                path.push(key.text.clone());
+                texts(value, path, visit);
+                path.pop();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,32 @@
+//! Names of topics: `{kind}.{domain}.{event-type}` (ADR-005), so that permissions, retention and dashboards can go by
+//! the name.
+
+use headwater_engine::yaml::Node;
+use operator_core::Diagnostic;
+use regex::Regex;
+
+/// The convention of ADR-005, where `*` of a pattern and `{column}` of a sink may stand for a part.
+pub const CONVENTION: &str = r"(business|audit|analytics)\.[a-z0-9*{}_-]+(\.[a-z0-9*{}_-]+)?(\.dlq)?";
+
+/// Topics of a pipeline whose names are not as `convention` wants them.
+pub fn check(root: &Node, convention: &Regex) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for section in ["sources", "tables", "sinks"] {
+        let Some(section_node) = root.get(section) else { continue };
+        super::texts(section_node, &mut Vec::new(), &mut |path, text| {
+            let names_topics = match path {
+                [_, key] => ["topic", "pattern"].contains(&key.as_str()),
+                [_, key, _] => key == "topics",
+                _ => false,
+            };
+            if names_topics && !text.contains("${") && !convention.is_match(text) {
+                let problem = Diagnostic::warning("topic-convention", format!("the topic name `{text}` is not as the convention wants it"));
+                let at = std::iter::once(section.to_string()).chain(path.iter().cloned());
+                found.push(
+                    problem.at(at).help("topics are named `business|audit|analytics.{domain}.{event-type}`: `business.orders.created`"),
+                );
+            }
+        });
+    }
+    found
+}

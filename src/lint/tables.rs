@@ -1,0 +1,34 @@
+//! ClickHouse tables, as the statements in `schemas/clickhouse/*.sql` create them.
+
+use headwater_engine::plan::{Plan, Target};
+use operator_core::Diagnostic;
+use operator_core::diagnostic::did_you_mean;
+
+use crate::catalog::Folder;
+use crate::clickhouse::misfits;
+use crate::deliver::rows_of;
+
+/// Sinks whose rows don't fit their tables, and tables that nothing creates.
+pub fn check(plan: &Plan, folder: &Folder) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for output in plan.stages.iter().flat_map(|stage| &stage.outputs) {
+        let Target::Outbox { table, .. } = &output.target else { continue };
+        let at = ["sinks", &output.name, "clickhouse"];
+        let Some(created) = folder.tables.get(table) else {
+            let problem = Diagnostic::warning(
+                "unknown-clickhouse-table",
+                format!("no file creates the table `{table}`, so its types can't be checked"),
+            );
+            let help = did_you_mean(table, folder.tables.keys().map(String::as_str)).unwrap_or_else(|| {
+                "`hw clickhouse ddl pipeline.yaml` prints CREATE TABLE: keep it in a file under schemas/clickhouse".to_string()
+            });
+            found.push(problem.at(at).help(help));
+            continue;
+        };
+        for misfit in misfits(&created.table, &rows_of(output), &created.columns) {
+            let problem = Diagnostic::error("clickhouse-type", format!("rows don't fit the table of {}: {misfit}", created.file));
+            found.push(problem.at(at).help("change the table with ALTER TABLE and in the file, or compute the column as it wants it"));
+        }
+    }
+    found
+}
