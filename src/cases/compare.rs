@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::files::Case;
 use super::world::{Outcome, Row};
+use crate::style::{bad, dim, good, strong};
 
 /// Most differences shown per output.
 const SHOWN: usize = 6;
@@ -17,36 +18,84 @@ pub fn differences(case: &Case, outcome: &Outcome) -> Vec<String> {
     for output in outputs {
         let expected = case.expected.get(output).map_or(&[][..], Vec::as_slice);
         let rows = outcome.outputs.get(output).map_or(&[][..], Vec::as_slice);
-        found.extend(compare(output, expected, rows));
+        let lines = compare(expected, rows);
+        if !lines.is_empty() {
+            found.push(format!("    {}", strong(&Case::file(output))));
+            found.extend(lines);
+        }
     }
     found
 }
 
-fn compare(output: &str, expected: &[Value], rows: &[Row]) -> Vec<String> {
+/// Two runs came to the same.
+pub fn same(a: &Outcome, b: &Outcome) -> bool {
+    let values = |rows: &[Row]| rows.iter().map(|row| (0, row.value.clone())).collect::<Vec<_>>();
+    a.errors == b.errors
+        && a.outputs.len() == b.outputs.len()
+        && a.outputs.iter().all(|(name, rows)| b.outputs.get(name).is_some_and(|other| compare(&values(rows), other).is_empty()))
+}
+
+fn compare(expected: &[(usize, Value)], rows: &[Row]) -> Vec<String> {
     let mut left: Vec<&Row> = rows.iter().collect();
+    let mut missing: Vec<&(usize, Value)> = Vec::new();
     let mut matched: BTreeMap<&[u8], Vec<usize>> = BTreeMap::new();
-    let mut lines = Vec::new();
-    for value in expected {
-        match left.iter().position(|row| fits(value, &row.value)) {
+    for line in expected {
+        match left.iter().position(|row| fits(&line.1, &row.value)) {
             Some(at) => {
                 let row = left.remove(at);
                 matched.entry(row.key.as_deref().unwrap_or_default()).or_default().push(row.order);
             }
-            None => lines.push(format!("  {output}: missing     {value}")),
+            None => missing.push(line),
         }
     }
-    lines.extend(left.iter().map(|row| format!("  {output}: unexpected  {}", row.value)));
-    let in_order = |orders: &Vec<usize>| orders.windows(2).all(|pair| pair.first() < pair.last());
-    let same = lines.is_empty();
-    for (key, _) in matched.iter().filter(|(key, orders)| same && !key.is_empty() && !in_order(orders)) {
-        lines.push(format!("  {output}: the rows of key {} are in another order", String::from_utf8_lossy(key)));
+    let mut found: Vec<Vec<String>> = Vec::new();
+    for (line, value) in missing {
+        let near = left.iter().enumerate().map(|(at, row)| (likeness(value, &row.value), at)).max();
+        match near.filter(|(likeness, _)| *likeness > 0) {
+            Some((_, at)) => found.push(changed(*line, value, &left.remove(at).value)),
+            None => found.push(vec![format!("      {} {}", bad("-"), shown(*line, value))]),
+        }
     }
-    let more = lines.len().saturating_sub(SHOWN);
-    lines.truncate(SHOWN);
+    found.extend(left.iter().map(|row| vec![format!("      {} {}", good("+"), row.value)]));
+    if found.is_empty() {
+        let in_order = |orders: &Vec<usize>| orders.windows(2).all(|pair| pair.first() < pair.last());
+        for (key, _) in matched.iter().filter(|(key, orders)| !key.is_empty() && !in_order(orders)) {
+            found.push(vec![format!("      the rows of key {} are in another order", String::from_utf8_lossy(key))]);
+        }
+    }
+    let more = found.len().saturating_sub(SHOWN);
+    let mut lines: Vec<String> = found.into_iter().take(SHOWN).flatten().collect();
     if more > 0 {
-        lines.push(format!("  {output}: and {more} more"));
+        lines.push(dim(&format!("      and {more} more")));
     }
     lines
+}
+
+fn shown(line: usize, value: &Value) -> String {
+    format!("{value} {}", dim(&format!("(line {line})")))
+}
+
+/// A row that is there, but not as expected.
+fn changed(line: usize, expected: &Value, found: &Value) -> Vec<String> {
+    let mut lines = vec![format!("      {} {}", bad("-"), shown(line, expected)), format!("      {} {found}", good("+"))];
+    if let (Value::Object(a), Value::Object(b)) = (expected, found) {
+        let names: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
+        for name in names {
+            let (wanted, got) = (a.get(name), b.get(name));
+            let text = |value: Option<&Value>| value.map_or("nothing".to_string(), Value::to_string);
+            if !wanted.zip(got).is_some_and(|(a, b)| fits(a, b)) {
+                lines.push(format!("        {name}: expected {}, found {}", bad(&text(wanted)), good(&text(got))));
+            }
+        }
+    }
+    lines
+}
+
+/// How many members of two rows agree; none unless at least half of them do.
+fn likeness(a: &Value, b: &Value) -> usize {
+    let (Value::Object(a), Value::Object(b)) = (a, b) else { return 0 };
+    let equal = a.iter().filter(|(name, value)| b.get(*name).is_some_and(|other| fits(value, other))).count();
+    if equal * 2 >= a.len().max(b.len()) { equal } else { 0 }
 }
 
 /// Equal, where `"<any>"` stands for anything.
@@ -71,14 +120,27 @@ mod tests {
         Row { key: Some(key.as_bytes().to_vec()), value, order }
     }
 
+    fn compare(expected: &[Value], rows: &[Row]) -> Vec<String> {
+        let expected: Vec<(usize, Value)> = expected.iter().cloned().enumerate().collect();
+        super::compare(&expected, rows).iter().map(|l| anstream::adapter::strip_str(l).to_string()).collect()
+    }
+
     #[test]
     fn rows_are_a_multiset_and_in_order_per_key() {
         let rows = [row(0, "a", json!({"n": 1})), row(1, "b", json!({"n": 2})), row(2, "a", json!({"n": 3}))];
-        assert!(compare("t", &[json!({"n": 2}), json!({"n": 1}), json!({"n": "<any>"})], &rows).is_empty());
-        let order = compare("t", &[json!({"n": 3}), json!({"n": 2}), json!({"n": 1})], &rows);
+        assert!(compare(&[json!({"n": 2}), json!({"n": 1}), json!({"n": "<any>"})], &rows).is_empty());
+        let order = compare(&[json!({"n": 3}), json!({"n": 2}), json!({"n": 1})], &rows);
         assert!(order.len() == 1 && order[0].contains("key a"), "{order:?}");
-        let other = compare("t", &[json!({"n": 1}), json!({"n": 2}), json!({"n": 2})], &rows);
-        assert!(other.iter().any(|l| l.contains("missing")) && other.iter().any(|l| l.contains("unexpected")), "{other:?}");
-        assert_eq!(compare("t", &[], &rows).len(), 3, "nothing may come out that no file tells of");
+        let other = compare(&[json!({"n": 1}), json!({"n": 2}), json!({"n": 2})], &rows);
+        assert!(other.iter().any(|l| l.contains("- {\"n\":2}")) && other.iter().any(|l| l.contains("+ {\"n\":3}")), "{other:?}");
+        assert_eq!(compare(&[], &rows).len(), 3, "nothing may come out that no file tells of");
+    }
+
+    #[test]
+    fn a_row_that_is_nearly_right_is_told_by_its_members() {
+        let rows = [row(0, "a", json!({"id": 1, "n": 2, "x": true}))];
+        let found = compare(&[json!({"id": 1, "n": 3, "x": true})], &rows);
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert_eq!(found[2].trim(), "n: expected 3, found 2");
     }
 }

@@ -14,12 +14,14 @@ use super::files::{Case, Content, Line};
 const SCHEMA_ID: u32 = 1;
 
 /// What happens in a case, in order.
+#[derive(Clone)]
 pub enum Step {
     Record(Input),
     Advance(Millis),
 }
 
 /// A record to be written.
+#[derive(Clone)]
 pub struct Input {
     pub topic: String,
     pub key: Option<Vec<u8>>,
@@ -35,6 +37,13 @@ pub struct Records {
     pub schemas: Vec<(u32, String)>,
     /// The latest time that any record names: what the clock shows at the start.
     pub latest: Millis,
+}
+
+impl Records {
+    /// The same, with its first steps only.
+    pub fn first(&self, steps: usize) -> Records {
+        Records { steps: self.steps.iter().take(steps).cloned().collect(), schemas: self.schemas.clone(), latest: self.latest }
+    }
 }
 
 /// How the values of a topic are written.

@@ -36,8 +36,10 @@ pub struct Case {
     pub dir: PathBuf,
     /// Input by topic, in the order of the files' names.
     pub inputs: Vec<(String, Vec<Line>)>,
-    /// What must come out: by topic, or by `table.<name>`.
-    pub expected: BTreeMap<String, Vec<Value>>,
+    /// What must come out: by topic, or by `table.<name>`; each value with the line it stands in.
+    pub expected: BTreeMap<String, Vec<(usize, Value)>>,
+    /// What it shows, in a sentence.
+    pub why: String,
 }
 
 /// Every case in a folder, by name.
@@ -59,7 +61,7 @@ pub fn read_all(dir: &Path) -> Result<Vec<Case>, String> {
 
 fn read(dir: &Path) -> Result<Case, String> {
     let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut case = Case { name, dir: dir.to_path_buf(), inputs: Vec::new(), expected: BTreeMap::new() };
+    let mut case = Case { name, dir: dir.to_path_buf(), inputs: Vec::new(), expected: BTreeMap::new(), why: String::new() };
     let entries = fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let mut paths: Vec<PathBuf> = entries.filter_map(|e| e.ok()).map(|e| e.path()).collect();
     paths.sort();
@@ -67,34 +69,37 @@ fn read(dir: &Path) -> Result<Case, String> {
         let file = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let Some(stem) = file.strip_suffix(".jsonl") else {
             if file == "why.txt" {
+                case.why = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?.trim().to_string();
                 continue;
             }
             return Err(format!("{}: not a file of a case (in.*.jsonl, out.*.jsonl, table.*.jsonl, why.txt)", path.display()));
         };
         let values = lines(&path)?;
         if let Some(topic) = stem.strip_prefix("in.") {
-            let lines =
-                values.into_iter().map(|(place, value)| line(value).map_err(|e| format!("{place}: {e}"))).collect::<Result<_, _>>()?;
+            let read = |(n, value)| line(value).map_err(|e| format!("{}:{n}: {e}", path.display()));
+            let lines = values.into_iter().map(read).collect::<Result<_, _>>()?;
             case.inputs.push((topic.to_string(), lines));
         } else if let Some(topic) = stem.strip_prefix("out.") {
-            case.expected.insert(topic.to_string(), values.into_iter().map(|(_, value)| value).collect());
+            case.expected.insert(topic.to_string(), values);
         } else if stem.starts_with("table.") {
-            case.expected.insert(stem.to_string(), values.into_iter().map(|(_, value)| value).collect());
+            case.expected.insert(stem.to_string(), values);
         } else {
             return Err(format!("{}: its name begins with none of in., out. and table.", path.display()));
         }
     }
+    if case.why.is_empty() {
+        return Err(format!("{}: `why.txt` is missing: a sentence that says what this case shows", dir.display()));
+    }
     Ok(case)
 }
 
-/// The values of a file, each with its place.
-fn lines(path: &Path) -> Result<Vec<(String, Value)>, String> {
+/// The values of a file, each with its line.
+fn lines(path: &Path) -> Result<Vec<(usize, Value)>, String> {
     let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let numbered = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     numbered
         .map(|(n, line)| {
-            let place = format!("{}:{}", path.display(), n + 1);
-            serde_json::from_str(line).map(|value| (place.clone(), value)).map_err(|e| format!("{place}:{}: {e}", e.column()))
+            serde_json::from_str(line).map(|value| (n + 1, value)).map_err(|e| format!("{}:{}:{}: {e}", path.display(), n + 1, e.column()))
         })
         .collect()
 }
@@ -119,17 +124,21 @@ fn line(value: Value) -> Result<Line, String> {
 }
 
 impl Case {
+    /// The file of an output.
+    pub fn file(output: &str) -> String {
+        if output.starts_with("table.") { format!("{output}.jsonl") } else { format!("out.{output}.jsonl") }
+    }
+
     /// Makes the files of what came out the expectation.
     pub fn write(&self, outcome: &Outcome) -> Result<(), String> {
-        let name = |output: &str| if output.starts_with("table.") { format!("{output}.jsonl") } else { format!("out.{output}.jsonl") };
         let write = |file: PathBuf, text: String| fs::write(&file, text).map_err(|e| format!("{}: {e}", file.display()));
         for output in self.expected.keys().filter(|output| !outcome.outputs.contains_key(*output)) {
-            let path = self.dir.join(name(output));
+            let path = self.dir.join(Case::file(output));
             fs::remove_file(&path).map_err(|e| format!("{}: {e}", path.display()))?;
         }
         for (output, rows) in &outcome.outputs {
             let text = rows.iter().map(|row| row.value.to_string() + "\n").collect();
-            write(self.dir.join(name(output)), text)?;
+            write(self.dir.join(Case::file(output)), text)?;
         }
         Ok(())
     }

@@ -6,69 +6,206 @@
 //!   in.<topic>.jsonl            records, one JSON value a line; tables are read before everything else
 //!   out.<topic>.jsonl           what is committed to a topic: exactly these values, per key in this order
 //!   out.<topic>.dlq.jsonl       dead letters: {"cause": .., "step": .., "value": ..}
-//!   table.<database.table>.jsonl   rows for ClickHouse
+//!   table.<database.table>.jsonl   rows in a ClickHouse table
 //! ```
 //!
 //! A file that is not there means that nothing may come out. `"<any>"` stands for any value. An input line is the value,
 //! or `{"@key": .., "@value": .., "@raw": "bytes", "@timestamp": ms}`, or `{"@advance": "10m"}`, which lets time pass.
 //! Values are JSON for people; they are encoded in the topic's real format, Avro included.
 //!
-//! Every case runs as a **family**: the lane of production over the in-memory Kafka, under schedules that must all give
-//! the same answer: in one go, row by row, on three lanes with a rebalance, with a crash after each of several steps,
-//! and with every fault of the broker that a commit can meet ([`schedule`]).
+//! Every case runs as a **family**: the lanes and deliveries of production over an in-memory Kafka and tables in memory,
+//! under schedules that must all give the same answer ([`schedule`]): in one go, row by row, on three lanes with a
+//! rebalance, with a crash on either side of every protocol step, with commits and inserts whose outcome is unknown.
 
 mod compare;
+mod crash;
 mod encode;
 mod files;
 mod schedule;
+mod tables;
 mod world;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use headwater_engine::plan::{Plan, Target};
+use parking_lot::Mutex;
 
 use crate::catalog::Folder;
 use crate::diagnose::Problem;
 use crate::prepare;
 
 pub use files::Case;
+use schedule::Schedule;
+
+/// What to run.
+pub struct Options {
+    /// Where schemas are.
+    pub schemas: PathBuf,
+    /// Only cases whose name contains this.
+    pub only: String,
+    /// Only this schedule.
+    pub schedule: Option<String>,
+}
+
+/// The cases of a pipeline, ready to run.
+pub struct Suite {
+    pub pipeline: PathBuf,
+    plan: Arc<Plan>,
+    cases: Vec<(Case, encode::Records)>,
+    family: Vec<Schedule>,
+}
 
 /// What came of a case.
 pub struct Report {
+    pub pipeline: PathBuf,
     pub case: String,
-    /// Schedules that were run.
+    pub why: String,
+    /// Schedules that were run, and how many of them gave another answer.
     pub schedules: usize,
-    /// The first schedule that gave another answer, and the differences.
-    pub failure: Option<(String, Vec<String>)>,
+    pub failed: usize,
+    /// Time spent in all runs together.
+    pub took: Duration,
+    /// The simplest schedule that gave another answer.
+    pub failure: Option<Failure>,
 }
 
-/// Runs the cases of a pipeline whose name contains `only`. With `update`, writes what comes out into the files instead.
+/// A schedule that gave another answer than the files.
+pub struct Failure {
+    pub schedule: String,
+    /// Lines to be shown.
+    pub differences: Vec<String>,
+    /// The number of input lines after which it first differs from an undisturbed run, if that one is right.
+    pub smallest: Option<usize>,
+}
+
+/// What one run came to: lines that differ, and how long it took.
+type Ran = (Vec<String>, Duration);
+
+/// Reads and plans a pipeline and reads its cases.
 ///
 /// # Errors
 /// The pipeline or a case can't be read or planned.
-pub fn run(pipeline: &Path, schemas: &Path, only: &str, update: bool) -> Result<Vec<Report>, Vec<Problem>> {
+pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> {
     let one = |text: String| vec![Problem::plain(text)];
-    let folder = Folder::read(schemas).map_err(|e| one(format!("{}: {e}", schemas.display())))?;
+    let folder = Folder::read(&options.schemas).map_err(|e| one(format!("{}: {e}", options.schemas.display())))?;
     let loaded = prepare::load(pipeline)?;
     let (plan, _) = prepare::make_plan(&loaded, &world::Topics(&folder))?;
-    let plan = std::sync::Arc::new(plan);
     let dir = pipeline.parent().unwrap_or(Path::new(".")).join("cases");
-    let mut reports = Vec::new();
-    for case in files::read_all(&dir).map_err(one)?.into_iter().filter(|case| case.name.contains(only)) {
-        let records = encode::records(&plan, &loaded.pipeline, &case).map_err(|e| one(format!("case {}: {e}", case.name)))?;
-        if update {
-            let outcome = world::run(&plan, &records, &schedule::Schedule::plain()).map_err(|e| one(format!("case {}: {e}", case.name)))?;
-            case.write(&outcome).map_err(one)?;
-            reports.push(Report { case: case.name, schedules: 1, failure: None });
-            continue;
-        }
-        let family = schedule::family();
-        let failure = family.iter().find_map(|schedule| {
-            let differences = match world::run(&plan, &records, schedule) {
-                Ok(outcome) => compare::differences(&case, &outcome),
-                Err(e) => vec![e],
-            };
-            (!differences.is_empty()).then(|| (schedule.name.clone(), differences))
-        });
-        reports.push(Report { case: case.name, schedules: family.len(), failure });
+    let mut cases = Vec::new();
+    for case in files::read_all(&dir).map_err(one)?.into_iter().filter(|case| case.name.contains(&options.only)) {
+        let records = encode::records(&plan, &loaded.pipeline, &case).map_err(|e| one(format!("{}/{e}", case.dir.display())))?;
+        cases.push((case, records));
     }
-    Ok(reports)
+    let tables = plan.stages.iter().flat_map(|s| &s.outputs).any(|o| matches!(o.target, Target::Outbox { .. }));
+    let mut family = schedule::family(tables);
+    if let Some(name) = &options.schedule {
+        let names: Vec<String> = family.iter().map(|s| s.name.clone()).collect();
+        family.retain(|schedule| schedule.name == *name);
+        if family.is_empty() {
+            return Err(one(format!("there is no schedule `{name}`; there are {}", names.join(", "))));
+        }
+    }
+    Ok(Suite { pipeline: pipeline.to_path_buf(), plan: Arc::new(plan), cases, family })
+}
+
+impl Suite {
+    fn family_size(suite: &Suite) -> usize {
+        suite.family.len()
+    }
+
+    /// Runs of all cases together.
+    pub fn runs(&self) -> usize {
+        self.cases.len() * self.family.len()
+    }
+
+    /// Writes what comes out of each case into its files; answers their names.
+    ///
+    /// # Errors
+    /// A run failed, or a file can't be written.
+    pub fn update(&self) -> Result<Vec<String>, String> {
+        let update = |(case, records): &(Case, encode::Records)| {
+            let outcome = world::run(&self.plan, records, &Schedule::plain()).map_err(|e| format!("case {}: {e}", case.name))?;
+            case.write(&outcome)?;
+            Ok(case.name.clone())
+        };
+        self.cases.iter().map(update).collect()
+    }
+
+    fn ran(&self, case: usize, schedule: usize) -> Ran {
+        let started = Instant::now();
+        let differences = match (self.cases.get(case), self.family.get(schedule)) {
+            (Some((case, records)), Some(schedule)) => match world::run(&self.plan, records, schedule) {
+                Ok(outcome) => compare::differences(case, &outcome),
+                Err(e) => vec![format!("    {e}")],
+            },
+            _ => Vec::new(),
+        };
+        (differences, started.elapsed())
+    }
+
+    /// The first number of input lines with which a schedule comes to something else than an undisturbed run.
+    fn smallest(&self, records: &encode::Records, schedule: &Schedule) -> Option<usize> {
+        (1..=records.steps.len()).find(|lines| {
+            let part = records.first(*lines);
+            let undisturbed = world::run(&self.plan, &part, &Schedule::plain());
+            let disturbed = world::run(&self.plan, &part, schedule);
+            undisturbed.is_ok_and(|undisturbed| !disturbed.is_ok_and(|disturbed| compare::same(&undisturbed, &disturbed)))
+        })
+    }
+
+    fn report(&self, number: usize, ran: &[Ran]) -> Option<Report> {
+        let (case, records) = self.cases.get(number)?;
+        let wrong: Vec<usize> = (0..ran.len()).filter(|n| ran.get(*n).is_some_and(|(d, _)| !d.is_empty())).collect();
+        let failure = wrong.first().and_then(|first| {
+            let schedule = self.family.get(*first)?;
+            let disturbed = schedule.name != Schedule::plain().name;
+            let smallest = if disturbed { self.smallest(records, schedule) } else { None };
+            Some(Failure { schedule: schedule.name.clone(), differences: ran.get(*first)?.0.clone(), smallest })
+        });
+        Some(Report {
+            pipeline: self.pipeline.clone(),
+            case: case.name.clone(),
+            why: case.why.clone(),
+            schedules: ran.len(),
+            failed: wrong.len(),
+            took: ran.iter().map(|(_, took)| *took).sum(),
+            failure,
+        })
+    }
+}
+
+/// Runs every case of the suites under every schedule, on all processors. `progress` is told of each run that ended.
+pub fn run(suites: &[Suite], progress: &(dyn Fn() + Sync)) -> Vec<Report> {
+    let of_case = |suite, case| (0..Suite::family_size(suite)).map(move |schedule| (suite, case, schedule));
+    let runs: Vec<(&Suite, usize, usize)> =
+        suites.iter().flat_map(|suite| (0..suite.cases.len()).flat_map(move |case| of_case(suite, case))).collect();
+    let results: Mutex<Vec<Option<Ran>>> = Mutex::new(runs.iter().map(|_| None).collect());
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let at = next.fetch_add(1, Ordering::Relaxed);
+                    let Some((suite, case, schedule)) = runs.get(at) else { break };
+                    let ran = suite.ran(*case, *schedule);
+                    if let Some(slot) = results.lock().get_mut(at) {
+                        *slot = Some(ran);
+                    }
+                    progress();
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().into_iter().flatten();
+    let mut reports = Vec::new();
+    for suite in suites {
+        for case in 0..suite.cases.len() {
+            let ran: Vec<Ran> = results.by_ref().take(suite.family.len()).collect();
+            reports.extend(suite.report(case, &ran));
+        }
+    }
+    reports
 }

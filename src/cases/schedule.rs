@@ -1,76 +1,113 @@
 //! The schedules of a family: whatever may happen to a pipeline without changing what it means.
 
+use headwater_engine::delivery::TableFault;
 use headwater_engine::memory::Fault;
+
+use super::crash::{Crash, Step};
 
 /// One way to run a case.
 #[derive(Clone, Debug)]
 pub struct Schedule {
+    /// Names it on the command line.
     pub name: String,
     pub lanes: usize,
     /// Commit after so many records.
     pub epoch_rows: u64,
     /// Let everything settle after each record.
     pub row_by_row: bool,
-    /// Kill every lane after so many steps, and start anew.
-    pub crash_after: Option<usize>,
+    /// The worker dies at a step of the protocol, and starts anew.
+    pub crash: Option<Crash>,
     /// A lane leaves in the middle.
     pub rebalance: bool,
-    /// Restarts have no local checkpoint.
+    /// Restarts have no local checkpoint: state comes from the changelog alone.
     pub cold: bool,
-    /// A fault, and how many occasions it lets pass.
-    pub fault: Option<(Fault, u32)>,
+    /// Faults of the log, and how many occasions each lets pass.
+    pub faults: Vec<(Fault, u32)>,
+    /// The same, of the tables that sinks write.
+    pub table_fault: Option<(TableFault, u32)>,
 }
 
 impl Schedule {
     /// Nothing happens.
     pub fn plain() -> Schedule {
         Schedule {
-            name: "in one go".into(),
+            name: "in-one-go".into(),
             lanes: 1,
             epoch_rows: 10_000,
             row_by_row: false,
-            crash_after: None,
+            crash: None,
             rebalance: false,
             cold: true,
-            fault: None,
+            faults: Vec::new(),
+            table_fault: None,
         }
     }
 }
 
-/// Faults that a commit, or what leads to it, can meet.
-const FAULTS: [Fault; 9] = [
-    Fault::ProduceFails,
-    Fault::CommitRefused,
-    Fault::CommitRequestLost,
-    Fault::CommitReplyLost,
-    Fault::CommitLate,
-    Fault::AbortFails,
-    Fault::InitFails,
-    Fault::Kicked,
-    Fault::Rebalance,
+/// Steps of the protocol at which a worker dies: those of lanes, and those of deliveries.
+const LANE_STEPS: [Step; 6] = [Step::Join, Step::Init, Step::Read, Step::Send, Step::Commit, Step::Committed];
+const TABLE_STEPS: [Step; 2] = [Step::Insert, Step::Position];
+/// Faults that a commit, or what leads to it, can meet. An abort is only asked for after something else has failed.
+const FAULTS: [(&str, &[Fault]); 9] = [
+    ("commit-refused", &[Fault::CommitRefused]),
+    ("commit-lost", &[Fault::CommitRequestLost]),
+    ("commit-unheard", &[Fault::CommitReplyLost]),
+    ("commit-late", &[Fault::CommitLate]),
+    ("send-fails", &[Fault::ProduceFails]),
+    ("abort-fails", &[Fault::ProduceFails, Fault::AbortFails]),
+    ("init-fails", &[Fault::InitFails]),
+    ("expelled", &[Fault::Kicked]),
+    ("rebalanced", &[Fault::Rebalance]),
+];
+/// Faults of an insert.
+const TABLE_FAULTS: [(&str, TableFault); 4] = [
+    ("insert-unavailable", TableFault::Unavailable),
+    ("insert-lost", TableFault::RequestLost),
+    ("insert-unheard", TableFault::ReplyLost),
+    ("insert-late", TableFault::Late),
 ];
 
-/// All schedules, the plain one first.
-pub fn family() -> Vec<Schedule> {
+/// All schedules, simple ones first. `tables`: some sink writes to a table.
+pub fn family(tables: bool) -> Vec<Schedule> {
     let plain = Schedule::plain();
     let mut family = vec![
         plain.clone(),
-        Schedule { name: "row by row".into(), row_by_row: true, epoch_rows: 1, ..plain.clone() },
-        Schedule { name: "three lanes, one leaves in the middle".into(), lanes: 3, rebalance: true, ..plain.clone() },
+        Schedule { name: "row-by-row".into(), row_by_row: true, epoch_rows: 1, ..plain.clone() },
+        Schedule { name: "three-lanes-one-leaves".into(), lanes: 3, rebalance: true, ..plain.clone() },
     ];
-    for after in [1, 2, 3, 5, 8, 13, 21, 34] {
-        let crash_after = Some(after);
-        family.push(Schedule { name: format!("crash after step {after}"), crash_after, epoch_rows: 2, cold: false, ..plain.clone() });
+    let steps = LANE_STEPS.iter().chain(if tables { &TABLE_STEPS[..] } else { &[] });
+    for (step, after, occasion) in steps.flat_map(|s| [(s, false, 1), (s, true, 1), (s, false, 3), (s, true, 3)]) {
+        let crash = Crash { step: *step, after, occasion };
+        // Both ways to come back, in turn: from the checkpoint on disk, and from the changelog alone.
+        for cold in [false, true] {
+            let from = if cold { "-cold" } else { "" };
+            let name = format!("crash-{}-{}-{occasion}{from}", if after { "after" } else { "before" }, format!("{step:?}").to_lowercase());
+            if !cold || matches!(step, Step::Commit | Step::Committed) {
+                family.push(Schedule { name, crash: Some(crash), epoch_rows: 2, cold, ..plain.clone() });
+            }
+        }
     }
-    family.push(Schedule {
-        name: "crash after step 12, restored from the changelog alone".into(),
-        crash_after: Some(12),
-        epoch_rows: 2,
-        ..plain.clone()
-    });
-    for (skip, fault) in [0, 1].into_iter().flat_map(|skip| FAULTS.map(|fault| (skip, fault))) {
-        let name = format!("{fault:?} at occasion {}", skip + 1);
-        family.push(Schedule { name, fault: Some((fault, skip)), epoch_rows: 3, ..plain.clone() });
+    for (skip, (name, faults)) in [0, 1].into_iter().flat_map(|skip| FAULTS.map(|fault| (skip, fault))) {
+        let faults = faults.iter().enumerate().map(|(n, fault)| (*fault, if n == 0 { skip } else { 0 })).collect();
+        family.push(Schedule { name: format!("{name}-{}", skip + 1), faults, epoch_rows: 3, ..plain.clone() });
+    }
+    for (skip, (name, fault)) in [0, 1].into_iter().filter(|_| tables).flat_map(|skip| TABLE_FAULTS.map(|fault| (skip, fault))) {
+        family.push(Schedule { name: format!("{name}-{}", skip + 1), table_fault: Some((fault, skip)), epoch_rows: 3, ..plain.clone() });
     }
     family
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn schedules_have_names_of_their_own() {
+        let family = family(true);
+        let names: BTreeSet<&str> = family.iter().map(|s| s.name.as_str()).collect();
+        assert_eq!(names.len(), family.len());
+        assert!(super::family(false).iter().all(|s| s.table_fault.is_none()));
+    }
 }

@@ -12,18 +12,19 @@ use headwater_engine::plan::{Catalog, InputKind, Output, Plan, Registered, Targe
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::{LoadedTables, TableLoader};
-use headwater_formats::decode_batch;
 use operator_core::Millis;
 use serde_json::{Value, json};
 
+use super::crash::{CrashingBroker, Trigger, surviving};
 use super::encode::{self, Input, Records, Step};
 use super::schedule::Schedule;
+use super::tables::Sinks;
 use crate::catalog::Folder;
 
 /// Partitions of every topic.
 const PARTITIONS: i32 = 3;
 /// Turns of nothing that count as the end; a turn is ten milliseconds.
-const QUIET: usize = 40;
+const QUIET: usize = 6;
 const TURN: Millis = 10;
 /// More turns than any case needs: a run that stands still is a failure.
 const TURNS: usize = 200_000;
@@ -66,14 +67,16 @@ struct Run<'a> {
     plan: &'a Arc<Plan>,
     schedule: &'a Schedule,
     broker: MemoryBroker,
+    /// The same, for whom the schedule may let crash.
+    crashing: Arc<dyn Broker>,
     clock: Arc<MemoryClock>,
+    sinks: Sinks,
     tables: Arc<LoadedTables>,
     loader: Option<TableLoader>,
     schemas: Arc<MemorySchemas>,
     stats: Arc<Stats>,
     lanes: Vec<Option<Lane>>,
     dir: Option<tempfile::TempDir>,
-    steps: usize,
 }
 
 /// Runs the records of a case under a schedule.
@@ -86,10 +89,14 @@ pub fn run(plan: &Arc<Plan>, records: &Records, schedule: &Schedule) -> Result<O
     create_topics(plan, &broker)?;
     let schemas = Arc::new(MemorySchemas::new(records.schemas.iter().map(|(id, text)| (*id, text.as_str()))));
     let dir = if schedule.cold { None } else { Some(tempfile::tempdir().map_err(|e| e.to_string())?) };
+    let trigger = Trigger::new(schedule.crash);
+    let crashing: Arc<dyn Broker> = Arc::new(CrashingBroker { broker: Arc::new(broker.clone()), trigger: trigger.clone() });
     let mut run = Run {
         plan,
         schedule,
         broker,
+        sinks: Sinks::new(plan, crashing.clone(), clock.clone(), trigger, schedule),
+        crashing,
         clock,
         tables: Arc::new(LoadedTables::new(plan)),
         loader: None,
@@ -97,7 +104,6 @@ pub fn run(plan: &Arc<Plan>, records: &Records, schedule: &Schedule) -> Result<O
         stats: Arc::default(),
         lanes: (0..schedule.lanes).map(|_| None).collect(),
         dir,
-        steps: 0,
     };
     run.play(records)?;
     Ok(run.outcome())
@@ -126,11 +132,9 @@ fn outputs(plan: &Arc<Plan>) -> impl Iterator<Item = &Output> {
 
 impl Run<'_> {
     fn play(&mut self, records: &Records) -> Result<(), String> {
-        if let Some((fault, skip)) = self.schedule.fault {
-            let mut faults = Faults::none();
-            faults.script(skip, fault);
-            self.broker.set_faults(faults);
-        }
+        let mut faults = Faults::none();
+        self.schedule.faults.iter().for_each(|(fault, skip)| faults.script(*skip, *fault));
+        self.broker.set_faults(faults);
         let (tables, rest): (Vec<_>, Vec<_>) = records.steps.iter().partition(|s| matches!(s, Step::Record(input) if input.table));
         for step in tables {
             self.take(step)?;
@@ -184,7 +188,7 @@ impl Run<'_> {
     fn lane(&self, index: usize) -> Result<Lane, LaneEnd> {
         let world = World {
             plan: self.plan.clone(),
-            broker: Arc::new(self.broker.clone()),
+            broker: self.crashing.clone(),
             clock: self.clock.clone(),
             schemas: self.schemas.clone(),
             schema_ids: Arc::new(|_, _| Ok(1_000)),
@@ -195,8 +199,19 @@ impl Run<'_> {
         Lane::start(world, LaneConfig { state_dir, epoch_rows: self.schedule.epoch_rows, ..LaneConfig::new("case", index) })
     }
 
-    /// One step of every lane; lanes that ended in doubt start anew. True if something was done.
+    /// One step of every lane and every delivery; what ended in doubt starts anew. True if something was done.
     fn step(&mut self) -> Result<bool, String> {
+        let stepped = surviving(|| self.step_lanes().and_then(|busy| Ok(self.sinks.step()? || busy)));
+        stepped.unwrap_or_else(|| {
+            // The worker died in the middle of it.
+            self.lanes.iter_mut().for_each(|lane| *lane = None);
+            self.sinks.die();
+            self.broker.expire_dropped();
+            Ok(true)
+        })
+    }
+
+    fn step_lanes(&mut self) -> Result<bool, String> {
         let mut busy = false;
         for index in 0..self.lanes.len() {
             let ended = match self.lanes.get_mut(index) {
@@ -230,12 +245,6 @@ impl Run<'_> {
                 }
             }
         }
-        self.steps += 1;
-        if self.schedule.crash_after == Some(self.steps) {
-            busy = true;
-            self.lanes.iter_mut().for_each(|lane| *lane = None);
-            self.broker.expire_dropped();
-        }
         Ok(busy)
     }
 
@@ -268,7 +277,7 @@ impl Run<'_> {
                 let end = self.broker.last_stable_offset(&topic.name, p).unwrap_or(0);
                 end == 0 || committed.get(&TopicPartition::new(topic.name.clone(), p)).is_some_and(|c| c.offset >= end)
             })
-        })
+        }) && self.sinks.is_done(&self.broker)
     }
 
     fn outcome(&mut self) -> Outcome {
@@ -297,10 +306,15 @@ impl Run<'_> {
                         });
                     }
                 }
-                Target::Outbox { topic, table, .. } => {
-                    self.read(topic, &format!("table.{table}"), &mut outcome, |record| {
-                        encode::rows(&decode_batch(record.value.as_deref().unwrap_or_default())?)
-                    });
+                // Read from the table.
+                Target::Outbox { .. } => {}
+            }
+        }
+        for (table, rows) in self.sinks.rows() {
+            for (order, row) in rows.into_iter().enumerate() {
+                match row {
+                    Ok(value) => outcome.outputs.entry(format!("table.{table}")).or_default().push(Row { key: None, value, order }),
+                    Err(e) => outcome.errors.push(format!("  {table}: a row can't be read: {e}")),
                 }
             }
         }

@@ -1,14 +1,36 @@
 //! `hw test`: a pipeline's cases, each under every schedule of its family.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
 
 use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use notify::{RecursiveMode, Watcher};
+use quick_junit::{NonSuccessKind, Report as JUnit, TestCase, TestCaseStatus, TestSuite};
 
 use super::Failure;
-use crate::cases;
+use crate::cases::{self, Options, Report, Suite};
 use crate::diagnose::Problem;
+use crate::prepare;
+use crate::style::{bad, dim, good, name, strong};
 
 #[derive(Args)]
+#[command(after_help = "A case is a folder beside the pipeline:
+  cases/<name>/why.txt                  one sentence: what the case shows
+  cases/<name>/in.<topic>.jsonl         a record a line; {\"@advance\": \"10m\"} lets time pass
+  cases/<name>/out.<topic>.jsonl        exactly these values, per key in this order; no file: nothing comes out
+  cases/<name>/out.<topic>.dlq.jsonl    dead letters
+  cases/<name>/table.<db.table>.jsonl   rows in a ClickHouse table
+
+Every case runs under a family of schedules that must give one answer: in one go, row by row, on three lanes with a
+rebalance, with a crash on either side of every protocol step, with commits and inserts whose outcome is unknown.
+
+Examples:
+  hw test pipelines/*/pipeline.yaml
+  hw test pipeline.yaml --case late --update      write what comes out; read the difference before you keep it
+  hw test pipeline.yaml --case late --schedule crash-after-commit-1
+  hw test pipeline.yaml --watch")]
 pub struct TestArgs {
     /// The pipeline files; cases are in the folder `cases` beside each
     #[arg(required = true)]
@@ -17,32 +39,153 @@ pub struct TestArgs {
     #[arg(long, default_value = "schemas")]
     schemas: PathBuf,
     /// Run only cases whose name contains this
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     case: String,
-    /// Write what comes out into the cases instead of comparing: read the difference before you keep it
+    /// Run only this schedule, as a failure names it
     #[arg(long)]
+    schedule: Option<String>,
+    /// Write what comes out into the cases instead of comparing
+    #[arg(long, conflicts_with_all = ["schedule", "watch", "junit"])]
     update: bool,
+    /// Run again whenever a pipeline, a case or a schema changes
+    #[arg(long)]
+    watch: bool,
+    /// Write the results to this file as JUnit XML
+    #[arg(long)]
+    junit: Option<PathBuf>,
 }
 
 pub fn run(args: &TestArgs) -> Result<(), Failure> {
-    let (mut passed, mut failed) = (0, 0);
-    for pipeline in &args.pipelines {
-        for report in cases::run(pipeline, &args.schemas, &args.case, args.update).map_err(Failure::Wrong)? {
-            let place = pipeline.parent().unwrap_or(pipeline).display();
-            match report.failure {
-                None => {
-                    passed += 1;
-                    println!("{place}: {}: ok under {} schedules", report.case, report.schedules);
-                }
-                Some((schedule, differences)) => {
-                    failed += 1;
-                    println!("{place}: {}: FAILED, {schedule}", report.case);
-                    differences.iter().for_each(|line| println!("{line}"));
-                    println!("  again: hw test {} --case {}", pipeline.display(), report.case);
-                }
-            }
+    if args.update {
+        return update(args);
+    }
+    if !args.watch {
+        return once(args);
+    }
+    let (changes, _watcher) = changes(args)?;
+    loop {
+        match once(args) {
+            Err(Failure::Wrong(problems)) => prepare::print(&problems),
+            Err(Failure::Failed(problem)) => anstream::eprintln!("{}", problem.render()),
+            Ok(()) | Err(Failure::Said) => {}
+        }
+        anstream::eprintln!("{}", dim("waiting for changes; Ctrl-C ends"));
+        if changes.recv().is_err() {
+            return Ok(());
+        }
+        // Editors write in several steps.
+        while changes.recv_timeout(Duration::from_millis(100)).is_ok() {}
+    }
+}
+
+fn suites(args: &TestArgs) -> Result<Vec<Suite>, Failure> {
+    let options = Options { schemas: args.schemas.clone(), only: args.case.clone(), schedule: args.schedule.clone() };
+    args.pipelines.iter().map(|pipeline| cases::suite(pipeline, &options).map_err(Failure::Wrong)).collect()
+}
+
+fn update(args: &TestArgs) -> Result<(), Failure> {
+    for suite in suites(args)? {
+        for case in suite.update().map_err(Problem::plain)? {
+            anstream::println!("{} {}", good("written"), name(&format!("{}/cases/{case}", folder(&suite.pipeline))));
         }
     }
-    println!("{passed} passed, {failed} failed");
-    if failed == 0 && passed > 0 { Ok(()) } else { Err(Problem::plain(format!("{failed} of {} cases failed", passed + failed)).into()) }
+    Ok(())
+}
+
+fn once(args: &TestArgs) -> Result<(), Failure> {
+    let suites = suites(args)?;
+    let started = Instant::now();
+    let bar = ProgressBar::new(suites.iter().map(Suite::runs).sum::<usize>() as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} runs") {
+        bar.set_style(style);
+    }
+    let reports = cases::run(&suites, &|| bar.inc(1));
+    bar.finish_and_clear();
+    reports.iter().for_each(show);
+    if let Some(path) = &args.junit {
+        let file = std::fs::File::create(path).map_err(|e| Problem::plain(format!("{}: {e}", path.display())))?;
+        junit(&reports).serialize(file).map_err(|e| Problem::plain(format!("{}: {e}", path.display())))?;
+    }
+    let failed = reports.iter().filter(|report| report.failure.is_some()).count();
+    let runs: usize = reports.iter().map(|report| report.schedules).sum();
+    let result = if failed == 0 { good("ok") } else { bad("FAILED") };
+    let (passed, took) = (reports.len() - failed, started.elapsed().as_secs_f64());
+    anstream::println!("\n{result}: {passed} cases passed, {failed} failed; {runs} runs in {took:.1} s");
+    match (failed, reports.is_empty()) {
+        (0, false) => Ok(()),
+        (0, true) => Err(Problem::plain(format!("no case has a name with `{}` in it", args.case)).into()),
+        _ => Err(Problem::plain(format!("{failed} of {} cases failed", reports.len())).into()),
+    }
+}
+
+fn folder(pipeline: &Path) -> String {
+    match pipeline.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.display().to_string(),
+        _ => ".".to_string(),
+    }
+}
+
+fn show(report: &Report) {
+    let place = format!("{}/cases/{}", folder(&report.pipeline), report.case);
+    let Some(failure) = &report.failure else {
+        anstream::println!("{} {place} {}", good("✓"), dim(&format!("{} schedules", report.schedules)));
+        return;
+    };
+    anstream::println!("\n{} {}: {}", bad("✗"), strong(&place), report.why);
+    let others = match report.failed {
+        1 => "only under this schedule".to_string(),
+        n if n == report.schedules => "under every schedule".to_string(),
+        n => format!("under {n} of {} schedules, this is the simplest", report.schedules),
+    };
+    anstream::println!("    schedule {} {}", name(&failure.schedule), dim(&format!("({others})")));
+    anstream::println!("    {} expected, {} found\n", bad("-"), good("+"));
+    failure.differences.iter().for_each(|line| anstream::println!("{line}"));
+    if let Some(lines) = failure.smallest {
+        let lines = if lines == 1 { "the first input line".to_string() } else { format!("the first {lines} input lines") };
+        anstream::println!("\n    {lines} are enough: without the disturbance they give the right answer");
+    }
+    let again = format!("hw test {} --case {} --schedule {}", report.pipeline.display(), report.case, failure.schedule);
+    anstream::println!("\n    again: {}", name(&again));
+}
+
+fn junit(reports: &[Report]) -> JUnit {
+    let mut junit = JUnit::new("hw test");
+    for pipeline in reports.iter().map(|r| &r.pipeline).collect::<std::collections::BTreeSet<_>>() {
+        let mut suite = TestSuite::new(pipeline.display().to_string());
+        for report in reports.iter().filter(|r| r.pipeline == *pipeline) {
+            let status = match &report.failure {
+                None => TestCaseStatus::success(),
+                Some(failure) => {
+                    let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+                    let lines: Vec<String> = failure.differences.iter().map(|l| anstream::adapter::strip_str(l).to_string()).collect();
+                    status.set_message(format!("{}: another answer under schedule {}", report.why, failure.schedule));
+                    status.set_description(lines.join("\n"));
+                    status
+                }
+            };
+            let mut case = TestCase::new(report.case.clone(), status);
+            case.set_classname(folder(pipeline)).set_time(report.took);
+            suite.add_test_case(case);
+        }
+        junit.add_test_suite(suite);
+    }
+    junit
+}
+
+/// Tells of changes to what the tests read.
+fn changes(args: &TestArgs) -> Result<(Receiver<()>, notify::RecommendedWatcher), Problem> {
+    let (sender, receiver) = channel();
+    let fail = |e: notify::Error| Problem::plain(format!("files can't be watched: {e}"));
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading is no change.
+        if event.is_ok_and(|event| event.kind.is_create() || event.kind.is_modify() || event.kind.is_remove()) {
+            let _ = sender.send(());
+        }
+    })
+    .map_err(fail)?;
+    let folders = args.pipelines.iter().map(|pipeline| PathBuf::from(folder(pipeline)));
+    for path in folders.chain([args.schemas.clone()]).filter(|path| path.is_dir()) {
+        watcher.watch(&path, RecursiveMode::Recursive).map_err(fail)?;
+    }
+    Ok((receiver, watcher))
 }

@@ -61,11 +61,10 @@ struct State {
     random: u64,
     inserts: u64,
     repeats: u64,
+    constrained: bool,
 }
 
 /// A table that several targets write to; clones are handles to the same one.
-///
-/// It refuses every block with a row whose `amount` (Int64) is negative.
 #[derive(Clone)]
 pub struct MemoryTable {
     state: Arc<Mutex<State>>,
@@ -85,8 +84,16 @@ impl MemoryTable {
             random: 0,
             inserts: 0,
             repeats: 0,
+            constrained: false,
         };
         MemoryTable { state: Arc::new(Mutex::new(state)), clock }
+    }
+
+    /// Refuses every block with a row whose `amount` (Int64) is negative, as a constraint would.
+    #[must_use]
+    pub fn constrained(self) -> MemoryTable {
+        self.state.lock().constrained = true;
+        self
     }
 
     /// A new connection to it.
@@ -229,7 +236,7 @@ impl MemoryTarget {
         let insert = (block.identity(), rows);
         let mut state = self.table.state.lock();
         state.deliver(self.table.clock.monotonic());
-        if negative_amount(&block.rows) {
+        if state.constrained && negative_amount(&block.rows) {
             let message = "Constraint `amount` is violated".to_owned();
             return (Progress::Refused { code: VIOLATED, message }, None);
         }

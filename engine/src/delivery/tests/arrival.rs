@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn the_memory_target_passes_the_contract() {
     let clock = MemoryClock::at(0);
-    let table = MemoryTable::new(clock.clone(), 1_000);
+    let table = MemoryTable::new(clock.clone(), 1_000).constrained();
     let mut rows = || {
         clock.advance(30_000);
         let id = |json: &str| json[6..].split(',').next().unwrap().parse().unwrap();
@@ -175,7 +175,7 @@ fn a_thread_can_run_it_and_stop_it() {
     let broker = MemoryBroker::realtime();
     broker.create_topic(TOPIC, 1);
     let clock: Arc<dyn Clock> = Arc::new(crate::broker::SystemClock::default());
-    let table = MemoryTable::new(clock.clone(), 100);
+    let table = MemoryTable::new(clock.clone(), 100).constrained();
     let mut settings = Settings::new("test", TOPIC, GROUP, "lane");
     settings.limits.flush = 1;
     let mut lane = Delivery::new(Arc::new(broker.clone()), clock, Box::new(table.target()), settings).unwrap();

@@ -43,7 +43,7 @@ impl Rig {
         settings.dead_letters = Some(DLQ.into());
         settings.limits = Limits { rows: 10, bytes: 1 << 20, flush: 50 };
         settings.session_timeout = 10_000;
-        let table = MemoryTable::new(clock.clone(), window);
+        let table = MemoryTable::new(clock.clone(), window).constrained();
         Rig { broker, clock, table, settings, next_id: 0 }
     }
 

@@ -1,0 +1,107 @@
+//! The tables of a case: for each ClickHouse sink a table in memory and the delivery of production into it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_engine::broker::{Broker, Clock, TopicPartition};
+use headwater_engine::delivery::{Delivery, Limits, MemoryTable, Settings, Step};
+use headwater_engine::memory::MemoryBroker;
+use headwater_engine::plan::{Output, Plan, Target};
+use serde_json::Value;
+
+use super::crash::{CrashingTarget, Trigger};
+use super::schedule::Schedule;
+
+/// Tokens that a table remembers: more than any case inserts.
+const WINDOW: usize = 10_000;
+
+/// A sink, its table and what carries rows there.
+struct Sink {
+    table: String,
+    memory: MemoryTable,
+    settings: Settings,
+    partitions: i32,
+    delivery: Option<Delivery>,
+}
+
+/// All tables of a run.
+pub struct Sinks {
+    sinks: Vec<Sink>,
+    broker: Arc<dyn Broker>,
+    clock: Arc<dyn Clock>,
+    trigger: Arc<Trigger>,
+}
+
+impl Sinks {
+    pub fn new(plan: &Plan, broker: Arc<dyn Broker>, clock: Arc<dyn Clock>, trigger: Arc<Trigger>, schedule: &Schedule) -> Sinks {
+        let outputs = plan.stages.iter().flat_map(|stage| &stage.outputs);
+        let sinks = outputs.filter_map(|output| Sink::new(plan, output, clock.clone(), schedule)).collect();
+        Sinks { sinks, broker, clock, trigger }
+    }
+
+    /// One step of every delivery; those that ended start anew. True if something was done.
+    pub fn step(&mut self) -> Result<bool, String> {
+        let mut busy = false;
+        for sink in &mut self.sinks {
+            let delivery = match &mut sink.delivery {
+                Some(delivery) => delivery,
+                none => {
+                    let target = CrashingTarget { target: sink.memory.target(), trigger: self.trigger.clone() };
+                    let started = Delivery::new(self.broker.clone(), self.clock.clone(), Box::new(target), sink.settings.clone());
+                    match started {
+                        Ok(delivery) => none.insert(delivery),
+                        // The brokers can't be asked now.
+                        Err(_) => continue,
+                    }
+                }
+            };
+            match delivery.step(Duration::ZERO) {
+                Ok(step) => busy |= step == Step::Busy,
+                Err(headwater_engine::delivery::DeliveryError::Broker(_)) => {
+                    sink.delivery = None;
+                    busy = true;
+                }
+                Err(e) => return Err(format!("the delivery to {} stopped: {e}", sink.table)),
+            }
+        }
+        Ok(busy)
+    }
+
+    /// The worker died: deliveries are gone, tables are not.
+    pub fn die(&mut self) {
+        self.sinks.iter_mut().for_each(|sink| sink.delivery = None);
+    }
+
+    /// Everything committed is in the tables, and its position is committed.
+    pub fn is_done(&self, broker: &MemoryBroker) -> bool {
+        self.sinks.iter().all(|sink| {
+            let committed = broker.group_offsets(&sink.settings.group);
+            (0..sink.partitions).all(|p| {
+                let rows = broker.read_all_committed(&sink.settings.topic).into_iter().filter(|r| r.partition == p).map(|r| r.offset);
+                let position = committed.get(&TopicPartition::new(sink.settings.topic.clone(), p));
+                rows.max().is_none_or(|last| position.is_some_and(|c| c.offset > last))
+            })
+        })
+    }
+
+    /// The rows of every table, by its name.
+    pub fn rows(&self) -> Vec<(String, Vec<Result<Value, String>>)> {
+        let rows = |sink: &Sink| sink.memory.rows().iter().map(|row| serde_json::from_str(&row.json).map_err(|e| e.to_string())).collect();
+        self.sinks.iter().map(|sink| (sink.table.clone(), rows(sink))).collect()
+    }
+}
+
+impl Sink {
+    fn new(plan: &Plan, output: &Output, clock: Arc<dyn Clock>, schedule: &Schedule) -> Option<Sink> {
+        let Target::Outbox { topic, partitions, table, .. } = &output.target else { return None };
+        let memory = MemoryTable::new(clock, WINDOW);
+        if let Some((fault, skip)) = schedule.table_fault {
+            memory.inject(skip, fault);
+        }
+        let group = plan.names.sink_group(&output.name);
+        let defaults = Settings::new(&plan.pipeline, topic, &group, "case");
+        let limits = Limits { rows: schedule.epoch_rows.clamp(1, 100) as usize, flush: 20, ..defaults.limits };
+        let settings = Settings { dead_letters: Some(plan.names.refused(&output.name)), limits, backoff: (10, 1_000), ..defaults };
+        Some(Sink { table: table.clone(), memory, settings, partitions: *partitions, delivery: None })
+    }
+}
