@@ -34,11 +34,11 @@ mod tests {
                 } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
                     let text = std::fs::read_to_string(&path).unwrap();
                     let text = text.split("#[cfg(test)]").next().unwrap();
-                    out.extend(codes.captures_iter(text).map(|c| c[1].to_string()));
+                    out.extend(codes.captures_iter(text).filter_map(|c| c.iter().skip(1).flatten().next().map(|m| m.as_str().to_string())));
                 }
             }
         }
-        let codes = r#"(?:Diagnostic::error|Diagnostic::warning|YamlError::new|ExprError::new|at_table|error|with_code)\(\s*"([a-z-]+)""#;
+        let codes = r#"(?:Diagnostic::error|Diagnostic::warning|YamlError::new|ExprError::new|at_table|error|with_code)\(\s*"([a-z-]+)"|pub const UNREACHABLE: &str = "([a-z-]+)"|code: "([a-z-]+)"\.into"#;
         let codes = regex::Regex::new(codes).unwrap();
         let shape = regex::Regex::new(r#"(?s)YamlError \{ code: "([a-z-]+)""#).unwrap();
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));

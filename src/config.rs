@@ -128,12 +128,29 @@ impl Default for WorkerConfig {
 
 /// A secret by reference. Never printed.
 #[derive(Clone, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(from = "SecretSource")]
 pub enum Secret {
     /// The environment variable that holds it.
     Env(String),
     /// The file that holds it; white space at its end doesn't count.
     File(PathBuf),
+}
+
+/// As it is written. Whatever else stands there may be the secret itself, so that no error repeats it.
+#[derive(Deserialize, JsonSchema)]
+#[serde(untagged, deny_unknown_fields, expecting = "a secret is written `{ env: NAME }` or `{ file: path }`")]
+enum SecretSource {
+    Env { env: String },
+    File { file: PathBuf },
+}
+
+impl From<SecretSource> for Secret {
+    fn from(source: SecretSource) -> Secret {
+        match source {
+            SecretSource::Env { env } => Secret::Env(env),
+            SecretSource::File { file } => Secret::File(file),
+        }
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -161,7 +178,7 @@ impl Secret {
 
 /// A setting: text, or a secret.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a text (numbers and booleans in quotes), `{ env: NAME }` or `{ file: path }`")]
 pub enum Setting {
     Secret(Secret),
     Text(String),

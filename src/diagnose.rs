@@ -62,12 +62,14 @@ pub struct Problem {
     /// What would be right.
     pub help: Option<String>,
     at: Option<Box<At>>,
+    /// What it points at is not to be shown.
+    masked: bool,
 }
 
 impl Problem {
     /// A problem without a place.
     pub fn plain(message: impl Into<String>) -> Problem {
-        Problem { severity: Severity::Error, code: "error".into(), message: message.into(), help: None, at: None }
+        Problem { severity: Severity::Error, code: "error".into(), message: message.into(), help: None, at: None, masked: false }
     }
 
     pub fn with_code(self, code: &str) -> Problem {
@@ -102,12 +104,18 @@ impl Problem {
         // One line is enough to recognise the place.
         let text = &source.text;
         let line_end = text.get(range.start..).and_then(|t| t.find('\n')).map_or(text.len(), |n| range.start + n);
-        let end = range.end.min(line_end).max(range.start + usize::from(range.start < line_end));
+        let marked = text.get(range.start..range.end.min(line_end)).unwrap_or_default();
+        let end = (range.start + marked.trim_end().len()).max(range.start + usize::from(range.start < line_end));
         let before = text.get(..range.start).unwrap_or_default();
         let line = before.matches('\n').count() + 1;
         let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
         let at = At { source: source.clone(), range: range.start..end, line, column };
         Problem { at: Some(Box::new(at)), ..self }
+    }
+
+    /// The same problem, shown without the text it points at: that is a secret.
+    pub fn masked(self) -> Problem {
+        Problem { masked: true, ..self }
     }
 
     /// `file:line:col`, where there is one.
@@ -125,7 +133,7 @@ impl Problem {
         let severity = if self.severity == Severity::Error { "error" } else { "warning" };
         let mut object = json!({ "severity": severity, "code": self.code, "message": self.message, "help": self.help });
         if let (Some(at), Some(object)) = (&self.at, object.as_object_mut()) {
-            let text = at.source.text.get(at.range.clone()).unwrap_or_default();
+            let text = if self.masked { "***" } else { at.source.text.get(at.range.clone()).unwrap_or_default() };
             let place = json!({ "file": at.source.name, "line": at.line, "column": at.column, "text": text });
             object.extend(place.as_object().cloned().unwrap_or_default());
         }
@@ -143,7 +151,11 @@ impl Problem {
             None => Report::new(diagnostic),
             Some(at) => {
                 let diagnostic = diagnostic.with_code(self.code.clone()).with_label(LabeledSpan::underline(at.range.clone()));
-                let source = NamedSource::new(&at.source.name, at.source.text.to_string()).with_language("yaml");
+                let mut text = at.source.text.to_string();
+                if self.masked && text.is_char_boundary(at.range.start) && text.is_char_boundary(at.range.end) {
+                    text.replace_range(at.range.clone(), &"*".repeat(at.range.len()));
+                }
+                let source = NamedSource::new(&at.source.name, text).with_language("yaml");
                 Report::new(diagnostic).with_source_code(source)
             }
         };

@@ -10,6 +10,7 @@ use operator_core::Severity;
 use crate::config::substitute;
 use crate::diagnose::{Problem, Source};
 use crate::registry::operators;
+use crate::style::dim;
 
 /// A pipeline file that could be read, at least in part.
 pub struct Loaded {
@@ -35,7 +36,10 @@ pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
 pub fn parse(source: Source) -> Result<Loaded, Vec<Problem>> {
     let mut root = yaml::parse(&source.text).map_err(|e| vec![Problem::yaml(&source, e)])?;
     let mut errors = root.substitute(&mut |text| substitute(text));
-    let (pipeline, unreadable) = Pipeline::read(&root);
+    // What can't be filled in can't be checked.
+    let mut known = root.clone();
+    errors.iter().filter_map(|e| e.place).for_each(|place| known.leave_out(place));
+    let (pipeline, unreadable) = Pipeline::read(&known);
     errors.extend(unreadable);
     let problems: Vec<Problem> = errors.into_iter().map(|e| Problem::yaml(&source, e)).collect();
     match pipeline {
@@ -57,7 +61,9 @@ pub fn make_plan(loaded: &Loaded, catalog: &dyn Catalog) -> Result<(Plan, Vec<Pr
         }
         Err(found) => (None, show(found)),
     };
-    let mut problems: Vec<Problem> = loaded.problems.iter().cloned().chain(found).collect();
+    // Much is unread only because what reads it was left out.
+    let follows = |p: &Problem| !loaded.problems.is_empty() && ["unread", "unread-port", "unused-table"].contains(&p.code.as_str());
+    let mut problems: Vec<Problem> = loaded.problems.iter().cloned().chain(found.into_iter().filter(|p| !follows(p))).collect();
     problems.sort_by_key(Problem::position);
     match plan.filter(|_| loaded.problems.is_empty()) {
         Some(plan) => Ok((plan, problems)),
@@ -75,6 +81,9 @@ pub fn print(problems: &[Problem]) {
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     if !problems.is_empty() {
         eprintln!("{}, {}", count(errors, "error"), count(warnings, "warning"));
+    }
+    if let Some(problem) = problems.iter().find(|p| p.place().is_some()) {
+        anstream::eprintln!("{}", dim(&format!("more about a code: hw explain-error {}", problem.code)));
     }
 }
 

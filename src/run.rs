@@ -72,7 +72,7 @@ fn registry(config: &Config) -> Result<Option<Registry>, Problem> {
 }
 
 /// Code of a problem that may pass by itself.
-pub const UNREACHABLE: &str = "unreachable";
+pub const UNREACHABLE: &str = "service-unreachable";
 
 /// A pipeline that is ready to run: planned against the live services, its topics created.
 pub struct Prepared {

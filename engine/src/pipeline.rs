@@ -61,7 +61,7 @@ pub enum Guarantee {
 
 /// One name or several.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected a name, or a list of names such as `[orders, routed.big]`")]
 pub enum Names {
     One(String),
     Many(Vec<String>),
@@ -199,7 +199,7 @@ fn default_max_future() -> Span {
 
 /// Declared columns: names to types, nested.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected types: a name such as `string`, a list `[string]`, or a mapping of columns to types")]
 pub enum Declared {
     /// A type name; a trailing `?` allows null.
     Type(String),

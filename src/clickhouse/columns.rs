@@ -2,6 +2,7 @@
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use headwater_engine::delivery::position_fields;
+use operator_core::type_name;
 
 use super::connection::{Table, identifier};
 use super::native::Native;
@@ -147,7 +148,7 @@ fn holds(data_type: &DataType, nullable: bool, native: &Native) -> Result<(), St
     if nullable && !takes_null {
         return Err("which takes no NULL, and the column may be null".to_owned());
     }
-    if scalar_holds(data_type, bare) { Ok(()) } else { Err(format!("which does not hold every value of {data_type}")) }
+    if scalar_holds(data_type, bare) { Ok(()) } else { Err(format!("which does not hold every value of {}", type_name(data_type))) }
 }
 
 fn scalar_holds(data_type: &DataType, native: &Native) -> bool {

@@ -9,6 +9,7 @@ use std::path::Path;
 use headwater_engine::plan::Plan;
 use headwater_engine::yaml::{self, Node, YamlError};
 use operator_core::Diagnostic;
+use operator_core::diagnostic::closest;
 
 use crate::catalog::Folder;
 use crate::config::Config;
@@ -22,6 +23,7 @@ pub struct Rules<'a> {
     folder: &'a Folder,
     /// What topic names look like: a regular expression for the whole name.
     topics: regex::Regex,
+    convention: &'a str,
 }
 
 impl Rules<'_> {
@@ -29,9 +31,9 @@ impl Rules<'_> {
     ///
     /// # Errors
     /// It is no regular expression.
-    pub fn new<'a>(folder: &'a Folder, convention: &str) -> Result<Rules<'a>, String> {
+    pub fn new<'a>(folder: &'a Folder, convention: &'a str) -> Result<Rules<'a>, String> {
         let topics = regex::Regex::new(&format!("^(?:{convention})$")).map_err(|e| e.to_string())?;
-        Ok(Rules { folder, topics })
+        Ok(Rules { folder, topics, convention })
     }
 }
 
@@ -49,13 +51,14 @@ fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
         Ok(raw) => raw,
         Err(e) => return vec![Problem::yaml(&source, e)],
     };
-    let is_environment = ["sources", "sinks", "apiVersion"].iter().all(|key| raw.get(key).is_none())
-        && ["kafka", "worker", "local", "schema_registry", "clickhouse"].iter().any(|key| raw.get(key).is_some());
+    let like = |known: &[&str]| raw.keys().filter(|key| closest(key, known.iter().copied()).is_some()).count();
+    let is_environment = like(&["kafka", "worker", "local", "schema_registry", "clickhouse"])
+        > like(&["apiVersion", "name", "sources", "tables", "steps", "sinks"]);
     let mut problems = if is_environment { environment(&source, &raw) } else { pipeline(source.clone(), rules) };
     let show = |found: Vec<Diagnostic>| found.into_iter().map(|d| Problem::found(&source, &raw, d)).collect::<Vec<_>>();
-    problems.extend(show(secrets::check(&raw, is_environment)));
+    problems.extend(show(secrets::check(&raw, is_environment)).into_iter().map(Problem::masked));
     if !is_environment {
-        problems.extend(show(names::check(&raw, &rules.topics)));
+        problems.extend(show(names::check(&raw, &rules.topics, rules.convention)));
     }
     problems.sort_by_key(Problem::position);
     problems

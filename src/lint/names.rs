@@ -6,10 +6,14 @@ use operator_core::Diagnostic;
 use regex::Regex;
 
 /// The convention of ADR-005, where `*` of a pattern and `{column}` of a sink may stand for a part.
-pub const CONVENTION: &str = r"(business|audit|analytics)\.[a-z0-9*{}_-]+(\.[a-z0-9*{}_-]+)?(\.dlq)?";
+pub const CONVENTION: &str = r"(business|audit|analytics)(\.([a-z0-9*_-]|\{[^}]*\})+){1,2}(\.dlq)?";
 
 /// Topics of a pipeline whose names are not as `convention` wants them.
-pub fn check(root: &Node, convention: &Regex) -> Vec<Diagnostic> {
+pub fn check(root: &Node, convention: &Regex, written: &str) -> Vec<Diagnostic> {
+    let help = match written {
+        CONVENTION => "topics are named `business|audit|analytics.{domain}.{event-type}`: `business.orders.created`".to_string(),
+        other => format!("names of topics match `{other}` (--topics)"),
+    };
     let mut found = Vec::new();
     for section in ["sources", "tables", "sinks"] {
         let Some(section_node) = root.get(section) else { continue };
@@ -22,9 +26,7 @@ pub fn check(root: &Node, convention: &Regex) -> Vec<Diagnostic> {
             if names_topics && !text.contains("${") && !convention.is_match(text) {
                 let problem = Diagnostic::warning("topic-convention", format!("the topic name `{text}` is not as the convention wants it"));
                 let at = std::iter::once(section.to_string()).chain(path.iter().cloned());
-                found.push(
-                    problem.at(at).help("topics are named `business|audit|analytics.{domain}.{event-type}`: `business.orders.created`"),
-                );
+                found.push(problem.at(at).help(&help));
             }
         });
     }

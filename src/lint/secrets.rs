@@ -20,12 +20,14 @@ pub fn check(root: &Node, environment: bool) -> Vec<Diagnostic> {
     super::texts(root, &mut Vec::new(), &mut |path, text| {
         let key = path.iter().rev().find(|key| key.parse::<usize>().is_err()).map_or("", String::as_str);
         // `password: { env: NAME }` names where the secret is.
-        let named = ["env", "file"].contains(&key) || text.is_empty() || text.starts_with("${");
+        let variable = text.starts_with("${") && !text.contains(":-");
+        let named = ["env", "file"].contains(&key) || text.is_empty() || variable;
         let by_key = environment && !named && KEYS.as_ref().is_some_and(|keys| keys.is_match(key));
-        if by_key || VALUES.as_ref().is_some_and(|values| values.is_match(text)) {
+        let by_value = VALUES.as_ref().and_then(|values| values.find(text)).map(|found| found.range());
+        if by_key || by_value.is_some() {
             let problem = Diagnostic::warning("plain-secret", "this looks like a secret in plain text");
             let help = "write `{ env: NAME }` or `{ file: path }` in the environment's configuration, and change the secret if the file was shared";
-            found.push(problem.at(path.iter().cloned()).help(help));
+            found.push(problem.at(path.iter().cloned()).within(by_value.unwrap_or(0..text.len())).help(help));
         }
     });
     found

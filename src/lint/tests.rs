@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
-/// Codes that no file alone shows: they need a service, or are no finding about a file.
-const ELSEWHERE: [&str; 5] = ["broker", "schema-registry", "error", "unreachable-service", "pattern"];
+/// Codes that no file alone shows: they need a service, a file of a mebibyte, or are no finding about a file.
+const ELSEWHERE: [&str; 7] = ["broker", "schema-registry", "error", "service-unreachable", "pattern", "too-large", "unknown-topic"];
 
 fn cases() -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/refused");
@@ -55,4 +55,64 @@ fn every_code_has_a_file() {
     let shown: BTreeSet<String> = cases().iter().flat_map(|path| problems(path)).map(|p| p.code).collect();
     let missing: Vec<&str> = crate::codes::all().map(|(code, _)| code).filter(|c| !shown.contains(*c) && !ELSEWHERE.contains(c)).collect();
     assert!(missing.is_empty(), "no file in tests/refused shows {missing:?}");
+}
+
+/// What is changed in a shipped pipeline, and what must be said: code, line and a part of message or help.
+const MUTATIONS: [(&str, &str, &str, &str, usize, &str); 10] = [
+    ("a typo in a key", "out_of_order: 5s", "out_of_ordr: 5s", "unknown-key", 10, "did you mean `out_of_order`?"),
+    (
+        "a missing step",
+        "from: valid\n    map:\n      unnest",
+        "from: valdi\n    map:\n      unnest",
+        "unknown-stream",
+        23,
+        "did you mean `valid`?",
+    ),
+    ("a bad duration", "lateness: 2m", "lateness: 2 minutes", "invalid-value", 48, "such as 250ms, 5s, 2m"),
+    ("an unknown column", "data.total > 0", "data.totl > 0", "unknown-column", 20, "did you mean `total`?"),
+    (
+        "a type error",
+        "item.quantity * item.unitPrice",
+        "item.quantity * data.items",
+        "type-mismatch",
+        30,
+        "`*` does not take int and a list",
+    ),
+    ("a syntax error", "total > 1000,", "total >> > 1000,", "syntax", 64, "expected"),
+    ("an unknown aggregate", "sum(quantity)", "summ(quantity)", "unknown-aggregate", 46, "did you mean `sum`?"),
+    ("broken YAML", "      lateness: 2m", "     lateness: 2m", "yaml-syntax", 48, "begin in one column"),
+    ("an alias bomb", "description:", BOMB, "too-many-nodes", 6, "counting what aliases expand to"),
+    ("a wrong ClickHouse type", "revenue: sum(revenue)", "revenue: avg(revenue)", "clickhouse-type", 73, "`Decimal(38, 2)`"),
+];
+
+const BOMB: &str = "x1: &x1 [aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, b, c, d, e, f, g, h, i, j]
+x2: &x2 [*x1, *x1, *x1, *x1, *x1, *x1, *x1, *x1, *x1, *x1]
+x3: &x3 [*x2, *x2, *x2, *x2, *x2, *x2, *x2, *x2, *x2, *x2]
+x4: &x4 [*x3, *x3, *x3, *x3, *x3, *x3, *x3, *x3, *x3, *x3]
+x5: &x5 [*x4, *x4, *x4, *x4, *x4, *x4, *x4, *x4, *x4, *x4]
+x6: &x6 [*x5, *x5, *x5, *x5, *x5, *x5, *x5, *x5, *x5, *x5]
+x7: &x7 [*x6, *x6, *x6, *x6, *x6, *x6, *x6, *x6, *x6, *x6]
+description:";
+
+#[test]
+fn ten_mutated_copies_of_a_shipped_pipeline_are_refused() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = Folder::read(&root.join("schemas")).unwrap();
+    let rules = Rules::new(&folder, CONVENTION).unwrap();
+    let shipped = std::fs::read_to_string(root.join("pipelines/order-analytics/pipeline.yaml")).unwrap();
+    assert!(check_source(Source::new("pipeline.yaml", shipped.clone()), &rules).is_empty());
+    let mut wrong = Vec::new();
+    for (what, old, new, code, line, said) in MUTATIONS {
+        assert_eq!(shipped.matches(old).count(), 1, "{what}");
+        let found = check_source(Source::new("pipeline.yaml", shipped.replace(old, new)), &rules);
+        let hit = found.iter().any(|p| {
+            let tells = p.message.contains(said) || p.help.as_deref().is_some_and(|help| help.contains(said));
+            p.code == code && p.position().0 == line && tells
+        });
+        if !hit || found.len() > 2 {
+            let shown: String = found.iter().map(|p| anstream::adapter::strip_str(&p.render()).to_string()).collect();
+            wrong.push(format!("{what}: wanted {code} in line {line} with \"{said}\", got\n{shown}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

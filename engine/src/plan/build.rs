@@ -60,6 +60,7 @@ pub fn plan(pipeline: &Pipeline, root: &Node, text: &str, registry: &Registry, c
     builder.steps();
     builder.sinks();
     builder.read_once();
+    builder.without_effect();
     // After an error much is unread only because what reads it was refused.
     if builder.found.iter().all(|d| d.severity != Severity::Error) {
         builder.unread();
@@ -93,6 +94,29 @@ fn key_after(effect: &KeyEffect, key: Option<&Vec<String>>) -> Option<Vec<String
     }
 }
 
+/// The first circle among steps of which each waits for another.
+fn circle(waiting: &[(&String, &Step)]) -> Option<Diagnostic> {
+    let before = |name: &str| {
+        let (_, step) = waiting.iter().find(|(waits, _)| waits.as_str() == name)?;
+        let bases = step.from.iter().map(|from| from.split('.').next().unwrap_or(from));
+        bases.into_iter().find_map(|base| waiting.iter().find(|(waits, _)| waits.as_str() == base)).map(|(waits, _)| waits.as_str())
+    };
+    // Going back from any of them ends in the circle, which need not hold the first.
+    let mut path: Vec<&str> = vec![waiting.first()?.0];
+    let start = loop {
+        let next = before(path.last()?)?;
+        if let Some(at) = path.iter().position(|name| *name == next) {
+            break at;
+        }
+        path.push(next);
+    };
+    let circle = path.get(start..)?;
+    let reads = circle.iter().zip(circle.iter().cycle().skip(1)).map(|(a, b)| format!("`{a}` reads `{b}`"));
+    let message = format!("{}: a circle has no beginning", reads.collect::<Vec<_>>().join(", "));
+    let found = Diagnostic::error("cycle", message).at(["steps", circle.first()?, "from"]);
+    Some(found.help("no step may read, through others, what it writes"))
+}
+
 /// An error of the YAML reader, which knows its place better than a path tells.
 fn unreadable(e: YamlError, path: &[String]) -> Diagnostic {
     let mut found = Diagnostic::error(e.code, e.message).at(path);
@@ -116,7 +140,8 @@ impl Builder<'_> {
             self.found.push(found.help("lower-case letters, digits and dashes: topics, groups and transactional ids derive from it"));
         }
         if p.commit_interval.millis() < 10 {
-            self.found.push(Diagnostic::error("commit-interval", "a commit interval is at least 10ms").at(["commit_interval"]));
+            let found = Diagnostic::error("commit-interval", "a commit interval is at least 10ms").at(["commit_interval"]);
+            self.found.push(found.help("each commit is a transaction; `100ms` is the default"));
         }
         for (section, name) in p
             .sources
@@ -133,7 +158,12 @@ impl Builder<'_> {
             }
         }
         for name in p.steps.keys().filter(|name| p.sources.contains_key(*name)) {
-            self.found.push(Diagnostic::error("name-twice", format!("`{name}` is a source already")).at(["steps", name]));
+            self.found.push(
+                Diagnostic::error("name-twice", format!("`{name}` is a source already"))
+                    .at(["steps", name])
+                    .key()
+                    .help("give the step another name: `from` could mean either"),
+            );
         }
     }
 
@@ -152,6 +182,10 @@ impl Builder<'_> {
     }
 
     fn sources(&mut self, text: &str) {
+        if self.root.get("sources").is_some_and(Node::is_empty) {
+            let found = Diagnostic::error("no-source", "a pipeline reads something: it has no sources").at(["sources"]).key();
+            self.found.push(found.help("add one: `orders: { topic: business.orders.created, format: avro }`"));
+        }
         let headers = self.pipeline.sinks.values().any(|s| s.headers && s.topic.is_some());
         for (name, spec) in &self.pipeline.sources {
             match source::source(name, spec, self.catalog, text, headers) {
@@ -207,13 +241,7 @@ impl Builder<'_> {
             }
             waiting = later;
             if waiting.len() == before {
-                for (name, _) in &waiting {
-                    let found = Diagnostic::error(
-                        "cycle",
-                        format!("`{name}` takes part in a circle: no step may read, through others, what it writes"),
-                    );
-                    self.found.push(found.at(["steps", name.as_str(), "from"]));
-                }
+                self.found.extend(circle(&waiting));
                 return;
             }
         }
@@ -227,7 +255,8 @@ impl Builder<'_> {
     fn step(&mut self, name: &str, step: &Step) {
         self.read.push(format!("!{name}"));
         let Some(kind) = self.registry.get(&step.kind) else {
-            let found = Diagnostic::error("unknown-operator", format!("unknown operator `{}`", step.kind)).at(["steps", name, &step.kind]);
+            let found =
+                Diagnostic::error("unknown-operator", format!("unknown operator `{}`", step.kind)).at(["steps", name, &step.kind]).key();
             let help = did_you_mean(&step.kind, self.registry.names())
                 .unwrap_or_else(|| format!("operators: {}", self.registry.names().collect::<Vec<_>>().join(", ")));
             self.found.push(found.help(help));
@@ -235,7 +264,11 @@ impl Builder<'_> {
         };
         let place = ["steps".to_string(), name.to_string(), "from".to_string()];
         if step.from.iter().next().is_none() {
-            self.found.push(Diagnostic::error("from", "a step reads at least one stream").at(place));
+            self.found.push(
+                Diagnostic::error("from", "a step reads at least one stream")
+                    .at(place)
+                    .help("name a source, a step or a port: `from: orders`"),
+            );
             return;
         }
         let streams: Option<Vec<Stream>> = step.from.iter().map(|from| self.resolve(from, &place)).collect();
@@ -290,12 +323,17 @@ impl Builder<'_> {
         let declared = ["sources", "steps"].iter().any(|section| self.declares(section, base));
         let planned = self.streams.keys().any(|name| name.split('.').next() == Some(base));
         // What was refused itself, or reads what was, has been said already.
-        if !declared || planned {
+        let nothing_declared = self.root.get("sources").is_some_and(Node::is_empty);
+        if (!declared || planned) && !nothing_declared {
             let known: Vec<&str> = match declared {
                 true => self.streams.keys().filter(|name| name.split('.').next() == Some(base)).map(String::as_str).collect(),
                 false => self.pipeline.sources.keys().chain(self.pipeline.steps.keys()).map(String::as_str).collect(),
             };
-            let found = Diagnostic::error("unknown-stream", format!("there is no source, step or port `{from}`")).at(place.to_vec());
+            let message = match declared && from == base {
+                true => format!("`{from}` has no output of its own: read one of its ports"),
+                false => format!("there is no source, step or port `{from}`"),
+            };
+            let found = Diagnostic::error("unknown-stream", message).at(place.to_vec());
             let help = did_you_mean(from, known.iter().copied()).unwrap_or_else(|| format!("there are {}", list(known.iter().copied())));
             self.found.push(found.help(help));
         }
@@ -439,7 +477,11 @@ impl Builder<'_> {
             }
         }
         if self.root.get("sinks").is_none_or(Node::is_empty) {
-            self.found.push(Diagnostic::error("no-sink", "a pipeline writes somewhere: it has no sinks").at(["sinks"]));
+            self.found.push(
+                Diagnostic::error("no-sink", "a pipeline writes somewhere: it has no sinks")
+                    .at(["sinks"])
+                    .help("add one: `out: { from: step, topic: analytics.orders.big, create: { partitions: 6 } }`"),
+            );
         }
     }
 

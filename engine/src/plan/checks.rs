@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use operator_core::Diagnostic;
 
 use super::build::Builder;
+use crate::pipeline::Format;
+use crate::yaml::Node;
 
 impl Builder<'_> {
     /// What may be named once only.
@@ -18,18 +20,27 @@ impl Builder<'_> {
     /// that reads what it writes never ends.
     fn topics_once(&mut self) {
         let mut seen: BTreeMap<String, String> = BTreeMap::new();
-        for (_, input) in &self.inputs {
-            for topic in &input.topics {
-                if let Some(first) = seen.insert(topic.name.to_string(), input.name.clone()) {
-                    let found = Diagnostic::error("topic-twice", format!("`{}` is read by the source `{first}` already", topic.name));
-                    self.found.push(found.at(["sources", &input.name]).help("read it once, and let several steps start there"));
-                }
+        // In the order of the file: the second one is the mistake.
+        let order: Vec<&str> = self.root.get("sources").into_iter().flat_map(Node::keys).collect();
+        let mut inputs: Vec<_> = self.inputs.iter().map(|(_, input)| input).collect();
+        inputs.sort_by_key(|input| order.iter().position(|name| *name == input.name));
+        for input in inputs {
+            for (n, topic) in input.topics.iter().enumerate() {
+                let Some(first) = seen.insert(topic.name.to_string(), input.name.clone()) else { continue };
+                let message = match first == input.name {
+                    true => format!("`{}` stands in the list twice", topic.name),
+                    false => format!("`{}` is read by the source `{first}` already", topic.name),
+                };
+                let list = self.pipeline.sources.get(&input.name).is_some_and(|s| s.topics.is_some());
+                let at = if list { vec!["topics".to_string(), n.to_string()] } else { vec!["topic".to_string()] };
+                let found = Diagnostic::error("topic-twice", message).at(at).under(["sources", &input.name]);
+                self.found.push(found.help("read it once, and let several steps start there"));
             }
         }
         for (name, sink) in &self.pipeline.sinks {
             if sink.topic.as_ref().is_some_and(|t| seen.contains_key(t)) {
                 let found = Diagnostic::error("loop", "the pipeline would read what it writes here, without end");
-                self.found.push(found.at(["sinks", name, "topic"]));
+                self.found.push(found.at(["sinks", name, "topic"]).help("write to another topic"));
             }
         }
     }
@@ -58,6 +69,42 @@ impl Builder<'_> {
         }
     }
 
+    /// Settings that say nothing where they stand.
+    pub(super) fn without_effect(&mut self) {
+        let mut found = Vec::new();
+        let mut idle = |section: &str, name: &str, keys: &[&str], why: &str| {
+            for key in keys.iter().filter(|key| self.root.get(section).and_then(|s| s.get(name)).is_some_and(|s| s.get(key).is_some())) {
+                let problem = Diagnostic::warning("no-effect", format!("`{key}` has no effect here: {why}"));
+                found.push(problem.at([section, name, key]).key().help("remove it"));
+            }
+        };
+        for (name, sink) in &self.pipeline.sinks {
+            match (&sink.clickhouse, sink.format) {
+                (Some(_), _) => {
+                    let of_topics = ["key", "partition", "timestamp", "format", "headers", "subject", "create"];
+                    idle("sinks", name, &of_topics, "the sink writes to a table");
+                }
+                (None, format) => {
+                    idle("sinks", name, &["flush_interval", "block_rows"], "the sink writes to a topic, in the transaction of its epoch");
+                    if format != Format::Avro {
+                        idle("sinks", name, &["subject"], "only Avro is written by a schema of the registry");
+                    }
+                }
+            }
+        }
+        let inputs = self.pipeline.sources.iter().map(|(name, s)| ("sources", name, s.format, s.schema.is_some()));
+        let tables = self.pipeline.tables.iter().map(|(name, t)| ("tables", name, t.format, t.schema.is_some()));
+        for (section, name, format, declared) in inputs.chain(tables) {
+            match format {
+                Format::Avro => idle(section, name, &["schema"], "Avro is read by the schema of the registry"),
+                Format::Json if declared => idle(section, name, &["subject"], "`schema` declares the columns"),
+                Format::Bytes | Format::String => idle(section, name, &["schema", "subject", "event"], "the value is one column, `value`"),
+                Format::Json => {}
+            }
+        }
+        self.found.extend(found);
+    }
+
     /// What nobody reads.
     pub(super) fn unread(&mut self) {
         let mut found = Vec::new();
@@ -72,12 +119,22 @@ impl Builder<'_> {
                         .help(format!("write it somewhere: `from: {name}`")),
                 );
             } else if !used {
-                found.push(Diagnostic::warning("unread", format!("nobody reads `{name}`")).at([section, base]));
+                found.push(
+                    Diagnostic::warning("unread", format!("nobody reads `{name}`"))
+                        .at([section, base])
+                        .key()
+                        .help("write it to a sink, or remove it"),
+                );
             }
         }
         let looked_up: Vec<&String> = self.nodes.iter().flat_map(|(_, n)| &n.planned.tables).collect();
         for name in self.pipeline.tables.keys().filter(|name| !looked_up.contains(name)) {
-            found.push(Diagnostic::warning("unused-table", format!("no step looks anything up in `{name}`")).at(["tables", name]));
+            found.push(
+                Diagnostic::warning("unused-table", format!("no step looks anything up in `{name}`"))
+                    .at(["tables", name])
+                    .key()
+                    .help("join it with `enrich`, or remove it: every worker loads it"),
+            );
         }
         self.found.extend(found);
     }

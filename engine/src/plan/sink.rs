@@ -7,7 +7,7 @@ use headwater_formats::{AvroEncoder, arrow_to_avro};
 use operator_core::batch::user_fields;
 use operator_core::{Diagnostic, type_name};
 
-use super::source::unknown_column;
+use super::source::unknown_sink_column;
 use super::{Catalog, Names, Target, TopicName, TopicSink};
 use crate::broker::TopicSpec;
 use crate::pipeline::{Format, Sink};
@@ -25,11 +25,13 @@ pub fn sink(
     for (key, column) in [("key", &sink.key), ("timestamp", &sink.timestamp), ("partition", &sink.partition)] {
         if let Some(column) = column {
             match (key, schema.field_with_name(column).map(|f| f.data_type())) {
-                (_, Err(_)) => wrong.push(unknown_column(column, schema).at([key])),
+                (_, Err(_)) => wrong.push(unknown_sink_column(column, schema).at([key])),
                 ("timestamp", Ok(DataType::Timestamp(_, _) | DataType::Int64)) => {}
-                ("timestamp", Ok(other)) => {
-                    wrong.push(Diagnostic::error("time-type", format!("`{column}` is {}, not a timestamp", type_name(other))).at([key]))
-                }
+                ("timestamp", Ok(other)) => wrong.push(
+                    Diagnostic::error("time-type", format!("`{column}` is {}, not a timestamp", type_name(other)))
+                        .at([key])
+                        .help("a record's timestamp is a timestamp column, or a long of milliseconds since 1970"),
+                ),
                 ("partition", Ok(DataType::Int32 | DataType::Int64)) => {}
                 ("partition", Ok(other)) => wrong.push(
                     Diagnostic::error("partition-type", format!("`{column}` is {}, a partition is a whole number", type_name(other)))
@@ -44,11 +46,31 @@ pub fn sink(
             }
         }
     }
+    if let Some(create) = &sink.create {
+        if create.partitions < 1 {
+            wrong.push(
+                Diagnostic::error("partitions", "a topic has at least one partition")
+                    .at(["create", "partitions"])
+                    .help("write `partitions: 6`"),
+            );
+        }
+        if create.replication.is_some_and(|copies| copies < 1) {
+            wrong.push(
+                Diagnostic::error("partitions", "a partition has at least one copy")
+                    .at(["create", "replication"])
+                    .help("write `replication: 3`, or leave it to the broker"),
+            );
+        }
+    }
     let target = match (&sink.topic, &sink.clickhouse) {
         (Some(topic), None) => topic_sink(sink, topic, schema, catalog, &mut wrong),
         (None, Some(table)) => {
             if table.split('.').count() != 2 || table.split('.').any(|part| !is_identifier(part)) {
-                wrong.push(Diagnostic::error("table-name", format!("`{table}` is not `database.table`")).at(["clickhouse"]));
+                wrong.push(
+                    Diagnostic::error("table-name", format!("`{table}` is not `database.table`"))
+                        .at(["clickhouse"])
+                        .help("both are made of letters, digits and `_`: `analytics.orders`"),
+                );
             }
             for column in ["_partition", "_offset", "_row"].iter().filter(|c| user_fields(schema).any(|f| f.name() == **c)) {
                 let found =
@@ -69,7 +91,8 @@ pub fn sink(
             })
         }
         _ => {
-            wrong.push(Diagnostic::error("sink-target", "a sink writes to exactly one of `topic` or `clickhouse`"));
+            let found = Diagnostic::error("sink-target", "a sink writes to exactly one of `topic` or `clickhouse`");
+            wrong.push(found.help("write `topic: analytics.orders.big` or `clickhouse: analytics.orders`; two targets are two sinks"));
             None
         }
     };
@@ -85,10 +108,17 @@ fn is_identifier(text: &str) -> bool {
 
 fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalog, wrong: &mut Vec<Diagnostic>) -> Option<Target> {
     let topic_name = match topic.split_once('{') {
-        None => TopicName::Fixed(topic.into()),
+        None => {
+            let sign = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+            if topic.is_empty() || topic.len() > 249 || !topic.chars().all(sign) {
+                let found = Diagnostic::error("topic-name", format!("`{topic}` can't name a topic")).at(["topic"]);
+                wrong.push(found.help("Kafka takes letters, digits, `.`, `_` and `-`, at most 249 of them"));
+            }
+            TopicName::Fixed(topic.into())
+        }
         Some((before, rest)) => {
             let Some((column, after)) = rest.split_once('}') else {
-                wrong.push(Diagnostic::error("topic-name", "`{` without `}`").at(["topic"]));
+                wrong.push(Diagnostic::error("topic-name", "`{` without `}`").at(["topic"]).help("a column is written `audit.{column}`"));
                 return None;
             };
             match schema.field_with_name(column).map(|f| f.data_type()) {
@@ -97,7 +127,7 @@ fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalo
                     Diagnostic::error("topic-name", format!("`{column}` is {}; a topic's name is made of text", type_name(other)))
                         .at(["topic"]),
                 ),
-                Err(_) => wrong.push(unknown_column(column, schema).at(["topic"])),
+                Err(_) => wrong.push(unknown_sink_column(column, schema).at(["topic"])),
             }
             TopicName::Column(before.into(), column.into(), after.into())
         }
@@ -148,11 +178,7 @@ fn existing(sink: &Sink, topic: &str, catalog: &dyn Catalog, wrong: &mut Vec<Dia
     match catalog.partitions(topic) {
         Ok(Some(n)) => (Some(n), None),
         Ok(None) => match &sink.create {
-            Some(create) if create.partitions > 0 => (Some(create.partitions), Some(topic_spec(sink, topic))),
-            Some(_) => {
-                wrong.push(Diagnostic::error("partitions", "a topic has at least one partition").at(["create", "partitions"]));
-                (None, None)
-            }
+            Some(create) => (Some(create.partitions), Some(topic_spec(sink, topic))),
             None => {
                 wrong.push(
                     Diagnostic::error("unknown-topic", format!("the topic `{topic}` does not exist"))
@@ -183,7 +209,11 @@ fn avro(sink: &Sink, topic: &str, user: &SchemaRef, catalog: &dyn Catalog, wrong
         None => match arrow_to_avro(user, &record_name(topic), "headwater") {
             Ok(text) => text,
             Err(e) => {
-                wrong.push(Diagnostic::error("avro", e).at(["format"]));
+                wrong.push(
+                    Diagnostic::error("avro", e)
+                        .at(["format"])
+                        .help("give the column another type in a `map` step, or write `format: json`"),
+                );
                 return None;
             }
         },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use headwater_formats::{avro_to_arrow, json_schema_to_arrow, parse_type};
 use operator_core::batch::{self, system_fields, time_type};
-use operator_core::diagnostic::{closest, did_you_mean};
+use operator_core::diagnostic::{THE_KEY, closest, did_you_mean, names};
 use operator_core::{Diagnostic, Input, type_name};
 
 use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource};
@@ -65,13 +65,15 @@ pub fn source(
         inputs.push(InputTopic { name: topic.as_str().into(), partitions, avro });
     }
     let value: SchemaRef = match values.as_slice() {
-        [] => return Err(vec![Diagnostic::error("no-topic", "no topic matches").at(["pattern"])]),
+        [] => return Err(vec![Diagnostic::error("no-topic", "no topic matches").at(["pattern"]).help("`*` stands for any characters")]),
         [one] => one.clone(),
         several => Arc::new(Schema::new(merge(&several.iter().map(|schema| schema.fields()).collect::<Vec<_>>()))),
     };
-    if let Some(field) = value.fields().iter().find(|f| batch::is_system(f.name())) {
+    let ours = |name: &str| batch::is_system(name) || METADATA.iter().any(|(ours, _)| *ours == name);
+    if let Some(field) = value.fields().iter().find(|f| ours(f.name())) {
         let found = Diagnostic::error("reserved-column", format!("the value has a column `{}`, a name that the engine uses", field.name()));
-        return Err(vec![found.at(["format"])]);
+        let at = if source.schema.is_some() { vec!["schema", field.name(), THE_KEY] } else { vec!["format"] };
+        return Err(vec![found.at(at).help("names that begin with `_` belong to the engine; rename the field where it is written")]);
     }
     let metadata = mentioned(text);
     let time = time(source, &value).map_err(|d| vec![d])?;
@@ -120,6 +122,9 @@ const DEFAULT_HISTORY: i64 = 7 * 86_400_000;
 
 /// Plans a table.
 pub fn table(name: &str, table: &Table, catalog: &dyn Catalog, text: &str) -> Result<TablePlan, Diagnostic> {
+    if !matches!(table.format, Format::Json | Format::Avro) {
+        return Err(Diagnostic::error("table-format", "a table's records are JSON or Avro").at(["format"]).help("write `format: avro`"));
+    }
     let partitions = match catalog.partitions(&table.topic) {
         Ok(Some(n)) => n,
         Ok(None) => return Err(missing_topic(&table.topic, catalog)),
@@ -139,9 +144,6 @@ pub fn table(name: &str, table: &Table, catalog: &dyn Catalog, text: &str) -> Re
         if let Some(wrong) = found.ok().filter(|t| !matches!(t, DataType::Timestamp(_, _) | DataType::Int64)) {
             return Err(time_type_error(time, &wrong).at(["time"]));
         }
-    }
-    if !matches!(table.format, Format::Json | Format::Avro) {
-        return Err(Diagnostic::error("table-format", "a table's records are JSON or Avro").at(["format"]).help("write `format: avro`"));
     }
     Ok(TablePlan {
         name: name.to_string(),
@@ -165,11 +167,14 @@ fn topics(source: &Source, catalog: &dyn Catalog) -> Result<Vec<String>, Diagnos
                 all.into_iter().filter(|t| matcher.is_match(t) && !t.ends_with(".dlq") && !t.starts_with("hw.")).collect();
             found.sort();
             if found.is_empty() {
-                return Err(Diagnostic::error("no-topic", format!("no topic matches `{pattern}`")).at(["pattern"]));
+                return Err(Diagnostic::error("no-topic", format!("no topic matches `{pattern}`"))
+                    .at(["pattern"])
+                    .help("`*` stands for any characters; dead letters and `hw.` topics never match"));
             }
             Ok(found)
         }
-        _ => Err(Diagnostic::error("source-topics", "a source reads exactly one of `topic`, `topics` or `pattern`")),
+        _ => Err(Diagnostic::error("source-topics", "a source reads exactly one of `topic`, `topics` or `pattern`")
+            .help("write `topic: business.orders.created`, `topics: [..]` or `pattern: business.orders.*`")),
     }
 }
 
@@ -220,9 +225,23 @@ fn value_schema(
             match (format, registered.json) {
                 (Format::Avro, false) => Ok((read(avro_to_arrow(&registered.text))?, Some(registered.text.into()))),
                 (Format::Json, true) => Ok((read(json_schema_to_arrow(&registered.text))?, None)),
-                _ => Err(Diagnostic::error("schema", format!("subject `{subject}` is of another format")).at(["format"])),
+                (_, json) => {
+                    let (is, write) = if json { ("JSON Schema", "json") } else { ("Avro", "avro") };
+                    let found = Diagnostic::error("schema", format!("the schema of subject `{subject}` is {is}")).at(["format"]);
+                    Err(found.help(format!("write `format: {write}`")))
+                }
             }
         }
+    }
+}
+
+const TYPES: [&str; 11] = ["string", "bool", "int", "long", "float", "double", "decimal(12,2)", "timestamp", "date", "bytes", "uuid"];
+
+fn wrong_type(text: &str, message: String) -> Diagnostic {
+    let found = Diagnostic::error("type", message);
+    match did_you_mean(text, TYPES) {
+        Some(help) => found.help(help),
+        None => found.help("a trailing `?` allows null; `[string]` is a list, `{ name: type }` a record"),
     }
 }
 
@@ -232,7 +251,7 @@ fn field(name: &str, declared: &Declared) -> Result<Field, Diagnostic> {
     Ok(match declared {
         Declared::Type(text) => {
             let (text, nullable) = text.strip_suffix('?').map_or((text.as_str(), false), |t| (t, true));
-            Field::new(name, parse_type(text).map_err(|e| at(Diagnostic::error("type", e)))?, nullable)
+            Field::new(name, parse_type(text).map_err(|e| at(wrong_type(text, e)))?, nullable)
         }
         Declared::List(items) => match items.as_slice() {
             [item] => Field::new(name, DataType::List(Arc::new(field("item", item)?)), false),
@@ -318,12 +337,37 @@ pub fn path_type(schema: &Schema, path: &[String]) -> Option<DataType> {
     Some(data_type)
 }
 
-/// "unknown column" with the closest name.
+/// "unknown column" with the closest name, fields of records included.
 pub fn unknown_column(name: &str, schema: &Schema) -> Diagnostic {
-    let known: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).filter(|n| !n.starts_with('_')).collect();
-    let found = Diagnostic::error("unknown-column", format!("unknown column `{name}`"));
-    match closest(name, known.iter().copied()) {
+    let mut paths = Vec::new();
+    fields_of(schema.fields(), "", &mut paths);
+    let found = Diagnostic::error("unknown-column", format!("there is no column `{name}`"));
+    match closest(name, paths.iter().map(String::as_str)) {
         Some(name) => found.help(format!("did you mean `{name}`?")),
-        None => found.help(format!("columns here: {}", known.join(", "))),
+        None => {
+            let known = schema.fields().iter().map(|f| f.name().as_str()).filter(|n| !n.starts_with('_'));
+            found.help(format!("the columns are {}", names(known)))
+        }
+    }
+}
+
+/// A column that a sink needs by itself: a field of a record is not one.
+pub fn unknown_sink_column(name: &str, schema: &Schema) -> Diagnostic {
+    let path: Vec<String> = name.split('.').map(str::to_string).collect();
+    match (path.last(), path_type(schema, &path)) {
+        (Some(last), Some(_)) if path.len() > 1 => Diagnostic::error("unknown-column", format!("`{name}` is a field, not a column"))
+            .help(format!("make it a column in a `map` step: `add: {{ {last}: {name} }}`, and write `{last}` here")),
+        _ => unknown_column(name, schema),
+    }
+}
+
+/// Columns and their fields by path.
+fn fields_of(fields: &Fields, before: &str, paths: &mut Vec<String>) {
+    for field in fields.iter().filter(|f| !f.name().starts_with('_')) {
+        let path = format!("{before}{}", field.name());
+        if let DataType::Struct(inner) = field.data_type() {
+            fields_of(inner, &format!("{path}."), paths);
+        }
+        paths.push(path);
     }
 }

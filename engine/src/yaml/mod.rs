@@ -10,6 +10,7 @@ mod read;
 
 use std::fmt;
 
+use operator_core::diagnostic::THE_KEY;
 use serde::de::DeserializeOwned;
 
 pub use parse::parse;
@@ -96,6 +97,12 @@ impl Node {
         self.entry(key).map(|(_, node)| node)
     }
 
+    /// The keys of a mapping.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        let entries = if let Value::Map(entries) = &self.value { entries.as_slice() } else { &[] };
+        entries.iter().map(|(key, _)| key.text.as_str())
+    }
+
     /// Key and value under `key` of a mapping.
     pub fn entry(&self, key: &str) -> Option<(&Key, &Node)> {
         match &self.value {
@@ -112,11 +119,13 @@ impl Node {
         }
     }
 
-    /// The place a path leads to, or of the deepest part of it that exists.
+    /// The place a path leads to, or of the deepest part of it that exists. A path that ends in [`THE_KEY`] means the
+    /// key before it rather than its value.
     pub fn locate(&self, path: &[String]) -> Place {
         let Some((first, rest)) = path.split_first() else { return self.place };
         match &self.value {
             Value::Map(_) => match self.entry(first) {
+                Some((key, _)) if matches!(rest, [last] if last == THE_KEY) => key.place,
                 Some((key, _)) if rest.is_empty() && matches!(self.get(first).map(|n| &n.value), Some(Value::Map(_) | Value::List(_))) => {
                     key.place
                 }

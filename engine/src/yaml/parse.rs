@@ -21,11 +21,25 @@ pub fn parse(text: &str) -> Result<Node, YamlError> {
         let (event, span) = event.map_err(|e| {
             let place =
                 Place { start: e.marker().index(), end: e.marker().index() + 1, line: e.marker().line(), column: e.marker().col() + 1 };
-            YamlError::new("yaml-syntax", format!("not valid YAML: {}", e.info()), place)
+            let help = Some(syntax_help(e.info()).to_string());
+            YamlError { help, ..YamlError::new("yaml-syntax", format!("not valid YAML: {}", e.info()), place) }
         })?;
         builder.event(event, span.into())?;
     }
     builder.root.ok_or_else(|| YamlError { code: "empty", message: "the file is empty".into(), ..YamlError::default() })
+}
+
+/// What most likely is wrong where the parser gave up.
+fn syntax_help(info: &str) -> &'static str {
+    match info {
+        _ if info.contains("tab") => "YAML is indented with spaces, never with tabs",
+        _ if info.contains("mapping values") => "a value with `: ` in it goes in quotes, and the keys of a mapping begin in one column",
+        _ if info.contains("quoted scalar") || info.contains("end of stream") => {
+            "a quote or a bracket may not be closed in the lines above"
+        }
+        _ if info.contains("flow") => "inside `{ .. }` and `[ .. ]` entries are separated by commas, and texts with commas are quoted",
+        _ => "look at this line and the one above: the keys of a mapping begin in one column, and each is followed by `: `",
+    }
 }
 
 /// A collection that is being read.
@@ -63,8 +77,11 @@ impl Builder {
                 let value = Value::Scalar { text: text.into_owned(), plain: style == ScalarStyle::Plain, block };
                 self.complete(Node { place, value }, anchor, 1)?;
             }
-            Event::SequenceStart(anchor, _) => self.open(anchor, Node { place, value: Value::List(Vec::new()) })?,
-            Event::MappingStart(anchor, _) => self.open(anchor, Node { place, value: Value::Map(Vec::new()) })?,
+            Event::SequenceStart(_, Some(_)) | Event::MappingStart(_, Some(_)) => {
+                return Err(YamlError::new("tag", "tags have no meaning here", place));
+            }
+            Event::SequenceStart(anchor, None) => self.open(anchor, Node { place, value: Value::List(Vec::new()) })?,
+            Event::MappingStart(anchor, None) => self.open(anchor, Node { place, value: Value::Map(Vec::new()) })?,
             Event::SequenceEnd | Event::MappingEnd => {
                 if let Some(open) = self.stack.pop() {
                     let mut node = open.node;

@@ -1,5 +1,6 @@
 //! Every mistake of a file at once: what is refused is left out, and the rest is read again.
 
+use operator_core::diagnostic::closest;
 use serde::de::DeserializeOwned;
 
 use super::{Key, Node, Place, Value, YamlError};
@@ -27,11 +28,24 @@ pub fn read_all<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<YamlError>)
             errors.push(error);
             break;
         };
-        // A key that was left out before is not missing.
-        let follows = error.code == "missing-key" && removed.iter().any(|(map, key)| *map == place && error.message == missing(key));
-        if !follows {
-            errors.push(error);
+        if place == STAND_IN {
+            // Nothing can stand in for a missing key: the mapping that lacks it goes.
+            match rest.holder(STAND_IN).and_then(|map| rest.remove(map)) {
+                Some(_) => continue,
+                None => break,
+            }
         }
+        if let Some(key) = missing_key(&error) {
+            // A key that was left out before is not missing, nor one that was misspelt.
+            let follows = removed.iter().any(|(map, gone)| *map == place && (*gone == key || closest(gone, [key.as_str()]).is_some()));
+            if !follows {
+                errors.push(YamlError { place: node.key_of(place).or(Some(place)), ..error });
+            }
+            // Others may be missing, too.
+            rest.stand_in(place, &key);
+            continue;
+        }
+        errors.push(error);
         match rest.remove(place) {
             Some(gone) => removed.push(gone),
             None => break,
@@ -52,7 +66,57 @@ pub(super) fn missing(key: &str) -> String {
     format!("`{key}` is missing")
 }
 
+fn missing_key(error: &YamlError) -> Option<String> {
+    let name = error.message.strip_prefix('`')?.strip_suffix("` is missing")?;
+    (error.code == "missing-key").then(|| name.to_string())
+}
+
+/// The place of what stands in for a missing key: nowhere in the text.
+const STAND_IN: Place = Place { start: usize::MAX, end: usize::MAX, line: 0, column: 0 };
+
 impl Node {
+    /// Leaves out the section's entry (`sources.orders`) that `place` lies in.
+    pub fn leave_out(&mut self, place: Place) {
+        if let Some(path) = self.entry_around(place) {
+            self.remove_path(&path);
+        }
+    }
+
+    /// Puts nothing under `key` into the mapping at `place`, so that what else is missing there can be seen.
+    fn stand_in(&mut self, place: Place, key: &str) {
+        match &mut self.value {
+            Value::Map(entries) if self.place == place => {
+                let value = Value::Scalar { text: String::new(), plain: true, block: false };
+                entries.push((Key { text: key.to_string(), place: STAND_IN }, Node { place: STAND_IN, value }));
+            }
+            Value::Map(entries) => entries.iter_mut().for_each(|(_, node)| node.stand_in(place, key)),
+            Value::List(items) => items.iter_mut().for_each(|node| node.stand_in(place, key)),
+            Value::Scalar { .. } => {}
+        }
+    }
+
+    /// The place of the mapping that directly holds something at `place`.
+    fn holder(&self, place: Place) -> Option<Place> {
+        match &self.value {
+            Value::Scalar { .. } => None,
+            Value::List(items) => items.iter().find_map(|item| item.holder(place)),
+            Value::Map(entries) if entries.iter().any(|(key, node)| key.place == place || node.place == place) => Some(self.place),
+            Value::Map(entries) => entries.iter().find_map(|(_, node)| node.holder(place)),
+        }
+    }
+
+    /// The place of the key whose value stands at `place`.
+    fn key_of(&self, place: Place) -> Option<Place> {
+        match &self.value {
+            Value::Scalar { .. } => None,
+            Value::List(items) => items.iter().find_map(|item| item.key_of(place)),
+            Value::Map(entries) => {
+                let own = entries.iter().find(|(_, node)| node.place == place).map(|(key, _)| key.place);
+                own.or_else(|| entries.iter().find_map(|(_, node)| node.key_of(place)))
+            }
+        }
+    }
+
     /// Takes out the smallest entry of a mapping, or item of a list, whose key or value stands at `place`. Returns the
     /// place of what held it, and its key.
     fn remove(&mut self, place: Place) -> Option<(Place, String)> {
@@ -164,5 +228,9 @@ mod tests {
         assert!(file.unwrap().items.is_empty());
         let (file, places) = found("items: { a: { size: 1 } }\n");
         assert!(file.is_none() && places == [(1, "missing-key")], "{places:?}");
+        let (file, places) = found("titel: x\nitems: { a: { siez: 1 } }\n");
+        assert!(file.is_none() && places == [(1, "unknown-key"), (2, "unknown-key")], "{places:?}");
+        let (_, places) = found("x: 1\n");
+        assert_eq!(places, [(1, "missing-key"), (1, "missing-key"), (1, "unknown-key")]);
     }
 }

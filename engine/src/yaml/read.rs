@@ -35,7 +35,15 @@ impl de::Error for YamlError {
     }
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> YamlError {
-        YamlError { code: "wrong-type", message: format!("found {found}, expected {expected}"), ..YamlError::default() }
+        let message = match found {
+            de::Unexpected::Unit => format!("nothing stands here, expected {expected}"),
+            found => format!("found {found}, expected {expected}"),
+        };
+        YamlError { code: "wrong-type", message, ..YamlError::default() }
+    }
+
+    fn invalid_value(found: de::Unexpected<'_>, _: &dyn de::Expected) -> YamlError {
+        YamlError { code: "invalid-value", message: format!("{found} is out of range"), ..YamlError::default() }
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::ops::Range;
 
+/// The last part of a path that means the key before it.
+pub const THE_KEY: &str = "<key>";
+
 /// How serious a finding is: an error stops the pipeline before a record is read, a warning does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -41,6 +44,12 @@ impl Diagnostic {
         S: Into<String>,
     {
         self.path = path.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The key at the end of the path is meant, not its value.
+    pub fn key(mut self) -> Diagnostic {
+        self.path.push(THE_KEY.to_string());
         self
     }
 

@@ -38,4 +38,4 @@ pub use operator::{Cx, Emitted, Ledger, Operator, Port, Rejected, Time};
 pub use spec::{Input, KeyEffect, OutputPort, PlanCx, Planned, Spec, TableInfo};
 pub use state::{MemoryState, State, StateError};
 pub use table::{Table, Tables};
-pub use types::name as type_name;
+pub use types::{name as type_name, said as type_said};

@@ -6,6 +6,16 @@ use arrow::datatypes::{DataType, Field};
 
 use crate::batch::time_type;
 
+/// The type in a sentence: what is made of parts is `a record`, `a list`.
+pub fn said(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Struct(_) => "a record".into(),
+        DataType::List(_) => "a list".into(),
+        DataType::Map(..) => "a map".into(),
+        other => name(other),
+    }
+}
+
 /// The type as people write it: `string`, `long`, `decimal(12,2)`, `list<string>`; Arrow's name where there is none.
 pub fn name(data_type: &DataType) -> String {
     let field = |f: &Arc<Field>| format!("{}{}", name(f.data_type()), if f.is_nullable() { "" } else { " not null" });

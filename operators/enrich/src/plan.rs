@@ -150,11 +150,12 @@ fn key_type(join: &Join, info: &TableInfo, on: Option<&Expr>) -> Result<DataType
     }
     let message = format!("`{}` is {}, but table `{}` is keyed by {}", join.on, type_name(on.data_type()), join.table, type_name(of));
     let sql = match of {
-        DataType::Utf8 => "VARCHAR",
-        DataType::Int32 => "INT",
-        _ => "BIGINT",
+        DataType::Utf8 => "CAST({} AS VARCHAR)",
+        DataType::Int32 => "TRY_CAST({} AS INT)",
+        DataType::Int64 => "TRY_CAST({} AS BIGINT)",
+        _ => return Err(Diagnostic::error("key-type", message).at(["on"]).help("a table keyed by bytes is looked up by bytes or text")),
     };
-    Err(Diagnostic::error("key-type", message).at(["on"]).help(format!("cast it: `CAST({} AS {sql})`", join.on)))
+    Err(Diagnostic::error("key-type", message).at(["on"]).help(format!("cast it: `{}`", sql.replace("{}", &join.on))))
 }
 
 fn columns_of(info: &TableInfo) -> impl Iterator<Item = &str> {

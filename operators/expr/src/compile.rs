@@ -27,6 +27,7 @@ use crate::literals::{self, is_constant};
 use crate::names;
 use crate::refusal::ExprError;
 use crate::syntax::{Parsed, parse};
+use crate::wording::reworded;
 
 /// The number of operators up to which planning fits any thread's stack.
 const SHALLOW: usize = 16;
@@ -116,7 +117,8 @@ impl Expr {
     /// rows it fails for; arithmetic that overflows is not meant.
     pub fn fallible(&self) -> Option<Diagnostic> {
         let (message, written) = self.fallible.clone()?;
-        let mut found = Diagnostic::error("fallible-cast", format!("this can fail: {message}"));
+        let text = format!("a value is read as another type here, and {message}");
+        let mut found = Diagnostic::error("fallible-cast", text);
         if let Some((sql, range)) = written {
             found.message = format!("`{sql}` can fail: {message}");
             found.within = range;
@@ -198,7 +200,9 @@ struct Planner {
 }
 
 fn bad_type(error: &DataFusionError) -> ExprError {
-    ExprError::new("type-mismatch", cause(error))
+    let said = reworded(&cause(error));
+    ExprError::new("type-mismatch", said)
+        .help("`CAST(x AS type)` or `TRY_CAST` changes a type; times and spans are added with INTERVAL '1 hour'")
 }
 
 impl Planner {
@@ -267,7 +271,7 @@ impl Planner {
             match self.constant(&node) {
                 Ok(value) => Ok(Transformed::new(Logical::Literal(value, None), true, TreeNodeRecursion::Jump)),
                 Err(e) => {
-                    refused = Some(ExprError::new("constant-error", format!("this constant cannot be computed: {}", cause(&e))));
+                    refused = Some(ExprError::new("constant-error", format!("this constant cannot be computed: {}", reworded(&cause(&e)))));
                     Ok(Transformed::new(node, false, TreeNodeRecursion::Stop))
                 }
             }

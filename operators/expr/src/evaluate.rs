@@ -157,7 +157,7 @@ fn arrow_cause(error: &ArrowError) -> String {
 fn first_part(text: &str) -> String {
     let first = text.lines().next().unwrap_or(text).trim();
     let pattern = text.lines().find_map(|line| line.trim().strip_prefix("error: "));
-    match (first.strip_suffix("Syntax("), pattern) {
+    match (first.strip_suffix("Syntax(").or(first.strip_suffix("regex parse error:")), pattern) {
         (Some(what), Some(pattern)) => format!("{what}{pattern}"),
         _ => first.trim_end_matches('.').to_string(),
     }

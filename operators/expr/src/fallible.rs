@@ -40,7 +40,7 @@ fn cast(node: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Option<String> {
     let cast = node.downcast_ref::<CastExpr>()?;
     let from = cast.expr().data_type(schema).ok()?;
     let to = cast.cast_type();
-    (!always_works(&from, to)).then(|| format!("not every {} is a {}", type_name(&from), type_name(to)))
+    (!always_works(&from, to)).then(|| format!("not every {} is of type {}", type_name(&from), type_name(to)))
 }
 
 fn reader(node: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Option<String> {
@@ -127,8 +127,11 @@ pub(crate) fn written(parsed: &Parsed, fails: impl FnMut(&Ast) -> bool) -> Optio
         fn range(&self, ast: &Ast) -> Option<Range<usize>> {
             let inner = self.parsed.range_of(ast)?;
             let sql = self.parsed.sql();
-            let Ast::Cast { kind: CastKind::Cast, .. } = ast else { return Some(inner) };
-            let start = sql.get(..inner.start)?.to_ascii_lowercase().rfind("cast")?;
+            let start = match ast {
+                Ast::Cast { kind: CastKind::Cast, .. } => sql.get(..inner.start)?.to_ascii_lowercase().rfind("cast")?,
+                Ast::Function(_) => inner.start,
+                _ => return Some(inner),
+            };
             let mut depth = 0;
             for (at, c) in sql.get(start..)?.char_indices() {
                 depth += i32::from(c == '(') - i32::from(c == ')');

@@ -37,6 +37,7 @@ pub mod names;
 pub mod refusal;
 pub mod syntax;
 pub mod text;
+mod wording;
 
 pub use aggregate::{AggregateCall, parse_aggregate};
 pub use compile::{Expr, Predicate};

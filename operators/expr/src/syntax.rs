@@ -258,7 +258,22 @@ fn refuse(error: ParserError, lines: &Lines) -> ExprError {
         let start = lines.offset(Location { line: line.parse().ok()?, column: column.parse().ok()? })?;
         Some(start..lines.word_end(start))
     });
-    let help = "a text goes in single quotes, a column whose name is a SQL word in double quotes";
+    let no_operator = shown.strip_prefix("No infix parser for token ").map(str::to_string);
+    let ends = shown.ends_with("the text ends");
+    let help = match no_operator.as_deref() {
+        Some("Overlap") => "write `AND`",
+        Some("Pipe" | "StringConcat") => "write `OR`; texts are joined with `||`",
+        Some(_) => "operators are those of SQL: AND, OR, NOT, =, <>, <, >, +, -, *, /, %, ||, LIKE, IN, BETWEEN",
+        None if ends => {
+            "a bracket or quote may be open; in YAML's `{ .. }` a comma ends a value: put the expression in quotes, or on a line of its own"
+        }
+        None => "a text goes in single quotes, a column whose name is a SQL word in double quotes",
+    };
+    if no_operator.is_some() {
+        let sign = within.clone().and_then(|range| lines.sql.get(range)).unwrap_or("this").to_string();
+        let sign = if sign == "&" { "&&".to_string() } else { sign };
+        shown = format!("`{sign}` is no operator here");
+    }
     ExprError::new("syntax", shown).at(within).help(help)
 }
 

@@ -46,7 +46,7 @@ impl Visitor<'_> for SqlVisitor {
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<Sql, E> {
-        Ok(Sql("NULL".to_string()))
+        Err(E::custom("there is no expression here: in `{ .. }` a comma ends a value, so put an expression with commas in quotes"))
     }
 }
 

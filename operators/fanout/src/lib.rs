@@ -136,7 +136,7 @@ impl Fanout {
             if !good {
                 let problem = Diagnostic::error("bad-name", format!("`{name}` cannot name a route"));
                 found.push(
-                    problem.at(self.path(name)).help("a letter, then letters, digits, `_` and `-`: the route is read as `step.name`"),
+                    problem.at(self.path(name)).key().help("a letter, then letters, digits, `_` and `-`: the route is read as `step.name`"),
                 );
             }
         }

@@ -47,8 +47,11 @@ data: struct<orderId: string, total: double, currency: string>
 /// A condition that says the same of every row.
 fn constant(predicate: &Predicate) -> Option<Diagnostic> {
     let (message, help) = match predicate.constant()? {
-        true => ("this condition is true for every row", "remove the step, or name a column in the condition"),
-        false => ("this condition is never true: nothing behind it is ever reached", "name a column in the condition"),
+        true => ("this condition is true for every row", "remove the step, or correct the condition"),
+        false => (
+            "this condition is never true: nothing behind it is ever reached",
+            "`= NULL` and `<> NULL` are never true: write IS NULL or IS NOT NULL; `AND false` can go",
+        ),
     };
     Some(Diagnostic::warning("unreachable", message).help(help))
 }

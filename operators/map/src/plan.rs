@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use operator_core::batch::{is_system, user_fields, with_system_fields};
 use operator_core::diagnostic::{did_you_mean, names};
-use operator_core::{Diagnostic, KeyEffect, OutputPort, PlanCx, Planned, type_name};
+use operator_core::{Diagnostic, KeyEffect, OutputPort, PlanCx, Planned, type_said};
 use operator_expr::{Expr, ExprError, NamedSql, parse_alias};
 
 use crate::operator::{Mapping, Program, Source, Unnest};
@@ -85,10 +85,10 @@ fn shape(map: &Map, found: &mut Vec<Diagnostic>) {
     for (name, _) in added {
         let path = [if map.select.is_some() { "select" } else { "add" }, name];
         if name.is_empty() {
-            found.push(Diagnostic::error("bad-name", "a column needs a name").at(path));
+            found.push(Diagnostic::error("bad-name", "a column needs a name").at(path).key());
         } else if name.starts_with('_') {
             let problem = Diagnostic::error("reserved-name", format!("`{name}`: names that start with `_` belong to the engine"));
-            found.push(problem.at(path).help(format!("call it `{}`", name.trim_start_matches('_'))));
+            found.push(problem.at(path).key().help(format!("call it `{}`", name.trim_start_matches('_'))));
         }
     }
 }
@@ -102,7 +102,7 @@ fn unnest(map: &Map, input: &SchemaRef) -> Result<Option<Unnested>, Diagnostic> 
     let (sql, alias) = parse_alias(text).map_err(at)?;
     let list = Expr::compile(&sql, input).map_err(at)?;
     let DataType::List(item) = list.data_type() else {
-        let problem = Diagnostic::error("not-a-list", format!("`{sql}` is no list but a value of type {}", type_name(list.data_type())));
+        let problem = Diagnostic::error("not-a-list", format!("`{sql}` is {}, not a list", type_said(list.data_type())));
         return Err(problem.at(["unnest"]).within(0..sql.len()));
     };
     if alias.starts_with('_') || input.field_with_name(&alias).is_ok() {

@@ -2,7 +2,7 @@
 
 use arrow::datatypes::{DataType, SchemaRef};
 use operator_core::diagnostic::{closest, names};
-use operator_core::{Diagnostic, type_name};
+use operator_core::{Diagnostic, type_said};
 use operator_expr::{AggregateCall, parse_aggregate};
 
 use crate::accumulator::Function;
@@ -156,7 +156,7 @@ fn wrong_type(called: &str, argument: &str, data_type: &DataType) -> Diagnostic 
         "sum" | "avg" | "approx_percentile" => "it takes integers, decimals and doubles",
         _ => "it takes numbers, texts, bytes, booleans, dates and timestamps",
     };
-    Diagnostic::error("wrong-type", format!("`{called}` cannot be computed of `{argument}`, which is {}", type_name(data_type))).help(help)
+    Diagnostic::error("wrong-type", format!("`{called}` cannot be computed of `{argument}`, which is {}", type_said(data_type))).help(help)
 }
 
 /// A finding about `argument`, seen from the whole aggregate it is written in.

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use operator_core::batch::{HEADERS, is_system, system_fields, time_type, user_fields};
 use operator_core::diagnostic::names;
 use operator_core::keys::is_groupable;
-use operator_core::{Diagnostic, KeyEffect, Millis, OutputPort, PlanCx, Planned, Span, type_name};
+use operator_core::{Diagnostic, KeyEffect, Millis, OutputPort, PlanCx, Planned, Span, type_said};
 
 use crate::accumulator::Function;
 use crate::aggregate::{self, Aggregate};
@@ -232,7 +232,7 @@ fn group(path: &str, schema: &SchemaRef, inputs: &mut Inputs, before: &[Group]) 
     }
     let (data_type, nullable) = inputs.column_type(place);
     if !is_groupable(&data_type) {
-        let message = format!("rows cannot be grouped by `{path}`, which is {}", type_name(&data_type));
+        let message = format!("rows cannot be grouped by `{path}`, which is {}", type_said(&data_type));
         return Err(Diagnostic::error("not-groupable", message).help("group by numbers, texts, bytes, booleans, dates or timestamps"));
     }
     let field = Arc::new(Field::new(name, data_type, nullable));
@@ -258,13 +258,16 @@ fn computed(window: &Window, schema: &SchemaRef, group: &[Group], inputs: &mut I
     for (name, sql) in entries {
         let at = ["compute".to_string(), name.clone()];
         if name.trim().is_empty() {
-            problems.push(Diagnostic::error("no-name", "a computed column needs a name").at(at.clone()));
+            problems.push(Diagnostic::error("no-name", "a computed column needs a name").at(at.clone()).key());
         } else if is_system(name) {
             problems.push(
-                Diagnostic::error("reserved-name", format!("`{name}` belongs to the engine")).at(at.clone()).help("choose another name"),
+                Diagnostic::error("reserved-name", format!("`{name}` belongs to the engine"))
+                    .at(at.clone())
+                    .key()
+                    .help("choose another name"),
             );
         } else if [WINDOW_START, WINDOW_END].contains(&name.as_str()) || group.iter().any(|g| g.field.name() == name) {
-            problems.push(taken(name, "choose another name").at(at.clone()));
+            problems.push(taken(name, "choose another name").at(at.clone()).key());
         }
         match aggregate::plan(name, sql, schema, inputs) {
             Ok(aggregate) => aggregates.push(aggregate),
