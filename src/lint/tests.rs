@@ -75,7 +75,7 @@ const MUTATIONS: [(&str, &str, &str, &str, usize, &str); 10] = [
         "item.quantity * item.unitPrice",
         "item.quantity * data.items",
         "type-mismatch",
-        30,
+        31,
         "`*` does not take int and a list",
     ),
     ("a syntax error", "total > 1000,", "total >> > 1000,", "syntax", 64, "expected"),

@@ -134,9 +134,9 @@ fn computed_columns_that_cannot_be() {
     let w = r#""tumbling":"1m","#;
     let by = r#"["sku"]"#;
     refused(w, by, "{}", "nothing-computed", "compute", "", "rows: count(*)");
-    refused(w, by, r#"{"sku":"count(*)"}"#, "name-taken", "compute.sku", "", "another name");
-    refused(w, by, r#"{"window_end":"count(*)"}"#, "name-taken", "compute.window_end", "", "another name");
-    refused(w, by, r#"{"_time":"count(*)"}"#, "reserved-name", "compute._time", "", "engine");
+    refused(w, by, r#"{"sku":"count(*)"}"#, "name-taken", "compute.sku.<key>", "", "another name");
+    refused(w, by, r#"{"window_end":"count(*)"}"#, "name-taken", "compute.window_end.<key>", "", "another name");
+    refused(w, by, r#"{"_time":"count(*)"}"#, "reserved-name", "compute._time.<key>", "", "engine");
     refused(w, by, r#"{"n":"cuont(sku)"}"#, "unknown-aggregate", "compute.n", "cuont", "did you mean `count`?");
     refused(w, by, r#"{"n":"MEDIAN(price)"}"#, "unknown-aggregate", "compute.n", "MEDIAN", "approx_percentile(x, 0.5)");
     refused(w, by, r#"{"n":"sum(prise)"}"#, "unknown-column", "compute.n", "prise", "did you mean `price`?");
