@@ -99,6 +99,13 @@ impl Problem {
         problem.at(source, place, within)
     }
 
+    /// A finding about a text as a whole, which is no YAML.
+    pub fn in_text(source: &Source, d: Diagnostic) -> Problem {
+        let problem = Problem { severity: d.severity, code: d.code.to_string(), help: d.help, ..Problem::plain(d.message) };
+        let range = d.within.unwrap_or(0..source.text.len());
+        problem.at(source, Place::default(), Some(range))
+    }
+
     fn at(self, source: &Source, place: Place, within: Option<Range<usize>>) -> Problem {
         let range = within.unwrap_or_else(|| source.byte(place.start)..source.byte(place.end));
         // One line is enough to recognise the place.

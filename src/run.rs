@@ -38,6 +38,19 @@ pub struct Services {
 
 /// Connects to the brokers and the registry of an environment.
 pub fn connect(config: &Config, client_id: &str, runtime: &tokio::runtime::Handle) -> Result<Services, Problem> {
+    let broker = kafka(config, client_id)?;
+    let (subjects, schemas): (Arc<dyn Subjects>, Arc<dyn SchemaSource>) = match registry(config)? {
+        Some(registry) => {
+            let schemas = Schemas::new(registry.clone(), runtime.clone());
+            (Arc::new(RegistrySubjects { registry, runtime: runtime.clone() }), Arc::new(schemas))
+        }
+        None => (Arc::new(NoSubjects), Arc::new(headwater_engine::schemas::MemorySchemas::default())),
+    };
+    Ok(Services { broker: Arc::new(broker), subjects, schemas, runtime: runtime.clone() })
+}
+
+/// The brokers of an environment.
+pub fn kafka(config: &Config, client_id: &str) -> Result<Kafka, Problem> {
     let bootstrap = config.bootstrap().map_err(Problem::plain)?.to_string();
     let mut properties = BTreeMap::new();
     for (name, setting) in &config.kafka.properties {
@@ -50,18 +63,10 @@ pub fn connect(config: &Config, client_id: &str, runtime: &tokio::runtime::Handl
         client_id: client_id.to_string(),
         ..KafkaConfig::new(bootstrap.clone())
     };
-    let broker = Kafka::connect(kafka).map_err(|e| {
+    Kafka::connect(kafka).map_err(|e| {
         let problem = Problem::plain(format!("no Kafka at {bootstrap}: {e}"));
         if e.failure == Failure::Transient { problem.with_code(UNREACHABLE) } else { problem }
-    })?;
-    let (subjects, schemas): (Arc<dyn Subjects>, Arc<dyn SchemaSource>) = match registry(config)? {
-        Some(registry) => {
-            let schemas = Schemas::new(registry.clone(), runtime.clone());
-            (Arc::new(RegistrySubjects { registry, runtime: runtime.clone() }), Arc::new(schemas))
-        }
-        None => (Arc::new(NoSubjects), Arc::new(headwater_engine::schemas::MemorySchemas::default())),
-    };
-    Ok(Services { broker: Arc::new(broker), subjects, schemas, runtime: runtime.clone() })
+    })
 }
 
 fn registry(config: &Config) -> Result<Option<Registry>, Problem> {
@@ -122,7 +127,7 @@ pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Prob
 
 /// Internal topics must be what the plan takes them for: another partition count silently moves keys (G9), and
 /// deletion in a changelog loses state (S5).
-fn check_internal(plan: &Plan, broker: &dyn Broker) -> Result<(), String> {
+pub fn check_internal(plan: &Plan, broker: &dyn Broker) -> Result<(), String> {
     for spec in topics_to_create(plan).iter().filter(|t| t.name.starts_with("hw.")) {
         let partitions = broker.partitions(&spec.name).map_err(|e| e.to_string())?;
         if partitions.is_some_and(|n| n != spec.partitions) {

@@ -201,12 +201,19 @@ fn default_max_future() -> Span {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "expected types: a name such as `string`, a list `[string]`, or a mapping of columns to types")]
 pub enum Declared {
-    /// A type name; a trailing `?` allows null.
+    /// A type name; a trailing `?` allows null, ` pii` after that marks personal data.
     Type(String),
     /// A list of one element type.
     List(Vec<Declared>),
     /// A record.
     Record(BTreeMap<String, Declared>),
+}
+
+impl Declared {
+    /// A type that ends in ` pii` is that of personal data, which samples don't show.
+    pub fn is_private(text: &str) -> bool {
+        text.trim_end().ends_with(" pii")
+    }
 }
 
 /// A compacted topic to look things up in.

@@ -1,14 +1,14 @@
 //! From a case's lines to records as producers write them, and from records to what a case's files show.
 
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use headwater_engine::pipeline::{Format, Pipeline};
 use headwater_engine::plan::{InputKind, Plan, TimeSource, TopicSink};
-use headwater_formats::{AvroDecoder, AvroEncoder, AvroReader, JsonDecoder, JsonEncoder, RowBuilder, avro_to_arrow};
+use headwater_formats::{AvroDecoder, AvroEncoder, AvroReader, JsonDecoder, RowBuilder, avro_to_arrow};
 use operator_core::Millis;
 use serde_json::Value;
 
 use super::files::{Case, Content, Line};
+use crate::samples;
 
 /// Id of every schema that inputs are written with.
 const SCHEMA_ID: u32 = 1;
@@ -86,6 +86,23 @@ pub fn records(plan: &Plan, pipeline: &Pipeline, case: &Case) -> Result<Records,
     Ok(records)
 }
 
+/// The rows of a case that a source reads: columns of the value only.
+pub fn source_rows(plan: &Plan, source: Option<&str>, case: &Case) -> Result<samples::Rows, String> {
+    let inputs = plan.stages.iter().flat_map(|stage| &stage.inputs).filter(|i| matches!(i.kind, InputKind::Source(_)));
+    let input = inputs.clone().find(|input| source.is_none_or(|name| name == input.name));
+    let Some(input) = input else {
+        let names: Vec<&str> = inputs.map(|input| input.name.as_str()).collect();
+        return Err(format!("there is no source `{}`; there are {}", source.unwrap_or_default(), names.join(", ")));
+    };
+    let InputKind::Source(decode) = &input.kind else { return Err("not a source".into()) };
+    let of_source = case.inputs.iter().filter(|(topic, _)| input.topics.iter().any(|t| t.name.as_ref() == topic));
+    let values = of_source.flat_map(|(_, lines)| lines).filter_map(|line| match line {
+        Line::Record { value: Content::Json(value), .. } => Some(value.clone()),
+        _ => None,
+    });
+    samples::decode(&decode.value, &values.collect::<Vec<_>>()).map_err(|e| format!("case {}: {e}", case.name))
+}
+
 fn shape(plan: &Plan, pipeline: &Pipeline, topic: &str) -> Option<Shape> {
     for input in plan.stages.iter().flat_map(|stage| &stage.inputs) {
         let (InputKind::Source(decode), Some(found)) = (&input.kind, input.topics.iter().find(|t| t.name.as_ref() == topic)) else {
@@ -148,18 +165,6 @@ fn encode(shape: &Shape, value: &Value) -> Result<Vec<u8>, String> {
     Ok(bytes)
 }
 
-/// Rows as JSON values.
-pub fn rows(batch: &RecordBatch) -> Result<Vec<Value>, String> {
-    let encoder = JsonEncoder::new(&batch.schema());
-    let json = encoder.batch(batch)?;
-    let row = |row: usize| {
-        let mut text = Vec::new();
-        json.write(row, &mut text)?;
-        serde_json::from_slice(&text).map_err(|e| e.to_string())
-    };
-    (0..batch.num_rows()).map(row).collect()
-}
-
 /// The value of a record that a sink wrote.
 pub fn decode(sink: &TopicSink, value: &[u8]) -> Result<Value, String> {
     match (sink.format, &sink.avro) {
@@ -171,7 +176,7 @@ pub fn decode(sink: &TopicSink, value: &[u8]) -> Result<Value, String> {
             decoder.add_writer(id, text)?;
             let mut builder = RowBuilder::new(&schema, 1)?;
             decoder.decode(value, &mut builder).map_err(|e| e.to_string())?;
-            rows(&builder.finish()?).map(|mut rows| rows.pop().unwrap_or_default())
+            samples::json(&builder.finish()?).map(|mut rows| rows.pop().unwrap_or_default())
         }
         _ => Ok(text_or_size(value)),
     }

@@ -209,3 +209,15 @@ pub fn run(suites: &[Suite], progress: &(dyn Fn() + Sync)) -> Vec<Report> {
     }
     reports
 }
+
+/// Rows of a case, as a source's steps see them: for looking at expressions.
+///
+/// # Errors
+/// The pipeline or the case can't be read, or there is no such source or case.
+pub fn rows(pipeline: &Path, schemas: &Path, source: Option<&str>, case: Option<&str>) -> Result<crate::samples::Rows, Vec<Problem>> {
+    let one = |text: String| vec![Problem::plain(text)];
+    let options = Options { schemas: schemas.to_path_buf(), only: case.unwrap_or_default().to_string(), schedule: None };
+    let suite = suite(pipeline, &options)?;
+    let (case, _) = suite.cases.first().ok_or_else(|| one("the pipeline has no such case".into()))?;
+    encode::source_rows(&suite.plan, source, case).map_err(one)
+}

@@ -106,6 +106,7 @@ pub fn run(plan: &Arc<Plan>, records: &Records, schedule: &Schedule) -> Result<O
         dir,
     };
     run.play(records)?;
+    run.leave()?;
     Ok(run.outcome())
 }
 
@@ -280,13 +281,18 @@ impl Run<'_> {
         }) && self.sinks.is_done(&self.broker)
     }
 
-    fn outcome(&mut self) -> Outcome {
+    /// Lanes leave; deliveries take what they left.
+    fn leave(&mut self) -> Result<(), String> {
         for lane in self.lanes.drain(..).flatten() {
-            let _ = lane.finish(Duration::from_secs(1));
+            let _ = surviving(|| lane.finish(Duration::from_secs(1)));
         }
-        // A lane that left may have left a transaction open, which hides what is behind it until it times out.
+        // A lane that left before may have left a transaction open, which hides what is behind it until it times out.
         self.clock.advance(120_000);
         self.broker.settle();
+        self.settle()
+    }
+
+    fn outcome(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
         let topics = self.broker.topics().unwrap_or_default();
         for output in outputs(self.plan) {

@@ -3,10 +3,14 @@
 
 mod clickhouse;
 mod demo;
+mod eval;
 mod explain;
+mod fmt;
 mod lint;
 mod local;
+mod new;
 mod run;
+mod sample;
 mod test;
 
 use std::path::PathBuf;
@@ -30,6 +34,8 @@ struct Hw {
 enum Command {
     /// Run a pipeline until it is told to stop (SIGTERM or Ctrl-C commit what is open first)
     Run(run::RunArgs),
+    /// Begin a pipeline from a template, with its first case
+    New(new::NewArgs),
     /// Find every mistake in pipelines and configurations, without reading a record
     Lint(lint::LintArgs),
     /// Tell more about the code of an error or warning
@@ -38,10 +44,16 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Draw a pipeline as SVG, DOT or Mermaid
     Graph(explain::GraphArgs),
+    /// Format pipeline files: one layout, comments stay
+    Fmt(fmt::FmtArgs),
+    /// Try SQL on sample rows; without an expression, a prompt
+    Eval(eval::EvalArgs),
     /// Print the JSON Schema of pipeline files, for editors
     Schema(SchemaArgs),
     /// Run a pipeline's cases: through crashes, rebalances and lost answers, without a broker
     Test(test::TestArgs),
+    /// Take records of a real topic into a case, personal data masked
+    Sample(sample::SampleArgs),
     /// See it all work: local services, generated orders, the shipped pipelines, live totals
     Demo(demo::DemoArgs),
     /// Generate a realistic e-commerce load
@@ -95,12 +107,16 @@ pub fn main() -> ExitCode {
     let hw = Hw::parse();
     let result = match hw.command {
         Command::Run(args) => run::run(&args),
+        Command::New(args) => new::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::ExplainError(args) => explain::explain_error(&args),
         Command::Explain(args) => explain::explain(&args),
         Command::Graph(args) => explain::draw(&args),
+        Command::Fmt(args) => fmt::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Schema(args) => schema(&args),
         Command::Test(args) => test::run(&args),
+        Command::Sample(args) => sample::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate(args) => generate(args),
         Command::Local(args) => local::run(&args),

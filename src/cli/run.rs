@@ -9,9 +9,13 @@ use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
 
 use super::{Environment, Failure, runtime};
+use crate::catalog::Live;
 use crate::config::Config;
+use crate::diagnose::Problem;
+use crate::dry_run;
 use crate::prepare::{self, Loaded};
 use crate::run::{self, Prepared};
+use crate::style::{bad, dim, good};
 
 #[derive(Args)]
 pub struct RunArgs {
@@ -25,6 +29,9 @@ pub struct RunArgs {
     /// Log lines for people instead of JSON
     #[arg(long)]
     plain_logs: bool,
+    /// Connect and check topics, rights, schemas and tables; read nothing, create nothing
+    #[arg(long)]
+    dry_run: bool,
 }
 
 /// Logs to standard error: JSON for machines, or plain. `HW_LOG` filters (`info` by default).
@@ -39,6 +46,9 @@ pub fn logs(plain: bool) {
 }
 
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    if args.dry_run {
+        return dry_run(args);
+    }
     logs(args.plain_logs);
     let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
     let mut config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
@@ -56,6 +66,33 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     running.wait()?;
     tracing::info!(pipeline = %name, "stopped: everything processed is committed");
     Ok(())
+}
+
+/// Everything that a start would meet, without starting.
+fn dry_run(args: &RunArgs) -> Result<(), Failure> {
+    let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
+    let config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
+    let runtime = runtime()?;
+    let services = run::connect(&config, "hw-dry-run", runtime.handle())?;
+    if let Some(why) = services.unreachable() {
+        return Err(Problem::plain(why).with_code(run::UNREACHABLE).into());
+    }
+    let catalog = Live::new(services.broker.clone(), services.subjects.clone());
+    let (plan, warnings) = prepare::make_plan(&loaded, &catalog).map_err(Failure::Wrong)?;
+    prepare::print(&warnings);
+    anstream::println!("{} the pipeline fits the topics and schemas of the environment", good("✓"));
+    let kafka = run::kafka(&config, "hw-dry-run")?;
+    let checks = dry_run::check_all(&plan, &kafka, &config, runtime.handle())?;
+    for check in &checks {
+        match &check.result {
+            Ok(found) => anstream::println!("{} {} {}", good("✓"), check.what, dim(found)),
+            Err(wrong) => anstream::println!("{} {}: {wrong}", bad("✗"), check.what),
+        }
+    }
+    match checks.iter().filter(|check| check.result.is_err()).count() {
+        0 => Ok(()),
+        wrong => Err(Problem::plain(format!("{wrong} of {} checks failed: `hw run` would not start", checks.len() + 1)).into()),
+    }
 }
 
 /// Pauses between attempts to reach services: doubled from the first to the second.

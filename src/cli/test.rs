@@ -141,8 +141,8 @@ fn show(report: &Report) {
     anstream::println!("    {} expected, {} found\n", bad("-"), good("+"));
     failure.differences.iter().for_each(|line| anstream::println!("{line}"));
     if let Some(lines) = failure.smallest {
-        let lines = if lines == 1 { "the first input line".to_string() } else { format!("the first {lines} input lines") };
-        anstream::println!("\n    {lines} are enough: without the disturbance they give the right answer");
+        let lines = if lines == 1 { "the first input line is".to_string() } else { format!("the first {lines} input lines are") };
+        anstream::println!("\n    {lines} enough: without the disturbance they give the right answer");
     }
     let again = format!("hw test {} --case {} --schedule {}", report.pipeline.display(), report.case, failure.schedule);
     anstream::println!("\n    again: {}", name(&again));

@@ -5,6 +5,7 @@
 //! watermark with the last stable offset, and a restore that stops there, below an open transaction, is silently short. Creating topics and reading their settings is rare: `rdkafka`'s admin client is made for it
 //! and dropped again.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use rdkafka::types::RDKafkaErrorCode;
 use super::codes;
 use super::native::{self, Client, Context, NativeTopic, raw};
 use super::quiet::Quiet;
+use super::rights::{self, Kind, Rights};
 use super::{KafkaConfig, Role};
 
 /// How long a question about the cluster may take.
@@ -153,6 +155,25 @@ impl Admin {
             }
         }
         wanted.iter().try_for_each(|spec| self.wait_until_usable(spec))
+    }
+
+    pub(super) fn rights(&self, kind: Kind, names: &[String]) -> Result<BTreeMap<String, Rights>, BrokerError> {
+        rights::ask(self.client.ptr(), kind, names)
+    }
+
+    pub(super) fn could_create(&self, wanted: &[TopicSpec]) -> Result<Vec<(String, Option<String>)>, BrokerError> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let new: Vec<_> = wanted.iter().map(new_topic).collect();
+        let options = AdminOptions::new().request_timeout(Some(ANSWER_WITHIN)).validate_only(true);
+        let admin = self.admin_client()?;
+        let results = wait_for(admin.create_topics(&new, &options)).map_err(|error| failed("asking to create topics", &error))?;
+        let answer = results.into_iter().map(|result| match result {
+            Ok(topic) | Err((topic, RDKafkaErrorCode::TopicAlreadyExists)) => (topic, None),
+            Err((topic, code)) => (topic, Some(native::describe(code as i32))),
+        });
+        Ok(answer.collect())
     }
 
     fn wait_until_usable(&self, spec: &TopicSpec) -> Result<(), BrokerError> {

@@ -22,7 +22,10 @@ mod producer;
 mod quiet;
 mod reader;
 mod records;
+mod rights;
 mod watch;
+
+pub use rights::{Operation, Rights};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -280,6 +283,23 @@ impl Kafka {
         config.settings(Role::Producer { transactional_id: Some("-") })?;
         let admin = Arc::new(admin::Admin::connect(&config)?);
         Ok(Kafka { config, admin })
+    }
+
+    /// What this client may do to topics.
+    pub fn rights_on_topics(&self, topics: &[String]) -> Result<BTreeMap<String, Rights>, BrokerError> {
+        self.admin.rights(rights::Kind::Topics, topics)
+    }
+
+    /// What this client may do in groups. One that does not exist yet is answered for, too.
+    pub fn rights_on_groups(&self, groups: &[String]) -> Result<BTreeMap<String, Rights>, BrokerError> {
+        // One group per question: their coordinators differ.
+        let asked = groups.iter().map(|group| self.admin.rights(rights::Kind::Groups, std::slice::from_ref(group)));
+        asked.collect::<Result<Vec<_>, _>>().map(|rights| rights.into_iter().flatten().collect())
+    }
+
+    /// Which of these topics could be created, without doing it: why not, where not.
+    pub fn could_create(&self, topics: &[TopicSpec]) -> Result<Vec<(String, Option<String>)>, BrokerError> {
+        self.admin.could_create(topics)
     }
 }
 

@@ -250,7 +250,8 @@ fn field(name: &str, declared: &Declared) -> Result<Field, Diagnostic> {
     let at = |d: Diagnostic| d.at(["schema", name]);
     Ok(match declared {
         Declared::Type(text) => {
-            let (text, nullable) = text.strip_suffix('?').map_or((text.as_str(), false), |t| (t, true));
+            let text = text.trim_end().strip_suffix(" pii").unwrap_or(text).trim_end();
+            let (text, nullable) = text.strip_suffix('?').map_or((text, false), |t| (t, true));
             Field::new(name, parse_type(text).map_err(|e| at(wrong_type(text, e)))?, nullable)
         }
         Declared::List(items) => match items.as_slice() {

@@ -1,0 +1,105 @@
+//! `hw fmt`: one layout for all pipelines. Only blanks and quotes change; the order of keys and all comments stay.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use headwater_engine::yaml::{self, Node, Value};
+use pretty_yaml::config::{FormatOptions, LanguageOptions, LayoutOptions};
+
+use super::Failure;
+use crate::diagnose::{Problem, Source};
+use crate::style::{good, name};
+
+/// Lines are broken where they would be longer.
+const WIDTH: usize = 120;
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  hw fmt pipelines/*/pipeline.yaml
+  hw fmt --check pipelines/*/pipeline.yaml config/*.yaml      in CI: exit code 1 if a file would change")]
+pub struct FmtArgs {
+    /// Pipeline files and configurations
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// Change nothing; fail if a file is not formatted
+    #[arg(long)]
+    check: bool,
+}
+
+pub fn run(args: &FmtArgs) -> Result<(), Failure> {
+    let mut unformatted = 0;
+    for path in &args.files {
+        let source = Source::read(path)?;
+        let formatted = format(&source).map_err(|p| Failure::Wrong(vec![p]))?;
+        if formatted == *source.text {
+            continue;
+        }
+        unformatted += 1;
+        if args.check {
+            anstream::println!("not formatted: {}", name(&path.display().to_string()));
+        } else {
+            std::fs::write(path, formatted).map_err(|e| Problem::plain(format!("{}: {e}", path.display())))?;
+            anstream::println!("{} {}", good("formatted"), name(&path.display().to_string()));
+        }
+    }
+    match args.check && unformatted > 0 {
+        true => Err(Problem::plain(format!("{unformatted} of {} files are not formatted: run `hw fmt`", args.files.len())).into()),
+        false => Ok(()),
+    }
+}
+
+/// The text in its layout.
+///
+/// # Errors
+/// The file is no YAML that a pipeline may have.
+pub fn format(source: &Source) -> Result<String, Problem> {
+    let before = yaml::parse(&source.text).map_err(|e| Problem::yaml(source, e))?;
+    let layout = LayoutOptions { print_width: WIDTH, ..LayoutOptions::default() };
+    let options = FormatOptions { layout, language: LanguageOptions { format_comments: true, ..LanguageOptions::default() } };
+    let formatted = pretty_yaml::format_text(&source.text, &options).map_err(|e| Problem::plain(format!("{}: {e}", source.name)))?;
+    // A formatter may never change what a file says.
+    match yaml::parse(&formatted) {
+        Ok(after) if same(&before, &after) => Ok(formatted),
+        _ => {
+            Err(Problem::plain(format!("{}: this layout can't be formatted without changing what it says; it was left alone", source.name)))
+        }
+    }
+}
+
+/// The same values, wherever they stand and however they are quoted.
+fn same(a: &Node, b: &Node) -> bool {
+    match (&a.value, &b.value) {
+        (Value::Scalar { text: a, plain: p, .. }, Value::Scalar { text: b, plain: q, .. }) => a == b && p == q,
+        (Value::List(a), Value::List(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Value::Map(a), Value::Map(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|((ka, va), (kb, vb))| ka.text == kb.text && same(va, vb))
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn formatted(text: &str) -> String {
+        format(&Source::new("p.yaml", text)).unwrap_or_else(|p| panic!("{}", p.message))
+    }
+
+    #[test]
+    fn layout_changes_and_comments_stay() {
+        let text = "# top\nname:   x   # why\nsteps:\n    a:   {from: b,filter: 'x > 1'}\n\n\n\n    c:\n        from: [a,b]\n";
+        let once = formatted(text);
+        assert_eq!(once, "# top\nname: x # why\nsteps:\n  a: { from: b, filter: \"x > 1\" }\n\n  c:\n    from: [a, b]\n");
+        assert_eq!(formatted(&once), once, "formatting again changes nothing");
+    }
+
+    #[test]
+    fn shipped_files_are_formatted() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+        for pipeline in ["audit-trail", "inventory-levels", "order-analytics"] {
+            let source = Source::read(&root.join("pipelines").join(pipeline).join("pipeline.yaml")).unwrap();
+            assert_eq!(format(&source).unwrap(), *source.text, "{pipeline}");
+        }
+    }
+}

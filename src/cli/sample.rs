@@ -1,0 +1,75 @@
+//! `hw sample`: a case from records of a real topic.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use uuid::Uuid;
+
+use super::{Environment, Failure, runtime};
+use crate::catalog::Live;
+use crate::diagnose::Problem;
+use crate::prepare;
+use crate::style::{dim, good, name};
+use crate::{run, sample};
+
+#[derive(Args)]
+#[command(after_help = "Fields that the schema marks as personal data are masked: in Avro by the attribute \"pii\": true, in a declared
+`schema` by a type that ends in ` pii`. Equal values stay equal within one sample, and with one --salt across samples.
+
+Examples:
+  hw sample pipeline.yaml --case yesterday --count 50 --config config/production.yaml
+  hw sample pipeline.yaml --case yesterday --of customers --salt tuesday
+  hw test pipeline.yaml --case yesterday --update     then read what comes out, and keep it if it is right")]
+pub struct SampleArgs {
+    /// The pipeline file
+    pipeline: PathBuf,
+    #[command(flatten)]
+    environment: Environment,
+    /// Name of the case to write
+    #[arg(long)]
+    case: String,
+    /// The source or table to sample; the first source if left out
+    #[arg(long)]
+    of: Option<String>,
+    /// How many records
+    #[arg(long, default_value_t = 20)]
+    count: usize,
+    /// The oldest records instead of the newest
+    #[arg(long)]
+    earliest: bool,
+    /// Mask this field, too: `data.customer.email`
+    #[arg(long)]
+    mask: Vec<String>,
+    /// Mask equal values alike in all samples with this salt; random if left out
+    #[arg(long)]
+    salt: Option<String>,
+}
+
+pub fn run(args: &SampleArgs) -> Result<(), Failure> {
+    let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
+    let config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
+    let runtime = runtime()?;
+    let services = run::connect(&config, "hw-sample", runtime.handle())?;
+    let catalog = Live::new(services.broker.clone(), services.subjects.clone());
+    let (plan, _) = prepare::make_plan(&loaded, &catalog).map_err(Failure::Wrong)?;
+    let wanted = sample::Wanted {
+        stream: args.of.clone(),
+        count: args.count,
+        earliest: args.earliest,
+        mask: args.mask.clone(),
+        salt: args.salt.clone().unwrap_or_else(|| Uuid::new_v4().to_string()),
+    };
+    let taken = sample::take(&plan, &loaded.pipeline, services.broker.as_ref(), services.schemas.as_ref(), &wanted);
+    let taken = taken.map_err(Problem::plain)?;
+    let file = sample::write(&taken, &args.pipeline, &args.case).map_err(Problem::plain)?;
+    anstream::println!("{} {} records to {}", good("wrote"), taken.lines.len(), name(&file.display().to_string()));
+    match taken.masked.as_slice() {
+        [] => anstream::println!("{}", dim("nothing is marked as personal data in the schema, and nothing was masked")),
+        masked => anstream::println!("masked: {}", masked.join(", ")),
+    }
+    if taken.left_out > 0 {
+        anstream::println!("{} records could not be read and were left out, since they can't be masked", taken.left_out);
+    }
+    anstream::println!("{}", dim(&format!("then: hw test {} --case {} --update", args.pipeline.display(), args.case)));
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! `hw run --dry-run`: everything a worker needs, checked without reading a record or creating anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use headwater_engine::broker::{Broker, TopicSpec};
+use headwater_engine::lane::topics_to_create;
+use headwater_engine::pipeline::Guarantee;
+use headwater_engine::plan::{InputKind, Plan, Target, TopicName};
+use tokio::runtime::Handle;
+
+use crate::clickhouse::{self, Table, inspect};
+use crate::config::Config;
+use crate::deliver::{self, rows_of};
+use crate::diagnose::Problem;
+use crate::kafka::{Kafka, Operation, Rights};
+use crate::run::check_internal;
+
+/// A thing that was checked.
+pub struct Check {
+    pub what: String,
+    /// What was found, or what is wrong and what to do.
+    pub result: Result<String, String>,
+}
+
+fn check(what: impl Into<String>, result: Result<String, String>) -> Check {
+    Check { what: what.into(), result }
+}
+
+/// Topics with what is done to them.
+type Needs = BTreeMap<String, BTreeSet<Operation>>;
+
+/// Checks a plan against the services of an environment.
+///
+/// # Errors
+/// A service can't be asked.
+pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, runtime: &Handle) -> Result<Vec<Check>, Problem> {
+    let fail = |e: headwater_engine::broker::BrokerError| Problem::plain(e.to_string());
+    let create = topics_to_create(plan);
+    let needs = needs(plan, &create);
+    let existing: BTreeSet<String> = kafka.topics().map_err(fail)?.into_iter().collect();
+    let (there, missing): (Vec<String>, Vec<String>) = needs.keys().cloned().partition(|topic| existing.contains(topic));
+    let rights = kafka.rights_on_topics(&there).map_err(fail)?;
+    let mut checks: Vec<Check> = there.iter().map(|topic| topic_check(topic, &needs, &rights)).collect();
+    let to_create: Vec<TopicSpec> = create.into_iter().filter(|spec| missing.contains(&spec.name)).collect();
+    for (topic, refusal) in kafka.could_create(&to_create).map_err(fail)? {
+        let result = match refusal {
+            None => Ok("will be created".to_string()),
+            Some(why) => Err(format!("can't be created: {why}")),
+        };
+        checks.push(check(format!("topic {topic}"), result));
+    }
+    checks.push(check("internal topics", check_internal(plan, kafka).map(|()| "as the plan needs them".to_string())));
+    checks.extend(groups(plan, kafka)?);
+    if plan.guarantee == Guarantee::ExactlyOnce {
+        checks.push(transactions(plan, kafka));
+    }
+    checks.extend(tables(plan, config, runtime));
+    Ok(checks)
+}
+
+/// What a worker does to which topics.
+fn needs(plan: &Plan, create: &[TopicSpec]) -> Needs {
+    let mut needs = Needs::new();
+    let mut need = |topic: &str, operations: &[Operation]| needs.entry(topic.to_string()).or_default().extend(operations.iter().copied());
+    for input in plan.stages.iter().flat_map(|s| &s.inputs).filter(|i| matches!(i.kind, InputKind::Source(_))) {
+        input.topics.iter().for_each(|topic| need(&topic.name, &[Operation::Read, Operation::Describe]));
+    }
+    plan.tables.iter().for_each(|table| need(&table.topic.name, &[Operation::Read, Operation::Describe]));
+    for output in plan.stages.iter().flat_map(|s| &s.outputs) {
+        if let Target::Topic(sink) = &output.target
+            && let TopicName::Fixed(topic) = &sink.topic
+        {
+            need(topic, &[Operation::Write, Operation::Describe]);
+        }
+    }
+    for spec in create {
+        let internal = spec.name.starts_with("hw.") && !spec.name.ends_with(".dlq");
+        let read = if internal { &[Operation::Read][..] } else { &[] };
+        need(&spec.name, &[Operation::Write, Operation::Describe]);
+        need(&spec.name, read);
+    }
+    needs
+}
+
+fn topic_check(topic: &str, needs: &Needs, rights: &BTreeMap<String, Rights>) -> Check {
+    let needed = needs.get(topic).into_iter().flatten();
+    let refused: Vec<String> = needed
+        .clone()
+        .filter(|operation| !rights.get(topic).is_some_and(|rights| rights.allow(**operation)))
+        .map(|operation| format!("{operation:?}").to_uppercase())
+        .collect();
+    let names: Vec<String> = needed.map(|operation| format!("{operation:?}").to_lowercase()).collect();
+    let result = match refused.is_empty() {
+        true => Ok(format!("may {}", names.join(", "))),
+        false => Err(format!("no right to {}: an ACL for the principal of this client must allow it", refused.join(", "))),
+    };
+    check(format!("topic {topic}"), result)
+}
+
+fn groups(plan: &Plan, kafka: &Kafka) -> Result<Vec<Check>, Problem> {
+    let outputs = plan.stages.iter().flat_map(|s| &s.outputs);
+    let sinks = outputs.filter(|o| matches!(o.target, Target::Outbox { .. })).map(|o| plan.names.sink_group(&o.name));
+    let names: Vec<String> = std::iter::once(plan.names.group()).chain(sinks).collect();
+    let rights = kafka.rights_on_groups(&names).map_err(|e| Problem::plain(e.to_string()))?;
+    let of = |name: &String| {
+        let allowed = rights.get(name).is_some_and(|rights| rights.allow(Operation::Read));
+        let result = if allowed { Ok("may join".to_string()) } else { Err("no right to READ: the worker could not join".to_string()) };
+        check(format!("group {name}"), result)
+    };
+    Ok(names.iter().map(of).collect())
+}
+
+/// A transactional id of its own under the pipeline's prefix: those of running workers must not be fenced.
+fn transactions(plan: &Plan, kafka: &Kafka) -> Check {
+    let id = plan.names.transactional_id("dry-run", 0, 0);
+    let opened = kafka.producer(Some(&id)).map(drop);
+    let what = format!("transactional ids hw.{}.*", plan.pipeline);
+    check(what, opened.map(|()| "may write".to_string()).map_err(|e| format!("transactions can't be opened: {e}")))
+}
+
+fn tables(plan: &Plan, config: &Config, runtime: &Handle) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for output in plan.stages.iter().flat_map(|s| &s.outputs) {
+        let Target::Outbox { table, .. } = &output.target else { continue };
+        let result = match &config.clickhouse {
+            None => Err("the configuration has no `clickhouse.url`".to_string()),
+            Some(settings) => runtime.block_on(async {
+                let connection = deliver::connect(settings).map_err(|p| p.message)?;
+                let name = Table::parse(table)?;
+                let wanted =
+                    if settings.allow_weaker_guarantee { clickhouse::Guarantee::AtLeastOnce } else { clickhouse::Guarantee::ExactlyOnce };
+                match inspect(&connection, &name, &rows_of(output)).await {
+                    Ok(found) => found.require(wanted).map(|()| found.guarantee.to_string()).map_err(|e| e.to_string()),
+                    Err(e) if settings.create_tables && e.to_string().contains("does not exist") => Ok("will be created".to_string()),
+                    Err(e) => Err(e.to_string()),
+                }
+            }),
+        };
+        checks.push(check(format!("ClickHouse {table}"), result));
+    }
+    checks
+}

@@ -1,0 +1,389 @@
+//! `hw sample`: records of a real topic as the input of a case, with personal data masked.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use headwater_engine::broker::{Broker, Event, Record, TopicPartition};
+use headwater_engine::pipeline::{Declared, Format, Pipeline};
+use headwater_engine::plan::{InputKind, Plan, TimeSource};
+use headwater_engine::schemas::{Lookup, SchemaSource};
+use headwater_formats::{AvroDecoder, AvroReader, DecodeError, RowBuilder, avro_to_arrow};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::samples;
+
+/// Silence after which what was read is all there is.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What to take.
+pub struct Wanted {
+    /// A source or table of the pipeline; the first source if left out.
+    pub stream: Option<String>,
+    pub count: usize,
+    /// From the beginning rather than the end of the topic.
+    pub earliest: bool,
+    /// Fields to mask besides those that the schema marks.
+    pub mask: Vec<String>,
+    /// Equal values are masked alike under the same salt.
+    pub salt: String,
+}
+
+/// A topic with what its records look like.
+struct Stream {
+    topic: String,
+    partitions: i32,
+    format: Format,
+    avro: Option<Arc<str>>,
+    key: Option<Vec<String>>,
+    record_time: bool,
+    private: Vec<Vec<String>>,
+}
+
+/// What was taken.
+pub struct Sample {
+    pub topic: String,
+    /// Lines of `in.<topic>.jsonl`.
+    pub lines: Vec<Value>,
+    pub masked: Vec<String>,
+    /// Records that could not be read and may hold what must be masked.
+    pub left_out: usize,
+}
+
+/// Reads the sample.
+///
+/// # Errors
+/// The pipeline has no such stream, or its topic can't be read.
+pub fn take(plan: &Plan, pipeline: &Pipeline, broker: &dyn Broker, schemas: &dyn SchemaSource, wanted: &Wanted) -> Result<Sample, String> {
+    let mut stream = stream(plan, pipeline, wanted.stream.as_deref())?;
+    stream.private.extend(wanted.mask.iter().map(|path| path.split('.').map(str::to_string).collect()));
+    let mut records = read(broker, &stream, wanted)?;
+    records.sort_by_key(|record| (record.timestamp, record.partition, record.offset));
+    if !wanted.earliest {
+        records.drain(..records.len().saturating_sub(wanted.count));
+    }
+    records.truncate(wanted.count);
+    let mut values = Values::new(&stream)?;
+    let mut sample = Sample {
+        topic: stream.topic.clone(),
+        lines: Vec::new(),
+        masked: stream.private.iter().map(|p| p.join(".")).collect(),
+        left_out: 0,
+    };
+    for record in &records {
+        match values.line(&stream, record, schemas, &wanted.salt) {
+            Some(line) => sample.lines.push(line),
+            None => sample.left_out += 1,
+        }
+    }
+    Ok(sample)
+}
+
+fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream, String> {
+    let path = |text: &String| text.split('.').map(str::to_string).collect::<Vec<_>>();
+    let inputs = plan.stages.iter().flat_map(|s| &s.inputs);
+    for input in inputs {
+        let (InputKind::Source(decode), Some(spec)) = (&input.kind, pipeline.sources.get(&input.name)) else { continue };
+        if name.is_some_and(|name| name != input.name) {
+            continue;
+        }
+        let Some(topic) = input.topics.first() else { continue };
+        let mut private = marked(topic.avro.as_deref());
+        declared(spec.schema.as_ref(), if spec.event.is_some() { vec!["data".into()] } else { Vec::new() }, &mut private);
+        return Ok(Stream {
+            topic: topic.name.to_string(),
+            partitions: topic.partitions,
+            format: decode.format,
+            avro: topic.avro.clone(),
+            key: spec.key.as_ref().map(path),
+            record_time: decode.time == TimeSource::Record,
+            private,
+        });
+    }
+    let table = plan.tables.iter().find(|table| name == Some(table.name.as_str()));
+    let Some((table, spec)) = table.and_then(|table| Some((table, pipeline.tables.get(&table.name)?))) else {
+        let known: Vec<&str> = pipeline.sources.keys().chain(pipeline.tables.keys()).map(String::as_str).collect();
+        return Err(format!("there is no source or table `{}`; there are {}", name.unwrap_or_default(), known.join(", ")));
+    };
+    let mut private = marked(table.topic.avro.as_deref());
+    declared(spec.schema.as_ref(), Vec::new(), &mut private);
+    Ok(Stream {
+        topic: table.topic.name.to_string(),
+        partitions: table.topic.partitions,
+        format: table.format,
+        avro: table.topic.avro.clone(),
+        key: Some(path(&spec.key)),
+        record_time: table.time.is_none(),
+        private,
+    })
+}
+
+/// Fields of an Avro schema with the attribute `"pii": true`, at any depth.
+fn marked(avro: Option<&str>) -> Vec<Vec<String>> {
+    fn walk(schema: &Value, path: &[String], out: &mut Vec<Vec<String>>) {
+        match schema {
+            Value::Array(branches) => branches.iter().for_each(|branch| walk(branch, path, out)),
+            Value::Object(object) => {
+                for field in object.get("fields").and_then(Value::as_array).into_iter().flatten() {
+                    let name = field.get("name").and_then(Value::as_str).unwrap_or_default();
+                    let path: Vec<String> = path.iter().cloned().chain([name.to_string()]).collect();
+                    if field.get("pii") == Some(&Value::Bool(true)) {
+                        out.push(path.clone());
+                    }
+                    if let Some(of) = field.get("type") {
+                        walk(of, &path, out);
+                    }
+                }
+                for part in ["type", "items", "values"].iter().filter_map(|part| object.get(*part)).filter(|part| !part.is_string()) {
+                    walk(part, path, out);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut out = Vec::new();
+    if let Some(schema) = avro.and_then(|text| serde_json::from_str(text).ok()) {
+        walk(&schema, &[], &mut out);
+    }
+    out
+}
+
+/// Declared columns whose type ends in ` pii`.
+fn declared(columns: Option<&Declared>, path: Vec<String>, out: &mut Vec<Vec<String>>) {
+    match columns {
+        Some(Declared::Type(text)) if Declared::is_private(text) => out.push(path),
+        Some(Declared::List(items)) => items.iter().for_each(|item| declared(Some(item), path.clone(), out)),
+        Some(Declared::Record(fields)) => {
+            for (name, of) in fields {
+                declared(Some(of), path.iter().cloned().chain([name.clone()]).collect(), out);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// A record, kept.
+struct Kept {
+    partition: i32,
+    offset: i64,
+    timestamp: Option<i64>,
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+}
+
+impl Kept {
+    fn of(partition: i32, record: Record<'_>) -> Kept {
+        let bytes = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
+        Kept { partition, offset: record.offset, timestamp: record.timestamp, key: bytes(record.key), value: bytes(record.value) }
+    }
+}
+
+fn read(broker: &dyn Broker, stream: &Stream, wanted: &Wanted) -> Result<Vec<Kept>, String> {
+    let fail = |e: headwater_engine::broker::BrokerError| e.to_string();
+    let mut from = Vec::new();
+    for partition in (0..stream.partitions).map(|p| TopicPartition::new(stream.topic.as_str(), p)) {
+        let (low, high) = broker.bounds(&partition).map_err(fail)?;
+        let start = if wanted.earliest { low } else { low.max(high - wanted.count as i64) };
+        if start < high {
+            from.push((partition, start));
+        }
+    }
+    let mut open: BTreeMap<TopicPartition, usize> = from.iter().map(|(partition, _)| (partition.clone(), 0)).collect();
+    let mut reader = broker.reader(&from).map_err(fail)?;
+    let (mut kept, mut last) = (Vec::new(), Instant::now());
+    while !open.is_empty() && last.elapsed() < PATIENCE {
+        for event in reader.poll(1_000, Duration::from_millis(200)).map_err(fail)? {
+            last = Instant::now();
+            match event {
+                Event::Records { partition, records } => {
+                    let taken = open.get(&partition).copied().unwrap_or(wanted.count);
+                    let room = records.len().min(wanted.count.saturating_sub(taken));
+                    kept.extend((0..room).map(|n| Kept::of(partition.partition, records.get(n))));
+                    if taken + room >= wanted.count {
+                        open.remove(&partition);
+                    } else if let Some(taken) = open.get_mut(&partition) {
+                        *taken += room;
+                    }
+                }
+                Event::End { partition, .. } => drop(open.remove(&partition)),
+                _ => {}
+            }
+        }
+    }
+    Ok(kept)
+}
+
+/// Reads values of a stream.
+struct Values {
+    avro: Option<(AvroDecoder, RowBuilder)>,
+}
+
+impl Values {
+    fn new(stream: &Stream) -> Result<Values, String> {
+        let avro = match &stream.avro {
+            None => None,
+            Some(text) => {
+                let schema = avro_to_arrow(text)?;
+                Some((AvroDecoder::new(AvroReader::new(text, &schema)?), RowBuilder::new(&schema, 1)?))
+            }
+        };
+        Ok(Values { avro })
+    }
+
+    /// A line of a case; `None` if the record can't be read and might hold what must be masked.
+    fn line(&mut self, stream: &Stream, record: &Kept, schemas: &dyn SchemaSource, salt: &str) -> Option<Value> {
+        let key = record.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned());
+        let Some(bytes) = &record.value else { return Some(with_key(json!({ "@value": null }), key)) };
+        let Some(mut value) = self.value(stream, bytes, schemas) else {
+            let text = String::from_utf8(bytes.clone()).ok().filter(|_| stream.private.is_empty())?;
+            return Some(with_key(json!({ "@raw": text }), key));
+        };
+        let mut key = key;
+        for path in &stream.private {
+            mask(&mut value, path, salt, &mut |old, new| {
+                if key.as_deref() == Some(old) {
+                    key = Some(new.to_string());
+                }
+            });
+        }
+        let in_value = stream.key.as_ref().and_then(|path| path.iter().try_fold(&value, |value, name| value.get(name)));
+        let in_value = in_value.map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_string));
+        let special = value.as_object().is_some_and(|members| members.keys().any(|name| name.starts_with('@')));
+        if in_value == key && !stream.record_time && !special {
+            return Some(value);
+        }
+        let mut line = with_key(json!({ "@value": value }), key.filter(|key| in_value.as_ref() != Some(key)));
+        if let (Some(timestamp), Some(line), true) = (record.timestamp, line.as_object_mut(), stream.record_time) {
+            line.insert("@timestamp".into(), timestamp.into());
+        }
+        Some(line)
+    }
+
+    fn value(&mut self, stream: &Stream, bytes: &[u8], schemas: &dyn SchemaSource) -> Option<Value> {
+        match (stream.format, &mut self.avro) {
+            (Format::Avro, Some((decoder, rows))) => {
+                match decoder.decode(bytes, rows) {
+                    Ok(()) => {}
+                    Err(DecodeError::UnknownSchema(id)) => {
+                        decoder.add_writer(id, &wait_for(schemas, id)?).ok()?;
+                        decoder.decode(bytes, rows).ok()?;
+                    }
+                    Err(DecodeError::Bad(_)) => return None,
+                }
+                samples::json(&rows.finish().ok()?).ok()?.pop()
+            }
+            (Format::Json, _) => serde_json::from_slice(bytes).ok(),
+            _ => String::from_utf8(bytes.to_vec()).ok().map(Value::String),
+        }
+    }
+}
+
+fn wait_for(schemas: &dyn SchemaSource, id: u32) -> Option<Arc<str>> {
+    let deadline = Instant::now() + PATIENCE;
+    while Instant::now() < deadline {
+        match schemas.lookup(id) {
+            Lookup::Known(text) => return Some(text),
+            Lookup::NotFound => return None,
+            Lookup::Pending | Lookup::Unavailable(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+    None
+}
+
+fn with_key(mut line: Value, key: Option<String>) -> Value {
+    if let (Some(key), Some(members)) = (key, line.as_object_mut()) {
+        members.insert("@key".into(), key.into());
+    }
+    line
+}
+
+/// Masks what is at a path, through lists. Equal values stay equal, so that joins and groups keep their meaning.
+fn mask(value: &mut Value, path: &[String], salt: &str, told: &mut dyn FnMut(&str, &str)) {
+    match (value, path) {
+        (Value::Array(items), path) => items.iter_mut().for_each(|item| mask(item, path, salt, told)),
+        (Value::Object(members), [first, rest @ ..]) => {
+            if let Some(member) = members.get_mut(first) {
+                mask(member, rest, salt, told);
+            }
+        }
+        (Value::Object(members), []) => members.values_mut().for_each(|member| mask(member, &[], salt, told)),
+        (value @ Value::String(_), []) => {
+            let old = value.as_str().unwrap_or_default().to_string();
+            let digest = Sha256::new().chain_update(salt).chain_update([0]).chain_update(&old).finalize();
+            let new = format!("masked-{}", digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect::<String>());
+            told(&old, &new);
+            *value = Value::String(new);
+        }
+        (value @ Value::Number(_), []) => {
+            told(&value.to_string(), "0");
+            *value = Value::from(0);
+        }
+        (value @ Value::Bool(_), []) => *value = Value::Bool(false),
+        _ => {}
+    }
+}
+
+/// Writes a sample into a case beside the pipeline; answers its file.
+///
+/// # Errors
+/// There is such a file already, or it can't be written.
+pub fn write(sample: &Sample, pipeline: &Path, case: &str) -> Result<PathBuf, String> {
+    let dir = pipeline.parent().unwrap_or(Path::new(".")).join("cases").join(case);
+    let file = dir.join(format!("in.{}.jsonl", sample.topic));
+    if file.exists() {
+        return Err(format!("{} exists already: choose another `--case`", file.display()));
+    }
+    let fail = |e: std::io::Error| format!("{}: {e}", dir.display());
+    std::fs::create_dir_all(&dir).map_err(fail)?;
+    std::fs::write(&file, sample.lines.iter().map(|line| format!("{line}\n")).collect::<String>()).map_err(fail)?;
+    let why = dir.join("why.txt");
+    if !why.exists() {
+        std::fs::write(&why, format!("Records sampled from {}: say here what they show.\n", sample.topic)).map_err(fail)?;
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_marked_is_masked_and_equal_values_stay_equal() {
+        let schema = r#"{"type":"record","name":"R","fields":[
+            {"name":"id","type":"string"},
+            {"name":"email","type":["null","string"],"pii":true},
+            {"name":"people","type":{"type":"array","items":{"type":"record","name":"P","fields":[{"name":"phone","type":"string","pii":true},{"name":"age","type":"int","pii":true}]}}}]}"#;
+        let private = marked(Some(schema));
+        let shown: Vec<String> = private.iter().map(|p| p.join(".")).collect();
+        assert_eq!(shown, ["email", "people.phone", "people.age"]);
+        let mut value = json!({"id": "1", "email": "a@x", "people": [{"phone": "a@x", "age": 40}, {"phone": null, "age": 3}]});
+        let mut key = "a@x".to_string();
+        for path in &private {
+            mask(&mut value, path, "salt", &mut |old, new| {
+                if key == old {
+                    key = new.to_string();
+                }
+            });
+        }
+        let text = value.to_string();
+        assert!(!text.contains("a@x") && !text.contains("40"), "{text}");
+        assert_eq!(value["email"], value["people"][0]["phone"]);
+        assert_eq!(
+            (value["id"].as_str(), value["people"][1]["phone"].is_null(), value["email"].as_str()),
+            (Some("1"), true, Some(key.as_str()))
+        );
+        let mut other = json!({"email": "a@x"});
+        mask(&mut other, &["email".into()], "another salt", &mut |_, _| {});
+        assert_ne!(other["email"], value["email"]);
+    }
+
+    #[test]
+    fn declared_columns_can_be_marked_too() {
+        let columns: Declared = serde_json::from_value(json!({"id": "string", "name": "string? pii", "tags": ["string pii"]})).unwrap();
+        let mut private = Vec::new();
+        declared(Some(&columns), vec!["data".into()], &mut private);
+        assert_eq!(private, [["data", "name"], ["data", "tags"]]);
+    }
+}
