@@ -216,6 +216,13 @@ impl Config {
         Ok(config)
     }
 
+    /// The configuration of a local environment that is started with `hw local up`, and nothing else.
+    pub fn of_local(dir: &str) -> Result<Config, Problem> {
+        let mut config = Config { local: Some(dir.into()), ..Config::default() };
+        config.fill().map_err(Problem::plain)?;
+        Ok(config)
+    }
+
     fn fill(&mut self) -> Result<(), String> {
         let Some(dir) = &self.local else { return Ok(()) };
         let Some(environment) = Environment::load(dir).map_err(|e| e.to_string())? else { return Ok(()) };

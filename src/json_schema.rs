@@ -18,7 +18,11 @@ pub fn pipeline(registry: &Registry) -> Value {
         let example = format!("{}\n\n```yaml\n{}```", kind.summary, kind.example);
         properties.insert(kind.name.into(), json!({ "description": kind.summary, "markdownDescription": example, "allOf": [reference] }));
     }
-    let one_operator: Vec<Value> = registry.names().map(|name| json!({ "required": [name] })).collect();
+    // Exactly one operator. Said by what excludes what, since editors complete nothing inside a `oneOf` that fails.
+    let others =
+        |name: &str| registry.names().filter(|other| *other != name).map(|other| json!({ "required": [other] })).collect::<Vec<_>>();
+    let one_operator: Map<String, Value> =
+        registry.names().map(|name| (name.to_string(), json!({ "not": { "anyOf": others(name) } }))).collect();
     let mut definitions = generator.take_definitions(true);
     definitions.insert(
         "Step".into(),
@@ -26,7 +30,8 @@ pub fn pipeline(registry: &Registry) -> Value {
             "description": "A step: `from` and exactly one operator.",
             "type": "object",
             "required": ["from"],
-            "oneOf": one_operator,
+            "minProperties": 2,
+            "dependencies": one_operator,
             "properties": properties,
             "additionalProperties": false,
         }),
@@ -40,6 +45,8 @@ pub fn pipeline(registry: &Registry) -> Value {
             version.insert("const".into(), headwater_engine::pipeline::API_VERSION.into());
         }
     }
+    let known = schema.get("definitions").cloned().unwrap_or_default();
+    inline(&mut schema, &known);
     documented(&mut schema);
     schema
 }
@@ -61,6 +68,30 @@ fn on_error() -> Value {
             { "const": "drop", "description": "The row is left out and counted as filtered." },
         ],
     })
+}
+
+/// Puts definitions where a property refers to them with words of its own: editors show the words of the definition
+/// otherwise.
+fn inline(value: &mut Value, definitions: &Value) {
+    match value {
+        Value::Object(object) => {
+            let name = match object.get("allOf").and_then(Value::as_array).map(Vec::as_slice) {
+                Some([one]) => one.get("$ref").and_then(Value::as_str).and_then(|name| name.rsplit('/').next()).map(str::to_string),
+                _ => None,
+            };
+            let definition = name.and_then(|name| definitions.get(name)?.as_object().cloned());
+            // One that refers to itself stays a reference.
+            if let Some(definition) = definition.filter(|d| !Value::Object(d.clone()).to_string().contains("Declared")) {
+                object.remove("allOf");
+                for (key, part) in definition {
+                    object.entry(key).or_insert(part);
+                }
+            }
+            object.values_mut().for_each(|part| inline(part, definitions));
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| inline(item, definitions)),
+        _ => {}
+    }
 }
 
 /// Line breaks of doc comments are no line breaks for a reader: editors show descriptions as they are.

@@ -10,6 +10,7 @@ pub mod codes;
 pub mod config;
 pub mod deliver;
 pub mod diagnose;
+pub mod docs;
 pub mod dry_run;
 pub mod explain;
 pub mod graph;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use operator_core::Span;
 use operator_core::duration::OrNever;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::yaml::{Node, YamlError, read_all};
 
@@ -49,7 +49,7 @@ fn default_commit_interval() -> Span {
 }
 
 /// What a reader of the outputs may rely on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Guarantee {
     /// Every input record takes effect once: outputs, state and positions are committed in one transaction.
@@ -121,7 +121,7 @@ pub struct Source {
 }
 
 /// How record values are encoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
     #[default]
@@ -140,7 +140,7 @@ pub enum EventShape {
     Envelope,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Start {
     #[default]
@@ -148,7 +148,7 @@ pub enum Start {
     Latest,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum NullValues {
     /// Count them as filtered.
@@ -242,7 +242,7 @@ pub struct Table {
 }
 
 /// What becomes of a row that a step can't compute.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OnError {
     /// The source record goes to the dead letters of its topic, with the cause.

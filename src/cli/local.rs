@@ -1,20 +1,25 @@
 //! `hw local`: services on this machine without Docker.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use headwater_engine::broker::{Broker, TopicSpec};
 use headwater_local::{Environment, Options};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
 use crate::diagnose::Problem;
+use crate::kafka::{Kafka, KafkaConfig};
+
+/// Where `hw local up` keeps its services, and other commands look for them.
+pub const DIR: &str = ".local/environment";
 
 #[derive(Args)]
 pub struct LocalArgs {
     #[command(subcommand)]
     command: Command,
     /// The folder the services live in
-    #[arg(long, global = true, default_value = ".local/environment")]
+    #[arg(long, global = true, default_value = DIR)]
     dir: PathBuf,
 }
 
@@ -34,6 +39,14 @@ enum Command {
     },
     /// Show addresses and whether they run
     Status,
+    /// Print the addresses as variables of a shell: eval "$(hw local env)"
+    Env,
+    /// Create a topic
+    Topic {
+        name: String,
+        #[arg(long, default_value_t = 6)]
+        partitions: i32,
+    },
     /// Serve the ClickHouse engine over HTTP (started by `up`)
     #[command(hide = true)]
     ClickhouseFront { library: PathBuf, data: PathBuf, address: std::net::SocketAddr },
@@ -61,8 +74,27 @@ pub fn run(args: &LocalArgs) -> Result<(), Failure> {
             }
             Ok(())
         }
+        Command::Env => {
+            let environment = running(&args.dir)?;
+            println!("export HW_BOOTSTRAP={}", environment.bootstrap);
+            println!("export HW_REGISTRY={}", environment.registry.unwrap_or_default());
+            println!("export HW_CLICKHOUSE={}", environment.clickhouse.unwrap_or_default());
+            Ok(())
+        }
+        Command::Topic { name, partitions } => {
+            let kafka = Kafka::connect(KafkaConfig::new(running(&args.dir)?.bootstrap)).map_err(|e| Problem::plain(e.to_string()))?;
+            let spec = TopicSpec { name: name.clone(), partitions: *partitions, replication: None, config: Vec::new() };
+            kafka.create_topics(&[spec]).map_err(|e| Problem::plain(e.to_string()))?;
+            println!("{name} with {partitions} partitions");
+            Ok(())
+        }
         Command::ClickhouseFront { library, data, address } => headwater_local::serve_clickhouse(library, data, *address).map_err(plain),
     }
+}
+
+fn running(dir: &Path) -> Result<Environment, Problem> {
+    let environment = Environment::load(dir).map_err(|e| Problem::plain(e.to_string()))?;
+    environment.ok_or_else(|| Problem::plain(format!("nothing runs in {}: `hw local up` starts it", dir.display())))
 }
 
 /// Everything, with this very program as the ClickHouse front.

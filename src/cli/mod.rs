@@ -9,6 +9,7 @@ mod fmt;
 mod lint;
 mod local;
 mod new;
+mod operators;
 mod run;
 mod sample;
 mod test;
@@ -44,6 +45,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Draw a pipeline as SVG, DOT or Mermaid
     Graph(explain::GraphArgs),
+    /// Show what steps can do: operators with keys, types, defaults, examples
+    Operators(operators::OperatorsArgs),
     /// Format pipeline files: one layout, comments stay
     Fmt(fmt::FmtArgs),
     /// Try SQL on sample rows; without an expression, a prompt
@@ -67,14 +70,20 @@ enum Command {
 /// Options of commands that need an environment.
 #[derive(Args, Clone)]
 pub struct Environment {
-    /// Configuration of the environment; several are layers, later ones win
-    #[arg(long = "config", short = 'c', default_value = "config/local.yaml")]
+    /// Configuration of the environment; several are layers, later ones win. Without it config/local.yaml, or else what
+    /// `hw local up` started here
+    #[arg(long = "config", short = 'c')]
     pub configs: Vec<PathBuf>,
 }
 
 impl Environment {
     pub fn load(&self) -> Result<Config, Problem> {
-        Config::load(&self.configs)
+        let usual = PathBuf::from("config/local.yaml");
+        match self.configs.is_empty() {
+            false => Config::load(&self.configs),
+            true if usual.exists() => Config::load(&[usual]),
+            true => Config::of_local(local::DIR),
+        }
     }
 }
 
@@ -112,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::ExplainError(args) => explain::explain_error(&args),
         Command::Explain(args) => explain::explain(&args),
         Command::Graph(args) => explain::draw(&args),
+        Command::Operators(args) => operators::run(&args),
         Command::Fmt(args) => fmt::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Schema(args) => schema(&args),

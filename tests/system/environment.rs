@@ -69,7 +69,8 @@ fn oracle_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle")
 }
 
-fn run(command: &mut Command, hint: &str) {
+pub fn run(command: &mut Command, hint: &str) {
+    let command = command.stdin(std::process::Stdio::null());
     let status = command.status().unwrap_or_else(|e| panic!("{command:?} does not start: {e}; {hint}"));
     assert!(status.success(), "{command:?} failed");
 }
@@ -80,6 +81,12 @@ pub fn oracle(arguments: &[&str]) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "the oracle disagrees:\n{text}");
     text
+}
+
+/// The last lines of a text.
+pub fn tail(text: &str, lines: usize) -> String {
+    let all: Vec<&str> = text.lines().collect();
+    all.get(all.len().saturating_sub(lines)..).unwrap_or_default().join("\n")
 }
 
 /// One value from ClickHouse.

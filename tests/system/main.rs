@@ -15,4 +15,5 @@ mod log;
 mod outages;
 mod outputs;
 mod poison;
+mod tooling;
 mod worker;

@@ -72,8 +72,16 @@ fn record_archive(program: &JavaProgram, archive: &Path) -> Result<(), LocalErro
     ready
 }
 
+/// A command-line tool of Kafka, by its class: its arguments follow.
+pub fn tool(class: &str) -> Result<Command, LocalError> {
+    let program = prepare(&|_| {})?;
+    let mut command = Command::new("java");
+    command.args(["-Xmx128m", "-cp"]).arg(class_path(&program)?).arg(class);
+    Ok(command)
+}
+
 fn format_with_tool(program: &JavaProgram, dir: &Path, node: Node) -> Result<(), LocalError> {
-    write_configuration(dir, &dir.join("data"), node, &[node])?;
+    write_configuration(dir, &dir.join("data"), node, &[node], &[])?;
     let mut tool = Command::new("java");
     tool.args(["-Xmx128m", "-cp"]).arg(class_path(program)?).args(["kafka.tools.StorageTool", "format", "-t"]);
     tool.arg(new_id()?).arg("-c").arg(dir.join("server.properties"));
@@ -90,11 +98,17 @@ fn format_with_tool(program: &JavaProgram, dir: &Path, node: Node) -> Result<(),
 }
 
 /// Writes the configuration of one node of a cluster, formats its storage if it is new, and says how to start it.
-pub fn node_launch(program: &JavaProgram, root: &Path, node: Node, all: &[Node]) -> Result<Launch, LocalError> {
+pub fn node_launch(
+    program: &JavaProgram,
+    root: &Path,
+    node: Node,
+    all: &[Node],
+    settings: &[(String, String)],
+) -> Result<Launch, LocalError> {
     let dir = root.join(Service::Kafka(node.id).to_string());
     let data = dir.join("data");
     fs::create_dir_all(&data).map_err(LocalError::io(format!("cannot create {}", data.display())))?;
-    write_configuration(&dir, &data, node, all)?;
+    write_configuration(&dir, &data, node, all, settings)?;
     if !data.join("meta.properties").exists() {
         let cluster = cluster_id(root)?;
         let identity = format!("version=1\ncluster.id={cluster}\nnode.id={}\ndirectory.id={}\n", node.id, new_id()?);
@@ -131,9 +145,10 @@ fn class_path(program: &JavaProgram) -> Result<String, LocalError> {
     Ok(jars.iter().map(|jar| jar.display().to_string()).collect::<Vec<_>>().join(":"))
 }
 
-fn write_configuration(dir: &Path, data: &Path, node: Node, all: &[Node]) -> Result<(), LocalError> {
+fn write_configuration(dir: &Path, data: &Path, node: Node, all: &[Node], settings: &[(String, String)]) -> Result<(), LocalError> {
+    let more: String = settings.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
     fs::create_dir_all(dir)
-        .and_then(|()| fs::write(dir.join("server.properties"), server_properties(data, node, all)))
+        .and_then(|()| fs::write(dir.join("server.properties"), server_properties(data, node, all) + &more))
         .and_then(|()| fs::write(dir.join("log4j2.properties"), LOG4J2))
         .map_err(LocalError::io(format!("cannot write to {}", dir.display())))
 }

@@ -22,6 +22,8 @@ pub struct Options {
     pub clickhouse_front: Vec<OsString>,
     /// Gives every Kafka node a second listener that advertises the port of a proxy; see [`Environment::proxied`](crate::Environment::proxied).
     pub proxied: bool,
+    /// Settings of every Kafka node besides those that make it a node; these win.
+    pub kafka_settings: Vec<(String, String)>,
     /// Ports to use; a port left out is chosen freely.
     pub ports: Ports,
     /// Longest time each service may take from being started to answering.
@@ -54,6 +56,7 @@ impl Options {
             clickhouse: true,
             clickhouse_front: Vec::new(),
             proxied: false,
+            kafka_settings: Vec::new(),
             ports: Ports::default(),
             patience: Duration::from_secs(120),
         }

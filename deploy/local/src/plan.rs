@@ -83,6 +83,7 @@ impl Environment {
             start_nodes: self.nodes.iter().map(|node| node.id).filter(|id| !runs(Service::Kafka(*id))).collect(),
             registry: registry.map(|own| Ok::<_, LocalError>((own, any()?))).transpose()?, // management on any port
             clickhouse,
+            kafka_settings: options.kafka_settings.clone(),
             patience: options.patience,
         };
         if let Some((port, _)) = plan.registry {

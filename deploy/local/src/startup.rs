@@ -82,6 +82,8 @@ pub struct Plan {
     /// Port and management port.
     pub registry: Option<(u16, u16)>,
     pub clickhouse: Option<ClickHousePlan>,
+    /// Settings of Kafka nodes besides those that make them nodes.
+    pub kafka_settings: Vec<(String, String)>,
     pub patience: Duration,
 }
 
@@ -180,7 +182,7 @@ impl Starter<'_> {
         let program: JavaProgram = kafka::prepare(&|line| self.say(line))?;
         let mut started = Vec::new();
         for node in self.plan.nodes.iter().filter(|node| self.plan.start_nodes.contains(&node.id)) {
-            let launch = kafka::node_launch(&program, &self.plan.root, *node, &self.plan.nodes)?;
+            let launch = kafka::node_launch(&program, &self.plan.root, *node, &self.plan.nodes, &self.plan.kafka_settings)?;
             started.push(self.start(Service::Kafka(node.id), node.client, launch)?);
         }
         started.iter().try_for_each(|(record, from)| self.await_start(record, *from))

@@ -39,7 +39,7 @@ pub struct Join {
 }
 
 /// Which version of the table's row is taken.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AsOf {
     /// The newest one that has been read.
@@ -50,7 +50,7 @@ pub enum AsOf {
 }
 
 /// What happens to rows for which the table has no row.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
     /// They go on with nulls in the added columns (a left join).

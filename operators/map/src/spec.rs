@@ -3,7 +3,7 @@
 use operator_core::{Diagnostic, PlanCx, Planned, Spec};
 use operator_expr::NamedSql;
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 /// Computes columns and unnests lists. Give `select`, or `add` and `drop`; with `unnest` they see one row per element.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -30,7 +30,7 @@ pub struct Map {
 }
 
 /// What happens to a row without elements.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Empty {
     /// It is filtered.

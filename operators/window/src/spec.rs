@@ -55,7 +55,7 @@ pub struct Hopping {
 }
 
 /// When results are emitted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Emit {
     /// One final result per group and window, once the watermark has passed the window's end and `lateness`.

@@ -1,0 +1,93 @@
+//! Pages are those of the code, and their examples run.
+
+use std::path::Path;
+
+use arrow::datatypes::{DataType, Field};
+use serde_json::json;
+
+use super::*;
+use crate::cases::{self, Options};
+use crate::registry::operators;
+
+#[test]
+fn pages_of_operators_are_current() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/operators");
+    let update = std::env::var("UPDATE").is_ok_and(|v| v == "1");
+    let mut wrong = Vec::new();
+    for kind in &operators().0 {
+        let (path, page) = (dir.join(format!("{}.md", kind.name)), page(kind));
+        if update {
+            std::fs::write(&path, &page).unwrap();
+        } else if std::fs::read_to_string(&path).unwrap_or_default() != page {
+            wrong.push(path.display().to_string());
+        }
+        for line in page.lines().filter(|line| line.starts_with("| `")) {
+            let cells: Vec<&str> = line.split(" | ").collect();
+            assert!(cells.len() >= 4 && cells[1].len() > 1 && cells[3].trim_end_matches('|').trim().len() > 5, "{}: {line}", kind.name);
+        }
+    }
+    assert!(wrong.is_empty(), "not current (UPDATE=1 rewrites them): {wrong:?}");
+    let files = std::fs::read_dir(&dir).unwrap().count();
+    assert_eq!(files, operators().0.len(), "a page of no operator is left over");
+}
+
+/// A type as a source declares it, and a value of it.
+fn declared(field: &Field) -> (String, Value) {
+    match field.data_type() {
+        DataType::Struct(fields) => {
+            let parts: Vec<(String, (String, Value))> = fields.iter().map(|f| (f.name().clone(), declared(f))).collect();
+            let text = parts.iter().map(|(name, (of, _))| format!("{name}: {of}")).collect::<Vec<_>>().join(", ");
+            (format!("{{ {text} }}"), Value::Object(parts.into_iter().map(|(name, (_, value))| (name, value)).collect()))
+        }
+        DataType::List(item) => {
+            let (of, value) = declared(item);
+            (format!("[{of}]"), json!([value, value]))
+        }
+        DataType::Utf8 => ("string".into(), json!("x")),
+        DataType::Boolean => ("bool".into(), json!(true)),
+        other => (format!("\"{}\"", operator_core::type_name(other).replace(", ", ",")), json!(2000)),
+    }
+}
+
+/// The example as a whole pipeline: a source with the columns it wants, the tables it names, a sink for its output.
+fn pipeline(kind: &Kind) -> (String, String) {
+    let step = kind.example.lines().nth(1).unwrap().trim().trim_end_matches(':').to_string();
+    let from = kind.example.lines().find_map(|line| line.trim().strip_prefix("from: ")).unwrap();
+    let input = operator_core::script::types::schema(kind.example_input).unwrap();
+    let columns: Vec<(String, (String, Value))> = input.fields().iter().map(|f| (f.name().clone(), declared(f))).collect();
+    let schema = columns.iter().map(|(name, (of, _))| format!("{name}: {of}")).collect::<Vec<_>>().join(", ");
+    let row = Value::Object(columns.into_iter().map(|(name, (_, value))| (name, value)).collect());
+    let tables = "tables:\n  products: { topic: business.catalog.products, key: id, schema: { id: string, category: string } }\n  \
+                  customers: { topic: business.users.customers, key: id, schema: { id: long, tier: string } }\n";
+    let tables = if kind.example.contains("table: products") { tables } else { "" };
+    let output = if kind.name == "fanout" { format!("{step}.high_value") } else { step };
+    let text = format!(
+        "apiVersion: headwater/v1\nname: example\nsources:\n  {from}: {{ topic: business.orders.created, schema: {{ {schema} }} }}\n{tables}{}\
+         sinks:\n  out: {{ from: {output}, topic: analytics.orders.example, create: {{ partitions: 1 }} }}\n",
+        kind.example
+    );
+    (text, row.to_string())
+}
+
+#[test]
+fn every_example_runs() {
+    for kind in &operators().0 {
+        let dir = tempfile::tempdir().unwrap();
+        let (text, row) = pipeline(kind);
+        let case = dir.path().join("cases/example");
+        std::fs::create_dir_all(&case).unwrap();
+        std::fs::write(dir.path().join("pipeline.yaml"), &text).unwrap();
+        std::fs::write(case.join("why.txt"), "The example of the page runs.").unwrap();
+        std::fs::write(case.join("in.business.orders.created.jsonl"), format!("{row}\n{row}\n{{\"@advance\": \"10m\"}}\n")).unwrap();
+        let options = Options { schemas: dir.path().join("schemas"), only: String::new(), schedule: None };
+        let suite = |()| {
+            let found = cases::suite(&dir.path().join("pipeline.yaml"), &options);
+            found.unwrap_or_else(|p| panic!("{}: {}\n{text}", kind.name, p.iter().map(|p| p.render()).collect::<String>()))
+        };
+        suite(()).update().unwrap_or_else(|e| panic!("{}: {e}", kind.name));
+        let reports = cases::run(&[suite(())], &|| {});
+        assert!(reports.iter().all(|r| r.failure.is_none()), "{}: schedules differ", kind.name);
+        let files = std::fs::read_dir(&case).unwrap().filter(|f| f.as_ref().unwrap().file_name().to_string_lossy().starts_with("out."));
+        assert!(files.count() >= 1, "{}: nothing came out", kind.name);
+    }
+}

@@ -1,0 +1,131 @@
+#!/usr/bin/env python3
+"""Do the case families notice when a protection of the lane is gone?
+
+Takes one protection after the other out of a copy of the source, builds it, and runs the shipped cases. Every mutation
+must make some family fail. Takes some minutes: `python3 tests/mutations.py [name ...]`.
+"""
+
+import pathlib
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+COPY = ROOT / "target" / "mutated"
+
+# name, file, what stands there, what stands there instead
+MUTATIONS = [
+    (
+        "overlay-applied-before-the-commit",
+        "engine/src/lane/settle.rs",
+        "        failpoint(\"lane-sealed\");\n",
+        "        self.tasks.values_mut().for_each(|o| o.task.stores().for_each(|(_, s)| s.apply(|_, _| {})));\n",
+    ),
+    (
+        "rewind-does-not-read-again",
+        "engine/src/lane/settle.rs",
+        "        self.consumer.start(&positions)?;\n        Ok(())\n",
+        "        let _ = positions;\n        Ok(())\n",
+    ),
+    (
+        "a-partition-s-offset-forgotten",
+        "engine/src/lane/settle.rs",
+        "            offsets.push((partition.clone(), Committed { offset: input.next, metadata }));\n",
+        "            if partition.partition != 1 || partition.topic.starts_with(\"hw.\") {\n"
+        "                offsets.push((partition.clone(), Committed { offset: input.next, metadata }));\n"
+        "            }\n",
+    ),
+    (
+        "state-kept-on-rewind",
+        "engine/src/task.rs",
+        "            if let Some(store) = &mut node.store {\n                store.discard();\n            }\n            node.held",
+        "            node.held",
+    ),
+    (
+        "unknown-taken-for-committed",
+        "engine/src/lane/settle.rs",
+        "            (_, outcome) => Err(LaneEnd::Restart(format!(\"the outcome of a commit is in doubt or it was fenced: {outcome:?}\"))),\n",
+        "            (_, _) => self.apply(in_flight, &[]),\n",
+    ),
+    (
+        "unknown-taken-for-aborted",
+        "engine/src/lane/settle.rs",
+        "        Outcome::Fenced(_) | Outcome::Unknown(_) => Next::Restart,\n",
+        "        Outcome::Fenced(_) | Outcome::Unknown(_) => Next::Rewind,\n",
+    ),
+    (
+        "changelog-not-written",
+        "engine/src/lane/settle.rs",
+        "                    self.outbox.push(Outgoing {\n                        topic,\n                        partition: id.1,",
+        "                    if value.is_some_and(|v| !v.is_empty()) {\n                        return;\n                    }\n"
+        "                    self.outbox.push(Outgoing {\n                        topic,\n                        partition: id.1,",
+    ),
+    (
+        "outputs-outlive-a-rewind",
+        "engine/src/lane/settle.rs",
+        "        self.outbox.clear();\n        self.epoch = Epoch::default();\n        let mut patience",
+        "        self.epoch = Epoch::default();\n        let mut patience",
+    ),
+    (
+        "watermarks-not-committed",
+        "engine/src/lane/settle.rs",
+        "            let metadata = encode_watermarks(&marks);\n",
+        "            let metadata = encode_watermarks(&marks.iter().map(|_| operator_core::NO_WATERMARK).collect::<Vec<_>>());\n",
+    ),
+    (
+        "insert-again-without-its-token",
+        "engine/src/delivery/memory.rs",
+        "        if self.tokens.contains(&token) {\n",
+        "        if false && self.tokens.contains(&token) {\n",
+    ),
+]
+
+
+def copy() -> None:
+    shutil.rmtree(COPY, ignore_errors=True)
+    COPY.mkdir(parents=True)
+    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True)
+    for name in files.stdout.splitlines():
+        target = COPY / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target)
+
+
+def noticed(name: str, file: str, old: str, new: str) -> str:
+    path = COPY / file
+    text = path.read_text()
+    if text.count(old) != 1:
+        return "does not apply: the source has changed"
+    path.write_text(text.replace(old, new))
+    try:
+        build = subprocess.run(
+            ["cargo", "build", "--quiet", "--workspace", "--target-dir", str(ROOT / "target")], cwd=COPY, capture_output=True, text=True
+        )
+        if build.returncode != 0:
+            return "does not build:\n" + build.stderr[-2000:]
+        pipelines = sorted(str(p) for p in (COPY / "pipelines").glob("*/pipeline.yaml"))
+        program = ROOT / "target" / "debug" / "hw"
+        test = subprocess.run([str(program), "test", *pipelines], cwd=COPY, capture_output=True, text=True, timeout=600)
+    except subprocess.TimeoutExpired:
+        return ""  # standing still is noticed, too
+    finally:
+        path.write_text(text)
+    failed = [line for line in test.stdout.splitlines() if line.startswith("✗") or line.strip().startswith("schedule ")]
+    return "" if test.returncode != 0 and failed else "NOT NOTICED: every case passed\n" + test.stderr[-500:]
+
+
+def main() -> int:
+    wanted = [m for m in MUTATIONS if len(sys.argv) == 1 or m[0] in sys.argv[1:]]
+    copy()
+    missed = 0
+    for mutation in wanted:
+        why = noticed(*mutation)
+        missed += bool(why)
+        print(f"{'noticed' if not why else 'MISSED '}  {mutation[0]}  {why}", flush=True)
+    shutil.rmtree(COPY, ignore_errors=True)
+    print(f"{len(wanted) - missed} of {len(wanted)} mutations were noticed")
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
