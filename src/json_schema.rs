@@ -75,13 +75,7 @@ fn on_error() -> Value {
 fn inline(value: &mut Value, definitions: &Value) {
     match value {
         Value::Object(object) => {
-            let name = match object.get("allOf").and_then(Value::as_array).map(Vec::as_slice) {
-                Some([one]) => one.get("$ref").and_then(Value::as_str).and_then(|name| name.rsplit('/').next()).map(str::to_string),
-                _ => None,
-            };
-            let definition = name.and_then(|name| definitions.get(name)?.as_object().cloned());
-            // One that refers to itself stays a reference.
-            if let Some(definition) = definition.filter(|d| !Value::Object(d.clone()).to_string().contains("Declared")) {
+            while let Some(definition) = referred(object, definitions) {
                 object.remove("allOf");
                 for (key, part) in definition {
                     object.entry(key).or_insert(part);
@@ -92,6 +86,13 @@ fn inline(value: &mut Value, definitions: &Value) {
         Value::Array(items) => items.iter_mut().for_each(|item| inline(item, definitions)),
         _ => {}
     }
+}
+/// The definition that a schema is, besides words of its own. One that refers to itself stays a reference.
+fn referred(object: &Map<String, Value>, definitions: &Value) -> Option<Map<String, Value>> {
+    let [one] = object.get("allOf")?.as_array()?.as_slice() else { return None };
+    let name = one.get("$ref")?.as_str()?.rsplit('/').next()?;
+    let definition = definitions.get(name)?;
+    (!definition.to_string().contains("Declared")).then(|| definition.as_object().cloned()).flatten()
 }
 
 /// Line breaks of doc comments are no line breaks for a reader: editors show descriptions as they are.

@@ -158,7 +158,16 @@ impl Admin {
     }
 
     pub(super) fn rights(&self, kind: Kind, names: &[String]) -> Result<BTreeMap<String, Rights>, BrokerError> {
-        rights::ask(self.client.ptr(), kind, names)
+        let deadline = Instant::now() + ANSWER_WITHIN;
+        loop {
+            match rights::ask(self.client.ptr(), kind, names) {
+                // A coordinator that is still loading, for one.
+                Err(error) if error.failure == Failure::Transient && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                answer => return answer,
+            }
+        }
     }
 
     pub(super) fn could_create(&self, wanted: &[TopicSpec]) -> Result<Vec<(String, Option<String>)>, BrokerError> {

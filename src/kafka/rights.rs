@@ -7,7 +7,7 @@ use headwater_engine::broker::{BrokerError, Failure};
 use rdkafka::bindings as sys;
 
 use super::codes;
-use super::native::{self, c_string, raw, string};
+use super::native::{c_string, raw, string};
 
 /// How long the brokers may take to answer.
 const ANSWER_WITHIN_MS: i32 = 30_000;
@@ -155,7 +155,7 @@ unsafe fn of(
         0 => {}
         codes::UNKNOWN_TOPIC_OR_PART | codes::UNKNOWN_TOPIC => return Ok(Rights::Unseen),
         code if codes::is_authorization(code) => return Ok(Rights::Unseen),
-        code => return Err(codes::error(format!("{what}: {}", native::describe(code)), code)),
+        code => return Err(codes::error(what, code)),
     }
     let known = [Operation::Read, Operation::Write, Operation::Describe];
     Ok(Rights::Known(known.into_iter().filter(|operation| allowed.contains(&operation.code())).collect()))

@@ -106,13 +106,15 @@ const hover = (result) => {
   const contents = result?.contents ?? "";
   return typeof contents === "string" ? contents : (contents.value ?? JSON.stringify(contents));
 };
+// The first findings tell that the configuration has arrived.
+const right = await marks("right", readFileSync(new URL("../../pipelines/order-analytics/pipeline.yaml", import.meta.url), "utf8"));
 const result = {
+  right,
   steps: labels(await at("steps", `${head}steps:\n  big:\n    from: orders\n    |\n${sinks}`, "textDocument/completion")),
   window: labels(await at("window", `${head}steps:\n  w:\n    from: orders\n    window:\n      |\n${sinks}`, "textDocument/completion")),
   emit: labels(await at("emit", `${head}steps:\n  w:\n    from: orders\n    window:\n      tumbling: 1m\n      emit: |\n${sinks}`, "textDocument/completion")),
   hoverKey: hover(await at("hover", `${head}steps:\n  w:\n    from: orders\n    window: { tumbling: 1m, by: [id], compute: { n: count(*) }, late|ness: 2m }\n${sinks}`, "textDocument/hover")),
   hoverOperator: hover(await at("operator", `${head}steps:\n  w:\n    from: orders\n    fil|ter: total > 1\n${sinks}`, "textDocument/hover")),
-  right: await marks("right", readFileSync(new URL("../../pipelines/order-analytics/pipeline.yaml", import.meta.url), "utf8")),
   typo: await marks("typo", `${head}steps:\n  w:\n    from: orders\n    window: { tumbling: 1m, by: [id], compute: { n: count(*) }, latness: 2m }\n${sinks}`),
   value: await marks("value", `${head.replace("avro", "avrro")}${sinks}`),
   duration: await marks("duration", `${head}steps:\n  w:\n    from: orders\n    window: { tumbling: one minute, by: [id], compute: { n: count(*) } }\n${sinks}`),

@@ -44,7 +44,7 @@ fn pause() {
 }
 
 /// Python with the oracle's packages, in a folder under `target` that is made once.
-fn python() -> PathBuf {
+pub fn python() -> PathBuf {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     PYTHON
         .get_or_init(|| {
@@ -65,7 +65,7 @@ fn python() -> PathBuf {
         .clone()
 }
 
-fn oracle_dir() -> PathBuf {
+pub fn oracle_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle")
 }
 

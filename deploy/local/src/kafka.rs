@@ -72,14 +72,6 @@ fn record_archive(program: &JavaProgram, archive: &Path) -> Result<(), LocalErro
     ready
 }
 
-/// A command-line tool of Kafka, by its class: its arguments follow.
-pub fn tool(class: &str) -> Result<Command, LocalError> {
-    let program = prepare(&|_| {})?;
-    let mut command = Command::new("java");
-    command.args(["-Xmx128m", "-cp"]).arg(class_path(&program)?).arg(class);
-    Ok(command)
-}
-
 fn format_with_tool(program: &JavaProgram, dir: &Path, node: Node) -> Result<(), LocalError> {
     write_configuration(dir, &dir.join("data"), node, &[node], &[])?;
     let mut tool = Command::new("java");

@@ -52,7 +52,6 @@ pub use artifacts::{cache_dir, java_available};
 pub use clickhouse::serve_clickhouse;
 pub use environment::{Environment, Route};
 pub use ephemeral::Ephemeral;
-pub use kafka::tool as kafka_tool;
 pub use options::{Options, Ports, default_clickhouse_front};
 pub use process::Stop;
 pub use proxy::{Direction, Lose, Protocol, Proxy};

@@ -125,7 +125,8 @@ impl JsonSchema for Fanout {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let sql = generator.subschema_for::<Sql>();
         let routes = generator.subschema_for::<NamedSql>();
-        let matching = generator.subschema_for::<Match>();
+        let mut matching = generator.subschema_for::<Match>();
+        matching.insert("default".into(), "first".into());
         json_schema!({
             "description": "Sends each row to named routes by SQL conditions. Each route is an output: `step.route`.",
             "anyOf": [
