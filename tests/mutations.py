@@ -105,7 +105,7 @@ def noticed(name: str, file: str, old: str, new: str) -> str:
             return "does not build:\n" + build.stderr[-2000:]
         pipelines = sorted(str(p) for p in (COPY / "pipelines").glob("*/pipeline.yaml"))
         program = ROOT / "target" / "debug" / "hw"
-        test = subprocess.run([str(program), "test", *pipelines], cwd=COPY, capture_output=True, text=True, timeout=600)
+        test = subprocess.run([str(program), "test", "--fail-fast", *pipelines], cwd=COPY, capture_output=True, text=True, timeout=300)
     except subprocess.TimeoutExpired:
         return ""  # standing still is noticed, too
     finally:

@@ -16,12 +16,14 @@ pub struct Kind {
     /// JSON Schema of the configuration.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     plan: fn(&Node, &PlanCx<'_>) -> Result<Planned, Refused>,
+    shape: fn(&Node) -> Vec<YamlError>,
 }
 
 /// Why a step was refused: its configuration can't be read, or doesn't fit its input.
 pub enum Refused {
     Unreadable(Vec<YamlError>),
-    Wrong(Vec<Diagnostic>),
+    /// With the ports that are known all the same ([`Spec::passes_on`]).
+    Wrong(Vec<Diagnostic>, Vec<String>),
 }
 
 impl Kind {
@@ -34,10 +36,16 @@ impl Kind {
             example_input: S::EXAMPLE_INPUT,
             schema: |generator| generator.subschema_for::<S>(),
             plan: |config, cx| match read_all::<S>(config) {
-                (Some(spec), errors) if errors.is_empty() => spec.plan(cx).map_err(Refused::Wrong),
+                (Some(spec), errors) if errors.is_empty() => spec.plan(cx).map_err(|wrong| Refused::Wrong(wrong, spec.passes_on())),
                 (_, errors) => Err(Refused::Unreadable(errors)),
             },
+            shape: |config| read_all::<S>(config).1,
         }
+    }
+
+    /// What is wrong with the shape of a configuration, whatever its input.
+    pub fn shape(&self, config: &Node) -> Vec<YamlError> {
+        (self.shape)(config)
     }
 
     /// Reads the configuration and plans the step.

@@ -27,7 +27,7 @@ mod world;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use headwater_engine::plan::{Plan, Target};
@@ -177,20 +177,22 @@ impl Suite {
     }
 }
 
-/// Runs every case of the suites under every schedule, on all processors. `progress` is told of each run that ended.
-pub fn run(suites: &[Suite], progress: &(dyn Fn() + Sync)) -> Vec<Report> {
+/// Runs every case of the suites under every schedule, on all processors. `progress` is told of each run that ended. With
+/// `fail_fast`, nothing more is begun once something differed.
+pub fn run(suites: &[Suite], fail_fast: bool, progress: &(dyn Fn() + Sync)) -> Vec<Report> {
     let of_case = |suite, case| (0..Suite::family_size(suite)).map(move |schedule| (suite, case, schedule));
     let runs: Vec<(&Suite, usize, usize)> =
         suites.iter().flat_map(|suite| (0..suite.cases.len()).flat_map(move |case| of_case(suite, case))).collect();
     let results: Mutex<Vec<Option<Ran>>> = Mutex::new(runs.iter().map(|_| None).collect());
-    let next = AtomicUsize::new(0);
+    let (next, enough) = (AtomicUsize::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
-                    let Some((suite, case, schedule)) = runs.get(at) else { break };
+                    let Some((suite, case, schedule)) = runs.get(at).filter(|_| !enough.load(Ordering::Relaxed)) else { break };
                     let ran = suite.ran(*case, *schedule);
+                    enough.fetch_or(fail_fast && !ran.0.is_empty(), Ordering::Relaxed);
                     if let Some(slot) = results.lock().get_mut(at) {
                         *slot = Some(ran);
                     }
@@ -199,12 +201,13 @@ pub fn run(suites: &[Suite], progress: &(dyn Fn() + Sync)) -> Vec<Report> {
             });
         }
     });
-    let mut results = results.into_inner().into_iter().flatten();
+    let mut results = results.into_inner().into_iter();
     let mut reports = Vec::new();
     for suite in suites {
         for case in 0..suite.cases.len() {
-            let ran: Vec<Ran> = results.by_ref().take(suite.family.len()).collect();
-            reports.extend(suite.report(case, &ran));
+            // Runs begin in order, so that what was not run is at the end.
+            let ran: Vec<Ran> = results.by_ref().take(suite.family.len()).flatten().collect();
+            reports.extend(suite.report(case, &ran).filter(|_| !ran.is_empty()));
         }
     }
     reports

@@ -24,7 +24,7 @@ use crate::samples::{self, Rows};
 use crate::style::{bad, dim, name, strong};
 
 #[derive(Args)]
-#[command(after_help = "Rows come from --rows (JSON lines, or - for standard input), or from a case of a pipeline, decoded as its source
+#[command(after_help = "Rows come from --rows (JSON lines, or - for standard input), or from a case of a pipeline, decoded as its source \
 says. Without an expression a prompt opens: \\columns and \\rows show what there is, Tab completes, Ctrl-D ends.
 
 Examples:

@@ -16,12 +16,12 @@ const WIDTH: usize = 120;
 #[derive(Args)]
 #[command(after_help = "Examples:
   hw fmt pipelines/*/pipeline.yaml
-  hw fmt --check pipelines/*/pipeline.yaml config/*.yaml      in CI: exit code 1 if a file would change")]
+  hw fmt --check pipelines/*/pipeline.yaml config/*.yaml      in CI")]
 pub struct FmtArgs {
     /// Pipeline files and configurations
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Change nothing; fail if a file is not formatted
+    /// Change nothing; exit code 1 if a file is not formatted
     #[arg(long)]
     check: bool,
 }

@@ -15,6 +15,13 @@ use crate::kafka::{Kafka, KafkaConfig};
 pub const DIR: &str = ".local/environment";
 
 #[derive(Args)]
+#[command(after_help = "Everything listens on 127.0.0.1. The first start fetches Kafka and the registry (Maven) and the \
+ClickHouse engine (npm).
+
+Examples:
+  hw local up && eval \"$(hw local env)\"
+  hw local topic business.orders.created --partitions 6
+  hw local down --wipe")]
 pub struct LocalArgs {
     #[command(subcommand)]
     command: Command,
@@ -43,7 +50,9 @@ enum Command {
     Env,
     /// Create a topic
     Topic {
+        /// Name of the topic
         name: String,
+        /// Number of partitions
         #[arg(long, default_value_t = 6)]
         partitions: i32,
     },

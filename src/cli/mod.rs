@@ -17,15 +17,31 @@ mod test;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anstyle::AnsiColor;
+use clap::builder::Styles;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Config;
 use crate::diagnose::Problem;
 use crate::prepare;
 
+/// Headings and names in help texts.
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
 /// Declarative stream processing for Kafka: YAML pipelines, exactly once.
 #[derive(Parser)]
-#[command(name = "hw", version, about, propagate_version = true)]
+#[command(name = "hw", version, about, styles = STYLES, after_help = "To begin:
+  hw new big-orders && cd big-orders     a pipeline with its first case
+  hw lint pipeline.yaml                  every mistake, before a record is read
+  hw test pipeline.yaml                  its cases, through crashes and rebalances
+  hw local up                            Kafka, a schema registry and ClickHouse on this machine
+  hw run pipeline.yaml                   a worker; more workers are more of the same command
+
+Exit codes: 0 done, 1 the work failed, 2 the pipeline, its configuration or the command line is wrong.")]
 struct Hw {
     #[command(subcommand)]
     command: Command,

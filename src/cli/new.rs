@@ -130,7 +130,7 @@ mod tests {
             assert_eq!(super::super::fmt::format(&source).unwrap(), *source.text, "{name} is not formatted");
             let suite = cases::suite(&pipeline, &Options { schemas, only: String::new(), schedule: None })
                 .unwrap_or_else(|p| panic!("{}", p[0].message));
-            let reports = cases::run(&[suite], &|| {});
+            let reports = cases::run(&[suite], false, &|| {});
             let failed: Vec<_> = reports.iter().filter_map(|r| r.failure.as_ref()).flat_map(|f| &f.differences).collect();
             assert!(reports.len() == 1 && failed.is_empty(), "{name}: {failed:#?}");
         }

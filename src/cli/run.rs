@@ -18,6 +18,13 @@ use crate::run::{self, Prepared};
 use crate::style::{bad, dim, good};
 
 #[derive(Args)]
+#[command(after_help = "Workers of a pipeline are members of one consumer group: start as many as there is work for. \
+SIGTERM or Ctrl-C commit what is open and leave. Metrics, /health and /ready are on `worker.http`.
+
+Examples:
+  hw run pipeline.yaml --config config/production.yaml --dry-run
+  hw run pipeline.yaml --config config/production.yaml --lanes 4
+  HW_LOG=debug hw run pipeline.yaml --plain-logs")]
 pub struct RunArgs {
     /// The pipeline file
     pipeline: PathBuf,

@@ -13,13 +13,13 @@ use crate::style::{dim, good, name};
 use crate::{run, sample};
 
 #[derive(Args)]
-#[command(after_help = "Fields that the schema marks as personal data are masked: in Avro by the attribute \"pii\": true, in a declared
+#[command(after_help = "Fields that the schema marks as personal data are masked: in Avro by the attribute \"pii\": true, in a declared \
 `schema` by a type that ends in ` pii`. Equal values stay equal within one sample, and with one --salt across samples.
 
 Examples:
   hw sample pipeline.yaml --case yesterday --count 50 --config config/production.yaml
   hw sample pipeline.yaml --case yesterday --of customers --salt tuesday
-  hw test pipeline.yaml --case yesterday --update     then read what comes out, and keep it if it is right")]
+  hw test pipeline.yaml --case yesterday --update     then read what comes out")]
 pub struct SampleArgs {
     /// The pipeline file
     pipeline: PathBuf,

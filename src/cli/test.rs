@@ -19,16 +19,17 @@ use crate::style::{bad, dim, good, name, strong};
 #[command(after_help = "A case is a folder beside the pipeline:
   cases/<name>/why.txt                  one sentence: what the case shows
   cases/<name>/in.<topic>.jsonl         a record a line; {\"@advance\": \"10m\"} lets time pass
-  cases/<name>/out.<topic>.jsonl        exactly these values, per key in this order; no file: nothing comes out
+  cases/<name>/out.<topic>.jsonl        exactly these values, per key in this order
   cases/<name>/out.<topic>.dlq.jsonl    dead letters
   cases/<name>/table.<db.table>.jsonl   rows in a ClickHouse table
+What has no file must not come out.
 
-Every case runs under a family of schedules that must give one answer: in one go, row by row, on three lanes with a
+Every case runs under a family of schedules that must give one answer: in one go, row by row, on three lanes with a \
 rebalance, with a crash on either side of every protocol step, with commits and inserts whose outcome is unknown.
 
 Examples:
   hw test pipelines/*/pipeline.yaml
-  hw test pipeline.yaml --case late --update      write what comes out; read the difference before you keep it
+  hw test pipeline.yaml --case late --update      write what comes out, then read it
   hw test pipeline.yaml --case late --schedule crash-after-commit-1
   hw test pipeline.yaml --watch")]
 pub struct TestArgs {
@@ -44,6 +45,9 @@ pub struct TestArgs {
     /// Run only this schedule, as a failure names it
     #[arg(long)]
     schedule: Option<String>,
+    /// Stop at the first difference
+    #[arg(long)]
+    fail_fast: bool,
     /// Write what comes out into the cases instead of comparing
     #[arg(long, conflicts_with_all = ["schedule", "watch", "junit"])]
     update: bool,
@@ -99,7 +103,7 @@ fn once(args: &TestArgs) -> Result<(), Failure> {
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} runs") {
         bar.set_style(style);
     }
-    let reports = cases::run(&suites, &|| bar.inc(1));
+    let reports = cases::run(&suites, args.fail_fast, &|| bar.inc(1));
     bar.finish_and_clear();
     reports.iter().for_each(show);
     if let Some(path) = &args.junit {

@@ -85,9 +85,33 @@ fn every_example_runs() {
             found.unwrap_or_else(|p| panic!("{}: {}\n{text}", kind.name, p.iter().map(|p| p.render()).collect::<String>()))
         };
         suite(()).update().unwrap_or_else(|e| panic!("{}: {e}", kind.name));
-        let reports = cases::run(&[suite(())], &|| {});
+        let reports = cases::run(&[suite(())], false, &|| {});
         assert!(reports.iter().all(|r| r.failure.is_none()), "{}: schedules differ", kind.name);
         let files = std::fs::read_dir(&case).unwrap().filter(|f| f.as_ref().unwrap().file_name().to_string_lossy().starts_with("out."));
         assert!(files.count() >= 1, "{}: nothing came out", kind.name);
     }
+}
+
+#[test]
+fn the_pipeline_of_the_comparison_is_clean_and_passes_its_case() {
+    let page = include_str!("../../docs/coming-from.md");
+    let block = |language: &str, n: usize| page.split(&format!("```{language}\n")).nth(n).and_then(|b| b.split("\n```").next()).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let (pipeline, case) = (dir.path().join("pipeline.yaml"), dir.path().join("cases/late_order"));
+    std::fs::create_dir_all(&case).unwrap();
+    std::fs::write(&pipeline, block("yaml", 1)).unwrap();
+    std::fs::write(case.join("why.txt"), "The case of the page.").unwrap();
+    let (input, output) = (block("jsonl", 1), block("jsonl", 2));
+    std::fs::write(case.join("in.business.orders.created.jsonl"), input).unwrap();
+    std::fs::write(case.join("out.analytics.orders.per-customer.jsonl"), output).unwrap();
+    let late = input.lines().find(|line| line.contains("o-4")).unwrap();
+    let late = late.replace("09:00:30Z", "09:00:30.000Z");
+    std::fs::write(case.join("out.analytics.orders.per-customer-late.jsonl"), late).unwrap();
+    let folder = crate::catalog::Folder::read(&dir.path().join("schemas")).unwrap();
+    let found = crate::lint::check(&pipeline, &crate::lint::Rules::new(&folder, crate::lint::CONVENTION).unwrap());
+    assert!(found.is_empty(), "{:?}", found.iter().map(|p| &p.message).collect::<Vec<_>>());
+    let options = Options { schemas: dir.path().join("schemas"), only: String::new(), schedule: None };
+    let reports = cases::run(&[cases::suite(&pipeline, &options).unwrap_or_else(|p| panic!("{}", p[0].message))], false, &|| {});
+    let failed: Vec<_> = reports.iter().filter_map(|r| r.failure.as_ref()).flat_map(|f| &f.differences).collect();
+    assert!(reports.len() == 1 && failed.is_empty(), "{failed:#?}");
 }

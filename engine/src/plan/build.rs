@@ -34,6 +34,8 @@ pub(super) struct Builder<'a> {
     pub(super) outputs: Vec<(usize, Output)>,
     pub(super) streams: BTreeMap<String, Stream>,
     pub(super) read: Vec<String>,
+    /// Steps that were refused: what is wrong with them has been said.
+    refused: Vec<String>,
     pub(super) found: Vec<Diagnostic>,
 }
 
@@ -52,6 +54,7 @@ pub fn plan(pipeline: &Pipeline, root: &Node, text: &str, registry: &Registry, c
         outputs: Vec::new(),
         streams: BTreeMap::new(),
         read: Vec::new(),
+        refused: Vec::new(),
         found: Vec::new(),
     };
     builder.header();
@@ -271,15 +274,26 @@ impl Builder<'_> {
             );
             return;
         }
-        let streams: Option<Vec<Stream>> = step.from.iter().map(|from| self.resolve(from, &place)).collect();
-        let Some(streams) = streams else { return };
-        let Some(mut stream) = self.union(name, streams) else { return };
         let path = ["steps".to_string(), name.to_string(), step.kind.clone()];
         let Some(config) = self.root.find(&path) else { return };
+        // All of them, so that every unknown one is told.
+        let streams: Vec<Option<Stream>> = step.from.iter().map(|from| self.resolve(from, &place)).collect();
+        let streams: Option<Vec<Stream>> = streams.into_iter().collect();
+        let Some(mut stream) = streams.and_then(|streams| self.union(name, streams)) else {
+            // What it reads was refused: its own shape can be checked all the same.
+            self.found.extend(kind.shape(config).into_iter().map(|e| unreadable(e, &path)));
+            return;
+        };
         let cx = PlanCx { input: &stream[0].input, tables: &self.tables };
         let planned = match kind.plan(config, &cx) {
             Ok(planned) => planned,
-            Err(Refused::Wrong(wrong)) => {
+            Err(Refused::Wrong(wrong, ports)) => {
+                self.refused.push(name.to_string());
+                let input = stream[0].clone();
+                for port in ports {
+                    let full = if port.is_empty() { name.to_string() } else { format!("{name}.{port}") };
+                    self.streams.insert(full, Stream { lossy: false, ..input.clone() });
+                }
                 let wrong: Vec<_> = wrong.into_iter().map(|d| d.under(path.clone())).filter(|d| !self.said_of_table(d)).collect();
                 self.found.extend(wrong);
                 return;
@@ -324,7 +338,7 @@ impl Builder<'_> {
         let planned = self.streams.keys().any(|name| name.split('.').next() == Some(base));
         // What was refused itself, or reads what was, has been said already.
         let nothing_declared = self.root.get("sources").is_some_and(Node::is_empty);
-        if (!declared || planned) && !nothing_declared {
+        if (!declared || planned) && !nothing_declared && !self.refused.iter().any(|step| step == base) {
             let known: Vec<&str> = match declared {
                 true => self.streams.keys().filter(|name| name.split('.').next() == Some(base)).map(String::as_str).collect(),
                 false => self.pipeline.sources.keys().chain(self.pipeline.steps.keys()).map(String::as_str).collect(),

@@ -25,6 +25,12 @@ pub trait Spec: DeserializeOwned + JsonSchema + Send + Sync + 'static {
 
     /// Checks the configuration against the schemas it will meet. All problems at once, not only the first.
     fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>>;
+
+    /// Ports whose rows have the columns of the input whatever is wrong with the rest (`""`: the main output): the steps
+    /// behind them can be checked although this one is refused.
+    fn passes_on(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// What a step is planned against.

@@ -51,6 +51,10 @@ revenue: double
 currency: string
 ";
 
+    fn passes_on(&self) -> Vec<String> {
+        self.routes.iter().map(|(name, _)| name.to_string()).collect()
+    }
+
     fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
         let schema = &cx.input.schema;
         let mut found = Vec::new();

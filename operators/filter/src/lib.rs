@@ -33,6 +33,10 @@ eventId: string
 data: struct<orderId: string, total: double, currency: string>
 ";
 
+    fn passes_on(&self) -> Vec<String> {
+        vec![String::new()]
+    }
+
     fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
         let schema = &cx.input.schema;
         let predicate = Predicate::compile(self.0.as_str(), schema).map_err(|e| vec![e.diagnostic()])?;

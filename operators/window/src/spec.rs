@@ -144,6 +144,10 @@ category: string
 revenue: decimal(18, 2)
 ";
 
+    fn passes_on(&self) -> Vec<String> {
+        vec!["late".to_string()]
+    }
+
     fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
         crate::plan::plan(self, cx)
     }

@@ -266,3 +266,46 @@ fn state_of_another_pipeline_is_an_error_and_not_a_wrong_number() {
         assert!(result.is_err(), "the driver unwraps the operator's error");
     }
 }
+
+#[test]
+fn a_huge_group_is_one_entry_and_its_distinct_values_one_each() {
+    let mut d = driver(
+        r#"{"tumbling":"1d","by":["sku"],"compute":{"n":"count(*)","sum":"sum(x)","kinds":"count(DISTINCT x)","p":"approx_percentile(x, 0.5)"}}"#,
+    );
+    let (rows_per_batch, batches) = (20_000_i64, 10_i64);
+    for n in 0..batches {
+        let drawn: Vec<Drawn<'_>> = (0..rows_per_batch).map(|i| (Some("a"), Some((n * rows_per_batch + i) % 5_000), 5, None)).collect();
+        d.batch(&rows(&drawn));
+        if n == batches / 2 {
+            d.restart();
+        }
+    }
+    assert_eq!(d.state.entries.len(), 1 + 5_000, "a group and its DISTINCT values");
+    d.time(86_400_000);
+    let all = rows_per_batch * batches;
+    let result = d.taken().remove(0);
+    assert!(result.contains(&format!("n={all} sum={} kinds=5000", all / 5_000 * (4_999 * 5_000 / 2))), "{result}");
+    assert_eq!((d.ledger.held, d.state.entries.len()), (0, 1), "nothing is left but the watermark of the closing");
+}
+
+#[test]
+fn groups_that_expire_leave_nothing_in_state_and_old_state_is_still_read() {
+    let spec = r#"{"unbounded":true,"expire":"1h","by":["sku"],"compute":{"n":"count(*)","kinds":"count(DISTINCT x)"},"emit":"on_update"}"#;
+    let never =
+        r#"{"unbounded":true,"expire":"never","by":["sku"],"compute":{"n":"count(*)","kinds":"count(DISTINCT x)"},"emit":"on_update"}"#;
+    // Written before groups expired: no time is known, so that the group stays until a row comes.
+    let mut before = driver(never);
+    before.batch(&rows(&[(Some("old"), Some(1), 0, None)]));
+    let mut d = driver(spec);
+    d.state = before.state.clone();
+    d.batch(&rows(&[(Some("a"), Some(1), 0, None), (Some("a"), Some(2), 10, None), (Some("b"), Some(1), 3_000, Some(10))]));
+    assert_eq!(d.state.entries.len(), 2 + 3 + 2);
+    d.time(3_610_000);
+    assert_eq!(d.state.entries.len(), 2 + 2, "a is gone with its DISTINCT values");
+    d.batch(&rows(&[(Some("old"), Some(2), 3_700, Some(3_610)), (Some("a"), Some(7), 3_700, Some(3_610))]));
+    let taken = d.taken();
+    assert!(taken.iter().any(|line| line.contains("sku=old n=2 kinds=2")), "{taken:?}");
+    assert!(taken.iter().any(|line| line.contains("sku=a n=1 kinds=1")), "{taken:?}");
+    d.time(8_000_000);
+    assert!(d.state.entries.is_empty());
+}

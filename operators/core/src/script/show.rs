@@ -160,12 +160,12 @@ pub(super) fn plan(planned: &Planned) -> Vec<String> {
 
 /// Reads `12:00:05`, `12:00:05.250`, `none` or a full timestamp.
 pub(super) fn read_time(text: &str) -> Result<Millis, String> {
-    use arrow::compute::kernels::cast_utils::Parser;
     if text == "none" {
         return Ok(NO_WATERMARK);
     }
     let full = if text.get(2..3) == Some(":") { format!("1970-01-01T{text}Z") } else { text.to_string() };
-    TimestampMillisecondType::parse(&full).ok_or_else(|| format!("`{text}` is not a time: write 12:00:05 or 2026-01-31T12:00:05Z"))
+    let read = chrono::DateTime::parse_from_rfc3339(&full).map(|time| time.timestamp_millis());
+    read.map_err(|_| format!("`{text}` is not a time: write 12:00:05 or 2026-01-31T12:00:05Z"))
 }
 
 /// True for the type that `read_time` is for.
