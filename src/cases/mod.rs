@@ -25,6 +25,7 @@ mod schedule;
 mod tables;
 mod world;
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -111,6 +112,14 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
     Ok(Suite { pipeline: pipeline.to_path_buf(), plan: Arc::new(plan), cases, family })
 }
 
+/// A bug of ours is a failed run, not the end of all runs.
+fn survived<T>(run: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    std::panic::catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|thrown| {
+        let text = thrown.downcast_ref::<String>().map(String::as_str).or_else(|| thrown.downcast_ref::<&str>().copied());
+        Err(format!("panicked: {}", text.unwrap_or("no reason given")))
+    })
+}
+
 impl Suite {
     fn family_size(suite: &Suite) -> usize {
         suite.family.len()
@@ -137,7 +146,7 @@ impl Suite {
     fn ran(&self, case: usize, schedule: usize) -> Ran {
         let started = Instant::now();
         let differences = match (self.cases.get(case), self.family.get(schedule)) {
-            (Some((case, records)), Some(schedule)) => match world::run(&self.plan, records, schedule) {
+            (Some((case, records)), Some(schedule)) => match survived(|| world::run(&self.plan, records, schedule)) {
                 Ok(outcome) => compare::differences(case, &outcome),
                 Err(e) => vec![format!("    {e}")],
             },
@@ -150,8 +159,8 @@ impl Suite {
     fn smallest(&self, records: &encode::Records, schedule: &Schedule) -> Option<usize> {
         (1..=records.steps.len()).find(|lines| {
             let part = records.first(*lines);
-            let undisturbed = world::run(&self.plan, &part, &Schedule::plain());
-            let disturbed = world::run(&self.plan, &part, schedule);
+            let undisturbed = survived(|| world::run(&self.plan, &part, &Schedule::plain()));
+            let disturbed = survived(|| world::run(&self.plan, &part, schedule));
             undisturbed.is_ok_and(|undisturbed| !disturbed.is_ok_and(|disturbed| compare::same(&undisturbed, &disturbed)))
         })
     }

@@ -26,8 +26,12 @@ const PARTITIONS: i32 = 3;
 /// Turns of nothing that count as the end; a turn is ten milliseconds.
 const QUIET: usize = 6;
 const TURN: Millis = 10;
+/// Step in which `@advance` lets time pass: shorter than any timeout, so that living members stay.
+const STRIDE: Millis = 3_000;
 /// More turns than any case needs: a run that stands still is a failure.
 const TURNS: usize = 20_000;
+/// More lanes in doubt than any schedule makes.
+const RESTARTS: usize = 100;
 
 /// A row that came out.
 #[derive(Clone, Debug)]
@@ -77,6 +81,8 @@ struct Run<'a> {
     stats: Arc<Stats>,
     lanes: Vec<Option<Lane>>,
     dir: Option<tempfile::TempDir>,
+    /// Lanes that ended in doubt.
+    restarts: usize,
 }
 
 /// Runs the records of a case under a schedule.
@@ -104,6 +110,7 @@ pub fn run(plan: &Arc<Plan>, records: &Records, schedule: &Schedule) -> Result<O
         stats: Arc::default(),
         lanes: (0..schedule.lanes).map(|_| None).collect(),
         dir,
+        restarts: 0,
     };
     run.play(records)?;
     run.leave()?;
@@ -165,9 +172,10 @@ impl Run<'_> {
             }
             Step::Advance(span) => {
                 self.settle()?;
-                // In steps shorter than any timeout, so that living members stay.
-                for _ in 0..(*span + 999) / 1_000 {
-                    self.clock.advance(1_000);
+                let mut left = *span;
+                while left > 0 {
+                    self.clock.advance(left.min(STRIDE));
+                    left -= STRIDE;
                     self.step()?;
                 }
                 self.settle()
@@ -197,7 +205,16 @@ impl Run<'_> {
             stats: self.stats.clone(),
         };
         let state_dir: Option<PathBuf> = self.dir.as_ref().map(|dir| dir.path().join(index.to_string()));
-        Lane::start(world, LaneConfig { state_dir, epoch_rows: self.schedule.epoch_rows, ..LaneConfig::new("case", index) })
+        Lane::start(
+            world,
+            LaneConfig {
+                state_dir,
+                epoch_rows: self.schedule.epoch_rows,
+                // What is polled at once is one epoch at least: small epochs need small polls.
+                poll_rows: self.schedule.epoch_rows.min(8_192) as usize,
+                ..LaneConfig::new("case", index)
+            },
+        )
     }
 
     /// One step of every lane and every delivery; what ended in doubt starts anew. True if something was done.
@@ -237,8 +254,12 @@ impl Run<'_> {
             match ended {
                 None => {}
                 Some(LaneEnd::Stop(why)) => return Err(format!("a lane stopped: {why}")),
-                Some(LaneEnd::Restart(_)) => {
+                Some(LaneEnd::Restart(why)) => {
                     busy = true;
+                    self.restarts += 1;
+                    if self.restarts > RESTARTS {
+                        return Err(format!("lanes start anew without end: {why}"));
+                    }
                     if let Some(slot) = self.lanes.get_mut(index) {
                         *slot = None;
                     }
