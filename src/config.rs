@@ -210,7 +210,12 @@ impl Config {
         }
         let mut config = match &merged {
             None => Config::default(),
-            Some((node, source)) => node.read::<Config>().map_err(|e| Problem::yaml(source, e))?,
+            Some((node, source)) => node.read::<Config>().map_err(|e| {
+                // The line of a mistake may be that of a secret.
+                let blanked = yaml::parse(&source.text).map(|raw| crate::lint::blanked(source, &raw, true));
+                let problem = Problem::yaml(source, e);
+                blanked.map_or_else(|_| problem.clone(), |blanked| problem.clone().shown_in(&blanked))
+            })?,
         };
         config.fill().map_err(Problem::plain)?;
         Ok(config)

@@ -37,7 +37,7 @@ impl Source {
     }
 
     /// Byte offset of a character index.
-    fn byte(&self, index: usize) -> usize {
+    pub fn byte(&self, index: usize) -> usize {
         self.text.char_indices().nth(index).map_or(self.text.len(), |(at, _)| at)
     }
 }
@@ -62,14 +62,12 @@ pub struct Problem {
     /// What would be right.
     pub help: Option<String>,
     at: Option<Box<At>>,
-    /// What it points at is not to be shown.
-    masked: bool,
 }
 
 impl Problem {
     /// A problem without a place.
     pub fn plain(message: impl Into<String>) -> Problem {
-        Problem { severity: Severity::Error, code: "error".into(), message: message.into(), help: None, at: None, masked: false }
+        Problem { severity: Severity::Error, code: "error".into(), message: message.into(), help: None, at: None }
     }
 
     pub fn with_code(self, code: &str) -> Problem {
@@ -120,9 +118,12 @@ impl Problem {
         Problem { at: Some(Box::new(at)), ..self }
     }
 
-    /// The same problem, shown without the text it points at: that is a secret.
-    pub fn masked(self) -> Problem {
-        Problem { masked: true, ..self }
+    /// The same problem, shown in another text of the same length: one without the secrets of the file.
+    pub fn shown_in(mut self, text: &Arc<str>) -> Problem {
+        if let Some(at) = &mut self.at {
+            at.source.text = text.clone();
+        }
+        self
     }
 
     /// `file:line:col`, where there is one.
@@ -140,7 +141,7 @@ impl Problem {
         let severity = if self.severity == Severity::Error { "error" } else { "warning" };
         let mut object = json!({ "severity": severity, "code": self.code, "message": self.message, "help": self.help });
         if let (Some(at), Some(object)) = (&self.at, object.as_object_mut()) {
-            let text = if self.masked { "***" } else { at.source.text.get(at.range.clone()).unwrap_or_default() };
+            let text = at.source.text.get(at.range.clone()).unwrap_or_default();
             let place = json!({ "file": at.source.name, "line": at.line, "column": at.column, "text": text });
             object.extend(place.as_object().cloned().unwrap_or_default());
         }
@@ -158,11 +159,7 @@ impl Problem {
             None => Report::new(diagnostic),
             Some(at) => {
                 let diagnostic = diagnostic.with_code(self.code.clone()).with_label(LabeledSpan::underline(at.range.clone()));
-                let mut text = at.source.text.to_string();
-                if self.masked && text.is_char_boundary(at.range.start) && text.is_char_boundary(at.range.end) {
-                    text.replace_range(at.range.clone(), &"*".repeat(at.range.len()));
-                }
-                let source = NamedSource::new(&at.source.name, text).with_language("yaml");
+                let source = NamedSource::new(&at.source.name, at.source.text.to_string()).with_language("yaml");
                 Report::new(diagnostic).with_source_code(source)
             }
         };

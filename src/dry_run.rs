@@ -49,6 +49,13 @@ pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, runtime: &Handle) 
         };
         checks.push(check(format!("topic {topic}"), result));
     }
+    for output in plan.stages.iter().flat_map(|s| &s.outputs) {
+        if let Target::Topic(sink) = &output.target
+            && let TopicName::Column(before, column, after) = &sink.topic
+        {
+            checks.push(check(format!("topics {before}{{{column}}}{after}"), Ok("not checked: their names are in the rows".to_string())));
+        }
+    }
     checks.push(check("internal topics", check_internal(plan, kafka).map(|()| "as the plan needs them".to_string())));
     checks.extend(groups(plan, kafka)?);
     if plan.guarantee == Guarantee::ExactlyOnce {
@@ -110,9 +117,10 @@ fn groups(plan: &Plan, kafka: &Kafka) -> Result<Vec<Check>, Problem> {
     Ok(names.iter().map(of).collect())
 }
 
-/// A transactional id of its own under the pipeline's prefix: those of running workers must not be fenced.
+/// A transactional id that no worker has, under the pipeline's prefix: those of running workers must not be fenced. The
+/// brokers remember it for a week.
 fn transactions(plan: &Plan, kafka: &Kafka) -> Check {
-    let id = plan.names.transactional_id("dry-run", 0, 0);
+    let id = plan.names.transactional_id(&format!("dry-run-{}", uuid::Uuid::new_v4()), 0, 0);
     let opened = kafka.producer(Some(&id)).map(drop);
     let what = format!("transactional ids hw.{}.*", plan.pipeline);
     check(what, opened.map(|()| "may write".to_string()).map_err(|e| format!("transactions can't be opened: {e}")))

@@ -4,13 +4,16 @@ use std::path::Path;
 
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{Catalog, Plan, plan};
-use headwater_engine::yaml::{self, Node};
+use headwater_engine::yaml::{self, Node, YamlError};
 use operator_core::Severity;
 
 use crate::config::substitute;
 use crate::diagnose::{Problem, Source};
 use crate::registry::operators;
 use crate::style::dim;
+
+/// More findings than anybody reads in one go.
+const MOST: usize = 200;
 
 /// A pipeline file that could be read, at least in part.
 pub struct Loaded {
@@ -38,9 +41,10 @@ pub fn parse(source: Source) -> Result<Loaded, Vec<Problem>> {
     let mut errors = root.substitute(&mut |text| substitute(text));
     // What can't be filled in can't be checked.
     let mut known = root.clone();
-    errors.iter().filter_map(|e| e.place).for_each(|place| known.leave_out(place));
+    let left_out: Vec<String> = errors.iter().filter_map(|e| e.place).filter_map(|place| known.leave_out(place)).collect();
     let (pipeline, unreadable) = Pipeline::read(&known);
-    errors.extend(unreadable);
+    let follows = |e: &YamlError| e.code == "missing-key" && left_out.iter().any(|key| e.message.contains(&format!("`{key}`")));
+    errors.extend(unreadable.into_iter().filter(|e| !follows(e)));
     let problems: Vec<Problem> = errors.into_iter().map(|e| Problem::yaml(&source, e)).collect();
     match pipeline {
         Some(pipeline) => Ok(Loaded { source, root, pipeline, problems }),
@@ -53,7 +57,7 @@ pub fn parse(source: Source) -> Result<Loaded, Vec<Problem>> {
 /// # Errors
 /// Everything that is wrong with the pipeline, in the order of the file, warnings included.
 pub fn make_plan(loaded: &Loaded, catalog: &dyn Catalog) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
-    let show = |found: Vec<_>| found.into_iter().map(|d| Problem::found(&loaded.source, &loaded.root, d)).collect::<Vec<_>>();
+    let show = |found: Vec<_>| found.into_iter().take(MOST).map(|d| Problem::found(&loaded.source, &loaded.root, d)).collect::<Vec<_>>();
     let (plan, found) = match plan(&loaded.pipeline, &loaded.root, &loaded.source.text, &operators(), catalog) {
         Ok(mut plan) => {
             let warnings = show(std::mem::take(&mut plan.warnings));

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow::datatypes::{DataType, Fields, SchemaRef};
 use headwater_engine::broker::{Broker, Event, Record, TopicPartition};
 use headwater_engine::pipeline::{Declared, Format, Pipeline};
 use headwater_engine::plan::{InputKind, Plan, TimeSource};
 use headwater_engine::schemas::{Lookup, SchemaSource};
-use headwater_formats::{AvroDecoder, AvroReader, DecodeError, RowBuilder, avro_to_arrow};
+use headwater_formats::{AvroDecoder, AvroReader, DecodeError, JsonDecoder, RowBuilder, avro_to_arrow};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -40,6 +41,8 @@ struct Stream {
     key: Option<Vec<String>>,
     record_time: bool,
     private: Vec<Vec<String>>,
+    /// The columns that the pipeline reads: nothing else goes into a sample of JSON.
+    columns: SchemaRef,
 }
 
 /// What was taken.
@@ -58,7 +61,13 @@ pub struct Sample {
 /// The pipeline has no such stream, or its topic can't be read.
 pub fn take(plan: &Plan, pipeline: &Pipeline, broker: &dyn Broker, schemas: &dyn SchemaSource, wanted: &Wanted) -> Result<Sample, String> {
     let mut stream = stream(plan, pipeline, wanted.stream.as_deref())?;
-    stream.private.extend(wanted.mask.iter().map(|path| path.split('.').map(str::to_string).collect()));
+    for path in &wanted.mask {
+        let parts: Vec<String> = path.split('.').map(str::to_string).collect();
+        if !exists(stream.columns.fields(), &parts) {
+            return Err(format!("there is no field `{path}` to mask in {}", stream.topic));
+        }
+        stream.private.push(parts);
+    }
     let mut records = read(broker, &stream, wanted)?;
     records.sort_by_key(|record| (record.timestamp, record.partition, record.offset));
     if !wanted.earliest {
@@ -100,6 +109,7 @@ fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream
             key: spec.key.as_ref().map(path),
             record_time: decode.time == TimeSource::Record,
             private,
+            columns: decode.value.clone(),
         });
     }
     let table = plan.tables.iter().find(|table| name == Some(table.name.as_str()));
@@ -117,15 +127,40 @@ fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream
         key: Some(path(&spec.key)),
         record_time: table.time.is_none(),
         private,
+        columns: table.schema.clone(),
     })
 }
 
-/// Fields of an Avro schema with the attribute `"pii": true`, at any depth.
+/// There is a field at this path, through lists and maps.
+fn exists(fields: &Fields, path: &[String]) -> bool {
+    fn inside(data_type: &DataType, path: &[String]) -> bool {
+        match data_type {
+            _ if path.is_empty() => true,
+            DataType::Struct(fields) => exists(fields, path),
+            DataType::List(item) | DataType::Map(item, _) => inside(item.data_type(), path),
+            _ => false,
+        }
+    }
+    let Some((first, rest)) = path.split_first() else { return false };
+    fields.iter().any(|f| f.name() == first && inside(f.data_type(), rest))
+}
+
+/// Fields of an Avro schema with the attribute `"pii": true`, at any depth, also in types that are named again.
 fn marked(avro: Option<&str>) -> Vec<Vec<String>> {
-    fn walk(schema: &Value, path: &[String], out: &mut Vec<Vec<String>>) {
+    fn walk(schema: &Value, path: &[String], named: &mut BTreeMap<String, Value>, depth: usize, out: &mut Vec<Vec<String>>) {
+        if depth > 32 {
+            return;
+        }
         match schema {
-            Value::Array(branches) => branches.iter().for_each(|branch| walk(branch, path, out)),
+            Value::Array(branches) => branches.iter().for_each(|branch| walk(branch, path, named, depth + 1, out)),
+            Value::String(name) => {
+                let known = named.get(name.rsplit('.').next().unwrap_or(name)).cloned();
+                known.iter().for_each(|schema| walk(schema, path, named, depth + 1, out));
+            }
             Value::Object(object) => {
+                if let Some(name) = object.get("name").and_then(Value::as_str).filter(|_| object.contains_key("fields")) {
+                    named.insert(name.rsplit('.').next().unwrap_or(name).to_string(), schema.clone());
+                }
                 for field in object.get("fields").and_then(Value::as_array).into_iter().flatten() {
                     let name = field.get("name").and_then(Value::as_str).unwrap_or_default();
                     let path: Vec<String> = path.iter().cloned().chain([name.to_string()]).collect();
@@ -133,11 +168,11 @@ fn marked(avro: Option<&str>) -> Vec<Vec<String>> {
                         out.push(path.clone());
                     }
                     if let Some(of) = field.get("type") {
-                        walk(of, &path, out);
+                        walk(of, &path, named, depth + 1, out);
                     }
                 }
-                for part in ["type", "items", "values"].iter().filter_map(|part| object.get(*part)).filter(|part| !part.is_string()) {
-                    walk(part, path, out);
+                for part in ["type", "items", "values"].iter().filter_map(|part| object.get(*part)) {
+                    walk(part, path, named, depth + 1, out);
                 }
             }
             _ => {}
@@ -145,8 +180,10 @@ fn marked(avro: Option<&str>) -> Vec<Vec<String>> {
     }
     let mut out = Vec::new();
     if let Some(schema) = avro.and_then(|text| serde_json::from_str(text).ok()) {
-        walk(&schema, &[], &mut out);
+        walk(&schema, &[], &mut BTreeMap::new(), 0, &mut out);
     }
+    out.sort();
+    out.dedup();
     out
 }
 
@@ -218,6 +255,7 @@ fn read(broker: &dyn Broker, stream: &Stream, wanted: &Wanted) -> Result<Vec<Kep
 /// Reads values of a stream.
 struct Values {
     avro: Option<(AvroDecoder, RowBuilder)>,
+    json: (JsonDecoder, RowBuilder),
 }
 
 impl Values {
@@ -229,13 +267,17 @@ impl Values {
                 Some((AvroDecoder::new(AvroReader::new(text, &schema)?), RowBuilder::new(&schema, 1)?))
             }
         };
-        Ok(Values { avro })
+        Ok(Values { avro, json: (JsonDecoder::new(&stream.columns), RowBuilder::new(&stream.columns, 1)?) })
     }
 
     /// A line of a case; `None` if the record can't be read and might hold what must be masked.
     fn line(&mut self, stream: &Stream, record: &Kept, schemas: &dyn SchemaSource, salt: &str) -> Option<Value> {
         let key = record.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned());
-        let Some(bytes) = &record.value else { return Some(with_key(json!({ "@value": null }), key)) };
+        let Some(bytes) = &record.value else {
+            let private = stream.key.as_ref().is_some_and(|path| stream.private.contains(path));
+            let key = key.map(|key| if private { masked(&key, salt) } else { key });
+            return Some(with_key(json!({ "@value": null }), key));
+        };
         let Some(mut value) = self.value(stream, bytes, schemas) else {
             let text = String::from_utf8(bytes.clone()).ok().filter(|_| stream.private.is_empty())?;
             return Some(with_key(json!({ "@raw": text }), key));
@@ -274,7 +316,12 @@ impl Values {
                 }
                 samples::json(&rows.finish().ok()?).ok()?.pop()
             }
-            (Format::Json, _) => serde_json::from_slice(bytes).ok(),
+            // What no column declares, nobody can mark: it stays behind.
+            (Format::Json, _) => {
+                let (decoder, rows) = &mut self.json;
+                decoder.decode(bytes, rows).ok()?;
+                samples::json(&rows.finish().ok()?).ok()?.pop()
+            }
             _ => String::from_utf8(bytes.to_vec()).ok().map(Value::String),
         }
     }
@@ -299,20 +346,35 @@ fn with_key(mut line: Value, key: Option<String>) -> Value {
     line
 }
 
+/// What stands for a text: of the same kind, so that a case can still be read.
+fn masked(text: &str, salt: &str) -> String {
+    let digest = Sha256::new().chain_update(salt).chain_update([0]).chain_update(text).finalize();
+    if uuid::Uuid::parse_str(text).is_ok() {
+        let bytes: [u8; 16] = std::array::from_fn(|n| digest.get(n).copied().unwrap_or_default());
+        return uuid::Builder::from_random_bytes(bytes).into_uuid().to_string();
+    }
+    if chrono::DateTime::parse_from_rfc3339(text).is_ok() {
+        return "1970-01-01T00:00:00.000Z".into();
+    }
+    if chrono::NaiveDate::parse_from_str(text, "%Y-%m-%d").is_ok() {
+        return "1970-01-01".into();
+    }
+    format!("masked-{}", digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
 /// Masks what is at a path, through lists. Equal values stay equal, so that joins and groups keep their meaning.
 fn mask(value: &mut Value, path: &[String], salt: &str, told: &mut dyn FnMut(&str, &str)) {
     match (value, path) {
         (Value::Array(items), path) => items.iter_mut().for_each(|item| mask(item, path, salt, told)),
-        (Value::Object(members), [first, rest @ ..]) => {
-            if let Some(member) = members.get_mut(first) {
-                mask(member, rest, salt, told);
-            }
-        }
+        (Value::Object(members), [first, rest @ ..]) => match members.get_mut(first) {
+            Some(member) => mask(member, rest, salt, told),
+            // The keys of a map, or the branches of a union, are no part of a path.
+            None => members.values_mut().for_each(|member| mask(member, path, salt, told)),
+        },
         (Value::Object(members), []) => members.values_mut().for_each(|member| mask(member, &[], salt, told)),
         (value @ Value::String(_), []) => {
             let old = value.as_str().unwrap_or_default().to_string();
-            let digest = Sha256::new().chain_update(salt).chain_update([0]).chain_update(&old).finalize();
-            let new = format!("masked-{}", digest.iter().take(5).map(|byte| format!("{byte:02x}")).collect::<String>());
+            let new = masked(&old, salt);
             told(&old, &new);
             *value = Value::String(new);
         }
@@ -357,7 +419,17 @@ mod tests {
             {"name":"people","type":{"type":"array","items":{"type":"record","name":"P","fields":[{"name":"phone","type":"string","pii":true},{"name":"age","type":"int","pii":true}]}}}]}"#;
         let private = marked(Some(schema));
         let shown: Vec<String> = private.iter().map(|p| p.join(".")).collect();
-        assert_eq!(shown, ["email", "people.phone", "people.age"]);
+        assert_eq!(shown, ["email", "people.age", "people.phone"]);
+        let again = r#"{"type":"record","name":"R","fields":[
+            {"name":"home","type":{"type":"record","name":"Address","fields":[{"name":"street","type":"string","pii":true}]}},
+            {"name":"others","type":{"type":"map","values":"Address"}}]}"#;
+        let again: Vec<String> = marked(Some(again)).iter().map(|p| p.join(".")).collect();
+        assert_eq!(again, ["home.street", "others.street"]);
+        let mut map = json!({"others": {"work": {"street": "A 1"}, "club": {"street": "B 2"}}});
+        mask(&mut map, &["others".into(), "street".into()], "salt", &mut |_, _| {});
+        assert!(!map.to_string().contains("A 1") && !map.to_string().contains("B 2"), "{map}");
+        assert_eq!(masked("2001-02-03", "salt"), "1970-01-01");
+        assert!(uuid::Uuid::parse_str(&masked("00000000-0000-4000-8000-000000000001", "salt")).is_ok());
         let mut value = json!({"id": "1", "email": "a@x", "people": [{"phone": "a@x", "age": 40}, {"phone": null, "age": 3}]});
         let mut key = "a@x".to_string();
         for path in &private {

@@ -32,6 +32,7 @@ pub fn declared(text: &str) -> Result<Schema, String> {
             continue;
         }
         let (name, of) = part.split_once(':').ok_or_else(|| format!("`{}` is not `name: type`", part.trim()))?;
+        let of = of.trim().strip_suffix(" pii").unwrap_or(of).trim_end();
         let (of, nullable) = of.trim().strip_suffix('?').map_or((of.trim(), false), |of| (of, true));
         fields.push(Field::new(name.trim(), parse_type(of)?, nullable));
         part.clear();

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use operator_core::Span;
+use operator_core::diagnostic::closest;
 use operator_core::duration::OrNever;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -214,6 +215,15 @@ impl Declared {
     pub fn is_private(text: &str) -> bool {
         text.trim_end().ends_with(" pii")
     }
+
+    /// Something in it is personal data.
+    pub fn has_private(&self) -> bool {
+        match self {
+            Declared::Type(text) => Declared::is_private(text),
+            Declared::List(items) => items.iter().any(Declared::has_private),
+            Declared::Record(fields) => fields.values().any(Declared::has_private),
+        }
+    }
 }
 
 /// A compacted topic to look things up in.
@@ -356,7 +366,12 @@ impl<'de> Deserialize<'de> for Step {
                         from = Some(map.next_value()?);
                     } else if key == "on_error" {
                         on_error = Some(map.next_value()?);
+                    } else if from.is_none() && operator.is_none() && closest(&key, ["from"]).is_some() {
+                        return Err(serde::de::Error::unknown_field(&key, &["from", "on_error"]));
                     } else if let Some(first) = &operator {
+                        if closest(&key, ["from", "on_error"]).is_some() {
+                            return Err(serde::de::Error::unknown_field(&key, &["from", "on_error"]));
+                        }
                         return Err(serde::de::Error::custom(format!(
                             "a step has one operator, this one has `{first}` and `{key}`: make it two steps"
                         )));

@@ -245,8 +245,11 @@ impl Task {
             return Err(self.broken(index, e.to_string()));
         }
         if node.on_error == OnError::Drop {
-            ledger.filtered += std::mem::take(&mut ledger.rejected);
-            rejected.clear();
+            let before = rejected.len();
+            rejected.retain(|rejected| rejected.asked);
+            let dropped = (before - rejected.len()) as u64;
+            ledger.rejected -= dropped;
+            ledger.filtered += dropped;
         }
         node.ledger.add(&ledger);
         node.held += ledger.held;

@@ -29,7 +29,7 @@ pub fn differences(case: &Case, outcome: &Outcome) -> Vec<String> {
 
 /// Two runs came to the same.
 pub fn same(a: &Outcome, b: &Outcome) -> bool {
-    let values = |rows: &[Row]| rows.iter().map(|row| (0, row.value.clone())).collect::<Vec<_>>();
+    let values = |rows: &[Row]| rows.iter().map(|row| (row.order, row.value.clone())).collect::<Vec<_>>();
     a.errors == b.errors
         && a.outputs.len() == b.outputs.len()
         && a.outputs.iter().all(|(name, rows)| b.outputs.get(name).is_some_and(|other| compare(&values(rows), other).is_empty()))
@@ -38,12 +38,14 @@ pub fn same(a: &Outcome, b: &Outcome) -> bool {
 fn compare(expected: &[(usize, Value)], rows: &[Row]) -> Vec<String> {
     let mut left: Vec<&Row> = rows.iter().collect();
     let mut missing: Vec<&(usize, Value)> = Vec::new();
-    let mut matched: BTreeMap<&[u8], Vec<usize>> = BTreeMap::new();
-    for line in expected {
+    let mut matched: BTreeMap<&[u8], Vec<(usize, usize)>> = BTreeMap::new();
+    // Exact lines first: `"<any>"` takes what is left.
+    let (exact, open): (Vec<_>, Vec<_>) = expected.iter().partition(|(_, value)| !value.to_string().contains("\"<any>\""));
+    for line in exact.into_iter().chain(open) {
         match left.iter().position(|row| fits(&line.1, &row.value)) {
             Some(at) => {
                 let row = left.remove(at);
-                matched.entry(row.key.as_deref().unwrap_or_default()).or_default().push(row.order);
+                matched.entry(row.key.as_deref().unwrap_or_default()).or_default().push((line.0, row.order));
             }
             None => missing.push(line),
         }
@@ -58,7 +60,8 @@ fn compare(expected: &[(usize, Value)], rows: &[Row]) -> Vec<String> {
     }
     found.extend(left.iter().map(|row| vec![format!("      {} {}", good("+"), row.value)]));
     if found.is_empty() {
-        let in_order = |orders: &Vec<usize>| orders.windows(2).all(|pair| pair.first() < pair.last());
+        matched.values_mut().for_each(|orders| orders.sort_unstable());
+        let in_order = |orders: &[(usize, usize)]| orders.windows(2).all(|pair| pair.first().map(|p| p.1) < pair.last().map(|p| p.1));
         for (key, _) in matched.iter().filter(|(key, orders)| !key.is_empty() && !in_order(orders)) {
             found.push(vec![format!("      the rows of key {} are in another order", String::from_utf8_lossy(key))]);
         }
@@ -134,6 +137,12 @@ mod tests {
         let other = compare(&[json!({"n": 1}), json!({"n": 2}), json!({"n": 2})], &rows);
         assert!(other.iter().any(|l| l.contains("- {\"n\":2}")) && other.iter().any(|l| l.contains("+ {\"n\":3}")), "{other:?}");
         assert_eq!(compare(&[], &rows).len(), 3, "nothing may come out that no file tells of");
+    }
+
+    #[test]
+    fn any_takes_what_exact_lines_leave() {
+        let rows = [row(0, "a", json!({"k": "a", "n": 1})), row(1, "b", json!({"k": "b", "n": 1}))];
+        assert!(compare(&[json!({"k": "<any>", "n": 1}), json!({"k": "a", "n": 1})], &rows).is_empty());
     }
 
     #[test]

@@ -57,6 +57,11 @@ impl Trigger {
         Arc::new(Trigger { crash: Mutex::new(crash) })
     }
 
+    /// It crashed, or was never to.
+    pub fn is_spent(&self) -> bool {
+        self.crash.lock().is_none()
+    }
+
     /// Runs a step, unless this is where to crash.
     fn step<T>(&self, step: Step, run: impl FnOnce() -> T) -> T {
         self.step_if(step, run, |_| true)

@@ -41,6 +41,9 @@ use crate::prepare;
 pub use files::Case;
 use schedule::Schedule;
 
+/// Most numbers of input lines that are tried for the smallest.
+const SMALLEST_TRIES: usize = 40;
+
 /// What to run.
 pub struct Options {
     /// Where schemas are.
@@ -67,6 +70,10 @@ pub struct Report {
     /// Schedules that were run, and how many of them gave another answer.
     pub schedules: usize,
     pub failed: usize,
+    /// Schedules whose crash or fault found its occasion: the others were like a run without.
+    pub disturbed: usize,
+    /// Every schedule of the family was run.
+    pub complete: bool,
     /// Time spent in all runs together.
     pub took: Duration,
     /// The simplest schedule that gave another answer.
@@ -82,8 +89,14 @@ pub struct Failure {
     pub smallest: Option<usize>,
 }
 
-/// What one run came to: lines that differ, and how long it took.
-type Ran = (Vec<String>, Duration);
+/// What one run came to.
+struct Ran {
+    /// Lines that differ.
+    differences: Vec<String>,
+    took: Duration,
+    /// What the schedule has in store did happen.
+    disturbed: bool,
+}
 
 /// Reads and plans a pipeline and reads its cases.
 ///
@@ -137,6 +150,9 @@ impl Suite {
     pub fn update(&self) -> Result<Vec<String>, String> {
         let update = |(case, records): &(Case, encode::Records)| {
             let outcome = world::run(&self.plan, records, &Schedule::plain()).map_err(|e| format!("case {}: {e}", case.name))?;
+            if let Some(error) = outcome.errors.first() {
+                return Err(format!("case {}: nothing is written, since {}", case.name, error.trim()));
+            }
             case.write(&outcome)?;
             Ok(case.name.clone())
         };
@@ -145,19 +161,21 @@ impl Suite {
 
     fn ran(&self, case: usize, schedule: usize) -> Ran {
         let started = Instant::now();
-        let differences = match (self.cases.get(case), self.family.get(schedule)) {
-            (Some((case, records)), Some(schedule)) => match survived(|| world::run(&self.plan, records, schedule)) {
-                Ok(outcome) => compare::differences(case, &outcome),
-                Err(e) => vec![format!("    {e}")],
-            },
-            _ => Vec::new(),
+        let (Some((case, records)), Some(schedule)) = (self.cases.get(case), self.family.get(schedule)) else {
+            return Ran { differences: Vec::new(), took: Duration::ZERO, disturbed: false };
         };
-        (differences, started.elapsed())
+        let (differences, disturbed) = match survived(|| world::run(&self.plan, records, schedule)) {
+            Ok(outcome) => (compare::differences(case, &outcome), outcome.disturbed),
+            Err(e) => (vec![format!("    {e}")], true),
+        };
+        Ran { differences, took: started.elapsed(), disturbed }
     }
 
     /// The first number of input lines with which a schedule comes to something else than an undisturbed run.
     fn smallest(&self, records: &encode::Records, schedule: &Schedule) -> Option<usize> {
-        (1..=records.steps.len()).find(|lines| {
+        // Some tries say enough about long cases.
+        let all = records.steps.len();
+        (1..=all).step_by(all.div_ceil(SMALLEST_TRIES)).find(|lines| {
             let part = records.first(*lines);
             let undisturbed = survived(|| world::run(&self.plan, &part, &Schedule::plain()));
             let disturbed = survived(|| world::run(&self.plan, &part, schedule));
@@ -165,22 +183,26 @@ impl Suite {
         })
     }
 
-    fn report(&self, number: usize, ran: &[Ran]) -> Option<Report> {
+    /// `ran`: what was run, by schedule.
+    fn report(&self, number: usize, ran: &[Option<Ran>]) -> Option<Report> {
         let (case, records) = self.cases.get(number)?;
-        let wrong: Vec<usize> = (0..ran.len()).filter(|n| ran.get(*n).is_some_and(|(d, _)| !d.is_empty())).collect();
-        let failure = wrong.first().and_then(|first| {
+        let done = || ran.iter().enumerate().filter_map(|(n, ran)| Some((n, ran.as_ref()?)));
+        let wrong: Vec<(usize, &Ran)> = done().filter(|(_, ran)| !ran.differences.is_empty()).collect();
+        let failure = wrong.first().and_then(|(first, ran)| {
             let schedule = self.family.get(*first)?;
             let disturbed = schedule.name != Schedule::plain().name;
             let smallest = if disturbed { self.smallest(records, schedule) } else { None };
-            Some(Failure { schedule: schedule.name.clone(), differences: ran.get(*first)?.0.clone(), smallest })
+            Some(Failure { schedule: schedule.name.clone(), differences: ran.differences.clone(), smallest })
         });
         Some(Report {
             pipeline: self.pipeline.clone(),
             case: case.name.clone(),
             why: case.why.clone(),
-            schedules: ran.len(),
+            schedules: done().count(),
             failed: wrong.len(),
-            took: ran.iter().map(|(_, took)| *took).sum(),
+            disturbed: done().filter(|(_, ran)| ran.disturbed).count(),
+            complete: done().count() == self.family.len(),
+            took: done().map(|(_, ran)| ran.took).sum(),
             failure,
         })
     }
@@ -201,7 +223,7 @@ pub fn run(suites: &[Suite], fail_fast: bool, progress: &(dyn Fn() + Sync)) -> V
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some((suite, case, schedule)) = runs.get(at).filter(|_| !enough.load(Ordering::Relaxed)) else { break };
                     let ran = suite.ran(*case, *schedule);
-                    enough.fetch_or(fail_fast && !ran.0.is_empty(), Ordering::Relaxed);
+                    enough.fetch_or(fail_fast && !ran.differences.is_empty(), Ordering::Relaxed);
                     if let Some(slot) = results.lock().get_mut(at) {
                         *slot = Some(ran);
                     }
@@ -214,9 +236,8 @@ pub fn run(suites: &[Suite], fail_fast: bool, progress: &(dyn Fn() + Sync)) -> V
     let mut reports = Vec::new();
     for suite in suites {
         for case in 0..suite.cases.len() {
-            // Runs begin in order, so that what was not run is at the end.
-            let ran: Vec<Ran> = results.by_ref().take(suite.family.len()).flatten().collect();
-            reports.extend(suite.report(case, &ran).filter(|_| !ran.is_empty()));
+            let ran: Vec<Option<Ran>> = results.by_ref().take(suite.family.len()).collect();
+            reports.extend(suite.report(case, &ran).filter(|report| report.schedules > 0));
         }
     }
     reports

@@ -84,6 +84,11 @@ impl Sinks {
         })
     }
 
+    /// Every table has met the fault of the schedule.
+    pub fn are_struck(&self) -> bool {
+        self.sinks.iter().all(|sink| sink.memory.is_struck())
+    }
+
     /// The rows of every table, by its name.
     pub fn rows(&self) -> Vec<(String, Vec<Result<Value, String>>)> {
         let rows = |sink: &Sink| sink.memory.rows().iter().map(|row| serde_json::from_str(&row.json).map_err(|e| e.to_string())).collect();

@@ -52,6 +52,14 @@ pub fn run(args: &LintArgs) -> Result<(), Failure> {
     if args.json {
         found.iter().for_each(|p| println!("{}", p.json()));
     }
+    // A file that can't be read says nothing of what is in it.
+    if let Some(unreadable) = found.iter().position(|p| p.place().is_none() && p.code == "error") {
+        let problem = found.remove(unreadable);
+        if !args.json {
+            crate::prepare::print(&found);
+        }
+        return Err(problem.into());
+    }
     let wrong = found.iter().any(|p| p.severity == Severity::Error);
     match (wrong, args.json) {
         (true, false) => Err(Failure::Wrong(found)),

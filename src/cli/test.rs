@@ -111,9 +111,10 @@ fn once(args: &TestArgs) -> Result<(), Failure> {
         junit(&reports).serialize(file).map_err(|e| Problem::plain(format!("{}: {e}", path.display())))?;
     }
     let failed = reports.iter().filter(|report| report.failure.is_some()).count();
+    let stopped = reports.iter().filter(|report| report.failure.is_none() && !report.complete).count();
     let runs: usize = reports.iter().map(|report| report.schedules).sum();
     let result = if failed == 0 { good("ok") } else { bad("FAILED") };
-    let (passed, took) = (reports.len() - failed, started.elapsed().as_secs_f64());
+    let (passed, took) = (reports.len() - failed - stopped, started.elapsed().as_secs_f64());
     anstream::println!("\n{result}: {passed} cases passed, {failed} failed; {runs} runs in {took:.1} s");
     match (failed, reports.is_empty()) {
         (0, false) => Ok(()),
@@ -132,11 +133,20 @@ fn folder(pipeline: &Path) -> String {
 fn show(report: &Report) {
     let place = format!("{}/cases/{}", folder(&report.pipeline), report.case);
     let Some(failure) = &report.failure else {
-        anstream::println!("{} {place} {}", good("✓"), dim(&format!("{} schedules", report.schedules)));
+        let schedules = match report.schedules {
+            1 => "1 schedule".to_string(),
+            n if n == report.disturbed => format!("{n} schedules"),
+            n => format!("{n} schedules, {} of them met their occasion", report.disturbed),
+        };
+        match report.complete {
+            true => anstream::println!("{} {place} {}", good("✓"), dim(&schedules)),
+            false => anstream::println!("{} {place} {}", dim("…"), dim(&format!("stopped after {schedules}"))),
+        }
         return;
     };
     anstream::println!("\n{} {}: {}", bad("✗"), strong(&place), report.why);
     let others = match report.failed {
+        _ if report.schedules == 1 => "the only one that was run".to_string(),
         1 => "only under this schedule".to_string(),
         n if n == report.schedules => "under every schedule".to_string(),
         n => format!("under {n} of {} schedules, this is the simplest", report.schedules),

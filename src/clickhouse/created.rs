@@ -58,8 +58,13 @@ fn statement(tokens: &[Token]) -> Result<Option<(Table, Vec<Column>)>, String> {
     let Some(rest) = after(tokens, &["CREATE", "TABLE"]) else { return Ok(None) };
     let rest = after(rest, &["IF", "NOT", "EXISTS"]).unwrap_or(rest);
     let Some(open) = rest.iter().position(|t| *t == Token::LParen) else { return Ok(None) };
-    let name: String = rest.iter().take(open).take_while(|t| !is(t, "ON")).map(plain).collect();
-    let table = Table::parse(&name)?;
+    // `CREATE TABLE a.b AS ..`, or one of the session's database: its columns can't be told from here.
+    let head = rest.get(..open).unwrap_or_default();
+    let name: String = head.iter().take_while(|t| !is(t, "ON")).map(plain).collect();
+    let Ok(table) = Table::parse(&name) else { return Ok(None) };
+    if head.iter().any(|t| is(t, "AS") || is(t, "ENGINE")) {
+        return Ok(None);
+    }
     let (mut columns, mut entry, mut depth) = (Vec::new(), Vec::new(), 0);
     for token in rest.iter().skip(open + 1) {
         match token {
@@ -96,7 +101,31 @@ fn column(entry: &[Token]) -> Option<Column> {
         text = format!("{text}{space}{token}");
     }
     let kind = after.first().map(|t| t.to_string().to_ascii_uppercase()).unwrap_or_default();
-    Some(Column { name: plain(name), native: text, kind })
+    let text = ours(&text);
+    let native = if kind == "NULL" { format!("Nullable({text})") } else { text };
+    Some(Column { name: plain(name), native, kind })
+}
+
+/// The name by which ClickHouse knows a type that has several.
+fn ours(text: &str) -> String {
+    let (name, arguments) = text.split_once('(').map_or((text, ""), |(name, rest)| (name, rest));
+    let decimal = |digits: u32| format!("Decimal({digits}, {arguments}");
+    match name.to_ascii_uppercase().as_str() {
+        "TINYINT" | "INT1" => "Int8".into(),
+        "SMALLINT" => "Int16".into(),
+        "INT" | "INTEGER" => "Int32".into(),
+        "BIGINT" => "Int64".into(),
+        "BOOL" | "BOOLEAN" => "Bool".into(),
+        "FLOAT" | "REAL" => "Float32".into(),
+        "DOUBLE" => "Float64".into(),
+        "VARCHAR" | "TEXT" | "CHAR" | "BLOB" => "String".into(),
+        "DECIMAL" | "DEC" | "NUMERIC" if !arguments.is_empty() => format!("Decimal({arguments}"),
+        "DECIMAL32" => decimal(9),
+        "DECIMAL64" => decimal(18),
+        "DECIMAL128" => decimal(38),
+        "DECIMAL256" => decimal(76),
+        _ => text.to_string(),
+    }
 }
 
 fn after<'a>(tokens: &'a [Token], words: &[&str]) -> Option<&'a [Token]> {
@@ -149,6 +178,9 @@ CREATE MATERIALIZED VIEW shop.v TO shop.t AS SELECT 1;";
         ];
         assert_eq!(shown, expected);
         assert!(statements("CREATE TABLE a.b (x Int64").unwrap_err().contains("no end"));
-        assert!(statements("CREATE TABLE b (x Int64)").unwrap_err().contains("database.table"));
+        assert!(statements("CREATE TABLE b (x Int64); CREATE TABLE a.c AS a.b ENGINE = MergeTree() ORDER BY x").unwrap().is_empty());
+        let other = statements("CREATE TABLE a.b (x BIGINT NULL, y DECIMAL(12,2), z Decimal64(2), s varchar(10))").unwrap();
+        let types: Vec<&str> = other[0].1.iter().map(|c| c.native.as_str()).collect();
+        assert_eq!(types, ["Nullable(Int64)", "Decimal(12, 2)", "Decimal(18, 2)", "String"]);
     }
 }

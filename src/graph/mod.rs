@@ -64,8 +64,13 @@ fn short(text: &str) -> String {
 }
 
 fn id(role: &str, name: &str) -> String {
-    let safe: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-    format!("{role}_{safe}")
+    // No two names may come to the same.
+    let safe = name.chars().map(|c| match c {
+        c if c.is_ascii_alphanumeric() => c.to_string(),
+        '_' => "__".to_string(),
+        other => format!("_{:x}_", u32::from(other)),
+    });
+    format!("{role}_{}", safe.collect::<String>())
 }
 
 /// The graph of a plan.

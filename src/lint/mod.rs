@@ -17,6 +17,10 @@ use crate::diagnose::{Problem, Source};
 use crate::prepare::{self, Loaded};
 
 pub use names::CONVENTION;
+pub use secrets::blanked;
+
+/// More findings than anybody reads in one go.
+const MOST: usize = 100;
 
 /// What files are checked against.
 pub struct Rules<'a> {
@@ -55,19 +59,23 @@ fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
     let is_environment = like(&["kafka", "worker", "local", "schema_registry", "clickhouse"])
         > like(&["apiVersion", "name", "sources", "tables", "steps", "sinks"]);
     let mut problems = if is_environment { environment(&source, &raw) } else { pipeline(source.clone(), rules) };
-    let show = |found: Vec<Diagnostic>| found.into_iter().map(|d| Problem::found(&source, &raw, d)).collect::<Vec<_>>();
-    problems.extend(show(secrets::check(&raw, is_environment)).into_iter().map(Problem::masked));
+    let show = |found: Vec<Diagnostic>| found.into_iter().take(MOST).map(|d| Problem::found(&source, &raw, d)).collect::<Vec<_>>();
+    problems.extend(show(secrets::check(&raw, is_environment)));
     if !is_environment {
         problems.extend(show(names::check(&raw, &rules.topics, rules.convention)));
     }
     problems.sort_by_key(Problem::position);
-    problems
+    problems.truncate(MOST);
+    let blanked = secrets::blanked(&source, &raw, is_environment);
+    problems.into_iter().map(|problem| problem.shown_in(&blanked)).collect()
 }
 
 /// The variables of an environment are known there only: what depends on them is left out.
 fn environment(source: &Source, raw: &Node) -> Vec<Problem> {
     let (_, errors) = yaml::read_all::<Config>(raw);
-    let depends = |e: &YamlError| e.place.and_then(|p| source.text.get(p.start..p.end)).is_some_and(|text| text.contains("${"));
+    let depends = |e: &YamlError| {
+        e.place.and_then(|p| source.text.get(source.byte(p.start)..source.byte(p.end))).is_some_and(|text| text.contains("${"))
+    };
     errors.into_iter().filter(|e| !depends(e)).map(|e| Problem::yaml(source, e)).collect()
 }
 
@@ -91,9 +99,9 @@ fn of_plan(loaded: &Loaded, plan: &Plan, rules: &Rules<'_>) -> Vec<Problem> {
 }
 
 /// Every text of a tree with its path; keys are part of the path.
-fn texts<'a>(node: &'a Node, path: &mut Vec<String>, visit: &mut dyn FnMut(&[String], &'a str)) {
+fn texts<'a>(node: &'a Node, path: &mut Vec<String>, visit: &mut dyn FnMut(&[String], &'a Node, &'a str)) {
     match &node.value {
-        yaml::Value::Scalar { text, .. } => visit(path, text),
+        yaml::Value::Scalar { text, .. } => visit(path, node, text),
         yaml::Value::List(items) => {
             for (n, item) in items.iter().enumerate() {
                 path.push(n.to_string());

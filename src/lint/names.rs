@@ -6,7 +6,8 @@ use operator_core::Diagnostic;
 use regex::Regex;
 
 /// The convention of ADR-005, where `*` of a pattern and `{column}` of a sink may stand for a part.
-pub const CONVENTION: &str = r"(business|audit|analytics)(\.([a-z0-9*_-]|\{[^}]*\})+){1,2}(\.dlq)?";
+pub const CONVENTION: &str =
+    r"(business|audit|analytics)((\.([a-z0-9*_-]|\{[^}]*\})+){2}(\.dlq)?|\.[a-z0-9*_.-]*\*[a-z0-9*_.-]*)|audit\.\{[^}]*\}";
 
 /// Topics of a pipeline whose names are not as `convention` wants them.
 pub fn check(root: &Node, convention: &Regex, written: &str) -> Vec<Diagnostic> {
@@ -17,7 +18,7 @@ pub fn check(root: &Node, convention: &Regex, written: &str) -> Vec<Diagnostic> 
     let mut found = Vec::new();
     for section in ["sources", "tables", "sinks"] {
         let Some(section_node) = root.get(section) else { continue };
-        super::texts(section_node, &mut Vec::new(), &mut |path, text| {
+        super::texts(section_node, &mut Vec::new(), &mut |path, _, text| {
             let names_topics = match path {
                 [_, key] => ["topic", "pattern"].contains(&key.as_str()),
                 [_, key, _] => key == "topics",

@@ -1,34 +1,72 @@
 //! Passwords and keys in plain text.
 
-use std::sync::LazyLock;
+use std::ops::Range;
+use std::sync::{Arc, LazyLock};
 
 use headwater_engine::yaml::Node;
 use operator_core::Diagnostic;
 use regex::Regex;
 
+use crate::diagnose::Source;
+
 /// Keys whose values are secret.
 static KEYS: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r"(?i)(password|passwd|secret|token|api[._-]?key|private[._-]?key|jaas)").ok());
-/// Texts that are secret, whatever their key: a password in a URL or in JAAS options, keys, tokens of large services.
-static VALUES: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    Regex::new(r#"(?i)(://[^/\s:@]+:[^/\s@$]+@|-----BEGIN [A-Z ]*PRIVATE KEY|\bpassword\s*=\s*['"]?[^'"\s${]|\bAKIA[0-9A-Z]{16}\b|\bghp_[A-Za-z0-9]{30,}|\bxox[bp]-[A-Za-z0-9-]{20,})"#).ok()
+    LazyLock::new(|| Regex::new(r"(?i)(password|passwd|passwrd|pwd|secret|token|api[._-]?key|private[._-]?key|jaas)").ok());
+/// Keys that only sound like it.
+static NO_KEYS: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"(?i)(url|location|mechanism|name|type|path)$").ok());
+/// Parts of texts that are secret, whatever their key: a password in a URL, tokens of large services.
+static PARTS: LazyLock<Option<Regex>> = LazyLock::new(|| {
+    Regex::new(r"(?i)://[^/\s:@]+:[^/\s@$]+@|\bAKIA[0-9A-Z]{16}\b|\bghp_[A-Za-z0-9]{30,}|\bxox[bp]-[A-Za-z0-9-]{20,}").ok()
 });
+/// Texts that are secret as a whole: private keys, JAAS options with a password.
+static WHOLES: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(r#"(?i)-----BEGIN [A-Z ]*PRIVATE KEY|\bpassword\s*=\s*['"]?[^'"\s${]"#).ok());
+
+/// The secret part of a text, if there is one.
+fn secret(key: &str, text: &str, environment: bool) -> Option<Range<usize>> {
+    let found = |pattern: &LazyLock<Option<Regex>>, text: &str| pattern.as_ref().is_some_and(|p| p.is_match(text));
+    // `password: { env: NAME }` names where the secret is.
+    let variable = text.starts_with("${") && !text.contains(":-");
+    let named = ["env", "file"].contains(&key) || text.is_empty() || variable;
+    let by_key = environment && !named && found(&KEYS, key) && !found(&NO_KEYS, key);
+    if by_key || found(&WHOLES, text) {
+        return Some(0..text.len());
+    }
+    PARTS.as_ref().and_then(|parts| parts.find(text)).map(|part| part.range())
+}
+
+fn key_of(path: &[String]) -> &str {
+    path.iter().rev().find(|key| key.parse::<usize>().is_err()).map_or("", String::as_str)
+}
 
 /// Secrets that stand in a file. In a pipeline keys are columns, so only values are looked at there.
 pub fn check(root: &Node, environment: bool) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    super::texts(root, &mut Vec::new(), &mut |path, text| {
-        let key = path.iter().rev().find(|key| key.parse::<usize>().is_err()).map_or("", String::as_str);
-        // `password: { env: NAME }` names where the secret is.
-        let variable = text.starts_with("${") && !text.contains(":-");
-        let named = ["env", "file"].contains(&key) || text.is_empty() || variable;
-        let by_key = environment && !named && KEYS.as_ref().is_some_and(|keys| keys.is_match(key));
-        let by_value = VALUES.as_ref().and_then(|values| values.find(text)).map(|found| found.range());
-        if by_key || by_value.is_some() {
+    super::texts(root, &mut Vec::new(), &mut |path, _, text| {
+        if let Some(range) = secret(key_of(path), text, environment) {
             let problem = Diagnostic::warning("plain-secret", "this looks like a secret in plain text");
             let help = "write `{ env: NAME }` or `{ file: path }` in the environment's configuration, and change the secret if the file was shared";
-            found.push(problem.at(path.iter().cloned()).within(by_value.unwrap_or(0..text.len())).help(help));
+            found.push(problem.at(path.iter().cloned()).within(range).help(help));
         }
     });
     found
+}
+
+/// The text of a file with every secret in it blanked out: what reports show of it. Bytes keep their places.
+pub fn blanked(source: &Source, root: &Node, environment: bool) -> Arc<str> {
+    let mut bytes = source.text.as_bytes().to_vec();
+    super::texts(root, &mut Vec::new(), &mut |path, node, text| {
+        let Some(range) = secret(key_of(path), text, environment) else { return };
+        let (from, to) = (source.byte(node.place.start), source.byte(node.place.end));
+        // Where a part can't be found as it stands, all of it goes.
+        let part = source.text.get(from..to).and_then(|written| written.find(text.get(range)?)).map(|at| from + at);
+        let range = match part.filter(|_| PARTS.as_ref().is_some_and(|parts| parts.is_match(text))) {
+            Some(start) => start..to,
+            None => from..to,
+        };
+        for byte in bytes.get_mut(range).unwrap_or_default().iter_mut().filter(|byte| **byte != b'\n') {
+            *byte = b'*';
+        }
+    });
+    String::from_utf8(bytes).map_or_else(|_| source.text.clone(), Into::into)
 }

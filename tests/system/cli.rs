@@ -63,7 +63,7 @@ fn lint_speaks_json_and_has_exit_codes() {
     let explained = hw(&orders, &["explain-error", "unknown-column"], &[]);
     assert!(explained.status.success() && text(&explained).lines().count() > 2);
     assert_eq!(hw(&orders, &["explain-error", "unknwn-column"], &[]).status.code(), Some(2));
-    assert_eq!(hw(&orders, &["lint", "missing.yaml"], &[]).status.code(), Some(2));
+    assert_eq!(hw(&orders, &["lint", "missing.yaml"], &[]).status.code(), Some(1));
     assert_eq!(hw(&orders, &["lnit", "pipeline.yaml"], &[]).status.code(), Some(2));
 }
 

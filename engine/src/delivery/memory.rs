@@ -113,6 +113,11 @@ impl MemoryTable {
         self.state.lock().script.push_back((skip, fault));
     }
 
+    /// Every fault that was injected has happened.
+    pub fn is_struck(&self) -> bool {
+        self.state.lock().script.is_empty()
+    }
+
     /// Ends all faults; what is on its way still happens.
     pub fn heal(&self) {
         let mut state = self.state.lock();

@@ -155,9 +155,9 @@ impl Builder<'_> {
             .chain(p.sinks.keys().map(|n| ("sinks", n)))
         {
             let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-            if name.is_empty() || !name.chars().all(word) {
-                let found = Diagnostic::error("name", format!("`{name}` can't be a name here")).at([section, name]);
-                self.found.push(found.help("letters, digits, `_` and `-`: names become parts of topic names"));
+            if name.is_empty() || name.len() > 100 || !name.chars().all(word) {
+                let found = Diagnostic::error("name", format!("`{name}` can't be a name here")).at([section, name]).key();
+                self.found.push(found.help("letters, digits, `_` and `-`, at most 100: names become parts of topic names"));
             }
         }
         for name in p.steps.keys().filter(|name| p.sources.contains_key(*name)) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use operator_core::Diagnostic;
 
 use super::build::Builder;
-use crate::pipeline::Format;
+use crate::pipeline::{Declared, Format};
 use crate::yaml::Node;
 
 impl Builder<'_> {
@@ -80,6 +80,8 @@ impl Builder<'_> {
         };
         for (name, sink) in &self.pipeline.sinks {
             match (&sink.clickhouse, sink.format) {
+                // Which of the two is meant is not known.
+                (Some(_), _) if sink.topic.is_some() => {}
                 (Some(_), _) => {
                     let of_topics = ["key", "partition", "timestamp", "format", "headers", "subject", "create"];
                     idle("sinks", name, &of_topics, "the sink writes to a table");
@@ -92,8 +94,12 @@ impl Builder<'_> {
                 }
             }
         }
-        let inputs = self.pipeline.sources.iter().map(|(name, s)| ("sources", name, s.format, s.schema.is_some()));
-        let tables = self.pipeline.tables.iter().map(|(name, t)| ("tables", name, t.format, t.schema.is_some()));
+        // Marks of personal data count beside any format: samples are masked by them.
+        let counts = |schema: &Option<Declared>| schema.as_ref().is_some_and(Declared::has_private);
+        let inputs =
+            self.pipeline.sources.iter().filter(|(_, s)| !counts(&s.schema)).map(|(n, s)| ("sources", n, s.format, s.schema.is_some()));
+        let tables =
+            self.pipeline.tables.iter().filter(|(_, t)| !counts(&t.schema)).map(|(n, t)| ("tables", n, t.format, t.schema.is_some()));
         for (section, name, format, declared) in inputs.chain(tables) {
             match format {
                 Format::Avro => idle(section, name, &["schema"], "Avro is read by the schema of the registry"),

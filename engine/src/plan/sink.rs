@@ -109,11 +109,7 @@ fn is_identifier(text: &str) -> bool {
 fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalog, wrong: &mut Vec<Diagnostic>) -> Option<Target> {
     let topic_name = match topic.split_once('{') {
         None => {
-            let sign = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-            if topic.is_empty() || topic.len() > 249 || !topic.chars().all(sign) {
-                let found = Diagnostic::error("topic-name", format!("`{topic}` can't name a topic")).at(["topic"]);
-                wrong.push(found.help("Kafka takes letters, digits, `.`, `_` and `-`, at most 249 of them"));
-            }
+            wrong.extend(not_a_topic(topic).map(|found| found.at(["topic"])));
             TopicName::Fixed(topic.into())
         }
         Some((before, rest)) => {
@@ -121,6 +117,13 @@ fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalo
                 wrong.push(Diagnostic::error("topic-name", "`{` without `}`").at(["topic"]).help("a column is written `audit.{column}`"));
                 return None;
             };
+            let around = format!("{before}x{after}");
+            if after.contains(['{', '}']) {
+                let found = Diagnostic::error("topic-name", "one `{column}` only can be part of a topic's name").at(["topic"]);
+                wrong.push(found.help("compute the whole name in a `map` step, and write `topic: \"{name}\"`"));
+            } else {
+                wrong.extend(not_a_topic(&around).map(|found| found.at(["topic"])));
+            }
             match schema.field_with_name(column).map(|f| f.data_type()) {
                 Ok(DataType::Utf8) => {}
                 Ok(other) => wrong.push(
@@ -164,6 +167,14 @@ fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalo
         headers: sink.headers,
         create,
     }))
+}
+
+/// Why Kafka has no topic of this name, if so. Room is left for the `.dlq` of its dead letters.
+pub(super) fn not_a_topic(name: &str) -> Option<Diagnostic> {
+    let sign = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let possible = !name.is_empty() && name.len() <= 245 && name.chars().all(sign) && !matches!(name, "." | "..");
+    let found = || Diagnostic::error("topic-name", format!("`{name}` can't name a topic"));
+    (!possible).then(|| found().help("Kafka takes letters, digits, `.`, `_` and `-`, at most 245 here"))
 }
 
 fn topic_spec(sink: &Sink, topic: &str) -> TopicSpec {

@@ -8,6 +8,7 @@ use operator_core::batch::{self, system_fields, time_type};
 use operator_core::diagnostic::{THE_KEY, closest, did_you_mean, names};
 use operator_core::{Diagnostic, Input, type_name};
 
+use super::sink::not_a_topic;
 use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource};
 use crate::pipeline::{Declared, EventShape, Format, Source, Table};
 
@@ -156,9 +157,13 @@ pub fn table(name: &str, table: &Table, catalog: &dyn Catalog, text: &str) -> Re
 }
 
 fn topics(source: &Source, catalog: &dyn Catalog) -> Result<Vec<String>, Diagnostic> {
+    let named = |names: &[String]| match names.iter().find_map(|name| not_a_topic(name)) {
+        Some(found) => Err(found.at([if source.topic.is_some() { "topic" } else { "topics" }])),
+        None => Ok(names.to_vec()),
+    };
     match (&source.topic, &source.topics, &source.pattern) {
-        (Some(topic), None, None) => Ok(vec![topic.clone()]),
-        (None, Some(topics), None) if !topics.is_empty() => Ok(topics.clone()),
+        (Some(topic), None, None) => named(std::slice::from_ref(topic)),
+        (None, Some(topics), None) if !topics.is_empty() => named(topics),
         (None, None, Some(pattern)) => {
             let all = catalog.topics().map_err(|e| Diagnostic::error("broker", e).at(["pattern"]))?;
             let expression = format!("^{}$", regex::escape(pattern).replace("\\*", ".*"));

@@ -75,11 +75,11 @@ fn missing_key(error: &YamlError) -> Option<String> {
 const STAND_IN: Place = Place { start: usize::MAX, end: usize::MAX, line: 0, column: 0 };
 
 impl Node {
-    /// Leaves out the section's entry (`sources.orders`) that `place` lies in.
-    pub fn leave_out(&mut self, place: Place) {
-        if let Some(path) = self.entry_around(place) {
-            self.remove_path(&path);
-        }
+    /// Leaves out the section's entry (`sources.orders`) that `place` lies in; answers its key.
+    pub fn leave_out(&mut self, place: Place) -> Option<String> {
+        let path = self.entry_around(place)?;
+        self.remove_path(&path);
+        path.into_iter().next_back()
     }
 
     /// Puts nothing under `key` into the mapping at `place`, so that what else is missing there can be seen.
@@ -91,6 +91,11 @@ impl Node {
             }
             Value::Map(entries) => entries.iter_mut().for_each(|(_, node)| node.stand_in(place, key)),
             Value::List(items) => items.iter_mut().for_each(|node| node.stand_in(place, key)),
+            // Nothing was written, where a mapping belongs.
+            Value::Scalar { .. } if self.place == place => {
+                self.value = Value::Map(Vec::new());
+                self.stand_in(place, key);
+            }
             Value::Scalar { .. } => {}
         }
     }
@@ -230,6 +235,8 @@ mod tests {
         assert!(file.is_none() && places == [(1, "missing-key")], "{places:?}");
         let (file, places) = found("titel: x\nitems: { a: { siez: 1 } }\n");
         assert!(file.is_none() && places == [(1, "unknown-key"), (2, "unknown-key")], "{places:?}");
+        let (_, places) = found("title: x\nitems:\n  a:\n  b: { siez: 1 }\n");
+        assert_eq!(places, [(3, "missing-key"), (4, "unknown-key")]);
         let (_, places) = found("x: 1\n");
         assert_eq!(places, [(1, "missing-key"), (1, "missing-key"), (1, "unknown-key")]);
     }

@@ -86,6 +86,8 @@ pub struct Emitted {
 /// A row that an operator refused, to be dead-lettered.
 #[derive(Debug)]
 pub struct Rejected {
+    /// The configuration asks for this (`missing: dead_letter`): it is no failure that `on_error` decides about.
+    pub asked: bool,
     /// The one row, with its system columns.
     pub row: RecordBatch,
     pub cause: String,
@@ -150,7 +152,15 @@ impl<'a> Cx<'a> {
     /// Sends row `row` of `batch` to the dead letters with its cause, in the epoch's transaction.
     pub fn reject(&mut self, batch: &Batch, row: usize, cause: impl Into<String>) {
         self.ledger.rejected += 1;
-        self.rejected.push(Rejected { row: batch.rows.slice(row, 1), cause: cause.into() });
+        self.rejected.push(Rejected { asked: false, row: batch.rows.slice(row, 1), cause: cause.into() });
+    }
+
+    /// The same, because the configuration asks for it.
+    pub fn dead_letter(&mut self, batch: &Batch, row: usize, cause: impl Into<String>) {
+        self.reject(batch, row, cause);
+        if let Some(rejected) = self.rejected.last_mut() {
+            rejected.asked = true;
+        }
     }
 
     /// The step's keyed state in this partition.

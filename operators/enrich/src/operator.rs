@@ -29,15 +29,16 @@ pub struct EnrichOperator {
 struct Fates {
     kept: Vec<bool>,
     dropped: usize,
-    rejected: Vec<(usize, String)>,
+    /// Row, cause, and whether the configuration asks for a dead letter.
+    rejected: Vec<(usize, String, bool)>,
 }
 
 impl Fates {
-    fn leave_out(&mut self, row: usize, cause: Option<String>) {
+    fn leave_out(&mut self, row: usize, cause: Option<(String, bool)>) {
         let Some(kept) = self.kept.get_mut(row).filter(|kept| **kept) else { return };
         *kept = false;
         match cause {
-            Some(cause) => self.rejected.push((row, cause)),
+            Some((cause, asked)) => self.rejected.push((row, cause, asked)),
             None => self.dropped += 1,
         }
     }
@@ -59,7 +60,7 @@ impl EnrichOperator {
     ) -> Result<RecordBatch, StateError> {
         let on = join.on.evaluate(rows);
         for (row, cause) in on.failed {
-            fates.leave_out(row, Some(cause));
+            fates.leave_out(row, Some((cause, false)));
         }
         // A number that does not fit the key's type becomes null: no row has such a key.
         let keys =
@@ -88,7 +89,7 @@ impl EnrichOperator {
         if join.missing != Missing::Keep {
             for (row, _) in self.places.iter().enumerate().filter(|(_, place)| place.is_none()) {
                 let cause = (join.missing == Missing::DeadLetter).then(|| no_row(&join.table, &on.values, row));
-                fates.leave_out(row, cause);
+                fates.leave_out(row, cause.map(|cause| (cause, true)));
             }
         }
         append(join, rows, added.map_err(broken)?)
@@ -131,7 +132,7 @@ impl Operator for EnrichOperator {
             rows = self.join(join, &rows, batch, &mut fates, cx)?;
         }
         // In the order of the rows, whichever join refused them.
-        fates.rejected.sort_by_key(|(row, _)| *row);
+        fates.rejected.sort_by_key(|(row, ..)| *row);
         let left_out = fates.dropped + fates.rejected.len();
         if left_out > 0 {
             rows = filter_record_batch(&rows, &BooleanArray::from(fates.kept)).map_err(broken)?;
@@ -141,8 +142,8 @@ impl Operator for EnrichOperator {
         let rows = RecordBatch::try_new_with_options(plan.schema.clone(), rows.columns().to_vec(), &options).map_err(broken)?;
         cx.pass(Port::OUT, rows, batch.num_rows() - left_out);
         cx.filtered(fates.dropped);
-        for (row, cause) in fates.rejected {
-            cx.reject(batch, row, cause);
+        for (row, cause, asked) in fates.rejected {
+            if asked { cx.dead_letter(batch, row, cause) } else { cx.reject(batch, row, cause) }
         }
         Ok(())
     }

@@ -227,9 +227,10 @@ impl Planner {
             return Err(error.help("give it one: `CAST(NULL AS VARCHAR)`"));
         }
         let can_fail = |physical: &Arc<dyn PhysicalExpr>| fallible::find(physical, self.schema.as_arrow());
-        let fallible = can_fail(&physical).map(|message| {
+        let fallible = can_fail(&physical).and_then(|found| {
             let fails = |ast: &Ast| self.lower(ast).is_ok_and(|(_, physical)| can_fail(&physical).is_some());
-            (message, fallible::written(parsed, fails))
+            let written = fallible::written(parsed, fails);
+            (written.is_some() || !found.numeric).then_some((found.message, written))
         });
         Ok(Expr { physical, data_type, nullable, columns, column, path: names::path(&parsed.ast), sql: parsed.sql().into(), fallible })
     }

@@ -26,21 +26,37 @@ const READERS: [&str; 8] = [
     "decode",
 ];
 
+/// What can fail in an expression.
+#[derive(Clone, Debug)]
+pub(crate) struct Fallible {
+    pub message: String,
+    /// From one kind of number to another: where nobody wrote the cast, it is arithmetic, like an overflow.
+    pub numeric: bool,
+}
+
 /// What in an expression can fail by the types alone, if anything does.
-pub(crate) fn find(physical: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Option<String> {
-    let mut found = None;
+pub(crate) fn find(physical: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Option<Fallible> {
+    let mut found: Option<Fallible> = None;
     let _ = physical.apply(|node| {
-        found = cast(node, schema).or_else(|| reader(node, schema));
-        Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+        let here = cast(node, schema).or_else(|| reader(node, schema).map(|message| Fallible { message, numeric: false }));
+        // What is no arithmetic is told first.
+        if let Some(here) = here.filter(|here| found.is_none() || !here.numeric) {
+            found = Some(here);
+        }
+        let stop = found.as_ref().is_some_and(|found| !found.numeric);
+        Ok(if stop { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     });
     found
 }
 
-fn cast(node: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Option<String> {
+fn cast(node: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Option<Fallible> {
     let cast = node.downcast_ref::<CastExpr>()?;
     let from = cast.expr().data_type(schema).ok()?;
     let to = cast.cast_type();
-    (!always_works(&from, to)).then(|| format!("not every {} is of type {}", type_name(&from), type_name(to)))
+    (!always_works(&from, to)).then(|| Fallible {
+        message: format!("not every {} is of type {}", type_name(&from), type_name(to)),
+        numeric: from.is_numeric() && to.is_numeric(),
+    })
 }
 
 fn reader(node: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Option<String> {
@@ -65,7 +81,13 @@ fn always_works(from: &DataType, to: &DataType) -> bool {
         (a, b) if a == b => true,
         (Null, _) | (Boolean, Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 | Float32 | Float64) => true,
         (Binary | LargeBinary | BinaryView, b) => matches!(b, Binary | LargeBinary | BinaryView),
-        (a, b) if is_text(b) => !matches!(a, List(_) | Struct(_)),
+        (a, b) if is_text(b) => !matches!(a, Struct(_)),
+        // Lengths are unsigned, and never that long.
+        (UInt64, Int64) => true,
+        (Decimal128(p, s), b) if b.is_signed_integer() => i32::from(*p) - i32::from(*s) < digits(b),
+        (Timestamp(..), Time32(_) | Time64(_)) => true,
+        (Int32, Date32) | (Date32, Int32 | Int64) => true,
+        (a, Boolean) => a.is_integer(),
         (a, Binary | LargeBinary | BinaryView) if is_text(a) => true,
         (Dictionary(_, a), b) => always_works(a, b),
         (a, Float32 | Float64) => a.is_numeric(),
@@ -118,7 +140,10 @@ pub(crate) fn written(parsed: &Parsed, fails: impl FnMut(&Ast) -> bool) -> Optio
         type Break = Written;
 
         fn post_visit_expr(&mut self, ast: &Ast) -> ControlFlow<Self::Break> {
-            let candidate = matches!(ast, Ast::Function(_) | Ast::Cast { kind: CastKind::Cast | CastKind::DoubleColon, .. });
+            let candidate = match ast {
+                Ast::Function(call) => READERS.contains(&call.name.to_string().to_ascii_lowercase().as_str()),
+                other => matches!(other, Ast::Cast { kind: CastKind::Cast | CastKind::DoubleColon, .. }),
+            };
             if candidate && (self.fails)(ast) { ControlFlow::Break((ast.to_string(), self.range(ast))) } else { ControlFlow::Continue(()) }
         }
     }
@@ -181,6 +206,7 @@ mod tests {
             ("CAST(long AS INT)", "CAST(long AS INT)"),
             ("CAST(double AS BIGINT)", "CAST(double AS BIGINT)"),
             ("CAST(price AS DECIMAL(8, 2))", "CAST(price AS DECIMAL(8, 2))"),
+            ("CAST(price AS INT)", "CAST(price AS INT)"),
             ("CAST(text AS TIMESTAMP)", "CAST(text AS TIMESTAMP)"),
             ("to_timestamp(text)", "to_timestamp(text)"),
             ("coalesce(CAST(text AS DATE), CAST('2026-01-01' AS DATE))", "CAST(text AS DATE)"),
@@ -200,6 +226,13 @@ mod tests {
             "CAST(long AS VARCHAR)",
             "CAST(double AS VARCHAR)",
             "CAST(at AS DATE)",
+            "CAST(at AS TIME)",
+            "CAST(price AS BIGINT)",
+            "CAST(long AS BOOLEAN)",
+            "CAST(CAST(at AS DATE) AS INT)",
+            "CAST(array_length(make_array(long)) AS BIGINT)",
+            "double > price",
+            "coalesce(double, price)",
             "CAST(int AS DOUBLE) / 3",
             "CAST('12' AS INT)",
             "at > '2026-01-01T00:00:00Z'",

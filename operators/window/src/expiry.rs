@@ -1,11 +1,12 @@
 //! Groups of an unbounded window that expire: one without a row for `expire` of event time begins anew.
 //!
-//! Whether a group is over is decided at its next row, by the row's own watermark, so that it does not depend on how
-//! rows were batched or when the sweep came by (rule R6). The sweep only frees what no row will ask for any more.
+//! Whether a group is over is decided at its next row, by the row's own time and watermark, so that it does not depend on
+//! the clock, on how rows were batched or on when the sweep came by (rule R6): a replay forgets what live forgot. The
+//! sweep only frees what is over for every row to come, since those have its watermark or a later one.
 
 use operator_core::{Millis, State, StateError};
 
-use crate::groups::read_group;
+use crate::groups::{read_group, with_time};
 use crate::layout::{range_to, read_key};
 use crate::plan::WindowPlan;
 
@@ -15,9 +16,9 @@ const MAX_ENTRIES: usize = 1 << 14;
 const SWEEPS: Millis = 8;
 const LEAST: Millis = 1_000;
 
-/// A group whose newest row is from `last` is over at `watermark`.
-pub fn is_over(last: Option<Millis>, expire: Millis, watermark: Millis) -> bool {
-    last.is_some_and(|last| last.saturating_add(expire) <= watermark)
+/// A group whose newest row is from `last` is over at `now`: the later of a row's event time and watermark.
+pub fn is_over(last: Option<Millis>, expire: Millis, now: Millis) -> bool {
+    last.is_some_and(|last| last.saturating_add(expire) <= now)
 }
 
 /// When to sweep again.
@@ -48,20 +49,24 @@ fn after(prefix: &[u8]) -> Vec<u8> {
     end
 }
 
-/// Deletes every group that is over at `watermark`.
+/// Deletes every group that is over at `watermark`. Groups of unknown age, written before groups expired, are as old as
+/// this watermark from now on.
 pub fn sweep(plan: &WindowPlan, expire: Millis, watermark: Millis, state: &mut dyn State) -> Result<(), StateError> {
     let (mut from, to) = range_to(Millis::MAX);
     let (mut columns, mut accumulators) = (vec![Vec::new(); plan.group_types.len()], Vec::new());
     loop {
         let mut over: Vec<Vec<u8>> = Vec::new();
+        let mut dated: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         let (mut entries, mut last_key, mut failure) = (0, Vec::new(), None);
         let mut look = |key: &[u8], value: &[u8]| -> Result<(), StateError> {
             // DISTINCT values go with their group.
             if read_key(key, &plan.group_types, &mut columns)?.is_group {
                 columns.iter_mut().for_each(Vec::clear);
                 accumulators.clear();
-                if is_over(read_group(plan, value, &mut accumulators)?.last, expire, watermark) {
-                    over.push(key.to_vec());
+                match read_group(plan, value, &mut accumulators)?.last {
+                    None => dated.push((key.to_vec(), with_time(value, watermark))),
+                    last if is_over(last, expire, watermark) => over.push(key.to_vec()),
+                    _ => {}
                 }
             }
             Ok(())
@@ -76,6 +81,7 @@ pub fn sweep(plan: &WindowPlan, expire: Millis, watermark: Millis, state: &mut d
             return Err(failure);
         }
         over.iter().try_for_each(|key| forget(key, state))?;
+        dated.iter().try_for_each(|(key, value)| state.put(key, value))?;
         if entries < MAX_ENTRIES {
             return Ok(());
         }

@@ -76,17 +76,17 @@ impl Groups {
         Ok(place)
     }
 
-    /// Begins a group anew whose newest row is too long ago at `watermark`; answers its slot.
+    /// Begins a group anew whose newest row is too long ago now; answers its slot.
     pub fn renew(
         &mut self,
         plan: &WindowPlan,
         slot: usize,
         (end, group): (Millis, &[u8]),
-        watermark: Millis,
+        now: Millis,
         state: &mut dyn State,
     ) -> Result<usize, StateError> {
         let Some(Slot { from, to, last, .. }) = self.slots.get(slot) else { return Ok(slot) };
-        if !plan.expire.is_some_and(|expire| is_over(*last, expire, watermark)) {
+        if !plan.expire.is_some_and(|expire| is_over(*last, expire, now)) {
             return Ok(slot);
         }
         let key = self.keys.get(*from..*to).unwrap_or_default().to_vec();
@@ -176,7 +176,7 @@ impl Groups {
         let width = plan.aggregates.len().max(1);
         for (slot, accumulators) in self.slots.iter().zip(self.accumulators.chunks(width)).filter(|(s, _)| s.changed) {
             self.buffer.clear();
-            match slot.last {
+            match slot.last.filter(|_| plan.expire.is_some()) {
                 None => self.buffer.push(VERSION),
                 Some(last) => {
                     self.buffer.push(VERSION_TIMED);
@@ -200,6 +200,14 @@ impl Groups {
         self.values.clear();
         self.value_keys.clear();
     }
+}
+
+/// A group's entry without a time, with one.
+pub fn with_time(value: &[u8], last: Millis) -> Vec<u8> {
+    let mut timed = vec![VERSION_TIMED];
+    put_i128(last.into(), &mut timed);
+    timed.extend_from_slice(value.get(1..).unwrap_or_default());
+    timed
 }
 
 /// What a group's entry says besides its accumulators.

@@ -149,7 +149,7 @@ impl WindowOperator {
                 break;
             }
             let slot = self.groups.find(plan, end, &self.group, cx.state())?;
-            let slot = self.groups.renew(plan, slot, (end, &self.group), watermark, cx.state())?;
+            let slot = self.groups.renew(plan, slot, (end, &self.group), row.time.max(watermark), cx.state())?;
             self.open.push((end, slot));
             end -= plan.windows.every;
         }

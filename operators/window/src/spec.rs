@@ -24,8 +24,8 @@ pub struct Window {
     /// event time of the row that changed them, and no `window_start` and `window_end`.
     #[serde(default)]
     pub unbounded: bool,
-    /// For `unbounded` windows: a group that has no row for so long (event time against the watermark) is forgotten,
-    /// and begins anew with its next row. `never` keeps every group for good. `hw lint` wants one of the two.
+    /// For `unbounded` windows: a group that has no row for so long (event time) is forgotten, and begins anew with its
+    /// next row. `never` keeps every group for good. `hw lint` wants one of the two.
     #[serde(default)]
     pub expire: Option<OrNever>,
     /// The columns to group by; a path such as `data.sku` reaches into a structure. Each becomes a column of the result,

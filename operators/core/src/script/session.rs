@@ -270,7 +270,7 @@ impl<S: Spec> Session<S> {
             self.lines.extend((0..rows.num_rows()).map(|row| format!("emit {name}: {}", show::row(rows, row, marks))));
             differs(&rows.schema(), &output.schema).map_or(Ok(()), |what| Err(format!("output {name}: {what}")))?;
         }
-        for Rejected { row, cause } in &rejected {
+        for Rejected { row, cause, .. } in &rejected {
             self.lines.push(format!("reject: {} ({cause})", show::row(row, 0, marks)));
         }
         if rejected.len() as u64 != ledger.rejected {
