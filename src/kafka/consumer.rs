@@ -1,7 +1,7 @@
 //! A group member over librdkafka.
 //!
 //! **Rebalance.** The callback runs inside the polling call. It notes the event, wakes the poll and does nothing else;
-//! `poll` then reports it in order. Three findings in librdkafka 2.12.1 shape this:
+//! `poll` then reports it in order. Findings in librdkafka 2.12.1 shape this:
 //! - `rd_kafka_yield` in a callback makes the *batch* call drop the next message on the floor (`rd_kafka_q_serve_rkmessages`
 //!   breaks out after dequeuing it), so the callback wakes the queue with `rd_kafka_queue_yield` instead.
 //! - Until the application answers an assignment, the client does not act on the next rebalance
@@ -11,7 +11,7 @@
 //! - [`Consumer::start`] assigns the started partitions with explicit offsets. For a rewind it does the same again, all
 //!   started partitions with their positions: stopping and starting a partition raises its version, and queued messages
 //!   of an older version are dropped by librdkafka when popped. A check of every set's first offset stands behind that.
-//!
+//! - Assignments in quick succession end the process, so that each waits for the one before ([`group::assign`]).
 //! - A resumed partition goes on where librdkafka thinks the application is, and the batch call counts an end-of-partition
 //!   report as a record (`rd_kafka_q_serve_rkmessages`): paused at its end, a partition resumes one record too far and
 //!   that record is lost. So [`Consumer::resume`] seeks to the position kept here first.
@@ -106,9 +106,7 @@ impl KafkaConsumer {
 
     /// Tells librdkafka what to read; `None`: nothing, and the group may go on.
     fn assign(&self, list: Option<&PartitionList>) -> Result<(), BrokerError> {
-        let list = list.map_or(std::ptr::null_mut(), PartitionList::as_ptr);
-        // SAFETY: client and list are valid; the list is copied.
-        match unsafe { raw::rd_kafka_assign(self.client.ptr(), list) } {
+        match group::assign(&self.client, list) {
             0 => Ok(()),
             code => Err(self.error("assigning partitions", code)),
         }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rdkafka::bindings as sys;
 
 use super::codes;
-use super::lists;
+use super::lists::{self, PartitionList};
 use super::native::{Client, Context, Native, NativeQueue, Settings, raw};
 use super::quiet::Quiet;
 
@@ -60,6 +60,29 @@ pub(super) fn listen(settings: &mut Settings) {
     unsafe { sys::rd_kafka_conf_set_rebalance_cb(settings.as_ptr(), Some(on_rebalance)) };
 }
 
+/// Tells librdkafka what to read; `None`: nothing. Returns librdkafka's code.
+///
+/// Every partition of the assignment before is stopped by that, by an operation whose answer comes back through the queue
+/// of the client's main thread. A second assignment that overtakes the answer stops the partition again, and the second
+/// answer ends the process (`rd_kafka_assignment_partition_stopped: Assertion rktp->rktp_started failed`, 2.12.1). So two
+/// questions go through the same queue first: the first is answered behind the assignment before, the second behind the
+/// stops that one asked for, and what is sent then comes after their answers.
+pub(super) fn assign(client: &Client<Group>, list: Option<&PartitionList>) -> i32 {
+    for _ in 0..2 {
+        let mut asked = std::ptr::null_mut();
+        // SAFETY: the client is valid; the list, if there is one, is owned here and destroyed once.
+        unsafe {
+            raw::rd_kafka_assignment(client.ptr(), &mut asked);
+            if !asked.is_null() {
+                sys::rd_kafka_topic_partition_list_destroy(asked);
+            }
+        }
+    }
+    let list = list.map_or(std::ptr::null_mut(), PartitionList::as_ptr);
+    // SAFETY: client and list are valid; the list is copied.
+    unsafe { raw::rd_kafka_assign(client.ptr(), list) }
+}
+
 /// Leaves the group. Closing has been seen to hang; after [`CLOSE_WITHIN`] the client is left to its thread.
 pub(super) fn close(client: &Arc<Client<Group>>, group: &str) {
     client.context.closing.store(true, Ordering::Release);
@@ -67,8 +90,7 @@ pub(super) fn close(client: &Arc<Client<Group>>, group: &str) {
     let (done, closed) = crossbeam_channel::bounded(1);
     let spawned = std::thread::Builder::new().name("kafka-close".into()).spawn(move || {
         // A rebalance that was reported and not answered would be waited for.
-        // SAFETY: the client is valid; a null list means no partitions.
-        unsafe { raw::rd_kafka_assign(client.ptr(), std::ptr::null()) };
+        assign(&client, None);
         // SAFETY: the client is a consumer; called once. Callbacks run in here and see `closing`.
         unsafe { raw::rd_kafka_consumer_close(client.ptr()) };
         let _ = done.send(());

@@ -36,6 +36,7 @@ pub(super) mod raw {
         pub(in super::super) fn rd_kafka_last_error() -> c_int;
         pub(in super::super) fn rd_kafka_fatal_error(rk: *mut rd_kafka_t, text: *mut c_char, size: usize) -> c_int;
         pub(in super::super) fn rd_kafka_assign(rk: *mut rd_kafka_t, list: *const rd_kafka_topic_partition_list_t) -> c_int;
+        pub(in super::super) fn rd_kafka_assignment(rk: *mut rd_kafka_t, list: *mut *mut rd_kafka_topic_partition_list_t) -> c_int;
         pub(in super::super) fn rd_kafka_subscribe(rk: *mut rd_kafka_t, list: *const rd_kafka_topic_partition_list_t) -> c_int;
         pub(in super::super) fn rd_kafka_committed(
             rk: *mut rd_kafka_t,

@@ -133,7 +133,10 @@ fn killed_workers_change_nothing() {
     assert!(load.try_wait().expect("the generator runs").is_none(), "the load ended too early");
     load.kill().expect("a process of ours");
     load.wait().expect("a process of ours");
-    agrees(&environment, "killed");
+    if let Err(difference) = std::panic::catch_unwind(|| agrees(&environment, "killed")) {
+        workers.iter().flatten().for_each(|worker| eprintln!("{}\n", worker.log_tail()));
+        std::panic::resume_unwind(difference);
+    }
     let positions =
         clickhouse(&environment, "SELECT count() = uniqExact(_partition, _offset, _row) AND count() > 0 FROM killed.revenue_per_minute");
     assert_eq!(positions.as_deref(), Ok("1"), "every row of the table stands for one position");

@@ -28,7 +28,7 @@ pub use self::groups::{
 };
 pub use self::reading::{
     empty_partitions_end, out_of_range_is_reported, paused_partitions_are_silent, readers_read_from_an_offset_to_the_end,
-    start_delivers_exactly_from_there,
+    start_delivers_exactly_from_there, the_last_of_many_starts_counts,
 };
 pub use self::transactions::{
     aborted_records_never_arrive, new_producer_fences_the_old, offsets_commit_with_the_transaction, open_transactions_hide_what_follows,
@@ -61,7 +61,7 @@ impl Default for Patience {
 }
 
 /// All clauses with their names.
-pub const CLAUSES: [(&str, Clause); 19] = [
+pub const CLAUSES: [(&str, Clause); 20] = [
     ("topics_are_created", topics_are_created),
     ("committed_records_arrive_whole", committed_records_arrive_whole),
     ("empty_transactions_commit", empty_transactions_commit),
@@ -77,6 +77,7 @@ pub const CLAUSES: [(&str, Clause); 19] = [
     ("two_members_share", two_members_share),
     ("commits_outside_transactions", commits_outside_transactions),
     ("start_delivers_exactly_from_there", start_delivers_exactly_from_there),
+    ("the_last_of_many_starts_counts", the_last_of_many_starts_counts),
     ("paused_partitions_are_silent", paused_partitions_are_silent),
     ("empty_partitions_end", empty_partitions_end),
     ("readers_read_from_an_offset_to_the_end", readers_read_from_an_offset_to_the_end),

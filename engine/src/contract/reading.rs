@@ -7,6 +7,9 @@ use crate::broker::{Consumer, Event, Failure, TopicPartition};
 /// How many polls without an event are taken for silence.
 const QUIET_POLLS: u32 = 10;
 
+/// How often a client is started that is given no time between. A multiple of four, the records in the log.
+const RESTARTS: i64 = 400;
+
 /// Polls until at least `wanted` records came.
 fn some(contract: &Contract<'_>, consumer: &mut dyn Consumer, wanted: usize) -> Verdict<Vec<Seen>> {
     let mut seen = Vec::new();
@@ -46,6 +49,27 @@ pub fn start_delivers_exactly_from_there(contract: &mut Contract<'_>) -> Verdict
     consumer.start(&[(partition.clone(), 1)]).map_err(said("start"))?;
     let seen = some(contract, &mut *consumer, 1)?;
     expect("the first record after another start", seen.first().map(|record| record.offset), Some(1))
+}
+
+/// Starts that follow each other at once, as of rebuilds and rewinds under load, count like one: the last.
+pub fn the_last_of_many_starts_counts(contract: &mut Contract<'_>) -> Verdict {
+    let partitions = contract.topic("restless", 3)?;
+    let first = partitions.first().ok_or("three partitions were asked for")?;
+    for partition in &partitions {
+        contract.write(partition, &["a", "b", "c", "d"])?;
+    }
+    let mut consumer = contract.sole_consumer(first)?;
+    for round in 0..RESTARTS {
+        for partition in &partitions {
+            consumer.start(&[(partition.clone(), round % 4)]).map_err(said("start"))?;
+        }
+    }
+    let log = contract.drain(&partitions, &mut |max, timeout| consumer.poll(max, timeout))?;
+    for partition in &partitions {
+        expect("records from the last start", texts(&log, partition), vec!["d".to_owned()])?;
+    }
+    consumer.start(&[(first.clone(), 0)]).map_err(said("start"))?;
+    consumer.release().map_err(said("release"))
 }
 
 /// A paused partition delivers nothing while others do, and goes on where it stopped.
