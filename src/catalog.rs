@@ -149,4 +149,8 @@ impl Catalog for Folder {
     fn topics(&self) -> Result<Vec<String>, String> {
         Ok(self.subjects.keys().filter_map(|s| s.strip_suffix("-value")).map(str::to_string).collect())
     }
+
+    fn is_offline(&self) -> bool {
+        true
+    }
 }

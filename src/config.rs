@@ -210,12 +210,11 @@ impl Config {
         }
         let mut config = match &merged {
             None => Config::default(),
-            Some((node, source)) => node.read::<Config>().map_err(|e| {
-                // The line of a mistake may be that of a secret.
-                let blanked = yaml::parse(&source.text).map(|raw| crate::lint::blanked(source, &raw, true));
-                let problem = Problem::yaml(source, e);
-                blanked.map_or_else(|_| problem.clone(), |blanked| problem.clone().shown_in(&blanked))
-            })?,
+            Some((node, source)) => {
+                let config = node.read::<Config>().map_err(|e| without_secrets(source, Problem::yaml(source, e)))?;
+                let wrong = crate::lint::of_environment(&config).into_iter().next();
+                wrong.map_or(Ok(config), |wrong| Err(without_secrets(source, Problem::found(source, node, wrong))))?
+            }
         };
         config.fill().map_err(Problem::plain)?;
         Ok(config)
@@ -251,12 +250,21 @@ impl Config {
 
     /// The brokers, or what to do about their absence.
     pub fn bootstrap(&self) -> Result<&str, String> {
-        if self.kafka.bootstrap.is_empty() {
-            return Err(
-                "no Kafka brokers: set `kafka.bootstrap` in the configuration, or start a local environment with `hw local up`".into()
-            );
+        match (&self.local, self.kafka.bootstrap.is_empty()) {
+            (_, false) => Ok(&self.kafka.bootstrap),
+            (Some(dir), true) => Err(format!("nothing runs in the local environment {}: start it with `hw local up`", dir.display())),
+            (None, true) => {
+                Err("no Kafka brokers: set `kafka.bootstrap` in the configuration, or start a local environment with `hw local up`".into())
+            }
         }
-        Ok(&self.kafka.bootstrap)
+    }
+}
+
+/// The line of a mistake may be that of a secret.
+fn without_secrets(source: &Source, problem: Problem) -> Problem {
+    match yaml::parse(&source.text) {
+        Ok(raw) => problem.shown_in(&crate::lint::blanked(source, &raw, true)),
+        Err(_) => problem,
     }
 }
 

@@ -1,17 +1,26 @@
 //! Problems as people see them: file, line, column, the text with a mark under it, what is wrong and what would be
 //! right.
 
+use std::fs::File;
+use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
-use headwater_engine::yaml::{Node, Place, Value, YamlError};
+use headwater_engine::yaml::{MAX_BYTES, Node, Place, Value, YamlError};
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report, Severity as Level};
 use operator_core::{Diagnostic, Severity};
 use serde_json::json;
+use textwrap::WordSplitter;
 
 /// Width of reports, in columns.
 const WIDTH: usize = 110;
+
+/// Lines are shown up to here.
+const LINE: usize = 500;
+
+/// Name of what comes by standard input.
+const STDIN: &str = "<stdin>";
 
 /// A file and its text.
 #[derive(Clone, Debug)]
@@ -25,15 +34,26 @@ impl Source {
         Source { name: name.into(), text: text.into() }
     }
 
-    /// Reads a file of at most [`headwater_engine::yaml::MAX_BYTES`].
+    /// Reads a file of at most [`MAX_BYTES`], or standard input for `-`.
     pub fn read(path: &Path) -> Result<Source, Problem> {
-        let name = path.display().to_string();
-        let size = std::fs::metadata(path).map(|m| m.len()).unwrap_or(0);
-        if size > headwater_engine::yaml::MAX_BYTES as u64 {
-            return Err(Problem::plain(format!("{name} is larger than a mebibyte")).with_code("too-large"));
+        let is_stdin = path == Path::new("-");
+        let name = if is_stdin { STDIN.to_string() } else { path.display().to_string() };
+        let mut text = String::new();
+        let most = MAX_BYTES as u64 + 1;
+        let read = match is_stdin {
+            true => std::io::stdin().lock().take(most).read_to_string(&mut text),
+            false => File::open(path).and_then(|file| file.take(most).read_to_string(&mut text)),
+        };
+        match read {
+            // The end may lie within a character.
+            _ if text.len() > MAX_BYTES => Err(Problem::plain(format!("{name} is larger than a mebibyte")).with_code("too-large")),
+            Ok(_) => Ok(Source::new(name, text)),
+            Err(e) => Err(Problem::plain(format!("{name} can't be read: {e}"))),
         }
-        let text = std::fs::read_to_string(path).map_err(|e| Problem::plain(format!("{name} can't be read: {e}")))?;
-        Ok(Source::new(name, text))
+    }
+
+    pub fn is_stdin(&self) -> bool {
+        self.name == STDIN
     }
 
     /// Byte offset of a character index.
@@ -85,7 +105,9 @@ impl Problem {
 
     /// A finding of the planner. `root`: the tree its path leads into.
     pub fn found(source: &Source, root: &Node, d: Diagnostic) -> Problem {
-        let problem = Problem { severity: d.severity, code: d.code.to_string(), help: d.help, ..Problem::plain(d.message) };
+        let cut = d.code == "syntax" && root.find(&d.path).is_some_and(|node| is_cut(source, node));
+        let help = if cut { Some(CUT.to_string()) } else { d.help };
+        let problem = Problem { severity: d.severity, code: d.code.to_string(), help, ..Problem::plain(d.message) };
         if d.path.last().is_some_and(|p| p == "@")
             && let Some(range) = d.within
         {
@@ -158,18 +180,54 @@ impl Problem {
         let report = match &self.at {
             None => Report::new(diagnostic),
             Some(at) => {
-                let diagnostic = diagnostic.with_code(self.code.clone()).with_label(LabeledSpan::underline(at.range.clone()));
-                let source = NamedSource::new(&at.source.name, at.source.text.to_string()).with_language("yaml");
+                let (text, range) = cut(&at.source.text, &at.range);
+                let diagnostic = diagnostic.with_code(self.code.clone()).with_label(LabeledSpan::underline(range));
+                let source = NamedSource::new(&at.source.name, text).with_language("yaml");
                 Report::new(diagnostic).with_source_code(source)
             }
         };
         let mut out = String::new();
-        let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode()).with_width(WIDTH);
+        let handler =
+            GraphicalReportHandler::new_themed(GraphicalTheme::unicode()).with_width(WIDTH).with_word_splitter(WordSplitter::NoHyphenation);
         if handler.render_report(&mut out, report.as_ref()).is_err() {
             out = self.message.clone();
         }
         out
     }
+}
+
+/// A text with its very long lines cut behind the mark, and the mark in it.
+fn cut(text: &str, mark: &Range<usize>) -> (String, Range<usize>) {
+    if text.lines().all(|line| line.len() <= LINE) {
+        return (text.to_string(), mark.clone());
+    }
+    let (mut out, mut at, mut range) = (String::with_capacity(text.len()), 0, mark.clone());
+    for line in text.split_inclusive('\n') {
+        let holds = (at..at + line.len()).contains(&mark.start);
+        let begins = if holds { mark.start - at } else { 0 };
+        let most = (begins + LINE / 2).max(LINE);
+        let kept = if line.len() <= most { line.len() } else { line.floor_char_boundary(most) };
+        if holds {
+            let start = out.len() + begins;
+            range = start..(start + mark.len()).min(out.len() + kept);
+        }
+        out.push_str(line.get(..kept).unwrap_or_default());
+        if kept < line.len() {
+            out.push_str(" …\n");
+        }
+        at += line.len();
+    }
+    (out, range)
+}
+
+/// What to do about a text that [`is_cut`].
+const CUT: &str = "` #` begins a comment in YAML, and ends the text: if it belongs to the text, put the whole in quotes";
+
+/// A text without quotes that a comment follows.
+fn is_cut(source: &Source, node: &Node) -> bool {
+    let after = source.text.get(source.byte(node.place.end)..).unwrap_or_default();
+    let line = after.lines().next().unwrap_or_default();
+    matches!(node.value, Value::Scalar { plain: true, .. }) && line.trim_start().starts_with('#')
 }
 
 fn place_of(text: &str, start: usize, end: usize) -> Place {

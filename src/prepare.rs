@@ -1,13 +1,18 @@
 //! From files to a plan: what every command that works on a pipeline does first.
 
 use std::path::Path;
+use std::sync::Arc;
 
+use arrow::datatypes::Schema;
 use headwater_engine::pipeline::Pipeline;
-use headwater_engine::plan::{Catalog, Plan, plan};
+use headwater_engine::plan::{Catalog, Plan, Target, plan};
 use headwater_engine::yaml::{self, Node, YamlError};
-use operator_core::Severity;
+use headwater_formats::JsonEncoder;
+use operator_core::{Diagnostic, Severity};
 
+use crate::clickhouse::column_type;
 use crate::config::substitute;
+use crate::deliver::rows_of;
 use crate::diagnose::{Problem, Source};
 use crate::registry::operators;
 use crate::style::dim;
@@ -60,8 +65,9 @@ pub fn make_plan(loaded: &Loaded, catalog: &dyn Catalog) -> Result<(Plan, Vec<Pr
     let show = |found: Vec<_>| found.into_iter().take(MOST).map(|d| Problem::found(&loaded.source, &loaded.root, d)).collect::<Vec<_>>();
     let (plan, found) = match plan(&loaded.pipeline, &loaded.root, &loaded.source.text, &operators(), catalog) {
         Ok(mut plan) => {
-            let warnings = show(std::mem::take(&mut plan.warnings));
-            (Some(plan), warnings)
+            let (warnings, unwritable) = (std::mem::take(&mut plan.warnings), unwritable(&plan));
+            let plan = unwritable.is_empty().then_some(plan);
+            (plan, show(unwritable.into_iter().chain(warnings).collect()))
         }
         Err(found) => (None, show(found)),
     };
@@ -73,6 +79,22 @@ pub fn make_plan(loaded: &Loaded, catalog: &dyn Catalog) -> Result<(Plan, Vec<Pr
         Some(plan) => Ok((plan, problems)),
         None => Err(problems),
     }
+}
+
+/// Columns for ClickHouse of types that it doesn't have, or that could not be shown in a case.
+fn unwritable(plan: &Plan) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for output in plan.stages.iter().flat_map(|stage| &stage.outputs).filter(|o| matches!(o.target, Target::Outbox { .. })) {
+        for field in rows_of(output).fields() {
+            let alone = Arc::new(Schema::new(vec![field.clone()]));
+            if let Some(why) = column_type(field).err().or(JsonEncoder::check(&alone).err()) {
+                let problem = Diagnostic::error("clickhouse-type", format!("the column `{}` can't be written: {why}", field.name()));
+                let help = "give the column another type in a `map` step, such as CAST(... AS VARCHAR), or leave it out";
+                found.push(problem.at(["sinks", &output.name, "clickhouse"]).help(help));
+            }
+        }
+    }
+    found
 }
 
 /// Prints problems to standard error and says how many.

@@ -114,17 +114,20 @@ fn data_type(kind: Option<&Kind>) -> Result<DataType, String> {
     })
 }
 
-/// Values as rows of a schema, as a JSON source reads them.
+/// Values as rows of a schema, as a JSON source reads them, and why the others don't fit.
 ///
 /// # Errors
-/// A value does not fit.
-pub fn decode(schema: &SchemaRef, values: &[Value]) -> Result<Rows, String> {
+/// The schema has a type that rows can't have.
+pub fn decode(schema: &SchemaRef, values: &[Value]) -> Result<(Rows, Vec<String>), String> {
     let mut rows = RowBuilder::new(schema, values.len())?;
     let mut decoder = JsonDecoder::new(schema);
+    let mut refused = Vec::new();
     for (n, value) in values.iter().enumerate() {
-        decoder.decode(value.to_string().as_bytes(), &mut rows).map_err(|e| format!("row {}: {e}", n + 1))?;
+        if let Err(e) = decoder.decode(value.to_string().as_bytes(), &mut rows) {
+            refused.push(format!("row {}: {e}", n + 1));
+        }
     }
-    rows.finish()
+    Ok((rows.finish()?, refused))
 }
 
 /// Rows as JSON values.
@@ -180,9 +183,17 @@ mod tests {
         let shown: Vec<String> = paths(&schema).into_iter().map(|(path, of)| format!("{path} {of}")).collect();
         let expected = ["at timestamp?", "id string?", "n double?", "x string?", "l a list?", "r a record?", "r.y bool?"];
         assert_eq!(shown, expected);
-        assert_eq!(decode(&Arc::new(schema), &values).unwrap().num_rows(), 2);
+        assert_eq!(decode(&Arc::new(schema), &values).unwrap().0.num_rows(), 2);
         assert!(inferred(&[json!({"a": 1}), json!({"a": "x"})]).is_err());
         assert!(inferred(&[json!(1)]).is_err());
+    }
+
+    #[test]
+    fn rows_that_do_not_fit_are_named() {
+        let schema = Arc::new(declared("id: string, n: int").unwrap());
+        let (rows, refused) = decode(&schema, &[json!({"id": "a", "n": 1}), json!({"id": "b"}), json!({"id": "c", "n": 3})]).unwrap();
+        assert_eq!(json(&rows).unwrap(), [json!({"id": "a", "n": 1}), json!({"id": "c", "n": 3})]);
+        assert!(refused.len() == 1 && refused[0].starts_with("row 2: "), "{refused:?}");
     }
 
     #[test]

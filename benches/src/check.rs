@@ -2,6 +2,7 @@
 //! say.
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::cluster::Cluster;
 use crate::contender::Work;
@@ -17,28 +18,15 @@ struct Projected<'a> {
 struct Windowed<'a> {
     product_id: &'a str,
     #[serde(borrow)]
-    window_end: Instant<'a>,
+    window_end: &'a RawValue,
     orders: u64,
     revenue: f64,
 }
 
 /// ISO 8601, or milliseconds since 1970.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Instant<'a> {
-    Millis(i64),
-    Text(&'a str),
-}
-
-impl Instant<'_> {
-    fn millis(&self) -> Result<i64, String> {
-        match self {
-            Instant::Millis(millis) => Ok(*millis),
-            Instant::Text(text) => {
-                chrono::DateTime::parse_from_rfc3339(text).map(|t| t.timestamp_millis()).map_err(|e| format!("{text}: {e}"))
-            }
-        }
-    }
+fn millis(instant: &RawValue) -> Result<i64, String> {
+    let text = instant.get().trim_matches('"');
+    text.parse().or_else(|_| chrono::DateTime::parse_from_rfc3339(text).map(|t| t.timestamp_millis())).map_err(|e| format!("{text}: {e}"))
 }
 
 /// The number behind the letter and dash of an id.
@@ -85,7 +73,7 @@ fn windowed(cluster: &Cluster, topic: &str, expected: &Expected) -> Result<u64, 
     let mut rows = 0;
     let records = cluster.read_all(topic, |value| {
         let row: Windowed<'_> = parse(value)?;
-        let place = (number(row.product_id)?, row.window_end.millis()?);
+        let place = (number(row.product_id)?, millis(row.window_end)?);
         let cell =
             left.remove(&place).ok_or_else(|| format!("wrong output: no such window, or twice: {}", String::from_utf8_lossy(value)))?;
         if row.orders != cell.orders || (row.revenue * 100.0).round() as u64 != cell.cents {

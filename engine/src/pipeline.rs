@@ -7,6 +7,7 @@ use operator_core::Span;
 use operator_core::diagnostic::closest;
 use operator_core::duration::OrNever;
 use schemars::JsonSchema;
+use serde::de::DeserializeSeed;
 use serde::{Deserialize, Serialize};
 
 use crate::yaml::{Node, YamlError, read_all};
@@ -341,6 +342,12 @@ pub struct Create {
     pub config: BTreeMap<String, String>,
 }
 
+/// Whether a pipeline can be called this: lower-case letters, digits and dashes, a dash not first, at most 100.
+pub fn can_name_a_pipeline(name: &str) -> bool {
+    let simple = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=100).contains(&name.len()) && !name.starts_with('-') && name.chars().all(simple)
+}
+
 impl Pipeline {
     /// Reads a pipeline from its YAML tree, with everything that is wrong with its shape. What is wrong is left out of
     /// the pipeline, so that the planner can say what else is; there is none if the file has no shape at all.
@@ -361,23 +368,14 @@ impl<'de> Deserialize<'de> for Step {
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Step, A::Error> {
                 let (mut from, mut on_error, mut operator) = (None, None, None);
-                while let Some(key) = map.next_key::<String>()? {
-                    if key == "from" {
-                        from = Some(map.next_value()?);
-                    } else if key == "on_error" {
-                        on_error = Some(map.next_value()?);
-                    } else if from.is_none() && operator.is_none() && closest(&key, ["from"]).is_some() {
-                        return Err(serde::de::Error::unknown_field(&key, &["from", "on_error"]));
-                    } else if let Some(first) = &operator {
-                        if closest(&key, ["from", "on_error"]).is_some() {
-                            return Err(serde::de::Error::unknown_field(&key, &["from", "on_error"]));
+                while let Some(key) = map.next_key_seed(StepKey { operator: operator.as_deref() })? {
+                    match key.as_str() {
+                        "from" => from = Some(map.next_value()?),
+                        "on_error" => on_error = Some(map.next_value()?),
+                        _ => {
+                            map.next_value::<serde::de::IgnoredAny>()?;
+                            operator = Some(key);
                         }
-                        return Err(serde::de::Error::custom(format!(
-                            "a step has one operator, this one has `{first}` and `{key}`: make it two steps"
-                        )));
-                    } else {
-                        map.next_value::<serde::de::IgnoredAny>()?;
-                        operator = Some(key);
                     }
                 }
                 let from = from.ok_or_else(|| serde::de::Error::missing_field("from"))?;
@@ -386,6 +384,28 @@ impl<'de> Deserialize<'de> for Step {
             }
         }
         d.deserialize_map(StepVisitor)
+    }
+}
+
+/// Reads a key of a step, after those that were read: a refusal then knows the place of the key.
+struct StepKey<'a> {
+    operator: Option<&'a str>,
+}
+
+impl<'de> DeserializeSeed<'de> for StepKey<'_> {
+    type Value = String;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, d: D) -> Result<String, D::Error> {
+        const OWN: [&str; 2] = ["from", "on_error"];
+        let key = String::deserialize(d)?;
+        match self.operator {
+            _ if OWN.contains(&key.as_str()) => Ok(key),
+            _ if closest(&key, OWN).is_some() => Err(serde::de::Error::unknown_field(&key, &OWN)),
+            None => Ok(key),
+            Some(first) => {
+                Err(serde::de::Error::custom(format!("a step has one operator, this one has `{first}` and `{key}`: make it two steps")))
+            }
+        }
     }
 }
 

@@ -44,6 +44,14 @@ impl JsonEncoder {
         JsonEncoder { schema: SchemaRef::clone(schema), members: members(schema.fields()) }
     }
 
+    /// Whether rows of a schema have a JSON form.
+    ///
+    /// # Errors
+    /// Names the column whose type has none, such as the difference of two times.
+    pub fn check(schema: &SchemaRef) -> Result<(), String> {
+        JsonEncoder::new(schema).batch(&RecordBatch::new_empty(SchemaRef::clone(schema))).map(drop)
+    }
+
     /// Resolves the columns of a batch.
     ///
     /// # Errors

@@ -52,15 +52,15 @@ impl<'a> Cursor<'a> {
     #[cold]
     #[inline(never)]
     pub(crate) fn expected(&self, what: &str) -> Fail {
-        let found = match self.peek() {
-            None => "the end of the text",
-            Some(b'"') => "a string",
-            Some(b'{') => "an object",
-            Some(b'[') => "an array",
-            Some(b't' | b'f') => "a boolean",
-            Some(b'n') => "null",
-            Some(b'-' | b'0'..=b'9') => "a number",
-            Some(_) => "something that is not JSON",
+        let found = match self.bytes.get(self.pos..).unwrap_or_default() {
+            [] => "the end of the text",
+            [b'"', ..] => "a string",
+            [b'{', ..] => "an object",
+            [b'[', ..] => "an array",
+            [b'-' | b'0'..=b'9', ..] => "a number",
+            rest if rest.starts_with(b"true") || rest.starts_with(b"false") => "a boolean",
+            rest if rest.starts_with(b"null") => "null",
+            _ => "something that is not JSON",
         };
         Fail::at(&format!("expected {what}, found {found}"), self.pos)
     }

@@ -148,6 +148,9 @@ impl<'a> View<'a> {
             }
             DataType::Map(..) => {
                 let map = cast::<MapArray>(array)?;
+                if !matches!(map.key_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) {
+                    return Err(format!("a map with keys of {} cannot be encoded: keys are text", map.key_type()));
+                }
                 Values::Map(map.value_offsets(), boxed(map.keys().as_ref())?, boxed(map.values().as_ref())?)
             }
             other => return Err(format!("{other} cannot be encoded")),

@@ -60,7 +60,7 @@ struct Shape {
 pub fn records(plan: &Plan, pipeline: &Pipeline, case: &Case) -> Result<Records, String> {
     let mut records = Records { steps: Vec::new(), schemas: Vec::new(), latest: 0 };
     for (topic, lines) in &case.inputs {
-        let mut shape = shape(plan, pipeline, topic).ok_or_else(|| format!("no source or table reads `{topic}`"))?;
+        let mut shape = shape(plan, pipeline, topic).ok_or_else(|| format!("in.{topic}.jsonl: its schema can't be read"))?;
         if let Some((id, text)) = &mut shape.avro {
             *id = SCHEMA_ID + records.schemas.len() as u32;
             records.schemas.push((*id, text.clone()));
@@ -86,8 +86,8 @@ pub fn records(plan: &Plan, pipeline: &Pipeline, case: &Case) -> Result<Records,
     Ok(records)
 }
 
-/// The rows of a case that a source reads: columns of the value only.
-pub fn source_rows(plan: &Plan, source: Option<&str>, case: &Case) -> Result<samples::Rows, String> {
+/// The rows of a case that a source reads, columns of the value only, and what of the case it can't read.
+pub fn source_rows(plan: &Plan, source: Option<&str>, case: &Case) -> Result<(samples::Rows, Vec<String>), String> {
     let inputs = plan.stages.iter().flat_map(|stage| &stage.inputs).filter(|i| matches!(i.kind, InputKind::Source(_)));
     let input = inputs.clone().find(|input| source.is_none_or(|name| name == input.name));
     let Some(input) = input else {

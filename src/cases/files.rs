@@ -1,13 +1,15 @@
 //! The files of a case.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use operator_core::{Millis, Span};
 use serde_json::Value;
 
-use super::world::Outcome;
+use super::compare;
+use super::world::{Outcome, Row};
+use crate::diagnose::Problem;
 
 /// A line of an input file.
 #[derive(Clone, Debug)]
@@ -43,27 +45,38 @@ pub struct Case {
 }
 
 /// Every case in a folder, by name.
-pub fn read_all(dir: &Path) -> Result<Vec<Case>, String> {
-    let fail = |path: &Path, e: std::io::Error| format!("{}: {e}", path.display());
+pub fn read_all(dir: &Path) -> Result<Vec<Case>, Problem> {
+    let fail = |path: &Path, e: std::io::Error| Problem::plain(format!("{}: {e}", path.display()));
+    let none = || {
+        let problem = Problem::plain(format!("{}: there are no cases", dir.display()));
+        problem
+            .with_help(Some("a case is a folder in it, `hw test --help` tells with which files; `hw sample` takes one from a topic".into()))
+    };
     if !dir.is_dir() {
-        return Err(format!("{}: there are no cases", dir.display()));
+        return Err(none());
     }
     let mut cases = Vec::new();
     for entry in fs::read_dir(dir).map_err(|e| fail(dir, e))? {
         let path = entry.map_err(|e| fail(dir, e))?.path();
-        if path.is_dir() {
-            cases.push(read(&path)?);
+        if path.is_dir() && !is_left_by_a_tool(&path) {
+            cases.push(read(&path).map_err(Problem::plain)?);
         }
     }
     cases.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(cases)
+    if cases.is_empty() { Err(none()) } else { Ok(cases) }
+}
+
+/// What editors and file managers leave behind: `.in.x.jsonl.swp`, `why.txt~`, `.DS_Store`.
+fn is_left_by_a_tool(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with('.') || name.ends_with('~')
 }
 
 fn read(dir: &Path) -> Result<Case, String> {
     let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let mut case = Case { name, dir: dir.to_path_buf(), inputs: Vec::new(), expected: BTreeMap::new(), why: String::new() };
     let entries = fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-    let mut paths: Vec<PathBuf> = entries.filter_map(|e| e.ok()).map(|e| e.path()).collect();
+    let mut paths: Vec<PathBuf> = entries.filter_map(|e| e.ok()).map(|e| e.path()).filter(|p| !is_left_by_a_tool(p)).collect();
     paths.sort();
     for path in paths {
         let file = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
@@ -96,7 +109,7 @@ fn read(dir: &Path) -> Result<Case, String> {
 /// The values of a file, each with its line.
 fn lines(path: &Path) -> Result<Vec<(usize, Value)>, String> {
     let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let numbered = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let numbered = text.strip_prefix('\u{feff}').unwrap_or(&text).lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     numbered
         .map(|(n, line)| {
             serde_json::from_str(line).map(|value| (n + 1, value)).map_err(|e| format!("{}:{}:{}: {e}", path.display(), n + 1, e.column()))
@@ -111,7 +124,11 @@ fn line(value: Value) -> Result<Line, String> {
         return Err(format!("`{unknown}` is none of @key, @value, @raw, @timestamp and @advance"));
     }
     if let Some(span) = members.get("@advance") {
-        return span.as_str().unwrap_or_default().parse::<Span>().map(|span| Line::Advance(span.millis()));
+        if members.len() > 1 {
+            return Err("`@advance` stands alone: a record is another line".into());
+        }
+        let span = span.as_str().ok_or_else(|| format!("`@advance` is a duration in quotes such as \"10m\", not {span}"))?;
+        return span.parse::<Span>().map(|span| Line::Advance(span.millis()));
     }
     let content = match (members.get("@value"), members.get("@raw")) {
         (Some(Value::Null), None) => Content::Nothing,
@@ -129,17 +146,36 @@ impl Case {
         if output.starts_with("table.") { format!("{output}.jsonl") } else { format!("out.{output}.jsonl") }
     }
 
-    /// Makes the files of what came out the expectation.
+    /// Makes the files of what came out the expectation. Files and lines that fit already stay as they were written.
     pub fn write(&self, outcome: &Outcome) -> Result<(), String> {
-        let write = |file: PathBuf, text: String| fs::write(&file, text).map_err(|e| format!("{}: {e}", file.display()));
-        for output in self.expected.keys().filter(|output| !outcome.outputs.contains_key(*output)) {
+        let outputs: BTreeSet<&String> = self.expected.keys().chain(outcome.outputs.keys()).collect();
+        for output in outputs {
+            let expected = self.expected.get(output).map_or(&[][..], Vec::as_slice);
+            let rows = outcome.outputs.get(output).map_or(&[][..], Vec::as_slice);
+            if compare::compare(expected, rows).is_empty() {
+                continue;
+            }
             let path = self.dir.join(Case::file(output));
-            fs::remove_file(&path).map_err(|e| format!("{}: {e}", path.display()))?;
-        }
-        for (output, rows) in &outcome.outputs {
-            let text = rows.iter().map(|row| row.value.to_string() + "\n").collect();
-            write(self.dir.join(Case::file(output)), text)?;
+            let written = match rows.is_empty() {
+                true => fs::remove_file(&path),
+                false => {
+                    let old = fs::read_to_string(&path).unwrap_or_default();
+                    fs::write(&path, updated(&old, expected, rows))
+                }
+            };
+            written.map_err(|e| format!("{}: {e}", path.display()))?;
         }
         Ok(())
     }
+}
+
+/// A line for each row: the old one where it fits.
+fn updated(old: &str, expected: &[(usize, Value)], rows: &[Row]) -> String {
+    let mut left: Vec<&(usize, Value)> = expected.iter().collect();
+    let line = |row: &Row| {
+        let kept = left.iter().position(|(_, value)| compare::fits(value, &row.value)).map(|at| left.remove(at));
+        let kept = kept.and_then(|(number, _)| old.lines().nth(number - 1));
+        kept.map_or_else(|| row.value.to_string(), str::to_string) + "\n"
+    };
+    rows.iter().map(line).collect()
 }

@@ -21,6 +21,7 @@ mod compare;
 mod crash;
 mod encode;
 mod files;
+mod known;
 mod schedule;
 mod tables;
 mod world;
@@ -37,6 +38,7 @@ use parking_lot::Mutex;
 use crate::catalog::Folder;
 use crate::diagnose::Problem;
 use crate::prepare;
+use crate::samples::Rows;
 
 pub use files::Case;
 use schedule::Schedule;
@@ -106,10 +108,12 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
     let one = |text: String| vec![Problem::plain(text)];
     let folder = Folder::read(&options.schemas).map_err(|e| one(format!("{}: {e}", options.schemas.display())))?;
     let loaded = prepare::load(pipeline)?;
-    let (plan, _) = prepare::make_plan(&loaded, &world::Topics(&folder))?;
-    let dir = pipeline.parent().unwrap_or(Path::new(".")).join("cases");
+    let all = files::read_all(&pipeline.parent().unwrap_or(Path::new(".")).join("cases")).map_err(|e| vec![e])?;
+    let topics = all.iter().flat_map(|case| &case.inputs).map(|(topic, _)| topic.clone()).collect();
+    let (plan, _) = prepare::make_plan(&loaded, &world::Topics { folder: &folder, cases: topics })?;
     let mut cases = Vec::new();
-    for case in files::read_all(&dir).map_err(one)?.into_iter().filter(|case| case.name.contains(&options.only)) {
+    for case in chosen(all, &options.only) {
+        known::check(&plan, &case).map_err(|e| vec![e])?;
         let records = encode::records(&plan, &loaded.pipeline, &case).map_err(|e| one(format!("{}/{e}", case.dir.display())))?;
         cases.push((case, records));
     }
@@ -123,6 +127,13 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
         }
     }
     Ok(Suite { pipeline: pipeline.to_path_buf(), plan: Arc::new(plan), cases, family })
+}
+
+/// The case of this name; if there is none, those whose name contains it.
+fn chosen(mut cases: Vec<Case>, only: &str) -> Vec<Case> {
+    let exact = cases.iter().any(|case| case.name == only);
+    cases.retain(|case| if exact { case.name == only } else { case.name.contains(only) });
+    cases
 }
 
 /// A bug of ours is a failed run, not the end of all runs.
@@ -243,11 +254,11 @@ pub fn run(suites: &[Suite], fail_fast: bool, progress: &(dyn Fn() + Sync)) -> V
     reports
 }
 
-/// Rows of a case, as a source's steps see them: for looking at expressions.
+/// Rows of a case, as a source's steps see them, and what the source can't read: for looking at expressions.
 ///
 /// # Errors
 /// The pipeline or the case can't be read, or there is no such source or case.
-pub fn rows(pipeline: &Path, schemas: &Path, source: Option<&str>, case: Option<&str>) -> Result<crate::samples::Rows, Vec<Problem>> {
+pub fn rows(pipeline: &Path, schemas: &Path, source: Option<&str>, case: Option<&str>) -> Result<(Rows, Vec<String>), Vec<Problem>> {
     let one = |text: String| vec![Problem::plain(text)];
     let options = Options { schemas: schemas.to_path_buf(), only: case.unwrap_or_default().to_string(), schedule: None };
     let suite = suite(pipeline, &options)?;

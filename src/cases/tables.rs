@@ -77,9 +77,8 @@ impl Sinks {
         self.sinks.iter().all(|sink| {
             let committed = broker.group_offsets(&sink.settings.group);
             (0..sink.partitions).all(|p| {
-                let rows = broker.read_all_committed(&sink.settings.topic).into_iter().filter(|r| r.partition == p).map(|r| r.offset);
-                let position = committed.get(&TopicPartition::new(sink.settings.topic.clone(), p));
-                rows.max().is_none_or(|last| position.is_some_and(|c| c.offset > last))
+                let position = committed.get(&TopicPartition::new(sink.settings.topic.clone(), p)).map_or(0, |c| c.offset);
+                !broker.has_committed(&sink.settings.topic, p, position)
             })
         })
     }

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use headwater_engine::plan::Target;
 
-use super::Failure;
-use crate::catalog::Folder;
+use super::{Failure, Schemas};
 use crate::clickhouse::{Table, TableOptions, ddl};
 use crate::deliver::rows_of;
 use crate::diagnose::Problem;
 use crate::prepare;
+use crate::say;
 
 #[derive(Args)]
 pub struct ClickhouseArgs {
@@ -27,9 +27,8 @@ enum Command {
         /// Only this sink
         #[arg(long)]
         sink: Option<String>,
-        /// Where schemas are, by subject
-        #[arg(long, default_value = "schemas")]
-        schemas: PathBuf,
+        #[command(flatten)]
+        schemas: Schemas,
         /// Sorting key: columns of the table
         #[arg(long, value_delimiter = ',')]
         order_by: Vec<String>,
@@ -39,8 +38,7 @@ enum Command {
 pub fn run(args: &ClickhouseArgs) -> Result<(), Failure> {
     let Command::Ddl { pipeline, sink, schemas, order_by } = &args.command;
     let loaded = prepare::load(pipeline).map_err(Failure::Wrong)?;
-    let folder = Folder::read(schemas).map_err(|e| Problem::plain(format!("{}: {e}", schemas.display())))?;
-    let (plan, _) = prepare::make_plan(&loaded, &folder).map_err(Failure::Wrong)?;
+    let (plan, _) = prepare::make_plan(&loaded, &schemas.read(pipeline)?).map_err(Failure::Wrong)?;
     let mut found = false;
     for output in plan.stages.iter().flat_map(|s| &s.outputs) {
         let Target::Outbox { table, .. } = &output.target else { continue };
@@ -50,7 +48,7 @@ pub fn run(args: &ClickhouseArgs) -> Result<(), Failure> {
         found = true;
         let table = Table::parse(table).map_err(Problem::plain)?;
         let options = TableOptions { order_by: order_by.clone(), ..TableOptions::default() };
-        println!("{};\n", ddl(&table, &rows_of(output), &options).map_err(|e| Problem::plain(format!("sink `{}`: {e}", output.name)))?);
+        say!("{};\n", ddl(&table, &rows_of(output), &options).map_err(|e| Problem::plain(format!("sink `{}`: {e}", output.name)))?);
     }
     match found {
         true => Ok(()),

@@ -17,10 +17,11 @@ use rustyline::validate::Validator;
 use rustyline::{Context, Editor, Helper};
 use serde_json::Value;
 
-use super::Failure;
+use super::{Failure, Schemas};
 use crate::cases;
 use crate::diagnose::{Problem, Source};
 use crate::samples::{self, Rows};
+use crate::say;
 use crate::style::{bad, dim, name, strong};
 
 #[derive(Args)]
@@ -49,9 +50,8 @@ pub struct EvalArgs {
     /// The case whose rows are taken, if there are several
     #[arg(long, requires = "pipeline")]
     case: Option<String>,
-    /// Where schemas are, by subject
-    #[arg(long, default_value = "schemas")]
-    schemas: PathBuf,
+    #[command(flatten)]
+    schemas: Schemas,
     /// Most rows shown
     #[arg(long, default_value_t = 20)]
     limit: usize,
@@ -67,7 +67,11 @@ pub fn run(args: &EvalArgs) -> Result<(), Failure> {
 
 fn rows(args: &EvalArgs) -> Result<Rows, Failure> {
     if let Some(pipeline) = &args.pipeline {
-        return cases::rows(pipeline, &args.schemas, args.source.as_deref(), args.case.as_deref()).map_err(Failure::Wrong);
+        let (rows, refused) =
+            cases::rows(pipeline, &args.schemas.folder(pipeline)?, args.source.as_deref(), args.case.as_deref()).map_err(Failure::Wrong)?;
+        // They are part of the case: the pipeline sends them to the dead letters.
+        refused.iter().for_each(|refused| anstream::eprintln!("{} {}", bad("✗"), dim(&format!("left out: {refused}"))));
+        return Ok(rows);
     }
     let Some(path) = &args.rows else {
         // Expressions without columns need no rows.
@@ -87,8 +91,13 @@ fn rows(args: &EvalArgs) -> Result<Rows, Failure> {
         Some(columns) => samples::declared(columns),
         None => samples::inferred(&values),
     };
-    let rows = schema.and_then(|schema| samples::decode(&Arc::new(schema), &values));
-    rows.map_err(|e| Failure::Wrong(vec![Problem::plain(format!("{}: {e}", path.display()))]))
+    let wrong = |e: String| Problem::plain(format!("{}: {e}", path.display()));
+    let decoded = schema.and_then(|schema| samples::decode(&Arc::new(schema), &values));
+    let (rows, refused) = decoded.map_err(|e| Failure::Wrong(vec![wrong(e)]))?;
+    match refused.is_empty() {
+        true => Ok(rows),
+        false => Err(Failure::Wrong(refused.into_iter().map(wrong).collect())),
+    }
 }
 
 /// Prints the value of an expression for each row.
@@ -96,23 +105,23 @@ fn evaluate(sql: &str, rows: &RecordBatch, limit: usize) -> Result<(), Problem> 
     let expr = Expr::compile(sql, &rows.schema()).map_err(|e| refused(sql, e))?;
     let evaluated = expr.evaluate(rows);
     let null = if expr.nullable() { "?" } else { "" };
-    anstream::println!("{} {}{}", strong(sql), name(&type_name(expr.data_type())), name(null));
+    say!("{} {}{}", strong(sql), name(&type_name(expr.data_type())), name(null));
     let shown = rows.num_rows().min(limit);
     let values = samples::shown(&evaluated.values.slice(0, shown)).map_err(Problem::plain)?;
     let width = shown.to_string().len();
     for (row, value) in values.iter().enumerate() {
         let number = dim(&format!("{:>width$}", row + 1));
         match evaluated.failed.iter().find(|(failed, _)| *failed == row) {
-            Some((_, cause)) => anstream::println!("{number}  {} {cause}", bad("✗")),
-            None => anstream::println!("{number}  {value}"),
+            Some((_, cause)) => say!("{number}  {} {cause}", bad("✗")),
+            None => say!("{number}  {value}"),
         }
     }
     if rows.num_rows() > shown {
-        anstream::println!("{}", dim(&format!("and {} more", rows.num_rows() - shown)));
+        say!("{}", dim(&format!("and {} more", rows.num_rows() - shown)));
     }
     if let Some(finding) = expr.fallible() {
         let help = finding.help.unwrap_or_default();
-        anstream::println!("{}", dim(&format!("in a pipeline: {}; {help}", finding.message)));
+        say!("{}", dim(&format!("in a pipeline: {}; {help}", finding.message)));
     }
     Ok(())
 }
@@ -147,7 +156,7 @@ fn prompt(rows: &RecordBatch, limit: usize) -> Result<(), Failure> {
     let fail = |e: ReadlineError| Problem::plain(format!("the terminal can't be read: {e}"));
     let mut editor: Editor<Names, _> = Editor::new().map_err(fail)?;
     editor.set_helper(Some(Names(samples::paths(&rows.schema()).into_iter().map(|(path, _)| path).collect())));
-    anstream::println!("{} rows; {}", rows.num_rows(), dim("\\columns, \\rows, Tab completes, Ctrl-D ends"));
+    say!("{} rows; {}", rows.num_rows(), dim("\\columns, \\rows, Tab completes, Ctrl-D ends"));
     loop {
         match editor.readline("sql> ") {
             Ok(line) if line.trim().is_empty() => {}
@@ -165,7 +174,7 @@ fn answer(line: &str, rows: &RecordBatch, limit: usize) {
     match line {
         "\\columns" => columns(&rows.schema()),
         "\\rows" => match samples::json(&rows.slice(0, rows.num_rows().min(limit))) {
-            Ok(values) => values.iter().for_each(|value| println!("{value}")),
+            Ok(values) => values.iter().for_each(|value| say!("{value}")),
             Err(e) => anstream::eprintln!("{}", Problem::plain(e).render()),
         },
         sql => {
@@ -178,6 +187,6 @@ fn answer(line: &str, rows: &RecordBatch, limit: usize) {
 
 fn columns(schema: &SchemaRef) {
     for (path, data_type) in samples::paths(schema) {
-        anstream::println!("{path} {}", name(&data_type));
+        say!("{path} {}", name(&data_type));
     }
 }

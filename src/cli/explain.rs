@@ -1,16 +1,17 @@
 //! `hw explain` and `hw graph`: what a pipeline will do, before it does it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use headwater_engine::plan::Plan;
 use operator_core::diagnostic::did_you_mean;
 
-use super::{Failure, runtime};
-use crate::catalog::{Folder, Live};
+use super::{Failure, Schemas, runtime};
+use crate::catalog::Live;
 use crate::config::Config;
 use crate::diagnose::Problem;
 use crate::prepare::{self, Loaded};
+use crate::say;
 use crate::{codes, explain, graph, run, style};
 
 /// A pipeline and what it is planned against.
@@ -18,9 +19,8 @@ use crate::{codes, explain, graph, run, style};
 pub struct Planned {
     /// The pipeline file
     pub pipeline: PathBuf,
-    /// Where schemas are, by subject: `<subject>/v<n>.avsc`
-    #[arg(long, default_value = "schemas")]
-    pub schemas: PathBuf,
+    #[command(flatten)]
+    pub schemas: Schemas,
     /// Ask the cluster and the registry of this environment instead
     #[arg(long = "config", short = 'c')]
     pub configs: Vec<PathBuf>,
@@ -31,8 +31,7 @@ impl Planned {
     pub fn plan(&self) -> Result<(Loaded, Plan), Failure> {
         let loaded = prepare::load(&self.pipeline).map_err(Failure::Wrong)?;
         let (plan, warnings) = if self.configs.is_empty() {
-            let folder = Folder::read(&self.schemas).map_err(|e| Problem::plain(format!("{}: {e}", self.schemas.display())))?;
-            prepare::make_plan(&loaded, &folder).map_err(Failure::Wrong)?
+            prepare::make_plan(&loaded, &self.schemas.read(&self.pipeline)?).map_err(Failure::Wrong)?
         } else {
             let config = Config::load(&self.configs).map_err(|p| Failure::Wrong(vec![p]))?;
             let runtime = runtime()?;
@@ -62,8 +61,8 @@ pub fn explain(args: &ExplainArgs) -> Result<(), Failure> {
     let (loaded, plan) = args.planned.plan()?;
     let explained = explain::explain(&plan, &loaded.pipeline, args.planned.configs.is_empty());
     match args.json {
-        true => println!("{}", serde_json::to_string_pretty(&explained).map_err(|e| Problem::plain(e.to_string()))?),
-        false => anstream::print!("{}", explain::render(&explained)),
+        true => say!("{}", serde_json::to_string_pretty(&explained).map_err(|e| Problem::plain(e.to_string()))?),
+        false => say!("{}", explain::render(&explained).trim_end()),
     }
     Ok(())
 }
@@ -95,21 +94,30 @@ pub struct GraphArgs {
 pub fn draw(args: &GraphArgs) -> Result<(), Failure> {
     let (_, plan) = args.planned.plan()?;
     let graph = graph::graph(&plan);
-    let by_name = || match args.output.as_ref()?.extension()?.to_str()? {
-        "dot" | "gv" => Some(Language::Dot),
-        "mmd" | "mermaid" | "md" => Some(Language::Mermaid),
-        _ => None,
-    };
-    let text = match args.format.or_else(by_name).unwrap_or(Language::Svg) {
+    let text = match args.format.map_or_else(|| by_name(args.output.as_deref()), Ok)? {
         Language::Svg => graph::svg(&graph),
         Language::Dot => graph::dot(&graph),
         Language::Mermaid => graph::mermaid(&graph),
     };
     match &args.output {
         Some(path) => std::fs::write(path, text).map_err(|e| Problem::plain(format!("{}: {e}", path.display())))?,
-        None => print!("{text}"),
+        None => say!("{}", text.trim_end()),
     }
     Ok(())
+}
+
+/// The language of a file by its name.
+fn by_name(file: Option<&Path>) -> Result<Language, Failure> {
+    let Some(file) = file else { return Ok(Language::Svg) };
+    match file.extension().unwrap_or_default().to_ascii_lowercase().to_str() {
+        Some("svg") => Ok(Language::Svg),
+        Some("dot" | "gv") => Ok(Language::Dot),
+        Some("mmd" | "mermaid" | "md") => Ok(Language::Mermaid),
+        _ => {
+            let problem = Problem::plain(format!("{}: this name tells no language of graphs", file.display()));
+            Err(Failure::Wrong(vec![problem.with_help(Some("end it in .svg, .dot or .mmd, or say `--format`".into()))]))
+        }
+    }
 }
 
 #[derive(Args)]
@@ -120,7 +128,7 @@ pub struct ExplainErrorArgs {
 
 pub fn explain_error(args: &ExplainErrorArgs) -> Result<(), Failure> {
     let Some(code) = &args.code else {
-        codes::all().for_each(|(code, _)| println!("{code}"));
+        codes::all().for_each(|(code, _)| say!("{code}"));
         return Ok(());
     };
     let Some(text) = codes::text(code) else {
@@ -128,6 +136,6 @@ pub fn explain_error(args: &ExplainErrorArgs) -> Result<(), Failure> {
         let problem = Problem::plain(format!("there is no code `{code}`; `hw explain-error` lists all"));
         return Err(Failure::Wrong(vec![problem.with_help(help)]));
     };
-    anstream::println!("{}\n\n{text}", style::strong(code));
+    say!("{}\n\n{text}", style::strong(code));
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `hw fmt`: one layout for all pipelines. Only blanks and quotes change; the order of keys and all comments stay.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use headwater_engine::yaml::{self, Node, Value};
@@ -8,6 +8,8 @@ use pretty_yaml::config::{FormatOptions, LanguageOptions, LayoutOptions};
 
 use super::Failure;
 use crate::diagnose::{Problem, Source};
+use crate::lint;
+use crate::say;
 use crate::style::{good, name};
 
 /// Lines are broken where they would be longer.
@@ -16,9 +18,10 @@ const WIDTH: usize = 120;
 #[derive(Args)]
 #[command(after_help = "Examples:
   hw fmt pipelines/*/pipeline.yaml
-  hw fmt --check pipelines/*/pipeline.yaml config/*.yaml      in CI")]
+  hw fmt --check pipelines/*/pipeline.yaml config/*.yaml      in CI
+  hw fmt -                                                    from standard input to standard output, for editors")]
 pub struct FmtArgs {
-    /// Pipeline files and configurations
+    /// Pipeline files and configurations; - is standard input
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Change nothing; exit code 1 if a file is not formatted
@@ -31,15 +34,19 @@ pub fn run(args: &FmtArgs) -> Result<(), Failure> {
     for path in &args.files {
         let source = Source::read(path)?;
         let formatted = format(&source).map_err(|p| Failure::Wrong(vec![p]))?;
+        if source.is_stdin() && !args.check {
+            say!("{}", formatted.trim_end());
+            continue;
+        }
         if formatted == *source.text {
             continue;
         }
         unformatted += 1;
         if args.check {
-            anstream::println!("not formatted: {}", name(&path.display().to_string()));
+            say!("not formatted: {}", name(&path.display().to_string()));
         } else {
             std::fs::write(path, formatted).map_err(|e| Problem::plain(format!("{}: {e}", path.display())))?;
-            anstream::println!("{} {}", good("formatted"), name(&path.display().to_string()));
+            say!("{} {}", good("formatted"), name(&path.display().to_string()));
         }
     }
     match args.check && unformatted > 0 {
@@ -54,6 +61,11 @@ pub fn run(args: &FmtArgs) -> Result<(), Failure> {
 /// The file is no YAML that a pipeline may have.
 pub fn format(source: &Source) -> Result<String, Problem> {
     let before = yaml::parse(&source.text).map_err(|e| Problem::yaml(source, e))?;
+    // JSON is YAML, too, and so is much else.
+    let is_yaml = Path::new(&source.name).extension().is_none_or(|extension| extension == "yaml" || extension == "yml");
+    if !is_yaml || lint::document(&before).is_none() {
+        return Err(Problem::plain(format!("{}: neither a pipeline nor a configuration; it was left alone", source.name)));
+    }
     let layout = LayoutOptions { print_width: WIDTH, ..LayoutOptions::default() };
     let options = FormatOptions { layout, language: LanguageOptions { format_comments: true, ..LanguageOptions::default() } };
     let formatted = pretty_yaml::format_text(&source.text, &options).map_err(|e| Problem::plain(format!("{}: {e}", source.name)))?;
@@ -92,6 +104,15 @@ mod tests {
         let once = formatted(text);
         assert_eq!(once, "# top\nname: x # why\nsteps:\n  a: { from: b, filter: \"x > 1\" }\n\n  c:\n    from: [a, b]\n");
         assert_eq!(formatted(&once), once, "formatting again changes nothing");
+    }
+
+    #[test]
+    fn other_files_are_left_alone() {
+        let other = [("t.sql", "name: x"), ("t.json", "{\"name\": \"x\"}"), ("notes.yaml", "shopping: [milk]"), ("t.yaml", "- name")];
+        for (name, text) in other {
+            let problem = format(&Source::new(name, text)).unwrap_err();
+            assert!(problem.message.contains("left alone"), "{name}: {}", problem.message);
+        }
     }
 
     #[test]

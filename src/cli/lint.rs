@@ -5,10 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 use operator_core::Severity;
 
-use super::Failure;
-use crate::catalog::Folder;
+use super::{Failure, Schemas};
 use crate::diagnose::Problem;
 use crate::lint::{self, CONVENTION, Rules};
+use crate::say;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -18,12 +18,11 @@ use crate::lint::{self, CONVENTION, Rules};
 
 Exit codes: 0 nothing wrong (warnings are allowed without --strict), 1 a file can't be checked, 2 something is wrong.")]
 pub struct LintArgs {
-    /// Pipeline files, and configurations of environments
+    /// Pipeline files, and configurations of environments; - is standard input
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Where schemas are, by subject: `<subject>/v<n>.avsc`; CREATE TABLE statements are in `clickhouse/*.sql` there
-    #[arg(long, default_value = "schemas")]
-    schemas: PathBuf,
+    #[command(flatten)]
+    schemas: Schemas,
     /// Warnings count as errors
     #[arg(long)]
     strict: bool,
@@ -36,21 +35,21 @@ pub struct LintArgs {
 }
 
 pub fn run(args: &LintArgs) -> Result<(), Failure> {
-    let folder = Folder::read(&args.schemas).map_err(|e| Problem::plain(format!("{}: {e}", args.schemas.display())))?;
-    let rules = Rules::new(&folder, &args.topics).map_err(|e| Failure::Wrong(vec![Problem::plain(format!("--topics: {e}"))]))?;
     let mut found = Vec::new();
     for file in &args.files {
+        let folder = args.schemas.read(file)?;
+        let rules = Rules::new(&folder, &args.topics).map_err(|e| Failure::Wrong(vec![Problem::plain(format!("--topics: {e}"))]))?;
         let mut problems = lint::check(file, &rules);
         if args.strict {
             problems.iter_mut().for_each(|p| p.severity = Severity::Error);
         }
         if problems.is_empty() && !args.json {
-            anstream::println!("{}: {}", file.display(), crate::style::good("ok"));
+            say!("{}: {}", file.display(), crate::style::good("ok"));
         }
         found.extend(problems);
     }
     if args.json {
-        found.iter().for_each(|p| println!("{}", p.json()));
+        found.iter().for_each(|p| say!("{}", p.json()));
     }
     // A file that can't be read says nothing of what is in it.
     if let Some(unreadable) = found.iter().position(|p| p.place().is_none() && p.code == "error") {

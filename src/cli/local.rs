@@ -10,6 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::Failure;
 use crate::diagnose::Problem;
 use crate::kafka::{Kafka, KafkaConfig};
+use crate::say;
 
 /// Where `hw local up` keeps its services, and other commands look for them.
 pub const DIR: &str = ".local/environment";
@@ -72,29 +73,29 @@ pub fn run(args: &LocalArgs) -> Result<(), Failure> {
         Command::Down { wipe } => {
             match Environment::load(&args.dir).map_err(plain)? {
                 Some(environment) => environment.down(*wipe).map_err(plain)?,
-                None => println!("nothing runs in {}", args.dir.display()),
+                None => say!("nothing runs in {}", args.dir.display()),
             }
             Ok(())
         }
         Command::Status => {
             match Environment::load(&args.dir).map_err(plain)? {
                 Some(environment) => print(&environment),
-                None => println!("nothing runs in {}", args.dir.display()),
+                None => say!("nothing runs in {}", args.dir.display()),
             }
             Ok(())
         }
         Command::Env => {
             let environment = running(&args.dir)?;
-            println!("export HW_BOOTSTRAP={}", environment.bootstrap);
-            println!("export HW_REGISTRY={}", environment.registry.unwrap_or_default());
-            println!("export HW_CLICKHOUSE={}", environment.clickhouse.unwrap_or_default());
+            say!("export HW_BOOTSTRAP={}", environment.bootstrap);
+            say!("export HW_REGISTRY={}", environment.registry.unwrap_or_default());
+            say!("export HW_CLICKHOUSE={}", environment.clickhouse.unwrap_or_default());
             Ok(())
         }
         Command::Topic { name, partitions } => {
             let kafka = Kafka::connect(KafkaConfig::new(running(&args.dir)?.bootstrap)).map_err(|e| Problem::plain(e.to_string()))?;
             let spec = TopicSpec { name: name.clone(), partitions: *partitions, replication: None, config: Vec::new() };
             kafka.create_topics(&[spec]).map_err(|e| Problem::plain(e.to_string()))?;
-            println!("{name} with {partitions} partitions");
+            say!("{name} with {partitions} partitions");
             Ok(())
         }
         Command::ClickhouseFront { library, data, address } => headwater_local::serve_clickhouse(library, data, *address).map_err(plain),
@@ -133,6 +134,6 @@ fn print(environment: &Environment) {
     for service in environment.status() {
         let state = if service.alive { "up" } else { "down" };
         let pid = service.pid.map_or_else(String::new, |pid| format!(" (pid {pid})"));
-        println!("{:<12} {:<22} {state}{pid}  {}", service.service.to_string(), service.address.to_string(), service.what);
+        say!("{:<12} {:<22} {state}{pid}  {}", service.service.to_string(), service.address.to_string(), service.what);
     }
 }

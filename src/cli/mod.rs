@@ -14,16 +14,18 @@ mod run;
 mod sample;
 mod test;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anstyle::AnsiColor;
 use clap::builder::Styles;
 use clap::{Args, Parser, Subcommand};
 
+use crate::catalog::Folder;
 use crate::config::Config;
 use crate::diagnose::Problem;
 use crate::prepare;
+use crate::say;
 
 /// Headings and names in help texts.
 const STYLES: Styles = Styles::styled()
@@ -100,6 +102,39 @@ impl Environment {
             true if usual.exists() => Config::load(&[usual]),
             true => Config::of_local(local::DIR),
         }
+    }
+}
+
+/// The option of commands that take schemas from files.
+#[derive(Args, Clone)]
+pub struct Schemas {
+    /// Where schemas are, by subject: `<subject>/v<n>.avsc`; CREATE TABLE statements are in `clickhouse/*.sql` there. Without
+    /// it, the nearest folder `schemas` beside the pipeline or above
+    #[arg(long = "schemas", value_name = "FOLDER")]
+    pub given: Option<PathBuf>,
+}
+
+impl Schemas {
+    /// The folder for a pipeline; where none was asked for, it need not be there.
+    ///
+    /// # Errors
+    /// A folder that was asked for is not there.
+    pub fn folder(&self, pipeline: &Path) -> Result<PathBuf, Problem> {
+        if let Some(given) = &self.given {
+            let missing = || Problem::plain(format!("--schemas: there is no folder {}", given.display()));
+            return if given.is_dir() { Ok(given.clone()) } else { Err(missing()) };
+        }
+        let absolute = std::path::absolute(pipeline).unwrap_or_default();
+        // Paths as they were written come first: reports name files by them.
+        let near = pipeline.ancestors().skip(1).chain(absolute.ancestors().skip(1)).map(|dir| dir.join("schemas"));
+        Ok(near.into_iter().find(|dir| dir.is_dir()).unwrap_or_else(|| "schemas".into()))
+    }
+
+    /// # Errors
+    /// A folder that was asked for is not there, or one can't be read.
+    pub fn read(&self, pipeline: &Path) -> Result<Folder, Problem> {
+        let folder = self.folder(pipeline)?;
+        Folder::read(&folder).map_err(|e| Problem::plain(format!("{}: {e}", folder.display())))
     }
 }
 
@@ -181,7 +216,7 @@ fn schema(args: &SchemaArgs) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(&schema).map_err(|e| Problem::plain(e.to_string()))? + "\n";
     match &args.output {
         Some(path) => std::fs::write(path, text).map_err(|e| Problem::plain(format!("{}: {e}", path.display())))?,
-        None => print!("{text}"),
+        None => say!("{}", text.trim_end()),
     }
     Ok(())
 }

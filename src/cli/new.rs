@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use headwater_engine::pipeline::can_name_a_pipeline;
 
 use super::Failure;
 use crate::diagnose::Problem;
+use crate::say;
 use crate::style::{dim, good, name};
 use crate::{json_schema, registry};
 
@@ -76,21 +78,22 @@ impl Template {
 
 pub fn run(args: &NewArgs) -> Result<(), Failure> {
     let dir = PathBuf::from(&args.name);
-    let simple = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    let pipeline = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    if pipeline.is_empty() || !pipeline.chars().all(simple) {
+    let pipeline = dir.file_name().map_or_else(|| args.name.clone(), |n| n.to_string_lossy().into_owned());
+    if !can_name_a_pipeline(&pipeline) {
         let problem = Problem::plain(format!("`{pipeline}` can't name a pipeline")).with_code("name");
-        return Err(Failure::Wrong(vec![problem.with_help(Some("lower-case letters, digits and dashes".into()))]));
+        return Err(Failure::Wrong(vec![
+            problem.with_help(Some("at most 100 lower-case letters, digits and dashes, a dash not first".into())),
+        ]));
     }
     if dir.exists() {
         return Err(Failure::Wrong(vec![Problem::plain(format!("{} exists already", dir.display()))]));
     }
     write(&dir, &pipeline, args.template)?;
-    anstream::println!("{} {}\n", good("created"), name(&dir.display().to_string()));
-    anstream::println!("  cd {}", dir.display());
-    anstream::println!("  hw lint pipeline.yaml      {}", dim("every mistake, before a record is read"));
-    anstream::println!("  hw test pipeline.yaml      {}", dim("the first case, through crashes and rebalances"));
-    anstream::println!("  hw explain pipeline.yaml   {}", dim("what it will do"));
+    say!("{} {}\n", good("created"), name(&dir.display().to_string()));
+    say!("  cd {}", dir.display());
+    say!("  hw lint pipeline.yaml      {}", dim("every mistake, before a record is read"));
+    say!("  hw test pipeline.yaml      {}", dim("the first case, through crashes and rebalances"));
+    say!("  hw explain pipeline.yaml   {}", dim("what it will do"));
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use super::Failure;
 use crate::diagnose::Problem;
 use crate::docs;
 use crate::registry::operators;
+use crate::say;
 use crate::style::{dim, name, strong};
 
 #[derive(Args)]
@@ -19,9 +20,9 @@ pub fn run(args: &OperatorsArgs) -> Result<(), Failure> {
     let registry = operators();
     let Some(wanted) = &args.operator else {
         for kind in &registry.0 {
-            anstream::println!("{} {}", name(&format!("{:<8}", kind.name)), kind.summary);
+            say!("{} {}", name(&format!("{:<8}", kind.name)), kind.summary);
         }
-        anstream::println!("{}", dim("hw operators NAME shows keys, types, defaults and an example"));
+        say!("{}", dim("hw operators NAME shows keys, types, defaults and an example"));
         return Ok(());
     };
     let Some(kind) = registry.get(wanted) else {
@@ -30,8 +31,8 @@ pub fn run(args: &OperatorsArgs) -> Result<(), Failure> {
     };
     for line in docs::page(kind).lines() {
         match line.trim_start_matches('#') {
-            title if title.len() < line.len() => anstream::println!("{}", strong(title.trim())),
-            _ => println!("{line}"),
+            title if title.len() < line.len() => say!("{}", strong(title.trim())),
+            _ => say!("{line}"),
         }
     }
     Ok(())

@@ -15,6 +15,7 @@ use crate::diagnose::Problem;
 use crate::dry_run;
 use crate::prepare::{self, Loaded};
 use crate::run::{self, Prepared};
+use crate::say;
 use crate::style::{bad, dim, good};
 
 #[derive(Args)]
@@ -87,13 +88,13 @@ fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     let catalog = Live::new(services.broker.clone(), services.subjects.clone());
     let (plan, warnings) = prepare::make_plan(&loaded, &catalog).map_err(Failure::Wrong)?;
     prepare::print(&warnings);
-    anstream::println!("{} the pipeline fits the topics and schemas of the environment", good("✓"));
+    say!("{} the pipeline fits the topics and schemas of the environment", good("✓"));
     let kafka = run::kafka(&config, "hw-dry-run")?;
     let checks = dry_run::check_all(&plan, &kafka, &config, runtime.handle())?;
     for check in &checks {
         match &check.result {
-            Ok(found) => anstream::println!("{} {} {}", good("✓"), check.what, dim(found)),
-            Err(wrong) => anstream::println!("{} {}: {wrong}", bad("✗"), check.what),
+            Ok(found) => say!("{} {} {}", good("✓"), check.what, dim(found)),
+            Err(wrong) => say!("{} {}: {wrong}", bad("✗"), check.what),
         }
     }
     match checks.iter().filter(|check| check.result.is_err()).count() {

@@ -9,6 +9,7 @@ use super::{Environment, Failure, runtime};
 use crate::catalog::Live;
 use crate::diagnose::Problem;
 use crate::prepare;
+use crate::say;
 use crate::style::{dim, good, name};
 use crate::{run, sample};
 
@@ -62,14 +63,14 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     let taken = sample::take(&plan, &loaded.pipeline, services.broker.as_ref(), services.schemas.as_ref(), &wanted);
     let taken = taken.map_err(Problem::plain)?;
     let file = sample::write(&taken, &args.pipeline, &args.case).map_err(Problem::plain)?;
-    anstream::println!("{} {} records to {}", good("wrote"), taken.lines.len(), name(&file.display().to_string()));
+    say!("{} {} records to {}", good("wrote"), taken.lines.len(), name(&file.display().to_string()));
     match taken.masked.as_slice() {
-        [] => anstream::println!("{}", dim("nothing is marked as personal data in the schema, and nothing was masked")),
-        masked => anstream::println!("masked: {}", masked.join(", ")),
+        [] => say!("{}", dim("nothing is marked as personal data in the schema, and nothing was masked")),
+        masked => say!("masked: {}", masked.join(", ")),
     }
     if taken.left_out > 0 {
-        anstream::println!("{} records could not be read and were left out, since they can't be masked", taken.left_out);
+        say!("{} records could not be read and were left out, since they can't be masked", taken.left_out);
     }
-    anstream::println!("{}", dim(&format!("then: hw test {} --case {} --update", args.pipeline.display(), args.case)));
+    say!("{}", dim(&format!("then: hw test {} --case {} --update", args.pipeline.display(), args.case)));
     Ok(())
 }

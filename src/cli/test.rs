@@ -9,10 +9,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use notify::{RecursiveMode, Watcher};
 use quick_junit::{NonSuccessKind, Report as JUnit, TestCase, TestCaseStatus, TestSuite};
 
-use super::Failure;
+use super::{Failure, Schemas};
 use crate::cases::{self, Options, Report, Suite};
 use crate::diagnose::Problem;
 use crate::prepare;
+use crate::say;
 use crate::style::{bad, dim, good, name, strong};
 
 #[derive(Args)]
@@ -36,10 +37,9 @@ pub struct TestArgs {
     /// The pipeline files; cases are in the folder `cases` beside each
     #[arg(required = true)]
     pipelines: Vec<PathBuf>,
-    /// Where schemas are, by subject: `<subject>/v<n>.avsc`
-    #[arg(long, default_value = "schemas")]
-    schemas: PathBuf,
-    /// Run only cases whose name contains this
+    #[command(flatten)]
+    schemas: Schemas,
+    /// Run only the case of this name; if there is none, cases whose name contains it
     #[arg(long, default_value = "", hide_default_value = true)]
     case: String,
     /// Run only this schedule, as a failure names it
@@ -83,14 +83,18 @@ pub fn run(args: &TestArgs) -> Result<(), Failure> {
 }
 
 fn suites(args: &TestArgs) -> Result<Vec<Suite>, Failure> {
-    let options = Options { schemas: args.schemas.clone(), only: args.case.clone(), schedule: args.schedule.clone() };
-    args.pipelines.iter().map(|pipeline| cases::suite(pipeline, &options).map_err(Failure::Wrong)).collect()
+    let suite = |pipeline: &PathBuf| {
+        let schemas = args.schemas.folder(pipeline)?;
+        let options = Options { schemas, only: args.case.clone(), schedule: args.schedule.clone() };
+        cases::suite(pipeline, &options).map_err(Failure::Wrong)
+    };
+    args.pipelines.iter().map(suite).collect()
 }
 
 fn update(args: &TestArgs) -> Result<(), Failure> {
     for suite in suites(args)? {
         for case in suite.update().map_err(Problem::plain)? {
-            anstream::println!("{} {}", good("written"), name(&format!("{}/cases/{case}", folder(&suite.pipeline))));
+            say!("{} {}", good("written"), name(&format!("{}/cases/{case}", folder(&suite.pipeline))));
         }
     }
     Ok(())
@@ -98,6 +102,9 @@ fn update(args: &TestArgs) -> Result<(), Failure> {
 
 fn once(args: &TestArgs) -> Result<(), Failure> {
     let suites = suites(args)?;
+    if suites.iter().all(|suite| suite.runs() == 0) {
+        return Err(Failure::Wrong(vec![Problem::plain(format!("no case has a name with `{}` in it", args.case))]));
+    }
     let started = Instant::now();
     let bar = ProgressBar::new(suites.iter().map(Suite::runs).sum::<usize>() as u64);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} runs") {
@@ -105,7 +112,7 @@ fn once(args: &TestArgs) -> Result<(), Failure> {
     }
     let reports = cases::run(&suites, args.fail_fast, &|| bar.inc(1));
     bar.finish_and_clear();
-    reports.iter().for_each(show);
+    reports.iter().for_each(|report| show(report, args));
     if let Some(path) = &args.junit {
         let file = std::fs::File::create(path).map_err(|e| Problem::plain(format!("{}: {e}", path.display())))?;
         junit(&reports).serialize(file).map_err(|e| Problem::plain(format!("{}: {e}", path.display())))?;
@@ -115,10 +122,9 @@ fn once(args: &TestArgs) -> Result<(), Failure> {
     let runs: usize = reports.iter().map(|report| report.schedules).sum();
     let result = if failed == 0 { good("ok") } else { bad("FAILED") };
     let (passed, took) = (reports.len() - failed - stopped, started.elapsed().as_secs_f64());
-    anstream::println!("\n{result}: {passed} cases passed, {failed} failed; {runs} runs in {took:.1} s");
-    match (failed, reports.is_empty()) {
-        (0, false) => Ok(()),
-        (0, true) => Err(Problem::plain(format!("no case has a name with `{}` in it", args.case)).into()),
+    say!("\n{result}: {passed} cases passed, {failed} failed; {runs} runs in {took:.1} s");
+    match failed {
+        0 => Ok(()),
         _ => Err(Problem::plain(format!("{failed} of {} cases failed", reports.len())).into()),
     }
 }
@@ -130,7 +136,7 @@ fn folder(pipeline: &Path) -> String {
     }
 }
 
-fn show(report: &Report) {
+fn show(report: &Report, args: &TestArgs) {
     let place = format!("{}/cases/{}", folder(&report.pipeline), report.case);
     let Some(failure) = &report.failure else {
         let schedules = match report.schedules {
@@ -139,27 +145,37 @@ fn show(report: &Report) {
             n => format!("{n} schedules, {} of them met their occasion", report.disturbed),
         };
         match report.complete {
-            true => anstream::println!("{} {place} {}", good("✓"), dim(&schedules)),
-            false => anstream::println!("{} {place} {}", dim("…"), dim(&format!("stopped after {schedules}"))),
+            true => say!("{} {place} {}", good("✓"), dim(&schedules)),
+            false => say!("{} {place} {}", dim("…"), dim(&format!("stopped after {schedules}"))),
         }
         return;
     };
-    anstream::println!("\n{} {}: {}", bad("✗"), strong(&place), report.why);
+    say!("\n{} {}: {}", bad("✗"), strong(&place), report.why);
     let others = match report.failed {
         _ if report.schedules == 1 => "the only one that was run".to_string(),
         1 => "only under this schedule".to_string(),
         n if n == report.schedules => "under every schedule".to_string(),
         n => format!("under {n} of {} schedules, this is the simplest", report.schedules),
     };
-    anstream::println!("    schedule {} {}", name(&failure.schedule), dim(&format!("({others})")));
-    anstream::println!("    {} expected, {} found\n", bad("-"), good("+"));
-    failure.differences.iter().for_each(|line| anstream::println!("{line}"));
+    say!("    schedule {} {}", name(&failure.schedule), dim(&format!("({others})")));
+    say!("    {} expected, {} found\n", bad("-"), good("+"));
+    failure.differences.iter().for_each(|line| say!("{line}"));
     if let Some(lines) = failure.smallest {
         let lines = if lines == 1 { "the first input line is".to_string() } else { format!("the first {lines} input lines are") };
-        anstream::println!("\n    {lines} enough: without the disturbance they give the right answer");
+        say!("\n    {lines} enough: without the disturbance they give the right answer");
     }
-    let again = format!("hw test {} --case {} --schedule {}", report.pipeline.display(), report.case, failure.schedule);
-    anstream::println!("\n    again: {}", name(&again));
+    let mut again = vec!["hw".to_string(), "test".to_string(), report.pipeline.display().to_string()];
+    if let Some(schemas) = &args.schemas.given {
+        again.extend(["--schemas".to_string(), schemas.display().to_string()]);
+    }
+    again.extend(["--case", &report.case, "--schedule", &failure.schedule].map(str::to_string));
+    say!("\n    again: {}", name(&again.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")));
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "-_./:=+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) { word.to_string() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 fn junit(reports: &[Report]) -> JUnit {
@@ -178,12 +194,21 @@ fn junit(reports: &[Report]) -> JUnit {
                 }
             };
             let mut case = TestCase::new(report.case.clone(), status);
-            case.set_classname(folder(pipeline)).set_time(report.took);
+            case.set_classname(classname(pipeline)).set_time(report.took);
             suite.add_test_case(case);
         }
         junit.add_test_suite(suite);
     }
     junit
+}
+
+/// The folder's name, also where it is the current one.
+fn classname(pipeline: &Path) -> String {
+    let whole = PathBuf::from(folder(pipeline)).canonicalize().unwrap_or_default();
+    match (folder(pipeline).as_str(), whole.file_name()) {
+        (".", Some(name)) => name.to_string_lossy().into_owned(),
+        (path, _) => path.to_string(),
+    }
 }
 
 /// Tells of changes to what the tests read.
@@ -198,7 +223,8 @@ fn changes(args: &TestArgs) -> Result<(Receiver<()>, notify::RecommendedWatcher)
     })
     .map_err(fail)?;
     let folders = args.pipelines.iter().map(|pipeline| PathBuf::from(folder(pipeline)));
-    for path in folders.chain([args.schemas.clone()]).filter(|path| path.is_dir()) {
+    let schemas: Vec<PathBuf> = args.pipelines.iter().map(|pipeline| args.schemas.folder(pipeline)).collect::<Result<_, _>>()?;
+    for path in folders.chain(schemas).filter(|path| path.is_dir()) {
         watcher.watch(&path, RecursiveMode::Recursive).map_err(fail)?;
     }
     Ok((receiver, watcher))

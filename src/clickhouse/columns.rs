@@ -48,7 +48,7 @@ fn scalar(data_type: &DataType) -> Result<String, String> {
         Date32 | Date64 => "Date32".to_owned(),
         Timestamp(unit, zone) => format!("DateTime64({}, '{}')", digits(*unit), zone_of(zone.as_deref())),
         Decimal32(p, s) | Decimal64(p, s) | Decimal128(p, s) | Decimal256(p, s) if *s >= 0 => format!("Decimal({p}, {s})"),
-        other => return Err(format!("type {other} has no counterpart in ClickHouse")),
+        other => return Err(format!("ClickHouse has no type for {}", type_name(other))),
     })
 }
 

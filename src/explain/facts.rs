@@ -130,7 +130,7 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
             if let Some(partition) = &sink.partition {
                 add("partition", partition.clone());
             }
-            add("headers", if sink.headers { "carried over from the source record" } else { "none" }.to_string());
+            add("headers", if sink.headers { HEADERS } else { "none" }.to_string());
             add("guarantee", topic_guarantee(once).to_string());
             match &sink.topic {
                 TopicName::Fixed(name) => name.to_string(),
@@ -149,6 +149,8 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
     let schemas = vec![(String::new(), columns(&output.schema))];
     Entry { role: "sink", name: output.name.clone(), what, from: vec![upstream(stage, output.from)], facts, schemas }
 }
+
+const HEADERS: &str = "carried over from the source record; rows that an operator made, such as closed windows, have none";
 
 fn topic_guarantee(once: bool) -> &'static str {
     match once {

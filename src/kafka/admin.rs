@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -27,13 +28,24 @@ use super::{KafkaConfig, Role};
 
 /// How long a question about the cluster may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// And the first one: more likely the address is wrong than all brokers away, and somebody waits.
+const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
-struct Watch(Quiet);
+struct Watch {
+    quiet: Quiet,
+    /// What last went wrong, in librdkafka's words: they name the broker.
+    reason: parking_lot::Mutex<String>,
+    answered: AtomicBool,
+}
 
 impl Context for Watch {
     fn on_error(&self, code: i32, reason: &str) {
-        self.0.warn("metadata", code, reason);
+        self.quiet.warn("metadata", code, reason);
+        // That all brokers are down says less than why the last one is.
+        if code != codes::ALL_BROKERS_DOWN || self.reason.lock().is_empty() {
+            *self.reason.lock() = reason.to_owned();
+        }
     }
 }
 
@@ -105,7 +117,9 @@ impl Admin {
     /// Metadata of one topic or all, asked for again while brokers cannot be reached.
     fn ask(&self, topic: Option<&str>) -> Result<Vec<Described>, BrokerError> {
         let handle = topic.map(|topic| self.handle(topic)).transpose()?;
-        let deadline = Instant::now() + ANSWER_WITHIN;
+        let watch = &self.client.context;
+        let patience = if watch.answered.load(Ordering::Relaxed) { ANSWER_WITHIN } else { FIRST_ANSWER_WITHIN };
+        let deadline = Instant::now() + patience;
         loop {
             // Errors of the client are served here, for the log.
             // SAFETY: the client is valid.
@@ -116,6 +130,7 @@ impl Admin {
             // SAFETY: client and handle are valid; on success `metadata` is set and owned here.
             let code = unsafe { raw::rd_kafka_metadata(self.client.ptr(), all, only, &mut metadata, 5_000) };
             if code == 0 && !metadata.is_null() {
+                watch.answered.store(true, Ordering::Relaxed);
                 // SAFETY: valid until destroyed, and destroyed once, after copying.
                 unsafe {
                     let described = describe(metadata);
@@ -124,7 +139,9 @@ impl Admin {
                 }
             }
             if !codes::is_transient(code) || Instant::now() >= deadline {
-                return Err(codes::error("asking the brokers for metadata", code));
+                let reason = watch.reason.lock();
+                let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
+                return Err(codes::error(format!("no answer from the brokers at {}{why}", self.config.bootstrap), code));
             }
             std::thread::sleep(Duration::from_millis(100));
         }

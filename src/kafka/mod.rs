@@ -72,6 +72,28 @@ pub const RESERVED: [&str; 28] = [
     "transactional.id",
 ];
 
+/// Whether a user may set this client property, to this value where it is known.
+///
+/// # Errors
+/// It is [`RESERVED`], or librdkafka has no such property or no such value of it.
+pub fn check_property(name: &str, value: Option<&str>) -> Result<(), String> {
+    if RESERVED.contains(&name) {
+        return Err(format!("Kafka client setting `{name}` is Headwater's own to set"));
+    }
+    value.map_or(Ok(()), |value| Settings::new().set(name, value).map_err(|e| e.message))
+}
+
+/// Whether a transaction may take this long.
+///
+/// # Errors
+/// It would end before a request does.
+pub fn check_transaction_timeout(timeout: Duration) -> Result<(), String> {
+    match timeout > SOCKET_TIMEOUT {
+        true => Ok(()),
+        false => Err(format!("the transaction timeout must be above {} s", SOCKET_TIMEOUT.as_secs())),
+    }
+}
+
 /// How to reach a cluster and how to behave there.
 #[derive(Clone)]
 pub struct KafkaConfig {
@@ -135,17 +157,13 @@ impl KafkaConfig {
     }
 
     fn check(&self) -> Result<(), BrokerError> {
-        if let Some(name) = self.properties.keys().find(|name| RESERVED.contains(&name.as_str())) {
-            return Err(BrokerError::fatal(format!("Kafka client setting `{name}` is Headwater's own to set")));
+        for name in self.properties.keys() {
+            check_property(name, None).map_err(BrokerError::fatal)?;
         }
         if self.bootstrap.trim().is_empty() {
             return Err(BrokerError::fatal("no bootstrap servers"));
         }
-        if self.transaction_timeout <= SOCKET_TIMEOUT {
-            let text = format!("the transaction timeout must be above {} s", SOCKET_TIMEOUT.as_secs());
-            return Err(BrokerError::fatal(text));
-        }
-        Ok(())
+        check_transaction_timeout(self.transaction_timeout).map_err(BrokerError::fatal)
     }
 
     /// Settings of a client: ours first where a user may tune, the user's, then those that carry guarantees.

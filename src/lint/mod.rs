@@ -1,5 +1,6 @@
 //! What `hw lint` says beyond the planner: habits of the platform and things nobody wants in a repository.
 
+mod environment;
 mod names;
 mod secrets;
 mod tables;
@@ -16,6 +17,7 @@ use crate::config::Config;
 use crate::diagnose::{Problem, Source};
 use crate::prepare::{self, Loaded};
 
+pub use environment::check as of_environment;
 pub use names::CONVENTION;
 pub use secrets::blanked;
 
@@ -49,15 +51,32 @@ pub fn check(path: &Path, rules: &Rules<'_>) -> Vec<Problem> {
     }
 }
 
+/// What a file is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Document {
+    Pipeline,
+    Environment,
+}
+
+/// What a file is for, by its keys, misspelt ones included; `None`: it has none of either.
+pub fn document(root: &Node) -> Option<Document> {
+    let like = |known: &[&str]| root.keys().filter(|key| closest(key, known.iter().copied()).is_some()).count();
+    let environment = like(&["kafka", "worker", "local", "schema_registry", "clickhouse"]);
+    let pipeline = like(&["apiVersion", "name", "sources", "tables", "steps", "sinks"]);
+    match environment.max(pipeline) {
+        0 => None,
+        _ if environment > pipeline => Some(Document::Environment),
+        _ => Some(Document::Pipeline),
+    }
+}
+
 fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
     // The text as written, before environment variables are filled in.
     let raw = match yaml::parse(&source.text) {
         Ok(raw) => raw,
         Err(e) => return vec![Problem::yaml(&source, e)],
     };
-    let like = |known: &[&str]| raw.keys().filter(|key| closest(key, known.iter().copied()).is_some()).count();
-    let is_environment = like(&["kafka", "worker", "local", "schema_registry", "clickhouse"])
-        > like(&["apiVersion", "name", "sources", "tables", "steps", "sinks"]);
+    let is_environment = document(&raw) == Some(Document::Environment);
     let mut problems = if is_environment { environment(&source, &raw) } else { pipeline(source.clone(), rules) };
     let show = |found: Vec<Diagnostic>| found.into_iter().take(MOST).map(|d| Problem::found(&source, &raw, d)).collect::<Vec<_>>();
     problems.extend(show(secrets::check(&raw, is_environment)));
@@ -72,11 +91,12 @@ fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
 
 /// The variables of an environment are known there only: what depends on them is left out.
 fn environment(source: &Source, raw: &Node) -> Vec<Problem> {
-    let (_, errors) = yaml::read_all::<Config>(raw);
+    let (config, errors) = yaml::read_all::<Config>(raw);
+    let found = config.iter().flat_map(environment::check).map(|d| Problem::found(source, raw, d));
     let depends = |e: &YamlError| {
         e.place.and_then(|p| source.text.get(source.byte(p.start)..source.byte(p.end))).is_some_and(|text| text.contains("${"))
     };
-    errors.into_iter().filter(|e| !depends(e)).map(|e| Problem::yaml(source, e)).collect()
+    errors.into_iter().filter(|e| !depends(e)).map(|e| Problem::yaml(source, e)).chain(found).collect()
 }
 
 fn pipeline(source: Source, rules: &Rules<'_>) -> Vec<Problem> {

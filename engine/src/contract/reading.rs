@@ -68,8 +68,8 @@ pub fn the_last_of_many_starts_counts(contract: &mut Contract<'_>) -> Verdict {
     for partition in &partitions {
         expect("records from the last start", texts(&log, partition), vec!["d".to_owned()])?;
     }
-    consumer.start(&[(first.clone(), 0)]).map_err(said("start"))?;
-    consumer.release().map_err(said("release"))
+    // And the member leaves right behind another.
+    consumer.start(&[(first.clone(), 0)]).map_err(said("start"))
 }
 
 /// A paused partition delivers nothing while others do, and goes on where it stopped.

@@ -239,7 +239,7 @@ impl Lane {
             self.world.stats.position(&partition, offset, marks.iter().copied().min());
         }
         let now = self.world.clock.monotonic();
-        self.world.stats.committed(&done.counts, now - done.opened, now - done.sealed, done.oldest.map(|t| wall - t));
+        self.world.stats.committed(&done.counts, now - done.opened, now - done.sealed, done.oldest.map(|t| wall.saturating_sub(t)));
         Ok(())
     }
 

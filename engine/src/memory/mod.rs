@@ -220,6 +220,13 @@ impl MemoryBroker {
         self.shared.lock().log(&TopicPartition::new(topic, partition)).map(log::Log::stable)
     }
 
+    /// Whether a committed record stands at `offset` or behind it.
+    pub fn has_committed(&self, topic: &str, partition: i32, offset: i64) -> bool {
+        let world = self.shared.lock();
+        let log = world.log(&TopicPartition::new(topic, partition));
+        log.is_some_and(|log| !log.read(offset.max(log.bounds().0), 1).0.0.is_empty())
+    }
+
     /// Compacts every partition of `topic` up to its last stable offset, leaving gaps.
     pub fn compact(&self, topic: &str, tombstones: Tombstones) {
         if let Some(topic) = self.shared.lock().topics.get_mut(topic) {

@@ -7,7 +7,7 @@ use operator_core::diagnostic::{did_you_mean, names as list};
 use operator_core::{Diagnostic, Input, KeyEffect, PlanCx, Planned, Port, Severity, TableInfo};
 
 use super::{Catalog, InputKind, InputTopic, Names, Output, Plan, PlanNode, Stage, StageInput, Target, Upstream, sink, source};
-use crate::pipeline::{API_VERSION, Pipeline, Step};
+use crate::pipeline::{API_VERSION, Pipeline, Step, can_name_a_pipeline};
 use crate::registry::{Refused, Registry};
 use crate::yaml::{Node, YamlError};
 
@@ -137,10 +137,11 @@ impl Builder<'_> {
             self.found
                 .push(Diagnostic::error("api-version", message).at(["apiVersion"]).help(format!("write `apiVersion: {API_VERSION}`")));
         }
-        let simple = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        if p.name.is_empty() || p.name.len() > 100 || !p.name.chars().all(simple) {
+        if !can_name_a_pipeline(&p.name) {
             let found = Diagnostic::error("name", format!("`{}` can't name a pipeline", p.name)).at(["name"]);
-            self.found.push(found.help("lower-case letters, digits and dashes: topics, groups and transactional ids derive from it"));
+            self.found.push(found.help(
+                "at most 100 lower-case letters, digits and dashes, a dash not first: topics, groups and transactional ids derive from it",
+            ));
         }
         if p.commit_interval.millis() < 10 {
             let found = Diagnostic::error("commit-interval", "a commit interval is at least 10ms").at(["commit_interval"]);

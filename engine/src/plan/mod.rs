@@ -29,6 +29,11 @@ pub trait Catalog {
     fn partitions(&self, topic: &str) -> Result<Option<i32>, String>;
     /// The names of all topics, for patterns.
     fn topics(&self) -> Result<Vec<String>, String>;
+    /// Whether topics nobody has told of may exist: there is no cluster to ask. A pattern that matches none then stands
+    /// for one topic, which is named like the pattern.
+    fn is_offline(&self) -> bool {
+        false
+    }
 }
 
 /// A schema from the registry.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use headwater_formats::{AvroEncoder, arrow_to_avro};
+use headwater_formats::{AvroEncoder, JsonEncoder, arrow_to_avro};
 use operator_core::batch::user_fields;
 use operator_core::{Diagnostic, type_name};
 
@@ -150,7 +150,13 @@ fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalo
             }
             None
         }
-        Format::Json => None,
+        Format::Json => {
+            if let Err(e) = JsonEncoder::check(&user) {
+                let found = Diagnostic::error("json", e).at(["topic"]);
+                wrong.push(found.help("give the column another type in a `map` step, such as CAST(... AS VARCHAR), or leave it out"));
+            }
+            None
+        }
     };
     let (partitions, create) = match &topic_name {
         TopicName::Fixed(name) => existing(sink, name, catalog, wrong),
@@ -223,7 +229,7 @@ fn avro(sink: &Sink, topic: &str, user: &SchemaRef, catalog: &dyn Catalog, wrong
                 wrong.push(
                     Diagnostic::error("avro", e)
                         .at(["format"])
-                        .help("give the column another type in a `map` step, or write `format: json`"),
+                        .help("give the column another type or name in a `map` step, such as CAST(... AS VARCHAR)"),
                 );
                 return None;
             }

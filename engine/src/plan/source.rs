@@ -171,10 +171,19 @@ fn topics(source: &Source, catalog: &dyn Catalog) -> Result<Vec<String>, Diagnos
             let mut found: Vec<String> =
                 all.into_iter().filter(|t| matcher.is_match(t) && !t.ends_with(".dlq") && !t.starts_with("hw.")).collect();
             found.sort();
+            let needs_no_topic =
+                source.schema.is_some() || source.subject.is_some() || matches!(source.format, Format::Bytes | Format::String);
+            if found.is_empty() && catalog.is_offline() && needs_no_topic {
+                return Ok(vec![pattern.clone()]);
+            }
             if found.is_empty() {
+                let known = match catalog.is_offline() {
+                    true => "; without a cluster, the topics with a schema in the schemas folder are known",
+                    false => "",
+                };
                 return Err(Diagnostic::error("no-topic", format!("no topic matches `{pattern}`"))
                     .at(["pattern"])
-                    .help("`*` stands for any characters; dead letters and `hw.` topics never match"));
+                    .help(format!("`*` stands for any characters; dead letters and `hw.` topics never match{known}")));
             }
             Ok(found)
         }

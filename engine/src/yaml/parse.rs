@@ -133,9 +133,12 @@ impl Builder {
             (Value::List(items), _) => items.push(node),
             (Value::Map(entries), Some(key)) => entries.push((key, node)),
             (Value::Map(entries), None) => {
-                let Value::Scalar { text, .. } = node.value else {
+                let Value::Scalar { text, plain, .. } = node.value else {
                     return Err(YamlError::new("complex-key", "a key must be a plain word", node.place));
                 };
+                if let Some(error) = entries.last().filter(|_| plain).and_then(|(_, before)| cut_at_comma(before, &text, node.place)) {
+                    return Err(error);
+                }
                 if let Some((first, _)) = entries.iter().find(|(key, _)| key.text == text) {
                     let message = format!("`{text}` stands here twice (first in line {})", first.place.line);
                     return Err(YamlError::new("duplicate-key", message, node.place));
@@ -146,6 +149,17 @@ impl Builder {
         }
         Ok(())
     }
+}
+
+/// `{ total: decimal(12,2) }`: between braces the comma begins the next entry.
+fn cut_at_comma(before: &Node, key: &str, place: Place) -> Option<YamlError> {
+    let count = |text: &str, c| text.matches(c).count();
+    let Value::Scalar { text, plain: true, .. } = &before.value else { return None };
+    if count(text, '(') <= count(text, ')') || count(key, ')') <= count(key, '(') {
+        return None;
+    }
+    let error = YamlError::new("yaml-syntax", format!("`{text}` ends at the comma"), Place { end: place.end, ..before.place });
+    Some(YamlError { help: Some(format!("between braces a text with a comma is quoted: \"{text}, {key}\"")), ..error })
 }
 
 /// Bytes of the texts in a node.

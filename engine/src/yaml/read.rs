@@ -63,7 +63,11 @@ impl Node {
     fn scalar(&self, expected: &dyn de::Expected) -> Result<&str, YamlError> {
         match &self.value {
             Value::Scalar { text, .. } => Ok(text),
-            Value::List(_) => Err(YamlError::new("wrong-type", format!("found a list, expected {expected}"), self.place)),
+            Value::List(items) => {
+                let error = YamlError::new("wrong-type", format!("found a list, expected {expected}"), self.place);
+                let first = items.first().and_then(Node::text).map(|text| format!("one value belongs here, such as `{text}`"));
+                Err(YamlError { help: first, ..error })
+            }
             Value::Map(_) => Err(YamlError::new("wrong-type", format!("found a mapping, expected {expected}"), self.place)),
         }
     }
@@ -129,6 +133,10 @@ impl<'de> de::Deserializer<'de> for &'de Node {
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, YamlError> {
         match &self.value {
             Value::List(items) => visitor.visit_seq(Items(items.iter())).map_err(|e| e.or_at(self.place)),
+            Value::Scalar { text, .. } if !self.is_null() => Err(YamlError {
+                help: Some(format!("a list of one is written `[{text}]`")),
+                ..YamlError::new("wrong-type", "expected a list", self.place)
+            }),
             _ => Err(YamlError::new("wrong-type", "expected a list", self.place)),
         }
     }
@@ -141,8 +149,18 @@ impl<'de> de::Deserializer<'de> for &'de Node {
         }
     }
 
-    fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, _: &'static [&'static str], visitor: V) -> Result<V::Value, YamlError> {
-        self.deserialize_map(visitor)
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        keys: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, YamlError> {
+        if matches!(self.value, Value::Map(_)) || self.is_null() {
+            return self.deserialize_map(visitor);
+        }
+        let text = self.text().filter(|text| !text.contains('\n')).unwrap_or("..");
+        let example = keys.first().map(|first| format!("such as `{{ {first}: {text} }}`; keys that can stand here: {}", keys.join(", ")));
+        Err(YamlError { help: example, ..YamlError::new("wrong-type", "expected a mapping (`key: value`)", self.place) })
     }
 
     fn deserialize_enum<V: Visitor<'de>>(self, _: &'static str, _: &'static [&'static str], visitor: V) -> Result<V::Value, YamlError> {

@@ -24,13 +24,18 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Span, String> {
+        let most = || format!("`{text}` is too long: 36600d, a hundred years, is the most");
         let hint = || format!("`{text}` is not a duration: write a whole number and a unit, such as 250ms, 5s, 2m, 1h or 7d");
         let text = text.trim();
         let digits = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(hint)?;
         let (number, unit) = text.split_at(digits);
-        let number: Millis = number.parse().map_err(|_| hint())?;
+        if number.is_empty() {
+            return Err(hint());
+        }
         let (_, scale) = UNITS.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(hint)?;
-        number.checked_mul(*scale).filter(|ms| *ms <= 366 * 100 * 86_400_000).map(Span).ok_or_else(hint)
+        // Digits that are no number are too many.
+        let millis = number.parse::<Millis>().ok().and_then(|number| number.checked_mul(*scale));
+        millis.filter(|ms| *ms <= 366 * 100 * 86_400_000).map(Span).ok_or_else(most)
     }
 }
 

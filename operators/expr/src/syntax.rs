@@ -136,8 +136,23 @@ fn parser<'a>(dialect: &'a dyn Dialect, sql: &str, lines: &Lines) -> Result<(Par
         let error = ExprError::new("too-long", format!("the expression has {operators} operators, at most {MAX_OPERATORS} are allowed"));
         return Err(error.help("use IN (...) for a list of values, or compute parts in an earlier `map` step"));
     }
+    refuse_queries(&tokens, lines)?;
     refuse_deep_forms(&tokens)?;
     Ok((Parser::new(dialect).with_recursion_limit(MAX_NESTING).with_tokens_with_locations(tokens), operators))
+}
+
+/// A whole query, as who comes from other engines writes.
+fn refuse_queries(tokens: &[TokenWithSpan], lines: &Lines) -> Result<(), ExprError> {
+    let first = tokens.iter().find(|t| !matches!(t.token, Token::Whitespace(_)));
+    match first {
+        Some(TokenWithSpan { token: Token::Word(word), span }) if word.keyword == Keyword::SELECT && word.quote_style.is_none() => {
+            let error = ExprError::new("syntax", "this is a query, and an expression belongs here").at(lines.range(*span));
+            Err(error.help(
+                "write only what computes the value, such as `quantity * unit_price`: rows come by `from`, conditions go in a `filter`",
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Forms that the parser tries in two ways, so that each level of nesting doubles its work, or that it descends into

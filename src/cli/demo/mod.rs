@@ -22,6 +22,7 @@ use super::{Failure, run as run_command, runtime};
 use crate::diagnose::{Problem, Source};
 use crate::prepare;
 use crate::run::{self, Prepared, Running, Services};
+use crate::say;
 
 /// The shipped pipelines, and what the demo changes in them.
 const PIPELINES: [(&str, &str); 3] = [
@@ -194,14 +195,14 @@ fn summary(ground: &dyn Ground, running: &[Running], totals: &Totals, interrupte
         std::thread::sleep(Duration::from_millis(500));
         found = compare(&ground.held(), &sent);
     }
-    println!("{:<28} {:>18} {:>18}", "", "generator", ground.tables());
+    say!("{:<28} {:>18} {:>18}", "", "generator", ground.tables());
     for (what, expected, is) in &found.rows {
         let mark = if (expected - is).abs() < 0.005 { "equal" } else { "DIFFERENT" };
-        println!("{what:<28} {expected:>18.2} {is:>18.2}  {mark}");
+        say!("{what:<28} {expected:>18.2} {is:>18.2}  {mark}");
     }
     match found.agrees() {
         true => {
-            println!("the totals agree");
+            say!("the totals agree");
             Ok(())
         }
         false => Err(Problem::plain("the totals do not agree").into()),

@@ -1,0 +1,65 @@
+//! What an environment's configuration says that can't be, beyond its shape: found before anything is connected.
+
+use std::time::Duration;
+
+use operator_core::Diagnostic;
+
+use crate::config::{Config, Setting};
+use crate::kafka;
+
+/// What can't be. A text with a variable in it is judged where the variable is known.
+pub fn check(config: &Config) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    kafka_settings(config, &mut found);
+    let registry = config.schema_registry.as_ref().map(|registry| ("schema_registry", &registry.url));
+    let clickhouse = config.clickhouse.as_ref().map(|clickhouse| ("clickhouse", &clickhouse.url));
+    for (section, url) in registry.into_iter().chain(clickhouse).filter(|(_, url)| is_known(url)) {
+        let good = reqwest::Url::parse(url).is_ok_and(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
+        if !good {
+            found.push(wrong(format!("`{url}` is not an address")).at([section, "url"]).help("such as `http://localhost:8081`"));
+        }
+    }
+    if config.worker.lanes == 0 {
+        found.push(wrong("a worker without lanes does nothing").at(["worker", "lanes"]).help("about one per core"));
+    }
+    let http = &config.worker.http;
+    if is_known(http) && !is_host_and_port(http) {
+        found.push(wrong(format!("`{http}` is not an address")).at(["worker", "http"]).help("such as `127.0.0.1:9644`"));
+    }
+    found
+}
+
+fn wrong(message: impl Into<String>) -> Diagnostic {
+    Diagnostic::error("invalid-value", message)
+}
+
+fn is_known(text: &str) -> bool {
+    !text.contains("${")
+}
+
+/// `host:port`, whether or not the host can be resolved here.
+fn is_host_and_port(address: &str) -> bool {
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok()
+}
+
+fn kafka_settings(config: &Config, found: &mut Vec<Diagnostic>) {
+    let brokers = &config.kafka.bootstrap;
+    if is_known(brokers) && !brokers.is_empty() {
+        for broker in brokers.split(',').map(str::trim).filter(|broker| !is_host_and_port(broker)) {
+            let problem = wrong(format!("`{broker}` is not the address of a broker")).at(["kafka", "bootstrap"]);
+            found.push(problem.help("`host:port`, several with commas, without `http://`: `kafka-1:9092,kafka-2:9092`"));
+        }
+    }
+    let timeout = Duration::from_millis(config.kafka.transaction_timeout.millis().unsigned_abs());
+    if let Err(why) = kafka::check_transaction_timeout(timeout) {
+        found.push(wrong(why).at(["kafka", "transaction_timeout"]));
+    }
+    for (name, setting) in &config.kafka.properties {
+        let at = ["kafka", "properties", name];
+        let text = if let Setting::Text(text) = setting { Some(text.as_str()).filter(|text| is_known(text)) } else { None };
+        if let Err(why) = kafka::check_property(name, text) {
+            found.push(wrong(why).at(at).key());
+        }
+    }
+}
