@@ -108,9 +108,14 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
     let one = |text: String| vec![Problem::plain(text)];
     let folder = Folder::read(&options.schemas).map_err(|e| one(format!("{}: {e}", options.schemas.display())))?;
     let loaded = prepare::load(pipeline)?;
-    let all = files::read_all(&pipeline.parent().unwrap_or(Path::new(".")).join("cases")).map_err(|e| vec![e])?;
-    let topics = all.iter().flat_map(|case| &case.inputs).map(|(topic, _)| topic.clone()).collect();
-    let (plan, _) = prepare::make_plan(&loaded, &world::Topics { folder: &folder, cases: topics })?;
+    let all = files::read_all(&pipeline.parent().unwrap_or(Path::new(".")).join("cases"));
+    let topics = all.iter().flatten().flat_map(|case| &case.inputs).map(|(topic, _)| topic.clone()).collect();
+    let planned = prepare::make_plan(&loaded, &world::Topics { folder: &folder, cases: topics });
+    // What is wrong with the pipeline is said before what is wrong with its cases.
+    let ((plan, _), all) = match (planned, all) {
+        (Ok(planned), Ok(all)) => (planned, all),
+        (planned, all) => return Err(planned.err().into_iter().flatten().chain(all.err()).collect()),
+    };
     let mut cases = Vec::new();
     for case in chosen(all, &options.only) {
         known::check(&plan, &case).map_err(|e| vec![e])?;

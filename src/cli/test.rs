@@ -122,7 +122,8 @@ fn once(args: &TestArgs) -> Result<(), Failure> {
     let runs: usize = reports.iter().map(|report| report.schedules).sum();
     let result = if failed == 0 { good("ok") } else { bad("FAILED") };
     let (passed, took) = (reports.len() - failed - stopped, started.elapsed().as_secs_f64());
-    say!("\n{result}: {passed} cases passed, {failed} failed; {runs} runs in {took:.1} s");
+    let cases = if passed == 1 { "case" } else { "cases" };
+    say!("\n{result}: {passed} {cases} passed, {failed} failed; {runs} runs in {took:.1} s");
     match failed {
         0 => Ok(()),
         _ => Err(Problem::plain(format!("{failed} of {} cases failed", reports.len())).into()),

@@ -14,16 +14,17 @@ pub fn check(config: &Config) -> Vec<Diagnostic> {
     let registry = config.schema_registry.as_ref().map(|registry| ("schema_registry", &registry.url));
     let clickhouse = config.clickhouse.as_ref().map(|clickhouse| ("clickhouse", &clickhouse.url));
     for (section, url) in registry.into_iter().chain(clickhouse).filter(|(_, url)| is_known(url)) {
-        let good = reqwest::Url::parse(url).is_ok_and(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
+        let good = reqwest::Url::parse(url).is_ok_and(|url| url.scheme() == "http" && url.has_host());
         if !good {
-            found.push(wrong(format!("`{url}` is not an address")).at([section, "url"]).help("such as `http://localhost:8081`"));
+            let problem = wrong(format!("`{url}` is not an address of plain HTTP")).at([section, "url"]);
+            found.push(problem.help("such as `http://localhost:8081`; TLS ends at a proxy beside the worker"));
         }
     }
     if config.worker.lanes == 0 {
         found.push(wrong("a worker without lanes does nothing").at(["worker", "lanes"]).help("about one per core"));
     }
     let http = &config.worker.http;
-    if is_known(http) && !is_host_and_port(http) {
+    if is_known(http) && !http.is_empty() && !is_host_and_port(http) {
         found.push(wrong(format!("`{http}` is not an address")).at(["worker", "http"]).help("such as `127.0.0.1:9644`"));
     }
     found

@@ -161,7 +161,7 @@ fn watching_runs_again_after_a_change() {
     let mut ended = |wanted: &str| {
         lines.by_ref().find(|line| line.starts_with("ok:") || line.starts_with("FAILED:")).is_some_and(|line| line.starts_with(wanted))
     };
-    assert!(ended("ok: 1 cases passed"));
+    assert!(ended("ok: 1 case passed"));
     assert!(waits.by_ref().any(|line| line.contains("waiting for changes")));
     let pipeline = orders.join("pipeline.yaml");
     let right = std::fs::read_to_string(&pipeline).unwrap();
@@ -169,7 +169,7 @@ fn watching_runs_again_after_a_change() {
     assert!(ended("FAILED:"), "the change is not noticed");
     assert!(waits.by_ref().any(|line| line.contains("waiting for changes")));
     std::fs::write(&pipeline, right).unwrap();
-    assert!(ended("ok: 1 cases passed"), "the way back is not noticed");
+    assert!(ended("ok: 1 case passed"), "the way back is not noticed");
     child.kill().unwrap();
     child.wait().unwrap();
 }

@@ -16,7 +16,7 @@ pub struct Window {
     /// whole multiples of their length since 1970-01-01T00:00Z. One of this, `hopping` and `unbounded`.
     #[serde(default)]
     pub tumbling: Option<Span>,
-    /// Windows that overlap: every row is in `size / every` of them.
+    /// Windows that overlap: every row is in `size / every` of them, so in 10 of `hopping: { size: 10m, every: 1m }`.
     #[serde(default)]
     pub hopping: Option<Hopping>,
     /// `true`: one window for all time, for running totals such as stock or balances. It never closes, so that results
