@@ -19,6 +19,9 @@ const WIDTH: usize = 110;
 /// Lines are shown up to here.
 const LINE: usize = 500;
 
+/// A place further to the right is named, but not shown: nobody could read it, and the report would not fit.
+const FAR: usize = 5_000;
+
 /// Name of what comes by standard input.
 const STDIN: &str = "<stdin>";
 
@@ -179,6 +182,10 @@ impl Problem {
         }
         let report = match &self.at {
             None => Report::new(diagnostic),
+            Some(at) if at.column > FAR => {
+                let message = format!("{}:{}:{}: {}", at.source.name, at.line, at.column, self.message);
+                Report::new(MietteDiagnostic { message, ..diagnostic.with_code(self.code.clone()) })
+            }
             Some(at) => {
                 let (text, range) = cut(&at.source.text, &at.range);
                 let diagnostic = diagnostic.with_code(self.code.clone()).with_label(LabeledSpan::underline(range));

@@ -15,6 +15,7 @@ pub mod failpoint;
 pub mod headers;
 pub mod lane;
 pub mod memory;
+mod order;
 pub mod output;
 pub mod pipeline;
 pub mod plan;

@@ -16,6 +16,7 @@ use operator_core::{Millis, Origin};
 
 use crate::broker::{Broker, BrokerError, Failure, Outgoing, Producer};
 use crate::headers;
+use crate::order::{Place, Way, places};
 use crate::pipeline::Format;
 use crate::plan::{Output, Target, TopicName, TopicSink};
 
@@ -43,6 +44,7 @@ struct Entry {
     value: Option<Range<usize>>,
     headers: Option<Range<usize>>,
     tag: Option<u32>,
+    place: Place,
 }
 
 /// Records that wait to be sent.
@@ -69,6 +71,13 @@ impl Outbox {
     pub fn clear(&mut self) {
         self.entries.clear();
         self.bytes.clear();
+    }
+
+    /// Puts the records from `start` on in the order of their rows: several sinks write one topic.
+    pub fn arrange(&mut self, start: usize) {
+        if let Some(entries) = self.entries.get_mut(start..) {
+            entries.sort_by_key(|entry| entry.place);
+        }
     }
 
     /// Hands everything to `producer`, in order.
@@ -113,6 +122,7 @@ impl Outbox {
             value,
             headers: carried,
             tag: record.tag,
+            place: Place::default(),
         });
     }
 
@@ -138,6 +148,8 @@ pub struct Writer {
     kind: Kind,
     user: Vec<usize>,
     schema: SchemaRef,
+    /// Another output of the stage may write the same topic.
+    shared: bool,
 }
 
 enum Kind {
@@ -147,8 +159,8 @@ enum Kind {
 }
 
 impl Writer {
-    /// `schema_id`: gives the registry's id of a sink's Avro schema, by subject and text.
-    pub fn new(output: &Output, schema_id: &dyn Fn(&str, &str) -> Result<u32, String>) -> Result<Writer, String> {
+    /// `shared`: another output of the stage may write the same topic. `schema_id`: gives the registry's id of a sink's Avro schema, by subject and text.
+    pub fn new(output: &Output, shared: bool, schema_id: &dyn Fn(&str, &str) -> Result<u32, String>) -> Result<Writer, String> {
         let user: Vec<usize> =
             output.schema.fields().iter().enumerate().filter(|(_, f)| !operator_core::batch::is_system(f.name())).map(|(i, _)| i).collect();
         let schema: SchemaRef = Arc::new(Schema::new(user_fields(&output.schema).cloned().collect::<Vec<_>>()));
@@ -170,23 +182,24 @@ impl Writer {
             }
             Target::Outbox { topic, partitions, .. } => Kind::Outbox { topic: topic.clone(), partitions: *partitions },
         };
-        Ok(Writer { kind, user, schema })
+        Ok(Writer { kind, user, schema, shared })
     }
 
-    /// Writes `rows`. `task`: the partition of the task that made them; `origin`: their source. Returns rows that
-    /// can't be written.
+    /// Writes rows. `task`: the partition of the task that made them. Returns rows that can't be written.
     pub fn write(
         &mut self,
-        rows: &RecordBatch,
+        Way { rows, origin, turn, .. }: &Way,
         task: i32,
-        origin: &Origin,
         broker: &dyn Broker,
         wall: Millis,
         out: &mut Outbox,
     ) -> Result<Vec<Unwritable>, String> {
         let user = rows.project(&self.user).map_err(|e| e.to_string())?.with_schema(self.schema.clone()).map_err(|e| e.to_string())?;
         match &mut self.kind {
-            Kind::Topic { sink, values, partitions } => topic(sink, values, partitions, rows, &user, task, broker, wall, out),
+            Kind::Topic { sink, values, partitions } => {
+                let places = if self.shared { places(rows, *turn) } else { Vec::new() };
+                topic(sink, values, partitions, rows, &user, &places, task, broker, wall, out)
+            }
             Kind::Repartition { topic, partitions, key } => repartition(topic, *partitions, key, rows, task, origin, out),
             Kind::Outbox { topic, partitions } => {
                 let (values, large) = encode_pieces(&user)?;
@@ -261,6 +274,7 @@ fn topic(
     known: &mut BTreeMap<String, (Arc<str>, i32)>,
     rows: &RecordBatch,
     user: &RecordBatch,
+    places: &[Place],
     task: i32,
     broker: &dyn Broker,
     wall: Millis,
@@ -354,7 +368,8 @@ fn topic(
         // Brokers refuse negative timestamps, and those further ahead than `message.timestamp.after.max.ms`: a row from
         // the future would abort every transaction it is in. Such rows are stamped when written.
         let timestamp = timestamp.filter(|t| (0..wall.saturating_add(MAX_AHEAD)).contains(t));
-        out.entries.push(Entry { topic: name, partition: target, timestamp, key, value, headers, tag: None });
+        let place = places.get(row).copied().unwrap_or_default();
+        out.entries.push(Entry { topic: name, partition: target, timestamp, key, value, headers, tag: None, place });
     }
     Ok(unwritable)
 }

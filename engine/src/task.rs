@@ -1,7 +1,8 @@
 //! A task: one partition of one stage, and the operators that run in it.
 //!
 //! Rows flow through the operators in plan order, first all batches of a round, then time: an operator's results for
-//! a new watermark reach the operators after it before they hear of that watermark themselves.
+//! a new watermark reach the operators after it before they hear of that watermark themselves. Rows that took different
+//! ways meet in the order of their source ([`crate::order`]).
 //!
 //! Around every operator stands a check of what it owes: every row accounted for (R3), the schema it declared, and a
 //! watermark that never goes back. A failed check is a bug, and aborts the epoch rather than committing it.
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use arrow::array::{Array, RecordBatch};
 use operator_core::{Batch, Cx, Emitted, Ledger, MemoryState, Millis, NO_WATERMARK, Operator, Origin, Rejected, Tables, Time};
 
+use crate::order::{BY_TIME, Turn, Way, in_order};
 use crate::pipeline::OnError;
 use crate::plan::{Stage, Upstream};
 use crate::state::Store;
@@ -27,8 +29,8 @@ pub struct TaskError {
 /// Rows that leave the stage, or are refused by one of its steps.
 #[derive(Default)]
 pub struct Leaving {
-    /// (output of the stage, rows, where they come from)
-    pub rows: Vec<(usize, RecordBatch, Origin)>,
+    /// By output of the stage.
+    pub rows: Vec<Way>,
     /// (step, row, cause, where it comes from)
     pub rejected: Vec<(Arc<str>, Rejected, Origin)>,
 }
@@ -46,7 +48,8 @@ struct Node {
     /// Rows in the open epoch and where they went.
     ledger: Ledger,
     rows_in: u64,
-    waiting: Vec<Batch>,
+    /// By input of the node.
+    waiting: Vec<Way>,
     /// Input rows now in state, over all epochs.
     held: i64,
 }
@@ -57,6 +60,8 @@ pub struct Task {
     pub partition: i32,
     plan: Arc<crate::plan::Plan>,
     nodes: Vec<Node>,
+    /// Batches that were taken in this round.
+    taken: Turn,
 }
 
 impl Task {
@@ -75,7 +80,7 @@ impl Task {
             held: 0,
         });
         let nodes = nodes.collect();
-        Task { stage, partition, plan: plan.clone(), nodes }
+        Task { stage, partition, plan: plan.clone(), nodes, taken: 0 }
     }
 
     fn stage(&self) -> Option<&Stage> {
@@ -148,43 +153,42 @@ impl Task {
 
     /// Takes a batch of input `input`.
     pub fn push(&mut self, input: usize, batch: Batch, leaving: &mut Leaving) {
-        self.deliver(Upstream::Input(input), batch.rows, &batch.origin, leaving);
+        let turn = self.taken;
+        self.taken += 1;
+        self.deliver(Upstream::Input(input), turn, batch.rows, &batch.origin, leaving);
     }
 
-    fn deliver(&mut self, from: Upstream, rows: RecordBatch, origin: &Origin, leaving: &mut Leaving) {
+    fn deliver(&mut self, from: Upstream, turn: Turn, rows: RecordBatch, origin: &Origin, leaving: &mut Leaving) {
         let plan = self.plan.clone();
         let Some(stage) = plan.stages.get(self.stage) else { return };
-        for (index, node) in stage.nodes.iter().enumerate() {
-            if node.inputs.contains(&from)
-                && let Some(node) = self.nodes.get_mut(index)
-            {
-                node.waiting.push(Batch::new(rows.clone(), origin.clone()));
+        let by = |way: usize| Way { way, turn, rows: rows.clone(), origin: origin.clone() };
+        for (node, waits) in stage.nodes.iter().zip(&mut self.nodes) {
+            if let Some(input) = node.inputs.iter().position(|input| *input == from) {
+                waits.waiting.push(by(input));
             }
         }
-        for (index, output) in stage.outputs.iter().enumerate() {
-            if output.from == from {
-                leaving.rows.push((index, rows.clone(), origin.clone()));
-            }
-        }
+        leaving.rows.extend(stage.outputs.iter().enumerate().filter(|(_, output)| output.from == from).map(|(index, _)| by(index)));
     }
 
     /// Runs everything that waits, then time. `inputs`: the watermark of each input of the stage.
     /// True if an operator acted on time.
     pub fn run(&mut self, inputs: &[Millis], wall: Millis, tables: &dyn Tables, leaving: &mut Leaving) -> Result<bool, TaskError> {
         let mut acted = false;
+        self.taken = 0;
         for index in 0..self.nodes.len() {
-            let batches = self.nodes.get_mut(index).map(|n| std::mem::take(&mut n.waiting)).unwrap_or_default();
-            for batch in batches {
-                self.batch(index, &batch, tables, leaving)?;
+            let waiting = self.nodes.get_mut(index).map(|n| std::mem::take(&mut n.waiting)).unwrap_or_default();
+            for Way { turn, rows, origin, .. } in in_order(waiting).map_err(|e| self.broken(index, e.to_string()))? {
+                self.batch(index, turn, &Batch::new(rows, origin), tables, leaving)?;
             }
             acted |= self.time(index, inputs, wall, tables, leaving)?;
         }
         Ok(acted)
     }
 
-    fn batch(&mut self, index: usize, batch: &Batch, tables: &dyn Tables, leaving: &mut Leaving) -> Result<(), TaskError> {
+    fn batch(&mut self, index: usize, turn: Turn, batch: &Batch, tables: &dyn Tables, leaving: &mut Leaving) -> Result<(), TaskError> {
         let rows = batch.num_rows() as u64;
-        let (ledger, _) = self.call(index, tables, &batch.origin, leaving, |operator, cx| operator.on_batch(batch, cx))?;
+        let from = (turn, &batch.origin);
+        let (ledger, _) = self.call(index, tables, from, leaving, |operator, cx| operator.on_batch(batch, cx))?;
         if ledger.accounted() != rows as i64 {
             return Err(self.broken(index, format!("{rows} rows went in, {} are accounted for ({ledger:?})", ledger.accounted())));
         }
@@ -210,7 +214,7 @@ impl Task {
         let time = Time { watermark, emitted: node.passed_on, wall };
         node.seen = watermark;
         let origin = Origin { topic: node.step.clone(), partition: self.partition, from: -1, to: -1 };
-        let (ledger, emitted) = self.call(index, tables, &origin, leaving, |operator, cx| operator.on_time(time, cx))?;
+        let (ledger, emitted) = self.call(index, tables, (BY_TIME, &origin), leaving, |operator, cx| operator.on_time(time, cx))?;
         if ledger.accounted() != 0 {
             return Err(self.broken(index, format!("time made {} rows from nothing", ledger.accounted())));
         }
@@ -226,7 +230,7 @@ impl Task {
         &mut self,
         index: usize,
         tables: &dyn Tables,
-        origin: &Origin,
+        (turn, origin): (Turn, &Origin),
         leaving: &mut Leaving,
         run: impl FnOnce(&mut dyn Operator, &mut Cx<'_>) -> Result<(), operator_core::StateError>,
     ) -> Result<(Ledger, bool), TaskError> {
@@ -272,7 +276,7 @@ impl Task {
                     }
                 }
             }
-            self.deliver(Upstream::Node(index, port), rows, origin, leaving);
+            self.deliver(Upstream::Node(index, port), turn, rows, origin, leaving);
         }
         Ok((ledger, any))
     }

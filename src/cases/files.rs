@@ -112,7 +112,12 @@ fn lines(path: &Path) -> Result<Vec<(usize, Value)>, String> {
     let numbered = text.strip_prefix('\u{feff}').unwrap_or(&text).lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     numbered
         .map(|(n, line)| {
-            serde_json::from_str(line).map(|value| (n + 1, value)).map_err(|e| format!("{}:{}:{}: {e}", path.display(), n + 1, e.column()))
+            serde_json::from_str(line).map(|value| (n + 1, value)).map_err(|e| {
+                // Its own place is that within the line.
+                let text = e.to_string();
+                let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
+                format!("{}:{}:{}: {what}", path.display(), n + 1, e.column().max(1))
+            })
         })
         .collect()
 }
@@ -152,7 +157,7 @@ impl Case {
         for output in outputs {
             let expected = self.expected.get(output).map_or(&[][..], Vec::as_slice);
             let rows = outcome.outputs.get(output).map_or(&[][..], Vec::as_slice);
-            if compare::compare(expected, rows).is_empty() {
+            if compare::compare(output, expected, rows).is_empty() {
                 continue;
             }
             let path = self.dir.join(Case::file(output));
@@ -173,7 +178,7 @@ impl Case {
 fn updated(old: &str, expected: &[(usize, Value)], rows: &[Row]) -> String {
     let mut left: Vec<&(usize, Value)> = expected.iter().collect();
     let line = |row: &Row| {
-        let kept = left.iter().position(|(_, value)| compare::fits(value, &row.value)).map(|at| left.remove(at));
+        let kept = left.iter().position(|(_, value)| compare::fits_row(value, row)).map(|at| left.remove(at));
         let kept = kept.and_then(|(number, _)| old.lines().nth(number - 1));
         kept.map_or_else(|| row.value.to_string(), str::to_string) + "\n"
     };

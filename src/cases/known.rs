@@ -4,7 +4,7 @@
 use headwater_engine::plan::{Plan, Target, TopicName, dead_letters};
 use operator_core::diagnostic::did_you_mean;
 
-use super::files::Case;
+use super::files::{Case, Line};
 use crate::diagnose::Problem;
 
 /// # Errors
@@ -23,6 +23,10 @@ pub fn check(plan: &Plan, case: &Case) -> Result<(), Problem> {
         let problem = Problem::plain(format!("{}: {what}", case.dir.join(file).display()));
         problem.with_help(help)
     };
+    if !case.inputs.iter().flat_map(|(_, lines)| lines).any(|line| matches!(line, Line::Record { .. })) {
+        let help = format!("write records into in.{}.jsonl", inputs.first().unwrap_or(&"<topic>"));
+        return Err(wrong(String::new(), "this case has no input, and shows nothing".into(), Some(help)));
+    }
     if let Some((topic, _)) = case.inputs.iter().find(|(topic, _)| !inputs.contains(&topic.as_str())) {
         let help = did_you_mean(topic, inputs.iter().copied());
         return Err(wrong(format!("in.{topic}.jsonl"), format!("no source or table reads `{topic}`"), help));

@@ -19,9 +19,10 @@ use crate::style::{bad, dim, good, name, strong};
 #[derive(Args)]
 #[command(after_help = "A case is a folder beside the pipeline:
   cases/<name>/why.txt                  one sentence: what the case shows
-  cases/<name>/in.<topic>.jsonl         a record a line; {\"@advance\": \"10m\"} lets time pass
-  cases/<name>/out.<topic>.jsonl        exactly these values, per key in this order
-  cases/<name>/out.<topic>.dlq.jsonl    dead letters
+  cases/<name>/in.<topic>.jsonl         a record a line, or {\"@key\": .., \"@value\": .., \"@timestamp\": ms}, \"@raw\" for bytes;
+                                        {\"@advance\": \"10m\"} lets time pass
+  cases/<name>/out.<topic>.jsonl        exactly these values, per key in this order; {\"@key\": .., \"@value\": ..} with keys
+  cases/<name>/out.<topic>.dlq.jsonl    dead letters, in any order: {\"cause\": .., \"step\": .., \"value\": ..}
   cases/<name>/table.<db.table>.jsonl   rows in a ClickHouse table
 What has no file must not come out.
 
@@ -48,7 +49,7 @@ pub struct TestArgs {
     /// Stop at the first difference
     #[arg(long)]
     fail_fast: bool,
-    /// Write what comes out into the cases instead of comparing
+    /// Write what comes out into the cases, then see whether every schedule agrees
     #[arg(long, conflicts_with_all = ["schedule", "watch", "junit"])]
     update: bool,
     /// Run again whenever a pipeline, a case or a schema changes
@@ -61,7 +62,7 @@ pub struct TestArgs {
 
 pub fn run(args: &TestArgs) -> Result<(), Failure> {
     if args.update {
-        return update(args);
+        update(args)?;
     }
     if !args.watch {
         return once(args);
@@ -105,6 +106,9 @@ fn once(args: &TestArgs) -> Result<(), Failure> {
     if suites.iter().all(|suite| suite.runs() == 0) {
         return Err(Failure::Wrong(vec![Problem::plain(format!("no case has a name with `{}` in it", args.case))]));
     }
+    // Before the runs: they may take long.
+    let junit_file = |path: &PathBuf| std::fs::File::create(path).map_err(|e| Problem::plain(format!("{}: {e}", path.display())));
+    let junit_file = args.junit.as_ref().map(junit_file).transpose()?;
     let started = Instant::now();
     let bar = ProgressBar::new(suites.iter().map(Suite::runs).sum::<usize>() as u64);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} runs") {
@@ -113,9 +117,8 @@ fn once(args: &TestArgs) -> Result<(), Failure> {
     let reports = cases::run(&suites, args.fail_fast, &|| bar.inc(1));
     bar.finish_and_clear();
     reports.iter().for_each(|report| show(report, args));
-    if let Some(path) = &args.junit {
-        let file = std::fs::File::create(path).map_err(|e| Problem::plain(format!("{}: {e}", path.display())))?;
-        junit(&reports).serialize(file).map_err(|e| Problem::plain(format!("{}: {e}", path.display())))?;
+    if let Some(file) = junit_file {
+        junit(&reports).serialize(file).map_err(|e| Problem::plain(format!("the results can't be written: {e}")))?;
     }
     let failed = reports.iter().filter(|report| report.failure.is_some()).count();
     let stopped = reports.iter().filter(|report| report.failure.is_none() && !report.complete).count();

@@ -64,6 +64,14 @@ fn shipped_pipelines_pass_their_cases() {
     assert!(output.status.success() && text.contains("ok: 14 cases passed, 0 failed; 938 runs"), "{text}");
 }
 
+/// No answer depends on where batches begin, also where rows of a key take different ways.
+#[test]
+fn rows_meet_again_in_the_order_of_their_source() {
+    let output = hw(&["test", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ways/pipeline.yaml")]);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("ok: 1 case passed, 0 failed; 51 runs"), "{text}");
+}
+
 /// An expectation that is wrong must be told, or the cases prove nothing.
 #[test]
 fn a_case_with_another_expectation_fails() {

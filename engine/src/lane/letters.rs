@@ -10,6 +10,7 @@ use operator_core::batch::OFFSET;
 use super::{Lane, LaneEnd};
 use crate::broker::{Outgoing, RecordSet, TopicPartition};
 use crate::decode::BadRecord;
+use crate::order::{shares_topics, together};
 use crate::output::MAX_RECORD;
 use crate::plan::dead_letters;
 use crate::task::Leaving;
@@ -57,17 +58,21 @@ impl Lane {
             self.reject(step, &rejected.row, &rejected.cause, origin, partition, records)?;
         }
         let (plan, wall) = (self.world.plan.clone(), self.world.clock.wall());
-        for (index, rows, origin) in leaving.rows {
-            let Some(writer) = self.writers.get_mut(task.0).and_then(|w| w.get_mut(index)) else { continue };
+        let Some(stage) = plan.stages.get(task.0) else { return Ok(()) };
+        let start = self.outbox.len();
+        for way in together(stage, leaving.rows).map_err(|e| LaneEnd::Restart(e.to_string()))? {
+            let Some(writer) = self.writers.get_mut(task.0).and_then(|w| w.get_mut(way.way)) else { continue };
             let before = self.outbox.len();
-            let unwritable =
-                writer.write(&rows, task.1, &origin, self.world.broker.as_ref(), wall, &mut self.outbox).map_err(LaneEnd::Restart)?;
-            let name = plan.stages.get(task.0).and_then(|s| s.outputs.get(index)).map_or("", |o| o.name.as_str());
-            let written = (rows.num_rows() - unwritable.len()) as u64;
+            let unwritable = writer.write(&way, task.1, self.world.broker.as_ref(), wall, &mut self.outbox).map_err(LaneEnd::Restart)?;
+            let name = stage.outputs.get(way.way).map_or("", |o| o.name.as_str());
+            let written = (way.rows.num_rows() - unwritable.len()) as u64;
             self.epoch.counts.written(name, written, (self.outbox.len() - before) as u64, unwritable.len() as u64);
             for (row, cause) in unwritable {
-                self.reject(name, &rows.slice(row, 1), &cause, &origin, partition, records)?;
+                self.reject(name, &way.rows.slice(row, 1), &cause, &way.origin, partition, records)?;
             }
+        }
+        if shares_topics(stage) {
+            self.outbox.arrange(start);
         }
         Ok(())
     }

@@ -32,6 +32,7 @@ use operator_core::{Millis, Tables};
 
 use crate::broker::{Broker, BrokerError, Clock, Consumer, Event, Failure, Producer, RecordSet, TopicPartition};
 use crate::checkpoint::Checkpoint;
+use crate::order::shares_topics;
 use crate::output::{Outbox, Writer};
 use crate::pipeline::Guarantee;
 use crate::plan::Plan;
@@ -176,10 +177,11 @@ impl Lane {
         }
         let mut writers = Vec::new();
         for stage in &plan.stages {
+            let shared = shares_topics(stage);
             let of_stage = stage
                 .outputs
                 .iter()
-                .map(|o| Writer::new(o, &*world.schema_ids).map_err(|e| LaneEnd::Restart(format!("sink `{}`: {e}", o.name))));
+                .map(|o| Writer::new(o, shared, &*world.schema_ids).map_err(|e| LaneEnd::Restart(format!("sink `{}`: {e}", o.name))));
             writers.push(of_stage.collect::<Result<Vec<_>, _>>()?);
         }
         let topics: Vec<String> = plan.stages.iter().flat_map(|s| &s.inputs).flat_map(|i| &i.topics).map(|t| t.name.to_string()).collect();

@@ -1,0 +1,162 @@
+//! The order of rows that went different ways: through the branches of a `fanout`, through two steps that read one stream.
+//!
+//! Where such rows meet again, in a step that reads several streams, in a repartition topic or in a topic that several
+//! sinks write, they are put back into the order of their source. Otherwise the order would be that of the branches, batch
+//! by batch, and so depend on how many records a poll happened to bring: another answer after every restart.
+//!
+//! Only what descends from one batch is put in order, within the task that split it up. Rows that met another task on
+//! their way (other partitions, another repartition topic) have no common order.
+
+use arrow::array::{AsArray, RecordBatch, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::{Int64Type, TimestampMillisecondType};
+use arrow::error::ArrowError;
+use operator_core::batch::{OFFSET, TIME};
+use operator_core::{Millis, Origin};
+
+use crate::plan::{Stage, Target, TopicName, TopicSink};
+
+/// The batch of a round that rows descend from, by its arrival.
+pub type Turn = u32;
+
+/// Of rows that operators made when time moved: after all batches.
+pub const BY_TIME: Turn = Turn::MAX;
+
+/// Rows on their way.
+#[derive(Clone, Debug)]
+pub struct Way {
+    /// Which of several ways they took.
+    pub way: usize,
+    pub turn: Turn,
+    pub rows: RecordBatch,
+    pub origin: Origin,
+}
+
+/// A row's place among those that descend from the same batch. Rows without an offset were made by an operator, in the
+/// order of their time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place(Turn, i64, Millis);
+
+impl Place {
+    pub fn new(turn: Turn, offset: i64, time: Millis) -> Place {
+        Place(turn, offset, if offset < 0 { time } else { 0 })
+    }
+}
+
+/// What waits, with rows that took different ways put back in order.
+///
+/// # Errors
+/// The ways have different columns, which the planner rules out.
+pub fn in_order(mut waiting: Vec<Way>) -> Result<Vec<Way>, ArrowError> {
+    let one_way = waiting.windows(2).all(|pair| matches!(pair, [a, b] if a.way == b.way));
+    if one_way {
+        return Ok(waiting);
+    }
+    waiting.sort_by_key(|way| way.turn);
+    waiting.chunk_by(|a, b| a.turn == b.turn).map(merged).collect()
+}
+
+fn merged(ways: &[Way]) -> Result<Way, ArrowError> {
+    let first = ways.first().ok_or_else(|| ArrowError::InvalidArgumentError("nothing to merge".into()))?;
+    if ways.len() == 1 {
+        return Ok(first.clone());
+    }
+    let rows = concat_batches(&first.rows.schema(), ways.iter().map(|way| &way.rows))?;
+    let places = places(&rows, first.turn);
+    if places.is_sorted() {
+        return Ok(Way { rows, ..first.clone() });
+    }
+    let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
+    order.sort_by_key(|row| places.get(*row as usize));
+    Ok(Way { rows: take_record_batch(&rows, &UInt32Array::from(order))?, ..first.clone() })
+}
+
+/// The place of every row.
+pub fn places(rows: &RecordBatch, turn: Turn) -> Vec<Place> {
+    let offsets = rows.column_by_name(OFFSET).and_then(|c| c.as_primitive_opt::<Int64Type>()).map(|c| c.values().as_ref());
+    let times = rows.column_by_name(TIME).and_then(|c| c.as_primitive_opt::<TimestampMillisecondType>()).map(|c| c.values().as_ref());
+    let at = |values: Option<&[i64]>, row: usize| values.and_then(|v| v.get(row)).copied().unwrap_or(-1);
+    (0..rows.num_rows()).map(|row| Place::new(turn, at(offsets, row), at(times, row))).collect()
+}
+
+/// Whether two sinks of a stage may write one topic.
+pub fn shares_topics(stage: &Stage) -> bool {
+    let sinks: Vec<&TopicSink> =
+        stage.outputs.iter().filter_map(|o| if let Target::Topic(sink) = &o.target { Some(sink) } else { None }).collect();
+    let may_be = |a: &TopicName, b: &TopicName| match (a, b) {
+        (TopicName::Fixed(a), TopicName::Fixed(b)) => a == b,
+        (TopicName::Column(before, _, after), TopicName::Fixed(name)) | (TopicName::Fixed(name), TopicName::Column(before, _, after)) => {
+            name.starts_with(before.as_str()) && name.ends_with(after.as_str())
+        }
+        (TopicName::Column(..), TopicName::Column(..)) => true,
+    };
+    sinks.iter().enumerate().any(|(n, a)| sinks.iter().skip(n + 1).any(|b| may_be(&a.topic, &b.topic)))
+}
+
+/// Rows that go through one repartition topic by several outputs of a stage, in order, as if by the first of these.
+///
+/// # Errors
+/// As [`in_order`].
+pub fn together(stage: &Stage, leaving: Vec<Way>) -> Result<Vec<Way>, ArrowError> {
+    let topic = |output: usize| match stage.outputs.get(output).map(|o| &o.target) {
+        Some(Target::Repartition { topic, .. }) => Some(topic),
+        _ => None,
+    };
+    let first = |output: usize| (0..output).find(|other| topic(output).is_some() && topic(*other) == topic(output)).unwrap_or(output);
+    if (0..stage.outputs.len()).all(|output| first(output) == output) {
+        return Ok(leaving);
+    }
+    let (mut out, mut done) = (Vec::with_capacity(leaving.len()), Vec::new());
+    for way in &leaving {
+        let output = first(way.way);
+        if done.contains(&output) {
+            continue;
+        }
+        done.push(output);
+        let same: Vec<Way> = leaving.iter().filter(|other| first(other.way) == output).cloned().collect();
+        out.extend(in_order(same)?.into_iter().map(|way| Way { way: output, ..way }));
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, Int64Array, TimestampMillisecondArray};
+
+    use super::*;
+
+    fn way(way: usize, turn: Turn, rows: &[(i64, i64)]) -> Way {
+        let offsets: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|(offset, _)| *offset)));
+        let times: ArrayRef = Arc::new(TimestampMillisecondArray::from_iter_values(rows.iter().map(|(_, time)| *time)));
+        let rows = RecordBatch::try_from_iter([(OFFSET, offsets), (TIME, times)]).unwrap();
+        Way { way, turn, rows, origin: Origin { topic: "t".into(), partition: 0, from: -1, to: 9 } }
+    }
+
+    fn offsets(waiting: Vec<Way>) -> Vec<Vec<i64>> {
+        let of = |way: Way| way.rows.column(0).as_primitive::<Int64Type>().values().to_vec();
+        in_order(waiting).unwrap().into_iter().map(of).collect()
+    }
+
+    #[test]
+    fn rows_meet_in_the_order_of_their_source() {
+        // Time counts for nothing where there are offsets.
+        let found = offsets(vec![way(0, 0, &[(1, 9), (4, 8)]), way(0, 1, &[(6, 0)]), way(1, 0, &[(2, 0), (3, 0)]), way(1, 1, &[(5, 0)])]);
+        assert_eq!(found, [vec![1, 2, 3, 4], vec![5, 6]]);
+    }
+
+    #[test]
+    fn rows_that_time_made_meet_behind_them_in_the_order_of_time() {
+        let waiting = vec![way(1, BY_TIME, &[(-1, 20), (-1, 40)]), way(0, 0, &[(7, 99)]), way(2, BY_TIME, &[(-1, 10), (-1, 20)])];
+        let found = in_order(waiting).unwrap();
+        let times: Vec<Vec<i64>> =
+            found.iter().map(|way| way.rows.column(1).as_primitive::<TimestampMillisecondType>().values().to_vec()).collect();
+        assert_eq!(times, [vec![99], vec![10, 20, 20, 40]]);
+    }
+
+    #[test]
+    fn one_way_stays_as_it_is() {
+        assert_eq!(offsets(vec![way(3, 0, &[(5, 0)]), way(3, 0, &[(2, 0)])]), [vec![5], vec![2]]);
+    }
+}
