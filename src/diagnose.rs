@@ -41,17 +41,20 @@ impl Source {
     pub fn read(path: &Path) -> Result<Source, Problem> {
         let is_stdin = path == Path::new("-");
         let name = if is_stdin { STDIN.to_string() } else { path.display().to_string() };
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         let most = MAX_BYTES as u64 + 1;
         let read = match is_stdin {
-            true => std::io::stdin().lock().take(most).read_to_string(&mut text),
-            false => File::open(path).and_then(|file| file.take(most).read_to_string(&mut text)),
+            true => std::io::stdin().lock().take(most).read_to_end(&mut bytes),
+            false => File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)),
         };
         match read {
-            // The end may lie within a character.
-            _ if text.len() > MAX_BYTES => Err(Problem::plain(format!("{name} is larger than a mebibyte")).with_code("too-large")),
-            Ok(_) => Ok(Source::new(name, text)),
             Err(e) => Err(Problem::plain(format!("{name} can't be read: {e}"))),
+            Ok(size) if size > MAX_BYTES => Err(Problem::plain(format!("{name} is larger than a mebibyte")).with_code("too-large")),
+            Ok(_) => String::from_utf8(bytes).map(|text| Source::new(name.clone(), text)).map_err(|e| {
+                let before = e.as_bytes().get(..e.utf8_error().valid_up_to()).unwrap_or_default();
+                let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+                Problem::plain(format!("{name}:{line}: here is no UTF-8")).with_help(Some("save the file as UTF-8".into()))
+            }),
         }
     }
 

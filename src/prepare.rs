@@ -108,7 +108,8 @@ pub fn print(problems: &[Problem]) {
     if !problems.is_empty() {
         eprintln!("{}, {}", count(errors, "error"), count(warnings, "warning"));
     }
-    if let Some(problem) = problems.iter().find(|p| p.place().is_some()) {
+    // Of an error, if there is one.
+    if let Some(problem) = problems.iter().filter(|p| p.place().is_some()).min_by_key(|p| std::cmp::Reverse(p.severity)) {
         anstream::eprintln!("{}", dim(&format!("more about a code: hw explain-error {}", problem.code)));
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use headwater_engine::broker::{Broker, Failure, SystemClock};
 use headwater_engine::delivery::Counters;
 use headwater_engine::lane::{LaneConfig, World, topics_to_create};
+use headwater_engine::pipeline::Guarantee;
 use headwater_engine::plan::{Output, Plan, Target};
 use headwater_engine::schemas::SchemaSource;
 use headwater_engine::stats::Stats;
@@ -34,6 +35,20 @@ pub struct Services {
     pub subjects: Arc<dyn Subjects>,
     pub schemas: Arc<dyn SchemaSource>,
     pub runtime: tokio::runtime::Handle,
+}
+
+/// Whether an epoch fits into a transaction of this environment.
+///
+/// # Errors
+/// Brokers would abort every transaction before it is committed.
+pub fn check_times(loaded: &Loaded, config: &Config) -> Result<(), Problem> {
+    let (interval, timeout) = (loaded.pipeline.commit_interval, config.kafka.transaction_timeout);
+    if loaded.pipeline.guarantee == Guarantee::ExactlyOnce && interval.millis() * 2 > timeout.millis() {
+        let message = format!("`commit_interval: {interval}` does not fit into transactions that brokers abort after {timeout}");
+        let help = "make `commit_interval` shorter, or `kafka.transaction_timeout` more than twice as long";
+        return Err(Problem::plain(message).with_help(Some(help.into())));
+    }
+    Ok(())
 }
 
 /// Connects to the brokers and the registry of an environment.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::util::display::array_value_to_string;
 use headwater_formats::{JsonDecoder, JsonEncoder, RowBuilder, parse_type};
 use operator_core::batch::is_system;
 use operator_core::type_said;
@@ -19,25 +20,41 @@ pub fn one_empty() -> Rows {
         .unwrap_or_else(|_| RecordBatch::new_empty(Arc::new(Schema::empty())))
 }
 
-/// `id: string, total: decimal(12,2)?`.
+/// `id: string, total: decimal(12,2)?, items: [{ sku: string }]`.
 ///
 /// # Errors
 /// What can't be read.
 pub fn declared(text: &str) -> Result<Schema, String> {
-    let (mut fields, mut depth, mut part) = (Vec::new(), 0, String::new());
+    let (mut fields, mut depth, mut part): (Vec<Field>, i32, String) = Default::default();
     for c in text.chars().chain([',']) {
-        depth += i32::from(c == '(') - i32::from(c == ')');
+        depth += i32::from("([{".contains(c)) - i32::from(")]}".contains(c));
         if c != ',' || depth > 0 {
             part.push(c);
             continue;
         }
         let (name, of) = part.split_once(':').ok_or_else(|| format!("`{}` is not `name: type`", part.trim()))?;
-        let of = of.trim().strip_suffix(" pii").unwrap_or(of).trim_end();
-        let (of, nullable) = of.trim().strip_suffix('?').map_or((of.trim(), false), |of| (of, true));
-        fields.push(Field::new(name.trim(), parse_type(of)?, nullable));
+        let (name, of) = (name.trim().trim_matches('"'), of.trim().trim_matches('"'));
+        if fields.iter().any(|field| field.name() == name) {
+            return Err(format!("the column `{name}` stands here twice"));
+        }
+        let of = of.strip_suffix(" pii").unwrap_or(of).trim_end();
+        let (of, nullable) = of.strip_suffix('?').map_or((of, false), |of| (of, true));
+        fields.push(Field::new(name, declared_type(of)?, nullable));
         part.clear();
     }
     Ok(Schema::new(fields))
+}
+
+fn declared_type(text: &str) -> Result<DataType, String> {
+    let text = text.trim();
+    if let Some(item) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) {
+        let (item, nullable) = item.trim().strip_suffix('?').map_or((item, false), |item| (item, true));
+        return Ok(DataType::List(Arc::new(Field::new("item", declared_type(item)?, nullable))));
+    }
+    match text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
+        Some(fields) => Ok(DataType::Struct(declared(fields)?.fields)),
+        None => parse_type(text.trim_matches('"')),
+    }
 }
 
 /// The columns that hold all values.
@@ -45,6 +62,12 @@ pub fn declared(text: &str) -> Result<Schema, String> {
 /// # Errors
 /// A value is no object, or columns mix types.
 pub fn inferred(values: &[Value]) -> Result<Schema, String> {
+    if values.is_empty() {
+        return Err("there are no rows".into());
+    }
+    if let Some(row) = values.iter().position(|value| !value.is_object()) {
+        return Err(format!("row {} is no JSON object", row + 1));
+    }
     match values.iter().try_fold(None, |known, value| join(known, kind(value)?))? {
         Some(Kind::Record(fields)) => Ok(Schema::new(record(&fields)?)),
         _ => Err("a row is a JSON object".into()),
@@ -90,7 +113,7 @@ fn join(a: Option<Kind>, b: Option<Kind>) -> Result<Option<Kind>, String> {
         (Kind::Record(mut a), Kind::Record(b)) => {
             for (name, kind) in b {
                 match a.iter_mut().find(|(known, _)| *known == name) {
-                    Some((_, known)) => *known = join(known.take(), kind)?,
+                    Some((_, known)) => *known = join(known.take(), kind).map_err(|e| format!("`{name}`: {e}"))?,
                     None => a.push((name, kind)),
                 }
             }
@@ -142,12 +165,19 @@ pub fn json(batch: &RecordBatch) -> Result<Vec<Value>, String> {
     (0..batch.num_rows()).map(row).collect()
 }
 
-/// The values of one column, as a sink would write them.
+/// The values of one column as a sink would write them; those that JSON has no form for (NaN, spans of time) as Arrow
+/// prints them.
 pub fn shown(values: &ArrayRef) -> Result<Vec<String>, String> {
     let schema = Arc::new(Schema::new(vec![Field::new("v", values.data_type().clone(), true)]));
-    let batch = RecordBatch::try_new(schema, vec![values.clone()]).map_err(|e| e.to_string())?;
     let member = |row: Value| row.get("v").cloned().unwrap_or_default().to_string();
-    Ok(json(&batch)?.into_iter().map(member).collect())
+    let shown = |row: usize| {
+        let one = RecordBatch::try_new(schema.clone(), vec![values.slice(row, 1)]).map_err(|e| e.to_string())?;
+        match json(&one) {
+            Ok(rows) => Ok(rows.into_iter().map(member).collect()),
+            Err(_) => array_value_to_string(values, row).map_err(|e| e.to_string()),
+        }
+    };
+    (0..values.len()).map(shown).collect()
 }
 
 /// Columns and fields by path, with their types.
@@ -200,6 +230,10 @@ mod tests {
     fn columns_are_declared_as_in_a_source() {
         let schema = declared("id: string, total: decimal(12,2)?").unwrap();
         assert_eq!(paths(&schema)[1], ("total".to_string(), "decimal(12,2)?".to_string()));
+        let schema = declared("l: [long?], o: { a: \"decimal(12,2)\", b: [string]? }?").unwrap();
+        let shown: Vec<String> = paths(&schema).into_iter().map(|(path, of)| format!("{path} {of}")).collect();
+        assert_eq!(shown, ["l a list", "o a record?", "o.a decimal(12,2)", "o.b a list?"]);
+        assert!(declared("a: int, a: long").unwrap_err().contains("twice"));
         assert!(declared("id").is_err() && declared("id: text").is_err());
     }
 }

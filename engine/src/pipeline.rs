@@ -31,7 +31,7 @@ pub struct Pipeline {
     /// What a reader of the outputs may rely on.
     #[serde(default)]
     pub guarantee: Guarantee,
-    /// How often a transaction is committed, and so about how long a row waits before it can be read: 10ms and up.
+    /// How often a transaction is committed, and so about how long a row waits before it can be read: 10ms to 1m.
     #[serde(default = "default_commit_interval")]
     pub commit_interval: Span,
     /// Streams to read, by name.

@@ -38,7 +38,7 @@ pub struct EvalArgs {
     /// JSON rows, one a line; types are told from the values
     #[arg(long, conflicts_with = "pipeline")]
     rows: Option<PathBuf>,
-    /// Types of the columns, as in a source's `schema`: `id: string, total: decimal(12,2)?`
+    /// Types of the columns, as in a source's `schema`: `id: string, total: decimal(12,2)?, tags: [string]`
     #[arg(long, requires = "rows")]
     columns: Option<String>,
     /// Take rows from the cases of this pipeline
@@ -88,7 +88,7 @@ fn rows(args: &EvalArgs) -> Result<Rows, Failure> {
         values.push(serde_json::from_str(line).map_err(|e| Failure::Wrong(vec![at(e)]))?);
     }
     let schema = match &args.columns {
-        Some(columns) => samples::declared(columns),
+        Some(columns) => Ok(samples::declared(columns).map_err(|e| Failure::Wrong(vec![Problem::plain(format!("--columns: {e}"))]))?),
         None => samples::inferred(&values),
     };
     let wrong = |e: String| Problem::plain(format!("{}: {e}", path.display()));
@@ -128,7 +128,12 @@ fn evaluate(sql: &str, rows: &RecordBatch, limit: usize) -> Result<(), Problem> 
 
 /// What is wrong with an expression, with a mark under it.
 fn refused(sql: &str, error: operator_expr::ExprError) -> Problem {
-    Problem::in_text(&Source::new("expression", sql), error.diagnostic())
+    let mut found = error.diagnostic();
+    let named = found.within.clone().and_then(|range| sql.get(range)).unwrap_or_default();
+    if found.code == "unknown-column" && named.starts_with('_') {
+        found.help = Some("columns of the engine and of the record, such as `_time` and `_key`, are there in pipelines only".into());
+    }
+    Problem::in_text(&Source::new("expression", sql), found)
 }
 
 struct Names(Vec<String>);

@@ -63,6 +63,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     if let Some(lanes) = args.lanes {
         config.worker.lanes = lanes;
     }
+    run::check_times(&loaded, &config)?;
     let runtime = runtime()?;
     let name = loaded.pipeline.name.clone();
     let stop = Stop::default();
@@ -80,6 +81,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
 fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
     let config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
+    run::check_times(&loaded, &config)?;
     let runtime = runtime()?;
     let services = run::connect(&config, "hw-dry-run", runtime.handle())?;
     if let Some(why) = services.unreachable() {

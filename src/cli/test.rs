@@ -146,7 +146,7 @@ fn show(report: &Report, args: &TestArgs) {
         let schedules = match report.schedules {
             1 => "1 schedule".to_string(),
             n if n == report.disturbed => format!("{n} schedules"),
-            n => format!("{n} schedules, {} of them met their occasion", report.disturbed),
+            n => format!("{n} schedules, {} with nothing to disturb", n - report.disturbed),
         };
         match report.complete {
             true => say!("{} {place} {}", good("✓"), dim(&schedules)),

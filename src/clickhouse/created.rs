@@ -20,6 +20,8 @@ const NO_COLUMN: [&str; 5] = ["INDEX", "CONSTRAINT", "PROJECTION", "PRIMARY", "O
 pub struct Created {
     pub table: Table,
     pub columns: Vec<Column>,
+    /// It remembers inserts, or its engine makes repeated rows one.
+    pub remembers: bool,
     pub file: String,
 }
 
@@ -39,22 +41,36 @@ pub fn tables_in(dir: &Path) -> Result<BTreeMap<String, Created>, String> {
     paths.sort();
     for path in paths {
         let text = std::fs::read_to_string(&path).map_err(|e| at(&path, &e))?;
-        for (table, columns) in statements(&text).map_err(|e| at(&path, &e))? {
-            tables.insert(table.to_string(), Created { table, columns, file: path.display().to_string() });
+        for statement in statements(&text).map_err(|e| at(&path, &e))? {
+            let (table, columns, remembers) = statement;
+            tables.insert(table.to_string(), Created { table, columns, remembers, file: path.display().to_string() });
         }
     }
     Ok(tables)
 }
 
+/// A table, its columns, and whether it remembers inserts.
+type Statement = (Table, Vec<Column>, bool);
+
 /// The tables that a text creates. Other statements are passed over.
-fn statements(text: &str) -> Result<Vec<(Table, Vec<Column>)>, String> {
+fn statements(text: &str) -> Result<Vec<Statement>, String> {
     let tokens = Tokenizer::new(&ClickHouseDialect {}, text).tokenize().map_err(|e| e.to_string())?;
     let tokens: Vec<Token> = tokens.into_iter().filter(|t| !matches!(t, Token::Whitespace(_))).collect();
     let created = tokens.split(|t| *t == Token::SemiColon).map(statement);
     created.filter_map(Result::transpose).collect()
 }
 
-fn statement(tokens: &[Token]) -> Result<Option<(Table, Vec<Column>)>, String> {
+/// What follows the columns: `ENGINE = MergeTree .. SETTINGS non_replicated_deduplication_window = 10000`.
+fn remembers(tail: &[Token]) -> bool {
+    let engine = tail.iter().position(|t| is(t, "ENGINE")).and_then(|at| tail.iter().skip(at + 1).find(|t| **t != Token::Eq));
+    let engine = engine.map(plain).unwrap_or_default();
+    let window = tail.iter().position(|t| is(t, "non_replicated_deduplication_window")).and_then(|at| tail.get(at + 2));
+    let remembers = window.is_some_and(|window| window.to_string().parse::<u64>().is_ok_and(|window| window > 0));
+    let replicated = engine.starts_with("Replicated") || engine.starts_with("Shared");
+    engine.ends_with("MergeTree") && (replicated || remembers || engine == "ReplacingMergeTree")
+}
+
+fn statement(tokens: &[Token]) -> Result<Option<Statement>, String> {
     let Some(rest) = after(tokens, &["CREATE", "TABLE"]) else { return Ok(None) };
     let rest = after(rest, &["IF", "NOT", "EXISTS"]).unwrap_or(rest);
     let Some(open) = rest.iter().position(|t| *t == Token::LParen) else { return Ok(None) };
@@ -66,12 +82,12 @@ fn statement(tokens: &[Token]) -> Result<Option<(Table, Vec<Column>)>, String> {
         return Ok(None);
     }
     let (mut columns, mut entry, mut depth) = (Vec::new(), Vec::new(), 0);
-    for token in rest.iter().skip(open + 1) {
+    for (at, token) in rest.iter().enumerate().skip(open + 1) {
         match token {
             Token::LParen => depth += 1,
             Token::RParen if depth == 0 => {
                 columns.extend(column(&entry));
-                return Ok(Some((table, columns)));
+                return Ok(Some((table, columns, remembers(rest.get(at..).unwrap_or_default()))));
             }
             Token::RParen => depth -= 1,
             Token::Comma if depth == 0 => {
@@ -165,7 +181,8 @@ CREATE TABLE IF NOT EXISTS `shop`.orders ON CLUSTER main (
 ) ENGINE = MergeTree ORDER BY order_id;
 CREATE MATERIALIZED VIEW shop.v TO shop.t AS SELECT 1;";
         let found = statements(text).unwrap();
-        let (table, columns) = &found[0];
+        let (table, columns, remembers) = &found[0];
+        assert!(!remembers);
         let shown: Vec<String> = columns.iter().map(|c| format!("{}: {} {}", c.name, c.native, c.kind).trim_end().to_string()).collect();
         assert_eq!((found.len(), table.to_string().as_str()), (1, "shop.orders"));
         let expected = [
@@ -182,5 +199,21 @@ CREATE MATERIALIZED VIEW shop.v TO shop.t AS SELECT 1;";
         let other = statements("CREATE TABLE a.b (x BIGINT NULL, y DECIMAL(12,2), z Decimal64(2), s varchar(10))").unwrap();
         let types: Vec<&str> = other[0].1.iter().map(|c| c.native.as_str()).collect();
         assert_eq!(types, ["Nullable(Int64)", "Decimal(12, 2)", "Decimal(18, 2)", "String"]);
+    }
+
+    #[test]
+    fn engines_tell_whether_inserts_are_remembered() {
+        for (tail, expected) in [
+            ("ENGINE = MergeTree ORDER BY x", false),
+            ("ENGINE = MergeTree() ORDER BY x SETTINGS index_granularity = 10, non_replicated_deduplication_window = 100", true),
+            ("ENGINE MergeTree ORDER BY x SETTINGS non_replicated_deduplication_window = 0", false),
+            ("ENGINE = ReplicatedMergeTree('/a', '{replica}') ORDER BY x", true),
+            ("ENGINE = ReplacingMergeTree(_offset) ORDER BY x", true),
+            ("ENGINE = Log", false),
+            ("", false),
+        ] {
+            let found = statements(&format!("CREATE TABLE a.b (x Int64) {tail}")).unwrap();
+            assert_eq!(found[0].2, expected, "{tail}");
+        }
     }
 }

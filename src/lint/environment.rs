@@ -20,8 +20,17 @@ pub fn check(config: &Config) -> Vec<Diagnostic> {
             found.push(problem.help("such as `http://localhost:8081`; TLS ends at a proxy beside the worker"));
         }
     }
-    if config.worker.lanes == 0 {
-        found.push(wrong("a worker without lanes does nothing").at(["worker", "lanes"]).help("about one per core"));
+    let worker = &config.worker;
+    match worker.lanes {
+        0 => found.push(wrong("a worker without lanes does nothing").at(["worker", "lanes"]).help("about one per core")),
+        1..=256 => {}
+        lanes => found.push(wrong(format!("{lanes} lanes are {lanes} threads")).at(["worker", "lanes"]).help("about one per core")),
+    }
+    if worker.epoch_rows == 0 {
+        found.push(wrong("an epoch has at least one row").at(["worker", "epoch_rows"]));
+    }
+    if worker.epoch_bytes < 1_000 {
+        found.push(wrong("an epoch has at least 1000 bytes").at(["worker", "epoch_bytes"]));
     }
     let http = &config.worker.http;
     if is_known(http) && !http.is_empty() && !is_host_and_port(http) {
@@ -55,6 +64,14 @@ fn kafka_settings(config: &Config, found: &mut Vec<Diagnostic>) {
     let timeout = Duration::from_millis(config.kafka.transaction_timeout.millis().unsigned_abs());
     if let Err(why) = kafka::check_transaction_timeout(timeout) {
         found.push(wrong(why).at(["kafka", "transaction_timeout"]));
+    }
+    if config.kafka.transaction_timeout.millis() > 900_000 {
+        let problem = wrong("brokers allow transactions of at most 15m").at(["kafka", "transaction_timeout"]);
+        found.push(problem.help("`20s` is the default; it is also how long partitions of a killed worker may wait"));
+    }
+    if !(1_000..=1_800_000).contains(&config.kafka.session_timeout.millis()) {
+        let problem = wrong("a session timeout is 1s to 30m").at(["kafka", "session_timeout"]);
+        found.push(problem.help("brokers have limits of their own: 6s to 30m by default"));
     }
     for (name, setting) in &config.kafka.properties {
         let at = ["kafka", "properties", name];

@@ -1,5 +1,6 @@
 //! ClickHouse tables, as the statements in `schemas/clickhouse/*.sql` create them.
 
+use headwater_engine::pipeline::Guarantee;
 use headwater_engine::plan::{Plan, Target};
 use operator_core::Diagnostic;
 use operator_core::diagnostic::did_you_mean;
@@ -25,6 +26,11 @@ pub fn check(plan: &Plan, folder: &Folder) -> Vec<Diagnostic> {
             found.push(problem.at(at).help(help));
             continue;
         };
+        if plan.guarantee == Guarantee::ExactlyOnce && !created.remembers {
+            let message = format!("the table of {} does not remember inserts: one whose answer is lost would count twice", created.file);
+            let problem = Diagnostic::warning("clickhouse-guarantee", message).at(at);
+            found.push(problem.help("ENGINE = MergeTree .. SETTINGS non_replicated_deduplication_window = 10000, or a replicated engine"));
+        }
         for misfit in misfits(&created.table, &rows_of(output), &created.columns) {
             let problem = Diagnostic::error("clickhouse-type", format!("rows don't fit the table of {}: {misfit}", created.file));
             found.push(problem.at(at).help("change the table with ALTER TABLE and in the file, or compute the column as it wants it"));

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use operator_core::batch::user_fields;
 use operator_core::diagnostic::{did_you_mean, names as list};
-use operator_core::{Diagnostic, Input, KeyEffect, PlanCx, Planned, Port, Severity, TableInfo};
+use operator_core::{Diagnostic, Input, KeyEffect, PlanCx, Planned, Port, Severity, TableInfo, type_said};
 
 use super::{Catalog, InputKind, InputTopic, Names, Output, Plan, PlanNode, Stage, StageInput, Target, Upstream, sink, source};
 use crate::pipeline::{API_VERSION, Pipeline, Step, can_name_a_pipeline};
@@ -129,6 +130,22 @@ fn unreadable(e: YamlError, path: &[String]) -> Diagnostic {
     found
 }
 
+/// Where the columns of two streams differ first.
+fn differing(a: &Input, b: &Input) -> String {
+    let said = |input: &Input, at: usize| {
+        let field = user_fields(&input.schema).nth(at)?;
+        Some(format!("`{}` {}{}", field.name(), type_said(field.data_type()), if field.is_nullable() { "?" } else { "" }))
+    };
+    let most = a.schema.fields().len().max(b.schema.fields().len());
+    match (0..most).find(|at| said(a, *at) != said(b, *at)) {
+        Some(at) => {
+            let or_none = |said: Option<String>| said.unwrap_or_else(|| "no more".to_string());
+            format!("column {} is {} here, {} there", at + 1, or_none(said(a, at)), or_none(said(b, at)))
+        }
+        None => "they differ inside a column".to_string(),
+    }
+}
+
 impl Builder<'_> {
     fn header(&mut self) {
         let p = self.pipeline;
@@ -143,8 +160,8 @@ impl Builder<'_> {
                 "at most 100 lower-case letters, digits and dashes, a dash not first: topics, groups and transactional ids derive from it",
             ));
         }
-        if p.commit_interval.millis() < 10 {
-            let found = Diagnostic::error("commit-interval", "a commit interval is at least 10ms").at(["commit_interval"]);
+        if !(10..=60_000).contains(&p.commit_interval.millis()) {
+            let found = Diagnostic::error("commit-interval", "a commit interval is 10ms to 1m").at(["commit_interval"]);
             self.found.push(found.help("each commit is a transaction; `100ms` is the default"));
         }
         for (section, name) in p
@@ -346,9 +363,14 @@ impl Builder<'_> {
             };
             let message = match declared && from == base {
                 true => format!("`{from}` has no output of its own: read one of its ports"),
+                false if self.pipeline.tables.contains_key(from) => format!("`{from}` is a table, and no stream of rows"),
                 false => format!("there is no source, step or port `{from}`"),
             };
             let found = Diagnostic::error("unknown-stream", message).at(place.to_vec());
+            if self.pipeline.tables.contains_key(from) {
+                self.found.push(found.help("look its rows up with `enrich`, or read its topic as a source of another pipeline"));
+                return None;
+            }
             let help = did_you_mean(from, known.iter().copied()).unwrap_or_else(|| format!("there are {}", list(known.iter().copied())));
             self.found.push(found.help(help));
         }
@@ -360,10 +382,12 @@ impl Builder<'_> {
         let (first, rest) = streams.split_first()?;
         for other in rest {
             if other.input.schema.fields() != first.input.schema.fields() {
-                let found =
-                    Diagnostic::error("union-columns", "streams that are read together must have the same columns in the same order")
-                        .at(["steps", step, "from"]);
-                self.found.push(found.help("bring them into one shape with `map` first"));
+                let message = format!(
+                    "streams that are read together have the same columns in the same order; {}",
+                    differing(&first.input, &other.input)
+                );
+                let found = Diagnostic::error("union-columns", message).at(["steps", step, "from"]);
+                self.found.push(found.help("bring them into one shape with `map: { select: .. }` first"));
                 return None;
             }
             let (a, b) = (self.component(first.component), self.component(other.component));

@@ -37,10 +37,21 @@ impl Builder<'_> {
                 self.found.push(found.help("read it once, and let several steps start there"));
             }
         }
+        for (name, table) in &self.pipeline.tables {
+            if let Some(source) = seen.get(&table.topic) {
+                let found = Diagnostic::error("topic-twice", format!("`{}` is read by the source `{source}` already", table.topic));
+                self.found
+                    .push(found.at(["tables", name, "topic"]).help("a topic is a source or a table: events and states are two topics"));
+            }
+        }
         for (name, sink) in &self.pipeline.sinks {
-            if sink.topic.as_ref().is_some_and(|t| seen.contains_key(t)) {
+            let Some(topic) = &sink.topic else { continue };
+            if seen.contains_key(topic) || self.pipeline.tables.values().any(|table| table.topic == *topic) {
                 let found = Diagnostic::error("loop", "the pipeline would read what it writes here, without end");
                 self.found.push(found.at(["sinks", name, "topic"]).help("write to another topic"));
+            } else if topic.starts_with("hw.") {
+                let found = Diagnostic::error("topic-name", "topics whose names begin with `hw.` are those of pipelines themselves");
+                self.found.push(found.at(["sinks", name, "topic"]).help("write to a topic of another name"));
             }
         }
     }

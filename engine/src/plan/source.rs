@@ -6,7 +6,8 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use headwater_formats::{avro_to_arrow, json_schema_to_arrow, parse_type};
 use operator_core::batch::{self, system_fields, time_type};
 use operator_core::diagnostic::{THE_KEY, closest, did_you_mean, names};
-use operator_core::{Diagnostic, Input, type_name};
+use operator_core::table::is_record_key;
+use operator_core::{Diagnostic, Input, type_name, type_said};
 
 use super::sink::not_a_topic;
 use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource};
@@ -78,10 +79,16 @@ pub fn source(
     }
     let metadata = mentioned(text);
     let time = time(source, &value).map_err(|d| vec![d])?;
-    if let Some(key) = &source.key
-        && path_type(&value, &key.split('.').map(str::to_string).collect::<Vec<_>>()).is_none()
-    {
-        return Err(vec![unknown_column(key, &value).at(["key"])]);
+    if let Some(key) = &source.key {
+        match path_type(&value, &key.split('.').map(str::to_string).collect::<Vec<_>>()) {
+            None => return Err(vec![unknown_column(key, &value).at(["key"])]),
+            Some(of) if !is_record_key(&of) => {
+                let message = format!("`{key}` is {}, which no standard Kafka serializer writes as a key", type_said(&of));
+                let found = Diagnostic::error("key-type", message).at(["key"]);
+                return Err(vec![found.help("leave `key` out: the pipeline then moves the rows to the partitions it needs")]);
+            }
+            Some(_) => {}
+        }
     }
     if source.time.idle.0.is_some_and(|idle| idle.0 < 1_000) {
         warnings.push(
@@ -224,14 +231,13 @@ fn value_schema(
         (Format::Avro | Format::Json, _) => {
             let registered = catalog.subject(subject).map_err(|e| Diagnostic::error("schema-registry", e).at(["format"]))?;
             let Some(registered) = registered else {
-                let hint = if format == Format::Json {
-                    "declare the columns under `schema`, or register a JSON Schema"
-                } else {
-                    "register the schema, or name another `subject`"
+                let hint = match (format, catalog.is_offline()) {
+                    (Format::Json, _) => "declare the columns under `schema`, or register a JSON Schema".to_string(),
+                    (_, false) => "register the schema, or name another `subject`".to_string(),
+                    (_, true) => format!("put the Avro schema into schemas/{subject}/v1.avsc, or name another `subject`"),
                 };
-                return Err(Diagnostic::error("unknown-subject", format!("the schema registry has no subject `{subject}`"))
-                    .at(["format"])
-                    .help(hint));
+                let place = if catalog.is_offline() { "the schemas folder" } else { "the schema registry" };
+                return Err(Diagnostic::error("unknown-subject", format!("{place} has no subject `{subject}`")).at(["format"]).help(hint));
             };
             let read = |r: Result<SchemaRef, String>| {
                 r.map_err(|e| Diagnostic::error("schema", format!("subject `{subject}`: {e}")).at(["format"]))
@@ -251,9 +257,22 @@ fn value_schema(
 
 const TYPES: [&str; 11] = ["string", "bool", "int", "long", "float", "double", "decimal(12,2)", "timestamp", "date", "bytes", "uuid"];
 
+/// What other systems call them.
+const ALIASES: [(&str, &[&str]); 6] = [
+    ("string", &["text", "varchar", "str", "char", "utf8"]),
+    ("int", &["integer", "int32", "smallint"]),
+    ("long", &["int64", "bigint"]),
+    ("double", &["float64", "number", "real"]),
+    ("bool", &["boolean"]),
+    ("timestamp", &["datetime", "instant", "timestamptz", "time"]),
+];
+
 fn wrong_type(text: &str, message: String) -> Diagnostic {
     let found = Diagnostic::error("type", message);
-    match did_you_mean(text, TYPES) {
+    if let Some((ours, _)) = ALIASES.iter().find(|(_, others)| others.contains(&text.to_ascii_lowercase().as_str())) {
+        return found.help(format!("write `{ours}`"));
+    }
+    match did_you_mean(text, TYPES).filter(|_| !text.starts_with("decimal(")) {
         Some(help) => found.help(help),
         None => found.help("a trailing `?` allows null; `[string]` is a list, `{ name: type }` a record"),
     }

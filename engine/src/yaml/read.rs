@@ -158,7 +158,8 @@ impl<'de> de::Deserializer<'de> for &'de Node {
         if matches!(self.value, Value::Map(_)) || self.is_null() {
             return self.deserialize_map(visitor);
         }
-        let text = self.text().filter(|text| !text.contains('\n')).unwrap_or("..");
+        // A long text is no example.
+        let text = self.text().filter(|text| text.len() <= 40 && !text.contains('\n')).unwrap_or("..");
         let example = keys.first().map(|first| format!("such as `{{ {first}: {text} }}`; keys that can stand here: {}", keys.join(", ")));
         Err(YamlError { help: example, ..YamlError::new("wrong-type", "expected a mapping (`key: value`)", self.place) })
     }

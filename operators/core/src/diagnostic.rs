@@ -78,7 +78,7 @@ impl Diagnostic {
 
 /// "did you mean `status`?" for the closest of `known`, if one is close enough to be a likely typo.
 pub fn did_you_mean<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
-    closest(unknown, known).map(|name| format!("did you mean `{name}`?"))
+    closest(unknown, known).filter(|name| *name != unknown && !unknown.is_empty()).map(|name| format!("did you mean `{name}`?"))
 }
 
 /// The name in `known` that a person most likely meant by `unknown`.

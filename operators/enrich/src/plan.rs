@@ -185,9 +185,11 @@ fn added(join: &Join, info: &TableInfo, input: &SchemaRef, problems: &mut Vec<Di
                 continue;
             }
         };
-        if name.trim().is_empty() || is_system(&name) {
-            let message =
-                if is_system(&name) { format!("`{name}` belongs to the engine") } else { "an added column needs a name".to_string() };
+        if name.trim().is_empty() || name.starts_with('_') {
+            let message = match name.starts_with('_') {
+                true => format!("`{name}`: names that start with `_` belong to the engine"),
+                false => "an added column needs a name".to_string(),
+            };
             problems.push(Diagnostic::error("reserved-name", message).at(at).help("choose another name"));
         } else if input.index_of(&name).is_ok() || fields.iter().any(|f| *f.name() == name) {
             let help = format!("give it another name: `add: {{ {}_{own}: {own} }}`, or set `prefix`", join.table);

@@ -25,6 +25,7 @@ use crate::fallible;
 use crate::functions::FUNCTIONS;
 use crate::literals::{self, is_constant};
 use crate::names;
+use crate::probe;
 use crate::refusal::ExprError;
 use crate::syntax::{Parsed, parse};
 use crate::wording::reworded;
@@ -201,8 +202,9 @@ struct Planner {
 
 fn bad_type(error: &DataFusionError) -> ExprError {
     let said = reworded(&cause(error));
-    ExprError::new("type-mismatch", said)
-        .help("`CAST(x AS type)` or `TRY_CAST` changes a type; times and spans are added with INTERVAL '1 hour'")
+    let of_types = ["does not take", "be compared", "type"].iter().any(|words| said.contains(words));
+    let help = "`CAST(x AS type)` or `TRY_CAST` changes a type; times and spans are added with INTERVAL '1 hour'";
+    ExprError::new("type-mismatch", said).help_if(of_types.then(|| help.to_string()))
 }
 
 impl Planner {
@@ -251,6 +253,7 @@ impl Planner {
         let simple = simplifier.simplify(folded).map_err(|e| bad_type(&e))?;
         let logical = self.plain_type(simple).map_err(|e| bad_type(&e))?;
         let physical = physical(&logical, &self.schema).map_err(|e| bad_type(&e))?;
+        probe::check(&physical, self.schema.as_arrow())?;
         Ok((logical, physical))
     }
 

@@ -15,7 +15,7 @@ use operator_core::type_name;
 use crate::syntax::Parsed;
 
 /// Functions that read a text as something else, and fail where it is not.
-const READERS: [&str; 8] = [
+pub(crate) const READERS: [&str; 8] = [
     "to_timestamp",
     "to_timestamp_seconds",
     "to_timestamp_millis",

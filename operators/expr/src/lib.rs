@@ -34,6 +34,7 @@ mod fallible;
 pub mod functions;
 pub mod literals;
 pub mod names;
+mod probe;
 pub mod refusal;
 pub mod syntax;
 pub mod text;

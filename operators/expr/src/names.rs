@@ -191,7 +191,12 @@ impl Check<'_> {
             Known::Scalar => return ControlFlow::Continue(()),
             Known::NotDeterministic => {
                 let message = format!("`{name}` gives another value each time it runs, so a replay would give other results");
-                ExprError::new("not-deterministic", message).help(format!("use `{TIME}`, the time of the event"))
+                let of_the_clock = ["now", "current", "today", "local"].iter().any(|word| name.contains(word));
+                let help = match of_the_clock {
+                    true => format!("use `{TIME}`, the time of the event"),
+                    false => "compute the value from columns of the row".to_string(),
+                };
+                ExprError::new("not-deterministic", message).help(help)
             }
             Known::Aggregate => {
                 let message = format!("`{name}` is an aggregate: it needs many rows, an expression sees one");

@@ -22,12 +22,17 @@ static TRANSLATIONS: LazyLock<Vec<(Regex, &str)>> =
     LazyLock::new(|| TYPES.iter().filter_map(|(pattern, name)| Some((Regex::new(pattern).ok()?, *name))).collect());
 
 /// Whole messages, and what they mean to say.
-const MESSAGES: [(&str, &str); 6] = [
+const MESSAGES: [(&str, &str); 8] = [
     (r"Cannot coerce arithmetic expression (.+?) ([-+*/%]+) (.+?) to valid types", "`$2` does not take $1 and $3"),
-    (r"Cannot infer common argument type for comparison operation (.+?) (\S+) (.+)$", "$1 and $3 can't be compared by `$2`"),
+    (
+        r"Cannot infer common argument type for comparison operation (.+?) ([=<>!~*&|^#@+-]+|[A-Z][A-Z ]*) (.+)$",
+        "$1 and $3 can't be compared by `$2`",
+    ),
     (r"Function '(\w+)' failed to match any signature", "`$1` does not take these values"),
     (r"Failed to coerce arguments .*? function '?(\w+)'?", "`$1` does not take these values"),
     (r"Function '(\w+)' expects (\d+) arguments? but received (\d+)", "`$1` takes $2 values, here are $3"),
+    (r"^Unsupported ast node[^:]*: (\w+)", "`$1` can't be used in an expression"),
+    (r"^Placeholder '(.+?)' was not", "`$1` stands for a parameter, and there are none here"),
     (r"Error during planning: |Internal error: |External error: |This feature is not implemented: ", ""),
 ];
 
@@ -86,6 +91,7 @@ mod tests {
                 "`round` does not take these values",
             ),
             ("Function 'upper' expects 1 arguments but received 2", "`upper` takes 1 values, here are 2"),
+            ("Cannot infer common argument type for comparison operation List(Utf8) = Utf8", "a list and string can't be compared by `=`"),
             (
                 "Cannot infer common argument type for comparison operation Timestamp(ms, \"UTC\") = Boolean",
                 "timestamp and bool can't be compared by `=`",

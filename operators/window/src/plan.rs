@@ -259,9 +259,9 @@ fn computed(window: &Window, schema: &SchemaRef, group: &[Group], inputs: &mut I
         let at = ["compute".to_string(), name.clone()];
         if name.trim().is_empty() {
             problems.push(Diagnostic::error("no-name", "a computed column needs a name").at(at.clone()).key());
-        } else if is_system(name) {
+        } else if name.starts_with('_') {
             problems.push(
-                Diagnostic::error("reserved-name", format!("`{name}` belongs to the engine"))
+                Diagnostic::error("reserved-name", format!("`{name}`: names that start with `_` belong to the engine"))
                     .at(at.clone())
                     .key()
                     .help("choose another name"),

@@ -21,7 +21,7 @@ fn refusals_point_and_suggest() {
         ),
         ("_time > now()", "not-deterministic", "now", "use `_time`, the time of the event"),
         ("CURRENT_DATE", "not-deterministic", "CURRENT_DATE", "use `_time`, the time of the event"),
-        ("random() > 0.5", "not-deterministic", "random", "use `_time`, the time of the event"),
+        ("random() > 0.5", "not-deterministic", "random", "compute the value from columns of the row"),
         (
             "1 + sum(n)",
             "aggregate",
@@ -56,6 +56,39 @@ fn constants_that_fail_are_refused() {
         assert_eq!(refused(sql).code, "constant-error", "{sql}");
     }
     assert_eq!(values("CASE WHEN false THEN 1 / 0 ELSE 7 END")[0], "7");
+}
+
+#[test]
+fn what_a_constant_makes_fail_for_every_row_is_refused() {
+    for (sql, said) in [
+        ("n / 0 > 1", "this fails for every row"),
+        ("n % 0", "this fails for every row"),
+        ("date_part('hor', timestamp)", "this fails for every row"),
+        ("date_trunc('hor', timestamp) = timestamp", "this fails for every row"),
+        ("timestamp AT TIME ZONE 'Europe/Berln' = timestamp", "`Europe/Berln` is no time zone"),
+    ] {
+        let error = refused(sql);
+        assert!(error.code == "constant-error" && error.message.starts_with(said), "{sql}: {error}");
+    }
+    // These fail for some rows only, or for none.
+    for sql in [
+        "10 / n",
+        "n / 2",
+        "data.total / 0.0",
+        "date_part('hour', timestamp AT TIME ZONE 'Europe/Berlin')",
+        "date_trunc('month', timestamp AT TIME ZONE '+02:00')",
+        "make_date(CAST(n AS INT), 2, 29)",
+        "to_timestamp(status)",
+        "split_part(status, ',', n)",
+        "regexp_like(status, '^[A-Z]+$')",
+        "lpad(status, n, 'x')",
+        "left(status, 3)",
+        "data.items[1].price / 2",
+        "date_bin(INTERVAL '5 minutes', timestamp)",
+        "to_char(timestamp, '%Y-%m-%d')",
+    ] {
+        values(sql);
+    }
 }
 
 #[test]

@@ -1,0 +1,92 @@
+//! Parts that fail for every row, because of a constant in them: a unit of time that is none, a pattern that can't be
+//! read, a division by zero. They are tried on made-up values while compiling, so that a slip of the pen is no flood of
+//! dead letters.
+
+use std::sync::Arc;
+
+use arrow::array::timezone::Tz;
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Schema, TimeUnit};
+use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion_common::{Result, ScalarValue};
+use datafusion_expr::Operator;
+use datafusion_physical_expr::expressions::{BinaryExpr, CastExpr, Literal};
+use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
+
+use crate::evaluate::cause;
+use crate::fallible::READERS;
+use crate::refusal::ExprError;
+use crate::wording::reworded;
+
+/// Values to try: what fails for all of them fails because of what stands beside them.
+const NUMBERS: [i64; 4] = [1, 4, 12, 2024];
+const TEXTS: [&str; 4] = ["1", "a", "", "2024-02-29T12:00:00Z"];
+/// Noon of a leap day, in seconds since 1970, and a new year.
+const TIMES: [i64; 4] = [1_709_208_000, 0, 1_735_689_600, -86_400];
+
+/// # Errors
+/// A part fails whatever the values of the columns are.
+pub(crate) fn check(physical: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<(), ExprError> {
+    let mut found = None;
+    let _ = physical.apply(|node| {
+        found = zone(node).or_else(|| fails(node, schema));
+        Ok(if found.is_some() { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    found.map_or(Ok(()), Err)
+}
+
+/// A cast to a time zone that does not exist.
+fn zone(node: &Arc<dyn PhysicalExpr>) -> Option<ExprError> {
+    let DataType::Timestamp(_, Some(zone)) = node.downcast_ref::<CastExpr>()?.cast_type() else { return None };
+    let unknown = zone.parse::<Tz>().is_err();
+    unknown.then(|| {
+        let error = ExprError::new("constant-error", format!("`{zone}` is no time zone"));
+        error.help("zones have the names of the IANA database, such as `Europe/Berlin` or `UTC`, or are offsets such as `+02:00`")
+    })
+}
+
+fn fails(node: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Option<ExprError> {
+    let divides = node.downcast_ref::<BinaryExpr>().is_some_and(|b| [Operator::Divide, Operator::Modulo].contains(b.op()));
+    // Those that read texts fail for texts of other people's making.
+    let called = node.downcast_ref::<ScalarFunctionExpr>().is_some_and(|f| !READERS.contains(&f.name()));
+    let children: Vec<Arc<dyn PhysicalExpr>> = node.children().into_iter().cloned().collect();
+    let constant = |child: &Arc<dyn PhysicalExpr>| child.downcast_ref::<Literal>().is_some();
+    if !(divides || called) || !children.iter().any(constant) || children.iter().all(constant) {
+        return None;
+    }
+    let mut last = None;
+    for attempt in 0..NUMBERS.len() {
+        let tried = children.iter().map(|child| match constant(child) {
+            true => Some(child.clone()),
+            false => Some(Arc::new(Literal::new(sample(&child.data_type(schema).ok()?, attempt)?)) as Arc<dyn PhysicalExpr>),
+        });
+        let tried: Vec<_> = tried.collect::<Option<_>>()?;
+        last = Some(evaluated(node, tried).err()?);
+    }
+    last.map(|error| ExprError::new("constant-error", format!("this fails for every row: {}", reworded(&cause(&error)))))
+}
+
+fn evaluated(node: &Arc<dyn PhysicalExpr>, children: Vec<Arc<dyn PhysicalExpr>>) -> Result<()> {
+    let options = RecordBatchOptions::new().with_row_count(Some(1));
+    let one = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?;
+    node.clone().with_new_children(children)?.evaluate(&one).map(drop)
+}
+
+/// A value of a type; `None` for types that nothing is made up for.
+fn sample(data_type: &DataType, attempt: usize) -> Option<ScalarValue> {
+    let (number, text, seconds) = (*NUMBERS.get(attempt)?, *TEXTS.get(attempt)?, *TIMES.get(attempt)?);
+    let simple = match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => ScalarValue::Utf8(Some(text.to_string())),
+        DataType::Boolean => ScalarValue::Boolean(Some(attempt.is_multiple_of(2))),
+        DataType::Date32 => ScalarValue::Date32(Some((seconds.div_euclid(86_400)) as i32)),
+        DataType::Timestamp(_, zone) => ScalarValue::TimestampSecond(Some(seconds), zone.clone()),
+        other if other.is_numeric() => ScalarValue::Int64(Some(number)),
+        _ => return None,
+    };
+    // A year has no value in a byte, and 1 is as good.
+    let smaller = || if data_type.is_numeric() { ScalarValue::Int64(Some(1)).cast_to(data_type).ok() } else { None };
+    match data_type {
+        DataType::Timestamp(TimeUnit::Second, _) => Some(simple),
+        _ => simple.cast_to(data_type).ok().or_else(smaller),
+    }
+}
