@@ -16,6 +16,7 @@ pub mod headers;
 pub mod lane;
 pub mod memory;
 mod order;
+mod outbox;
 pub mod output;
 pub mod pipeline;
 pub mod plan;

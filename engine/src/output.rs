@@ -1,10 +1,6 @@
 //! Rows to records: keys, values, partitions and headers, gathered in an [`Outbox`] until they may be sent.
-//!
-//! An epoch's records wait here while those of the epoch before are not all acknowledged (rule R10), in one buffer:
-//! no allocation per record.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array};
@@ -14,9 +10,9 @@ use headwater_formats::{AvroEncoder, JsonEncoder, KeyEncoder, encode_batch, part
 use operator_core::batch::{HEADERS, OFFSET, TIME, WATERMARK, time_type, user_fields};
 use operator_core::{Millis, Origin};
 
-use crate::broker::{Broker, BrokerError, Failure, Outgoing, Producer};
-use crate::headers;
+use crate::broker::{Broker, BrokerError, Failure, Outgoing};
 use crate::order::{Place, Way, places};
+use crate::outbox::{Entry, Outbox};
 use crate::pipeline::Format;
 use crate::plan::{Output, Target, TopicName, TopicSink};
 
@@ -35,103 +31,6 @@ pub const MAX_RECORD: usize = 900_000;
 
 /// Half of what brokers accept by default.
 const MAX_AHEAD: Millis = 1_800_000;
-
-struct Entry {
-    topic: Arc<str>,
-    partition: i32,
-    timestamp: Option<Millis>,
-    key: Option<Range<usize>>,
-    value: Option<Range<usize>>,
-    headers: Option<Range<usize>>,
-    tag: Option<u32>,
-    place: Place,
-}
-
-/// Records that wait to be sent.
-#[derive(Default)]
-pub struct Outbox {
-    bytes: Vec<u8>,
-    entries: Vec<Entry>,
-}
-
-impl Outbox {
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Bytes held.
-    pub fn bytes(&self) -> usize {
-        self.bytes.len()
-    }
-
-    pub fn clear(&mut self) {
-        self.entries.clear();
-        self.bytes.clear();
-    }
-
-    /// Puts the records from `start` on in the order of their rows: several sinks write one topic.
-    pub fn arrange(&mut self, start: usize) {
-        if let Some(entries) = self.entries.get_mut(start..) {
-            entries.sort_by_key(|entry| entry.place);
-        }
-    }
-
-    /// Hands everything to `producer`, in order.
-    pub fn send(&mut self, producer: &mut dyn Producer) -> Result<(), BrokerError> {
-        let slice = |range: &Option<Range<usize>>| range.as_ref().and_then(|r| self.bytes.get(r.clone()));
-        let mut carried: Vec<(&[u8], Option<&[u8]>)> = Vec::new();
-        for entry in &self.entries {
-            carried.clear();
-            if let Some(bytes) = slice(&entry.headers) {
-                carried.extend(headers::iter(bytes));
-            }
-            producer.send(Outgoing {
-                topic: &entry.topic,
-                partition: entry.partition,
-                timestamp: entry.timestamp,
-                key: slice(&entry.key),
-                value: slice(&entry.value),
-                headers: &carried,
-                tag: entry.tag,
-            })?;
-        }
-        self.clear();
-        Ok(())
-    }
-
-    /// Adds one record.
-    pub fn push(&mut self, record: Outgoing<'_>) {
-        let key = record.key.map(|k| self.append(k));
-        let value = record.value.map(|v| self.append(v));
-        let carried = (!record.headers.is_empty()).then(|| {
-            let start = self.bytes.len();
-            for (name, value) in record.headers {
-                headers::push(&mut self.bytes, name, *value);
-            }
-            start..self.bytes.len()
-        });
-        self.entries.push(Entry {
-            topic: record.topic.clone(),
-            partition: record.partition,
-            timestamp: record.timestamp,
-            key,
-            value,
-            headers: carried,
-            tag: record.tag,
-            place: Place::default(),
-        });
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Range<usize> {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        start..self.bytes.len()
-    }
-}
 
 /// A row that could not be written: its place in the batch and why.
 pub type Unwritable = (usize, String);

@@ -200,8 +200,8 @@ fn default_max_future() -> Span {
 }
 
 /// Declared columns: names to types, nested.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged, expecting = "expected types: a name such as `string`, a list `[string]`, or a mapping of columns to types")]
+#[derive(Clone, Debug, JsonSchema)]
+#[schemars(untagged)]
 pub enum Declared {
     /// A type name; a trailing `?` allows null, ` pii` after that marks personal data.
     Type(String),
@@ -209,6 +209,33 @@ pub enum Declared {
     List(Vec<Declared>),
     /// A record.
     Record(BTreeMap<String, Declared>),
+}
+
+// By hand: an untagged enum would not know the place of what is wrong in it.
+impl<'de> Deserialize<'de> for Declared {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Declared, D::Error> {
+        struct DeclaredVisitor;
+        impl<'de> serde::de::Visitor<'de> for DeclaredVisitor {
+            type Value = Declared;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a type such as `string`, a list `[string]`, or a mapping of columns to types")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Declared, E> {
+                Ok(Declared::Type(text.to_string()))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, seq: A) -> Result<Declared, A::Error> {
+                Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(seq)).map(Declared::List)
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Declared, A::Error> {
+                BTreeMap::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(Declared::Record)
+            }
+        }
+        d.deserialize_any(DeclaredVisitor)
+    }
 }
 
 impl Declared {

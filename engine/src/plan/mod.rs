@@ -10,6 +10,7 @@ mod checks;
 mod names;
 mod sink;
 mod source;
+mod streams;
 
 use std::sync::Arc;
 

@@ -115,6 +115,13 @@ impl<'de> de::Deserializer<'de> for &'de Node {
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, YamlError> {
         let text = self.scalar(&visitor)?;
+        if self.is_null() {
+            return Err(YamlError::new(
+                "wrong-type",
+                format!("nothing stands here, expected {}", &visitor as &dyn de::Expected),
+                self.place,
+            ));
+        }
         visitor.visit_str(text).map_err(|e: YamlError| e.or_at(self.place))
     }
 

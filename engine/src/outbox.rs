@@ -1,0 +1,109 @@
+//! Records that wait to be sent: those of an epoch, while those of the epoch before are not all acknowledged (rule R10),
+//! in one buffer, with no allocation per record.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use operator_core::Millis;
+
+use crate::broker::{BrokerError, Outgoing, Producer};
+use crate::headers;
+use crate::order::Place;
+
+/// A record: its key, value and headers are ranges of the buffer.
+pub(crate) struct Entry {
+    pub topic: Arc<str>,
+    pub partition: i32,
+    pub timestamp: Option<Millis>,
+    pub key: Option<Range<usize>>,
+    pub value: Option<Range<usize>>,
+    pub headers: Option<Range<usize>>,
+    pub tag: Option<u32>,
+    pub place: Place,
+}
+
+/// Records that wait to be sent.
+#[derive(Default)]
+pub struct Outbox {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) entries: Vec<Entry>,
+}
+
+impl Outbox {
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    pub fn clear(&mut self) {
+        self.entries.clear();
+        self.bytes.clear();
+    }
+
+    /// Puts the records from `start` on in the order of their rows: several sinks write one topic.
+    pub fn arrange(&mut self, start: usize) {
+        if let Some(entries) = self.entries.get_mut(start..) {
+            entries.sort_by_key(|entry| entry.place);
+        }
+    }
+
+    /// Hands everything to `producer`, in order.
+    pub fn send(&mut self, producer: &mut dyn Producer) -> Result<(), BrokerError> {
+        let slice = |range: &Option<Range<usize>>| range.as_ref().and_then(|r| self.bytes.get(r.clone()));
+        let mut carried: Vec<(&[u8], Option<&[u8]>)> = Vec::new();
+        for entry in &self.entries {
+            carried.clear();
+            if let Some(bytes) = slice(&entry.headers) {
+                carried.extend(headers::iter(bytes));
+            }
+            producer.send(Outgoing {
+                topic: &entry.topic,
+                partition: entry.partition,
+                timestamp: entry.timestamp,
+                key: slice(&entry.key),
+                value: slice(&entry.value),
+                headers: &carried,
+                tag: entry.tag,
+            })?;
+        }
+        self.clear();
+        Ok(())
+    }
+
+    /// Adds one record.
+    pub fn push(&mut self, record: Outgoing<'_>) {
+        let key = record.key.map(|k| self.append(k));
+        let value = record.value.map(|v| self.append(v));
+        let carried = (!record.headers.is_empty()).then(|| {
+            let start = self.bytes.len();
+            for (name, value) in record.headers {
+                headers::push(&mut self.bytes, name, *value);
+            }
+            start..self.bytes.len()
+        });
+        self.entries.push(Entry {
+            topic: record.topic.clone(),
+            partition: record.partition,
+            timestamp: record.timestamp,
+            key,
+            value,
+            headers: carried,
+            tag: record.tag,
+            place: Place::default(),
+        });
+    }
+
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Range<usize> {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(bytes);
+        start..self.bytes.len()
+    }
+}

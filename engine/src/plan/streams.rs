@@ -1,0 +1,157 @@
+//! Streams while planning: what meets in one stage, what has to move to other partitions first.
+
+use std::sync::Arc;
+
+use arrow::datatypes::Schema;
+use operator_core::batch::user_fields;
+use operator_core::diagnostic::names as list;
+use operator_core::{Diagnostic, Input, type_said};
+
+use super::build::{Builder, Stream};
+use super::{InputKind, InputTopic, Output, StageInput, Target, Upstream, source};
+
+impl Builder<'_> {
+    /// A new component that begins with `input`.
+    pub(super) fn begin(&mut self, input: StageInput) -> Stream {
+        let component = self.parents.len();
+        self.parents.push(component);
+        let stream = Stream { component, from: Upstream::Input(self.inputs.len()), input: source::input_of(&input), lossy: false };
+        self.inputs.push((component, input));
+        stream
+    }
+
+    pub(super) fn component(&self, mut of: usize) -> usize {
+        while let Some(&parent) = self.parents.get(of).filter(|&&parent| parent != of) {
+            of = parent;
+        }
+        of
+    }
+
+    pub(super) fn topics_of(&self, component: usize) -> impl Iterator<Item = &InputTopic> {
+        let component = self.component(component);
+        self.inputs.iter().filter(move |(c, _)| self.component(*c) == component).flat_map(|(_, input)| &input.topics)
+    }
+
+    /// Partition count of a component, and whether all its topics have that many.
+    pub(super) fn partitions(&self, component: usize) -> (i32, bool) {
+        let counts: Vec<i32> = self.topics_of(component).map(|t| t.partitions).collect();
+        let most = counts.iter().copied().max().unwrap_or(1);
+        (most, counts.iter().all(|c| *c == most))
+    }
+
+    /// Several streams as one: same columns, one component, co-partitioned if they are keyed.
+    pub(super) fn union(&mut self, step: &str, streams: Vec<Stream>) -> Option<Vec<Stream>> {
+        let (first, rest) = streams.split_first()?;
+        for other in rest {
+            if other.input.schema.fields() != first.input.schema.fields() {
+                let message = format!(
+                    "streams that are read together have the same columns in the same order; {}",
+                    differing(&first.input, &other.input)
+                );
+                let found = Diagnostic::error("union-columns", message).at(["steps", step, "from"]);
+                self.found.push(found.help("bring them into one shape with `map: { select: .. }` first"));
+                return None;
+            }
+            let (a, b) = (self.component(first.component), self.component(other.component));
+            if a != b {
+                let ((left, left_even), (right, right_even)) = (self.partitions(a), self.partitions(b));
+                if left != right || !left_even || !right_even {
+                    let topics = |c| list(self.topics_of(c).map(|t| t.name.as_ref()).collect::<Vec<_>>());
+                    let message = format!("{} with {left} partitions and {} with {right} are not co-partitioned", topics(a), topics(b));
+                    self.found.push(
+                        Diagnostic::error("co-partitioning", message)
+                            .at(["steps", step, "from"])
+                            .help("give the topics the same number of partitions, or process them in two pipelines"),
+                    );
+                    return None;
+                }
+                if let Some(parent) = self.parents.get_mut(b) {
+                    *parent = a;
+                }
+            }
+        }
+        Some(streams)
+    }
+
+    /// Rows with equal values in `needed` are in one partition already: every stream's key is among these columns,
+    /// all streams agree on it, and all topics of the component have the same number of partitions.
+    pub(super) fn co_located(&self, streams: &[Stream], needed: &[String]) -> bool {
+        let Some(first) = streams.first() else { return true };
+        let (partitions, even) = self.partitions(first.component);
+        if partitions == 1 {
+            return true;
+        }
+        let key = &first.input.key;
+        even && key.as_ref().is_some_and(|key| key.iter().all(|k| needed.contains(k))) && streams.iter().all(|s| s.input.key == *key)
+    }
+
+    /// Why rows with equal values in `needed` are not in one partition already.
+    pub(super) fn why_apart(&self, streams: &[Stream], needed: &[String]) -> String {
+        let Some(first) = streams.first() else { return String::new() };
+        if needed.is_empty() {
+            return "all rows must meet in one partition".to_string();
+        }
+        let wanted = format!("rows with equal {} must meet", list(needed.iter().map(String::as_str)));
+        match &first.input.key {
+            _ if !self.partitions(first.component).1 => format!("{wanted}, but the topics have different numbers of partitions"),
+            _ if streams.iter().any(|s| s.input.key != first.input.key) => format!("{wanted}, but the streams have different keys"),
+            None => format!("{wanted}, and no `key` of a source says where they are"),
+            Some(key) => format!("{wanted}, but they are where {} put them", list(key.iter().map(String::as_str))),
+        }
+    }
+
+    /// Ends the stage here: rows go through a repartition topic, keyed by `needed`.
+    pub(super) fn repartition(&mut self, step: &str, streams: &[Stream], needed: &[String], why: String) -> Stream {
+        let topic = self.names.repartition(step);
+        if let Some(first) = streams.first()
+            && !self.partitions(first.component).1
+        {
+            let topics = list(self.topics_of(first.component).map(|t| t.name.as_ref()).collect::<Vec<_>>());
+            let found = Diagnostic::error(
+                "co-partitioning",
+                format!("{topics} have different numbers of partitions, so their time can't be told to a repartition topic"),
+            );
+            self.found.push(
+                found.at(["steps", step, "from"]).help("give the topics the same number of partitions, or read them as separate sources"),
+            );
+        }
+        let (writers, partitions) = match streams.first() {
+            Some(first) => (self.partitions(first.component).0, if needed.is_empty() { 1 } else { self.partitions(first.component).0 }),
+            None => (1, 1),
+        };
+        let mut schema = None;
+        let mut component = 0;
+        for stream in streams {
+            component = stream.component;
+            schema.get_or_insert_with(|| stream.input.schema.clone());
+            let target = Target::Repartition { topic: topic.clone(), partitions, key: needed.to_vec() };
+            let output = Output { name: step.to_string(), from: stream.from, schema: stream.input.schema.clone(), target };
+            self.outputs.push((stream.component, output));
+        }
+        let input = StageInput {
+            name: step.to_string(),
+            topics: vec![InputTopic { name: topic, partitions, avro: None }],
+            // The component stands in for the stage until stages are cut.
+            kind: InputKind::Repartition { stage: component, writers, why },
+            schema: schema.unwrap_or_else(|| Arc::new(Schema::empty())),
+            key: Some(needed.to_vec()),
+        };
+        self.begin(input)
+    }
+}
+
+/// Where the columns of two streams differ first.
+fn differing(a: &Input, b: &Input) -> String {
+    let said = |input: &Input, at: usize| {
+        let field = user_fields(&input.schema).nth(at)?;
+        Some(format!("`{}` {}{}", field.name(), type_said(field.data_type()), if field.is_nullable() { "?" } else { "" }))
+    };
+    let most = a.schema.fields().len().max(b.schema.fields().len());
+    match (0..most).find(|at| said(a, *at) != said(b, *at)) {
+        Some(at) => {
+            let or_none = |said: Option<String>| said.unwrap_or_else(|| "no more".to_string());
+            format!("column {} is {} here, {} there", at + 1, or_none(said(a, at)), or_none(said(b, at)))
+        }
+        None => "they differ inside a column".to_string(),
+    }
+}
