@@ -25,6 +25,8 @@ def svg(name: str, title: str, output: str, width: int) -> None:
     text = console.export_svg(title=title)
     text = re.sub(r"@font-face \{.*?\}\s*", "", text, flags=re.S)
     text = text.replace("Fira Code", "ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono'")
+    # Some viewers drop blanks at the beginning of a text.
+    text = text.replace("<svg ", '<svg xml:space="preserve" ', 1)
     (OUT / f"{name}.svg").write_text(text)
 
 
