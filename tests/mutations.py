@@ -73,6 +73,12 @@ MUTATIONS = [
         "            let metadata = encode_watermarks(&marks.iter().map(|_| operator_core::NO_WATERMARK).collect::<Vec<_>>());\n",
     ),
     (
+        "ways-meet-in-any-order",
+        "engine/src/order.rs",
+        "    if one_way {\n",
+        "    if one_way || true {\n",
+    ),
+    (
         "insert-again-without-its-token",
         "engine/src/delivery/memory.rs",
         "        if self.tokens.contains(&token) {\n",
@@ -103,7 +109,7 @@ def noticed(name: str, file: str, old: str, new: str) -> str:
         )
         if build.returncode != 0:
             return "does not build:\n" + build.stderr[-2000:]
-        pipelines = sorted(str(p) for p in (COPY / "pipelines").glob("*/pipeline.yaml"))
+        pipelines = sorted(str(p) for p in (COPY / "pipelines").glob("*/pipeline.yaml")) + [str(COPY / "tests/ways/pipeline.yaml")]
         program = ROOT / "target" / "debug" / "hw"
         test = subprocess.run([str(program), "test", "--fail-fast", *pipelines], cwd=COPY, capture_output=True, text=True, timeout=300)
     except subprocess.TimeoutExpired:

@@ -30,10 +30,16 @@ pub struct FmtArgs {
 }
 
 pub fn run(args: &FmtArgs) -> Result<(), Failure> {
-    let mut unformatted = 0;
+    let (mut unformatted, mut wrong) = (0, Vec::new());
     for path in &args.files {
-        let source = Source::read(path)?;
-        let formatted = format(&source).map_err(|p| Failure::Wrong(vec![p]))?;
+        let read = Source::read(path).and_then(|source| Ok((format(&source)?, source)));
+        let (formatted, source) = match read {
+            Ok(read) => read,
+            Err(problem) => {
+                wrong.push(problem);
+                continue;
+            }
+        };
         if source.is_stdin() && !args.check {
             say!("{}", formatted.trim_end());
             continue;
@@ -50,6 +56,7 @@ pub fn run(args: &FmtArgs) -> Result<(), Failure> {
         }
     }
     match args.check && unformatted > 0 {
+        _ if !wrong.is_empty() => Err(Failure::Wrong(wrong)),
         true => Err(Problem::plain(format!("{unformatted} of {} files are not formatted: run `hw fmt`", args.files.len())).into()),
         false => Ok(()),
     }
