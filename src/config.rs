@@ -203,6 +203,7 @@ impl Config {
             if let Some(e) = node.substitute(&mut |text| substitute(text)).into_iter().next() {
                 return Err(Problem::yaml(&source, e));
             }
+            wrong_by_itself(&source, &node)?;
             merged = Some(match merged {
                 None => (node, source),
                 Some((below, _)) => (merge(below, node), source),
@@ -260,6 +261,17 @@ impl Config {
     }
 }
 
+/// What is wrong with a layer whatever the others say, so that it is shown in its own file. A key that is missing may
+/// stand in another.
+fn wrong_by_itself(source: &Source, node: &Node) -> Result<(), Problem> {
+    let (config, errors) = yaml::read_all::<Config>(node);
+    let problem = match errors.into_iter().find(|e| e.code != "missing-key") {
+        Some(e) => Some(Problem::yaml(source, e)),
+        None => config.iter().flat_map(crate::lint::of_environment).next().map(|d| Problem::found(source, node, d)),
+    };
+    problem.map_or(Ok(()), |problem| Err(without_secrets(source, problem)))
+}
+
 /// The line of a mistake may be that of a secret.
 fn without_secrets(source: &Source, problem: Problem) -> Problem {
     match yaml::parse(&source.text) {
@@ -308,4 +320,30 @@ pub fn substitute(text: &str) -> Result<Option<String>, String> {
     }
     out.push_str(rest);
     Ok(Some(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mistake_is_shown_in_the_layer_it_stands_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        let upper = layer("upper.yaml", "schema_registry: { url: http://registry:8081 }\n");
+        let place = |below: &str| {
+            let below = layer("below.yaml", below);
+            Config::load(&[below, upper.clone()]).unwrap_err().place().unwrap_or_default()
+        };
+        assert!(place("worker:\n  lane: 4\n").ends_with("below.yaml:2:3"));
+        assert!(place("worker:\n  lanes: 0\n").ends_with("below.yaml:2:10"));
+        // What is missing may stand in another layer.
+        let below = layer("below.yaml", "schema_registry: { username: hw }\nworker: { lanes: 3 }\n");
+        let config = Config::load(&[below, upper]).unwrap();
+        assert_eq!((config.worker.lanes, config.schema_registry.unwrap().username.as_deref()), (3, Some("hw")));
+    }
 }

@@ -181,6 +181,11 @@ impl Builder<'_> {
                 }
                 Err(d) => self.found.push(d.under(["tables", name])),
             }
+            if table.history.is_some() && !text.contains("as_of") {
+                let found = Diagnostic::warning("no-effect", "`history` has no effect here: no join looks rows up as of event time");
+                let found = found.at(["tables", name, "history"]).key();
+                self.found.push(found.help("remove it, or write `as_of: event_time` in the join"));
+            }
         }
         tables
     }
