@@ -72,7 +72,7 @@ fn missing_key(error: &YamlError) -> Option<String> {
 }
 
 /// The place of what stands in for a missing key: nowhere in the text.
-const STAND_IN: Place = Place { start: usize::MAX, end: usize::MAX, line: 0, column: 0 };
+pub(super) const STAND_IN: Place = Place { start: usize::MAX, end: usize::MAX, line: 0, column: 0 };
 
 impl Node {
     /// Leaves out the section's entry (`sources.orders`) that `place` lies in; answers its key.

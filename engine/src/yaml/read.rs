@@ -6,6 +6,7 @@ use serde::de::{self, DeserializeSeed, IntoDeserializer, Visitor};
 
 use operator_core::diagnostic::closest;
 
+use super::problems::STAND_IN;
 use super::{Key, Node, Value, YamlError};
 
 impl de::Error for YamlError {
@@ -115,7 +116,8 @@ impl<'de> de::Deserializer<'de> for &'de Node {
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, YamlError> {
         let text = self.scalar(&visitor)?;
-        if self.is_null() {
+        // What stands in for a missing key is as good as any text.
+        if self.is_null() && self.place != STAND_IN {
             return Err(YamlError::new(
                 "wrong-type",
                 format!("nothing stands here, expected {}", &visitor as &dyn de::Expected),
