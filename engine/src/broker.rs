@@ -252,6 +252,10 @@ pub trait Clock: Send + Sync {
     fn wall(&self) -> Millis;
     /// Milliseconds from some fixed point, never backwards: for intervals.
     fn monotonic(&self) -> Millis;
+    /// Monotonic time by which the silence of a partition is measured: the same, but where work is to take no time.
+    fn silence(&self) -> Millis {
+        self.monotonic()
+    }
 }
 
 /// The clock of the machine.

@@ -9,12 +9,12 @@
 
 use arrow::array::{AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
-use arrow::datatypes::{Int64Type, TimestampMillisecondType};
+use arrow::datatypes::Int64Type;
 use arrow::error::ArrowError;
-use operator_core::batch::{OFFSET, TIME};
-use operator_core::{Millis, Origin};
+use operator_core::Origin;
+use operator_core::batch::OFFSET;
 
-use crate::plan::{Stage, Target, TopicName, TopicSink};
+use crate::plan::{Stage, Target, TopicName};
 
 /// The batch of a round that rows descend from, by its arrival.
 pub type Turn = u32;
@@ -32,16 +32,10 @@ pub struct Way {
     pub origin: Origin,
 }
 
-/// A row's place among those that descend from the same batch. Rows without an offset were made by an operator, in the
-/// order of their time.
+/// A row's place among those that descend from the same batch: its offset. Rows that an operator made when time moved have
+/// none, and keep the order in which they came; lint warns where they meet others (`no-order`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place(Turn, i64, Millis);
-
-impl Place {
-    pub fn new(turn: Turn, offset: i64, time: Millis) -> Place {
-        Place(turn, offset, if offset < 0 { time } else { 0 })
-    }
-}
+pub struct Place(Turn, i64);
 
 /// What waits, with rows that took different ways put back in order.
 ///
@@ -74,15 +68,16 @@ fn merged(ways: &[Way]) -> Result<Way, ArrowError> {
 /// The place of every row.
 pub fn places(rows: &RecordBatch, turn: Turn) -> Vec<Place> {
     let offsets = rows.column_by_name(OFFSET).and_then(|c| c.as_primitive_opt::<Int64Type>()).map(|c| c.values().as_ref());
-    let times = rows.column_by_name(TIME).and_then(|c| c.as_primitive_opt::<TimestampMillisecondType>()).map(|c| c.values().as_ref());
-    let at = |values: Option<&[i64]>, row: usize| values.and_then(|v| v.get(row)).copied().unwrap_or(-1);
-    (0..rows.num_rows()).map(|row| Place::new(turn, at(offsets, row), at(times, row))).collect()
+    let at = |row: usize| offsets.and_then(|offsets: &[i64]| offsets.get(row)).copied().unwrap_or(-1);
+    (0..rows.num_rows()).map(|row| Place(turn, at(row))).collect()
 }
 
-/// Whether two sinks of a stage may write one topic.
-pub fn shares_topics(stage: &Stage) -> bool {
-    let sinks: Vec<&TopicSink> =
-        stage.outputs.iter().filter_map(|o| if let Target::Topic(sink) = &o.target { Some(sink) } else { None }).collect();
+/// For each output of a stage: whether another one may write the same topic.
+pub fn shared_topics(stage: &Stage) -> Vec<bool> {
+    let topic = |output: usize| match stage.outputs.get(output).map(|output| &output.target) {
+        Some(Target::Topic(sink)) => Some(&sink.topic),
+        _ => None,
+    };
     let may_be = |a: &TopicName, b: &TopicName| match (a, b) {
         (TopicName::Fixed(a), TopicName::Fixed(b)) => a == b,
         (TopicName::Column(before, _, after), TopicName::Fixed(name)) | (TopicName::Fixed(name), TopicName::Column(before, _, after)) => {
@@ -90,7 +85,9 @@ pub fn shares_topics(stage: &Stage) -> bool {
         }
         (TopicName::Column(..), TopicName::Column(..)) => true,
     };
-    sinks.iter().enumerate().any(|(n, a)| sinks.iter().skip(n + 1).any(|b| may_be(&a.topic, &b.topic)))
+    let same = |a: usize, b: usize| a != b && topic(a).zip(topic(b)).is_some_and(|(a, b)| may_be(a, b));
+    let outputs = 0..stage.outputs.len();
+    outputs.clone().map(|output| outputs.clone().any(|other| same(output, other))).collect()
 }
 
 /// Rows that go through one repartition topic by several outputs of a stage, in order, as if by the first of these.
@@ -123,14 +120,13 @@ pub fn together(stage: &Stage, leaving: Vec<Way>) -> Result<Vec<Way>, ArrowError
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Int64Array, TimestampMillisecondArray};
+    use arrow::array::{ArrayRef, Int64Array};
 
     use super::*;
 
-    fn way(way: usize, turn: Turn, rows: &[(i64, i64)]) -> Way {
-        let offsets: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|(offset, _)| *offset)));
-        let times: ArrayRef = Arc::new(TimestampMillisecondArray::from_iter_values(rows.iter().map(|(_, time)| *time)));
-        let rows = RecordBatch::try_from_iter([(OFFSET, offsets), (TIME, times)]).unwrap();
+    fn way(way: usize, turn: Turn, offsets: &[i64]) -> Way {
+        let column: ArrayRef = Arc::new(Int64Array::from(offsets.to_vec()));
+        let rows = RecordBatch::try_from_iter([(OFFSET, column)]).unwrap();
         Way { way, turn, rows, origin: Origin { topic: "t".into(), partition: 0, from: -1, to: 9 } }
     }
 
@@ -141,22 +137,17 @@ mod tests {
 
     #[test]
     fn rows_meet_in_the_order_of_their_source() {
-        // Time counts for nothing where there are offsets.
-        let found = offsets(vec![way(0, 0, &[(1, 9), (4, 8)]), way(0, 1, &[(6, 0)]), way(1, 0, &[(2, 0), (3, 0)]), way(1, 1, &[(5, 0)])]);
+        let found = offsets(vec![way(0, 0, &[1, 4]), way(0, 1, &[6]), way(1, 0, &[2, 3]), way(1, 1, &[5])]);
         assert_eq!(found, [vec![1, 2, 3, 4], vec![5, 6]]);
     }
 
     #[test]
-    fn rows_that_time_made_meet_behind_them_in_the_order_of_time() {
-        let waiting = vec![way(1, BY_TIME, &[(-1, 20), (-1, 40)]), way(0, 0, &[(7, 99)]), way(2, BY_TIME, &[(-1, 10), (-1, 20)])];
-        let found = in_order(waiting).unwrap();
-        let times: Vec<Vec<i64>> =
-            found.iter().map(|way| way.rows.column(1).as_primitive::<TimestampMillisecondType>().values().to_vec()).collect();
-        assert_eq!(times, [vec![99], vec![10, 20, 20, 40]]);
+    fn rows_that_time_made_come_behind_them() {
+        assert_eq!(offsets(vec![way(1, BY_TIME, &[-1, -1]), way(0, 0, &[7]), way(2, BY_TIME, &[-1])]), [vec![7], vec![-1, -1, -1]]);
     }
 
     #[test]
     fn one_way_stays_as_it_is() {
-        assert_eq!(offsets(vec![way(3, 0, &[(5, 0)]), way(3, 0, &[(2, 0)])]), [vec![5], vec![2]]);
+        assert_eq!(offsets(vec![way(3, 0, &[5]), way(3, 0, &[2])]), [vec![5], vec![2]]);
     }
 }

@@ -19,7 +19,8 @@ pub(crate) struct Entry {
     pub value: Option<Range<usize>>,
     pub headers: Option<Range<usize>>,
     pub tag: Option<u32>,
-    pub place: Place,
+    /// Among the records of a topic that several sinks write.
+    pub place: Option<Place>,
 }
 
 /// Records that wait to be sent.
@@ -48,11 +49,22 @@ impl Outbox {
         self.bytes.clear();
     }
 
-    /// Puts the records from `start` on in the order of their rows: several sinks write one topic.
+    /// Puts the records from `start` on that have a place in its order; the others stay where they are.
     pub fn arrange(&mut self, start: usize) {
-        if let Some(entries) = self.entries.get_mut(start..) {
-            entries.sort_by_key(|entry| entry.place);
+        let entries = self.entries.drain(start.min(self.entries.len())..).collect::<Vec<_>>();
+        let (mut placed, mut slots) = (Vec::new(), Vec::new());
+        for entry in entries {
+            match entry.place {
+                Some(_) => {
+                    placed.push(entry);
+                    slots.push(None);
+                }
+                None => slots.push(Some(entry)),
+            }
         }
+        placed.sort_by_key(|entry| entry.place);
+        let mut placed = placed.into_iter();
+        self.entries.extend(slots.into_iter().filter_map(|slot| slot.or_else(|| placed.next())));
     }
 
     /// Hands everything to `producer`, in order.
@@ -97,7 +109,7 @@ impl Outbox {
             value,
             headers: carried,
             tag: record.tag,
-            place: Place::default(),
+            place: None,
         });
     }
 

@@ -129,6 +129,11 @@ impl Writer {
         }
     }
 
+    /// Another output of the stage may write the same topic.
+    pub fn is_shared(&self) -> bool {
+        self.shared
+    }
+
     /// The repartition topic it writes, if it does.
     pub fn repartition(&self) -> Option<&Arc<str>> {
         match &self.kind {
@@ -267,7 +272,7 @@ fn topic(
         // Brokers refuse negative timestamps, and those further ahead than `message.timestamp.after.max.ms`: a row from
         // the future would abort every transaction it is in. Such rows are stamped when written.
         let timestamp = timestamp.filter(|t| (0..wall.saturating_add(MAX_AHEAD)).contains(t));
-        let place = places.get(row).copied().unwrap_or_default();
+        let place = places.get(row).copied();
         out.entries.push(Entry { topic: name, partition: target, timestamp, key, value, headers, tag: None, place });
     }
     Ok(unwritable)

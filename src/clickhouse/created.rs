@@ -8,6 +8,7 @@ use sqlparser::tokenizer::{Token, Tokenizer};
 
 use super::columns::Column;
 use super::connection::Table;
+use super::gate::{LOCAL_WINDOW, REPLICATED_WINDOW, SMALL_WINDOW};
 
 /// Words that end a column's type.
 const AFTER_TYPE: [&str; 12] =
@@ -64,19 +65,31 @@ fn statements(text: &str) -> Result<Vec<Statement>, String> {
 fn remembers(tail: &[Token]) -> bool {
     let engine = tail.iter().position(|t| is(t, "ENGINE")).and_then(|at| tail.iter().skip(at + 1).find(|t| **t != Token::Eq));
     let engine = engine.map(plain).unwrap_or_default();
-    let window = tail.iter().position(|t| is(t, "non_replicated_deduplication_window")).and_then(|at| tail.get(at + 2));
-    let remembers = window.is_some_and(|window| window.to_string().parse::<u64>().is_ok_and(|window| window > 0));
+    let window = |name: &str| {
+        let value = tail.iter().position(|t| is(t, name)).and_then(|at| tail.get(at + 2))?;
+        value.to_string().trim_matches('\'').parse::<u64>().ok()
+    };
     let replicated = engine.starts_with("Replicated") || engine.starts_with("Shared");
-    engine.ends_with("MergeTree") && (replicated || remembers || engine == "ReplacingMergeTree")
+    let remembers = match replicated {
+        // Unless it is said otherwise, they do.
+        true => window(REPLICATED_WINDOW).is_none_or(|window| window >= SMALL_WINDOW),
+        false => window(LOCAL_WINDOW).is_some_and(|window| window >= SMALL_WINDOW),
+    };
+    // The version column, by which repeated rows become one.
+    let mut behind = tail.iter().skip_while(|t| plain(t) != engine).skip(1);
+    let versioned = behind.next() == Some(&Token::LParen) && matches!(behind.next(), Some(Token::Word(_)));
+    engine.ends_with("MergeTree") && (remembers || (engine == "ReplacingMergeTree" && versioned))
 }
 
 fn statement(tokens: &[Token]) -> Result<Option<Statement>, String> {
-    let Some(rest) = after(tokens, &["CREATE", "TABLE"]) else { return Ok(None) };
+    let Some(rest) = after(tokens, &["CREATE", "TABLE"]).or_else(|| after(tokens, &["CREATE", "OR", "REPLACE", "TABLE"])) else {
+        return Ok(None);
+    };
     let rest = after(rest, &["IF", "NOT", "EXISTS"]).unwrap_or(rest);
     let Some(open) = rest.iter().position(|t| *t == Token::LParen) else { return Ok(None) };
     // `CREATE TABLE a.b AS ..`, or one of the session's database: its columns can't be told from here.
     let head = rest.get(..open).unwrap_or_default();
-    let name: String = head.iter().take_while(|t| !is(t, "ON")).map(plain).collect();
+    let name: String = head.iter().take_while(|t| !is(t, "ON") && !is(t, "UUID")).map(plain).collect();
     let Ok(table) = Table::parse(&name) else { return Ok(None) };
     if head.iter().any(|t| is(t, "AS") || is(t, "ENGINE")) {
         return Ok(None);
@@ -194,6 +207,9 @@ CREATE MATERIALIZED VIEW shop.v TO shop.t AS SELECT 1;";
             "day: Date MATERIALIZED",
         ];
         assert_eq!(shown, expected);
+        let named = |text: &str| statements(text).unwrap()[0].0.to_string();
+        assert_eq!(named("CREATE OR REPLACE TABLE a.b (x Int64)"), "a.b");
+        assert_eq!(named("CREATE TABLE a.b UUID '00000000-0000-0000-0000-000000000001' (x Int64)"), "a.b");
         assert!(statements("CREATE TABLE a.b (x Int64").unwrap_err().contains("no end"));
         assert!(statements("CREATE TABLE b (x Int64); CREATE TABLE a.c AS a.b ENGINE = MergeTree() ORDER BY x").unwrap().is_empty());
         let other = statements("CREATE TABLE a.b (x BIGINT NULL, y DECIMAL(12,2), z Decimal64(2), s varchar(10))").unwrap();
@@ -209,6 +225,11 @@ CREATE MATERIALIZED VIEW shop.v TO shop.t AS SELECT 1;";
             ("ENGINE MergeTree ORDER BY x SETTINGS non_replicated_deduplication_window = 0", false),
             ("ENGINE = ReplicatedMergeTree('/a', '{replica}') ORDER BY x", true),
             ("ENGINE = ReplacingMergeTree(_offset) ORDER BY x", true),
+            ("ENGINE = ReplacingMergeTree ORDER BY x", false),
+            ("ENGINE = ReplacingMergeTree() ORDER BY x", false),
+            ("ENGINE = MergeTree ORDER BY x SETTINGS non_replicated_deduplication_window = 5", false),
+            ("ENGINE = MergeTree ORDER BY x SETTINGS non_replicated_deduplication_window = '1000'", true),
+            ("ENGINE = ReplicatedMergeTree ORDER BY x SETTINGS replicated_deduplication_window = 0", false),
             ("ENGINE = Log", false),
             ("", false),
         ] {

@@ -90,11 +90,11 @@ impl Inspection {
 
 /// Tables behind one table that are looked at.
 const MAX_TABLES: usize = 100;
-const LOCAL_WINDOW: &str = "non_replicated_deduplication_window";
-const REPLICATED_WINDOW: &str = "replicated_deduplication_window";
+pub(super) const LOCAL_WINDOW: &str = "non_replicated_deduplication_window";
+pub(super) const REPLICATED_WINDOW: &str = "replicated_deduplication_window";
 const REPLICATED_SECONDS: &str = "replicated_deduplication_window_seconds";
 /// A table must remember at least so many inserts to count as one that remembers them.
-const SMALL_WINDOW: u64 = 100;
+pub(super) const SMALL_WINDOW: u64 = 100;
 
 /// Looks at everything that the guarantee depends on. `schema`: the rows without position columns.
 ///

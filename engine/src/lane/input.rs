@@ -95,14 +95,14 @@ impl InputPartition {
         }
     }
 
-    pub fn ended(&mut self, offset: i64, monotonic: Millis) {
+    pub fn ended(&mut self, offset: i64, silence: Millis) {
         self.end = self.end.max(offset);
         if !self.waiting.is_empty() || self.paused {
             // It is this lane that is behind, not the partition that is silent.
             return;
         }
         if let InputKind::Source { time, .. } = &mut self.kind {
-            time.ended(monotonic);
+            time.ended(silence);
         }
     }
 
@@ -122,9 +122,9 @@ impl InputPartition {
         due
     }
 
-    pub fn idle(&mut self, monotonic: Millis, wall: Millis) -> bool {
+    pub fn idle(&mut self, silence: Millis, wall: Millis) -> bool {
         match &mut self.kind {
-            InputKind::Source { time, .. } => time.idle(monotonic, wall),
+            InputKind::Source { time, .. } => time.idle(silence, wall),
             InputKind::Repartition { .. } => false,
         }
     }

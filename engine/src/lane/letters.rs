@@ -10,8 +10,8 @@ use operator_core::batch::OFFSET;
 use super::{Lane, LaneEnd};
 use crate::broker::{Outgoing, RecordSet, TopicPartition};
 use crate::decode::BadRecord;
-use crate::order::{shares_topics, together};
-use crate::output::MAX_RECORD;
+use crate::order::together;
+use crate::output::{MAX_RECORD, Writer};
 use crate::plan::dead_letters;
 use crate::task::Leaving;
 
@@ -71,7 +71,7 @@ impl Lane {
                 self.reject(name, &way.rows.slice(row, 1), &cause, &way.origin, partition, records)?;
             }
         }
-        if shares_topics(stage) {
+        if self.writers.get(task.0).is_some_and(|writers| writers.iter().any(Writer::is_shared)) {
             self.outbox.arrange(start);
         }
         Ok(())

@@ -32,7 +32,7 @@ use operator_core::{Millis, Tables};
 
 use crate::broker::{Broker, BrokerError, Clock, Consumer, Event, Failure, Producer, RecordSet, TopicPartition};
 use crate::checkpoint::Checkpoint;
-use crate::order::shares_topics;
+use crate::order::shared_topics;
 use crate::outbox::Outbox;
 use crate::output::Writer;
 use crate::pipeline::Guarantee;
@@ -178,11 +178,10 @@ impl Lane {
         }
         let mut writers = Vec::new();
         for stage in &plan.stages {
-            let shared = shares_topics(stage);
-            let of_stage = stage
-                .outputs
-                .iter()
-                .map(|o| Writer::new(o, shared, &*world.schema_ids).map_err(|e| LaneEnd::Restart(format!("sink `{}`: {e}", o.name))));
+            let shared = shared_topics(stage);
+            let of_stage = stage.outputs.iter().zip(shared).map(|(o, shared)| {
+                Writer::new(o, shared, &*world.schema_ids).map_err(|e| LaneEnd::Restart(format!("sink `{}`: {e}", o.name)))
+            });
             writers.push(of_stage.collect::<Result<Vec<_>, _>>()?);
         }
         let topics: Vec<String> = plan.stages.iter().flat_map(|s| &s.inputs).flat_map(|i| &i.topics).map(|t| t.name.to_string()).collect();
@@ -386,22 +385,23 @@ impl Lane {
     }
 
     fn ended(&mut self, partition: &TopicPartition, offset: i64) {
-        let monotonic = self.world.clock.monotonic();
+        let silence = self.world.clock.silence();
         if let Some(input) = self.partitions.get_mut(partition) {
-            input.ended(offset, monotonic);
+            input.ended(offset, silence);
             self.world.stats.end(partition, offset);
         }
     }
 
     /// Silent partitions follow the clock; tasks hear of it.
     fn let_time_pass(&mut self) -> Result<(), LaneEnd> {
-        let (monotonic, wall) = (self.world.clock.monotonic(), self.world.clock.wall());
+        let clock = &self.world.clock;
+        let (monotonic, silence, wall) = (clock.monotonic(), clock.silence(), clock.wall());
         let mut moved = std::collections::BTreeSet::new();
         let beating = self.partitions.iter_mut().filter_map(|(partition, input)| input.beats(monotonic).then(|| partition.clone()));
         let beating = beating.collect();
         self.touch(beating);
         for input in self.partitions.values_mut() {
-            if input.started && input.waiting.is_empty() && input.idle(monotonic, wall) {
+            if input.started && input.waiting.is_empty() && input.idle(silence, wall) {
                 moved.insert(input.task);
             }
         }

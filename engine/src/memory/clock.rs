@@ -14,6 +14,8 @@ use crate::broker::Clock;
 #[derive(Debug, Default)]
 pub struct MemoryClock {
     elapsed: AtomicI64,
+    /// The part of it that was work: neither the wall nor anybody's silence knows of it.
+    worked: AtomicI64,
     /// Wall time minus monotonic time.
     wall: AtomicI64,
 }
@@ -21,7 +23,7 @@ pub struct MemoryClock {
 impl MemoryClock {
     /// A clock whose wall shows `wall` (milliseconds since the Unix epoch) and whose monotonic time is 0.
     pub fn at(wall: Millis) -> Arc<MemoryClock> {
-        Arc::new(MemoryClock { elapsed: AtomicI64::new(0), wall: AtomicI64::new(wall) })
+        Arc::new(MemoryClock { wall: AtomicI64::new(wall), ..MemoryClock::default() })
     }
 
     /// Lets `millis` pass. Members and transactions whose timeout lies in between are expired at the next call to the
@@ -29,6 +31,12 @@ impl MemoryClock {
     /// polls in between.
     pub fn advance(&self, millis: Millis) {
         self.elapsed.fetch_add(millis.max(0), Ordering::SeqCst);
+    }
+
+    /// Lets `millis` pass as [`MemoryClock::advance`] does, for intervals and timeouts only.
+    pub fn work(&self, millis: Millis) {
+        self.worked.fetch_add(millis.max(0), Ordering::SeqCst);
+        self.advance(millis);
     }
 
     /// Steps the wall clock without any time passing; may be negative.
@@ -39,10 +47,14 @@ impl MemoryClock {
 
 impl Clock for MemoryClock {
     fn wall(&self) -> Millis {
-        self.wall.load(Ordering::SeqCst).saturating_add(self.monotonic())
+        self.wall.load(Ordering::SeqCst).saturating_add(self.silence())
     }
 
     fn monotonic(&self) -> Millis {
         self.elapsed.load(Ordering::SeqCst)
+    }
+
+    fn silence(&self) -> Millis {
+        self.monotonic() - self.worked.load(Ordering::SeqCst)
     }
 }

@@ -18,6 +18,8 @@ pub(super) struct Stream {
     pub(super) from: Upstream,
     pub(super) input: Input,
     pub(super) lossy: bool,
+    /// Its rows are made when time moves.
+    pub(super) timed: bool,
 }
 
 pub(super) struct Builder<'a> {
@@ -63,6 +65,7 @@ pub fn plan(pipeline: &Pipeline, root: &Node, text: &str, registry: &Registry, c
     builder.steps();
     builder.sinks();
     builder.read_once();
+    builder.shared_sinks();
     builder.without_effect();
     // After an error much is unread only because what reads it was refused.
     if builder.found.iter().all(|d| d.severity != Severity::Error) {
@@ -254,6 +257,13 @@ impl Builder<'_> {
         }
         let path = ["steps".to_string(), name.to_string(), step.kind.clone()];
         let Some(config) = self.root.find(&path) else { return };
+        let names: Vec<&str> = step.from.iter().collect();
+        if let Some(twice) = names.iter().enumerate().find(|(n, from)| names.iter().take(*n).any(|before| before == *from)) {
+            let found = Diagnostic::error("stream-twice", format!("`{}` stands here twice", twice.1));
+            self.found.push(
+                found.at(["steps", name, "from", &twice.0.to_string()]).help("a stream is read once: each of its rows would count twice"),
+            );
+        }
         // All of them, so that every unknown one is told.
         let streams: Vec<Option<Stream>> = step.from.iter().map(|from| self.resolve(from, &place)).collect();
         let streams: Option<Vec<Stream>> = streams.into_iter().collect();
@@ -351,6 +361,7 @@ impl Builder<'_> {
                 from: Upstream::Node(node, Port(port as u16)),
                 input: Input { schema: output.schema.clone(), key },
                 lossy: output.lossy_if_unread,
+                timed: output.timed || streams.iter().any(|stream| stream.timed),
             };
             let full = if output.name.is_empty() { name.to_string() } else { format!("{name}.{}", output.name) };
             self.streams.insert(full, stream);

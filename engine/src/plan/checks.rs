@@ -80,6 +80,23 @@ impl Builder<'_> {
         }
     }
 
+    /// Sinks that write one topic with rows that have no order among each other.
+    pub(super) fn shared_sinks(&mut self) {
+        let timed = |from: &str| self.streams.get(from).is_some_and(|stream| stream.timed);
+        let mut topics: BTreeMap<&String, bool> = BTreeMap::new();
+        let mut found = Vec::new();
+        for (name, sink) in &self.pipeline.sinks {
+            let Some(topic) = &sink.topic else { continue };
+            let here = timed(&sink.from);
+            if let Some(before) = topics.insert(topic, here)
+                && (here || before)
+            {
+                found.push(name.clone());
+            }
+        }
+        found.iter().for_each(|name| self.no_order(&["sinks", name, "topic"]));
+    }
+
     /// Settings that say nothing where they stand.
     pub(super) fn without_effect(&mut self) {
         let mut found = Vec::new();

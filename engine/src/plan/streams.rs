@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::Schema;
-use operator_core::batch::user_fields;
+use operator_core::batch::{HEADERS, user_fields};
 use operator_core::diagnostic::names as list;
 use operator_core::{Diagnostic, Input, type_said};
 
@@ -15,7 +15,8 @@ impl Builder<'_> {
     pub(super) fn begin(&mut self, input: StageInput) -> Stream {
         let component = self.parents.len();
         self.parents.push(component);
-        let stream = Stream { component, from: Upstream::Input(self.inputs.len()), input: source::input_of(&input), lossy: false };
+        let stream =
+            Stream { component, from: Upstream::Input(self.inputs.len()), input: source::input_of(&input), lossy: false, timed: false };
         self.inputs.push((component, input));
         stream
     }
@@ -42,6 +43,9 @@ impl Builder<'_> {
     /// Several streams as one: same columns, one component, co-partitioned if they are keyed.
     pub(super) fn union(&mut self, step: &str, streams: Vec<Stream>) -> Option<Vec<Stream>> {
         let (first, rest) = streams.split_first()?;
+        if !rest.is_empty() && streams.iter().any(|stream| stream.timed) {
+            self.no_order(&["steps", step, "from"]);
+        }
         for other in rest {
             if other.input.schema.fields() != first.input.schema.fields() {
                 let message = format!(
@@ -71,6 +75,13 @@ impl Builder<'_> {
             }
         }
         Some(streams)
+    }
+
+    /// Rows that a window makes as it closes meet other rows here.
+    pub(super) fn no_order(&mut self, at: &[&str]) {
+        let message = "rows of closing windows meet other rows here: in which order depends on when time moved";
+        let found = Diagnostic::warning("no-order", message).at(at.iter().copied());
+        self.found.push(found.help("give each of the streams a topic or a step of its own, or let nothing depend on their order"));
     }
 
     /// Rows with equal values in `needed` are in one partition already: every stream's key is among these columns,
@@ -136,7 +147,8 @@ impl Builder<'_> {
             schema: schema.unwrap_or_else(|| Arc::new(Schema::empty())),
             key: Some(needed.to_vec()),
         };
-        self.begin(input)
+        let timed = streams.iter().any(|stream| stream.timed);
+        Stream { timed, ..self.begin(input) }
     }
 }
 
@@ -151,6 +163,9 @@ fn differing(a: &Input, b: &Input) -> String {
         Some(at) => {
             let or_none = |said: Option<String>| said.unwrap_or_else(|| "no more".to_string());
             format!("column {} is {} here, {} there", at + 1, or_none(said(a, at)), or_none(said(b, at)))
+        }
+        None if a.schema.field_with_name(HEADERS).is_ok() != b.schema.field_with_name(HEADERS).is_ok() => {
+            "one of them carries headers, and a window's rows have none: write `headers: false` at the sinks".to_string()
         }
         None => "they differ inside a column".to_string(),
     }

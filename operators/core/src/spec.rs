@@ -79,11 +79,13 @@ pub struct OutputPort {
     pub key: KeyEffect,
     /// A port that loses rows when nobody reads it (late rows, an unmatched route): lint warns.
     pub lossy_if_unread: bool,
+    /// Its rows are made when time moves: they have no place among those of another stream.
+    pub timed: bool,
 }
 
 impl OutputPort {
     pub fn main(schema: SchemaRef, key: KeyEffect) -> OutputPort {
-        OutputPort { name: String::new(), schema, key, lossy_if_unread: false }
+        OutputPort { name: String::new(), schema, key, lossy_if_unread: false, timed: false }
     }
 }
 

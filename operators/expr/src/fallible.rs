@@ -15,13 +15,14 @@ use operator_core::type_name;
 use crate::syntax::Parsed;
 
 /// Functions that read a text as something else, and fail where it is not.
-pub(crate) const READERS: [&str; 8] = [
+pub(crate) const READERS: [&str; 9] = [
     "to_timestamp",
     "to_timestamp_seconds",
     "to_timestamp_millis",
     "to_timestamp_micros",
     "to_timestamp_nanos",
     "to_date",
+    "to_time",
     "to_unixtime",
     "decode",
 ];

@@ -75,9 +75,8 @@ currency: string
         }
         let outputs = routes.iter().map(|route| OutputPort {
             name: route.name.clone(),
-            schema: schema.clone(),
-            key: KeyEffect::Unchanged,
             lossy_if_unread: true,
+            ..OutputPort::main(schema.clone(), KeyEffect::Unchanged)
         });
         let outputs: Vec<OutputPort> = outputs.collect();
         let [first, ..] = outputs.as_slice() else { return Err(vec![no_routes()]) };

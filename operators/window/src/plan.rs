@@ -99,7 +99,8 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
 
 fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPlan>) -> Planned {
     let by: Vec<String> = group.iter().map(|g| g.field.name().clone()).collect();
-    let late = OutputPort { name: "late".to_string(), schema: cx.input.schema.clone(), key: KeyEffect::Unchanged, lossy_if_unread: true };
+    let late =
+        OutputPort { name: "late".to_string(), lossy_if_unread: true, ..OutputPort::main(cx.input.schema.clone(), KeyEffect::Unchanged) };
     let mut warnings = Vec::new();
     if group.is_empty() {
         let warning = "without group columns all rows meet in one partition, so one worker does all the work";
@@ -112,7 +113,8 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
     }
     let details = details(window, &plan);
     let fallible = fallible(window, &plan);
-    let mut outputs = vec![OutputPort::main(plan.schema.clone(), KeyEffect::Columns(by))];
+    let closed = OutputPort::main(plan.schema.clone(), KeyEffect::Columns(by));
+    let mut outputs = vec![OutputPort { timed: plan.emit == Emit::OnClose, ..closed }];
     outputs.extend((!plan.windows.unbounded).then_some(late));
     Planned {
         outputs,
