@@ -49,22 +49,12 @@ impl Outbox {
         self.bytes.clear();
     }
 
-    /// Puts the records from `start` on that have a place in its order; the others stay where they are.
+    /// Puts the records from `start` on that have a place in its order. The others come before them as they are: no topic has
+    /// both.
     pub fn arrange(&mut self, start: usize) {
-        let entries = self.entries.drain(start.min(self.entries.len())..).collect::<Vec<_>>();
-        let (mut placed, mut slots) = (Vec::new(), Vec::new());
-        for entry in entries {
-            match entry.place {
-                Some(_) => {
-                    placed.push(entry);
-                    slots.push(None);
-                }
-                None => slots.push(Some(entry)),
-            }
+        if let Some(entries) = self.entries.get_mut(start..) {
+            entries.sort_by_key(|entry| entry.place);
         }
-        placed.sort_by_key(|entry| entry.place);
-        let mut placed = placed.into_iter();
-        self.entries.extend(slots.into_iter().filter_map(|slot| slot.or_else(|| placed.next())));
     }
 
     /// Hands everything to `producer`, in order.

@@ -8,7 +8,7 @@ use sqlparser::tokenizer::{Token, Tokenizer};
 
 use super::columns::Column;
 use super::connection::Table;
-use super::gate::{LOCAL_WINDOW, REPLICATED_WINDOW, SMALL_WINDOW};
+use super::gate::{LOCAL_WINDOW, REPLICATED_WINDOW, SMALL_WINDOW, is_replicated};
 
 /// Words that end a column's type.
 const AFTER_TYPE: [&str; 12] =
@@ -69,8 +69,7 @@ fn remembers(tail: &[Token]) -> bool {
         let value = tail.iter().position(|t| is(t, name)).and_then(|at| tail.get(at + 2))?;
         value.to_string().trim_matches('\'').parse::<u64>().ok()
     };
-    let replicated = engine.starts_with("Replicated") || engine.starts_with("Shared");
-    let remembers = match replicated {
+    let remembers = match is_replicated(&engine) {
         // Unless it is said otherwise, they do.
         true => window(REPLICATED_WINDOW).is_none_or(|window| window >= SMALL_WINDOW),
         false => window(LOCAL_WINDOW).is_some_and(|window| window >= SMALL_WINDOW),

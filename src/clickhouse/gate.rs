@@ -147,6 +147,11 @@ async fn default_windows(connection: &Connection) -> Result<BTreeMap<String, u64
     Ok(rows.into_iter().filter_map(|row| Some((row.first()?.clone(), row.get(1)?.parse().ok()?))).collect())
 }
 
+/// Its tables remember inserts in common, by settings of their own.
+pub(super) fn is_replicated(engine: &str) -> bool {
+    engine.starts_with("Replicated") || engine.starts_with("Shared")
+}
+
 /// A table as the server describes it.
 struct Found {
     table: Table,
@@ -189,7 +194,7 @@ impl Found {
     }
 
     fn replicated(&self) -> bool {
-        self.engine.starts_with("Replicated") || self.engine.starts_with("Shared")
+        is_replicated(&self.engine)
     }
 
     /// Which setting is its window, and what it is.

@@ -16,7 +16,7 @@ pub struct MemoryClock {
     elapsed: AtomicI64,
     /// The part of it that was work: neither the wall nor anybody's silence knows of it.
     worked: AtomicI64,
-    /// Wall time minus monotonic time.
+    /// Wall time minus the monotonic time that was no work.
     wall: AtomicI64,
 }
 

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
+use crate::diagnostic::Diagnostic;
+
 /// A point in time or a length of time in milliseconds (since the Unix epoch for points).
 pub type Millis = i64;
 
@@ -38,6 +40,11 @@ pub fn system_fields() -> [Field; 3] {
 /// True for the names that only the engine may give to columns between steps.
 pub fn is_system(name: &str) -> bool {
     matches!(name, TIME | WATERMARK | OFFSET | HEADERS)
+}
+
+/// What is wrong with a name for a column that a step makes: those that start with `_` are the engine's and the record's.
+pub fn reserved_name(name: &str) -> Option<Diagnostic> {
+    name.starts_with('_').then(|| Diagnostic::error("reserved-name", format!("`{name}`: names that start with `_` belong to the engine")))
 }
 
 /// The fields of `schema` that belong to the user, in order.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, SchemaRef};
-use operator_core::batch::{is_system, user_fields, with_system_fields};
+use operator_core::batch::{is_system, reserved_name, user_fields, with_system_fields};
 use operator_core::diagnostic::{did_you_mean, names};
 use operator_core::table::is_record_key;
 use operator_core::{Diagnostic, KeyEffect, OutputPort, PlanCx, Planned, TableInfo, type_name};
@@ -185,12 +185,9 @@ fn added(join: &Join, info: &TableInfo, input: &SchemaRef, problems: &mut Vec<Di
                 continue;
             }
         };
-        if name.trim().is_empty() || name.starts_with('_') {
-            let message = match name.starts_with('_') {
-                true => format!("`{name}`: names that start with `_` belong to the engine"),
-                false => "an added column needs a name".to_string(),
-            };
-            problems.push(Diagnostic::error("reserved-name", message).at(at).help("choose another name"));
+        let unnamed = || name.trim().is_empty().then(|| Diagnostic::error("reserved-name", "an added column needs a name"));
+        if let Some(problem) = reserved_name(&name).or_else(unnamed) {
+            problems.push(problem.at(at).help("choose another name"));
         } else if input.index_of(&name).is_ok() || fields.iter().any(|f| *f.name() == name) {
             let help = format!("give it another name: `add: {{ {}_{own}: {own} }}`, or set `prefix`", join.table);
             problems.push(Diagnostic::error("name-taken", format!("there is already a column `{name}`")).at(at).help(help));

@@ -287,10 +287,7 @@ impl Planner {
     }
 
     fn constant(&self, logical: &Logical) -> Result<ScalarValue> {
-        let physical = physical(logical, &DFSchema::empty())?;
-        let options = RecordBatchOptions::new().with_row_count(Some(1));
-        let one = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?;
-        match physical.evaluate(&one)? {
+        match on_one_row(&physical(logical, &DFSchema::empty())?)? {
             ColumnarValue::Scalar(value) => Ok(value),
             ColumnarValue::Array(values) => ScalarValue::try_from_array(&values, 0),
         }
@@ -328,6 +325,12 @@ impl Planner {
             std::ops::ControlFlow::Continue(()) => error,
         }
     }
+}
+
+/// The value of an expression that reads no column.
+pub(crate) fn on_one_row(physical: &Arc<dyn PhysicalExpr>) -> Result<ColumnarValue> {
+    let options = RecordBatchOptions::new().with_row_count(Some(1));
+    physical.evaluate(&RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?)
 }
 
 fn physical(logical: &Logical, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {

@@ -5,14 +5,14 @@
 use std::sync::Arc;
 
 use arrow::array::timezone::Tz;
-use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Schema, TimeUnit};
+use datafusion_common::ScalarValue;
 use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion_common::{Result, ScalarValue};
 use datafusion_expr::Operator;
 use datafusion_physical_expr::expressions::{BinaryExpr, CastExpr, Literal};
 use datafusion_physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 
+use crate::compile::on_one_row;
 use crate::evaluate::cause;
 use crate::fallible::READERS;
 use crate::refusal::ExprError;
@@ -64,15 +64,9 @@ fn fails(node: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Option<ExprError> {
             false => Some(Arc::new(Literal::new(sample(&child.data_type(schema).ok()?, attempt)?)) as Arc<dyn PhysicalExpr>),
         });
         let tried: Vec<_> = tried.collect::<Option<_>>()?;
-        last = Some(evaluated(node, tried).err()?);
+        last = Some(node.clone().with_new_children(tried).and_then(|tried| on_one_row(&tried)).err()?);
     }
     last.map(|error| ExprError::new("constant-error", format!("this fails for every row: {}", reworded(&cause(&error)))))
-}
-
-fn evaluated(node: &Arc<dyn PhysicalExpr>, children: Vec<Arc<dyn PhysicalExpr>>) -> Result<()> {
-    let options = RecordBatchOptions::new().with_row_count(Some(1));
-    let one = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?;
-    node.clone().with_new_children(children)?.evaluate(&one).map(drop)
 }
 
 /// A value of a type; `None` for types that nothing is made up for.

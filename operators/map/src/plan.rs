@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use operator_core::batch::{is_system, user_fields, with_system_fields};
+use operator_core::batch::{is_system, reserved_name, user_fields, with_system_fields};
 use operator_core::diagnostic::{did_you_mean, names};
 use operator_core::{Diagnostic, KeyEffect, OutputPort, PlanCx, Planned, type_said};
 use operator_expr::{Expr, ExprError, NamedSql, parse_alias};
@@ -86,8 +86,7 @@ fn shape(map: &Map, found: &mut Vec<Diagnostic>) {
         let path = [if map.select.is_some() { "select" } else { "add" }, name];
         if name.is_empty() {
             found.push(Diagnostic::error("bad-name", "a column needs a name").at(path).key());
-        } else if name.starts_with('_') {
-            let problem = Diagnostic::error("reserved-name", format!("`{name}`: names that start with `_` belong to the engine"));
+        } else if let Some(problem) = reserved_name(name) {
             found.push(problem.at(path).key().help(format!("call it `{}`", name.trim_start_matches('_'))));
         }
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use operator_core::batch::{HEADERS, is_system, system_fields, time_type, user_fields};
+use operator_core::batch::{HEADERS, is_system, reserved_name, system_fields, time_type, user_fields};
 use operator_core::diagnostic::names;
 use operator_core::keys::is_groupable;
 use operator_core::{Diagnostic, KeyEffect, Millis, OutputPort, PlanCx, Planned, Span, type_said};
@@ -261,13 +261,8 @@ fn computed(window: &Window, schema: &SchemaRef, group: &[Group], inputs: &mut I
         let at = ["compute".to_string(), name.clone()];
         if name.trim().is_empty() {
             problems.push(Diagnostic::error("no-name", "a computed column needs a name").at(at.clone()).key());
-        } else if name.starts_with('_') {
-            problems.push(
-                Diagnostic::error("reserved-name", format!("`{name}`: names that start with `_` belong to the engine"))
-                    .at(at.clone())
-                    .key()
-                    .help("choose another name"),
-            );
+        } else if let Some(problem) = reserved_name(name) {
+            problems.push(problem.at(at.clone()).key().help("choose another name"));
         } else if [WINDOW_START, WINDOW_END].contains(&name.as_str()) || group.iter().any(|g| g.field.name() == name) {
             problems.push(taken(name, "choose another name").at(at.clone()).key());
         }
