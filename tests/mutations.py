@@ -109,7 +109,7 @@ def noticed(name: str, file: str, old: str, new: str) -> str:
         )
         if build.returncode != 0:
             return "does not build:\n" + build.stderr[-2000:]
-        pipelines = sorted(str(p) for p in (COPY / "pipelines").glob("*/pipeline.yaml")) + [str(COPY / "tests/ways/pipeline.yaml")]
+        pipelines = sorted(str(p) for p in (COPY / "pipelines").glob("*/pipeline.yaml")) + [str(COPY / "tests/regressions/ways/pipeline.yaml")]
         program = ROOT / "target" / "debug" / "hw"
         test = subprocess.run([str(program), "test", "--fail-fast", *pipelines], cwd=COPY, capture_output=True, text=True, timeout=300)
     except subprocess.TimeoutExpired:

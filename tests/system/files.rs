@@ -67,9 +67,24 @@ fn shipped_pipelines_pass_their_cases() {
 /// No answer depends on where batches begin, also where rows of a key take different ways.
 #[test]
 fn rows_meet_again_in_the_order_of_their_source() {
-    let output = hw(&["test", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/ways/pipeline.yaml")]);
+    let output = hw(&["test", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/regressions/ways/pipeline.yaml")]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("ok: 1 case passed, 0 failed; 51 runs"), "{text}");
+}
+
+/// Every folder of `tests/regressions` holds a pipeline whose cases failed before a defect was fixed.
+#[test]
+fn regressions_stay_fixed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/regressions");
+    let folders = std::fs::read_dir(&root).expect("tests/regressions").map(|entry| entry.unwrap().path());
+    let mut folders: Vec<_> = folders.filter(|path| path.join("pipeline.yaml").exists()).collect();
+    folders.sort();
+    assert!(!folders.is_empty(), "{} holds no pipeline", root.display());
+    for folder in folders {
+        let output = Command::new(HW).args(["test", "pipeline.yaml"]).current_dir(&folder).output().expect("hw starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains(" 0 failed"), "{}: {text}", folder.display());
+    }
 }
 
 /// An expectation that is wrong must be told, or the cases prove nothing.
