@@ -3,12 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use clickhouse::{Client, Compression};
-use hyper_util::client::legacy::Client as HttpClient;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use bytes::Bytes;
+use serde::Deserialize;
 
 use super::failure::ClickHouseError;
+use super::http::{Http, Request};
 
 /// A text that must not be shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -40,8 +39,6 @@ pub struct Config {
     /// `max_execution_time` of an insert; an answer is waited for a little longer.
     pub max_execution: Duration,
     pub connect_timeout: Duration,
-    /// Compress what is sent (LZ4): for a network slower than about 1 Gbit/s.
-    pub compress: bool,
     /// Other pipelines write to the table too, so that positions don't tell their rows apart and rows are not counted.
     pub shared_table: bool,
 }
@@ -54,7 +51,6 @@ impl Config {
             password: None,
             max_execution: Duration::from_secs(30),
             connect_timeout: Duration::from_secs(5),
-            compress: false,
             shared_table: false,
         }
     }
@@ -107,11 +103,13 @@ pub(super) fn literal(text: &str) -> String {
 
 /// Seconds a question (not an insert) may take.
 const QUESTION_SECONDS: u64 = 30;
+/// How long a statement without an answer may take: `ON CLUSTER` waits for every host.
+const STATEMENT: Duration = Duration::from_secs(60);
 
 /// A pool of HTTP connections to one server. Cheap to clone. Its futures need a Tokio runtime.
 #[derive(Clone)]
 pub struct Connection {
-    client: Client,
+    http: Http,
     config: Config,
 }
 
@@ -137,25 +135,7 @@ impl Connection {
         if rest.contains('@') {
             return Err(wrong("put user and password of ClickHouse into their own settings, not into the URL"));
         }
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true); // head and body are two writes: Nagle would add 40 ms to small inserts
-        connector.set_keepalive(Some(Duration::from_secs(60)));
-        connector.set_connect_timeout(Some(config.connect_timeout));
-        // Idle connections are closed before the server does it, whose default was 3 s for long.
-        let http = HttpClient::builder(TokioExecutor::new()).pool_idle_timeout(Duration::from_millis(2_500)).build(connector);
-        let compression = if config.compress { Compression::Lz4 } else { Compression::None };
-        let mut client = Client::with_http_client(http).with_url(config.url.as_str()).with_compression(compression);
-        if let Some(user) = &config.user {
-            client = client.with_user(user.as_str());
-        }
-        if let Some(password) = &config.password {
-            client = client.with_password(password.reveal());
-        }
-        Ok(Connection { client, config })
-    }
-
-    pub(super) fn client(&self) -> &Client {
-        &self.client
+        Ok(Connection { http: Http::new(&config)?, config })
     }
 
     pub fn config(&self) -> &Config {
@@ -176,7 +156,30 @@ impl Connection {
     /// # Errors
     /// The server's.
     pub async fn execute(&self, sql: &str) -> Result<(), ClickHouseError> {
-        Ok(self.client.query_raw(sql).execute().await?)
+        self.http.run(Request { sql, settings: Vec::new(), data: None, limit: STATEMENT }).await.map(drop)
+    }
+
+    /// Inserts `data` (of `rows` rows) by a statement that names its format, within `limit`.
+    ///
+    /// # Errors
+    /// The server's, and an answer that does not prove that the server has taken all rows.
+    pub(super) async fn insert(
+        &self,
+        sql: &str,
+        settings: Vec<(&str, &str)>,
+        data: Bytes,
+        rows: usize,
+        limit: Duration,
+    ) -> Result<(), ClickHouseError> {
+        let reply = self.http.run(Request { sql, settings, data: Some(data), limit }).await?;
+        match reply.written {
+            Some(written) if written >= rows as u64 && reply.body.is_empty() => Ok(()),
+            Some(written) if reply.body.is_empty() => {
+                Err(ClickHouseError::Lost(format!("the answer counts {written} written rows of {rows} that were sent")))
+            }
+            Some(_) => Err(ClickHouseError::Lost(format!("an answer to an insert with a text: {}", reply.text()))),
+            None => Err(ClickHouseError::Lost("an answer without X-ClickHouse-Summary: it does not tell what was written".to_owned())),
+        }
     }
 
     /// Runs a query; every value as text, NULL as an empty one.
@@ -184,15 +187,30 @@ impl Connection {
     /// # Errors
     /// The server's.
     pub async fn rows(&self, sql: &str) -> Result<Vec<Vec<String>>, ClickHouseError> {
-        let query = self.client.query_raw(sql).with_setting("max_execution_time", QUESTION_SECONDS.to_string());
-        let answer = async { Ok::<_, ClickHouseError>(query.fetch_bytes("JSONCompactStringsEachRow")?.collect().await?) };
+        // One document, whose end and number of rows tell that it is whole.
+        let seconds = QUESTION_SECONDS.to_string();
+        let settings = vec![("default_format", "JSONCompactStrings"), ("max_execution_time", seconds.as_str())];
         let limit = Duration::from_secs(QUESTION_SECONDS + 5);
-        let late = |_| ClickHouseError::Lost("timeout".to_owned());
-        let bytes = tokio::time::timeout(limit, answer).await.map_err(late)??;
-        let wrong = |e: serde_json::Error| ClickHouseError::Unexpected(format!("not an answer of ClickHouse: {e}"));
-        let rows = serde_json::Deserializer::from_slice(&bytes).into_iter::<Vec<Option<String>>>();
-        rows.map(|row| Ok(row.map_err(wrong)?.into_iter().map(Option::unwrap_or_default).collect())).collect()
+        let reply = self.http.run(Request { sql, settings, data: None, limit }).await?;
+        let wrong = |why: String| ClickHouseError::Lost(format!("not a table of ClickHouse ({why}): {}", reply.text()));
+        let answer: Answer = serde_json::from_slice(&reply.body).map_err(|e| wrong(e.to_string()))?;
+        if let Some(exception) = answer.exception {
+            return Err(wrong(exception));
+        }
+        if answer.rows != answer.data.len() {
+            return Err(wrong(format!("{} rows instead of {}", answer.data.len(), answer.rows)));
+        }
+        Ok(answer.data.into_iter().map(|row| row.into_iter().map(Option::unwrap_or_default).collect()).collect())
     }
+}
+
+/// The format `JSONCompactStrings`.
+#[derive(Deserialize)]
+struct Answer {
+    data: Vec<Vec<Option<String>>>,
+    rows: usize,
+    /// Why it broke off.
+    exception: Option<String>,
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@
 //! Most errors of a running insert are *unknown*, out of memory and a full disk included: the table may have taken the rows
 //! before a materialized view behind it failed.
 
-use clickhouse::error::Error;
+use std::error::Error;
+use std::time::Duration;
+
 use headwater_engine::delivery::Progress;
 
 /// A request to ClickHouse that failed.
@@ -55,36 +57,29 @@ impl ClickHouseError {
 /// Longest message kept, bytes.
 const MAX_MESSAGE: usize = 2_000;
 
-impl From<Error> for ClickHouseError {
-    fn from(error: Error) -> ClickHouseError {
-        match error {
-            Error::BadResponse(text) => exception(&text),
-            Error::TimedOut => ClickHouseError::Lost("timeout".to_owned()),
-            Error::Network(cause) => {
-                let connecting = cause.downcast_ref::<hyper_util::client::legacy::Error>().is_some_and(|e| e.is_connect());
-                let mut text = cause.to_string();
-                let mut source = cause.source();
-                while let Some(inner) = source {
-                    text.push_str(": ");
-                    text.push_str(&inner.to_string());
-                    source = inner.source();
-                }
-                if connecting { ClickHouseError::Connect(text) } else { ClickHouseError::Lost(text) }
-            }
-            Error::Unsupported(text) | Error::Custom(text) => ClickHouseError::Unexpected(text),
-            other => ClickHouseError::Lost(other.to_string()),
+impl ClickHouseError {
+    /// A request that failed on its way, `limit` after it began at the latest.
+    pub(super) fn of(error: reqwest::Error, limit: Duration) -> ClickHouseError {
+        let (connecting, late) = (error.is_connect(), error.is_timeout());
+        let error = error.without_url();
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(inner) = source {
+            text.push_str(": ");
+            text.push_str(&inner.to_string());
+            source = inner.source();
+        }
+        match (connecting, late) {
+            (true, _) => ClickHouseError::Connect(text),
+            (false, true) => ClickHouseError::Lost(format!("nothing within {} s", limit.as_secs())),
+            (false, false) => ClickHouseError::Lost(text),
         }
     }
-}
 
-/// Reads `Code: 60. DB::Exception: ... (UNKNOWN_TABLE)`, or whatever a proxy in between has said.
-fn exception(text: &str) -> ClickHouseError {
-    let message = text.get(..text.floor_char_boundary(MAX_MESSAGE)).unwrap_or(text).trim().to_owned();
-    let digits = |rest: &str| rest.trim_start().chars().take_while(char::is_ascii_digit).collect::<String>();
-    let code = text.split("Code:").nth(1).map(digits).and_then(|code| code.parse().ok());
-    match code {
-        Some(code) => ClickHouseError::Exception { code, message },
-        None => ClickHouseError::Lost(message),
+    /// `Code: 60. DB::Exception: ... (UNKNOWN_TABLE)`
+    pub(super) fn exception(code: i32, text: &str) -> ClickHouseError {
+        let message = text.get(..text.floor_char_boundary(MAX_MESSAGE)).unwrap_or(text).trim().to_owned();
+        ClickHouseError::Exception { code, message }
     }
 }
 
@@ -92,30 +87,23 @@ fn exception(text: &str) -> ClickHouseError {
 mod tests {
     use super::*;
 
-    fn outcome(text: &str) -> Progress {
-        ClickHouseError::from(Error::BadResponse(text.to_owned())).outcome()
+    fn outcome(code: i32, text: &str) -> Progress {
+        ClickHouseError::exception(code, text).outcome()
     }
 
     #[test]
     fn the_rows_are_blamed_only_by_codes_that_blame_rows() {
         let violated = "Code: 469. DB::Exception: Constraint `c` for table d.t is violated at row 3. (VIOLATED_CONSTRAINT)";
-        assert!(matches!(outcome(violated), Progress::Refused { code: 469, message } if message.contains("`c`")));
+        assert!(matches!(outcome(469, violated), Progress::Refused { code: 469, message } if message.contains("`c`")));
         let partitions = "Code: 252. DB::Exception: Too many partitions for single INSERT block (more than 100). (TOO_MANY_PARTS)";
-        assert!(matches!(outcome(partitions), Progress::Refused { code: 252, .. }));
+        assert!(matches!(outcome(252, partitions), Progress::Refused { code: 252, .. }));
         let parts = "Code: 252. DB::Exception: Too many parts (3000). Merges are processing slower. (TOO_MANY_PARTS)";
-        assert!(matches!(outcome(parts), Progress::Unknown(_)));
+        assert!(matches!(outcome(252, parts), Progress::Unknown(_)));
         for code in [16, 60, 159, 209, 210, 241, 242, 243, 319, 999, 1001] {
-            assert!(matches!(outcome(&format!("Code: {code}. DB::Exception: x")), Progress::Unknown(_)), "{code}");
+            assert!(matches!(outcome(code, "DB::Exception: x"), Progress::Unknown(_)), "{code}");
         }
         for code in [62, 115, 202, 516] {
-            assert!(matches!(outcome(&format!("Code: {code}. DB::Exception: x")), Progress::Unavailable(_)), "{code}");
+            assert!(matches!(outcome(code, "DB::Exception: x"), Progress::Unavailable(_)), "{code}");
         }
-    }
-
-    #[test]
-    fn what_is_no_exception_of_clickhouse_is_no_answer() {
-        assert!(matches!(outcome("502 Bad Gateway"), Progress::Unknown(message) if message.contains("502")));
-        assert_eq!(ClickHouseError::from(Error::TimedOut), ClickHouseError::Lost("timeout".to_owned()));
-        assert!(matches!(outcome(""), Progress::Unknown(_)));
     }
 }

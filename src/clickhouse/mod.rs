@@ -5,6 +5,7 @@
 //!           behind it -> the guarantee that holds here, and what would have to be changed for a better one
 //! target    per block: one INSERT ... FORMAT ArrowStream under a token, every setting that decides how it is split
 //!           or recognised pinned in the request
+//! http      a request, and the proof that the answer is ClickHouse's: anything else leaves the outcome unknown
 //! failure   an error code -> the rows' fault, certainly not inserted, or nobody knows
 //! ddl       a table that fits a schema, with a deduplication window
 //! ```
@@ -15,7 +16,7 @@
 //! the settings are sent with every insert, and tables that forget are refused at the start.
 //!
 //! Honest limits. Plain HTTP only: TLS is not compiled in, put a TLS proxy beside it. The body is sent with chunked
-//! transfer encoding (the official client does so): a cut connection is seen by its missing end. A block over several
+//! transfer encoding: a cut connection is seen by its missing end. A block over several
 //! partitions of the table becomes several parts, which ClickHouse writes one after the other; a repeat completes
 //! them, a count in between stops delivery. `Distributed` tables are not recognised as exactly once: insert into the
 //! local table. Replicated tables are supported by the same rules, but only non-replicated ones are tested.
@@ -26,8 +27,11 @@ mod created;
 mod ddl;
 mod failure;
 mod gate;
+mod http;
 mod native;
 mod target;
+#[cfg(test)]
+mod tests;
 mod token;
 
 pub use self::columns::{Column, column_type, compatible, misfits};

@@ -103,7 +103,7 @@ impl ClickHouse {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// How long an answer is waited for: what the server allows itself, and a little for the way.
+    /// How long a request may take, sent and answered: what the server allows itself, and a little for the way.
     fn patience(&self) -> Duration {
         self.connection.config().max_execution + Duration::from_secs(5)
     }
@@ -144,27 +144,12 @@ impl Target for ClickHouse {
             }
         };
         self.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
-        let mut insert = self.connection.client().insert_formatted_with(self.insert_sql(block));
-        for (name, value) in &self.pinned {
-            insert = insert.with_setting(*name, value.as_str());
-        }
-        // Not a setting of the server but of its HTTP interface: the answer comes when the insert has ended, so that its
-        // status is that of the insert.
-        insert = insert.with_setting("wait_end_of_query", "1");
-        let insert = insert.with_setting("insert_deduplication_token", token(block, &self.table));
-        let patience = self.patience();
-        // The client's own limits: they alone end a request that was sent, whose body would stay in memory otherwise.
-        let mut insert = insert.with_timeouts(Some(patience), Some(patience));
+        let (sql, rows, patience) = (self.insert_sql(block), block.rows.num_rows(), self.patience());
+        let (connection, pinned, token) = (self.connection.clone(), self.pinned.clone(), token(block, &self.table));
         self.spawn(Work::Insert, async move {
-            let send = async {
-                insert.send(body).await?;
-                insert.end().await
-            };
-            match send.await {
-                Ok(()) => Ok(None),
-                Err(clickhouse::error::Error::TimedOut) => Err(ClickHouseError::Lost(format!("no answer within {} s", patience.as_secs()))),
-                Err(e) => Err(e.into()),
-            }
+            let settings = pinned.iter().map(|(name, value)| (*name, value.as_str()));
+            let settings = settings.chain([("insert_deduplication_token", token.as_str())]).collect();
+            connection.insert(&sql, settings, body, rows, patience).await.map(|()| None)
         });
     }
 
@@ -232,7 +217,7 @@ impl Target for ClickHouse {
         self.views
     }
 
-    /// Sending and waiting have a limit each; the server may begin when our patience ends, and then has its own time.
+    /// The server may begin when our patience ends, and then has its own time; as much again for what proxies hold back.
     fn max_insert(&self) -> Millis {
         (2 * self.patience() + self.connection.config().max_execution).as_millis() as Millis
     }

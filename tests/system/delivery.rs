@@ -106,13 +106,6 @@ fn the_real_engine_passes_the_contract() {
     println!("{inspection:?}");
     let mut target = ClickHouse::new(connection.clone(), &inspection, runtime.handle().clone());
     contract::all(&mut target, &mut || Ok(runtime.block_on(found(&connection, &table)))).unwrap();
-    // Compressed, too.
-    let config = Config { compress: true, ..connection.config().clone() };
-    let compressed = Connection::new(config).unwrap();
-    let mut target = ClickHouse::new(compressed, &inspection, runtime.handle().clone());
-    target.start(&contract::block(100, 0, 0..1000, None).unwrap());
-    assert_eq!(outcome(&mut target), Progress::Inserted);
-    assert_eq!(runtime.block_on(found(&connection, &table)).iter().filter(|f| f.partition == 100).count(), 1000);
     // Blocks of the largest size are one block each.
     let large = contract::block(101, 0, 0..1_000_000, None).unwrap();
     for _ in 0..2 {

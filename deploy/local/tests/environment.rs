@@ -35,9 +35,12 @@ async fn post(url: &str, parameters: &[(&str, &str)], body: impl Into<reqwest::B
     let status = response.status().as_u16();
     let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
     let (code, summary) = (header("x-clickhouse-exception-code"), header("x-clickhouse-summary"));
+    let id = header("x-clickhouse-query-id").unwrap_or_default();
     let text = response.text().await.unwrap();
     if status == 200 {
         assert!(summary.is_some_and(|summary| summary.contains("written_rows")));
+        let asked = parameters.iter().find(|(name, _)| *name == "query_id");
+        assert!(asked.map_or(!id.is_empty(), |(_, asked)| *asked == id), "{id}");
         return Ok(text);
     }
     Err((status, code.unwrap_or_default(), text))

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -17,6 +18,8 @@ use super::run::run;
 
 /// Largest form that is read.
 const MAX_FORM: usize = 16 << 20;
+/// Statements without an id of their own so far.
+static QUERIES: AtomicU64 = AtomicU64::new(0);
 /// What the front says it is, in every answer.
 const NAME: &str = "libchdb engine behind our HTTP front";
 
@@ -52,6 +55,10 @@ pub async fn answer(engine: Arc<Engine>, request: Request<Incoming>) -> Result<R
 /// Reads the head, and the body if it is a form; otherwise the body is read while the statement runs.
 async fn prepare(head: &hyper::http::request::Parts, body: Incoming) -> Result<(Call, Input), Refusal> {
     let mut call = Call::read(head)?;
+    if call.query_id.is_empty() {
+        // As the server does: every statement has an id, and the answer names it.
+        call.query_id = format!("front-{}-{}", std::process::id(), QUERIES.fetch_add(1, Ordering::Relaxed));
+    }
     let Some(boundary) = boundary(head) else {
         let framed = call.decompress;
         return Ok((call, body::read(body, framed)));
