@@ -72,15 +72,17 @@ impl Sinks {
         self.sinks.iter_mut().for_each(|sink| sink.delivery = None);
     }
 
-    /// Everything committed is in the tables, and its position is committed.
-    pub fn is_done(&self, broker: &MemoryBroker) -> bool {
-        self.sinks.iter().all(|sink| {
+    /// Partitions of outbox topics with committed rows that are not delivered, and the position there.
+    pub fn undelivered(&self, broker: &MemoryBroker) -> impl Iterator<Item = (TopicPartition, i64)> {
+        let partitions = self.sinks.iter().flat_map(|sink| {
             let committed = broker.group_offsets(&sink.settings.group);
-            (0..sink.partitions).all(|p| {
-                let position = committed.get(&TopicPartition::new(sink.settings.topic.clone(), p)).map_or(0, |c| c.offset);
-                !broker.has_committed(&sink.settings.topic, p, position)
+            (0..sink.partitions).map(move |p| {
+                let partition = TopicPartition::new(sink.settings.topic.clone(), p);
+                let position = committed.get(&partition).map_or(0, |c| c.offset);
+                (partition, position)
             })
-        })
+        });
+        partitions.filter(|(partition, position)| broker.has_committed(&partition.topic, partition.partition, *position))
     }
 
     /// Every table has met the fault of the schedule.

@@ -30,9 +30,11 @@ const TURN: Millis = 10;
 /// some ten steps, and what waits for a time is late by less than a fifth of what it waited for.
 const STRIDE: Millis = 3_000;
 const GROWTH: Millis = 5;
+/// The brokers end a transaction that is open for longer.
+const TRANSACTION_TIMEOUT: Millis = 30_000;
 /// Living members stay, however far a step goes.
 const SESSION: Millis = i64::MAX / 4;
-/// More turns than any case needs: a run that stands still is a failure.
+/// More turns than any case needs: a run that is not at its end by then did not finish.
 const TURNS: usize = 20_000;
 /// More lanes in doubt than any schedule makes.
 const RESTARTS: usize = 100;
@@ -102,16 +104,25 @@ struct Run<'a> {
 /// Runs the records of a case under a schedule.
 ///
 /// # Errors
-/// A lane stopped for good, or nothing happens any more.
+/// A lane stopped for good, or the run did not finish; then the message says what it waits for.
 pub fn run(plan: &Arc<Plan>, records: &Records, schedule: &Schedule) -> Result<Outcome, String> {
+    let mut run = prepare(plan, records, schedule)?;
+    run.play(records)?;
+    run.leave()?;
+    Ok(run.outcome())
+}
+
+/// A world in which nothing has happened yet.
+fn prepare<'a>(plan: &'a Arc<Plan>, records: &Records, schedule: &'a Schedule) -> Result<Run<'a>, String> {
     let clock = MemoryClock::at(records.latest.max(1_767_225_600_000));
-    let broker = MemoryBroker::with(clock.clone(), Settings { session_timeout: SESSION, ..Settings::default() });
+    let settings = Settings { session_timeout: SESSION, transaction_timeout: TRANSACTION_TIMEOUT, ..Settings::default() };
+    let broker = MemoryBroker::with(clock.clone(), settings);
     create_topics(plan, &broker)?;
     let schemas = Arc::new(MemorySchemas::new(records.schemas.iter().map(|(id, text)| (*id, text.as_str()))));
     let dir = if schedule.cold { None } else { Some(tempfile::tempdir().map_err(|e| e.to_string())?) };
     let trigger = Trigger::new(schedule.crash);
     let crashing: Arc<dyn Broker> = Arc::new(CrashingBroker { broker: Arc::new(broker.clone()), trigger: trigger.clone() });
-    let mut run = Run {
+    Ok(Run {
         plan,
         schedule,
         broker,
@@ -126,10 +137,7 @@ pub fn run(plan: &Arc<Plan>, records: &Records, schedule: &Schedule) -> Result<O
         lanes: (0..schedule.lanes).map(|_| None).collect(),
         dir,
         restarts: 0,
-    };
-    run.play(records)?;
-    run.leave()?;
-    Ok(run.outcome())
+    })
 }
 
 fn create_topics(plan: &Arc<Plan>, broker: &MemoryBroker) -> Result<(), String> {
@@ -300,27 +308,49 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Steps until everything readable is committed and nothing happens any more.
+    /// Steps until every record is read, processed, committed and delivered.
     fn settle(&mut self) -> Result<(), String> {
         let mut quiet = 0;
         for _ in 0..TURNS {
             quiet = if self.turn()? { 0 } else { quiet + 1 };
-            if quiet > QUIET && self.is_done() {
+            if quiet <= QUIET {
+                continue;
+            }
+            if !self.broker.open_transactions().is_empty() {
+                // That of a worker that is gone. It ends by its timeout, and hides what was written behind it until then.
+                self.clock.work(TRANSACTION_TIMEOUT + 1);
+                self.broker.settle();
+                quiet = 0;
+            } else if self.unread().next().is_none() && self.sinks.undelivered(&self.broker).next().is_none() {
                 return Ok(());
             }
         }
-        Err("nothing happens any more, and not everything is committed".into())
+        Err(format!("did not finish: {}", self.waits_for()))
     }
 
-    fn is_done(&self) -> bool {
+    /// Input partitions with committed records that are not processed and committed, and the position there.
+    fn unread(&self) -> impl Iterator<Item = (TopicPartition, i64)> {
         let committed = self.broker.group_offsets(&self.plan.names.group());
-        let inputs = self.plan.stages.iter().flat_map(|s| &s.inputs).filter(|i| matches!(i.kind, InputKind::Source(_)));
-        inputs.flat_map(|i| &i.topics).all(|topic| {
-            (0..topic.partitions).all(|p| {
-                let end = self.broker.last_stable_offset(&topic.name, p).unwrap_or(0);
-                end == 0 || committed.get(&TopicPartition::new(topic.name.clone(), p)).is_some_and(|c| c.offset >= end)
-            })
-        }) && self.sinks.is_done(&self.broker)
+        let topics = self.plan.stages.iter().flat_map(|s| &s.inputs).flat_map(|i| &i.topics);
+        let partitions = topics.flat_map(|topic| (0..topic.partitions).map(|p| TopicPartition::new(topic.name.clone(), p)));
+        let positions = partitions.map(move |partition| {
+            let position = committed.get(&partition).map_or(0, |c| c.offset);
+            (partition, position)
+        });
+        positions.filter(|(partition, position)| self.broker.has_committed(&partition.topic, partition.partition, *position))
+    }
+
+    /// What a run that does not come to its end is waiting for.
+    fn waits_for(&self) -> String {
+        let open = self.broker.open_transactions().into_iter().map(|partition| format!("the transaction that is open in {partition}"));
+        let at = |what: &str, (partition, position): (TopicPartition, i64)| format!("{what} {partition} from offset {position} on");
+        let unread = self.unread().map(|left| at("the processing of", left));
+        let undelivered = self.sinks.undelivered(&self.broker).map(|left| at("the delivery of", left));
+        let all: Vec<String> = open.chain(unread).chain(undelivered).collect();
+        match all.is_empty() {
+            true => format!("something is done in every one of {TURNS} turns"),
+            false => format!("it waits for {}", all.join(", ")),
+        }
     }
 
     /// Lanes leave; deliveries take what they left.
@@ -328,9 +358,8 @@ impl Run<'_> {
         for lane in self.lanes.drain(..).flatten() {
             let _ = surviving(|| lane.finish(Duration::from_secs(1)));
         }
-        // A lane that left before may have left a transaction open, which hides what is behind it until it times out.
-        self.clock.advance(120_000);
-        self.broker.settle();
+        // Inserts that are late arrive.
+        self.clock.work(120_000);
         self.settle()
     }
 
@@ -406,5 +435,25 @@ impl Run<'_> {
                 Err(e) => outcome.errors.push(format!("  {topic}: a record can't be read: {e}")),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_run_that_can_not_finish_says_what_it_waits_for() {
+        let pipeline = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/inventory-levels/pipeline.yaml");
+        let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas");
+        let suite = super::super::suite(&pipeline, &super::super::Options { schemas, only: "low_stock".into(), schedule: None });
+        let suite = suite.unwrap_or_else(|problems| panic!("{}", problems[0].message));
+        // Nobody reads what is written.
+        let schedule = Schedule { lanes: 0, ..Schedule::plain() };
+        let said = run(&suite.plan, &suite.cases[0].1, &schedule).err().unwrap();
+        assert!(said.starts_with("did not finish: it waits for the processing of business.inventory.adjusted-"), "{said}");
+        assert!(said.ends_with(" from offset 0 on"), "{said}");
     }
 }

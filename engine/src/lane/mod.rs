@@ -254,9 +254,10 @@ impl Lane {
         self.commit_all(patience)
     }
 
-    /// Nothing is under way: everything read so far is committed.
+    /// Nothing is under way: every task given to this lane has started, and everything read so far is committed.
     pub fn is_settled(&self) -> bool {
-        self.in_flight.is_none() && self.epoch.touched.is_empty() && self.partitions.values().all(|p| p.waiting.is_empty())
+        let has_started = self.newly.is_empty() && self.tasks.values().all(|task| task.started);
+        has_started && self.in_flight.is_none() && self.epoch.touched.is_empty() && self.partitions.values().all(|p| p.waiting.is_empty())
     }
 
     fn is_full(&self) -> bool {

@@ -220,6 +220,16 @@ impl MemoryBroker {
         self.shared.lock().log(&TopicPartition::new(topic, partition)).map(log::Log::stable)
     }
 
+    /// Partitions with an open transaction, or one whose marker is on its way: what is behind it can't be read yet.
+    pub fn open_transactions(&self) -> Vec<TopicPartition> {
+        let world = self.shared.lock();
+        let open = |name: &Arc<str>, topic: &world::Topic| {
+            let partitions = topic.partitions.iter().enumerate().filter(|(_, log)| log.stable() < log.bounds().1);
+            partitions.map(|(partition, _)| TopicPartition::new(name.clone(), partition as i32)).collect::<Vec<_>>()
+        };
+        world.topics.iter().flat_map(|(name, topic)| open(name, topic)).collect()
+    }
+
     /// Whether a committed record stands at `offset` or behind it.
     pub fn has_committed(&self, topic: &str, partition: i32, offset: i64) -> bool {
         let world = self.shared.lock();
