@@ -28,8 +28,8 @@ pub struct Contender {
 enum How {
     /// The copy loop with this many group members, and producers for each.
     Copy { lanes: usize, producers: usize },
-    /// `hw run`.
-    Headwater,
+    /// `hw run`; another build of it than the one under test, if it is given.
+    Headwater(Option<PathBuf>),
     /// A shell command that takes what it needs from its environment.
     Peer(String),
 }
@@ -72,7 +72,13 @@ impl Contender {
             Work::W2 => "hw W2",
             Work::W2R => "hw W2R",
         };
-        Contender { name: name.into(), work, how: How::Headwater }
+        Contender { name: name.into(), work, how: How::Headwater(None) }
+    }
+
+    /// The same work done by another build, to compare the two in one run.
+    pub fn against(work: Work, program: &Path) -> Contender {
+        let contender = Contender::headwater(work);
+        Contender { name: format!("{}, against", contender.name), how: How::Headwater(Some(program.into())), ..contender }
     }
 
     /// A peer as given on the command line: `NAME:w1|w2:COMMAND`.
@@ -89,8 +95,8 @@ impl Contender {
     /// The consumer group whose positions tell its progress.
     pub fn group(&self, run: &Run) -> String {
         match (&self.how, self.work) {
-            (How::Headwater, Work::W1 | Work::Copy) => format!("hw.w1-{}", run.id),
-            (How::Headwater, Work::W2 | Work::W2R) => format!("hw.w2-{}", run.id),
+            (How::Headwater(_), Work::W1 | Work::Copy) => format!("hw.w1-{}", run.id),
+            (How::Headwater(_), Work::W2 | Work::W2R) => format!("hw.w2-{}", run.id),
             _ => format!("bench-{}", run.id),
         }
     }
@@ -110,8 +116,8 @@ impl Contender {
                 command.args(["--lanes", &lanes.to_string()]);
                 command
             }
-            How::Headwater => {
-                let mut command = Command::new(&run.hw);
+            How::Headwater(program) => {
+                let mut command = Command::new(program.as_ref().unwrap_or(&run.hw));
                 command.arg("run").arg(self.pipeline(run)?).arg("--config").arg(config(run)?).arg("--plain-logs");
                 command.env("HW_LOG", "warn");
                 command

@@ -68,6 +68,9 @@ struct Settings {
     /// The program under test
     #[arg(long, default_value = "target/release/hw")]
     hw: PathBuf,
+    /// Another build of the program, which takes turns with the one under test
+    #[arg(long)]
+    against: Option<PathBuf>,
     /// Lanes of the program under test
     #[arg(long, default_value_t = 2)]
     lanes: usize,
@@ -128,7 +131,8 @@ fn measure(settings: &Settings, throughput: bool, latency: bool) -> Result<(), S
         return Err(format!("{} is missing: build it with `cargo build --release`", settings.hw.display()));
     }
     let hw = settings.hw.canonicalize().map_err(|e| e.to_string())?;
-    let settings = Settings { hw, ..settings.clone() };
+    let against = settings.against.as_ref().map(|path| path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))).transpose()?;
+    let settings = Settings { hw, against, ..settings.clone() };
     let dir = tempfile::Builder::new().prefix("headwater-bench-").tempdir().map_err(|e| e.to_string())?;
     let cluster = Cluster::up(settings.bootstrap.as_deref())?;
     let mut text = circumstances(&settings);
@@ -167,7 +171,10 @@ impl Settings {
 
 fn drained(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String, String> {
     let mut contenders = vec![Contender::copy(1, 2), Contender::copy(settings.lanes.max(2), 2)];
-    contenders.extend([Work::W1, Work::W2, Work::W2R].map(Contender::headwater));
+    for work in [Work::W1, Work::W2, Work::W2R] {
+        contenders.push(Contender::headwater(work));
+        contenders.extend(settings.against.iter().map(|program| Contender::against(work, program)));
+    }
     contenders.extend(settings.peer.iter().map(|p| Contender::peer(p)).collect::<Result<Vec<_>, _>>()?);
     contenders.push(Contender::copy(1, 1));
     contenders.retain(|c| settings.wanted(c));
@@ -213,6 +220,7 @@ fn drained(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String,
 
 fn delayed(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String, String> {
     let mut contenders = vec![Contender::copy(1, 2), Contender::copy(settings.lanes.max(2), 2), Contender::headwater(Work::W1)];
+    contenders.extend(settings.against.iter().map(|program| Contender::against(Work::W1, program)));
     contenders.retain(|c| settings.wanted(c));
     let load = latency::Load { rate: settings.rate, length: Duration::from_secs(settings.seconds) };
     let mut series: Vec<(String, u64, Vec<latency::Latencies>)> = Vec::new();
