@@ -47,7 +47,11 @@ pub fn in_order(mut waiting: Vec<Way>) -> Result<Vec<Way>, ArrowError> {
         return Ok(waiting);
     }
     waiting.sort_by_key(|way| way.turn);
-    waiting.chunk_by(|a, b| a.turn == b.turn).map(merged).collect()
+    // Rows that time made have no offsets to be put in order by, and keep the origin of their own step.
+    let timed = waiting.split_off(waiting.partition_point(|way| way.turn < BY_TIME));
+    let mut merged = waiting.chunk_by(|a, b| a.turn == b.turn).map(merged).collect::<Result<Vec<_>, _>>()?;
+    merged.extend(timed);
+    Ok(merged)
 }
 
 fn merged(ways: &[Way]) -> Result<Way, ArrowError> {
@@ -143,7 +147,7 @@ mod tests {
 
     #[test]
     fn rows_that_time_made_come_behind_them() {
-        assert_eq!(offsets(vec![way(1, BY_TIME, &[-1, -1]), way(0, 0, &[7]), way(2, BY_TIME, &[-1])]), [vec![7], vec![-1, -1, -1]]);
+        assert_eq!(offsets(vec![way(1, BY_TIME, &[-1, -1]), way(0, 0, &[7]), way(2, BY_TIME, &[-1])]), [vec![7], vec![-1, -1], vec![-1]]);
     }
 
     #[test]

@@ -249,9 +249,7 @@ impl Task {
             return Err(self.broken(index, e.to_string()));
         }
         if node.on_error == OnError::Drop {
-            let before = rejected.len();
-            rejected.retain(|rejected| rejected.asked);
-            let dropped = (before - rejected.len()) as u64;
+            let dropped: u64 = rejected.extract_if(.., |rejected| !rejected.asked).map(|rejected| rejected.inputs).sum();
             ledger.rejected -= dropped;
             ledger.filtered += dropped;
         }

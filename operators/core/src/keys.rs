@@ -1,6 +1,8 @@
 //! Group keys as bytes: an encoding of column values that is injective and keeps equal values equal, so that state
 //! can be keyed by it on any worker and any version. Not an ordering of the values.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit,
@@ -66,7 +68,6 @@ pub fn encode(columns: &[ArrayRef], row: usize, out: &mut Vec<u8>) {
             DataType::UInt64 => fixed!(column, UInt64Type, row, out),
             DataType::Date32 => fixed!(column, Date32Type, row, out),
             DataType::Decimal128(_, _) => fixed!(column, Decimal128Type, row, out),
-            // -0.0 equals 0.0, and every NaN equals every other
             DataType::Float32 => float(column.as_primitive::<Float32Type>().value(row).into(), out),
             DataType::Float64 => float(column.as_primitive::<Float64Type>().value(row), out),
             DataType::Timestamp(TimeUnit::Second, _) => fixed!(column, TimestampSecondType, row, out),
@@ -81,26 +82,37 @@ pub fn encode(columns: &[ArrayRef], row: usize, out: &mut Vec<u8>) {
     }
 }
 
+/// The column with one spelling of equal values: results of a group must not depend on which of its rows came last.
+pub fn canonical(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Float32 => Arc::new(column.as_primitive::<Float32Type>().unary::<_, Float32Type>(|value| same(value.into()) as f32)),
+        DataType::Float64 => Arc::new(column.as_primitive::<Float64Type>().unary::<_, Float64Type>(same)),
+        _ => column.clone(),
+    }
+}
+
 fn bytes(value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&(value.len() as u32).to_be_bytes());
     out.extend_from_slice(value);
 }
 
 fn float(value: f64, out: &mut Vec<u8>) {
-    let value = if value == 0.0 {
+    out.extend_from_slice(&same(value).to_be_bytes());
+}
+
+/// -0.0 equals 0.0, and every NaN equals every other.
+fn same(value: f64) -> f64 {
+    if value == 0.0 {
         0.0
     } else if value.is_nan() {
         f64::NAN
     } else {
         value
-    };
-    out.extend_from_slice(&value.to_be_bytes());
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::array::{Float64Array, StringArray};
 
     use super::*;

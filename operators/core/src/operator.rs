@@ -91,6 +91,9 @@ pub struct Rejected {
     /// The one row, with its system columns.
     pub row: RecordBatch,
     pub cause: String,
+    /// Input rows that this one stands for in the ledger: 1 for a row of the input; for a result (of a window), the rows
+    /// that are in no other result.
+    pub inputs: u64,
 }
 
 /// An operator's only way to act.
@@ -151,8 +154,19 @@ impl<'a> Cx<'a> {
 
     /// Sends row `row` of `batch` to the dead letters with its cause, in the epoch's transaction.
     pub fn reject(&mut self, batch: &Batch, row: usize, cause: impl Into<String>) {
-        self.ledger.rejected += 1;
-        self.rejected.push(Rejected { asked: false, row: batch.rows.slice(row, 1), cause: cause.into() });
+        self.reject_result(batch.rows.slice(row, 1), cause, 1);
+    }
+
+    /// Sends a result that can't be emitted to the dead letters. `inputs`: input rows that nothing else accounts for.
+    pub fn reject_result(&mut self, result: RecordBatch, cause: impl Into<String>, inputs: u64) {
+        self.ledger.rejected += inputs;
+        self.rejected.push(Rejected { asked: false, row: result, cause: cause.into(), inputs });
+    }
+
+    /// The same for a result of rows that are held in state.
+    pub fn reject_held(&mut self, result: RecordBatch, cause: impl Into<String>, inputs: u64) {
+        self.ledger.held -= inputs as i64;
+        self.reject_result(result, cause, inputs);
     }
 
     /// The same, because the configuration asks for it.

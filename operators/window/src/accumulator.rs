@@ -1,14 +1,17 @@
 //! What a group remembers of its rows for each computed column.
 //!
 //! An accumulator takes a row in two steps: [`Function::refuses`] says whether the row can be taken at all, then
-//! [`Function::add`] takes it and cannot fail. So a row that would overflow one sum of one of its windows leaves no
-//! trace in any other.
+//! [`Function::add`] takes it and cannot fail. Whether it can be taken depends on the row alone: sums are wide enough for
+//! any number of rows, and whether one fits its column is judged when it is emitted ([`Function::result`]). So no answer
+//! depends on the order in which rows arrive.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
-use operator_core::Millis;
+use arrow::datatypes::i256;
+use operator_core::{Millis, Origin};
 
-use crate::codec::{Reader, put_i128, put_u64};
+use crate::codec::{Reader, put_bytes, put_i128, put_u64};
 use crate::exact::ExactSum;
 use crate::sketch::Sketch;
 use crate::values::{Column, Value};
@@ -37,7 +40,7 @@ pub enum Function {
     AvgFloat,
     Min,
     Max,
-    /// The value of the row with the earliest event time (and offset) in which it is not null.
+    /// The value of the row that comes first by event time and position, of those in which it is not null.
     First,
     Last,
     /// The value at rank `p`, see [`Sketch`].
@@ -50,30 +53,52 @@ pub enum Function {
 #[derive(Clone, Debug)]
 pub enum Accumulator {
     Count(u64),
-    Total { sum: i128, count: u64 },
+    Total { sum: i256, count: u64 },
     Float { sum: ExactSum, count: u64 },
     Extreme(Option<Value>),
     Picked(Option<Box<Picked>>),
     Sketch(Box<Sketch>),
 }
 
-/// A value and the place in time of the row it comes from.
+/// A value and the place of the row it comes from.
 #[derive(Clone, Debug)]
 pub struct Picked {
-    time: Millis,
-    offset: i64,
+    place: Place<Arc<str>>,
     value: Value,
+}
+
+/// The place of a row among all rows of a step. Rows of one record (an unnest) share it: of those, arrival decides, which
+/// is their order in the record.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place<T> {
+    time: Millis,
+    topic: T,
+    partition: i32,
+    offset: i64,
+}
+
+impl<T: AsRef<str>> Place<T> {
+    fn borrowed(&self) -> Place<&str> {
+        Place { time: self.time, topic: self.topic.as_ref(), partition: self.partition, offset: self.offset }
+    }
 }
 
 /// Where and when a row is.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub struct Row<'a> {
     pub index: usize,
     pub time: Millis,
     pub offset: i64,
+    pub origin: &'a Origin,
 }
 
-/// Why a row cannot be part of an aggregate.
+impl Row<'_> {
+    fn place(&self) -> Place<&str> {
+        Place { time: self.time, topic: &self.origin.topic, partition: self.origin.partition, offset: self.offset }
+    }
+}
+
+/// Why a row cannot be part of an aggregate, or why a result cannot be emitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     NotFinite,
@@ -87,9 +112,9 @@ impl Refusal {
     pub fn cause(self, column: &str) -> String {
         match self {
             Refusal::NotFinite => format!("`{column}` cannot take a value that is not a finite number"),
-            Refusal::IntRange => format!("`{column}` would leave the range of a 64-bit integer"),
-            Refusal::DecimalRange => format!("`{column}` would have more than 38 digits"),
-            Refusal::FloatRange => format!("`{column}` would leave the range of a double"),
+            Refusal::IntRange => format!("the result `{column}` is out of the range of a 64-bit integer"),
+            Refusal::DecimalRange => format!("the result `{column}` has more than 38 digits"),
+            Refusal::FloatRange => format!("the result `{column}` is out of the range of a double"),
         }
     }
 }
@@ -100,7 +125,7 @@ impl Function {
         use Function::*;
         match self {
             CountRows | CountValues | CountDistinct => Accumulator::Count(0),
-            SumInt | SumDecimal | AvgInt | AvgDecimal { .. } => Accumulator::Total { sum: 0, count: 0 },
+            SumInt | SumDecimal | AvgInt | AvgDecimal { .. } => Accumulator::Total { sum: i256::ZERO, count: 0 },
             SumFloat | AvgFloat => Accumulator::Float { sum: ExactSum::default(), count: 0 },
             Min | Max => Accumulator::Extreme(None),
             First | Last => Accumulator::Picked(None),
@@ -111,44 +136,30 @@ impl Function {
     /// True if [`Function::refuses`] may ever refuse.
     pub fn can_refuse(&self) -> bool {
         use Function::*;
-        !matches!(self, CountRows | CountValues | CountDistinct | First | Last)
+        matches!(self, SumFloat | AvgFloat | Min | Max | Percentile { .. })
     }
 
-    /// Why `column[row]` cannot be added to `to`, if so.
+    /// Why `column[row]` cannot be added, if so.
     #[inline]
-    pub fn refuses(&self, to: &Accumulator, column: &Column<'_>, row: usize) -> Option<Refusal> {
-        match (self, to) {
-            (Function::SumInt, Accumulator::Total { sum, .. }) => {
-                let total = sum + column.int(row)?; // both within 64 bits or just beyond: no overflow of 128
-                i64::try_from(total).is_err().then_some(Refusal::IntRange)
-            }
-            (_, Accumulator::Total { sum, .. }) => match sum.checked_add(column.int(row)?) {
-                Some(total) if total.unsigned_abs() <= MAX_DECIMAL => None,
-                _ => Some(Refusal::DecimalRange),
-            },
-            (_, Accumulator::Float { sum, .. }) => {
-                let value = column.float(row)?;
-                match (value.is_finite(), sum.accepts(value)) {
-                    (false, _) => Some(Refusal::NotFinite),
-                    (_, false) => Some(Refusal::FloatRange),
-                    _ => None,
-                }
-            }
-            (_, Accumulator::Extreme(_)) => column.is_nan(row).then_some(Refusal::NotFinite),
-            (_, Accumulator::Sketch(_)) => (!column.float(row)?.is_finite()).then_some(Refusal::NotFinite),
-            _ => None,
-        }
+    pub fn refuses(&self, column: &Column<'_>, row: usize) -> Option<Refusal> {
+        let refused = match self {
+            Function::SumFloat | Function::AvgFloat | Function::Percentile { .. } => !column.float(row)?.is_finite(),
+            Function::Min | Function::Max => column.is_nan(row),
+            _ => false,
+        };
+        refused.then_some(Refusal::NotFinite)
     }
 
     /// Adds `column[row]`, which must not be refused. `count(DISTINCT)` is counted by whoever keeps its values.
     #[inline]
-    pub fn add(&self, to: &mut Accumulator, column: Option<&Column<'_>>, row: Row) {
+    pub fn add(&self, to: &mut Accumulator, column: Option<&Column<'_>>, row: Row<'_>) {
         match (to, column) {
             (Accumulator::Count(count), None) => *count += 1,
             (Accumulator::Count(count), Some(column)) => *count += u64::from(!column.is_null(row.index)),
             (Accumulator::Total { sum, count }, Some(column)) => {
                 if let Some(value) = column.int(row.index) {
-                    *sum = sum.wrapping_add(value);
+                    // 2^64 decimals of 127 bits fit 191.
+                    *sum = sum.wrapping_add(i256::from_i128(value));
                     *count += 1;
                 }
             }
@@ -180,35 +191,37 @@ impl Function {
         }
     }
 
-    fn add_picked(&self, kept: &mut Option<Box<Picked>>, column: &Column<'_>, row: Row) {
+    fn add_picked(&self, kept: &mut Option<Box<Picked>>, column: &Column<'_>, row: Row<'_>) {
         if column.is_null(row.index) {
             return;
         }
-        let place = (row.time, row.offset);
-        // Rows of one record (an unnest) share time and offset: there the order in the partition decides.
+        let place = row.place();
         let replaces = match kept {
-            Some(kept) if *self == Function::First => place < (kept.time, kept.offset),
-            Some(kept) => place >= (kept.time, kept.offset),
+            Some(kept) if *self == Function::First => place < kept.place.borrowed(),
+            Some(kept) => place >= kept.place.borrowed(),
             None => true,
         };
         if replaces && let Some(value) = column.value(row.index) {
-            *kept = Some(Box::new(Picked { time: row.time, offset: row.offset, value }));
+            let place = Place { topic: row.origin.topic.clone(), time: row.time, partition: row.origin.partition, offset: row.offset };
+            match kept {
+                Some(kept) => **kept = Picked { place, value },
+                None => *kept = Some(Box::new(Picked { place, value })),
+            }
         }
     }
 
     /// The value of the computed column; `None` is null: no value was added.
-    pub fn result(&self, of: &Accumulator) -> Option<Value> {
-        match of {
+    ///
+    /// # Errors
+    /// The value does not fit the column's type. It may again after further rows.
+    pub fn result(&self, of: &Accumulator) -> Result<Option<Value>, Refusal> {
+        Ok(match of {
             Accumulator::Count(count) => Some(Value::Int((*count).into())),
             Accumulator::Total { count: 0, .. } | Accumulator::Float { count: 0, .. } => None,
-            Accumulator::Total { sum, count } => Some(match self {
-                Function::AvgInt => Value::Float(*sum as f64 / *count as f64),
-                Function::AvgDecimal { digits } => Value::Int(divide(*sum, (*count).into(), *digits)),
-                _ => Value::Int(*sum),
-            }),
+            Accumulator::Total { sum, count } => Some(self.total(*sum, *count)?),
             Accumulator::Float { sum, count } => Some(Value::Float(match self {
-                Function::AvgFloat => sum.value() / *count as f64,
-                _ => sum.value(),
+                Function::AvgFloat => sum.mean(*count),
+                _ => sum.value().ok_or(Refusal::FloatRange)?,
             })),
             Accumulator::Extreme(value) => value.clone(),
             Accumulator::Picked(picked) => picked.as_ref().map(|picked| picked.value.clone()),
@@ -216,6 +229,18 @@ impl Function {
                 Function::Percentile { p } => sketch.quantile(*p).map(Value::Float),
                 _ => None,
             },
+        })
+    }
+
+    /// The sum or the average of whole numbers; `count > 0`.
+    fn total(&self, sum: i256, count: u64) -> Result<Value, Refusal> {
+        let narrow = sum.to_i128();
+        match self {
+            // Sums of 64-bit integers fit 128 bits.
+            Function::AvgInt => narrow.map(|sum| Value::Float(sum as f64 / count as f64)).ok_or(Refusal::IntRange),
+            Function::AvgDecimal { digits } => divide(sum, count, *digits).map(Value::Int).ok_or(Refusal::DecimalRange),
+            Function::SumInt => narrow.filter(|sum| i64::try_from(*sum).is_ok()).map(Value::Int).ok_or(Refusal::IntRange),
+            _ => narrow.filter(|sum| sum.unsigned_abs() <= MAX_DECIMAL).map(Value::Int).ok_or(Refusal::DecimalRange),
         }
     }
 
@@ -224,16 +249,27 @@ impl Function {
         let kind = reader.u8()?;
         Some(match (self.empty(), kind) {
             (Accumulator::Count(_), 1) => Accumulator::Count(reader.u64()?),
-            (Accumulator::Total { .. }, 2) => Accumulator::Total { sum: reader.i128()?, count: reader.u64()? },
+            (Accumulator::Total { .. }, 2) => Accumulator::Total { sum: i256::from_i128(reader.i128()?), count: reader.u64()? },
+            (Accumulator::Total { .. }, 7) => Accumulator::Total { sum: i256::from_be_bytes(reader.array()?), count: reader.u64()? },
             (Accumulator::Float { .. }, 3) => Accumulator::Float { sum: ExactSum::decode(reader)?, count: reader.u64()? },
             (Accumulator::Extreme(_), 4) => Accumulator::Extreme(match reader.u8()? {
                 0 => None,
                 _ => Some(Value::decode(reader)?),
             }),
+            // Written before positions were kept: at the same time, rows of any partition come after it.
             (Accumulator::Picked(_), 5) => Accumulator::Picked(match reader.u8()? {
                 0 => None,
-                _ => Some(Box::new(Picked { time: reader.i64()?, offset: reader.i64()?, value: Value::decode(reader)? })),
+                _ => {
+                    let place = Place { time: reader.i64()?, offset: reader.i64()?, topic: "".into(), partition: -1 };
+                    Some(Box::new(Picked { place, value: Value::decode(reader)? }))
+                }
             }),
+            (Accumulator::Picked(_), 8) => {
+                let time = reader.i64()?;
+                let topic = std::str::from_utf8(reader.bytes()?).ok()?.into();
+                let place = Place { time, topic, partition: reader.i64()?.try_into().ok()?, offset: reader.i64()? };
+                Accumulator::Picked(Some(Box::new(Picked { place, value: Value::decode(reader)? })))
+            }
             (Accumulator::Sketch(_), 6) => Accumulator::Sketch(Box::new(Sketch::decode(reader)?)),
             _ => return None,
         })
@@ -249,8 +285,16 @@ impl Accumulator {
                 put_u64(*count, out);
             }
             Accumulator::Total { sum, count } => {
-                out.push(2);
-                put_i128(*sum, out);
+                match sum.to_i128() {
+                    Some(sum) => {
+                        out.push(2);
+                        put_i128(sum, out);
+                    }
+                    None => {
+                        out.push(7);
+                        out.extend_from_slice(&sum.to_be_bytes());
+                    }
+                }
                 put_u64(*count, out);
             }
             Accumulator::Float { sum, count } => {
@@ -264,13 +308,15 @@ impl Accumulator {
                     value.encode(out);
                 }
             }
-            Accumulator::Picked(picked) => {
-                out.extend_from_slice(&[5, picked.is_some().into()]);
-                if let Some(picked) = picked {
-                    put_i128(picked.time.into(), out);
-                    put_i128(picked.offset.into(), out);
-                    picked.value.encode(out);
-                }
+            Accumulator::Picked(None) => out.extend_from_slice(&[5, 0]),
+            Accumulator::Picked(Some(picked)) => {
+                let Place { time, topic, partition, offset } = &picked.place;
+                out.push(8);
+                put_i128((*time).into(), out);
+                put_bytes(topic.as_bytes(), out);
+                put_i128((*partition).into(), out);
+                put_i128((*offset).into(), out);
+                picked.value.encode(out);
             }
             Accumulator::Sketch(sketch) => {
                 out.push(6);
@@ -287,14 +333,21 @@ impl Accumulator {
     }
 }
 
-/// `sum / count` with `digits` more decimal digits than `sum`, rounded half away from zero. The plan chose `digits` so
-/// that no average of values in range can overflow; `count > 0`.
-fn divide(sum: i128, count: i128, digits: u32) -> i128 {
-    let scale = 10i128.pow(digits.min(38));
-    let (whole, rest) = (sum / count, (sum % count) * scale);
-    let (part, left) = (rest / count, rest % count);
-    let up = if left.unsigned_abs() * 2 >= count.unsigned_abs() { rest.signum() } else { 0 };
-    whole.saturating_mul(scale).saturating_add(part).saturating_add(up)
+/// `sum / count` with `digits` (at most 4) more decimal digits than `sum`, rounded half away from zero. The plan chose
+/// `digits` so that no average of values in range can overflow; `count > 0`.
+fn divide(sum: i256, count: u64, digits: u32) -> Option<i128> {
+    let (scale, divisor) = (10i128.checked_pow(digits)?, i128::from(count));
+    let (whole, rest) = match sum.to_i128() {
+        Some(sum) => (sum / divisor, sum % divisor),
+        None => {
+            let wide = i256::from_i128(divisor);
+            (sum.checked_div(wide)?.to_i128()?, sum.checked_rem(wide)?.to_i128()?)
+        }
+    };
+    let rest = rest.checked_mul(scale)?;
+    let (part, left) = (rest / divisor, rest % divisor);
+    let up = if left.unsigned_abs() * 2 >= divisor.unsigned_abs() { rest.signum() } else { 0 };
+    whole.checked_mul(scale)?.checked_add(part)?.checked_add(up)
 }
 
 #[cfg(test)]
@@ -309,11 +362,12 @@ mod tests {
         let column = Column::new(&array);
         let mut accumulator = function.empty();
         let mut refused = Vec::new();
+        let origin = Origin { topic: "t".into(), partition: 0, from: -1, to: 9 };
         for index in 0..array.len() {
-            match function.refuses(&accumulator, &column, index) {
+            match function.refuses(&column, index) {
                 Some(refusal) => refused.push(refusal),
                 None => {
-                    let row = Row { index, time: [5, 3, 9, 3][index % 4], offset: index as i64 };
+                    let row = Row { index, time: [5, 3, 9, 3][index % 4], offset: index as i64, origin: &origin };
                     function.add(&mut accumulator, Some(&column), row);
                 }
             }
@@ -323,7 +377,10 @@ mod tests {
             accumulator = function.decode(&mut reader).unwrap();
             assert!(reader.is_empty());
         }
-        (function.result(&accumulator), refused)
+        match function.result(&accumulator) {
+            Ok(value) => (value, refused),
+            Err(refusal) => (None, [refused, vec![refusal]].concat()),
+        }
     }
 
     fn ints(values: &[Option<i64>]) -> ArrayRef {
@@ -344,13 +401,36 @@ mod tests {
     }
 
     #[test]
-    fn overflow_is_refused_and_leaves_no_trace() {
-        let (sum, refused) = run(Function::SumInt, ints(&[Some(i64::MAX), Some(1), Some(-1)]));
-        assert_eq!((sum, refused), (Some(Value::Int(i64::MAX as i128 - 1)), vec![Refusal::IntRange]));
+    fn overflow_is_judged_by_the_whole_sum() {
         let most = MAX_DECIMAL as i128;
-        let decimals = Decimal128Array::from(vec![most, 1, -most, -most, -1]).with_precision_and_scale(38, 2).unwrap();
-        let (sum, refused) = run(Function::SumDecimal, Arc::new(decimals));
-        assert_eq!((sum, refused), (Some(Value::Int(-most)), vec![Refusal::DecimalRange; 2]));
+        let decimals = |values: Vec<i128>| -> ArrayRef { Arc::new(Decimal128Array::from(values).with_precision_and_scale(38, 2).unwrap()) };
+        let whole = |n: i128| (Some(Value::Int(n)), vec![]);
+        assert_eq!(run(Function::SumInt, ints(&[Some(i64::MAX), Some(1), Some(-1)])), whole(i64::MAX.into()));
+        assert_eq!(run(Function::SumInt, ints(&[Some(i64::MIN), Some(-1)])), (None, vec![Refusal::IntRange]));
+        assert_eq!(run(Function::SumDecimal, decimals(vec![most, most, most, -most, -most])), whole(most));
+        assert_eq!(run(Function::SumDecimal, decimals(vec![-most, -1])), (None, vec![Refusal::DecimalRange]));
+        // Three of them have more than 128 bits.
+        assert_eq!(run(Function::AvgDecimal { digits: 0 }, decimals(vec![most, most, most])), whole(most));
+        assert_eq!(run(Function::AvgDecimal { digits: 0 }, decimals(vec![-most, -most, -most + 1])), whole(-most));
+        let doubles = |values: Vec<f64>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
+        assert_eq!(run(Function::SumFloat, doubles(vec![f64::MAX, f64::MAX])), (None, vec![Refusal::FloatRange]));
+        assert_eq!(run(Function::SumFloat, doubles(vec![f64::MAX, f64::MAX, -f64::MAX, 1.0])).0, Some(Value::Float(f64::MAX)));
+        assert_eq!(run(Function::AvgFloat, doubles(vec![f64::MAX, f64::MAX])).0, Some(Value::Float(f64::MAX)));
+    }
+
+    #[test]
+    fn a_pick_without_a_position_is_read_and_gives_way_to_later_rows() {
+        // As written before positions were kept: kind, present, time 9, offset 7, the number 5.
+        let old = [5, 1, 18, 14, 0, 10];
+        let (early, late) = (ints(&[Some(1)]), ints(&[Some(2)]));
+        for (function, expected) in [(Function::First, 5), (Function::Last, 2)] {
+            let mut kept = function.decode(&mut Reader::new(&old)).unwrap();
+            let origin = Origin { topic: "t".into(), partition: 3, from: -1, to: 9 };
+            function.add(&mut kept, Some(&Column::new(&late)), Row { index: 0, time: 9, offset: 0, origin: &origin });
+            assert_eq!(function.result(&kept), Ok(Some(Value::Int(expected))));
+            function.add(&mut kept, Some(&Column::new(&early)), Row { index: 0, time: 8, offset: 0, origin: &origin });
+            assert_eq!(function.result(&kept), Ok(Some(Value::Int(if expected == 5 { 1 } else { 2 }))));
+        }
     }
 
     #[test]
@@ -373,6 +453,7 @@ mod tests {
 
     #[test]
     fn averages_of_decimals_round_half_away_from_zero() {
+        let divide = |sum, count, digits| divide(i256::from_i128(sum), count, digits).unwrap();
         assert_eq!(divide(200, 3, 4), 666_667);
         assert_eq!(divide(-200, 3, 4), -666_667);
         assert_eq!(divide(5, 2, 0), 3);

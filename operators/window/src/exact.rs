@@ -6,18 +6,35 @@
 //! than 106 bits allow. The parts always add up to the exact sum of the input (J. R. Shewchuk, "Adaptive Precision
 //! Floating-Point Arithmetic and Fast Robust Geometric Predicates", 1997, theorem 10), and [`ExactSum::value`] rounds
 //! that once, to the nearest double with ties to even. Parts do not overlap, so there are never more than about 40.
+//!
+//! Numbers near the limit of doubles are summed apart, scaled down by a power of two: so no step of an addition can
+//! overflow, and a sum that leaves the range of doubles on the way and comes back is exact like any other.
 
 use crate::codec::{Reader, put_f64, put_u64};
 
-/// Sums beyond this (2^1023, half the largest double) are refused, so that no step of an addition can overflow.
-pub const LIMIT: f64 = f64::from_bits(0x7fe0_0000_0000_0000);
+/// 2^900: from here on numbers are summed apart. 2^64 smaller ones stay below the largest double.
+const HUGE: f64 = f64::from_bits((1023 + 900) << 52);
+/// 2^128: what those are divided by.
+const SCALE: f64 = f64::from_bits((1023 + 128) << 52);
+/// 2^800: a scaled sum above it decides the result's leading digits.
+const NEAR: f64 = f64::from_bits((1023 + 800) << 52);
 
 /// More parts than non-overlapping doubles can have: a sign of corrupt state.
 const MAX_PARTS: u64 = 64;
+/// In place of the number of parts: two sums follow.
+const TWO_SUMS: u64 = MAX_PARTS + 1;
 
 /// The exact sum of the finite doubles added so far.
 #[derive(Clone, Debug, Default)]
 pub struct ExactSum {
+    ordinary: Parts,
+    /// Of the numbers from [`HUGE`] on, divided by [`SCALE`].
+    huge: Option<Box<Parts>>,
+}
+
+/// A sum as doubles that do not overlap.
+#[derive(Clone, Debug, Default)]
+struct Parts {
     /// The largest part: the sum rounded, up to one unit in the last place.
     head: f64,
     /// The second largest part.
@@ -35,14 +52,75 @@ fn two_sum(a: f64, b: f64) -> (f64, f64) {
 }
 
 impl ExactSum {
-    /// True if `x` is finite and the sum with it stays within [`LIMIT`].
-    pub fn accepts(&self, x: f64) -> bool {
-        // false for a NaN, too
-        (self.head + x).abs() <= LIMIT
+    /// Adds `x`, which must be finite.
+    #[inline]
+    pub fn add(&mut self, x: f64) {
+        if x.abs() < HUGE {
+            self.ordinary.add(x);
+        } else {
+            self.huge.get_or_insert_default().add(x / SCALE);
+        }
     }
 
-    /// Adds `x`, for which [`ExactSum::accepts`] must hold.
-    pub fn add(&mut self, x: f64) {
+    /// The exact sum, rounded to the nearest double; `None` if that is beyond the largest.
+    pub fn value(&self) -> Option<f64> {
+        let (value, scale) = self.rounded();
+        Some(value * scale).filter(|sum| sum.is_finite())
+    }
+
+    /// The sum divided by the number of its numbers: of any finite numbers it is finite.
+    pub fn mean(&self, count: u64) -> f64 {
+        let (value, scale) = self.rounded();
+        (value / count as f64 * scale).clamp(f64::MIN, f64::MAX)
+    }
+
+    /// The exact sum rounded to 53 bits, as a double and the power of two to multiply it by.
+    fn rounded(&self) -> (f64, f64) {
+        let Some(huge) = &self.huge else { return (self.ordinary.value(), 1.0) };
+        if (huge.head + self.ordinary.head / SCALE).abs() < NEAR {
+            // They cancel out, or nearly: what is left adds up with the ordinary ones.
+            let mut sum = self.ordinary.clone();
+            huge.parts_down().for_each(|part| sum.add(part * SCALE));
+            return (sum.value(), 1.0);
+        }
+        let mut sum = huge.as_ref().clone();
+        for part in self.ordinary.parts_down() {
+            let scaled = part / SCALE;
+            if scaled * SCALE != part {
+                // Too small to be scaled exactly. All that counts is on which side of a tie the rest is.
+                sum.add(f64::MIN_POSITIVE.copysign(part));
+                break;
+            }
+            sum.add(scaled);
+        }
+        (sum.value(), SCALE)
+    }
+
+    /// Appends the sum to `out`.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        if let Some(huge) = self.huge.as_deref().filter(|huge| huge.parts_down().any(|part| part != 0.0)) {
+            put_u64(TWO_SUMS, out);
+            huge.encode(out);
+        }
+        self.ordinary.encode(out);
+    }
+
+    /// Reads what [`ExactSum::encode`] wrote.
+    pub fn decode(reader: &mut Reader<'_>) -> Option<ExactSum> {
+        match reader.u64()? {
+            TWO_SUMS => {
+                let count = reader.u64()?;
+                let huge = Some(Box::new(Parts::decode(count, reader)?));
+                let count = reader.u64()?;
+                Some(ExactSum { ordinary: Parts::decode(count, reader)?, huge })
+            }
+            count => Some(ExactSum { ordinary: Parts::decode(count, reader)?, huge: None }),
+        }
+    }
+}
+
+impl Parts {
+    fn add(&mut self, x: f64) {
         let mut x = x;
         if !self.rest.is_empty() {
             self.rest.retain_mut(|part| {
@@ -66,7 +144,7 @@ impl ExactSum {
     }
 
     /// The exact sum, rounded to the nearest double.
-    pub fn value(&self) -> f64 {
+    fn value(&self) -> f64 {
         let mut parts = self.parts_down();
         let mut high = parts.next().unwrap_or(0.0);
         let mut low = 0.0;
@@ -93,16 +171,16 @@ impl ExactSum {
         [self.head, self.tail].into_iter().chain(self.rest.iter().rev().copied())
     }
 
-    /// Appends the sum to `out`.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    fn encode(&self, out: &mut Vec<u8>) {
         put_u64(self.parts_down().filter(|p| *p != 0.0).count() as u64, out);
         self.parts_down().filter(|p| *p != 0.0).for_each(|p| put_f64(p, out));
     }
 
-    /// Reads what [`ExactSum::encode`] wrote.
-    pub fn decode(reader: &mut Reader<'_>) -> Option<ExactSum> {
-        let count = reader.u64().filter(|n| *n <= MAX_PARTS)?;
-        let mut sum = ExactSum::default();
+    fn decode(count: u64, reader: &mut Reader<'_>) -> Option<Parts> {
+        if count > MAX_PARTS {
+            return None;
+        }
+        let mut sum = Parts::default();
         for place in 0..count {
             let part = reader.f64().filter(|p| p.is_finite())?;
             match place {
@@ -120,16 +198,19 @@ impl ExactSum {
 mod tests {
     use super::*;
 
-    fn sum(numbers: &[f64]) -> f64 {
+    fn total(numbers: &[f64]) -> ExactSum {
         let mut sum = ExactSum::default();
         for x in numbers {
-            assert!(sum.accepts(*x));
             sum.add(*x);
             let mut bytes = Vec::new();
             sum.encode(&mut bytes);
             sum = ExactSum::decode(&mut Reader::new(&bytes)).unwrap();
         }
-        sum.value()
+        sum
+    }
+
+    fn sum(numbers: &[f64]) -> f64 {
+        total(numbers).value().unwrap()
     }
 
     #[test]
@@ -152,13 +233,27 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_cannot_be_summed() {
-        let mut sum = ExactSum::default();
-        for x in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
-            assert!(!sum.accepts(x));
-        }
-        sum.add(LIMIT);
-        assert!(!sum.accepts(f64::MAX));
-        assert!(sum.accepts(-1.0));
+    fn only_the_whole_sum_has_to_be_in_range() {
+        let (most, tiny) = (f64::MAX, f64::from_bits(1));
+        assert_eq!(sum(&[most, most, -most, 1e290]), most);
+        assert_eq!(sum(&[most, 1.5, most, -most, -most, tiny]), 1.5);
+        assert_eq!(sum(&[most, -most, tiny]), tiny);
+        assert_eq!(sum(&[HUGE, tiny, -HUGE]), tiny);
+        assert_eq!(total(&[most, most]).value(), None);
+        assert_eq!(total(&[-most, -most]).value(), None);
+        assert_eq!(total(&[most; 1000]).mean(1000), most);
+        // Half a unit beyond the largest double is a tie with what is out of range; the least bit decides.
+        let half = f64::from_bits((1023 + 970) << 52);
+        assert_eq!(total(&[most, half]).value(), None);
+        assert_eq!(sum(&[most, half, -tiny]), most);
+        assert_eq!(sum(&[most, half, -1e-250, tiny]), most);
+        assert_eq!(total(&[most, half, tiny]).value(), None);
+        // What was written before there were two sums: one up to half the largest double.
+        let before = ExactSum { ordinary: Parts { head: most / 2.0, ..Parts::default() }, huge: None };
+        let mut after = before.clone();
+        [most, -most, HUGE, -HUGE].iter().for_each(|x| after.add(*x));
+        assert_eq!(after.value(), before.value());
+        after.add(-most / 2.0);
+        assert_eq!(after.value(), Some(0.0));
     }
 }

@@ -6,7 +6,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use operator_core::{Millis, State, StateError};
 
-use crate::accumulator::{Accumulator, Refusal, Row};
+use crate::accumulator::{Accumulator, Function, Row};
 use crate::codec::{Reader, put_i128, put_u64};
 use crate::expiry::{forget, is_over};
 use crate::layout::{VERSION, VERSION_TIMED, put_distinct_key, put_key};
@@ -102,25 +102,14 @@ impl Groups {
         self.accumulators.get(slot * width..(slot + 1) * width).unwrap_or_default()
     }
 
-    /// Why `row` cannot be added to `slot`, if so: the aggregate's place and the refusal.
+    /// Adds `row`, which no aggregate refuses, and counts it as held if this is where it is accounted for.
     #[inline]
-    pub fn refuses(&self, plan: &WindowPlan, slot: usize, columns: &[Column<'_>], row: usize) -> Option<(usize, Refusal)> {
-        let accumulators = self.accumulators(plan, slot);
-        plan.guarded.iter().find_map(|place| {
-            let (aggregate, accumulator) = (plan.aggregates.get(*place)?, accumulators.get(*place)?);
-            let column = columns.get(*aggregate.inputs.first()?)?;
-            aggregate.function.refuses(accumulator, column, row).map(|refusal| (*place, refusal))
-        })
-    }
-
-    /// Adds `row`, which `slot` does not refuse, and counts it as held if this is where it is accounted for.
-    #[inline]
-    pub fn add(&mut self, plan: &WindowPlan, slot: usize, columns: &[Column<'_>], row: Row, holds: bool) {
+    pub fn add(&mut self, plan: &WindowPlan, slot: usize, columns: &[Column<'_>], row: Row<'_>, holds: bool) {
         let width = plan.aggregates.len();
         let accumulators = self.accumulators.get_mut(slot * width..(slot + 1) * width).unwrap_or_default();
         for (aggregate, accumulator) in plan.aggregates.iter().zip(accumulators) {
             match aggregate.inputs.as_slice() {
-                _ if aggregate.function == crate::accumulator::Function::CountDistinct => {}
+                _ if aggregate.function == Function::CountDistinct => {}
                 [] => aggregate.function.add(accumulator, None, row),
                 [input, ..] => aggregate.function.add(accumulator, columns.get(*input), row),
             }

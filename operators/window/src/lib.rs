@@ -9,15 +9,17 @@
 //!
 //! What holds:
 //!
-//! * The same rows give the same results, however they were cut into batches and wherever work was interrupted: sums of
-//!   doubles are exact before they are rounded once ([`exact`]), percentiles count ([`sketch`]), and `first` and `last`
-//!   go by event time and offset.
+//! * The same rows give the same results, however they were cut into batches, wherever work was interrupted, and whichever
+//!   partition came first: sums are exact before they are rounded or judged once ([`exact`]), percentiles count
+//!   ([`sketch`]), and `first` and `last` go by event time and position.
 //! * A window is emitted once. Rows that come after all their windows were closed go to the port `late`.
-//! * A row that an aggregate cannot take (an overflow, a value that is not a number) goes to the dead letters as a
-//!   whole and leaves no trace in any aggregate.
+//! * A row that an aggregate cannot take (a value that is not a number) goes to the dead letters as a whole and leaves no
+//!   trace in any aggregate. A result that does not fit its column (a sum out of range) goes there instead of being
+//!   emitted; what is emitted later is judged by what the sum is then.
 //!
-//! Honest limits: a group's entry is rewritten once per batch that touches it. A percentile's sketch is part of that
-//! entry (about a kilobyte). Which of several rows overflows a sum depends on their order in the partition.
+//! Limits: a group's entry is rewritten once per batch that touches it. A percentile's sketch is part of that entry (about
+//! a kilobyte). Results on the way (`emit: on_update`) depend on which rows came before, by nature; the last one of a
+//! group does not.
 
 // Bad data must never end the process.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! for each row:  its windows -> those still open at the row's own watermark -> none: late
-//!                             -> any aggregate of any of them refuses it: dead letter, no trace left
+//!                             -> an aggregate can't take it: dead letter, no trace left
 //!                             -> added to all of them, held once (in the last to close)
 //! when time moves past the earliest end: scan closed windows, emit, delete, release their rows
+//! a result that does not fit its column: dead letter, instead of being emitted
 //! ```
 //!
 //! Invariant (rule R6): what happens to a row depends on the row, on its own partition's watermark before it, and on the
@@ -87,6 +88,8 @@ struct Rows<'a> {
 struct Updates {
     results: Results,
     rows: Vec<u32>,
+    /// Rows of the batch none of whose results can be emitted.
+    rejected: usize,
 }
 
 /// What became of a row.
@@ -130,7 +133,7 @@ impl WindowOperator {
     }
 
     /// Decides on one row and adds it where it belongs.
-    fn add(&mut self, plan: &WindowPlan, rows: &Rows<'_>, row: Row, watermark: Millis, cx: &mut Cx<'_>) -> Result<Fate, StateError> {
+    fn add(&mut self, plan: &WindowPlan, rows: &Rows<'_>, row: Row<'_>, watermark: Millis, cx: &mut Cx<'_>) -> Result<Fate, StateError> {
         let Some(last) = plan.windows.last_end(row.time) else {
             return Ok(Fate::Rejected(format!("event time {} is out of the range of windows", row.time)));
         };
@@ -139,7 +142,7 @@ impl WindowOperator {
         }
         self.group.clear();
         keys::encode(&rows.group, row.index, &mut self.group);
-        if let Some(cause) = too_large(plan, rows, &self.group, row.index) {
+        if let Some(cause) = too_large(plan, rows, &self.group, row.index).or_else(|| refused(plan, &rows.columns, row.index)) {
             return Ok(Fate::Rejected(cause));
         }
         self.open.clear();
@@ -152,12 +155,6 @@ impl WindowOperator {
             let slot = self.groups.renew(plan, slot, (end, &self.group), row.time.max(watermark), cx.state())?;
             self.open.push((end, slot));
             end -= plan.windows.every;
-        }
-        for (_, slot) in &self.open {
-            if let Some((place, refusal)) = self.groups.refuses(plan, *slot, &rows.columns, row.index) {
-                let name = plan.aggregates.get(place).map_or("", |a| a.name.as_str());
-                return Ok(Fate::Rejected(refusal.cause(name)));
-            }
         }
         for (nth, (_, slot)) in self.open.iter().enumerate() {
             let holds = nth == 0 && plan.emit == Emit::OnClose;
@@ -205,11 +202,11 @@ impl WindowOperator {
                         group_key.clear();
                         group_key.extend_from_slice(key);
                         accumulators.clear();
-                        released += read_group(plan, value, &mut accumulators)?.held;
-                        if plan.emit == Emit::OnClose {
-                            results.push(plan, end, &accumulators);
-                        } else {
+                        let held = read_group(plan, value, &mut accumulators)?.held;
+                        if plan.emit == Emit::OnUpdate {
                             group.iter_mut().for_each(Vec::clear);
+                        } else if results.push(plan, end, &accumulators, held) {
+                            released += held;
                         }
                     }
                 }
@@ -232,8 +229,9 @@ impl WindowOperator {
             if !results.is_empty() {
                 let system = derived_system_columns(results.times(), emitted);
                 let columns = plan.group_types.iter().zip(&mut group).map(|(t, values)| build(t, &std::mem::take(values)));
-                let rows = results.take(plan, columns.collect(), system.to_vec())?;
+                let (rows, unfit) = results.take(plan, columns.collect(), system.to_vec())?;
                 cx.emit(Port::OUT, rows);
+                unfit.into_iter().for_each(|unfit| cx.reject_held(unfit.row, unfit.cause, unfit.inputs));
             }
             for key in &deleted {
                 cx.state().delete(key)?;
@@ -277,6 +275,16 @@ fn too_large(plan: &WindowPlan, rows: &Rows<'_>, group: &[u8], row: usize) -> Op
     (widest > limit).then(|| format!("a value to keep in state has {widest} bytes, more than {limit}"))
 }
 
+/// Why an aggregate cannot take `row`, if so.
+#[inline]
+fn refused(plan: &WindowPlan, columns: &[Column<'_>], row: usize) -> Option<String> {
+    plan.guarded.iter().find_map(|place| {
+        let aggregate = plan.aggregates.get(*place)?;
+        let column = columns.get(*aggregate.inputs.first()?)?;
+        aggregate.function.refuses(column, row).map(|refusal| refusal.cause(&aggregate.name))
+    })
+}
+
 impl Operator for WindowOperator {
     fn on_batch(&mut self, batch: &Batch, cx: &mut Cx<'_>) -> Result<(), StateError> {
         if batch.num_rows() == 0 {
@@ -287,11 +295,11 @@ impl Operator for WindowOperator {
         let inputs = plan.inputs.evaluate(&batch.rows);
         let rows = Rows::new(&plan, batch, &inputs)?;
         let mut failed = inputs.failed.iter().peekable();
-        let mut updates = Updates { results: Results::new(&plan), rows: Vec::new() };
+        let mut updates = Updates { results: Results::new(&plan), rows: Vec::new(), rejected: 0 };
         self.late.clear();
         let mut added = 0;
         for index in 0..batch.num_rows() {
-            let (row, watermark) = rows.system.row(index);
+            let (row, watermark) = rows.row(index);
             let watermark = watermark.max(closed);
             let fate = match failed.next_if(|(failed, _)| *failed == index) {
                 Some((_, cause)) if !plan.is_late(row.time, watermark) => Fate::Rejected(cause.clone()),
@@ -302,7 +310,9 @@ impl Operator for WindowOperator {
                     added += 1;
                     if plan.emit == Emit::OnUpdate {
                         updates.push(&plan, &self.groups, &self.open, index as u32);
-                        updates.emit_if(updates.rows.len() >= MAX_ROWS, &plan, &rows, cx)?;
+                        // At once where a result is a dead letter: these keep their order among those of rows.
+                        let now = updates.rows.len() >= MAX_ROWS || updates.results.has_unfit();
+                        updates.emit_if(now, &plan, &rows, cx)?;
                     }
                 }
                 Fate::Late => self.late.push(index as u32),
@@ -317,7 +327,7 @@ impl Operator for WindowOperator {
             Emit::OnClose => cx.hold(added),
             Emit::OnUpdate => {
                 updates.emit_if(!updates.rows.is_empty(), &plan, &rows, cx)?;
-                cx.pass(Port::OUT, arrow::array::RecordBatch::new_empty(plan.schema.clone()), added);
+                cx.pass(Port::OUT, arrow::array::RecordBatch::new_empty(plan.schema.clone()), added - updates.rejected);
             }
         }
         if !self.late.is_empty() {
@@ -380,27 +390,31 @@ impl<'a> Rows<'a> {
             batch,
             system,
             columns: inputs.values.iter().map(Column::new).collect(),
-            group: inputs.select(&plan.group),
+            group: inputs.select(&plan.group).iter().map(keys::canonical).collect(),
             distinct: distinct.collect(),
         })
     }
-}
 
-impl System<'_> {
     /// A row and its watermark. The columns are as long as the batch.
     #[inline]
-    fn row(&self, index: usize) -> (Row, Millis) {
+    fn row(&self, index: usize) -> (Row<'a>, Millis) {
         let at = |column: &[i64]| column.get(index).copied().unwrap_or_default();
-        (Row { index, time: at(self.times), offset: at(self.offsets) }, at(self.watermarks))
+        let System { times, watermarks, offsets } = &self.system;
+        (Row { index, time: at(times), offset: at(offsets), origin: &self.batch.origin }, at(watermarks))
     }
 }
 
 impl Updates {
     /// Adds the results of all open windows of a row, earliest window first.
     fn push(&mut self, plan: &WindowPlan, groups: &Groups, open: &[(Millis, usize)], row: u32) {
+        let mut emitted = false;
         for (end, slot) in open.iter().rev() {
-            self.results.push(plan, *end, groups.accumulators(plan, *slot));
+            emitted |= self.results.push(plan, *end, groups.accumulators(plan, *slot), 0);
             self.rows.push(row);
+        }
+        if !emitted {
+            self.results.charge();
+            self.rejected += 1;
         }
     }
 
@@ -410,7 +424,7 @@ impl Updates {
         if !now {
             return Ok(());
         }
-        let row = |index: &u32| rows.system.row(*index as usize);
+        let row = |index: &u32| rows.row(*index as usize);
         let times = match plan.windows.unbounded {
             true => self.rows.iter().map(|i| row(i).0.time).collect(),
             false => self.results.times(),
@@ -427,7 +441,9 @@ impl Updates {
             system.push(take(headers, &indices, None).map_err(unfit)?);
         }
         let group = rows.group.iter().map(|column| take(column, &indices, None)).collect::<Result<Vec<_>, _>>();
-        cx.emit(Port::OUT, self.results.take(plan, group.map_err(unfit)?, system)?);
+        let (rows, unfit) = self.results.take(plan, group.map_err(unfit)?, system)?;
+        cx.emit(Port::OUT, rows);
+        unfit.into_iter().for_each(|unfit| cx.reject_result(unfit.row, unfit.cause, unfit.inputs));
         Ok(())
     }
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, TimestampMillisecondArray};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, TimestampMillisecondArray};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{Field, Schema};
+use operator_core::batch::OFFSET;
 use operator_core::{Millis, StateError};
 
 use crate::accumulator::Accumulator;
@@ -19,11 +22,30 @@ pub struct Results {
     ends: Vec<Millis>,
     /// One list per computed column.
     computed: Vec<Vec<Option<Value>>>,
+    /// Rows with a value that does not fit its column.
+    refused: Vec<Refused>,
+}
+
+/// A result that can't be emitted.
+#[derive(Debug)]
+struct Refused {
+    row: usize,
+    cause: String,
+    inputs: u64,
+}
+
+/// A result that can't be emitted, as a row: what does not fit is null.
+#[derive(Debug)]
+pub struct Unfit {
+    pub row: RecordBatch,
+    pub cause: String,
+    /// Input rows that are in no other result.
+    pub inputs: u64,
 }
 
 impl Results {
     pub fn new(plan: &WindowPlan) -> Results {
-        Results { ends: Vec::new(), computed: vec![Vec::new(); plan.aggregates.len()] }
+        Results { ends: Vec::new(), computed: vec![Vec::new(); plan.aggregates.len()], refused: Vec::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -34,11 +56,32 @@ impl Results {
         self.ends.is_empty()
     }
 
-    /// Adds the result of a group in the window that ends at `end`.
-    pub fn push(&mut self, plan: &WindowPlan, end: Millis, accumulators: &[Accumulator]) {
+    /// Adds the result of a group in the window that ends at `end`, of `inputs` rows that are in no other result. False if
+    /// it can't be emitted.
+    pub fn push(&mut self, plan: &WindowPlan, end: Millis, accumulators: &[Accumulator], inputs: u64) -> bool {
+        let row = self.ends.len();
         self.ends.push(end);
+        let mut unfit = None;
         for ((aggregate, accumulator), column) in plan.aggregates.iter().zip(accumulators).zip(&mut self.computed) {
-            column.push(aggregate.function.result(accumulator));
+            column.push(aggregate.function.result(accumulator).unwrap_or_else(|refusal| {
+                unfit.get_or_insert_with(|| refusal.cause(&aggregate.name));
+                None
+            }));
+        }
+        let fits = unfit.is_none();
+        self.refused.extend(unfit.map(|cause| Refused { row, cause, inputs }));
+        fits
+    }
+
+    /// Some result can't be emitted.
+    pub fn has_unfit(&self) -> bool {
+        !self.refused.is_empty()
+    }
+
+    /// Counts an input row with the last result that can't be emitted: it is in no result that can.
+    pub fn charge(&mut self) {
+        if let Some(last) = self.refused.last_mut() {
+            last.inputs += 1;
         }
     }
 
@@ -47,8 +90,14 @@ impl Results {
         self.ends.iter().map(|end| end.saturating_sub(1)).collect()
     }
 
-    /// Takes the rows out as a batch: `group` columns, window, computed columns, `system` columns.
-    pub fn take(&mut self, plan: &WindowPlan, group: Vec<ArrayRef>, system: Vec<ArrayRef>) -> Result<RecordBatch, StateError> {
+    /// Takes the rows out as a batch: `group` columns, window, computed columns, `system` columns. Also those that can't be
+    /// emitted.
+    pub fn take(
+        &mut self,
+        plan: &WindowPlan,
+        group: Vec<ArrayRef>,
+        system: Vec<ArrayRef>,
+    ) -> Result<(RecordBatch, Vec<Unfit>), StateError> {
         let rows = self.ends.len();
         let starts: Vec<Millis> = self.ends.iter().map(|end| end.saturating_sub(plan.windows.size)).collect();
         let ends = std::mem::take(&mut self.ends);
@@ -61,7 +110,33 @@ impl Results {
         }
         columns.extend(system);
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        RecordBatch::try_new_with_options(plan.schema.clone(), columns, &options)
-            .map_err(|e| StateError::new(format!("a window's result does not fit its schema: {e}")))
+        let batch = |schema, columns| RecordBatch::try_new_with_options(schema, columns, &options);
+        let broken = |e| StateError::new(format!("a window's result does not fit its schema: {e}"));
+        if self.refused.is_empty() {
+            return Ok((batch(plan.schema.clone(), columns).map_err(broken)?, Vec::new()));
+        }
+        let nullable = plan.schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+        let all = batch(Arc::new(Schema::new(nullable.collect::<Vec<Field>>())), columns).map_err(broken)?;
+        let mut fits = vec![true; rows];
+        let refused = std::mem::take(&mut self.refused).into_iter().map(|Refused { row, cause, inputs }| {
+            if let Some(fits) = fits.get_mut(row) {
+                *fits = false;
+            }
+            Ok(Unfit { row: alone(&all, row).map_err(broken)?, cause, inputs })
+        });
+        let refused = refused.collect::<Result<Vec<Unfit>, StateError>>()?;
+        let fit = filter_record_batch(&all, &BooleanArray::from(fits)).map_err(broken)?;
+        let options = RecordBatchOptions::new().with_row_count(Some(fit.num_rows()));
+        let fit = RecordBatch::try_new_with_options(plan.schema.clone(), fit.columns().to_vec(), &options);
+        Ok((fit.map_err(broken)?, refused))
     }
+}
+
+/// One row. It has no offset, since a dead letter of it is the result, not the record that changed it last.
+fn alone(rows: &RecordBatch, row: usize) -> Result<RecordBatch, arrow::error::ArrowError> {
+    let row = rows.slice(row, 1);
+    let no_offset = || Arc::new(Int64Array::from(vec![-1])) as ArrayRef;
+    let columns =
+        rows.schema().fields().iter().zip(row.columns()).map(|(f, c)| if f.name() == OFFSET { no_offset() } else { c.clone() }).collect();
+    RecordBatch::try_new(rows.schema(), columns)
 }

@@ -43,6 +43,7 @@ impl Default for Sketch {
 impl Sketch {
     /// Counts `x`, which must be finite.
     pub fn add(&mut self, x: f64) {
+        let x = x + 0.0; // of 0.0 and -0.0 the first to come must not be kept
         self.min = self.min.min(x);
         self.max = self.max.max(x);
         if x > 0.0 {

@@ -111,7 +111,9 @@ fn run(spec: &str, rows: &[Row], cuts: &[Cut]) -> (BTreeMap<String, Vec<String>>
     driver.time(1_000_000_000);
     let mut ports: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for line in driver.taken() {
-        let port = line.split(' ').next().unwrap().to_string();
+        // A result that is a dead letter comes when its window closes, which is a matter of time.
+        let port = if line.starts_with("reject") && line.contains("window_start=") { "unfit" } else { line.split(' ').next().unwrap() };
+        let port = port.to_string();
         ports.entry(port).or_default().push(line);
     }
     (ports, driver)
@@ -195,12 +197,12 @@ proptest! {
             sum.add(*mantissa as f64 * f64::powi(2.0, *shift as i32 - 40));
             exact += i128::from(*mantissa) << shift;
         }
-        prop_assert_eq!(sum.value(), exact as f64 * f64::powi(2.0, -40));
+        prop_assert_eq!(sum.value(), Some(exact as f64 * f64::powi(2.0, -40)));
     }
 
     #[test]
     fn sums_of_doubles_do_not_depend_on_order_or_interruption(
-        (numbers, shuffled) in prop::collection::vec(any::<f64>().prop_filter("in range", |x| x.abs() < 1e300), 0..80)
+        (numbers, shuffled) in prop::collection::vec(any::<f64>().prop_filter("finite", |x| x.is_finite()), 0..80)
             .prop_flat_map(|numbers| (Just(numbers.clone()), Just(numbers).prop_shuffle())),
     ) {
         let mut sum = ExactSum::default();
@@ -212,10 +214,10 @@ proptest! {
             other.encode(&mut bytes);
             other = ExactSum::decode(&mut Reader::new(&bytes)).unwrap();
         }
-        prop_assert_eq!(sum.value().to_bits(), other.value().to_bits());
+        prop_assert_eq!(sum.value().map(f64::to_bits), other.value().map(f64::to_bits));
         // The negative of every number brings the sum back to nothing at all.
         shuffled.iter().for_each(|x| sum.add(-x));
-        prop_assert_eq!(sum.value(), 0.0);
+        prop_assert_eq!(sum.value(), Some(0.0));
     }
 
     #[test]

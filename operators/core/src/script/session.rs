@@ -84,7 +84,7 @@ impl<S: Spec> Session<S> {
     pub fn command(&mut self, line: &str, body: &[&str]) -> bool {
         let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let done = match word {
-            "batch" => self.batch(body),
+            "batch" => self.batch(rest, body),
             "time" => self.time(rest),
             "plan" => self.plan(),
             "restart" => self.restart(),
@@ -183,7 +183,12 @@ impl<S: Spec> Session<S> {
         Ok(())
     }
 
-    fn batch(&mut self, body: &[&str]) -> Result<(), String> {
+    fn batch(&mut self, setting: &str, body: &[&str]) -> Result<(), String> {
+        let partition = match setting.trim().split_once('=') {
+            None if setting.trim().is_empty() => 0,
+            Some(("partition", number)) => number.parse().map_err(|e| format!("partition {number}: {e}"))?,
+            _ => return Err(format!("a batch has no setting `{setting}`")),
+        };
         let drawn = drawn(body)?;
         let schema = match &self.schema {
             Some(schema) => schema.clone(),
@@ -196,7 +201,7 @@ impl<S: Spec> Session<S> {
         if !self.planned()? {
             return Ok(());
         }
-        let origin = |from, to| Origin { topic: "script".into(), partition: 0, from, to };
+        let origin = |from, to| Origin { topic: "script".into(), partition, from, to };
         if self.one_by_one {
             for row in 0..rows.num_rows() {
                 let to = from + 1 + row as i64;
@@ -273,8 +278,9 @@ impl<S: Spec> Session<S> {
         for Rejected { row, cause, .. } in &rejected {
             self.lines.push(format!("reject: {} ({cause})", show::row(row, 0, marks)));
         }
-        if rejected.len() as u64 != ledger.rejected {
-            return Err(format!("{} rows rejected, {} in the ledger", rejected.len(), ledger.rejected));
+        let inputs: u64 = rejected.iter().map(|rejected| rejected.inputs).sum();
+        if inputs != ledger.rejected {
+            return Err(format!("{inputs} rows rejected, {} in the ledger", ledger.rejected));
         }
         done.map_err(|e| e.to_string())?;
         Ok(ledger)
