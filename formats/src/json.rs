@@ -14,7 +14,7 @@
 //! - The document is an RFC 8259 object, at most 128 levels deep, without a byte order mark or anything after it.
 //! - A missing or null member is null if the field is nullable, else the record is bad.
 //! - Of duplicate members the last wins. A Map column refuses duplicate keys instead: its entries cannot be replaced.
-//! - An integer has no fraction and no exponent, not even `1.0` or `1e3`, and fits its type.
+//! - An integer is a number whose value is whole and fits its type: `3`, `3.0` and `30e-1` are one value, `3.5` is bad.
 //! - A float is rounded to the nearest; beyond the range (`1e400`) it is bad.
 //! - A decimal is a number or a string in number notation; it must be exact: digits beyond the scale must be zeros.
 //! - A timestamp is an ISO 8601 string with a zone (without one if the type has none), or an integer of epoch

@@ -1,10 +1,32 @@
 //! Exact decimals from and to text.
 
+/// Why a text is no decimal of a precision and scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotDecimal {
+    Syntax,
+    LeadingZero,
+    /// The value has digits that the scale can't hold.
+    Fraction,
+    /// The value has more digits than the precision.
+    TooLarge,
+}
+
+impl NotDecimal {
+    pub(crate) fn cause(self) -> &'static str {
+        match self {
+            NotDecimal::Syntax => "not a decimal number",
+            NotDecimal::LeadingZero => "a number with a leading zero",
+            NotDecimal::Fraction => "more fraction digits than the decimal's scale holds",
+            NotDecimal::TooLarge => "more digits than the decimal's precision holds",
+        }
+    }
+}
+
 /// Reads a decimal number in JSON notation (`-12.50`, `3e2`) as an integer count of `10^-scale`.
 ///
 /// Exact: digits that the scale cannot hold are an error unless they are zeros, and so is a value of more than
 /// `precision` digits. The text never goes through a binary float.
-pub(crate) fn parse_decimal(text: &[u8], precision: u8, scale: i8) -> Result<i128, &'static str> {
+pub(crate) fn parse_decimal(text: &[u8], precision: u8, scale: i8) -> Result<i128, NotDecimal> {
     let (negative, digits) = match text.split_first() {
         Some((b'-', rest)) => (true, rest),
         _ => (false, text),
@@ -21,7 +43,7 @@ pub(crate) fn parse_decimal(text: &[u8], precision: u8, scale: i8) -> Result<i12
                     fraction_digits += 1;
                 } else {
                     if integer_digits > 0 && leading_zero {
-                        return Err("a number with a leading zero");
+                        return Err(NotDecimal::LeadingZero);
                     }
                     leading_zero = integer_digits == 0 && byte == b'0';
                     integer_digits += 1;
@@ -30,18 +52,18 @@ pub(crate) fn parse_decimal(text: &[u8], precision: u8, scale: i8) -> Result<i12
                     zeros = zeros.saturating_add(1);
                 } else {
                     let shifted = if mantissa == 0 { Some(0) } else { shift_left(mantissa, zeros.saturating_add(1)) };
-                    mantissa = shifted.and_then(|m| m.checked_add(i128::from(byte - b'0'))).ok_or("more digits than a decimal holds")?;
+                    mantissa = shifted.and_then(|m| m.checked_add(i128::from(byte - b'0'))).ok_or(NotDecimal::TooLarge)?;
                     zeros = 0;
                 }
             }
             b'.' if !in_fraction && integer_digits > 0 => in_fraction = true,
             b'e' | b'E' => break,
-            _ => return Err("not a decimal number"),
+            _ => return Err(NotDecimal::Syntax),
         }
         at += 1;
     }
     if integer_digits == 0 || (in_fraction && fraction_digits == 0) {
-        return Err("not a decimal number");
+        return Err(NotDecimal::Syntax);
     }
     let exponent = match digits.get(at..) {
         Some([_, rest @ ..]) => parse_exponent(rest)?,
@@ -52,12 +74,12 @@ pub(crate) fn parse_decimal(text: &[u8], precision: u8, scale: i8) -> Result<i12
     }
     let shift = exponent + i64::from(zeros) - fraction_digits + i64::from(scale);
     if shift < 0 {
-        return Err("more fraction digits than the decimal's scale holds");
+        return Err(NotDecimal::Fraction);
     }
-    let shift = u32::try_from(shift).map_err(|_| "more digits than the decimal's precision holds")?;
-    let value = shift_left(mantissa, shift).ok_or("more digits than the decimal's precision holds")?;
+    let shift = u32::try_from(shift).map_err(|_| NotDecimal::TooLarge)?;
+    let value = shift_left(mantissa, shift).ok_or(NotDecimal::TooLarge)?;
     if !fits_precision(value, precision) {
-        return Err("more digits than the decimal's precision holds");
+        return Err(NotDecimal::TooLarge);
     }
     Ok(if negative { -value } else { value })
 }
@@ -74,19 +96,19 @@ fn shift_left(mantissa: i128, digits: u32) -> Option<i128> {
     mantissa.checked_mul(10i128.checked_pow(digits)?)
 }
 
-fn parse_exponent(text: &[u8]) -> Result<i64, &'static str> {
+fn parse_exponent(text: &[u8]) -> Result<i64, NotDecimal> {
     let (negative, digits) = match text.split_first() {
         Some((b'-', rest)) => (true, rest),
         Some((b'+', rest)) => (false, rest),
         _ => (false, text),
     };
     if digits.is_empty() {
-        return Err("not a decimal number");
+        return Err(NotDecimal::Syntax);
     }
     let mut value = 0i64;
     for byte in digits {
         if !byte.is_ascii_digit() {
-            return Err("not a decimal number");
+            return Err(NotDecimal::Syntax);
         }
         // Far beyond any scale, and far from overflowing the sums it takes part in.
         value = (value * 10 + i64::from(byte - b'0')).min(1_000_000_000);

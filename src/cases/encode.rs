@@ -132,7 +132,9 @@ fn input(shape: &Shape, topic: &str, key: Option<&Value>, value: &Content, times
     };
     let key = key.or(at(&shape.key)).filter(|key| !key.is_null()).map(|key| key.as_str().map_or_else(|| key.to_string(), str::to_string));
     let event_time = at(&shape.time).and_then(|time| {
-        time.as_i64().or_else(|| chrono::DateTime::parse_from_rfc3339(time.as_str()?).ok().map(|time| time.timestamp_millis()))
+        let whole = |time: f64| (time.fract() == 0.0).then_some(time as Millis);
+        let number = time.as_i64().or_else(|| time.as_f64().and_then(whole));
+        number.or_else(|| chrono::DateTime::parse_from_rfc3339(time.as_str()?).ok().map(|time| time.timestamp_millis()))
     });
     if shape.table && key.is_none() {
         return Err("a record of a table has a key: `@key`, or the column of the table's `key`".into());

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::schema::{AvroSchema, Layout, default_of, layout, type_name};
 use super::wire::write_long;
+use crate::number::parse_decimal;
 
 /// Defaults nested deeper than this are refused; a record that contains itself by default has no end.
 const MAX_DEPTH: usize = 64;
@@ -71,8 +72,8 @@ fn encode_scalar(json: &Value, layout: Layout, out: &mut Vec<u8>) -> Option<()> 
     match layout {
         Layout::Null => json.as_null()?,
         Layout::Bool => out.push(u8::from(json.as_bool()?)),
-        Layout::Int => write_long(i32::try_from(json.as_i64()?).ok()?.into(), out),
-        Layout::Long => write_long(json.as_i64()?, out),
+        Layout::Int => write_long(i32::try_from(whole(json)?).ok()?.into(), out),
+        Layout::Long => write_long(whole(json)?, out),
         Layout::Float => out.extend_from_slice(&(json.as_f64()? as f32).to_le_bytes()),
         Layout::Double => out.extend_from_slice(&json.as_f64()?.to_le_bytes()),
         Layout::Text => write_bytes(json.as_str()?.as_bytes(), out),
@@ -81,6 +82,12 @@ fn encode_scalar(json: &Value, layout: Layout, out: &mut Vec<u8>) -> Option<()> 
         _ => return None,
     }
     Some(())
+}
+
+/// A whole number, also as `3.0` or `3e0`.
+fn whole(json: &Value) -> Option<i64> {
+    let Value::Number(number) = json else { return None };
+    i64::try_from(parse_decimal(number.to_string().as_bytes(), 38, 0).ok()?).ok()
 }
 
 /// Bytes in JSON defaults are written as the characters U+0000 to U+00FF.

@@ -19,7 +19,7 @@ pub(super) fn text_value(cursor: &mut Cursor<'_>, first: u8, data: &mut Data, sc
         Data::Timestamp(v, unit, zoned) => v.push(timestamp(cursor, quoted, *unit, *zoned, scratch)?),
         Data::Decimal(v, precision, scale) => {
             let text = if quoted { cursor.string(scratch)? } else { cursor.number()? };
-            v.push(parse_decimal(text, *precision, *scale).map_err(|cause| Fail::at(cause, start))?);
+            v.push(parse_decimal(text, *precision, *scale).map_err(|cause| Fail::at(cause.cause(), start))?);
         }
         Data::Date(v) => match civil::parse_date(cursor.string(scratch)?) {
             Some(days) => v.push(days),

@@ -2,6 +2,7 @@
 
 use super::Cursor;
 use crate::cause::Fail;
+use crate::number::{NotDecimal, parse_decimal};
 
 impl<'a> Cursor<'a> {
     #[inline(always)]
@@ -50,12 +51,13 @@ impl<'a> Cursor<'a> {
         Ok(self.slice(start, self.pos))
     }
 
-    /// Consumes an integer: whether it is negative, and its absolute value.
+    /// Consumes a whole number: whether it is negative, and its absolute value.
     ///
-    /// A fraction or an exponent is an error even if the value is whole (`1.0`, `1e3`): a producer that writes
-    /// integers that way sends floats, and would lose digits beyond 2^53 without notice.
+    /// `3.0`, `3e0` and `30e-1` are whole, too: JSON has one kind of number, and producers in JavaScript, Python or
+    /// from a column of doubles write whole ones with a fraction. They are read exactly, not through a double.
     #[inline]
     pub(crate) fn integer(&mut self) -> Result<(bool, u64), Fail> {
+        let begin = self.pos;
         let negative = self.peek() == Some(b'-');
         if negative {
             self.pos += 1;
@@ -66,7 +68,7 @@ impl<'a> Cursor<'a> {
             let digit = u64::from(byte - b'0');
             value = match value.checked_mul(10).and_then(|v| v.checked_add(digit)) {
                 Some(value) => value,
-                None => return Err(self.fail("integer out of range")),
+                None => return self.exact_integer(begin),
             };
             self.pos += 1;
         }
@@ -78,9 +80,23 @@ impl<'a> Cursor<'a> {
             return Err(self.fail("a number with a leading zero"));
         }
         if let Some(b'.' | b'e' | b'E') = self.peek() {
-            return Err(self.fail("expected an integer, found a number with a fraction or exponent"));
+            return self.exact_integer(begin);
         }
         Ok((negative, value))
+    }
+
+    /// The whole number at `begin` that is not written as digits alone, or has more than 64 bits hold.
+    #[cold]
+    #[inline(never)]
+    fn exact_integer(&mut self, begin: usize) -> Result<(bool, u64), Fail> {
+        self.pos = begin;
+        let text = self.number()?;
+        let value = parse_decimal(text, 38, 0).map_err(|cause| match cause {
+            NotDecimal::Fraction => Fail::at("expected an integer, found a number with a fraction", begin),
+            _ => Fail::at("integer out of range", begin),
+        })?;
+        let magnitude = u64::try_from(value.unsigned_abs()).map_err(|_| Fail::at("integer out of range", begin))?;
+        Ok((value < 0, magnitude))
     }
 
     /// Consumes a number as the nearest `f64`.

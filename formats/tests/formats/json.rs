@@ -96,22 +96,9 @@ fn integers_fit_or_are_refused() {
     let (outcomes, batch) = json(&long, &[r#"{"a":9223372036854775807}"#, r#"{"a":-9223372036854775808}"#, r#"{"a":-0}"#]);
     assert!(outcomes.iter().all(Result::is_ok));
     assert_eq!(longs(&batch, "a"), [Some(i64::MAX), Some(i64::MIN), Some(0)]);
-    for text in [
-        "9223372036854775808",
-        "-9223372036854775809",
-        "99999999999999999999999",
-        "1.0",
-        "1.5",
-        "1e3",
-        "1E0",
-        "01",
-        "-",
-        "+1",
-        "\"1\"",
-        "true",
-        "0x1",
-        "1_000",
-    ] {
+    for text in
+        ["9223372036854775808", "-9223372036854775809", "99999999999999999999999", "1.5", "01", "-", "+1", "\"1\"", "true", "0x1", "1_000"]
+    {
         json_error(&long, format!("{{\"a\":{text}}}").as_bytes());
     }
     for (data_type, good, bad) in [
@@ -126,6 +113,51 @@ fn integers_fit_or_are_refused() {
         let schema = one(data_type);
         assert_eq!(json(&schema, &[format!("{{\"a\":{good}}}")]).1.num_rows(), 1);
         assert!(json_error(&schema, format!("{{\"a\":{bad}}}").as_bytes()).contains("out of range"));
+    }
+}
+
+#[test]
+fn whole_numbers_may_be_written_with_a_fraction_or_an_exponent() {
+    let whole = [
+        ("3.0", 3),
+        ("3e0", 3),
+        ("30e-1", 3),
+        ("1E3", 1_000),
+        ("-0.0", 0),
+        ("0e99999999999999999999", 0),
+        ("9007199254740993.0", 9_007_199_254_740_993),
+        ("9223372036854775807.000", i64::MAX),
+        ("9.223372036854775807e18", i64::MAX),
+        ("-9223372036854775808.0", i64::MIN),
+        ("92233720368547758070000000000e-10", 9_223_372_036_854_775_807),
+        ("1782371700000.0", 1_782_371_700_000),
+    ];
+    let (outcomes, batch) = json(&one(DataType::Int64), &whole.map(|(text, _)| format!("{{\"a\":{text}}}")));
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    assert_eq!(longs(&batch, "a"), whole.map(|(_, value)| Some(value)));
+    for text in ["3.5", "1e-1", "9007199254740993.5", "0.0000000000000000000000000000000000000000000001"] {
+        let found = json_error(&one(DataType::Int64), format!("{{\"a\":{text}}}").as_bytes());
+        assert!(found.contains("found a number with a fraction"), "{text}: {found}");
+    }
+    for text in ["9223372036854775808.0", "-9223372036854775809e0", "1e19", "1e400", "1e99999999999999999999", "18446744073709551616.0"] {
+        let found = json_error(&one(DataType::Int64), format!("{{\"a\":{text}}}").as_bytes());
+        assert!(found.contains("out of range"), "{text}: {found}");
+    }
+    for text in ["1.", "01.0", "1e", "-.0"] {
+        json_error(&one(DataType::Int64), format!("{{\"a\":{text}}}").as_bytes());
+    }
+    for (data_type, good, bad) in [
+        (DataType::Int8, "-128.0", "128.0"),
+        (DataType::Int32, "2147483647.0", "2147483648.0"),
+        (DataType::UInt64, "18446744073709551615.0", "-1.0"),
+        (DataType::Decimal128(12, 0), "3.0", "3.5"),
+        (DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())), "1782371700000.0", "1782371700.5"),
+        (map_of(DataType::Int32), "{\"x\":3.0}", "{\"x\":3.5}"),
+        (list_of(DataType::Int32), "[3e0]", "[3.5]"),
+    ] {
+        let schema = one(data_type);
+        assert_eq!(json(&schema, &[format!("{{\"a\":{good}}}")]).1.num_rows(), 1, "{good}");
+        json_error(&schema, format!("{{\"a\":{bad}}}").as_bytes());
     }
 }
 
