@@ -7,17 +7,18 @@ use arrow::array::{
     TimestampMillisecondArray, new_null_array,
 };
 use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema, SchemaRef, TimestampMillisecondType};
+use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
 use headwater_formats::{AvroDecoder, AvroReader, DecodeError, JsonDecoder, RowBuilder};
 use operator_core::batch::time_type;
 use operator_core::{Batch, Millis, Origin};
 
 use crate::broker::{Record, RecordSet};
 use crate::headers;
-use crate::pipeline::{Format, NullValues};
+use crate::pipeline::{Format, NullValues, WrongUnit};
 use crate::plan::{Decode, InputTopic, Metadata, TimeSource};
 use crate::schemas::{Lookup, SchemaSource};
 use crate::time::PartitionTime;
+use crate::units;
 
 /// A record that could not become a row.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct Decoded {
     pub bad: Vec<BadRecord>,
     /// Records without a value that the source skips.
     pub skipped: u64,
+    /// Rows whose event time looks like another unit.
+    pub wrong_unit: u64,
     /// Records taken, from the index asked for on.
     pub taken: usize,
     /// Why it stopped early: the schema of the next record isn't known yet.
@@ -57,6 +60,8 @@ pub struct Decoder {
     offsets: Vec<i64>,
     timestamps: Vec<Option<Millis>>,
     places: Vec<usize>,
+    /// A wrong unit of event times was logged.
+    warned: bool,
 }
 
 /// A batch ends at about this many bytes of columns: small records can have large values (defaults, lists of nulls).
@@ -89,6 +94,7 @@ impl Decoder {
             offsets: Vec::new(),
             timestamps: Vec::new(),
             places: Vec::new(),
+            warned: false,
         })
     }
 
@@ -101,7 +107,7 @@ impl Decoder {
         time: &mut PartitionTime,
         wall: Millis,
     ) -> Result<Decoded, String> {
-        let mut out = Decoded { batch: None, bad: Vec::new(), skipped: 0, taken: 0, waits: None };
+        let mut out = Decoded { batch: None, bad: Vec::new(), skipped: 0, wrong_unit: 0, taken: 0, waits: None };
         self.offsets.clear();
         self.timestamps.clear();
         self.places.clear();
@@ -205,22 +211,26 @@ impl Decoder {
         for metadata in &self.plan.metadata {
             columns.push(self.metadata(*metadata, partition, records));
         }
-        let times = self.times(&columns)?;
+        let (times, unit) = self.times(&columns)?;
         let mut kept = vec![true; self.places.len()];
         let mut event_times = Vec::with_capacity(self.places.len());
         let mut watermarks = Vec::with_capacity(self.places.len());
-        for (row, (at, record)) in times.iter().zip(&self.timestamps).enumerate() {
-            match at {
-                Some(at) => {
-                    watermarks.push(time.observe(*at, *record, wall));
-                    event_times.push(*at);
+        for (row, at) in times.into_iter().enumerate() {
+            let record = self.timestamps.get(row).copied().flatten();
+            let usable = match at {
+                Some(at) if EVENT_TIMES.contains(&at) && !units::is_far(at, record) => Ok(at),
+                at => {
+                    let index = self.places.get(row).copied().unwrap_or(first);
+                    self.far(at, unit, &records.get(index), partition, out).map_err(|cause| BadRecord { index, cause })
                 }
-                None => {
-                    let cause = match &self.plan.time {
-                        TimeSource::Record => "the record has no timestamp".to_string(),
-                        TimeSource::Column(path) => format!("event time `{}` is null or not within the years 1 to 9999", path.join(".")),
-                    };
-                    out.bad.push(BadRecord { index: self.places.get(row).copied().unwrap_or(first), cause });
+            };
+            match usable {
+                Ok(at) => {
+                    watermarks.push(time.observe(at, record, wall));
+                    event_times.push(at);
+                }
+                Err(bad) => {
+                    out.bad.push(bad);
                     watermarks.push(time.watermark());
                     event_times.push(0);
                     if let Some(keep) = kept.get_mut(row) {
@@ -283,15 +293,47 @@ impl Decoder {
         Arc::new(column.finish())
     }
 
-    fn times(&self, columns: &[ArrayRef]) -> Result<Vec<Option<Millis>>, String> {
-        let TimeSource::Column(path) = &self.plan.time else { return Ok(self.timestamps.clone()) };
+    /// Event times, and the unit they were in.
+    fn times(&self, columns: &[ArrayRef]) -> Result<(Vec<Option<Millis>>, TimeUnit), String> {
+        let TimeSource::Column(path) = &self.plan.time else { return Ok((self.timestamps.clone(), TimeUnit::Millisecond)) };
         let column = column_at(self.plan.value.fields(), columns, path).ok_or_else(|| format!("no column `{}`", path.join(".")))?;
-        if let DataType::Int64 = column.data_type() {
-            let times = column.as_primitive::<Int64Type>().iter();
-            return Ok(times.map(|at| at.filter(|at| EVENT_TIMES.contains(at))).collect());
-        }
+        let unit = match column.data_type() {
+            DataType::Int64 => return Ok((column.as_primitive::<Int64Type>().iter().collect(), TimeUnit::Millisecond)),
+            DataType::Timestamp(unit, _) => *unit,
+            _ => TimeUnit::Millisecond,
+        };
         let millis = cast(&column, &time_type()).map_err(|e| e.to_string())?;
-        Ok(millis.as_primitive::<TimestampMillisecondType>().iter().collect())
+        Ok((millis.as_primitive::<TimestampMillisecondType>().iter().collect(), unit))
+    }
+
+    /// Judges an event time that is missing, out of range or decades from its record's timestamp.
+    #[cold]
+    fn far(
+        &mut self,
+        at: Option<Millis>,
+        unit: TimeUnit,
+        record: &Record<'_>,
+        partition: i32,
+        out: &mut Decoded,
+    ) -> Result<Millis, String> {
+        let TimeSource::Column(path) = &self.plan.time else { return at.ok_or_else(|| "the record has no timestamp".to_string()) };
+        let inside = at.filter(|at| EVENT_TIMES.contains(at));
+        // Checked last: it reads the record again.
+        let is_text = || self.plan.format == Format::Json && record.value.is_some_and(|value| is_text(json_payload(value), path));
+        let looks = at.and_then(|at| units::other_unit(at, unit, record.timestamp)).filter(|_| !is_text());
+        let Some(looks) = looks else {
+            return inside.ok_or_else(|| format!("event time `{}` is null or not within the years 1 to 9999", path.join(".")));
+        };
+        out.wrong_unit += 1;
+        let cause = format!("event time `{}` is decades from the record's timestamp: it looks like {looks}", path.join("."));
+        if !std::mem::replace(&mut self.warned, true) {
+            let offset = record.offset;
+            tracing::warn!(topic = %self.topic, partition, offset, "{cause}; further ones are counted, not logged");
+        }
+        match (self.plan.wrong_unit, inside) {
+            (WrongUnit::Accept, Some(at)) => Ok(at),
+            _ => Err(cause),
+        }
     }
 }
 
@@ -303,13 +345,19 @@ pub(crate) fn json_payload(value: &[u8]) -> &[u8] {
     }
 }
 
+/// The value at `path` is a text: a written date, which no unit can be wrong in.
+fn is_text(json: &[u8], path: &[String]) -> bool {
+    let value = serde_json::from_slice::<serde_json::Value>(json).ok();
+    value.as_ref().and_then(|value| path.iter().try_fold(value, |value, name| value.get(name))).is_some_and(serde_json::Value::is_string)
+}
+
 enum Unlearned {
     Missing(String),
     Wait(String),
 }
 
 /// The values at a path through nested records, null where any record on the way is.
-fn column_at(fields: &Fields, columns: &[ArrayRef], path: &[String]) -> Option<ArrayRef> {
+pub(crate) fn column_at(fields: &Fields, columns: &[ArrayRef], path: &[String]) -> Option<ArrayRef> {
     let (name, rest) = path.split_first()?;
     let index = fields.iter().position(|f| f.name() == name)?;
     let mut column = columns.get(index)?.clone();

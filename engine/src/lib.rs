@@ -27,5 +27,6 @@ pub mod stats;
 pub mod tables;
 pub mod task;
 pub mod time;
+mod units;
 pub mod worker;
 pub mod yaml;

@@ -179,11 +179,32 @@ pub struct EventTime {
     /// one wrong clock can't make everybody else late.
     #[serde(default = "default_max_future")]
     pub max_future: Span,
+    /// What to do with rows whose event time is decades away from their record's timestamp, where the same number in
+    /// another unit is not: seconds written where milliseconds are expected. They are counted and warned of either way.
+    #[serde(default)]
+    pub wrong_unit: WrongUnit,
+}
+
+/// What becomes of a row whose event time looks like seconds, microseconds or nanoseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WrongUnit {
+    /// The record goes to the dead letters: taken as milliseconds, its time would be wrong by decades.
+    #[default]
+    DeadLetter,
+    /// Take the time as it is: the data really is of January 1970.
+    Accept,
 }
 
 impl Default for EventTime {
     fn default() -> EventTime {
-        EventTime { field: None, out_of_order: default_out_of_order(), idle: default_idle(), max_future: default_max_future() }
+        EventTime {
+            field: None,
+            out_of_order: default_out_of_order(),
+            idle: default_idle(),
+            max_future: default_max_future(),
+            wrong_unit: WrongUnit::default(),
+        }
     }
 }
 

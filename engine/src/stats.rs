@@ -53,6 +53,8 @@ pub struct SourceCounts {
     /// Without a value.
     pub skipped: u64,
     pub dead: u64,
+    /// Event times that look like another unit than milliseconds; their rows are among the dead or the others.
+    pub wrong_unit: u64,
 }
 
 /// What one epoch did.
@@ -75,6 +77,7 @@ impl Counts {
         counts.records += taken.records as u64;
         counts.rows += taken.batches.iter().map(|b| b.num_rows() as u64).sum::<u64>();
         counts.skipped += taken.skipped;
+        counts.wrong_unit += taken.wrong_unit;
         counts.dead += taken.bad.len() as u64;
     }
 
@@ -153,6 +156,7 @@ impl Stats {
             total.rows += c.rows;
             total.skipped += c.skipped;
             total.dead += c.dead;
+            total.wrong_unit += c.wrong_unit;
         }
         for (step, partition, rows, ledger) in &counts.steps {
             let total = s.steps.entry((step.clone(), *partition)).or_default();

@@ -53,6 +53,17 @@ pub(crate) fn timestamp_in_range(value: i64, unit: TimeUnit) -> bool {
     (FIRST_DAY * DAY_SECONDS..(LAST_DAY + 1) * DAY_SECONDS).contains(&seconds)
 }
 
+/// Says that a count of milliseconds is outside those years, and in which unit it would be of our time.
+#[cold]
+pub(crate) fn out_of_years(millis: i64) -> String {
+    let looks = match millis {
+        1_000_000_000_000_000..10_000_000_000_000_000 => ": it looks like microseconds",
+        1_000_000_000_000_000_000..4_000_000_000_000_000_000 => ": it looks like nanoseconds",
+        _ => "",
+    };
+    format!("timestamp outside the years 0001 to 9999; expected epoch milliseconds{looks}")
+}
+
 /// Ticks of a unit per second.
 pub(crate) fn per_second(unit: TimeUnit) -> i64 {
     match unit {

@@ -86,6 +86,12 @@ pub fn render(shown: &Shown) -> Result<String, String> {
                 n as f64,
             );
         }
+        f.counter(
+            "headwater_source_wrong_unit_total",
+            "Committed source records whose event time looks like another unit, seconds for milliseconds.",
+            &[("topic", &tp.topic), ("partition", &partition)],
+            c.wrong_unit as f64,
+        );
     }
     for ((step, partition), (rows, ledger)) in &s.steps {
         let partition = partition.to_string();

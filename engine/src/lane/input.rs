@@ -44,10 +44,12 @@ pub(super) struct InputPartition {
 const HEARTBEAT: Millis = 3_600_000;
 
 /// What one round of decoding gave.
+#[derive(Default)]
 pub(crate) struct Taken {
     pub batches: Vec<Batch>,
     pub bad: Vec<BadRecord>,
     pub skipped: u64,
+    pub wrong_unit: u64,
     pub records: usize,
     pub oldest: Option<Millis>,
     pub waits: Option<String>,
@@ -131,7 +133,7 @@ impl InputPartition {
 
     /// Decodes waiting records from `first` of the front set on.
     pub fn decode(&mut self, partition: &TopicPartition, first: usize, wall: Millis) -> Result<Taken, String> {
-        let mut taken = Taken { batches: Vec::new(), bad: Vec::new(), skipped: 0, records: 0, oldest: None, waits: None, source: true };
+        let mut taken = Taken { source: true, ..Taken::default() };
         let Some((records, _)) = self.waiting.front() else { return Ok(taken) };
         match &mut self.kind {
             InputKind::Source { decoder, time, .. } => {
@@ -139,6 +141,7 @@ impl InputPartition {
                 taken.batches.extend(decoded.batch);
                 taken.bad = decoded.bad;
                 taken.skipped = decoded.skipped;
+                taken.wrong_unit = decoded.wrong_unit;
                 taken.records = decoded.taken;
                 taken.waits = decoded.waits;
                 taken.oldest = (taken.records > 0).then(|| records.get(first).timestamp).flatten();

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use operator_core::{Diagnostic, Millis, Planned, Port};
 
-use crate::pipeline::{Format, Guarantee, NullValues, OnError, Start};
+use crate::pipeline::{Format, Guarantee, NullValues, OnError, Start, WrongUnit};
 
 pub use build::plan;
 pub use names::{Names, dead_letters};
@@ -133,6 +133,7 @@ pub struct Decode {
     pub out_of_order: Millis,
     pub idle: Option<Millis>,
     pub max_future: Millis,
+    pub wrong_unit: WrongUnit,
     pub start: Start,
     pub null_values: NullValues,
     /// Carry headers along.

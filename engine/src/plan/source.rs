@@ -110,6 +110,7 @@ pub fn source(
         out_of_order: source.time.out_of_order.millis(),
         idle: source.time.idle.0.map(|s| s.millis()),
         max_future: source.time.max_future.millis(),
+        wrong_unit: source.time.wrong_unit,
         start: source.start,
         null_values: source.null_values,
         headers,

@@ -59,7 +59,7 @@ fn timestamp(cursor: &mut Cursor<'_>, quoted: bool, unit: TimeUnit, zoned: bool,
     if !quoted {
         let millis: i64 = signed(cursor, "epoch milliseconds or an ISO 8601 string")?;
         if !civil::timestamp_in_range(millis, TimeUnit::Millisecond) {
-            return Err(Fail::at("timestamp outside the years 0001 to 9999; expected epoch milliseconds", start));
+            return Err(Fail::at(&civil::out_of_years(millis), start));
         }
         return civil::convert(millis, TimeUnit::Millisecond, unit).ok_or_else(out_of_range);
     }
