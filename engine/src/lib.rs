@@ -18,6 +18,7 @@ pub mod memory;
 mod order;
 mod outbox;
 pub mod output;
+pub mod partitioner;
 pub mod pipeline;
 pub mod plan;
 pub mod registry;

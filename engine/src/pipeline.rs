@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeSeed;
 use serde::{Deserialize, Serialize};
 
+use crate::partitioner::Partitioner;
 use crate::yaml::{Node, YamlError, read_all};
 
 /// The version of the pipeline language.
@@ -114,6 +115,11 @@ pub struct Source {
     /// one partition already and need no repartition.
     #[serde(default)]
     pub key: Option<String>,
+    /// How the producers choose the partition of a key, if not as Kafka's Java client does (`murmur2`): the setting
+    /// `partitioner` of clients over librdkafka (kcat, and those for Python, Go and .NET), which is `consistent_random`
+    /// unless they set it. What is read is compared with it.
+    #[serde(default)]
+    pub partitioner: Option<Partitioner>,
     /// Where to start when the pipeline has never committed a position.
     #[serde(default)]
     pub start: Start,

@@ -8,7 +8,8 @@ use std::time::Duration;
 use headwater_engine::broker::{Broker, Clock, TopicPartition};
 use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, topics_to_create};
 use headwater_engine::memory::{CommittedRecord, Faults, MemoryBroker, MemoryClock, Settings};
-use headwater_engine::plan::{Catalog, InputKind, Output, Plan, Registered, Target, TopicName, dead_letters};
+use headwater_engine::partitioner::Partitioner;
+use headwater_engine::plan::{Catalog, InputKind, Output, Plan, Registered, StageInput, Target, TopicName, dead_letters};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::{LoadedTables, TableLoader};
@@ -189,7 +190,7 @@ impl Run<'_> {
     fn take(&mut self, step: &Step) -> Result<(), String> {
         match step {
             Step::Record(Input { topic, key, value, timestamp, .. }) => {
-                let partition = key.as_ref().map_or(0, |key| headwater_formats::partition(key, PARTITIONS));
+                let partition = key.as_ref().map_or(0, |key| self.partitioner(topic).partition(key, PARTITIONS));
                 let timestamp = timestamp.or_else(|| Some(self.clock.wall()));
                 self.broker.append(topic, partition, key.as_deref(), value.as_deref(), timestamp, &[]).map(drop).map_err(|e| e.to_string())
             }
@@ -205,6 +206,16 @@ impl Run<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// How the producers of a topic choose partitions.
+    fn partitioner(&self, topic: &str) -> Partitioner {
+        let read = |input: &&StageInput| input.topics.iter().any(|read| read.name.as_ref() == topic);
+        let input = self.plan.stages.iter().flat_map(|stage| &stage.inputs).find(read);
+        input.map_or_else(Partitioner::default, |input| match &input.kind {
+            InputKind::Source(decode) => decode.partitioner,
+            InputKind::Repartition { .. } => Partitioner::default(),
+        })
     }
 
     fn load_tables(&mut self) -> Result<(), String> {

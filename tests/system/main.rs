@@ -11,6 +11,7 @@ mod delivery;
 mod demo;
 mod environment;
 mod files;
+mod keys;
 mod kills;
 mod log;
 mod outages;

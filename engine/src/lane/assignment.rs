@@ -7,6 +7,7 @@ use std::time::Duration;
 use operator_core::Millis;
 
 use super::input::{InputKind, InputPartition};
+use super::keys::KeyCheck;
 use super::{Lane, LaneEnd, OwnedTask};
 use crate::broker::{Committed, Event, Failure, Reader, TopicPartition};
 use crate::checkpoint::Checkpoint;
@@ -81,6 +82,7 @@ impl Lane {
                             decoder: Box::new(decoder),
                             time: PartitionTime::new(bounds, operator_core::NO_WATERMARK),
                             bounds,
+                            keys: KeyCheck::new(input, decode, topic).map(Box::new),
                         }
                     }
                     plan::InputKind::Repartition { writers, .. } => {

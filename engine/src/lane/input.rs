@@ -6,6 +6,7 @@ use headwater_formats::decode_batch;
 use operator_core::{Batch, Millis, NO_WATERMARK, Origin};
 
 use super::Waiting;
+use super::keys::{KeyCheck, Notations};
 use crate::broker::TopicPartition;
 use crate::decode::{BadRecord, Decoder};
 use crate::output::{ORIGIN, WRITER, WRITER_WATERMARK, check_repartitioned};
@@ -13,7 +14,7 @@ use crate::task::Writers;
 use crate::time::{PartitionTime, TimeBounds};
 
 pub(super) enum InputKind {
-    Source { decoder: Box<Decoder>, time: PartitionTime, bounds: TimeBounds },
+    Source { decoder: Box<Decoder>, time: PartitionTime, bounds: TimeBounds, keys: Option<Box<KeyCheck>> },
     Repartition { writers: Writers, schema: SchemaRef },
 }
 
@@ -132,12 +133,18 @@ impl InputPartition {
     }
 
     /// Decodes waiting records from `first` of the front set on.
-    pub fn decode(&mut self, partition: &TopicPartition, first: usize, wall: Millis) -> Result<Taken, String> {
+    ///
+    /// # Errors
+    /// Reading on would give wrong results.
+    pub fn decode(&mut self, partition: &TopicPartition, first: usize, wall: Millis, notations: &mut Notations) -> Result<Taken, String> {
         let mut taken = Taken { source: true, ..Taken::default() };
         let Some((records, _)) = self.waiting.front() else { return Ok(taken) };
         match &mut self.kind {
-            InputKind::Source { decoder, time, .. } => {
+            InputKind::Source { decoder, time, keys, .. } => {
                 let decoded = decoder.decode(partition.partition, records.as_ref(), first, time, wall)?;
+                if let (Some(keys), Some(batch)) = (keys, &decoded.batch) {
+                    keys.check(partition, &batch.rows, records.as_ref(), first, notations)?;
+                }
                 taken.batches.extend(decoded.batch);
                 taken.bad = decoded.bad;
                 taken.skipped = decoded.skipped;

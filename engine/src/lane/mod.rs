@@ -20,6 +20,7 @@
 
 mod assignment;
 mod input;
+mod keys;
 mod letters;
 mod settle;
 
@@ -47,6 +48,7 @@ pub use settle::{Next, decide};
 
 use assignment::Restore;
 use input::InputPartition;
+use keys::Notations;
 use settle::InFlight;
 
 /// Gives the registry's id of a schema that a sink writes: by subject and text.
@@ -157,6 +159,7 @@ pub struct Lane {
     /// Given to this member, committed positions not known yet.
     newly: Vec<TopicPartition>,
     dead_letter_partitions: BTreeMap<Arc<str>, (Arc<str>, i32)>,
+    notations: Notations,
     outbox: Outbox,
     epoch: Epoch,
     in_flight: Option<InFlight>,
@@ -199,6 +202,7 @@ impl Lane {
             partitions: BTreeMap::new(),
             newly: Vec::new(),
             dead_letter_partitions: BTreeMap::new(),
+            notations: Notations::new(),
             outbox: Outbox::default(),
             epoch: Epoch::default(),
             in_flight: None,
@@ -287,7 +291,7 @@ impl Lane {
                 input.waiting.pop_front();
                 continue;
             }
-            let taken = input.decode(partition, first, wall).map_err(LaneEnd::Stop)?;
+            let taken = input.decode(partition, first, wall, &mut self.notations).map_err(LaneEnd::Stop)?;
             let Some((records, next)) = input.waiting.front_mut() else { return Ok(true) };
             *next = first + taken.records;
             if let Some(last) = (first + taken.records).checked_sub(1).filter(|_| taken.records > 0) {

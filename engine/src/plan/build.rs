@@ -17,6 +17,8 @@ pub(super) struct Stream {
     pub(super) component: usize,
     pub(super) from: Upstream,
     pub(super) input: Input,
+    /// The inputs whose partitions its rows are in.
+    pub(super) origins: Vec<usize>,
     pub(super) lossy: bool,
     /// Its rows are made when time moves.
     pub(super) timed: bool,
@@ -297,7 +299,10 @@ impl Builder<'_> {
         }
         if let Some(needed) = &planned.needs_key {
             stream = match self.co_located(&stream, needed) {
-                true => stream,
+                true => {
+                    self.rely_on_keys(name, &stream);
+                    stream
+                }
                 false => vec![self.repartition(name, &stream, needed, self.why_apart(&stream, needed))],
             };
         }
@@ -360,6 +365,7 @@ impl Builder<'_> {
                 component: first.component,
                 from: Upstream::Node(node, Port(port as u16)),
                 input: Input { schema: output.schema.clone(), key },
+                origins: streams.iter().flat_map(|stream| stream.origins.iter().copied()).collect(),
                 lossy: output.lossy_if_unread,
                 timed: output.timed || streams.iter().any(|stream| stream.timed),
             };

@@ -122,6 +122,11 @@ impl Builder<'_> {
                 }
             }
         }
+        for (name, source) in self.pipeline.sources.iter().filter(|(_, source)| source.key.is_none()) {
+            if source.partitioner.is_some() {
+                idle("sources", name, &["partitioner"], "no `key` says what the partitions are chosen by");
+            }
+        }
         // Marks of personal data count beside any format: samples are masked by them.
         let counts = |schema: &Option<Declared>| schema.as_ref().is_some_and(Declared::has_private);
         let inputs =

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use operator_core::{Diagnostic, Millis, Planned, Port};
 
+use crate::partitioner::Partitioner;
 use crate::pipeline::{Format, Guarantee, NullValues, OnError, Start, WrongUnit};
 
 pub use build::plan;
@@ -134,6 +135,10 @@ pub struct Decode {
     pub idle: Option<Millis>,
     pub max_future: Millis,
     pub wrong_unit: WrongUnit,
+    /// How producers choose partitions by the record key.
+    pub partitioner: Partitioner,
+    /// A step that does without a repartition because of the source's key.
+    pub relied_on_by: Option<Arc<str>>,
     pub start: Start,
     pub null_values: NullValues,
     /// Carry headers along.

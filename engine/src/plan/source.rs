@@ -111,6 +111,8 @@ pub fn source(
         idle: source.time.idle.0.map(|s| s.millis()),
         max_future: source.time.max_future.millis(),
         wrong_unit: source.time.wrong_unit,
+        partitioner: source.partitioner.unwrap_or_default(),
+        relied_on_by: None,
         start: source.start,
         null_values: source.null_values,
         headers,

@@ -9,14 +9,22 @@ use operator_core::{Diagnostic, Input, type_said};
 
 use super::build::{Builder, Stream};
 use super::{InputKind, InputTopic, Output, StageInput, Target, Upstream, source};
+use crate::partitioner::KeyHash;
 
 impl Builder<'_> {
     /// A new component that begins with `input`.
     pub(super) fn begin(&mut self, input: StageInput) -> Stream {
         let component = self.parents.len();
         self.parents.push(component);
-        let stream =
-            Stream { component, from: Upstream::Input(self.inputs.len()), input: source::input_of(&input), lossy: false, timed: false };
+        let index = self.inputs.len();
+        let stream = Stream {
+            component,
+            from: Upstream::Input(index),
+            input: source::input_of(&input),
+            origins: vec![index],
+            lossy: false,
+            timed: false,
+        };
         self.inputs.push((component, input));
         stream
     }
@@ -85,7 +93,7 @@ impl Builder<'_> {
     }
 
     /// Rows with equal values in `needed` are in one partition already: every stream's key is among these columns,
-    /// all streams agree on it, and all topics of the component have the same number of partitions.
+    /// all streams agree on it and on the partitioner, and all topics of the component have the same number of partitions.
     pub(super) fn co_located(&self, streams: &[Stream], needed: &[String]) -> bool {
         let Some(first) = streams.first() else { return true };
         let (partitions, even) = self.partitions(first.component);
@@ -93,7 +101,42 @@ impl Builder<'_> {
             return true;
         }
         let key = &first.input.key;
-        even && key.as_ref().is_some_and(|key| key.iter().all(|k| needed.contains(k))) && streams.iter().all(|s| s.input.key == *key)
+        even && key.as_ref().is_some_and(|key| key.iter().all(|k| needed.contains(k)))
+            && streams.iter().all(|s| s.input.key == *key)
+            && self.partitioners(streams).len() == 1
+    }
+
+    /// How the rows came into their partitions, each way once. A repartition topic is written by the default.
+    fn partitioners(&self, streams: &[Stream]) -> Vec<KeyHash> {
+        let mut found = Vec::new();
+        for (_, input) in streams.iter().flat_map(|s| &s.origins).filter_map(|origin| self.inputs.get(*origin)) {
+            let hash = match &input.kind {
+                InputKind::Source(decode) => decode.partitioner.hash(),
+                InputKind::Repartition { .. } => KeyHash::Murmur2,
+            };
+            if !found.contains(&hash) {
+                found.push(hash);
+            }
+        }
+        found
+    }
+
+    /// `step` does without a repartition: the keys of the sources are checked while they are read.
+    pub(super) fn rely_on_keys(&mut self, step: &str, streams: &[Stream]) {
+        if streams.first().is_some_and(|first| self.partitions(first.component).0 == 1) {
+            return;
+        }
+        let origins: Vec<usize> = streams.iter().flat_map(|s| s.origins.iter().copied()).collect();
+        // Sources that two steps rely on, each with others, are one group: all their keys must agree.
+        let earlier: Vec<Arc<str>> =
+            origins.iter().filter_map(|origin| self.inputs.get(*origin)).filter_map(|(_, i)| relied_on(i)).collect();
+        let step = earlier.first().cloned().unwrap_or_else(|| step.into());
+        for (index, (_, input)) in self.inputs.iter_mut().enumerate() {
+            let in_group = origins.contains(&index) || relied_on(input).is_some_and(|other| earlier.contains(&other));
+            if let (true, InputKind::Source(decode)) = (in_group, &mut input.kind) {
+                decode.relied_on_by = Some(step.clone());
+            }
+        }
     }
 
     /// Why rows with equal values in `needed` are not in one partition already.
@@ -106,6 +149,10 @@ impl Builder<'_> {
         match &first.input.key {
             _ if !self.partitions(first.component).1 => format!("{wanted}, but the topics have different numbers of partitions"),
             _ if streams.iter().any(|s| s.input.key != first.input.key) => format!("{wanted}, but the streams have different keys"),
+            Some(key) if key.iter().all(|k| needed.contains(k)) => {
+                let names = self.partitioners(streams).into_iter().map(|hash| hash.described().0).collect::<Vec<_>>();
+                format!("{wanted}, but the sources have different partitioners: {}", list(names))
+            }
             None => format!("{wanted}, and no `key` of a source says where they are"),
             Some(key) => format!("{wanted}, but they are where {} put them", list(key.iter().map(String::as_str))),
         }
@@ -149,6 +196,14 @@ impl Builder<'_> {
         };
         let timed = streams.iter().any(|stream| stream.timed);
         Stream { timed, ..self.begin(input) }
+    }
+}
+
+/// The step that relies on the key of a source.
+fn relied_on(input: &StageInput) -> Option<Arc<str>> {
+    match &input.kind {
+        InputKind::Source(decode) => decode.relied_on_by.clone(),
+        InputKind::Repartition { .. } => None,
     }
 }
 

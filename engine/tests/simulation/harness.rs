@@ -94,7 +94,9 @@ impl Case {
         }
         let last = start + 400 * 250 + 600_000;
         for partition in 0..PARTITIONS {
-            orders.push(Order { partition, id: format!("end{partition}"), product: "end".into(), amount: -1, at: last, broken: false });
+            let ids = (0..).map(|n| format!("end{n}"));
+            let id = ids.into_iter().find(|id| headwater_formats::partition(id.as_bytes(), PARTITIONS) == partition).unwrap_or_default();
+            orders.push(Order { partition, id, product: "end".into(), amount: -1, at: last, broken: false });
         }
         Case { orders, last }
     }
@@ -116,7 +118,7 @@ pub struct Run<'a> {
     stats: Vec<Arc<Stats>>,
 }
 
-struct Topics<'a>(&'a MemoryBroker);
+pub struct Topics<'a>(pub &'a MemoryBroker);
 
 impl Catalog for Topics<'_> {
     fn subject(&self, _: &str) -> Result<Option<Registered>, String> {

@@ -5,6 +5,7 @@
 //! `HW_SEEDS=<n>` runs as many (30 by default).
 
 mod harness;
+mod keys;
 mod oracle;
 
 use harness::{Case, Run};

@@ -1,0 +1,276 @@
+//! Whether the records of a source are where its `key` says.
+//!
+//! A step that groups by the `key` of a source does without a repartition, because rows with equal values are in one
+//! partition already. Nothing enforces that but the producers, so it is compared with what is read: the first records
+//! of every partition after an assignment, then a sample. A contradiction stops the worker before the epoch commits.
+//!
+//! What is compared:
+//! - the record's partition with the one that the source's partitioner gives for the key's bytes;
+//! - the key with the column. It is the value as text or as Kafka's serializers write it, or the value in another
+//!   encoding (Avro, JSON), which can't be read here: then one value must always have the same bytes. All keys that a
+//!   step relies on have one notation, or equal values of two topics would be in different partitions.
+//!
+//! Rows whose column is null are not judged: producers spread records without a key over all partitions.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Int32Type, Int64Type};
+use operator_core::batch::OFFSET;
+
+use crate::broker::{Record, RecordSet, TopicPartition};
+use crate::decode::column_at;
+use crate::partitioner::{KeyHash, Partitioner};
+use crate::plan::{Decode, InputTopic, StageInput};
+
+/// Records of a partition that are all looked at, from its assignment on.
+const FRESH: u32 = 1_000;
+/// After those one of so many, chosen by offset: after a restart it is the same ones again.
+const SAMPLE_BITS: u32 = 4;
+/// Values that are remembered per partition, to see whether one has two keys.
+const REMEMBERED: usize = 1_024;
+
+const LEAVE_OUT: &str = "Leave `key` out of the source: rows are then repartitioned";
+
+/// The notation of the keys that each step relies on, and the topic it was seen in first.
+pub(super) type Notations = BTreeMap<Arc<str>, (Notation, Arc<str>)>;
+
+/// Compares the keys of one partition.
+pub(super) struct KeyCheck {
+    source: String,
+    column: Vec<String>,
+    partitioner: Partitioner,
+    partitions: i32,
+    /// The step that relies on the key.
+    step: Arc<str>,
+    fresh: u32,
+    /// Hashes of values and of the keys they have, where keys are encoded.
+    seen: HashMap<u64, u64>,
+}
+
+/// How the bytes of a key stand for a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Notation {
+    Text,
+    /// Big endian, of so many bytes.
+    Integer(usize),
+    /// Behind a zero byte and the id of a registered schema.
+    Registered(u32),
+    Json,
+    Bytes,
+}
+
+impl fmt::Display for Notation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notation::Text => f.write_str("text"),
+            Notation::Integer(bytes) => write!(f, "an integer of {bytes} bytes"),
+            Notation::Registered(id) => write!(f, "a value of the registered schema {id}"),
+            Notation::Json => f.write_str("JSON"),
+            Notation::Bytes => f.write_str("bytes"),
+        }
+    }
+}
+
+/// A value of the key column.
+#[derive(Hash)]
+enum Value<'a> {
+    Text(&'a str),
+    Bytes(&'a [u8]),
+    Integer(i64),
+}
+
+impl Value<'_> {
+    fn at(column: &ArrayRef, row: usize) -> Option<Value<'_>> {
+        match column.data_type() {
+            DataType::Utf8 => Some(Value::Text(column.as_string::<i32>().value(row))),
+            DataType::Binary => Some(Value::Bytes(column.as_binary::<i32>().value(row))),
+            DataType::Int32 => Some(Value::Integer(column.as_primitive::<Int32Type>().value(row).into())),
+            DataType::Int64 => Some(Value::Integer(column.as_primitive::<Int64Type>().value(row))),
+            _ => None,
+        }
+    }
+
+    /// How `key` is this value; `None` if it is another value.
+    fn notation(&self, key: &[u8]) -> Option<Notation> {
+        let text = std::str::from_utf8(key).ok();
+        match self {
+            Value::Text(value) if key == value.as_bytes() => return Some(Notation::Text),
+            Value::Bytes(value) if key == *value => return Some(Notation::Bytes),
+            Value::Integer(value) if text.is_some_and(|text| text.parse::<i64>() == Ok(*value)) => return Some(Notation::Text),
+            Value::Integer(value) if big_endian(key) == Some(*value) => return Some(Notation::Integer(key.len())),
+            _ => {}
+        }
+        match key {
+            [0, a, b, c, d, _, ..] => Some(Notation::Registered(u32::from_be_bytes([*a, *b, *c, *d]))),
+            [b'{' | b'[' | b'"', ..] if text.is_some() => Some(Notation::Json),
+            // Readable, and something else.
+            _ if text.is_some_and(|text| !text.contains(char::is_control)) && !matches!(self, Value::Bytes(_)) => None,
+            _ => Some(Notation::Bytes),
+        }
+    }
+}
+
+fn big_endian(key: &[u8]) -> Option<i64> {
+    match key.len() {
+        2 => Some(i16::from_be_bytes(key.try_into().ok()?).into()),
+        4 => Some(i32::from_be_bytes(key.try_into().ok()?).into()),
+        8 => Some(i64::from_be_bytes(key.try_into().ok()?)),
+        _ => None,
+    }
+}
+
+fn hashed(value: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+impl KeyCheck {
+    /// `None` where no step relies on the source's key.
+    pub fn new(input: &StageInput, decode: &Decode, topic: &InputTopic) -> Option<KeyCheck> {
+        let step = decode.relied_on_by.clone()?;
+        let column = input.key.as_ref()?.first()?.split('.').map(str::to_string).collect();
+        Some(KeyCheck {
+            source: input.name.clone(),
+            column,
+            partitioner: decode.partitioner,
+            partitions: topic.partitions,
+            step,
+            fresh: FRESH,
+            seen: HashMap::new(),
+        })
+    }
+
+    /// Compares the records that `rows` were decoded from; they are in `records` from `first` on.
+    ///
+    /// # Errors
+    /// The reason to stop: the step would compute wrong results.
+    pub fn check(
+        &mut self,
+        partition: &TopicPartition,
+        rows: &RecordBatch,
+        records: &dyn RecordSet,
+        first: usize,
+        notations: &mut Notations,
+    ) -> Result<(), String> {
+        let column = column_at(rows.schema().fields(), rows.columns(), &self.column);
+        let offsets = rows.column_by_name(OFFSET).and_then(|c| c.as_any().downcast_ref::<Int64Array>());
+        let (Some(column), Some(offsets)) = (column, offsets) else { return Err(format!("`{}` is not a column", self.column.join("."))) };
+        let mut index = first;
+        for (row, offset) in offsets.values().iter().enumerate() {
+            if self.fresh == 0 && !is_sampled(*offset) {
+                continue;
+            }
+            self.fresh = self.fresh.saturating_sub(1);
+            // Rows are records in order, less those that are no rows.
+            index = index.max(first + row);
+            while index < records.len() && records.get(index).offset < *offset {
+                index += 1;
+            }
+            if index < records.len() && column.is_valid(row) {
+                let record = records.get(index);
+                let wrong = self.contradiction(partition, &record, &column, row, records, first, notations);
+                if let Some((what, remedy)) = wrong {
+                    return Err(self.reason(partition, record.offset, &what, &remedy));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What the record contradicts, and what to do.
+    #[allow(clippy::too_many_arguments)]
+    fn contradiction(
+        &mut self,
+        partition: &TopicPartition,
+        record: &Record<'_>,
+        column: &ArrayRef,
+        row: usize,
+        records: &dyn RecordSet,
+        first: usize,
+        notations: &mut Notations,
+    ) -> Option<(String, String)> {
+        let name = self.column.join(".");
+        let leave_out = || LEAVE_OUT.to_string();
+        let Some(key) = record.key else { return Some((format!("it has no key, and its `{name}` is not null"), leave_out())) };
+        let home = self.partitioner.partition(key, self.partitions);
+        if home != partition.partition {
+            let declared = self.partitioner.hash().described().0;
+            let what = format!("its key belongs into partition {home} by `{declared}`, the source's partitioner");
+            let (found, remedy) = self.likely(partition.partition, records, first);
+            return Some((format!("{what}. {found}"), remedy));
+        }
+        let value = Value::at(column, row)?;
+        let Some(notation) = value.notation(key) else {
+            let remedy = format!("{LEAVE_OUT}, or name the column that is the record key");
+            return Some((format!("its key is another value than its `{name}`"), remedy));
+        };
+        let (known, topic) = notations.entry(self.step.clone()).or_insert_with(|| (notation, partition.topic.clone()));
+        if *known != notation {
+            let what =
+                format!("its key is written as {notation}, others (in {topic}) as {known}, so that equal values differ in their bytes");
+            return Some((what, leave_out()));
+        }
+        if !matches!(notation, Notation::Text | Notation::Integer(_)) {
+            let (value, key) = (hashed(&value), hashed(&key));
+            let known = match self.seen.len() < REMEMBERED {
+                true => *self.seen.entry(value).or_insert(key),
+                false => self.seen.get(&value).copied().unwrap_or(key),
+            };
+            if known != key {
+                return Some((format!("its key is not that of an earlier record with the same `{name}`"), leave_out()));
+            }
+        }
+        None
+    }
+
+    fn reason(&self, partition: &TopicPartition, offset: i64, what: &str, remedy: &str) -> String {
+        let (source, step, name) = (&self.source, &self.step, self.column.join("."));
+        format!(
+            "{partition} at offset {offset}: source `{source}` has `key: {name}`, which the record contradicts: {what}. Rows with one \
+             `{name}` would be in several partitions and the results of step `{step}` wrong; nothing of this was committed. {remedy}"
+        )
+    }
+
+    /// The partitioner that the records from `first` on fit, and what to do.
+    #[cold]
+    fn likely(&self, partition: i32, records: &dyn RecordSet, first: usize) -> (String, String) {
+        let keys: BTreeSet<&[u8]> = (first..records.len()).filter_map(|index| records.get(index).key).collect();
+        let fits = |hash: KeyHash, count: i32| keys.iter().all(|key| hash.partition(key, count) == partition);
+        let declared = self.partitioner.hash();
+        let n = keys.len();
+        if let Some(hash) = KeyHash::ALL.into_iter().filter(|hash| *hash != declared).find(|hash| fits(*hash, self.partitions)) {
+            let (found, whose) = hash.described();
+            let all = if n == 1 { "The one key read here fits".to_string() } else { format!("All {n} keys read here fit") };
+            let remedy = format!("Write `partitioner: {found}` at the source, or leave `key` out: rows are then repartitioned");
+            return (format!("{all} `{found}`, {whose}"), remedy);
+        }
+        // Not one partition, which everything fits, nor by the chance of a few keys.
+        let grown = (2..self.partitions).filter(|_| n >= 3).find(|count| {
+            let either = |key: &&[u8]| [*count, self.partitions].iter().any(|count| declared.partition(key, *count) == partition);
+            keys.iter().all(either)
+        });
+        match grown {
+            Some(count) => {
+                let found = format!(
+                    "The keys fit {count} partitions: the topic had that many when it was written, and has {} now",
+                    self.partitions
+                );
+                (found, format!("{LEAVE_OUT}; or write the records again"))
+            }
+            None => (
+                "The keys read here fit no one partitioner: producers may differ, or choose partitions themselves".to_string(),
+                LEAVE_OUT.to_string(),
+            ),
+        }
+    }
+}
+
+/// One in sixteen offsets, without a pattern that transactions' markers could share.
+fn is_sampled(offset: i64) -> bool {
+    (offset as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SAMPLE_BITS) == 0
+}

@@ -1,0 +1,225 @@
+//! Sources whose `key` is not what producers do: the lane stops before a wrong result is committed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_engine::broker::Broker;
+use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, topics_to_create};
+use headwater_engine::memory::MemoryBroker;
+use headwater_engine::partitioner::KeyHash;
+use headwater_engine::pipeline::Pipeline;
+use headwater_engine::plan::{Plan, plan};
+use headwater_engine::schemas::MemorySchemas;
+use headwater_engine::stats::Stats;
+use headwater_engine::tables::LoadedTables;
+use headwater_engine::yaml;
+
+use crate::harness::{Topics, registry};
+
+const ONE: &str = r#"
+apiVersion: headwater/v1
+name: keyed
+sources:
+  orders: { topic: orders, schema: { c: string, n: long }, key: c }
+steps:
+  totals: { from: orders, window: { unbounded: true, expire: never, by: [c], compute: { n: sum(n) }, emit: on_update } }
+sinks:
+  out: { from: totals, topic: out, create: { partitions: 1 } }
+"#;
+
+const TWO: &str = r#"
+apiVersion: headwater/v1
+name: keyed
+sources:
+  orders: { topic: orders, schema: { c: string, n: long }, key: c }
+  refunds: { topic: refunds, schema: { c: string, n: long }, key: c }
+steps:
+  totals:
+    from: [orders, refunds]
+    window: { unbounded: true, expire: never, by: [c], compute: { n: sum(n) }, emit: on_update }
+sinks:
+  out: { from: totals, topic: out, create: { partitions: 1 } }
+"#;
+
+struct Log {
+    broker: MemoryBroker,
+}
+
+impl Log {
+    fn new() -> Log {
+        let broker = MemoryBroker::seeded(1);
+        ["orders", "refunds"].iter().for_each(|topic| broker.create_topic(topic, 3));
+        Log { broker }
+    }
+
+    /// Writes `{c, n: 1}` to a partition, with a key of any bytes.
+    fn write(&self, topic: &str, partition: i32, key: Option<&[u8]>, c: &str) {
+        let value = format!("{{\"c\":\"{c}\",\"n\":1}}");
+        self.broker.append(topic, partition, key, Some(value.as_bytes()), Some(1_767_225_600_000), &[]).unwrap();
+    }
+
+    /// Twenty customers, where a hash puts them among `partitions`.
+    fn customers(&self, topic: &str, hash: KeyHash, partitions: i32) {
+        for n in 0..20 {
+            let c = format!("c{n}");
+            self.write(topic, hash.partition(c.as_bytes(), partitions), Some(c.as_bytes()), &c);
+        }
+    }
+
+    fn plan(&self, text: &str) -> Plan {
+        let root = yaml::parse(text).unwrap();
+        let pipeline = Pipeline::read(&root).0.unwrap();
+        let plan = plan(&pipeline, &root, text, &registry(), &Topics(&self.broker)).unwrap_or_else(|found| panic!("{found:#?}"));
+        self.broker.create_topics(&topics_to_create(&plan)).unwrap();
+        plan
+    }
+
+    /// Rows written in the end, or why the lane stopped.
+    fn run(&self, text: &str) -> Result<usize, String> {
+        let plan = Arc::new(self.plan(text));
+        let clock = self.broker.clock().unwrap();
+        let world = World {
+            plan: plan.clone(),
+            broker: Arc::new(self.broker.clone()),
+            clock: clock.clone(),
+            schemas: Arc::new(MemorySchemas::default()),
+            schema_ids: Arc::new(|_, _| Ok(1)),
+            tables: Arc::new(LoadedTables::new(&plan)),
+            stats: Arc::new(Stats::default()),
+        };
+        let mut lane = Lane::start(world, LaneConfig::new("w", 0)).map_err(|e| e.to_string())?;
+        let mut quiet = 0;
+        while quiet < 500 {
+            clock.advance(1);
+            match lane.step(Duration::ZERO) {
+                Ok(busy) => quiet = if busy || !lane.is_settled() { 0 } else { quiet + 1 },
+                Err(LaneEnd::Stop(why)) => {
+                    drop(lane);
+                    clock.advance(120_000);
+                    self.broker.expire_dropped();
+                    self.broker.settle();
+                    assert_eq!(self.broker.read_all_committed("out").len(), 0, "something was committed: {why}");
+                    return Err(why);
+                }
+                Err(LaneEnd::Restart(why)) => panic!("{why}"),
+            }
+        }
+        lane.finish(Duration::from_secs(1)).map_err(|e| e.to_string())?;
+        Ok(self.broker.read_all_committed("out").len())
+    }
+
+    fn stops(&self, text: &str, said: &[&str]) {
+        let why = self.run(text).expect_err("the keys contradict the source");
+        for part in said {
+            assert!(why.contains(part), "`{part}` is not in: {why}");
+        }
+    }
+}
+
+#[test]
+fn another_partitioner_is_named_and_can_be_declared() {
+    for (hash, name) in [(KeyHash::Crc32, "consistent_random"), (KeyHash::Fnv1a, "fnv1a")] {
+        let log = Log::new();
+        log.customers("orders", hash, 3);
+        let keys = format!("keys read here fit `{name}`");
+        let remedy = format!("Write `partitioner: {name}` at the source, or leave `key` out");
+        log.stops(ONE, &["orders-", "at offset", "source `orders` has `key: c`", "by `murmur2`", "step `totals`", &keys, &remedy]);
+        assert_eq!(log.run(&ONE.replace("key: c }", &format!("key: c, partitioner: {name} }}"))), Ok(20));
+        // Nothing relies on it: rows are repartitioned.
+        assert_eq!(
+            log.run(&ONE.replace(", key: c }", " }").replace("name: keyed", "name: moved")),
+            Ok(40),
+            "what is there from before, too"
+        );
+    }
+}
+
+#[test]
+fn keys_where_they_belong_are_left_alone() {
+    let log = Log::new();
+    log.customers("orders", KeyHash::Murmur2, 3);
+    // Neither key nor column.
+    let nothing = r#"{"c":null,"n":1}"#;
+    log.broker.append("orders", 2, None, Some(nothing.as_bytes()), Some(1_767_225_600_000), &[]).unwrap();
+    assert_eq!(log.run(&ONE.replace("c: string", "c: string?")), Ok(21));
+}
+
+#[test]
+fn topics_that_meet_are_each_compared() {
+    let log = Log::new();
+    log.customers("orders", KeyHash::Murmur2, 3);
+    log.customers("refunds", KeyHash::Crc32, 3);
+    log.stops(TWO, &["refunds-", "source `refunds`", "fit `consistent_random`"]);
+    // With the partitioner declared, rows of the two don't meet by themselves.
+    let declared = TWO.replacen(
+        "topic: refunds, schema: { c: string, n: long }, key: c",
+        "topic: refunds, schema: { c: string, n: long }, key: c, partitioner: consistent",
+        1,
+    );
+    let plan = log.plan(&declared);
+    assert_eq!(plan.stages.len(), 2, "a repartition is planned");
+    assert_eq!(log.run(&declared), Ok(40));
+}
+
+#[test]
+fn a_key_that_is_not_the_column_stops() {
+    let place = |key: &[u8]| KeyHash::Murmur2.partition(key, 3);
+    let log = Log::new();
+    log.write("orders", place(b"o1"), Some(b"o1"), "c1");
+    log.stops(ONE, &["its key is another value than its `c`", "name the column that is the record key"]);
+
+    let log = Log::new();
+    log.write("orders", 0, None, "c1");
+    log.stops(ONE, &["it has no key, and its `c` is not null", "Leave `key` out"]);
+
+    // An encoding that can't be read here is right if a value always has the same bytes.
+    let log = Log::new();
+    for (region, c) in [("a", "c1"), ("a", "c2"), ("a", "c1")] {
+        let key = format!("{{\"c\":\"{c}\",\"region\":\"{region}\"}}");
+        log.write("orders", place(key.as_bytes()), Some(key.as_bytes()), c);
+    }
+    assert_eq!(log.run(ONE), Ok(3));
+    let other = (0..).map(|n| format!("{{\"c\":\"c1\",\"region\":\"{n}\"}}"));
+    let first = place(br#"{"c":"c1","region":"a"}"#);
+    let other = other.into_iter().find(|key| place(key.as_bytes()) == first).unwrap();
+    let log = Log::new();
+    log.write("orders", first, Some(br#"{"c":"c1","region":"a"}"#), "c1");
+    log.write("orders", first, Some(other.as_bytes()), "c1");
+    log.stops(ONE, &["its key is not that of an earlier record with the same `c`"]);
+}
+
+#[test]
+fn keys_of_two_notations_do_not_meet() {
+    let place = |key: &[u8]| KeyHash::Murmur2.partition(key, 3);
+    let framed = [b"\0\0\0\0\x07\x04".as_slice(), b"c1"].concat();
+    let log = Log::new();
+    log.write("orders", place(b"c1"), Some(b"c1"), "c1");
+    log.write("refunds", place(&framed), Some(&framed), "c1");
+    log.stops(TWO, &["written as a value of the registered schema 7", "as text"]);
+
+    let log = Log::new();
+    log.write("orders", place(&framed), Some(&framed), "c1");
+    log.write("refunds", place(&framed), Some(&framed), "c1");
+    assert_eq!(log.run(TWO), Ok(2));
+}
+
+#[test]
+fn a_topic_that_has_grown_is_told_apart() {
+    let log = Log::new();
+    log.customers("orders", KeyHash::Murmur2, 2);
+    log.customers("orders", KeyHash::Murmur2, 3);
+    log.stops(ONE, &["The keys fit 2 partitions: the topic had that many when it was written, and has 3 now"]);
+}
+
+/// After the first thousand records of a partition a sample is compared.
+#[test]
+fn a_producer_that_comes_later_is_noticed() {
+    let log = Log::new();
+    let home = KeyHash::Murmur2.partition(b"c1", 3);
+    let other = (0..).map(|n| format!("x{n}")).find(|key| KeyHash::Murmur2.partition(key.as_bytes(), 3) != home).unwrap();
+    for n in 0..3_000 {
+        let key = if n > 1_500 && n % 2 == 0 { &other } else { "c1" };
+        log.write("orders", home, Some(key.as_bytes()), key);
+    }
+    log.stops(ONE, &["at offset 15", "its key belongs into partition"]);
+}
