@@ -1,9 +1,10 @@
-//! `hw run --dry-run`: everything a worker needs, checked without reading a record or creating anything.
+//! `hw run --dry-run`: everything a worker needs, checked without creating anything. Of records it reads only keys, where a
+//! step relies on them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use headwater_engine::broker::{Broker, TopicSpec};
-use headwater_engine::lane::topics_to_create;
+use headwater_engine::lane::{Sampled, sample_keys, topics_to_create};
 use headwater_engine::pipeline::Guarantee;
 use headwater_engine::plan::{InputKind, Plan, Target, TopicName};
 use tokio::runtime::Handle;
@@ -56,6 +57,10 @@ pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, runtime: &Handle) 
             checks.push(check(format!("topics {before}{{{column}}}{after}"), Ok("not checked: their names are in the rows".to_string())));
         }
     }
+    match sample_keys(plan, kafka) {
+        Ok(sampled) => checks.extend(sampled.into_iter().map(keys_check)),
+        Err(e) => checks.push(check("keys of sources", Err(format!("can't be read: {e}")))),
+    }
     checks.push(check("internal topics", check_internal(plan, kafka).map(|()| "as the plan needs them".to_string())));
     checks.extend(groups(plan, kafka)?);
     if plan.guarantee == Guarantee::ExactlyOnce {
@@ -102,6 +107,10 @@ fn topic_check(topic: &str, needs: &Needs, rights: &BTreeMap<String, Rights>) ->
         false => Err(format!("no right to {}: an ACL for the principal of this client must allow it", refused.join(", "))),
     };
     check(format!("topic {topic}"), result)
+}
+
+fn keys_check((topic, sampled): Sampled) -> Check {
+    check(format!("keys of {topic}"), sampled.map(|keys| format!("{keys} of the newest are in their partitions")))
 }
 
 fn groups(plan: &Plan, kafka: &Kafka) -> Result<Vec<Check>, Problem> {

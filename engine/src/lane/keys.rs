@@ -16,15 +16,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Int32Type, Int64Type};
 use operator_core::batch::OFFSET;
 
-use crate::broker::{Record, RecordSet, TopicPartition};
+use crate::broker::{Broker, BrokerError, Event, Record, RecordSet, TopicPartition};
 use crate::decode::column_at;
 use crate::partitioner::{KeyHash, Partitioner};
-use crate::plan::{Decode, InputTopic, StageInput};
+use crate::plan::{Decode, InputKind, InputTopic, Plan, StageInput};
 
 /// Records of a partition that are all looked at, from its assignment on.
 const FRESH: u32 = 1_000;
@@ -32,6 +33,10 @@ const FRESH: u32 = 1_000;
 const SAMPLE_BITS: u32 = 4;
 /// Values that are remembered per partition, to see whether one has two keys.
 const REMEMBERED: usize = 1_024;
+/// Newest records of a partition that [`sample_keys`] reads, and how long it waits for them.
+const SAMPLED: i64 = 500;
+const POLLS: usize = 100;
+const POLL: Duration = Duration::from_millis(100);
 
 const LEAVE_OUT: &str = "Leave `key` out of the source: rows are then repartitioned";
 
@@ -197,12 +202,8 @@ impl KeyCheck {
         let name = self.column.join(".");
         let leave_out = || LEAVE_OUT.to_string();
         let Some(key) = record.key else { return Some((format!("it has no key, and its `{name}` is not null"), leave_out())) };
-        let home = self.partitioner.partition(key, self.partitions);
-        if home != partition.partition {
-            let declared = self.partitioner.hash().described().0;
-            let what = format!("its key belongs into partition {home} by `{declared}`, the source's partitioner");
-            let (found, remedy) = self.likely(partition.partition, records, first);
-            return Some((format!("{what}. {found}"), remedy));
+        if let Some(misplaced) = self.misplaced(partition, key, records, first) {
+            return Some(misplaced);
         }
         let value = Value::at(column, row)?;
         let Some(notation) = value.notation(key) else {
@@ -228,11 +229,22 @@ impl KeyCheck {
         None
     }
 
+    /// The key belongs into another partition.
+    fn misplaced(&self, partition: &TopicPartition, key: &[u8], records: &dyn RecordSet, first: usize) -> Option<(String, String)> {
+        let home = self.partitioner.partition(key, self.partitions);
+        if home == partition.partition {
+            return None;
+        }
+        let declared = self.partitioner.hash().described().0;
+        let (found, remedy) = self.likely(partition.partition, records, first);
+        Some((format!("its key belongs into partition {home} by `{declared}`, the source's partitioner. {found}"), remedy))
+    }
+
     fn reason(&self, partition: &TopicPartition, offset: i64, what: &str, remedy: &str) -> String {
         let (source, step, name) = (&self.source, &self.step, self.column.join("."));
         format!(
             "{partition} at offset {offset}: source `{source}` has `key: {name}`, which the record contradicts: {what}. Rows with one \
-             `{name}` would be in several partitions and the results of step `{step}` wrong; nothing of this was committed. {remedy}"
+             `{name}` would be in several partitions, and results of step `{step}` wrong. {remedy}"
         )
     }
 
@@ -267,6 +279,66 @@ impl KeyCheck {
                 LEAVE_OUT.to_string(),
             ),
         }
+    }
+}
+
+/// What [`sample_keys`] found in a topic: how many keys are in their partition, or why a worker would stop.
+pub type Sampled = (Arc<str>, Result<usize, String>);
+
+/// Compares the newest keys of the sources that steps rely on with their partitions, before a worker starts. Values are
+/// not read, so whether a key is its column is left to the worker.
+///
+/// # Errors
+/// The log can't be read.
+pub fn sample_keys(plan: &Plan, broker: &dyn Broker) -> Result<Vec<Sampled>, BrokerError> {
+    let mut sampled = Vec::new();
+    for input in plan.stages.iter().flat_map(|stage| &stage.inputs) {
+        let InputKind::Source(decode) = &input.kind else { continue };
+        for topic in &input.topics {
+            if let Some(check) = KeyCheck::new(input, decode, topic) {
+                sampled.push((topic.name.clone(), check.sample(&topic.name, broker)?));
+            }
+        }
+    }
+    Ok(sampled)
+}
+
+impl KeyCheck {
+    fn sample(&self, topic: &Arc<str>, broker: &dyn Broker) -> Result<Result<usize, String>, BrokerError> {
+        let mut open = BTreeMap::new();
+        for partition in (0..self.partitions).map(|number| TopicPartition::new(topic.clone(), number)) {
+            let (low, high) = broker.bounds(&partition)?;
+            if low < high {
+                open.insert(partition, (low.max(high - SAMPLED), high));
+            }
+        }
+        let from: Vec<(TopicPartition, i64)> = open.iter().map(|(partition, (from, _))| (partition.clone(), *from)).collect();
+        let mut keys = 0;
+        let mut reader = broker.reader(&from)?;
+        // Behind an open transaction there may be no end: what came by then is the sample.
+        for _ in 0..POLLS {
+            if open.is_empty() {
+                break;
+            }
+            for event in reader.poll(SAMPLED as usize, POLL)? {
+                match event {
+                    Event::Records { partition, records } => {
+                        for record in (0..records.len()).map(|index| records.get(index)) {
+                            let Some(key) = record.key else { continue };
+                            if let Some((what, remedy)) = self.misplaced(&partition, key, records.as_ref(), 0) {
+                                return Ok(Err(self.reason(&partition, record.offset, &what, &remedy)));
+                            }
+                            keys += 1;
+                        }
+                        let next = records.len().checked_sub(1).map_or(0, |last| records.get(last).offset + 1);
+                        open.retain(|known, (_, end)| *known != partition || next < *end);
+                    }
+                    Event::End { partition, .. } => drop(open.remove(&partition)),
+                    Event::Assigned(_) | Event::Revoked { .. } => {}
+                }
+            }
+        }
+        Ok(Ok(keys))
     }
 }
 

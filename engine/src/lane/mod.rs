@@ -44,6 +44,7 @@ use crate::task::{Leaving, Task, TaskError};
 
 pub use assignment::{TOMBSTONE_RETENTION, topics_to_create};
 pub(crate) use input::Taken;
+pub use keys::{Sampled, sample_keys};
 pub use settle::{Next, decide};
 
 use assignment::Restore;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::Broker;
-use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, topics_to_create};
+use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, sample_keys, topics_to_create};
 use headwater_engine::memory::MemoryBroker;
 use headwater_engine::partitioner::KeyHash;
 use headwater_engine::pipeline::Pipeline;
@@ -108,6 +108,11 @@ impl Log {
         Ok(self.broker.read_all_committed("out").len())
     }
 
+    /// What a look beforehand finds in the first topic.
+    fn sampled(&self, text: &str) -> Result<usize, String> {
+        sample_keys(&self.plan(text), &self.broker).unwrap().remove(0).1
+    }
+
     fn stops(&self, text: &str, said: &[&str]) {
         let why = self.run(text).expect_err("the keys contradict the source");
         for part in said {
@@ -123,6 +128,7 @@ fn another_partitioner_is_named_and_can_be_declared() {
         log.customers("orders", hash, 3);
         let keys = format!("keys read here fit `{name}`");
         let remedy = format!("Write `partitioner: {name}` at the source, or leave `key` out");
+        assert!(log.sampled(ONE).unwrap_err().contains(&remedy));
         log.stops(ONE, &["orders-", "at offset", "source `orders` has `key: c`", "by `murmur2`", "step `totals`", &keys, &remedy]);
         assert_eq!(log.run(&ONE.replace("key: c }", &format!("key: c, partitioner: {name} }}"))), Ok(20));
         // Nothing relies on it: rows are repartitioned.
@@ -141,6 +147,7 @@ fn keys_where_they_belong_are_left_alone() {
     // Neither key nor column.
     let nothing = r#"{"c":null,"n":1}"#;
     log.broker.append("orders", 2, None, Some(nothing.as_bytes()), Some(1_767_225_600_000), &[]).unwrap();
+    assert_eq!(log.sampled(ONE), Ok(20));
     assert_eq!(log.run(&ONE.replace("c: string", "c: string?")), Ok(21));
 }
 
@@ -158,6 +165,7 @@ fn topics_that_meet_are_each_compared() {
     );
     let plan = log.plan(&declared);
     assert_eq!(plan.stages.len(), 2, "a repartition is planned");
+    assert!(sample_keys(&plan, &log.broker).unwrap().is_empty(), "nothing relies on keys");
     assert_eq!(log.run(&declared), Ok(40));
 }
 
