@@ -18,7 +18,7 @@ use crate::pipeline::{Format, NullValues, WrongUnit};
 use crate::plan::{Decode, InputTopic, Metadata, TimeSource};
 use crate::schemas::{Lookup, SchemaSource};
 use crate::time::PartitionTime;
-use crate::units;
+use crate::units::{self, Reference};
 
 /// A record that could not become a row.
 #[derive(Debug)]
@@ -217,11 +217,12 @@ impl Decoder {
         let mut watermarks = Vec::with_capacity(self.places.len());
         for (row, at) in times.into_iter().enumerate() {
             let record = self.timestamps.get(row).copied().flatten();
+            let reference = Reference::of(&self.plan.time, record, wall);
             let usable = match at {
-                Some(at) if EVENT_TIMES.contains(&at) && !units::is_far(at, record) => Ok(at),
+                Some(at) if EVENT_TIMES.contains(&at) && !reference.is_far(at) => Ok(at),
                 at => {
                     let index = self.places.get(row).copied().unwrap_or(first);
-                    self.far(at, unit, &records.get(index), partition, out).map_err(|cause| BadRecord { index, cause })
+                    self.far(at, unit, reference, &records.get(index), partition, out).map_err(|cause| BadRecord { index, cause })
                 }
             };
             match usable {
@@ -306,33 +307,45 @@ impl Decoder {
         Ok((millis.as_primitive::<TimestampMillisecondType>().iter().collect(), unit))
     }
 
-    /// Judges an event time that is missing, out of range or decades from its record's timestamp.
+    /// Judges an event time that is missing, out of range or decades from `reference`.
     #[cold]
     fn far(
         &mut self,
         at: Option<Millis>,
         unit: TimeUnit,
+        reference: Reference,
         record: &Record<'_>,
         partition: i32,
         out: &mut Decoded,
     ) -> Result<Millis, String> {
-        let TimeSource::Column(path) = &self.plan.time else { return at.ok_or_else(|| "the record has no timestamp".to_string()) };
-        let inside = at.filter(|at| EVENT_TIMES.contains(at));
-        // Checked last: it reads the record again.
-        let is_text = || self.plan.format == Format::Json && record.value.is_some_and(|value| is_text(json_payload(value), path));
-        let looks = at.and_then(|at| units::other_unit(at, unit, record.timestamp)).filter(|_| !is_text());
-        let Some(looks) = looks else {
-            return inside.ok_or_else(|| format!("event time `{}` is null or not within the years 1 to 9999", path.join(".")));
+        let column = match &self.plan.time {
+            TimeSource::Record => None,
+            TimeSource::Column(path) => Some(path),
         };
+        // Checked last: it reads the record again.
+        let is_text = || match column {
+            Some(path) if self.plan.format == Format::Json => record.value.is_some_and(|value| is_text(json_payload(value), path)),
+            _ => false,
+        };
+        let looks = at.and_then(|at| units::other_unit(at, unit, reference)).filter(|_| !is_text());
+        let usable = match column {
+            None => at.ok_or_else(|| "the record has no timestamp".to_string()),
+            Some(path) => at
+                .filter(|at| EVENT_TIMES.contains(at))
+                .ok_or_else(|| format!("event time `{}` is null or not within the years 1 to 9999", path.join("."))),
+        };
+        let Some(looks) = looks else { return usable };
         out.wrong_unit += 1;
-        let cause = format!("event time `{}` is decades from the record's timestamp: it looks like {looks}", path.join("."));
+        let what = column.map_or_else(|| "the record's timestamp".to_string(), |path| format!("event time `{}`", path.join(".")));
+        let cause = format!("{what} is decades from {reference}: it looks like {looks}");
         if !std::mem::replace(&mut self.warned, true) {
             let offset = record.offset;
             tracing::warn!(topic = %self.topic, partition, offset, "{cause}; further ones are counted, not logged");
         }
-        match (self.plan.wrong_unit, inside) {
-            (WrongUnit::Accept, Some(at)) => Ok(at),
-            _ => Err(cause),
+        match self.plan.wrong_unit {
+            // Out of range in any case.
+            WrongUnit::Accept => usable.map_err(|_| cause),
+            WrongUnit::DeadLetter => Err(cause),
         }
     }
 }
