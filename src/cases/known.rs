@@ -67,5 +67,7 @@ fn outputs(plan: &Plan, inputs: &[&str]) -> Vec<Written> {
             TopicName::Column(before, _, after) => Written { name: before.to_string(), after: Some(after.to_string()) },
         }),
     });
-    written.chain(inputs.iter().map(|topic| one(dead_letters(topic)))).collect()
+    let sinks = plan.stages.iter().flat_map(|stage| &stage.outputs).filter(|output| matches!(output.target, Target::Outbox { .. }));
+    let refused = sinks.map(|output| one(plan.names.refused(&output.name).to_string()));
+    written.chain(refused).chain(inputs.iter().map(|topic| one(dead_letters(topic)))).collect()
 }

@@ -7,6 +7,7 @@
 //!   out.<topic>.jsonl           what is committed to a topic: exactly these values, per key in this order
 //!   out.<topic>.dlq.jsonl       dead letters: {"cause": .., "step": .., "value": ..}
 //!   table.<database.table>.jsonl   rows in a ClickHouse table
+//!   out.hw.<pipeline>.<sink>.dlq.jsonl   rows that its columns do not take
 //! ```
 //!
 //! A file that is not there means that nothing may come out. `"<any>"` stands for any value. An input line is the value,
@@ -62,6 +63,7 @@ pub struct Options {
 pub struct Suite {
     pub pipeline: PathBuf,
     plan: Arc<Plan>,
+    fits: tables::Fits,
     cases: Vec<(Case, encode::Records)>,
     family: Vec<Schedule>,
 }
@@ -128,6 +130,7 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
     }
     let tables = plan.stages.iter().flat_map(|s| &s.outputs).any(|o| matches!(o.target, Target::Outbox { .. }));
     let mut family = schedule::family(tables);
+    let fits = tables::fits(&plan, &folder);
     if let Some(name) = &options.schedule {
         let names: Vec<String> = family.iter().map(|s| s.name.clone()).collect();
         family.retain(|schedule| schedule.name == *name);
@@ -135,7 +138,7 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
             return Err(one(format!("there is no schedule `{name}`; there are {}", names.join(", "))));
         }
     }
-    Ok(Suite { pipeline: pipeline.to_path_buf(), plan: Arc::new(plan), cases, family })
+    Ok(Suite { pipeline: pipeline.to_path_buf(), plan: Arc::new(plan), fits, cases, family })
 }
 
 /// The case of this name; if there is none, those whose name contains it.
@@ -169,7 +172,8 @@ impl Suite {
     /// A run failed, or a file can't be written.
     pub fn update(&self) -> Result<Vec<String>, String> {
         let update = |(case, records): &(Case, encode::Records)| {
-            let outcome = world::run(&self.plan, records, &Schedule::plain()).map_err(|e| format!("case {}: {e}", case.name))?;
+            let outcome =
+                world::run(&self.plan, &self.fits, records, &Schedule::plain()).map_err(|e| format!("case {}: {e}", case.name))?;
             if let Some(error) = outcome.errors.first() {
                 return Err(format!("case {}: nothing is written, since {}", case.name, error.trim()));
             }
@@ -184,7 +188,7 @@ impl Suite {
         let (Some((case, records)), Some(schedule)) = (self.cases.get(case), self.family.get(schedule)) else {
             return Ran { differences: Vec::new(), took: Duration::ZERO, disturbed: false };
         };
-        let (differences, disturbed) = match survived(|| world::run(&self.plan, records, schedule)) {
+        let (differences, disturbed) = match survived(|| world::run(&self.plan, &self.fits, records, schedule)) {
             Ok(outcome) => (compare::differences(case, &outcome), outcome.disturbed),
             Err(e) => (vec![format!("    {e}")], true),
         };
@@ -197,8 +201,8 @@ impl Suite {
         let all = records.steps.len();
         (1..=all).step_by(all.div_ceil(SMALLEST_TRIES)).find(|lines| {
             let part = records.first(*lines);
-            let undisturbed = survived(|| world::run(&self.plan, &part, &Schedule::plain()));
-            let disturbed = survived(|| world::run(&self.plan, &part, schedule));
+            let undisturbed = survived(|| world::run(&self.plan, &self.fits, &part, &Schedule::plain()));
+            let disturbed = survived(|| world::run(&self.plan, &self.fits, &part, schedule));
             undisturbed.is_ok_and(|undisturbed| !disturbed.is_ok_and(|disturbed| compare::same(&undisturbed, &disturbed)))
         })
     }

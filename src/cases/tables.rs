@@ -1,19 +1,41 @@
 //! The tables of a case: for each ClickHouse sink a table in memory and the delivery of production into it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock, TopicPartition};
-use headwater_engine::delivery::{Delivery, Limits, MemoryTable, Settings, Step};
+use headwater_engine::delivery::{Check, Delivery, Limits, MemoryTable, Settings, Step};
 use headwater_engine::memory::MemoryBroker;
 use headwater_engine::plan::{Output, Plan, Target};
 use serde_json::Value;
 
 use super::crash::{CrashingTarget, Trigger};
 use super::schedule::Schedule;
+use crate::catalog::Folder;
+use crate::clickhouse::{Fit, columns_for};
+use crate::deliver::rows_of;
 
 /// Tokens that a table remembers: more than any case inserts.
 const WINDOW: usize = 10_000;
+
+/// What the columns of each sink's table take, by the sink's name.
+pub type Fits = BTreeMap<String, Arc<Check>>;
+
+/// The columns as the files of `folder` create them; where none does, as they are made for the rows.
+pub fn fits(plan: &Plan, folder: &Folder) -> Fits {
+    let outputs = plan.stages.iter().flat_map(|stage| &stage.outputs);
+    let fit = |output: &Output| {
+        let Target::Outbox { table, .. } = &output.target else { return None };
+        let fit = match folder.tables.get(table) {
+            Some(created) => Fit::new(&created.columns),
+            None => Fit::new(&columns_for(&rows_of(output))),
+        };
+        let check: Arc<Check> = Arc::new(move |rows| fit.apply(rows).map(drop));
+        Some((output.name.clone(), check))
+    };
+    outputs.filter_map(fit).collect()
+}
 
 /// A sink, its table and what carries rows there.
 struct Sink {
@@ -33,9 +55,16 @@ pub struct Sinks {
 }
 
 impl Sinks {
-    pub fn new(plan: &Plan, broker: Arc<dyn Broker>, clock: Arc<dyn Clock>, trigger: Arc<Trigger>, schedule: &Schedule) -> Sinks {
+    pub fn new(
+        plan: &Plan,
+        fits: &Fits,
+        broker: Arc<dyn Broker>,
+        clock: Arc<dyn Clock>,
+        trigger: Arc<Trigger>,
+        schedule: &Schedule,
+    ) -> Sinks {
         let outputs = plan.stages.iter().flat_map(|stage| &stage.outputs);
-        let sinks = outputs.filter_map(|output| Sink::new(plan, output, clock.clone(), schedule)).collect();
+        let sinks = outputs.filter_map(|output| Sink::new(plan, fits, output, clock.clone(), schedule)).collect();
         Sinks { sinks, broker, clock, trigger }
     }
 
@@ -98,9 +127,13 @@ impl Sinks {
 }
 
 impl Sink {
-    fn new(plan: &Plan, output: &Output, clock: Arc<dyn Clock>, schedule: &Schedule) -> Option<Sink> {
+    fn new(plan: &Plan, fits: &Fits, output: &Output, clock: Arc<dyn Clock>, schedule: &Schedule) -> Option<Sink> {
         let Target::Outbox { topic, partitions, table, .. } = &output.target else { return None };
         let memory = MemoryTable::new(clock, WINDOW);
+        let memory = match fits.get(&output.name) {
+            Some(check) => memory.checked(check.clone()),
+            None => memory,
+        };
         if let Some((fault, skip)) = schedule.table_fault {
             memory.inject(skip, fault);
         }

@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use super::crash::{CrashingBroker, Trigger, surviving};
 use super::encode::{self, Input, Records, Step};
 use super::schedule::Schedule;
-use super::tables::Sinks;
+use super::tables::{Fits, Sinks};
 use crate::catalog::Folder;
 
 /// Partitions of every topic.
@@ -106,15 +106,15 @@ struct Run<'a> {
 ///
 /// # Errors
 /// A lane stopped for good, or the run did not finish; then the message says what it waits for.
-pub fn run(plan: &Arc<Plan>, records: &Records, schedule: &Schedule) -> Result<Outcome, String> {
-    let mut run = prepare(plan, records, schedule)?;
+pub fn run(plan: &Arc<Plan>, fits: &Fits, records: &Records, schedule: &Schedule) -> Result<Outcome, String> {
+    let mut run = prepare(plan, fits, records, schedule)?;
     run.play(records)?;
     run.leave()?;
     Ok(run.outcome())
 }
 
 /// A world in which nothing has happened yet.
-fn prepare<'a>(plan: &'a Arc<Plan>, records: &Records, schedule: &'a Schedule) -> Result<Run<'a>, String> {
+fn prepare<'a>(plan: &'a Arc<Plan>, fits: &Fits, records: &Records, schedule: &'a Schedule) -> Result<Run<'a>, String> {
     let clock = MemoryClock::at(records.latest.max(1_767_225_600_000));
     let settings = Settings { session_timeout: SESSION, transaction_timeout: TRANSACTION_TIMEOUT, ..Settings::default() };
     let broker = MemoryBroker::with(clock.clone(), settings);
@@ -127,7 +127,7 @@ fn prepare<'a>(plan: &'a Arc<Plan>, records: &Records, schedule: &'a Schedule) -
         plan,
         schedule,
         broker,
-        sinks: Sinks::new(plan, crashing.clone(), clock.clone(), trigger.clone(), schedule),
+        sinks: Sinks::new(plan, fits, crashing.clone(), clock.clone(), trigger.clone(), schedule),
         crashing,
         trigger,
         clock,
@@ -403,8 +403,8 @@ impl Run<'_> {
                         });
                     }
                 }
-                // Read from the table.
-                Target::Outbox { .. } => {}
+                // The rows are read from the table; what it does not take, here.
+                Target::Outbox { .. } => self.read_letters(&self.plan.names.refused(&output.name), Some(&output.name), &mut outcome),
             }
         }
         for (table, rows) in self.sinks.rows() {
@@ -416,14 +416,7 @@ impl Run<'_> {
             }
         }
         for topic in topics.iter().map(|topic| dead_letters(topic)).filter(|letters| topics.contains(letters) && !read.contains(letters)) {
-            self.read(&topic, &topic, &mut outcome, |record| {
-                let header = |name: &str| {
-                    let found = record.headers.iter().find(|(n, _)| n == name.as_bytes()).and_then(|(_, v)| v.as_deref());
-                    found.map_or(Value::Null, encode::text_or_size)
-                };
-                let value = record.value.as_deref().map_or(Value::Null, encode::text_or_size);
-                Ok(vec![json!({ "cause": header("hw-cause"), "step": header("hw-step"), "value": value })])
-            });
+            self.read_letters(&topic, None, &mut outcome);
         }
         outcome.outputs.retain(|_, rows| !rows.is_empty());
         for ((step, partition), (rows, ledger)) in &self.stats.snapshot().steps {
@@ -432,6 +425,19 @@ impl Run<'_> {
             }
         }
         outcome
+    }
+
+    /// Reads dead letters; those of a sink have no header that names the step.
+    fn read_letters(&self, topic: &str, sink: Option<&str>, outcome: &mut Outcome) {
+        self.read(topic, topic, outcome, |record| {
+            let header = |name: &str| {
+                let found = record.headers.iter().find(|(n, _)| n == name.as_bytes()).and_then(|(_, v)| v.as_deref());
+                found.map_or(Value::Null, encode::text_or_size)
+            };
+            let value = record.value.as_deref().map_or(Value::Null, encode::text_or_size);
+            let step = sink.map_or_else(|| header("hw-step"), Value::from);
+            Ok(vec![json!({ "cause": header("hw-cause"), "step": step, "value": value })])
+        });
     }
 
     fn read(&self, topic: &str, name: &str, outcome: &mut Outcome, rows: impl Fn(&CommittedRecord) -> Result<Vec<Value>, String>) {
@@ -463,7 +469,7 @@ mod tests {
         let suite = suite.unwrap_or_else(|problems| panic!("{}", problems[0].message));
         // Nobody reads what is written.
         let schedule = Schedule { lanes: 0, ..Schedule::plain() };
-        let said = run(&suite.plan, &suite.cases[0].1, &schedule).err().unwrap();
+        let said = run(&suite.plan, &suite.fits, &suite.cases[0].1, &schedule).err().unwrap();
         assert!(said.starts_with("did not finish: it waits for the processing of business.inventory.adjusted-"), "{said}");
         assert!(said.ends_with(" from offset 0 on"), "{said}");
     }

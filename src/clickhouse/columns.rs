@@ -1,4 +1,6 @@
-//! Columns: which ClickHouse type holds an Arrow type, and which would lose something.
+//! Columns: which ClickHouse type holds every value of an Arrow type, and whether a given one can take some.
+
+use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use headwater_engine::delivery::position_fields;
@@ -6,6 +8,7 @@ use operator_core::type_name;
 
 use super::connection::{Table, identifier};
 use super::native::Native;
+use super::types::{takes, unheld_null};
 
 /// The ClickHouse type for a column, lossless.
 ///
@@ -18,10 +21,10 @@ pub fn column_type(field: &Field) -> Result<String, String> {
 fn typed(data_type: &DataType, nullable: bool) -> Result<String, String> {
     use DataType::{Dictionary, FixedSizeList, LargeList, List, Map, Struct};
     let scalar = match data_type {
-        // Containers cannot be Nullable in ClickHouse: a null list is empty there.
+        // Containers cannot be Nullable in ClickHouse: a row with a null list does not fit.
         List(item) | LargeList(item) | FixedSizeList(item, _) => return Ok(format!("Array({})", column_type(item)?)),
         Struct(fields) => {
-            let member = |field: &std::sync::Arc<Field>| Ok(format!("{} {}", identifier(field.name()), column_type(field)?));
+            let member = |field: &Arc<Field>| Ok(format!("{} {}", identifier(field.name()), column_type(field)?));
             return Ok(format!("Tuple({})", fields.iter().map(member).collect::<Result<Vec<_>, String>>()?.join(", ")));
         }
         Map(entries, _) => {
@@ -52,7 +55,8 @@ fn scalar(data_type: &DataType) -> Result<String, String> {
     })
 }
 
-fn digits(unit: TimeUnit) -> i64 {
+/// Digits after the second.
+pub(super) fn digits(unit: TimeUnit) -> i64 {
     match unit {
         TimeUnit::Second => 0,
         TimeUnit::Millisecond => 3,
@@ -69,17 +73,14 @@ fn zone_of(zone: Option<&str>) -> &str {
     zone.filter(fine).unwrap_or("UTC")
 }
 
-/// Whether a ClickHouse column takes every value of an Arrow column unchanged.
+/// Whether values of an Arrow column can fit into a ClickHouse column. Which of them do is judged one by one, see [`super::Fit`].
 ///
 /// # Errors
-/// What is wrong, and a type that would be right.
+/// None can: what is wrong, and a type that would be right.
 pub fn compatible(field: &Field, native: &str) -> Result<(), String> {
     let right = column_type(field)?;
     let found = Native::parse(native).map_err(|why| format!("its type `{native}` cannot be read: {why}"))?;
-    match holds(field.data_type(), field.is_nullable(), &found) {
-        Ok(()) => Ok(()),
-        Err(why) => Err(format!("its type is `{native}`, {why}; `{right}` would be right")),
-    }
+    takes(field.data_type(), &found).map_err(|why| format!("its type is `{native}`, {why}; `{right}` would be right"))
 }
 
 /// A column of a table.
@@ -109,89 +110,26 @@ pub fn misfits(table: &Table, schema: &Schema, columns: &[Column]) -> Vec<String
     schema.fields().iter().map(AsRef::as_ref).chain(&positions).filter_map(misfit).collect()
 }
 
-fn holds(data_type: &DataType, nullable: bool, native: &Native) -> Result<(), String> {
-    use DataType::{Dictionary, FixedSizeList, LargeList, List, Map, Struct};
-    let (bare, takes_null) = native.bare();
-    let is = |name: &str| bare.name == name;
-    match data_type {
-        Dictionary(_, value) => return holds(value, nullable, native),
-        List(item) | LargeList(item) | FixedSizeList(item, _) => {
-            let inner = bare.inner().next().filter(|_| is("Array")).ok_or("the column is a list")?.1;
-            return holds(item.data_type(), item.is_nullable(), inner).map_err(|why| format!("and of its items {why}"));
-        }
-        Struct(fields) => {
-            let members: Vec<_> = bare.inner().collect();
-            if !is("Tuple") || members.len() != fields.len() {
-                return Err(format!("the column has {} members", fields.len()));
-            }
-            for (field, (name, member)) in fields.iter().zip(members) {
-                if name.is_some_and(|name| name != field.name()) {
-                    return Err(format!("where the member `{}` was expected", field.name()));
-                }
-                holds(field.data_type(), field.is_nullable(), member).map_err(|why| format!("and of `{}` {why}", field.name()))?;
-            }
-            return Ok(());
-        }
-        Map(entries, _) => {
-            let DataType::Struct(pair) = entries.data_type() else { return Err("the column is a map".to_owned()) };
-            let inner: Vec<_> = bare.inner().collect();
-            if !is("Map") || inner.len() != 2 || pair.len() != 2 {
-                return Err("the column is a map".to_owned());
-            }
-            let parts = pair.iter().zip(inner).enumerate();
-            return parts
-                .into_iter()
-                .try_for_each(|(at, (field, (_, native)))| holds(field.data_type(), at == 1 && field.is_nullable(), native));
-        }
-        _ => {}
-    }
-    if nullable && !takes_null {
-        return Err("which takes no NULL, and the column may be null".to_owned());
-    }
-    if scalar_holds(data_type, bare) { Ok(()) } else { Err(format!("which does not hold every value of {}", type_name(data_type))) }
+/// Columns of `schema` that may be NULL where the table's take none. Rows with such a NULL become dead letters.
+pub fn unheld_nulls(schema: &Schema, columns: &[Column]) -> Vec<String> {
+    let unheld = |field: &Arc<Field>| {
+        let column = columns.iter().find(|column| column.name == *field.name())?;
+        unheld_null(field, &Native::parse(&column.native).ok()?)
+    };
+    schema.fields().iter().filter_map(unheld).collect()
 }
 
-fn scalar_holds(data_type: &DataType, native: &Native) -> bool {
-    use DataType::*;
-    let name = native.name.as_str();
-    let integer =
-        |signed: bool, bits: u32| match name.strip_prefix("UInt").map(|b| (false, b)).or(name.strip_prefix("Int").map(|b| (true, b))) {
-            Some((to_signed, to_bits)) => to_bits.parse::<u32>().is_ok_and(|to| match (signed, to_signed) {
-                (true, false) => false,
-                (false, true) => to > bits,
-                _ => to >= bits,
-            }),
-            None => false,
-        };
-    match data_type {
-        Boolean => matches!(name, "Bool" | "UInt8"),
-        Int8 => integer(true, 8),
-        Int16 => integer(true, 16),
-        Int32 => integer(true, 32),
-        Int64 => integer(true, 64),
-        UInt8 => integer(false, 8),
-        UInt16 => integer(false, 16),
-        UInt32 => integer(false, 32),
-        UInt64 => integer(false, 64),
-        Float32 => matches!(name, "Float32" | "Float64"),
-        Float64 => name == "Float64",
-        Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView => name == "String",
-        FixedSizeBinary(length) => name == "String" || (name == "FixedString" && native.number(0) == Some(i64::from(*length))),
-        Date32 | Date64 => name == "Date32",
-        Timestamp(unit, _) => name == "DateTime64" && native.number(0).is_some_and(|p| p >= digits(*unit)),
-        Decimal32(p, s) | Decimal64(p, s) | Decimal128(p, s) | Decimal256(p, s) => {
-            let (p, s) = (i64::from(*p), i64::from(*s));
-            let scale = native.number(1).unwrap_or(0);
-            name == "Decimal" && scale >= s && native.number(0).is_some_and(|precision| precision - scale >= p - s)
-        }
-        _ => false,
-    }
+/// The columns of a table that is made for rows of `schema`, as far as ClickHouse has types for them, with the positions.
+pub fn columns_for(schema: &Schema) -> Vec<Column> {
+    let column = |field: &Field| {
+        let native = column_type(field).ok()?;
+        Some(Column { name: field.name().clone(), native, kind: String::new() })
+    };
+    schema.fields().iter().map(AsRef::as_ref).chain(&position_fields()).filter_map(column).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
 
     fn field(data_type: DataType, nullable: bool) -> Field {
@@ -232,38 +170,35 @@ mod tests {
     }
 
     #[test]
-    fn wider_types_hold_narrower_ones() {
-        let fits = |data_type: DataType, native: &str| compatible(&field(data_type, false), native);
-        for (data_type, native) in [
-            (DataType::Int32, "Int64"),
-            (DataType::UInt32, "Int64"),
-            (DataType::Float32, "Float64"),
-            (DataType::Utf8, "LowCardinality(Nullable(String))"),
-            (DataType::Decimal128(12, 2), "Nullable(Decimal(18, 4))"),
-            (DataType::Timestamp(TimeUnit::Millisecond, None), "DateTime64(6)"),
-        ] {
-            fits(data_type, native).unwrap();
+    fn a_type_that_takes_none_of_the_values_is_told_with_the_right_one() {
+        let list = |item| DataType::List(Arc::new(Field::new("item", item, true)));
+        let cases = [
+            (DataType::Utf8, "Int64", "which takes integer, decimal and not string; `String` would be right"),
+            (DataType::Int64, "String", "`Int64` would be right"),
+            (DataType::Float64, "Decimal(12, 2)", "`Float64` would be right"),
+            (DataType::Timestamp(TimeUnit::Millisecond, None), "Date", "`DateTime64(3, 'UTC')`"),
+            (DataType::Utf8, "AggregateFunction(sum, Int64)", "cannot be written"),
+            (list(DataType::Int64), "Array(String)", "of its items"),
+            (DataType::Struct(vec![Field::new("a", DataType::Int8, false)].into()), "Tuple(b Int8)", "`a` was expected"),
+            (DataType::Struct(vec![Field::new("a", DataType::Int8, false)].into()), "Map(String, Int8)", "and not"),
+        ];
+        for (data_type, native, expected) in cases {
+            let why = compatible(&field(data_type, false), native).unwrap_err();
+            assert!(why.contains(expected), "{native}: {why}");
         }
     }
 
     #[test]
-    fn what_would_be_lost_is_said_with_the_right_type() {
-        let cases = [
-            (DataType::Int64, false, "Int32", "`Int64` would be right"),
-            (DataType::Int64, false, "UInt64", "does not hold every value"),
-            (DataType::UInt64, false, "Int64", "`UInt64` would be right"),
-            (DataType::Float64, false, "Float32", "does not hold"),
-            (DataType::Utf8, true, "String", "`Nullable(String)` would be right"),
-            (DataType::Utf8, false, "FixedString(3)", "`String` would be right"),
-            (DataType::Decimal128(12, 4), false, "Decimal(12, 2)", "`Decimal(12, 4)`"),
-            (DataType::Decimal128(18, 2), false, "Decimal(18, 4)", "`Decimal(18, 2)`"),
-            (DataType::Timestamp(TimeUnit::Millisecond, None), false, "DateTime", "`DateTime64(3, 'UTC')`"),
-            (DataType::List(Arc::new(Field::new("item", DataType::Int64, true))), false, "Array(Int64)", "of its items"),
-            (DataType::Struct(vec![Field::new("a", DataType::Int8, false)].into()), false, "Tuple(b Int8)", "`a` was expected"),
-        ];
-        for (data_type, nullable, native, expected) in cases {
-            let why = compatible(&field(data_type, nullable), native).unwrap_err();
-            assert!(why.contains(expected), "{native}: {why}");
-        }
+    fn nulls_that_the_table_does_not_take_are_found_at_any_depth() {
+        let inner = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));
+        let unheld = |field: Field, native: &str| {
+            let column = Column { name: "c".into(), native: native.into(), kind: String::new() };
+            unheld_nulls(&Schema::new(vec![field]), &[column]).pop()
+        };
+        assert_eq!(unheld(field(DataType::Utf8, true), "LowCardinality(Nullable(String))"), None);
+        assert_eq!(unheld(field(DataType::Utf8, false), "String"), None);
+        assert_eq!(unheld(field(DataType::Utf8, true), "String").unwrap(), "`c` may be NULL, which `String` does not take");
+        assert_eq!(unheld(field(inner.clone(), true), "Array(Nullable(String))").unwrap(), "`c` may be NULL, which `Array` does not take");
+        assert_eq!(unheld(field(inner, false), "Array(String)").unwrap(), "in `c` `item` may be NULL, which `String` does not take");
     }
 }

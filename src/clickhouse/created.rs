@@ -7,7 +7,7 @@ use sqlparser::dialect::ClickHouseDialect;
 use sqlparser::tokenizer::{Token, Tokenizer};
 
 use super::columns::Column;
-use super::connection::Table;
+use super::connection::{Table, literal};
 use super::gate::{LOCAL_WINDOW, REPLICATED_WINDOW, SMALL_WINDOW, is_replicated};
 
 /// Words that end a column's type.
@@ -126,7 +126,10 @@ fn column(entry: &[Token]) -> Option<Column> {
         // `Tuple(a Int64)`: a name and its type are words apart.
         let words = matches!((n.checked_sub(1).and_then(|n| native.get(n)), token), (Some(Token::Word(_)), Token::Word(_)));
         let space = if words || native.get(n.wrapping_sub(1)) == Some(&Token::Comma) { " " } else { "" };
-        text = format!("{text}{space}{token}");
+        match token {
+            Token::SingleQuotedString(inside) => text = format!("{text}{space}{}", literal(inside)),
+            other => text = format!("{text}{space}{other}"),
+        }
     }
     let kind = after.first().map(|t| t.to_string().to_ascii_uppercase()).unwrap_or_default();
     let text = ours(&text);

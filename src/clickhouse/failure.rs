@@ -24,6 +24,9 @@ pub enum ClickHouseError {
     /// The connection broke or timed out, or the answer is not one.
     #[error("no answer from ClickHouse: {0}")]
     Lost(String),
+    /// Nothing was sent: a value does not fit into its column.
+    #[error("{0}")]
+    Unfit(String),
     /// The answer or the request makes no sense, or a check failed.
     #[error("{0}")]
     Unexpected(String),
@@ -41,6 +44,7 @@ impl ClickHouseError {
     pub fn outcome(&self) -> Progress {
         let message = self.to_string();
         match self {
+            ClickHouseError::Unfit(_) => Progress::Unfit(message),
             ClickHouseError::Connect(_) => Progress::Unavailable(message),
             ClickHouseError::Lost(_) | ClickHouseError::Unexpected(_) => Progress::Unknown(message),
             // One code for two things: parts to be merged (wait), and partitions in one insert (a smaller one may pass).

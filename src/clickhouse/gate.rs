@@ -10,9 +10,10 @@ use std::fmt;
 use arrow::datatypes::Schema;
 use headwater_engine::delivery::position_fields;
 
-use super::columns::{Column, misfits};
+use super::columns::{Column, misfits, unheld_nulls};
 use super::connection::{Connection, Table, literal};
 use super::failure::ClickHouseError;
+use super::fit::Fit;
 use super::target::PINNED;
 
 /// What a reader of the table may rely on.
@@ -49,6 +50,8 @@ pub struct Inspection {
     pub fixes: Vec<String>,
     /// Columns that don't fit: nothing can be inserted.
     pub problems: Vec<String>,
+    /// What the columns take.
+    pub(super) fit: Fit,
     /// The settings to pin that this server knows.
     pub(super) settings: BTreeSet<String>,
     /// Why rows cannot be counted by their positions, if they can't.
@@ -116,6 +119,7 @@ pub async fn inspect(connection: &Connection, table: &Table, schema: &Schema) ->
         reasons: Vec::new(),
         fixes: Vec::new(),
         problems: Vec::new(),
+        fit: Fit::default(),
         settings,
         uncountable: found.uncountable(connection.config().shared_table),
         repeatable: false,
@@ -359,6 +363,8 @@ async fn check_columns(connection: &Connection, inspection: &mut Inspection, sch
     let text = |row: &[String], at: usize| row.get(at).cloned().unwrap_or_default();
     let columns: Vec<Column> = rows.iter().map(|row| Column { name: text(row, 0), native: text(row, 1), kind: text(row, 2) }).collect();
     inspection.problems.extend(misfits(&table, schema, &columns));
+    inspection.reasons.extend(unheld_nulls(schema, &columns).into_iter().map(|null| format!("{null}: such rows become dead letters")));
+    inspection.fit = Fit::new(&columns);
     let positions = position_fields();
     let ours = |name: &str| schema.fields().iter().map(AsRef::as_ref).chain(&positions).any(|field| field.name() == name);
     for (name, default) in rows.iter().map(|row| (text(row, 0), text(row, 3))).filter(|(name, _)| !ours(name)) {
@@ -427,6 +433,7 @@ mod tests {
             reasons: vec!["because".into()],
             fixes: vec!["ALTER TABLE `d`.`t`".into()],
             problems: problems.iter().map(|p| (*p).to_owned()).collect(),
+            fit: Fit::default(),
             settings: BTreeSet::new(),
             uncountable: None,
             repeatable: false,

@@ -6,6 +6,8 @@
 //! target    per block: one INSERT ... FORMAT ArrowStream under a token, every setting that decides how it is split
 //!           or recognised pinned in the request
 //! http      a request, and the proof that the answer is ClickHouse's: anything else leaves the outcome unknown
+//! types     which kinds of columns go into which types
+//! fit       which values a column takes: a row with another one is a dead letter
 //! failure   an error code -> the rows' fault, certainly not inserted, or nobody knows
 //! ddl       a table that fits a schema, with a deduplication window
 //! ```
@@ -26,6 +28,7 @@ mod connection;
 mod created;
 mod ddl;
 mod failure;
+mod fit;
 mod gate;
 mod http;
 mod native;
@@ -33,11 +36,13 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod token;
+mod types;
 
-pub use self::columns::{Column, column_type, compatible, misfits};
+pub use self::columns::{Column, column_type, columns_for, compatible, misfits, unheld_nulls};
 pub use self::connection::{Config, Connection, Secret, Table};
 pub use self::created::{Created, tables_in};
 pub use self::ddl::{TableOptions, ddl, ensure_table};
 pub use self::failure::ClickHouseError;
+pub use self::fit::Fit;
 pub use self::gate::{Guarantee, Inspection, inspect};
 pub use self::target::ClickHouse;

@@ -48,6 +48,14 @@ impl Native {
         })
     }
 
+    /// The arguments that are no types.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.arguments.iter().filter_map(|argument| match argument {
+            Argument::Text(text) => Some(text.as_str()),
+            Argument::Type(..) => None,
+        })
+    }
+
     /// The number at `index`.
     pub fn number(&self, index: usize) -> Option<i64> {
         match self.arguments.get(index)? {

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::connection::{Connection, Table, identifier};
 use super::failure::ClickHouseError;
+use super::fit::Fit;
 use super::gate::Inspection;
 use super::token::{short_hash, token};
 
@@ -59,6 +60,7 @@ pub struct ClickHouse {
     connection: Connection,
     table: Table,
     handle: Handle,
+    fit: Fit,
     pinned: Vec<(&'static str, String)>,
     settings: u32,
     uncountable: Option<String>,
@@ -91,6 +93,7 @@ impl ClickHouse {
             window: (inspection.window, inspection.window_seconds),
             connection,
             handle,
+            fit: inspection.fit.clone(),
             pinned,
             settings,
             under_way: None,
@@ -136,12 +139,9 @@ impl ClickHouse {
 
 impl Target for ClickHouse {
     fn start(&mut self, block: &Block) {
-        let body = match encode_batch(&block.rows) {
+        let body = match self.fit.apply(&block.rows).and_then(|rows| encode_batch(&rows)) {
             Ok(bytes) => Bytes::from(bytes),
-            Err(why) => {
-                let why = format!("the rows cannot be written as an Arrow stream: {why}");
-                return self.spawn(Work::Insert, async { Err(ClickHouseError::Exception { code: 27, message: why }) });
-            }
+            Err(why) => return self.spawn(Work::Insert, async { Err(ClickHouseError::Unfit(why)) }),
         };
         self.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
         let (sql, rows, patience) = (self.insert_sql(block), block.rows.num_rows(), self.patience());

@@ -113,6 +113,7 @@ fn inspection() -> Inspection {
         reasons: Vec::new(),
         fixes: Vec::new(),
         problems: Vec::new(),
+        fit: Default::default(),
         settings: Default::default(),
         uncountable: None,
         repeatable: false,

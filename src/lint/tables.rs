@@ -6,7 +6,7 @@ use operator_core::Diagnostic;
 use operator_core::diagnostic::did_you_mean;
 
 use crate::catalog::Folder;
-use crate::clickhouse::misfits;
+use crate::clickhouse::{columns_for, misfits, unheld_nulls};
 use crate::deliver::rows_of;
 
 /// Sinks whose rows don't fit their tables, and tables that nothing creates.
@@ -15,7 +15,14 @@ pub fn check(plan: &Plan, folder: &Folder) -> Vec<Diagnostic> {
     for output in plan.stages.iter().flat_map(|stage| &stage.outputs) {
         let Target::Outbox { table, .. } = &output.target else { continue };
         let at = ["sinks", &output.name, "clickhouse"];
-        let Some(created) = folder.tables.get(table) else {
+        let rows = rows_of(output);
+        let created = folder.tables.get(table);
+        let columns = created.map_or_else(|| columns_for(&rows), |created| created.columns.clone());
+        for null in unheld_nulls(&rows, &columns) {
+            let problem = Diagnostic::warning("clickhouse-null", format!("{null}: such rows become dead letters"));
+            found.push(problem.at(at).help("`coalesce(x, ..)` in a `map` step gives such rows a value; a Nullable column keeps the NULL"));
+        }
+        let Some(created) = created else {
             let problem = Diagnostic::warning(
                 "unknown-clickhouse-table",
                 format!("no file creates the table `{table}`, so its types can't be checked"),
@@ -31,7 +38,7 @@ pub fn check(plan: &Plan, folder: &Folder) -> Vec<Diagnostic> {
             let problem = Diagnostic::warning("clickhouse-guarantee", message).at(at);
             found.push(problem.help("ENGINE = MergeTree .. SETTINGS non_replicated_deduplication_window = 10000, or a replicated engine"));
         }
-        for misfit in misfits(&created.table, &rows_of(output), &created.columns) {
+        for misfit in misfits(&created.table, &rows, &created.columns) {
             let problem = Diagnostic::error("clickhouse-type", format!("rows don't fit the table of {}: {misfit}", created.file));
             found.push(problem.at(at).help("change the table with ALTER TABLE and in the file, or compute the column as it wants it"));
         }

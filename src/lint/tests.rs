@@ -82,7 +82,7 @@ const MUTATIONS: [(&str, &str, &str, &str, usize, &str); 10] = [
     ("an unknown aggregate", "sum(quantity)", "summ(quantity)", "unknown-aggregate", 46, "did you mean `sum`?"),
     ("broken YAML", "      lateness: 2m", "     lateness: 2m", "yaml-syntax", 48, "begin in one column"),
     ("an alias bomb", "description:", BOMB, "too-many-nodes", 6, "counting what aliases expand to"),
-    ("a wrong ClickHouse type", "revenue: sum(revenue)", "revenue: avg(revenue)", "clickhouse-type", 73, "`Decimal(38, 2)`"),
+    ("a wrong ClickHouse type", "revenue: sum(revenue)", "revenue: max(product_id)", "clickhouse-type", 73, "`Decimal(38, 2)`"),
 ];
 
 const BOMB: &str = "x1: &x1 [aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa, b, c, d, e, f, g, h, i, j]

@@ -152,7 +152,7 @@ fn the_gate_tells_what_holds_and_what_would_help() {
         assert_eq!(inspection.guarantee, Guarantee::AtLeastOnce);
         assert!(inspection.require(Guarantee::ExactlyOnce).unwrap_err().to_string().contains("engine Memory"));
         // Columns.
-        run("CREATE TABLE d.wrong (id Int32, _partition Int32, _offset Int64, _row Int32, at DateTime DEFAULT now()) ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 10000").await;
+        run("CREATE TABLE d.wrong (id String, _partition Int32, _offset Int64, _row Int32, at DateTime DEFAULT now()) ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 10000").await;
         let inspection = look("wrong").await.unwrap();
         assert_eq!(inspection.problems.len(), 2, "{inspection:?}");
         let refused = inspection.require(Guarantee::AtLeastOnce).unwrap_err().to_string();
@@ -288,8 +288,89 @@ fn values_that_do_not_fit_are_refused_and_not_bent() {
     let columns = columns.into_iter().chain(["_partition", "_offset", "_row"].map(|n| (n, good.rows.column_by_name(n).unwrap().clone())));
     let rows = RecordBatch::try_from_iter(columns).unwrap();
     target.start(&Block { rows, ..good });
-    assert!(matches!(outcome(&mut target), Progress::Refused { .. }));
+    assert_eq!(outcome(&mut target), Progress::Unfit("column `amount`: NULL, which `Int64` does not take".into()));
     assert!(runtime.block_on(found(&connection, &table)).is_empty());
+}
+
+/// Columns of other types than a table made for the rows would have: values that fit are there as what they mean.
+#[test]
+fn every_type_takes_what_fits() {
+    let (runtime, front) = (Runtime::new().unwrap(), Front::up());
+    let (connection, table) = (front.connection(), Table::new("d", "narrow"));
+    let uuid = "61f0c404-5cb3-11e7-907b-a6006ad3dba0";
+    let uuid_bytes = FixedSizeBinaryArray::try_from_iter([uuid::Uuid::parse_str(uuid).unwrap().into_bytes()].into_iter()).unwrap();
+    let text = |text: &str| -> ArrayRef { Arc::new(StringArray::from(vec![text])) };
+    let number = |number: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![number])) };
+    let decimal = |value: i128, p, s| -> ArrayRef { Arc::new(Decimal128Array::from(vec![value]).with_precision_and_scale(p, s).unwrap()) };
+    let at = 1_782_371_700_000;
+    let mut map = MapBuilder::new(None, StringBuilder::new(), Int64Builder::new());
+    map.keys().append_value("k");
+    map.values().append_value(200);
+    map.append(true).unwrap();
+    let mut lists = ListBuilder::new(ListBuilder::new(Int64Builder::new()));
+    lists.values().append_value([Some(1), Some(2)]);
+    lists.append(true);
+    let place: Fields = vec![Field::new("city", DataType::Utf8, false)].into();
+    let place: ArrayRef = Arc::new(StructArray::new(place, vec![text("Ulm")], None));
+    let words: DictionaryArray<Int32Type> = ["word"].into_iter().collect();
+    let columns: Vec<(&str, ArrayRef, &str)> = vec![
+        ("UUID", text(uuid), uuid),
+        ("UUID", Arc::new(uuid_bytes), uuid),
+        ("IPv4", text("10.0.0.1"), "10.0.0.1"),
+        ("IPv4", number(167_772_161), "10.0.0.1"),
+        ("IPv6", text("10.0.0.1"), "::ffff:10.0.0.1"),
+        ("Enum8('a' = 1, 'it\\'s, b' = 2)", text("it's, b"), "it's, b"),
+        ("Enum16('a' = 1, 'b' = 300)", number(300), "b"),
+        ("Date", Arc::new(Date32Array::from(vec![65_535])), "2149-06-06"),
+        ("Date32", Arc::new(Date32Array::from(vec![-25_567])), "1900-01-01"),
+        ("DateTime('UTC')", Arc::new(TimestampMillisecondArray::from(vec![at]).with_timezone("UTC")), "2026-06-25 07:15:00"),
+        ("DateTime('UTC')", Arc::new(TimestampSecondArray::from(vec![at / 1_000])), "2026-06-25 07:15:00"),
+        ("DateTime('UTC')", number(at / 1_000), "2026-06-25 07:15:00"),
+        ("DateTime64(1, 'UTC')", Arc::new(TimestampMillisecondArray::from(vec![at + 500])), "2026-06-25 07:15:00.5"),
+        ("DateTime64(9, 'UTC')", Arc::new(TimestampMicrosecondArray::from(vec![at * 1_000 + 1])), "2026-06-25 07:15:00.000001000"),
+        ("UInt8", number(255), "255"),
+        ("Int256", number(i64::MIN), "-9223372036854775808"),
+        ("UInt128", decimal(10i128.pow(37), 38, 0), "10000000000000000000000000000000000000"),
+        ("Int16", decimal(-3_276_800, 10, 2), "-32768"),
+        ("Decimal(5, 2)", decimal(999_990, 10, 3), "999.99"),
+        ("Float32", Arc::new(Float64Array::from(vec![0.5])), "0.5"),
+        ("Float64", number(3), "3"),
+        ("FixedString(4)", text("abcd"), "abcd"),
+        ("LowCardinality(String)", Arc::new(words), "word"),
+        ("JSON", text("{\"a\": 1}"), "{\"a\":1}"),
+        ("JSON", place.clone(), "{\"city\":\"Ulm\"}"),
+        ("Tuple(city LowCardinality(Nullable(String)))", place, "('Ulm')"),
+        ("Map(LowCardinality(String), UInt8)", Arc::new(map.finish()), "{'k':200}"),
+        ("Array(Array(Int8))", Arc::new(lists.finish()), "[[1,2]]"),
+    ];
+    let named = |at: usize| format!("c{at}");
+    let fields: Vec<Field> = columns.iter().enumerate().map(|(n, (_, a, _))| Field::new(named(n), a.data_type().clone(), true)).collect();
+    let user = Schema::new(fields.clone());
+    let positions = contract::block(0, 0, 0..1, None).unwrap().rows;
+    let positions = ["_partition", "_offset", "_row"]
+        .map(|name| (Field::new(name, DataType::Int64, false), positions.column_by_name(name).unwrap().clone()));
+    let positions = positions.map(|(field, array)| (field.with_data_type(array.data_type().clone()), array));
+    let all: Vec<Field> = fields.into_iter().chain(positions.iter().map(|(field, _)| field.clone())).collect();
+    let arrays = columns.iter().map(|(_, array, _)| array.clone()).chain(positions.into_iter().map(|(_, array)| array)).collect();
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(all)), arrays).unwrap();
+    let types: String = columns.iter().enumerate().map(|(n, (native, ..))| format!("{} {native}, ", named(n))).collect();
+    let inspection = runtime.block_on(async {
+        connection.execute("CREATE DATABASE d").await.unwrap();
+        let create = format!(
+            "CREATE TABLE d.narrow ({types} _partition Int32, _offset Int64, _row Int32) ENGINE = MergeTree ORDER BY _offset \
+             SETTINGS non_replicated_deduplication_window = 1000"
+        );
+        connection.execute(&create).await.unwrap();
+        inspect(&connection, &table, &user).await.unwrap()
+    });
+    inspection.require(Guarantee::ExactlyOnce).unwrap();
+    let mut target = ClickHouse::new(connection.clone(), &inspection, runtime.handle().clone());
+    target.start(&Block { rows, ..contract::block(0, 0, 0..1, None).unwrap() });
+    assert_eq!(outcome(&mut target), Progress::Inserted);
+    let found = runtime.block_on(connection.rows("SELECT * FROM d.narrow")).unwrap();
+    for (at, (native, array, expected)) in columns.iter().enumerate() {
+        assert_eq!(found[0][at], *expected, "{} into {native}", array.data_type());
+    }
 }
 
 /// Delivers from an in-memory log; several lanes one after the other, each ended in the middle.

@@ -1,8 +1,9 @@
 //! Dead letters of a delivery: refused rows, written in one transaction with the position after them.
 //!
-//! Record: the row as JSON (or as an Arrow IPC stream, if a column has no JSON form; nothing, if that is too large to be
+//! Record: the row as JSON without its position (or as an Arrow IPC stream, if a column has no JSON form; nothing, if that is too large to be
 //! written), without a key, in the partition of
-//! the same number. Headers: `hw-cause` (the target's message), `hw-code`, `hw-topic`, `hw-partition`,
+//! the same number. Headers: `hw-cause` (the target's message), `hw-code` (the target's; 0
+//! for a row that was not sent), `hw-topic`, `hw-partition`,
 //! `hw-offset`, `hw-row`.
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 use headwater_formats::{JsonEncoder, encode_batch};
 
+use super::block::position_fields;
 use crate::broker::{Broker, BrokerError, Committed, Failure, Membership, Outgoing, Producer, Progress, TopicPartition};
 use crate::output::MAX_RECORD;
 
@@ -102,7 +104,12 @@ impl Letters {
     }
 }
 
+/// Without the positions, which are headers.
 fn value(row: &RecordBatch) -> Result<Vec<u8>, String> {
+    let positions = position_fields();
+    let fields = row.schema_ref().fields().iter().enumerate();
+    let user: Vec<usize> = fields.filter(|(_, field)| !positions.iter().any(|p| p.name() == field.name())).map(|(at, _)| at).collect();
+    let row = &row.project(&user).map_err(|e| e.to_string())?;
     let encoder = JsonEncoder::new(&row.schema());
     let mut out = Vec::new();
     match encoder.batch(row).and_then(|rows| rows.write(0, &mut out)) {

@@ -64,11 +64,15 @@ struct State {
     constrained: bool,
 }
 
+/// Whether the columns of a table take all rows, and why not.
+pub type Check = dyn Fn(&RecordBatch) -> Result<(), String> + Send + Sync;
+
 /// A table that several targets write to; clones are handles to the same one.
 #[derive(Clone)]
 pub struct MemoryTable {
     state: Arc<Mutex<State>>,
     clock: Arc<dyn Clock>,
+    check: Option<Arc<Check>>,
 }
 
 impl MemoryTable {
@@ -86,7 +90,7 @@ impl MemoryTable {
             repeats: 0,
             constrained: false,
         };
-        MemoryTable { state: Arc::new(Mutex::new(state)), clock }
+        MemoryTable { state: Arc::new(Mutex::new(state)), clock, check: None }
     }
 
     /// Refuses every block with a row whose `amount` (Int64) is negative, as a constraint would.
@@ -94,6 +98,12 @@ impl MemoryTable {
     pub fn constrained(self) -> MemoryTable {
         self.state.lock().constrained = true;
         self
+    }
+
+    /// Sends only rows that `check` finds to fit.
+    #[must_use]
+    pub fn checked(self, check: Arc<Check>) -> MemoryTable {
+        MemoryTable { check: Some(check), ..self }
     }
 
     /// A new connection to it.
@@ -234,6 +244,9 @@ impl MemoryTarget {
 
     fn outcome(&self, block: &Block) -> (Progress, Option<Insert>) {
         let unknown = || Progress::Unknown("injected fault".to_owned());
+        if let Some(Err(why)) = self.table.check.as_ref().map(|check| check(&block.rows)) {
+            return (Progress::Unfit(why), None);
+        }
         let rows = match rows_of(&block.rows) {
             Ok(rows) => rows,
             Err(message) => return (Progress::Refused { code: 27, message }, None),

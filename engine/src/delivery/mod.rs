@@ -59,7 +59,7 @@ pub use self::counters::Counters;
 pub use self::decide::{Have, Plan, Stop, decide};
 pub use self::intent::{CLEAN, Intent, MAX_INTENT, Stored};
 pub use self::lane::{Delivery, Step};
-pub use self::memory::{MemoryTable, MemoryTarget, TableFault, TableRow};
+pub use self::memory::{Check, MemoryTable, MemoryTarget, TableFault, TableRow};
 pub use self::target::{Answer, Progress, Target};
 use crate::broker::{BrokerError, TopicPartition};
 

@@ -28,6 +28,8 @@ pub enum Progress {
     Answered(Answer),
     /// The rows are at fault: the same rows will always be refused. `code`: the target's own.
     Refused { code: i32, message: String },
+    /// Nothing was sent: a row has a value that its column does not take, and why.
+    Unfit(String),
     /// It did not happen: the target cannot be reached or takes no inserts now. Worth trying again.
     Unavailable(String),
     /// Nobody can say whether it happened: the answer was lost. Try again with the same token.
@@ -42,7 +44,7 @@ pub enum Progress {
 ///   compared: that the rows are the same is the caller's duty.
 /// - No call waits for longer than it is told to.
 pub trait Target: Send {
-    /// Starts to insert `block` in one request under a token made of its identity.
+    /// Starts to insert `block` in one request under a token made of its identity, unless a row can't fit ([`Progress::Unfit`]).
     fn start(&mut self, block: &Block);
 
     /// Starts to count the rows of a range of positions.

@@ -23,6 +23,9 @@ use super::{DeliveryError, Stop};
 use crate::broker::{Committed, Failure};
 use crate::failpoint::failpoint;
 
+/// Code of a row that was not sent to the target, which has codes of its own for those it refuses.
+const UNFIT: i32 = 0;
+
 /// How often an idle partition stores its position.
 const HEARTBEAT: Millis = 3_600_000;
 
@@ -361,6 +364,16 @@ impl Delivery {
                 }
                 Ok(Next::Then(Doing::Recount(refusal)))
             }
+            Progress::Unfit(message) => {
+                let Some(pinned) = self.pinned(number) else { return Ok(Next::Done) };
+                let (doubt, quiet_at) = (pinned.doubt, pinned.quiet_at);
+                let refusal = Refusal { code: UNFIT, message };
+                if !doubt || self.target.repeatable() {
+                    return self.split(number, refusal, &Answer::Counted { rows: 0, distinct: 0 });
+                }
+                // An earlier attempt may have found other columns in the table.
+                Ok(Next::At(quiet_at, Doing::Recount(refusal)))
+            }
             Progress::Unavailable(why) => {
                 self.counters.failed(why);
                 Ok(Next::Pause(Doing::Decide))
@@ -393,7 +406,7 @@ impl Delivery {
 
 fn describe(progress: Progress) -> String {
     match progress {
-        Progress::Unknown(why) | Progress::Unavailable(why) => why,
+        Progress::Unknown(why) | Progress::Unavailable(why) | Progress::Unfit(why) => why,
         Progress::Refused { code, message } => format!("code {code}: {message}"),
         other => format!("unexpected outcome: {other:?}"),
     }

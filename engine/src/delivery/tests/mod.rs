@@ -3,6 +3,7 @@
 mod arrival;
 mod simulation;
 mod stops;
+mod unfit;
 mod zombies;
 
 use std::collections::BTreeMap;
