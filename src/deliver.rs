@@ -1,5 +1,6 @@
 //! ClickHouse sinks of a running pipeline: the table is checked at the start, then a thread carries rows over.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,8 @@ use headwater_engine::worker::Stop;
 use operator_core::batch::user_fields;
 
 use crate::clickhouse::{
-    ClickHouse, ClickHouseError, Config, Connection, Guarantee, Inspection, Secret, Table, TableOptions, ensure_table, inspect,
+    ClickHouse, ClickHouseError, Config, Connection, Created, Guarantee, Inspection, Secret, Table, TableOptions, ensure_table, inspect,
+    run_file,
 };
 use crate::config::ClickHouseConfig;
 use crate::diagnose::Problem;
@@ -50,6 +52,7 @@ impl Delivering {
         prepared: &Prepared,
         output: &Output,
         config: &ClickHouseConfig,
+        files: &Tables,
         session_timeout: i64,
         slot: &str,
     ) -> Result<Delivering, Problem> {
@@ -61,7 +64,7 @@ impl Delivering {
             connection: connect(config)?,
             table: Table::parse(table).map_err(|e| Problem::plain(format!("sink `{}`: {e}", output.name)))?,
             schema: rows_of(output),
-            create: config.create_tables,
+            create: config.create_tables.then(|| files.get(table).cloned()),
             wanted: if config.allow_weaker_guarantee { Guarantee::AtLeastOnce } else { Guarantee::ExactlyOnce },
         };
         let runtime = prepared.services.runtime.clone();
@@ -146,9 +149,13 @@ struct Gate {
     connection: Connection,
     table: Table,
     schema: Schema,
-    create: bool,
+    /// Creates what is missing: by the file, or else for the rows.
+    create: Option<Option<Created>>,
     wanted: Guarantee,
 }
+
+/// The tables that files create, by `database.table`.
+pub type Tables = BTreeMap<String, Created>;
 
 impl Gate {
     async fn pass(&self) -> Result<Inspection, NoTarget> {
@@ -157,8 +164,10 @@ impl Gate {
             ClickHouseError::Exception { code, .. } if FINAL.contains(&code) => NoTarget::Refused(e.to_string()),
             _ => NoTarget::NotNow(e.to_string()),
         };
-        if self.create {
-            ensure_table(&self.connection, &self.table, &self.schema, &TableOptions::default()).await.map_err(failed)?;
+        match &self.create {
+            Some(Some(file)) => run_file(&self.connection, file).await.map_err(failed)?,
+            Some(None) => ensure_table(&self.connection, &self.table, &self.schema, &TableOptions::default()).await.map_err(failed)?,
+            None => {}
         }
         let inspection = inspect(&self.connection, &self.table, &self.schema).await.map_err(failed)?;
         inspection.require(self.wanted).map_err(failed)?;

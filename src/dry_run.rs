@@ -9,9 +9,9 @@ use headwater_engine::pipeline::Guarantee;
 use headwater_engine::plan::{InputKind, Plan, Target, TopicName};
 use tokio::runtime::Handle;
 
-use crate::clickhouse::{self, Table, inspect};
+use crate::clickhouse::{self, Created, Table, inspect, misfits};
 use crate::config::Config;
-use crate::deliver::{self, rows_of};
+use crate::deliver::{self, Tables, rows_of};
 use crate::diagnose::Problem;
 use crate::kafka::{Kafka, Operation, Rights};
 use crate::run::check_internal;
@@ -34,7 +34,7 @@ type Needs = BTreeMap<String, BTreeSet<Operation>>;
 ///
 /// # Errors
 /// A service can't be asked.
-pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, runtime: &Handle) -> Result<Vec<Check>, Problem> {
+pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, runtime: &Handle) -> Result<Vec<Check>, Problem> {
     let fail = |e: headwater_engine::broker::BrokerError| Problem::plain(e.to_string());
     let create = topics_to_create(plan);
     let needs = needs(plan, &create);
@@ -66,7 +66,7 @@ pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, runtime: &Handle) 
     if plan.guarantee == Guarantee::ExactlyOnce {
         checks.push(transactions(plan, kafka));
     }
-    checks.extend(tables(plan, config, runtime));
+    checks.extend(tables(plan, config, files, runtime));
     Ok(checks)
 }
 
@@ -135,7 +135,7 @@ fn transactions(plan: &Plan, kafka: &Kafka) -> Check {
     check(what, opened.map(|()| "may write".to_string()).map_err(|e| format!("transactions can't be opened: {e}")))
 }
 
-fn tables(plan: &Plan, config: &Config, runtime: &Handle) -> Vec<Check> {
+fn tables(plan: &Plan, config: &Config, files: &Tables, runtime: &Handle) -> Vec<Check> {
     let mut checks = Vec::new();
     for output in plan.stages.iter().flat_map(|s| &s.outputs) {
         let Target::Outbox { table, .. } = &output.target else { continue };
@@ -148,7 +148,9 @@ fn tables(plan: &Plan, config: &Config, runtime: &Handle) -> Vec<Check> {
                     if settings.allow_weaker_guarantee { clickhouse::Guarantee::AtLeastOnce } else { clickhouse::Guarantee::ExactlyOnce };
                 match inspect(&connection, &name, &rows_of(output)).await {
                     Ok(found) => found.require(wanted).map(|()| found.guarantee.to_string()).map_err(|e| e.to_string()),
-                    Err(e) if settings.create_tables && e.to_string().contains("does not exist") => Ok("will be created".to_string()),
+                    Err(e) if settings.create_tables && e.to_string().contains("does not exist") => {
+                        to_be_created(&name, files.get(table), &rows_of(output), wanted)
+                    }
                     Err(e) => Err(e.to_string()),
                 }
             }),
@@ -156,4 +158,24 @@ fn tables(plan: &Plan, config: &Config, runtime: &Handle) -> Vec<Check> {
         checks.push(check(format!("ClickHouse {table}"), result));
     }
     checks
+}
+
+/// How a missing table would be made.
+fn to_be_created(
+    table: &Table,
+    file: Option<&Created>,
+    rows: &arrow::datatypes::Schema,
+    wanted: clickhouse::Guarantee,
+) -> Result<String, String> {
+    let Some(file) = file else {
+        return Ok("will be created for its rows, sorted by their position: no file under schemas/clickhouse creates it".to_string());
+    };
+    file.only_creates()?;
+    if let Some(misfit) = misfits(table, rows, &file.columns).into_iter().next() {
+        return Err(format!("{} creates it, but rows don't fit: {misfit}", file.file));
+    }
+    if wanted == clickhouse::Guarantee::ExactlyOnce && !file.remembers {
+        return Err(format!("{} creates it without a deduplication window: see `hw explain-error clickhouse-guarantee`", file.file));
+    }
+    Ok(format!("will be created by {}", file.file))
 }

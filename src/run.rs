@@ -21,7 +21,7 @@ use sha2::Digest;
 
 use crate::catalog::{Live, NoSubjects, RegistrySubjects, Subjects};
 use crate::config::Config;
-use crate::deliver::Delivering;
+use crate::deliver::{Delivering, Tables};
 use crate::diagnose::Problem;
 use crate::http::{self, Shown};
 use crate::kafka::{Kafka, KafkaConfig};
@@ -210,15 +210,16 @@ pub struct Running {
     _slot: Slot,
 }
 
-/// Starts lanes, deliveries to ClickHouse, and pages; `stop` ends them.
-pub fn start(prepared: &Prepared, config: &Config, stop: Stop) -> Result<Running, Problem> {
+/// Starts lanes, deliveries to ClickHouse, and pages; `stop` ends them. `files`: the tables that files create.
+pub fn start(prepared: &Prepared, config: &Config, files: &Tables, stop: Stop) -> Result<Running, Problem> {
     start_with(prepared, config, stop, &|output, slot| {
         let settings = config.clickhouse.as_ref();
         let settings = settings
             .ok_or_else(|| Problem::plain(format!("sink `{}` needs ClickHouse: set `clickhouse.url` in the configuration", output.name)))?;
-        Delivering::prepare(prepared, output, settings, config.kafka.session_timeout.millis(), slot)
+        Delivering::prepare(prepared, output, settings, files, config.kafka.session_timeout.millis(), slot)
     })
 }
+
 
 /// Makes the delivery of an output; the second argument is the worker's slot.
 pub type MakeDelivery<'a> = dyn Fn(&Output, &str) -> Result<Delivering, Problem> + 'a;

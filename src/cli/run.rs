@@ -8,9 +8,10 @@ use headwater_engine::worker::Stop;
 use tokio::runtime::Handle;
 use tracing_subscriber::EnvFilter;
 
-use super::{Environment, Failure, runtime};
+use super::{Environment, Failure, Schemas, runtime};
 use crate::catalog::Live;
 use crate::config::Config;
+use crate::deliver::Tables;
 use crate::diagnose::Problem;
 use crate::dry_run;
 use crate::prepare::{self, Loaded};
@@ -37,6 +38,8 @@ pub struct RunArgs {
     /// Log lines for people instead of JSON
     #[arg(long)]
     plain_logs: bool,
+    #[command(flatten)]
+    schemas: Schemas,
     /// Connect and check topics, rights, schemas and tables; read nothing, create nothing
     #[arg(long)]
     dry_run: bool,
@@ -64,12 +67,13 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         config.worker.lanes = lanes;
     }
     run::check_times(&loaded, &config)?;
+    let files = files(args, &config)?;
     let runtime = runtime()?;
     let name = loaded.pipeline.name.clone();
     let stop = Stop::default();
     run::stop_on_signals(runtime.handle(), stop.clone());
     let Some(prepared) = ready(&loaded, &config, runtime.handle(), &stop)? else { return Ok(()) };
-    let running = run::start(&prepared, &config, stop)?;
+    let running = run::start(&prepared, &config, &files, stop)?;
     let address = running.address.map(|a| a.to_string()).unwrap_or_default();
     tracing::info!(pipeline = %name, lanes = config.worker.lanes, http = %address, "running");
     running.wait()?;
@@ -77,11 +81,20 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The tables that files create, if files are run.
+fn files(args: &RunArgs, config: &Config) -> Result<Tables, Problem> {
+    match config.clickhouse.as_ref().is_some_and(|clickhouse| clickhouse.create_tables) {
+        true => Ok(args.schemas.read(&args.pipeline)?.tables),
+        false => Ok(Tables::new()),
+    }
+}
+
 /// Everything that a start would meet, without starting.
 fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
     let config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
     run::check_times(&loaded, &config)?;
+    let files = files(args, &config)?;
     let runtime = runtime()?;
     let services = run::connect(&config, "hw-dry-run", runtime.handle())?;
     if let Some(why) = services.unreachable() {
@@ -92,7 +105,7 @@ fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     prepare::print(&warnings);
     say!("{} the pipeline fits the topics and schemas of the environment", good("✓"));
     let kafka = run::kafka(&config, "hw-dry-run")?;
-    let checks = dry_run::check_all(&plan, &kafka, &config, runtime.handle())?;
+    let checks = dry_run::check_all(&plan, &kafka, &config, &files, runtime.handle())?;
     for check in &checks {
         match &check.result {
             Ok(found) => say!("{} {} {}", good("✓"), check.what, dim(found)),

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use sqlparser::dialect::ClickHouseDialect;
-use sqlparser::tokenizer::{Token, Tokenizer};
+use sqlparser::tokenizer::{Location, Token, Tokenizer};
 
 use super::columns::Column;
 use super::connection::{Table, literal};
@@ -24,7 +25,34 @@ pub struct Created {
     /// It remembers inserts, or its engine makes repeated rows one.
     pub remembers: bool,
     pub file: String,
+    /// All statements of the file, as they are written.
+    pub statements: Arc<[String]>,
 }
+
+impl Created {
+    /// Whether the file can be run to create what is missing: it only creates, and replaces nothing.
+    ///
+    /// # Errors
+    /// A statement that does something else.
+    pub fn only_creates(&self) -> Result<(), String> {
+        let other = self.statements.iter().find(|statement| {
+            let mut words = statement.split_whitespace().map(str::to_ascii_uppercase);
+            words.next().as_deref() != Some("CREATE") || !words.next().is_some_and(|kind| KINDS.contains(&kind.as_str()))
+        });
+        let Some(other) = other else { return Ok(()) };
+        let shown: String = other.chars().take(60).collect();
+        Err(format!(
+            "{} creates the table {}, but also has `{shown}`: `create_tables` runs files of CREATE {} only. Move the statement \
+             into another file, or run the file yourself",
+            self.file,
+            self.table,
+            KINDS.join(", ")
+        ))
+    }
+}
+
+/// What a file may create.
+const KINDS: [&str; 5] = ["DATABASE", "TABLE", "VIEW", "MATERIALIZED", "DICTIONARY"];
 
 /// The tables that the `*.sql` files of a folder create, by `database.table`.
 ///
@@ -42,9 +70,12 @@ pub fn tables_in(dir: &Path) -> Result<BTreeMap<String, Created>, String> {
     paths.sort();
     for path in paths {
         let text = std::fs::read_to_string(&path).map_err(|e| at(&path, &e))?;
-        for statement in statements(&text).map_err(|e| at(&path, &e))? {
-            let (table, columns, remembers) = statement;
-            tables.insert(table.to_string(), Created { table, columns, remembers, file: path.display().to_string() });
+        let pieces = pieces(&text).map_err(|e| at(&path, &e))?;
+        let all: Arc<[String]> = pieces.iter().map(|(_, text)| (*text).to_owned()).collect();
+        for (tokens, _) in &pieces {
+            let Some((table, columns, remembers)) = statement(tokens).map_err(|e| at(&path, &e))? else { continue };
+            let (file, statements) = (path.display().to_string(), all.clone());
+            tables.insert(table.to_string(), Created { table, columns, remembers, file, statements });
         }
     }
     Ok(tables)
@@ -53,12 +84,30 @@ pub fn tables_in(dir: &Path) -> Result<BTreeMap<String, Created>, String> {
 /// A table, its columns, and whether it remembers inserts.
 type Statement = (Table, Vec<Column>, bool);
 
-/// The tables that a text creates. Other statements are passed over.
-fn statements(text: &str) -> Result<Vec<Statement>, String> {
-    let tokens = Tokenizer::new(&ClickHouseDialect {}, text).tokenize().map_err(|e| e.to_string())?;
-    let tokens: Vec<Token> = tokens.into_iter().filter(|t| !matches!(t, Token::Whitespace(_))).collect();
-    let created = tokens.split(|t| *t == Token::SemiColon).map(statement);
-    created.filter_map(Result::transpose).collect()
+/// The statements of a text: their tokens, and how they are written.
+fn pieces(text: &str) -> Result<Vec<(Vec<Token>, &str)>, String> {
+    let tokens = Tokenizer::new(&ClickHouseDialect {}, text).tokenize_with_location().map_err(|e| e.to_string())?;
+    let (mut pieces, mut current, mut start) = (Vec::new(), Vec::new(), None);
+    for token in tokens.into_iter().filter(|t| !matches!(t.token, Token::Whitespace(_))) {
+        let at = offset(text, token.span.start);
+        if token.token != Token::SemiColon {
+            start.get_or_insert(at);
+            current.push(token.token);
+        } else if let Some(start) = start.take() {
+            pieces.push((std::mem::take(&mut current), text.get(start..at).unwrap_or_default().trim_end()));
+        }
+    }
+    if let Some(start) = start {
+        pieces.push((current, text.get(start..).unwrap_or_default().trim_end()));
+    }
+    Ok(pieces)
+}
+
+/// The byte at a line and a column, both from 1 and in characters.
+fn offset(text: &str, at: Location) -> usize {
+    let line: usize = text.split_inclusive('\n').take(at.line.saturating_sub(1) as usize).map(str::len).sum();
+    let rest = text.get(line..).unwrap_or_default();
+    line + rest.char_indices().nth(at.column.saturating_sub(1) as usize).map_or(rest.len(), |(byte, _)| byte)
 }
 
 /// What follows the columns: `ENGINE = MergeTree .. SETTINGS non_replicated_deduplication_window = 10000`.
@@ -180,6 +229,40 @@ fn plain(token: &Token) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The tables that a text creates.
+    fn statements(text: &str) -> Result<Vec<Statement>, String> {
+        pieces(text)?.iter().map(|(tokens, _)| statement(tokens)).filter_map(Result::transpose).collect()
+    }
+
+    #[test]
+    fn files_are_run_statement_by_statement_if_they_only_create() {
+        let dir = tempfile::tempdir().unwrap();
+        let found = |text: &str| {
+            std::fs::write(dir.path().join("a.sql"), text).unwrap();
+            tables_in(dir.path()).unwrap().remove("shop.orders").unwrap()
+        };
+        let created = found(
+            "-- caf\u{e9}; a comment\nCREATE DATABASE IF NOT EXISTS shop;;\n  CREATE TABLE shop.orders (id Int64 COMMENT '\u{fc}; x')\n\
+             ENGINE = MergeTree ORDER BY id; -- end\nCREATE MATERIALIZED VIEW shop.v TO shop.t AS SELECT 1\n",
+        );
+        let expected = [
+            "CREATE DATABASE IF NOT EXISTS shop",
+            "CREATE TABLE shop.orders (id Int64 COMMENT '\u{fc}; x')\nENGINE = MergeTree ORDER BY id",
+            "CREATE MATERIALIZED VIEW shop.v TO shop.t AS SELECT 1",
+        ];
+        assert_eq!(*created.statements, expected);
+        created.only_creates().unwrap();
+        for other in [
+            "DROP TABLE shop.x",
+            "CREATE OR REPLACE TABLE shop.x (a Int8) ENGINE = Log",
+            "CREATE USER x",
+            "INSERT INTO shop.orders VALUES (1)",
+        ] {
+            let refused = found(&format!("CREATE TABLE shop.orders (id Int64) ENGINE = Log; {other};")).only_creates().unwrap_err();
+            assert!(refused.contains(other.split(' ').next().unwrap()) && refused.contains("a.sql"), "{refused}");
+        }
+    }
 
     #[test]
     fn tables_are_read_with_their_types_as_written() {

@@ -5,6 +5,7 @@ use headwater_engine::delivery::position_fields;
 
 use super::columns::column_type;
 use super::connection::{Connection, Table, identifier};
+use super::created::Created;
 use super::failure::ClickHouseError;
 
 /// How a table is made.
@@ -61,6 +62,25 @@ pub fn ddl(table: &Table, schema: &Schema, options: &TableOptions) -> Result<Str
         key.join(", "),
         options.window
     ))
+}
+
+/// Codes of what exists already: tables (views and dictionaries, too), databases.
+const EXISTS: [i32; 2] = [57, 82];
+
+/// Runs the file that creates a table: whatever it creates and is missing is there afterwards, what exists stays as it is.
+///
+/// # Errors
+/// The file does more than create; the server's.
+pub async fn run_file(connection: &Connection, created: &Created) -> Result<(), ClickHouseError> {
+    created.only_creates().map_err(ClickHouseError::Unexpected)?;
+    connection.execute(&format!("CREATE DATABASE IF NOT EXISTS {}", identifier(&created.table.database))).await?;
+    for statement in created.statements.iter() {
+        match connection.execute(statement).await {
+            Err(ClickHouseError::Exception { code, .. }) if EXISTS.contains(&code) => {}
+            result => result?,
+        }
+    }
+    Ok(())
 }
 
 /// Creates database and table where they don't exist. An existing table is left as it is: the gate says whether it fits.

@@ -41,7 +41,7 @@ mod types;
 pub use self::columns::{Column, column_type, columns_for, compatible, misfits, unheld_nulls};
 pub use self::connection::{Config, Connection, Secret, Table};
 pub use self::created::{Created, tables_in};
-pub use self::ddl::{TableOptions, ddl, ensure_table};
+pub use self::ddl::{TableOptions, ddl, ensure_table, run_file};
 pub use self::failure::ClickHouseError;
 pub use self::fit::Fit;
 pub use self::gate::{Guarantee, Inspection, inspect};

@@ -292,6 +292,37 @@ fn values_that_do_not_fit_are_refused_and_not_bent() {
     assert!(runtime.block_on(found(&connection, &table)).is_empty());
 }
 
+#[test]
+fn tables_are_created_as_their_file_says() {
+    let (runtime, front) = (Runtime::new().unwrap(), Front::up());
+    let connection = front.connection();
+    let dir = tempfile::tempdir().unwrap();
+    let text = "-- rows and their sums\nCREATE DATABASE IF NOT EXISTS sums;\n\
+        CREATE TABLE d.orders (id Int64, amount Int64, note String DEFAULT 'x; y', _partition Int32, _offset Int64, _row Int32)\n\
+        ENGINE = MergeTree PARTITION BY id % 2 ORDER BY id SETTINGS non_replicated_deduplication_window = 500;\n\
+        CREATE TABLE sums.orders (id Int64) ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 500;\n\
+        CREATE MATERIALIZED VIEW d.summing TO sums.orders AS SELECT id FROM d.orders;\n";
+    std::fs::write(dir.path().join("orders.sql"), text).unwrap();
+    let tables = tables_in(dir.path()).unwrap();
+    let created = tables.get("d.orders").unwrap();
+    runtime.block_on(async {
+        // Again, it changes nothing, and what is missing comes back.
+        for _ in 0..2 {
+            run_file(&connection, created).await.unwrap();
+            let inspection = inspect(&connection, &created.table, &schema()).await.unwrap();
+            inspection.require(Guarantee::ExactlyOnce).unwrap();
+            assert_eq!((inspection.window, inspection.views), (500, 1), "{inspection:?}");
+            let key =
+                connection.rows("SELECT partition_key, sorting_key FROM system.tables WHERE database = 'd' AND name = 'orders'").await;
+            assert_eq!(key.unwrap(), [["id % 2", "id"]]);
+            connection.execute("DROP TABLE d.summing").await.unwrap();
+        }
+    });
+    std::fs::write(dir.path().join("orders.sql"), format!("{text}DROP TABLE d.x;")).unwrap();
+    let refused = runtime.block_on(run_file(&connection, tables_in(dir.path()).unwrap().get("d.orders").unwrap())).unwrap_err().to_string();
+    assert!(refused.contains("DROP TABLE d.x") && refused.contains("orders.sql"), "{refused}");
+}
+
 /// Columns of other types than a table made for the rows would have: values that fit are there as what they mean.
 #[test]
 fn every_type_takes_what_fits() {

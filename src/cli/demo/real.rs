@@ -9,7 +9,7 @@ use super::{DemoArgs, Generated, Ground, Held, LoadThread};
 use crate::cli::local;
 use crate::clickhouse::Connection;
 use crate::config::{ClickHouseConfig, Config, RegistryConfig};
-use crate::deliver;
+use crate::deliver::{self, Tables};
 use crate::diagnose::Problem;
 use crate::run::{self, Prepared, Running, Services};
 
@@ -81,7 +81,7 @@ impl Ground for Real {
     }
 
     fn start(&self, prepared: &Prepared) -> Result<Running, Problem> {
-        run::start(prepared, &self.config, Stop::default())
+        run::start(prepared, &self.config, &Tables::new(), Stop::default())
     }
 
     fn held(&self) -> Held {
