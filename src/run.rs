@@ -220,6 +220,8 @@ pub fn start(prepared: &Prepared, config: &Config, files: &Tables, stop: Stop) -
     })
 }
 
+/// How often a stopped sink is told of in the log.
+const REMINDER: Duration = Duration::from_secs(3_600);
 
 /// Makes the delivery of an output; the second argument is the worker's slot.
 pub type MakeDelivery<'a> = dyn Fn(&Output, &str) -> Result<Delivering, Problem> + 'a;
@@ -265,13 +267,23 @@ fn deliveries(prepared: &Prepared, make: &MakeDelivery<'_>, slot: &Slot, stop: &
             continue;
         }
         let delivery = make(output, &slot.name)?;
-        counters.push((output.name.clone(), delivery.counters()));
-        let stop = stop.clone();
-        let thread = std::thread::Builder::new().name(format!("sink-{}", output.name)).spawn(move || {
-            // A panic is a bug, but the process must not live on with a dead sink.
+        let (counted, sink, stop) = (delivery.counters(), output.name.clone(), stop.clone());
+        counters.push((sink.clone(), counted.clone()));
+        let thread = std::thread::Builder::new().name(format!("sink-{sink}")).spawn(move || {
+            // A fault stays in its sink: lanes and other sinks go on, and its rows wait in its outbox.
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| delivery.run(&stop)));
-            let ended = ended.unwrap_or_else(|_| Err("a delivery panicked: this is a bug".into()));
-            stop.stop();
+            let ended = ended.unwrap_or_else(|_| Err(format!("sink `{sink}`: the delivery panicked: this is a bug")));
+            if let Err(cause) = &ended {
+                counted.stop(cause);
+            }
+            while let (Err(cause), false) = (&ended, stop.is_stopped()) {
+                tracing::error!(
+                    %sink, %cause,
+                    "the sink has stopped, everything else goes on; its rows wait in the outbox topic for its retention.ms \
+                     (7 days unless changed) and are deleted then: remove the cause and start the worker again"
+                );
+                stop.pause(REMINDER);
+            }
             ended
         });
         threads.push(thread.map_err(|e| Problem::plain(e.to_string()))?);
@@ -280,7 +292,7 @@ fn deliveries(prepared: &Prepared, make: &MakeDelivery<'_>, slot: &Slot, stop: &
 }
 
 impl Running {
-    /// Waits until everything has ended; the first cause that needs a person is the error.
+    /// Waits until everything has ended; the first cause that does not pass by itself is the error, that of a sink included.
     pub fn wait(self) -> Result<(), Problem> {
         let mut result = Ok(());
         for thread in std::iter::once(self.worker).chain(self.deliveries) {

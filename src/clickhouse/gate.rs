@@ -54,6 +54,8 @@ pub struct Inspection {
     pub(super) fit: Fit,
     /// The settings to pin that this server knows.
     pub(super) settings: BTreeSet<String>,
+    /// Other replicas may have taken rows that this one does not have yet.
+    pub(super) replicas: bool,
     /// Why rows cannot be counted by their positions, if they can't.
     pub(super) uncountable: Option<String>,
     /// Rows of equal key collapse and nothing else sees them: a repeated insert does no harm.
@@ -121,6 +123,7 @@ pub async fn inspect(connection: &Connection, table: &Table, schema: &Schema) ->
         problems: Vec::new(),
         fit: Fit::default(),
         settings,
+        replicas: found.engine.starts_with("Replicated"),
         uncountable: found.uncountable(connection.config().shared_table),
         repeatable: false,
         views: 0,
@@ -435,6 +438,7 @@ mod tests {
             problems: problems.iter().map(|p| (*p).to_owned()).collect(),
             fit: Fit::default(),
             settings: BTreeSet::new(),
+            replicas: false,
             uncountable: None,
             repeatable: false,
             views: 0,

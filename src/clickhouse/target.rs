@@ -11,7 +11,7 @@ use operator_core::Millis;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::connection::{Connection, Table, identifier};
+use super::connection::{Connection, Table, identifier, literal};
 use super::failure::ClickHouseError;
 use super::fit::Fit;
 use super::gate::Inspection;
@@ -63,6 +63,7 @@ pub struct ClickHouse {
     fit: Fit,
     pinned: Vec<(&'static str, String)>,
     settings: u32,
+    replicas: bool,
     uncountable: Option<String>,
     repeatable: bool,
     views: bool,
@@ -87,6 +88,7 @@ impl ClickHouse {
         let settings = short_hash(identity.into_iter().chain(split));
         ClickHouse {
             table: inspection.table.clone(),
+            replicas: inspection.replicas,
             uncountable: inspection.uncountable.clone(),
             repeatable: inspection.repeatable,
             views: inspection.views > 0,
@@ -137,6 +139,71 @@ impl ClickHouse {
     }
 }
 
+/// The plain comparison of offsets lets indexes help.
+fn count_sql(table: &Table, range: &Range) -> String {
+    let Range { partition, from, to, .. } = range;
+    format!(
+        "SELECT count(), uniqExact(_offset, _row), hostName() FROM {} WHERE _partition = {partition} AND _offset >= {} AND _offset <= {} \
+         AND (_offset, _row) >= ({}, {}) AND (_offset, _row) <= ({}, {}) SETTINGS select_sequential_consistency = 1",
+        table.quoted(),
+        from.0,
+        to.0,
+        from.0,
+        from.1,
+        to.0,
+        to.1
+    )
+}
+
+/// How many rows of a range are in the table.
+struct Question {
+    sql: String,
+    /// The table, if the server that answers may be a replica that lags.
+    replicas: Option<Table>,
+}
+
+impl Question {
+    /// A replica counts what it has. `select_sequential_consistency` makes up for that only where inserts wait for a quorum,
+    /// which is not ours to demand. So a replica's count is taken only if it had fetched all that was inserted anywhere before
+    /// it counted.
+    async fn ask(&self, connection: &Connection) -> Result<Answer, ClickHouseError> {
+        let host = match &self.replicas {
+            Some(table) => Some(caught_up(connection, table).await?),
+            None => None,
+        };
+        let rows = connection.rows(&self.sql).await?;
+        let text = |at: usize| rows.first().and_then(|row| row.get(at));
+        let number = |at: usize| text(at).and_then(|text| text.parse().ok());
+        let (Some(rows), Some(distinct)) = (number(0), number(1)) else {
+            return Err(ClickHouseError::Unexpected("the answer is not two counts".to_owned()));
+        };
+        match host {
+            Some(host) if text(2) != Some(&host) => {
+                Err(ClickHouseError::Lost(format!("the replica {host} was asked how far it is, and another one counted")))
+            }
+            _ => Ok(Answer::Counted { rows, distinct }),
+        }
+    }
+}
+
+/// The replica that answers, if it has everything that the table's log holds.
+async fn caught_up(connection: &Connection, table: &Table) -> Result<String, ClickHouseError> {
+    let sql = format!(
+        "SELECT hostName(), log_pointer > log_max_index AND inserts_in_queue = 0 AND NOT is_readonly AND NOT is_session_expired \
+         FROM system.replicas WHERE database = {} AND table = {}",
+        literal(&table.database),
+        literal(&table.name)
+    );
+    let rows = connection.rows(&sql).await?;
+    match rows.first().map(Vec::as_slice) {
+        Some([host, whole]) if whole == "1" || whole == "true" => Ok(host.clone()),
+        Some([host, _]) => {
+            Err(ClickHouseError::Lost(format!("the replica {host} lags behind the others, so that its count proves nothing")))
+        }
+        _ => Err(ClickHouseError::Lost(format!("{table} is not in system.replicas, so that nobody knows whether this replica lags"))),
+    }
+}
+
 impl Target for ClickHouse {
     fn start(&mut self, block: &Block) {
         let body = match self.fit.apply(&block.rows).and_then(|rows| encode_batch(&rows)) {
@@ -157,28 +224,9 @@ impl Target for ClickHouse {
         if let Some(why) = self.uncountable.clone() {
             return self.spawn(Work::Ask, async { Ok(Some(Answer::Uncountable(why))) });
         }
-        let Range { partition, from, to, .. } = range;
-        // The plain comparison of offsets lets indexes help.
-        let sql = format!(
-            "SELECT count(), uniqExact(_offset, _row) FROM {} WHERE _partition = {partition} AND _offset >= {} AND _offset <= {} \
-             AND (_offset, _row) >= ({}, {}) AND (_offset, _row) <= ({}, {}) SETTINGS select_sequential_consistency = 1",
-            self.table.quoted(),
-            from.0,
-            to.0,
-            from.0,
-            from.1,
-            to.0,
-            to.1
-        );
+        let question = Question { sql: count_sql(&self.table, range), replicas: self.replicas.then(|| self.table.clone()) };
         let connection = self.connection.clone();
-        self.spawn(Work::Ask, async move {
-            let rows = connection.rows(&sql).await?;
-            let number = |at: usize| rows.first().and_then(|row| row.get(at)?.parse().ok());
-            let (Some(rows), Some(distinct)) = (number(0), number(1)) else {
-                return Err(ClickHouseError::Unexpected("the answer is not two counts".to_owned()));
-            };
-            Ok(Some(Answer::Counted { rows, distinct }))
-        });
+        self.spawn(Work::Ask, async move { question.ask(&connection).await.map(Some) });
     }
 
     fn progress(&mut self, timeout: Duration) -> Progress {

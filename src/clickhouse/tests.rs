@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use headwater_engine::broker::{SystemClock, TopicPartition};
-use headwater_engine::delivery::{CLEAN, Delivery, Limits, Progress, Settings, Target, contract};
+use headwater_engine::delivery::{Answer, CLEAN, Delivery, Limits, Progress, Range, Settings, Target, contract};
 use headwater_engine::memory::MemoryBroker;
 use headwater_formats::{decode_batch, encode_batch};
 use parking_lot::Mutex;
@@ -115,6 +115,7 @@ fn inspection() -> Inspection {
         problems: Vec::new(),
         fit: Default::default(),
         settings: Default::default(),
+        replicas: false,
         uncountable: None,
         repeatable: false,
         views: 0,
@@ -217,4 +218,35 @@ fn no_row_is_lost_behind_a_proxy_that_answers_for_the_server() {
     }
     let ids: Vec<i64> = stored.lock().values().flatten().copied().collect::<std::collections::BTreeSet<_>>().into_iter().collect();
     assert_eq!(ids.len(), 200, "rows in the table; {} counted as delivered", delivery.counters().rows());
+}
+
+#[test]
+fn a_lagging_replica_does_not_count() {
+    let runtime = Runtime::new().unwrap();
+    // What the replicas answer: which one and whether it has all, which one counts.
+    let script: Arc<Mutex<Vec<(&str, &str, &str)>>> = Arc::new(Mutex::new(vec![("a", "1", "a"), ("a", "1", "b"), ("a", "0", "a")]));
+    let answers = script.clone();
+    let url = serve(&runtime, move |received| {
+        let mut script = answers.lock();
+        let (first, whole, second) = *script.last().unwrap();
+        let row = if received.statement().contains("system.replicas") {
+            format!(r#"["{first}","{whole}"]"#)
+        } else {
+            script.pop();
+            format!(r#"["0","0","{second}"]"#)
+        };
+        if whole == "0" && script.len() == 3 {
+            script.pop();
+        }
+        genuine(received, 0, &format!(r#"{{"meta":[],"data":[{row}],"rows":1}}"#))
+    });
+    let connection = Connection::new(Config::new(url)).unwrap();
+    let mut target = ClickHouse::new(connection, &Inspection { replicas: true, ..inspection() }, runtime.handle().clone());
+    let mut ask = || {
+        target.ask(&Range::all("t".into(), 0));
+        outcome(&mut target)
+    };
+    assert!(matches!(ask(), Progress::Unavailable(why) if why.contains("lags behind")));
+    assert!(matches!(ask(), Progress::Unavailable(why) if why.contains("another one counted")));
+    assert_eq!(ask(), Progress::Answered(Answer::Counted { rows: 0, distinct: 0 }));
 }

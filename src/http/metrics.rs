@@ -171,6 +171,8 @@ pub fn render(shown: &Shown) -> Result<String, String> {
         f.counter("headwater_delivery_blocks_total", "Blocks inserted.", &labels, counters.blocks() as f64);
         f.counter("headwater_delivery_retries_total", "Insert attempts after the first.", &labels, counters.retries() as f64);
         f.counter("headwater_delivery_refused_rows_total", "Rows the table refused: dead-lettered.", &labels, counters.refused() as f64);
+        let stopped = if counters.stopped().is_some() { 1.0 } else { 0.0 };
+        f.gauge("headwater_delivery_stopped", "1: the sink has stopped for good; its rows wait in its outbox topic.", &labels, stopped);
         f.gauge("headwater_delivery_lag_records", "Outbox records that are not in the table yet.", &labels, counters.lag() as f64);
         f.gauge("headwater_delivery_buffered_rows", "Rows read and not inserted yet.", &labels, counters.buffered() as f64);
     }

@@ -28,15 +28,19 @@ pub struct Shown {
     pub deliveries: Vec<(String, Arc<headwater_engine::delivery::Counters>)>,
 }
 
+impl Shown {
+    /// Sinks that have stopped for good, and why.
+    fn stopped(&self) -> impl Iterator<Item = (&str, String)> {
+        self.deliveries.iter().filter_map(|(sink, counters)| Some((sink.as_str(), counters.stopped()?)))
+    }
+}
+
 /// Serves the pages until the runtime ends. Returns the address (port 0 took a free one).
 pub async fn serve(address: &str, shown: Shown) -> Result<SocketAddr, String> {
     let listener = TcpListener::bind(address).await.map_err(|e| format!("can't listen on {address}: {e}"))?;
     let bound = listener.local_addr().map_err(|e| e.to_string())?;
-    let router = Router::new()
-        .route("/metrics", get(metrics_page))
-        .route("/health", get(|| async { "ok\n" }))
-        .route("/ready", get(ready))
-        .with_state(shown);
+    let router =
+        Router::new().route("/metrics", get(metrics_page)).route("/health", get(health)).route("/ready", get(ready)).with_state(shown);
     tokio::spawn(async move {
         if let Err(e) = axum::serve(listener, router).await {
             tracing::error!(cause = %e, "the HTTP server ended");
@@ -52,6 +56,17 @@ async fn metrics_page(State(shown): State<Shown>) -> impl IntoResponse {
     }
 }
 
+/// The process works, also where a sink has stopped: starting it again would not help.
+async fn health(State(shown): State<Shown>) -> String {
+    let stopped = shown.stopped().map(|(sink, why)| format!("stopped: {}\n", of_sink(sink, &why)));
+    "ok\n".to_string() + &stopped.collect::<String>()
+}
+
+/// A cause that names its sink.
+fn of_sink(sink: &str, why: &str) -> String {
+    if why.starts_with("sink ") { why.to_string() } else { format!("sink `{sink}`: {why}") }
+}
+
 async fn ready(State(shown): State<Shown>) -> impl IntoResponse {
     let snapshot = shown.stats.snapshot();
     let mut reasons = Vec::new();
@@ -64,8 +79,9 @@ async fn ready(State(shown): State<Shown>) -> impl IntoResponse {
         reasons.push(format!("{lanes} of {} lanes have no assignment from the consumer group{cause}", shown.lanes));
     }
     reasons.extend(snapshot.waiting.iter().map(|(partition, why)| format!("{partition} waits: {why}")));
-    let failing = shown.deliveries.iter().filter_map(|(sink, counters)| Some(format!("sink {sink}: {}", counters.last_error()?)));
-    reasons.extend(failing);
+    reasons.extend(shown.stopped().map(|(sink, why)| format!("{}: it has stopped", of_sink(sink, &why))));
+    let running = shown.deliveries.iter().filter(|(_, counters)| counters.stopped().is_none());
+    reasons.extend(running.filter_map(|(sink, counters)| Some(of_sink(sink, &counters.last_error()?))));
     reasons.extend(
         snapshot.restoring.iter().map(|((stage, partition), (left, total))| {
             format!("stage {stage} partition {partition}: {left} of {total} records to restore")

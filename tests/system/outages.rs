@@ -59,6 +59,58 @@ fn a_registry_outage_pauses_and_never_dead_letters() {
 }
 
 #[test]
+fn a_sink_that_stops_stops_alone() {
+    let environment = exclusive();
+    create(&environment, "stopped.json", 2);
+    // Rows of this outbox, and no position that accounts for them: only a person can say where they are from.
+    clickhouse(&environment, "CREATE DATABASE stopped").unwrap();
+    clickhouse(
+        &environment,
+        "CREATE TABLE stopped.numbers (n Int64, _partition Int32, _offset Int64, _row Int32) ENGINE = MergeTree ORDER BY n \
+         SETTINGS non_replicated_deduplication_window = 1000",
+    )
+    .unwrap();
+    clickhouse(&environment, "INSERT INTO stopped.numbers SELECT 1, number, 0, 0 FROM numbers(2)").unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("stopped.yaml");
+    let text = "apiVersion: headwater/v1\nname: stopped-sink\nsources: { s: { topic: stopped.json, schema: { n: long } } }\n\
+                sinks:\n  out: { from: s, topic: stopped.json-out, create: { partitions: 2 } }\n  \
+                numbers: { from: s, clickhouse: stopped.numbers, flush_interval: 100ms }\n  \
+                others: { from: s, clickhouse: stopped.others, flush_interval: 100ms }\n";
+    std::fs::write(&file, text).unwrap();
+    clickhouse(
+        &environment,
+        "CREATE TABLE stopped.others (n Int64, _partition Int32, _offset Int64, _row Int32) ENGINE = MergeTree ORDER BY n \
+         SETTINGS non_replicated_deduplication_window = 1000",
+    )
+    .unwrap();
+    let worker = Worker::start(&environment, &file, dir.path(), 0, None);
+    wait_until("the sink has stopped", Duration::from_secs(60), || match worker.metric("headwater_delivery_stopped", &["numbers"])? {
+        1.0 => Ok(()),
+        n => Err(format!("{n}\n{}", worker.log_tail())),
+    });
+    let values: Vec<Vec<u8>> = (0..1_000).map(|n| format!("{{\"n\":{n}}}").into_bytes()).collect();
+    let records: Vec<_> = values.iter().enumerate().map(|(n, v)| ((n % 2) as i32, None, Some(v.as_slice()))).collect();
+    produce(&environment, "stopped.json", &records);
+    expect("the topic goes on", 1_000, || read(&environment, "stopped.json-out").len());
+    wait_until("the other table goes on", Duration::from_secs(60), || {
+        match clickhouse(&environment, "SELECT count() FROM stopped.others").unwrap_or_default().as_str() {
+            "1000" => Ok(()),
+            n => Err(format!("{n} rows\n{}", worker.log_tail())),
+        }
+    });
+    let why = "the position was lost";
+    let ready = page(&worker.address(), "/ready").unwrap_err();
+    assert!(ready.contains("sink `numbers`") && ready.contains(why), "{ready}");
+    let health = page(&worker.address(), "/health").unwrap();
+    assert!(health.starts_with("ok\n") && health.contains(why), "{health}");
+    let told = |line: &&serde_json::Value| line["level"] == "ERROR" && line["cause"].as_str().is_some_and(|cause| cause.contains(why));
+    assert_eq!(worker.log_lines().iter().filter(told).count(), 1);
+    // What it ends with says that something is wrong.
+    assert!(!worker.stop().success());
+}
+
+#[test]
 fn a_clickhouse_outage_holds_up_its_own_sink_only() {
     let mut environment = exclusive();
     create(&environment, "outage.json", 2);
@@ -125,7 +177,7 @@ fn a_worker_may_start_before_its_services() {
     environment.start(Service::Registry).unwrap();
     expect("rows in the topic", 100, || read(&environment, "early.avro-out").len());
     let unready = page(&worker.address(), "/ready").unwrap_err();
-    assert!(unready.contains("sink table"), "{unready}");
+    assert!(unready.contains("sink `table`"), "{unready}");
     assert_eq!(page(&worker.address(), "/health").as_deref(), Ok("ok\n"));
     environment.start(Service::ClickHouse).unwrap();
     wait_until("rows in the table", Duration::from_secs(90), || {

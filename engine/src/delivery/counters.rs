@@ -18,6 +18,7 @@ pub struct Counters {
     lag: AtomicI64,
     buffered: AtomicU64,
     last_error: Mutex<Option<String>>,
+    stopped: Mutex<Option<String>>,
 }
 
 impl Counters {
@@ -59,6 +60,16 @@ impl Counters {
     /// What went wrong last; `None` once an insert has succeeded since.
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().clone()
+    }
+
+    /// Why the delivery has ended for good, if it has.
+    pub fn stopped(&self) -> Option<String> {
+        self.stopped.lock().clone()
+    }
+
+    /// The delivery has ended for good.
+    pub fn stop(&self, why: &str) {
+        *self.stopped.lock() = Some(why.to_owned());
     }
 
     pub(super) fn inserted(&self, rows: u64) {

@@ -19,6 +19,9 @@ use super::work::Job;
 use super::{DeliveryError, Settings};
 use crate::broker::{Broker, BrokerError, Clock, Consumer, Event, Failure, RecordSet, TopicPartition};
 
+/// A lane begins at most one insert in this time, so that it is known how fast all of them fill the target's memory of tokens.
+pub(super) const PACE: Millis = 20;
+
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -57,6 +60,10 @@ pub struct Delivery {
     opening: Option<Opening>,
     revoking: bool,
     paused: bool,
+    /// Partitions of the outbox.
+    width: i32,
+    /// Monotonic time before which no insert is begun.
+    pub(super) paced: Millis,
     /// Rows refused since a monotonic time.
     pub(super) refused: (Millis, u64),
 }
@@ -79,11 +86,7 @@ impl Delivery {
         }
         let topics = [settings.topic.to_string()];
         let consumer = broker.consumer(&settings.group, &settings.instance, &topics)?;
-        // However long the settings would rely on tokens: not longer than the target remembers them.
-        let partitions = broker.partitions(&settings.topic)?.unwrap_or(1).max(1);
-        let per_second = f64::from(partitions) * 1_000.0 / limits.flush.max(1) as f64;
-        let safe_window = settings.safe_window.min(target.remembers(per_second) / 2);
-        let settings = Settings { safe_window, ..settings };
+        let width = broker.partitions(&settings.topic)?.unwrap_or(1).max(1);
         let letters = Letters::new(settings.dead_letters.clone(), settings.transactional_id.clone());
         Ok(Delivery {
             letters,
@@ -101,6 +104,8 @@ impl Delivery {
             opening: None,
             revoking: false,
             paused: false,
+            width,
+            paced: 0,
             refused: (0, 0),
         })
     }
@@ -114,6 +119,16 @@ impl Delivery {
     /// Counters to read from anywhere.
     pub fn counters(&self) -> Arc<Counters> {
         self.counters.clone()
+    }
+
+    /// How long after its first attempt a block's token is relied on: not longer than the target surely remembers it, with every
+    /// lane inserting as fast as [`PACE`] allows. Blocks that are cut by size in a catch-up, and parts of refused ones, come faster
+    /// than one per flush interval. There are about as many lanes as lanes of this one's size fit into the topic.
+    pub(super) fn safe_window(&self) -> Millis {
+        let owned = i32::try_from(self.partitions.len()).unwrap_or(i32::MAX).max(1);
+        let lanes = (self.width.max(owned) + owned - 1) / owned;
+        let per_second = f64::from(lanes) * 1_000.0 / PACE as f64;
+        self.settings.safe_window.min(self.target.remembers(per_second) / 2)
     }
 
     /// Steps until `stop` is set, then settles what is under way.

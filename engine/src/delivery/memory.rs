@@ -108,7 +108,7 @@ impl MemoryTable {
 
     /// A new connection to it.
     pub fn target(&self) -> MemoryTarget {
-        MemoryTarget { table: self.clone(), under_way: None, settings: 1, repeatable: false, dependents: false }
+        MemoryTarget { table: self.clone(), under_way: None, settings: 1, repeatable: false, dependents: false, memory: None }
     }
 
     /// Draws faults from `seed`, each in so many of ten thousand occasions.
@@ -218,6 +218,8 @@ pub struct MemoryTarget {
     settings: u32,
     repeatable: bool,
     dependents: bool,
+    /// Tokens that are remembered; without it, as if for ever.
+    memory: Option<u32>,
 }
 
 impl MemoryTarget {
@@ -225,6 +227,13 @@ impl MemoryTarget {
     #[must_use]
     pub fn with_dependents(mut self) -> MemoryTarget {
         self.dependents = true;
+        self
+    }
+
+    /// Tells how many tokens are remembered.
+    #[must_use]
+    pub fn with_memory(mut self, tokens: u32) -> MemoryTarget {
+        self.memory = Some(tokens);
         self
     }
 
@@ -337,6 +346,10 @@ impl Target for MemoryTarget {
 
     fn max_insert(&self) -> Millis {
         MAX_INSERT
+    }
+
+    fn remembers(&self, blocks_per_second: f64) -> Millis {
+        self.memory.map_or(Millis::MAX, |tokens| (f64::from(tokens) / blocks_per_second * 1_000.0) as Millis)
     }
 
     /// One of its faults is a view that fails.

@@ -75,7 +75,7 @@ impl Pinned {
     }
 
     /// The facts for a decision about the part.
-    pub fn have(&self, settings: &Settings, target: &dyn Target, wall: Millis) -> Have {
+    pub fn have(&self, safe_window: Millis, target: &dyn Target, wall: Millis) -> Have {
         Have {
             low: self.intent.first,
             high: self.intent.last + 1,
@@ -83,7 +83,7 @@ impl Pinned {
             part_rows: self.part().map_or(0, |part| part.num_rows() as u64),
             doubt: self.doubt,
             age: wall.saturating_sub(self.intent.created),
-            safe_window: settings.safe_window,
+            safe_window,
             same_settings: self.intent.settings == target.settings(),
             repeatable: target.repeatable(),
             dependents: target.has_dependents(),

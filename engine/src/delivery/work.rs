@@ -15,7 +15,7 @@ use operator_core::Millis;
 use super::block::Range;
 use super::decide::{Plan, decide};
 use super::intent::Intent;
-use super::lane::Delivery;
+use super::lane::{Delivery, PACE};
 use super::partition::{Partition, Phase, Pinned};
 use super::refusal::Refusal;
 use super::target::{Answer, Progress};
@@ -302,11 +302,12 @@ impl Delivery {
     }
 
     fn decide(&mut self, number: i32) -> Result<Next, DeliveryError> {
-        let (now, wall) = (self.clock.monotonic(), self.clock.wall());
+        let (now, wall, window) = (self.clock.monotonic(), self.clock.wall(), self.safe_window());
         let Some(partition) = self.partitions.get_mut(&number) else { return Ok(Next::Done) };
         let Some(pinned) = &mut partition.pinned else { return Ok(Next::Done) };
-        let have = pinned.have(&self.settings, self.target.as_ref(), wall);
+        let have = pinned.have(window, self.target.as_ref(), wall);
         match decide(&pinned.stored(), &have) {
+            Plan::Insert if self.paced > now => Ok(Next::At(self.paced, Doing::Decide)),
             Plan::Insert => {
                 let fresh = self.confirmed.is_some_and(|at| now - at < self.settings.session_timeout / 2);
                 if !fresh || !pinned.recorded {
@@ -318,6 +319,7 @@ impl Delivery {
                 if pinned.attempts > 1 {
                     self.counters.retried();
                 }
+                self.paced = now.saturating_add(PACE);
                 self.target.start(&block);
                 failpoint("delivery-inserting");
                 Ok(Next::Then(Doing::Wait(For::Insert)))

@@ -190,3 +190,38 @@ fn a_foreign_record_in_the_outbox_stops() {
     let error = rig.run_until_error(&mut rig.lane(0));
     assert!(matches!(&error, DeliveryError::Corrupt { offset: 1, .. }), "{error}");
 }
+
+/// Other lanes catch up: they cut blocks by size and insert them one after the other, while a block is in doubt here.
+#[test]
+fn a_catch_up_of_others_does_not_make_the_table_forget_a_block_that_is_relied_on() {
+    const MEMORY: usize = 300;
+    let mut rig = Rig::new(MemoryBroker::new(), MEMORY);
+    rig.settings.limits.flush = 1_000;
+    rig.append(0, 3, false);
+    let lane = |number: usize| {
+        let settings =
+            Settings { instance: format!("lane-{number}"), transactional_id: format!("letters-{number}"), ..rig.settings.clone() };
+        rig.lane_with(settings, rig.table.target().with_memory(MEMORY as u32))
+    };
+    rig.table.inject(0, TableFault::ReplyLost);
+    let mut doubtful = lane(0);
+    while doubtful.counters().last_error().is_none() {
+        rig.step(&mut doubtful).unwrap();
+    }
+    drop(doubtful);
+    rig.broker.expire_dropped();
+    assert_eq!(rig.table.rows().len(), 3);
+    // As many blocks as the table remembers, as fast as another lane may insert them.
+    let began = rig.clock.monotonic();
+    let mut other = rig.table.target();
+    for n in 0..MEMORY as i64 {
+        other.start(&contract::block(7, n, 0..1, None).unwrap());
+        while other.progress(Duration::ZERO) == Progress::Working {}
+        rig.clock.advance(super::super::lane::PACE);
+    }
+    assert!(rig.clock.monotonic() - began < rig.settings.safe_window);
+    let mut next = lane(1);
+    rig.finish(std::slice::from_mut(&mut next));
+    let ours = rig.table.rows().iter().filter(|row| row.partition == 0).count();
+    assert_eq!((ours, next.counters().skipped()), (3, 1));
+}
