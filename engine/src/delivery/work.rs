@@ -130,8 +130,12 @@ impl Delivery {
             Next::Pending(doing) => (doing, false),
             Next::Pause(doing) => {
                 job.failures += 1;
-                let attempts = self.pinned(job.partition).map_or(0, |pinned| pinned.attempts);
-                job.not_before = self.clock.monotonic().saturating_add(self.settings.pause(job.failures.max(attempts)));
+                let attempts = self.pinned(job.partition).map_or(0, |pinned| pinned.attempts).max(job.failures);
+                job.not_before = self.clock.monotonic().saturating_add(self.settings.pause(attempts));
+                if attempts.is_power_of_two() {
+                    let (topic, cause) = (&self.settings.topic, self.counters.last_error().unwrap_or_default());
+                    tracing::warn!(%topic, partition = job.partition, attempts, %cause, "rows wait in the outbox topic and are tried again");
+                }
                 (doing, true)
             }
         };
