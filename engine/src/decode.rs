@@ -215,6 +215,7 @@ impl Decoder {
         let mut kept = vec![true; self.places.len()];
         let mut event_times = Vec::with_capacity(self.places.len());
         let mut watermarks = Vec::with_capacity(self.places.len());
+        let mut futures = Vec::with_capacity(self.places.len());
         for (row, at) in times.into_iter().enumerate() {
             let record = self.timestamps.get(row).copied().flatten();
             let reference = Reference::of(&self.plan.time, record, wall);
@@ -227,11 +228,13 @@ impl Decoder {
             };
             match usable {
                 Ok(at) => {
+                    futures.push(time.is_future(at, record, wall));
                     watermarks.push(time.observe(at, record, wall));
                     event_times.push(at);
                 }
                 Err(bad) => {
                     out.bad.push(bad);
+                    futures.push(false);
                     watermarks.push(time.watermark());
                     event_times.push(0);
                     if let Some(keep) = kept.get_mut(row) {
@@ -243,6 +246,7 @@ impl Decoder {
         columns.push(Arc::new(TimestampMillisecondArray::from(event_times).with_timezone("UTC")));
         columns.push(Arc::new(Int64Array::from(watermarks)));
         columns.push(Arc::new(Int64Array::from(self.offsets.clone())));
+        columns.push(Arc::new(BooleanArray::from(futures)));
         if self.plan.headers {
             columns.push(self.headers(records));
         }

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
 use headwater_formats::{AvroEncoder, JsonEncoder, KeyEncoder, encode_batch, partition};
-use operator_core::batch::{HEADERS, OFFSET, TIME, WATERMARK, time_type, user_fields};
+use operator_core::batch::{FUTURE, HEADERS, OFFSET, TIME, WATERMARK, time_type, user_fields};
 use operator_core::{Millis, Origin};
 
 use crate::broker::{Broker, BrokerError, Failure, Outgoing};
@@ -407,7 +407,12 @@ pub fn check_repartitioned(rows: &RecordBatch, schema: &SchemaRef) -> Result<Rec
     let columns = schema
         .fields()
         .iter()
-        .map(|f| rows.column_by_name(f.name()).cloned().ok_or_else(|| f.name().clone()))
+        .map(|f| match rows.column_by_name(f.name()) {
+            Some(column) => Ok(column.clone()),
+            // Rows that were written before this was noted.
+            None if f.name() == FUTURE => Ok(Arc::new(BooleanArray::from(vec![false; rows.num_rows()])) as ArrayRef),
+            None => Err(f.name().clone()),
+        })
         .collect::<Result<Vec<_>, _>>();
     let columns = columns.map_err(|name| format!("rows from an older version of the pipeline: column `{name}` is missing"))?;
     let rows = RecordBatch::try_new(schema.clone(), columns).map_err(|e| format!("rows from an older version of the pipeline: {e}"))?;

@@ -41,11 +41,16 @@ impl PartitionTime {
     /// Takes the next row in order and returns the watermark before it.
     pub fn observe(&mut self, time: Millis, record: Option<Millis>, wall: Millis) -> Millis {
         let before = self.watermark;
-        let reference = record.map_or(wall, |r| r.min(wall));
-        if time <= reference.saturating_add(self.bounds.max_future) {
+        if !self.is_future(time, record, wall) {
             self.watermark = before.max(time.saturating_sub(self.bounds.out_of_order));
         }
         before
+    }
+
+    /// The event time is not believed: it lies further ahead of the record's timestamp, or of the clock, than is allowed.
+    pub fn is_future(&self, time: Millis, record: Option<Millis>, wall: Millis) -> bool {
+        let reference = record.map_or(wall, |r| r.min(wall));
+        time > reference.saturating_add(self.bounds.max_future)
     }
 
     /// Records arrived.

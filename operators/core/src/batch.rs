@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, TimestampMillisecondArray};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use crate::diagnostic::Diagnostic;
@@ -23,6 +23,9 @@ pub const TIME: &str = "_time";
 pub const WATERMARK: &str = "_watermark";
 /// Offset of the source record this row came from, `-1` for rows that an operator made: `Int64`.
 pub const OFFSET: &str = "_offset";
+/// Whether the event time lies further ahead of the record's timestamp than the source's `max_future` allows: `Boolean`. Such
+/// a time is not believed: it moves no watermark, ages no group, and does not make its row the newest of one.
+pub const FUTURE: &str = "_future";
 /// Headers of the source record in the engine's own encoding, null when there are none: `Binary`, optional column.
 pub const HEADERS: &str = "_headers";
 
@@ -33,13 +36,18 @@ pub fn time_type() -> DataType {
 
 /// The system columns that every batch between steps carries, in this order, after the user's columns.
 /// [`HEADERS`] is added by the engine only where a sink carries headers on.
-pub fn system_fields() -> [Field; 3] {
-    [Field::new(TIME, time_type(), false), Field::new(WATERMARK, DataType::Int64, false), Field::new(OFFSET, DataType::Int64, false)]
+pub fn system_fields() -> [Field; 4] {
+    [
+        Field::new(TIME, time_type(), false),
+        Field::new(WATERMARK, DataType::Int64, false),
+        Field::new(OFFSET, DataType::Int64, false),
+        Field::new(FUTURE, DataType::Boolean, false),
+    ]
 }
 
 /// True for the names that only the engine may give to columns between steps.
 pub fn is_system(name: &str) -> bool {
-    matches!(name, TIME | WATERMARK | OFFSET | HEADERS)
+    matches!(name, TIME | WATERMARK | OFFSET | FUTURE | HEADERS)
 }
 
 /// What is wrong with a name for a column that a step makes: those that start with `_` are the engine's and the record's.
@@ -105,6 +113,11 @@ impl Batch {
     pub fn offsets(&self) -> Option<&Int64Array> {
         column(&self.rows, OFFSET)?.as_any().downcast_ref()
     }
+
+    /// Whether each row's event time is not believed.
+    pub fn futures(&self) -> Option<&BooleanArray> {
+        column(&self.rows, FUTURE)?.as_any().downcast_ref()
+    }
 }
 
 /// The column called `name`, if there is one.
@@ -112,13 +125,14 @@ pub fn column<'a>(rows: &'a RecordBatch, name: &str) -> Option<&'a ArrayRef> {
     rows.column_by_name(name)
 }
 
-/// The three mandatory system columns for rows that an operator made itself (a closed window): each row's event
-/// time, the watermark that downstream steps had seen before these rows, and no source offset.
-pub fn derived_system_columns(times: Vec<Millis>, watermark: Millis) -> [ArrayRef; 3] {
+/// The mandatory system columns for rows that an operator made itself (a closed window): each row's event
+/// time, the watermark that downstream steps had seen before these rows, no source offset, and a time to be believed.
+pub fn derived_system_columns(times: Vec<Millis>, watermark: Millis) -> [ArrayRef; 4] {
     let n = times.len();
     [
         Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC")),
         Arc::new(Int64Array::from(vec![watermark; n])),
         Arc::new(Int64Array::from(vec![-1i64; n])),
+        Arc::new(BooleanArray::from(vec![false; n])),
     ]
 }

@@ -28,7 +28,8 @@
 //!   partitioning), `show: watermark` (print `_watermark` of emitted rows), `split: no` (see below).
 //!
 //! Commands (tables are indented; cells are JSON for lists, structs and quoted texts; `null` or nothing is null):
-//! * `batch [partition=1]`: rows, of partition 0 without it. Columns `_time`, `_watermark` and `_offset` override what is computed. Header alone: empty batch.
+//! * `batch [partition=1]`: rows, of partition 0 without it. Columns `_time`, `_watermark`, `_offset` and
+//!   `_future` override what is computed. Header alone: empty batch.
 //! * `time 12:01:00 [wall=12:05:00]`: the watermark moves (`on_time`). `time auto` takes it from the rows so far.
 //! * `restart`: a new operator over the same state. `checkpoint` remembers the state, `rewind` goes back to it with
 //!   `on_restore` on the same operator.

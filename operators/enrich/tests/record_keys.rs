@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+};
 use arrow::datatypes::{DataType, Field, Schema};
 use operator_core::batch::system_fields;
 use operator_core::{Batch, Cx, Input, Ledger, MemoryState, Origin, PlanCx, Spec, Table, TableInfo};
@@ -16,7 +18,8 @@ fn join(on: ArrayRef, key: ArrayRef, record_keys: [&[u8]; 2]) -> Vec<Option<Stri
     let n = on.len();
     let zeros: ArrayRef = Arc::new(Int64Array::from(vec![0; n]));
     let times: ArrayRef = Arc::new(TimestampMillisecondArray::from(vec![0; n]).with_timezone("UTC"));
-    let rows = RecordBatch::try_new(schema.clone(), vec![on, times, zeros.clone(), zeros]).unwrap();
+    let rows =
+        RecordBatch::try_new(schema.clone(), vec![on, times, zeros.clone(), zeros, Arc::new(BooleanArray::from(vec![false; n]))]).unwrap();
 
     let fields = vec![Field::new("k", key.data_type().clone(), false), Field::new("v", DataType::Utf8, false)];
     let info = TableInfo { schema: Arc::new(Schema::new(fields)), key: "k".into() };

@@ -8,7 +8,7 @@ use datafusion_sql::sqlparser::ast::{
     AccessExpr, Expr as Ast, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, LambdaFunction, OneOrManyWithParens, Query,
     Subscript, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
-use operator_core::batch::{OFFSET, TIME, is_system};
+use operator_core::batch::{FUTURE, OFFSET, TIME, is_system};
 use operator_core::diagnostic::{closest, did_you_mean, names};
 use operator_core::type_name;
 
@@ -266,7 +266,8 @@ impl Check<'_> {
         let name = first.value.as_str();
         let shown = if rest.is_empty() { name.to_string() } else { format!("{name}.{}", dotted(rest)) };
         let error = ExprError::new("unknown-column", format!("there is no column `{shown}`")).at(self.range(first));
-        let known = || self.schema.fields().iter().map(|f| f.name().as_str()).filter(|n| !is_system(n) || matches!(*n, TIME | OFFSET));
+        let known =
+            || self.schema.fields().iter().map(|f| f.name().as_str()).filter(|n| !is_system(n) || matches!(*n, TIME | OFFSET | FUTURE));
         let user = || known().filter(|n| !is_system(n));
         if first.quote_style == Some('"') {
             return error.help(format!("double quotes name columns; a text goes in single quotes: '{name}'"));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch, TimestampMillisecondArray};
+use arrow::array::{BooleanArray, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use operator_core::batch::system_fields;
 use operator_core::{Batch, Cx, Input, Ledger, MemoryState, Origin, PlanCx, Spec, Table, script};
@@ -22,12 +22,14 @@ fn the_example_plans() {
 
 #[test]
 fn whole_batches_are_not_copied() {
-    let [time, watermark, offset] = system_fields();
-    let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true), time, watermark, offset]));
+    let [time, watermark, offset, future] = system_fields();
+    let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true), time, watermark, offset, future]));
     let numbers = Arc::new(Int64Array::from(vec![1, 2, 3]));
     let times = Arc::new(TimestampMillisecondArray::from(vec![0; 3]).with_timezone("UTC"));
     let zeros = Arc::new(Int64Array::from(vec![0; 3]));
-    let rows = RecordBatch::try_new(schema.clone(), vec![numbers, times, zeros.clone(), zeros]).unwrap();
+    let rows =
+        RecordBatch::try_new(schema.clone(), vec![numbers, times, zeros.clone(), zeros, Arc::new(BooleanArray::from(vec![false; 3]))])
+            .unwrap();
     let spec: Filter = serde_json::from_str("\"n > 0\"").unwrap();
     let input = Input { schema, key: None };
     let planned = spec.plan(&PlanCx { input: &input, tables: &BTreeMap::new() }).unwrap();

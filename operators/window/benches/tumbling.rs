@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::array::{
+    ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use operator_core::batch::system_fields;
@@ -50,6 +52,7 @@ fn batches() -> Vec<Batch> {
                 Arc::new(TimestampMillisecondArray::from_iter_values((0..ROWS).map(time)).with_timezone("UTC")),
                 Arc::new(Int64Array::from_iter_values((0..ROWS).map(|row| time(row) - 1_000))),
                 Arc::new(Int64Array::from_iter_values((0..ROWS).map(|row| (first + row) as i64))),
+                Arc::new(BooleanArray::from(vec![false; ROWS])),
             ];
             let rows = RecordBatch::try_new(schema(), columns).expect("columns of the schema");
             let origin = Origin { topic: "bench".into(), partition: 0, from: first as i64 - 1, to: (first + ROWS) as i64 - 1 };

@@ -63,6 +63,8 @@ pub enum Accumulator {
 /// A value and the place of the row it comes from.
 #[derive(Clone, Debug)]
 pub struct Picked {
+    /// The row's time is not believed: any other row replaces it.
+    future: bool,
     place: Place<Arc<str>>,
     value: Value,
 }
@@ -88,6 +90,8 @@ impl<T: AsRef<str>> Place<T> {
 pub struct Row<'a> {
     pub index: usize,
     pub time: Millis,
+    /// The time is not believed, see [`operator_core::batch::FUTURE`].
+    pub future: bool,
     pub offset: i64,
     pub origin: &'a Origin,
 }
@@ -197,15 +201,17 @@ impl Function {
         }
         let place = row.place();
         let replaces = match kept {
+            Some(kept) if kept.future != row.future => kept.future,
             Some(kept) if *self == Function::First => place < kept.place.borrowed(),
             Some(kept) => place >= kept.place.borrowed(),
             None => true,
         };
         if replaces && let Some(value) = column.value(row.index) {
             let place = Place { topic: row.origin.topic.clone(), time: row.time, partition: row.origin.partition, offset: row.offset };
+            let picked = Picked { future: row.future, place, value };
             match kept {
-                Some(kept) => **kept = Picked { place, value },
-                None => *kept = Some(Box::new(Picked { place, value })),
+                Some(kept) => **kept = picked,
+                None => *kept = Some(Box::new(picked)),
             }
         }
     }
@@ -261,14 +267,15 @@ impl Function {
                 0 => None,
                 _ => {
                     let place = Place { time: reader.i64()?, offset: reader.i64()?, topic: "".into(), partition: -1 };
-                    Some(Box::new(Picked { place, value: Value::decode(reader)? }))
+                    Some(Box::new(Picked { future: false, place, value: Value::decode(reader)? }))
                 }
             }),
             (Accumulator::Picked(_), 8) => {
+                let future = reader.u8()? != 0;
                 let time = reader.i64()?;
                 let topic = std::str::from_utf8(reader.bytes()?).ok()?.into();
                 let place = Place { time, topic, partition: reader.i64()?.try_into().ok()?, offset: reader.i64()? };
-                Accumulator::Picked(Some(Box::new(Picked { place, value: Value::decode(reader)? })))
+                Accumulator::Picked(Some(Box::new(Picked { future, place, value: Value::decode(reader)? })))
             }
             (Accumulator::Sketch(_), 6) => Accumulator::Sketch(Box::new(Sketch::decode(reader)?)),
             _ => return None,
@@ -311,7 +318,7 @@ impl Accumulator {
             Accumulator::Picked(None) => out.extend_from_slice(&[5, 0]),
             Accumulator::Picked(Some(picked)) => {
                 let Place { time, topic, partition, offset } = &picked.place;
-                out.push(8);
+                out.extend_from_slice(&[8, picked.future.into()]);
                 put_i128((*time).into(), out);
                 put_bytes(topic.as_bytes(), out);
                 put_i128((*partition).into(), out);
@@ -367,7 +374,7 @@ mod tests {
             match function.refuses(&column, index) {
                 Some(refusal) => refused.push(refusal),
                 None => {
-                    let row = Row { index, time: [5, 3, 9, 3][index % 4], offset: index as i64, origin: &origin };
+                    let row = Row { index, time: [5, 3, 9, 3][index % 4], future: false, offset: index as i64, origin: &origin };
                     function.add(&mut accumulator, Some(&column), row);
                 }
             }
@@ -426,9 +433,9 @@ mod tests {
         for (function, expected) in [(Function::First, 5), (Function::Last, 2)] {
             let mut kept = function.decode(&mut Reader::new(&old)).unwrap();
             let origin = Origin { topic: "t".into(), partition: 3, from: -1, to: 9 };
-            function.add(&mut kept, Some(&Column::new(&late)), Row { index: 0, time: 9, offset: 0, origin: &origin });
+            function.add(&mut kept, Some(&Column::new(&late)), Row { index: 0, time: 9, future: false, offset: 0, origin: &origin });
             assert_eq!(function.result(&kept), Ok(Some(Value::Int(expected))));
-            function.add(&mut kept, Some(&Column::new(&early)), Row { index: 0, time: 8, offset: 0, origin: &origin });
+            function.add(&mut kept, Some(&Column::new(&early)), Row { index: 0, time: 8, future: false, offset: 0, origin: &origin });
             assert_eq!(function.result(&kept), Ok(Some(Value::Int(if expected == 5 { 1 } else { 2 }))));
         }
     }

@@ -102,9 +102,10 @@ impl Groups {
         self.accumulators.get(slot * width..(slot + 1) * width).unwrap_or_default()
     }
 
-    /// Adds `row`, which no aggregate refuses, and counts it as held if this is where it is accounted for.
+    /// Adds `row`, which no aggregate refuses, and counts it as held if this is where it is accounted for. `age`: the event
+    /// time that makes the group as new, if one is known.
     #[inline]
-    pub fn add(&mut self, plan: &WindowPlan, slot: usize, columns: &[Column<'_>], row: Row<'_>, holds: bool) {
+    pub fn add(&mut self, plan: &WindowPlan, slot: usize, columns: &[Column<'_>], row: Row<'_>, holds: bool, age: Option<Millis>) {
         let width = plan.aggregates.len();
         let accumulators = self.accumulators.get_mut(slot * width..(slot + 1) * width).unwrap_or_default();
         for (aggregate, accumulator) in plan.aggregates.iter().zip(accumulators) {
@@ -118,7 +119,7 @@ impl Groups {
             slot.changed = true;
             slot.held += u64::from(holds);
             if plan.expire.is_some() {
-                slot.last = slot.last.max(Some(row.time));
+                slot.last = slot.last.max(age);
             }
         }
     }

@@ -14,7 +14,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, TimestampMillisecondArray, UInt32Array};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, TimestampMillisecondArray, UInt32Array};
 use arrow::compute::{take, take_record_batch};
 use operator_core::batch::{HEADERS, derived_system_columns};
 use operator_core::{Batch, Cx, Millis, NO_WATERMARK, Operator, Port, StateError, Time, keys};
@@ -72,6 +72,7 @@ struct System<'a> {
     times: &'a [Millis],
     watermarks: &'a [Millis],
     offsets: &'a [i64],
+    futures: &'a BooleanArray,
 }
 
 /// A batch with everything that was computed from it.
@@ -145,6 +146,9 @@ impl WindowOperator {
         if let Some(cause) = too_large(plan, rows, &self.group, row.index).or_else(|| refused(plan, &rows.columns, row.index)) {
             return Ok(Fate::Rejected(cause));
         }
+        // A time that is not believed makes no group older or newer than its partition's time does.
+        let now = if row.future { watermark } else { row.time.max(watermark) };
+        let age = if row.future { Some(watermark).filter(|time| *time != NO_WATERMARK) } else { Some(row.time) };
         self.open.clear();
         let mut end = last;
         for _ in 0..plan.windows.overlapping() {
@@ -152,13 +156,13 @@ impl WindowOperator {
                 break;
             }
             let slot = self.groups.find(plan, end, &self.group, cx.state())?;
-            let slot = self.groups.renew(plan, slot, (end, &self.group), row.time.max(watermark), cx.state())?;
+            let slot = self.groups.renew(plan, slot, (end, &self.group), now, cx.state())?;
             self.open.push((end, slot));
             end -= plan.windows.every;
         }
         for (nth, (_, slot)) in self.open.iter().enumerate() {
             let holds = nth == 0 && plan.emit == Emit::OnClose;
-            self.groups.add(plan, *slot, &rows.columns, row, holds);
+            self.groups.add(plan, *slot, &rows.columns, row, holds, age);
         }
         self.add_distinct(plan, rows, row.index, cx)?;
         if let (Earliest::End(earliest), Some((end, _))) = (self.earliest, self.open.last()) {
@@ -384,6 +388,7 @@ impl<'a> Rows<'a> {
             times: batch.times().ok_or_else(missing)?.values(),
             watermarks: batch.watermarks().ok_or_else(missing)?.values(),
             offsets: batch.offsets().ok_or_else(missing)?.values(),
+            futures: batch.futures().ok_or_else(missing)?,
         };
         let distinct = plan.distinct.iter().filter_map(|place| Some((*place, inputs.select(&plan.aggregates.get(*place)?.inputs))));
         Ok(Rows {
@@ -399,8 +404,9 @@ impl<'a> Rows<'a> {
     #[inline]
     fn row(&self, index: usize) -> (Row<'a>, Millis) {
         let at = |column: &[i64]| column.get(index).copied().unwrap_or_default();
-        let System { times, watermarks, offsets } = &self.system;
-        (Row { index, time: at(times), offset: at(offsets), origin: &self.batch.origin }, at(watermarks))
+        let System { times, watermarks, offsets, futures } = &self.system;
+        let future = index < futures.len() && futures.value(index);
+        (Row { index, time: at(times), future, offset: at(offsets), origin: &self.batch.origin }, at(watermarks))
     }
 }
 
@@ -433,6 +439,7 @@ impl Updates {
             Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC")),
             Arc::new(self.rows.iter().map(|i| row(i).1.saturating_sub(plan.windows.lateness)).collect::<Int64Array>()),
             Arc::new(self.rows.iter().map(|i| row(i).0.offset).collect::<Int64Array>()),
+            Arc::new(self.rows.iter().map(|i| Some(row(i).0.future)).collect::<BooleanArray>()),
         ];
         let indices = UInt32Array::from(std::mem::take(&mut self.rows));
         let unfit = |e| StateError::new(format!("updates of {} rows: {e}", rows.batch.num_rows()));

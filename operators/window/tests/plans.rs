@@ -55,6 +55,7 @@ fn the_result_has_group_window_and_computed_columns() {
             ("_time", time_type(), false),
             ("_watermark", DataType::Int64, false),
             ("_offset", DataType::Int64, false),
+            ("_future", DataType::Boolean, false),
         ]
     );
     assert_eq!(main.key, KeyEffect::Columns(vec!["sku".into(), "amount".into()]));

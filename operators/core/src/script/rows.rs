@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Int64Array, RecordBatch, RecordBatchOptions, TimestampMillisecondArray};
+use arrow::array::{BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::{show, types};
-use crate::batch::{Millis, NO_WATERMARK, OFFSET, TIME, WATERMARK, system_fields};
+use crate::batch::{FUTURE, Millis, NO_WATERMARK, OFFSET, TIME, WATERMARK, system_fields};
 
 /// A table as drawn: names and types of the header, cells of the rows.
 pub(super) struct Drawn {
@@ -98,6 +98,12 @@ impl Drawn {
         cells.map(|cell| if cell.is_empty() { Ok(None) } else { show::read_time(cell).map(Some) }).collect()
     }
 
+    /// Where a column says `true`.
+    pub fn flags(&self, column: &str) -> Vec<bool> {
+        let at = self.columns.iter().position(|(name, _)| name == column);
+        self.rows.iter().map(|row| at.and_then(|at| row.get(at)).is_some_and(|cell| cell == "true")).collect()
+    }
+
     /// The numbers in a column, for rows that have one.
     pub fn numbers(&self, column: &str) -> Result<Vec<Option<i64>>, String> {
         let Some(at) = self.columns.iter().position(|(name, _)| name == column) else {
@@ -184,16 +190,17 @@ impl Clock {
     /// Adds the system columns to the rows of a table. `times`: event times that come from a user column.
     pub fn stamp(&mut self, user: &RecordBatch, drawn: &Drawn, times: Option<Vec<Millis>>) -> Result<RecordBatch, String> {
         let (given, marks, numbers) = (drawn.times(TIME)?, drawn.times(WATERMARK)?, drawn.numbers(OFFSET)?);
+        let futures = drawn.flags(FUTURE);
         let mut system: [Vec<i64>; 3] = Default::default();
         let [all_times, all_marks, all_offsets] = &mut system;
-        for (row, ((time, mark), offset)) in given.into_iter().zip(marks).zip(numbers).enumerate() {
+        for (row, (((time, mark), offset), future)) in given.into_iter().zip(marks).zip(numbers).zip(&futures).enumerate() {
             let from_column = times.as_ref().and_then(|t| t.get(row)).copied();
             let time = time.or(from_column).unwrap_or(self.rows * 1000);
             all_times.push(time);
             all_marks.push(mark.unwrap_or(self.watermark()));
             all_offsets.push(offset.unwrap_or(self.next_offset));
             self.next_offset = offset.unwrap_or(self.next_offset) + 1;
-            self.newest = self.newest.max(time);
+            self.newest = if *future { self.newest } else { self.newest.max(time) };
             self.rows += 1;
         }
         let [times, marks, offsets] = system;
@@ -201,6 +208,7 @@ impl Clock {
         columns.push(Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC")));
         columns.push(Arc::new(Int64Array::from(marks)));
         columns.push(Arc::new(Int64Array::from(offsets)));
+        columns.push(Arc::new(BooleanArray::from(futures)));
         RecordBatch::try_new(with_system(&user.schema()), columns).map_err(|e| e.to_string())
     }
 }

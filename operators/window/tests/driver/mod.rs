@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, TimestampMillisecondArray};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use operator_core::batch::{is_system, system_fields};
@@ -30,6 +30,7 @@ pub fn batch(schema: &SchemaRef, user: Vec<ArrayRef>, times: &[(Millis, Millis)]
     columns.push(Arc::new(TimestampMillisecondArray::from_iter_values(times.iter().map(|t| t.0)).with_timezone("UTC")));
     columns.push(Arc::new(Int64Array::from_iter_values(times.iter().map(|t| t.1))));
     columns.push(Arc::new(Int64Array::from_iter_values((0..times.len()).map(|n| first_offset + n as i64))));
+    columns.push(Arc::new(BooleanArray::from(vec![false; times.len()])));
     let rows = RecordBatch::try_new(schema.clone(), columns).unwrap();
     let to = first_offset + times.len() as i64 - 1;
     Batch::new(rows, Origin { topic: "t".into(), partition: 0, from: first_offset - 1, to })
