@@ -72,6 +72,8 @@ pub enum Event {
         partition: TopicPartition,
         offset: i64,
     },
+    /// The answer to [`Consumer::ask_ends`]: the high watermarks of the partitions whose leaders answered.
+    Ends(Vec<(TopicPartition, i64)>),
 }
 
 /// A committed position of the group.
@@ -124,6 +126,10 @@ pub trait Consumer: Send {
     fn commit(&mut self, offsets: &[(TopicPartition, Committed)]) -> Result<(), BrokerError>;
     /// First and next offset of a partition (low and high watermark).
     fn bounds(&mut self, partition: &TopicPartition) -> Result<(i64, i64), BrokerError>;
+    /// Asks the leaders of these partitions for their high watermarks and returns at once. Every question is answered by one
+    /// [`Event::Ends`], in the order asked; a partition whose leader doesn't answer within seconds is missing there. The
+    /// watermarks are those of some moment after the question.
+    fn ask_ends(&mut self, partitions: &[TopicPartition]) -> Result<(), BrokerError>;
 }
 
 /// A record to be written.

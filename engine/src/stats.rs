@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use crate::broker::TopicPartition;
 use crate::lane::Taken;
+use crate::time::Held;
 
 /// Upper bounds of latency buckets in milliseconds.
 pub const LATENCY_BUCKETS: [f64; 14] =
@@ -120,6 +121,8 @@ pub struct Snapshot {
     pub tasks: BTreeMap<usize, Vec<(usize, i32)>>,
     /// Partitions that wait, and for what.
     pub waiting: BTreeMap<TopicPartition, String>,
+    /// Silent partitions that can't follow the wall clock, and why.
+    pub held: BTreeMap<TopicPartition, Held>,
     /// Restarts of lanes, and the last cause.
     pub restarts: u64,
     pub last_error: Option<String>,
@@ -209,9 +212,25 @@ impl Stats {
         for partition in partitions {
             s.partitions.remove(partition);
             s.waiting.remove(partition);
+            s.held.remove(partition);
         }
         s.forget_restores();
     }
+
+    /// The watermark of a silent partition is held back, or not any longer.
+    pub(crate) fn held(&self, partition: &TopicPartition, held: Option<Held>) {
+        match held {
+            Some(held) => {
+                tracing::warn!(%partition, reason = held.reason(), "the watermark is held back: {held}");
+                self.0.lock().held.insert(partition.clone(), held);
+            }
+            None => {
+                tracing::info!(%partition, "the watermark is no longer held back");
+                self.0.lock().held.remove(partition);
+            }
+        }
+    }
+
     pub(crate) fn restoring(&self, task: (usize, i32), left: u64, total: u64) {
         let mut s = self.0.lock();
         if left == 0 {

@@ -4,7 +4,10 @@
 //! prefix and on nothing else (rule R6) with two exceptions that a person can see coming:
 //! - a row from the future (beyond `max_future` ahead of its record's timestamp or of the clock) doesn't move it;
 //! - a partition read to its end and silent for `idle` trails the wall clock instead of holding everybody up. That
-//!   can only happen at the end of the log, so a catch-up or a backfill never sees it.
+//!   can only happen at the end of the log, so a catch-up or a backfill never sees it, and only where the silence is proven
+//!   ([`crate::lane`]'s `silence.rs` says how). A clock that jumps carries no watermark along ([`TrustedWall`]).
+
+use std::fmt;
 
 use operator_core::{Millis, NO_WATERMARK};
 
@@ -63,15 +66,95 @@ impl PartitionTime {
         self.silent_since.get_or_insert(monotonic);
     }
 
-    /// Lets a silent partition follow the wall clock. True if the watermark moved.
-    pub fn idle(&mut self, monotonic: Millis, wall: Millis) -> bool {
-        let (Some(idle), Some(since)) = (self.bounds.idle, self.silent_since) else { return false };
-        let target = wall.saturating_sub(idle).saturating_sub(self.bounds.out_of_order);
-        let moves = monotonic - since >= idle && target >= self.watermark.saturating_add(IDLE_STEP);
-        if moves {
-            self.watermark = target;
+    /// Where the watermark may be if nothing came until this moment.
+    fn silent_watermark(&self, until: Moment) -> Option<Millis> {
+        let (idle, since) = (self.bounds.idle?, self.silent_since?);
+        (until.monotonic - since >= idle).then(|| until.wall.saturating_sub(idle).saturating_sub(self.bounds.out_of_order))
+    }
+
+    /// Whether it is worth a question if anything came until this moment.
+    pub fn wants_proof(&self, until: Moment) -> bool {
+        self.silent_watermark(until).is_some_and(|target| target >= self.watermark.saturating_add(IDLE_STEP))
+    }
+
+    /// Nothing came until this moment, which is proven: follows the wall clock. True if the watermark moved.
+    pub fn silent(&mut self, until: Moment) -> bool {
+        let target = self.silent_watermark(until).filter(|target| *target > self.watermark);
+        self.watermark = target.unwrap_or(self.watermark);
+        target.is_some()
+    }
+}
+
+/// A moment by both clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// By which silence is measured ([`crate::broker::Clock::silence`]).
+    pub monotonic: Millis,
+    /// By the wall clock, as far as it is trusted.
+    pub wall: Millis,
+}
+
+/// The wall clock as far as watermarks may follow it: no faster than monotonic time, unless records of other machines
+/// are stamped with the time it shows. A clock set back wrongly, and set right again, leaves no trace.
+#[derive(Clone, Copy, Debug)]
+pub struct TrustedWall {
+    /// Wall time minus monotonic time that is believed.
+    ahead: Millis,
+}
+
+impl TrustedWall {
+    /// The clock is believed as it is at the start.
+    pub fn new(wall: Millis, monotonic: Millis) -> TrustedWall {
+        TrustedWall { ahead: wall.saturating_sub(monotonic) }
+    }
+
+    /// The time, given what both clocks show.
+    pub fn at(&self, wall: Millis, monotonic: Millis) -> Millis {
+        wall.min(monotonic.saturating_add(self.ahead))
+    }
+
+    /// A record was stamped with this time; the clocks show these.
+    pub fn witness(&mut self, timestamp: Millis, wall: Millis, monotonic: Millis) {
+        self.ahead = self.ahead.max(timestamp.min(wall).saturating_sub(monotonic));
+    }
+}
+
+/// What keeps a silent partition from following the wall clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// There is more than can be read, from offset `from` up to `to`: behind an open transaction, as a rule.
+    Unread { from: i64, to: i64 },
+    /// The leader does not answer.
+    NoAnswer,
+    /// The wall clock jumped ahead by so many milliseconds.
+    Clock { ahead: Millis },
+}
+
+impl Held {
+    /// One word, for metrics.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Held::Unread { .. } => "unread",
+            Held::NoAnswer => "no_answer",
+            Held::Clock { .. } => "clock",
         }
-        moves
+    }
+}
+
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Held::Unread { from, to } => write!(
+                f,
+                "records from offset {from} up to {to} can't be read: a transaction is open there. Time goes on when its producer ends it or the brokers do (transaction.timeout.ms)"
+            ),
+            Held::NoAnswer => f.write_str("the leader of the partition does not answer. Time goes on when it can be reached"),
+            Held::Clock { ahead } => write!(
+                f,
+                "the wall clock jumped ahead by {} s, and no record shows that time. Check the clock; if it is right, restart the worker",
+                ahead / 1_000
+            ),
+        }
     }
 }
 
@@ -118,6 +201,10 @@ mod tests {
         PartitionTime::new(TimeBounds { out_of_order: 5, idle: Some(60_000), max_future: 300_000 }, NO_WATERMARK)
     }
 
+    fn at(monotonic: Millis, wall: Millis) -> Moment {
+        Moment { monotonic, wall }
+    }
+
     #[test]
     fn watermarks_trail_the_largest_time() {
         let mut p = partition();
@@ -140,13 +227,28 @@ mod tests {
     fn only_silence_at_the_end_follows_the_clock() {
         let mut p = partition();
         p.observe(1_000, Some(1_000), 500_000);
-        assert!(!p.idle(100_000, 500_000), "the end was not reached");
+        assert!(!p.silent(at(100_000, 500_000)), "the end was not reached");
         p.ended(100_000);
-        assert!(!p.idle(159_999, 500_000));
-        assert!(p.idle(160_000, 500_000));
+        assert!(!p.silent(at(159_999, 500_000)));
+        assert!(p.wants_proof(at(160_000, 500_000)) && p.silent(at(160_000, 500_000)));
         assert_eq!(p.watermark(), 500_000 - 60_000 - 5);
+        assert!(!p.wants_proof(at(160_999, 500_999)), "not for every millisecond");
+        assert!(!p.silent(at(170_000, 400_000)), "never back");
         p.active();
-        assert!(!p.idle(900_000, 900_000));
+        assert!(!p.silent(at(900_000, 900_000)));
+    }
+
+    #[test]
+    fn the_wall_is_trusted_as_far_as_time_passed_or_records_show_it() {
+        let mut wall = TrustedWall::new(1_000_000, 0);
+        assert_eq!(wall.at(1_005_000, 5_000), 1_005_000);
+        assert_eq!(wall.at(4_605_000, 5_000), 1_005_000, "it jumped ahead");
+        assert_eq!(wall.at(905_000, 5_000), 905_000, "it jumped back");
+        assert_eq!(wall.at(1_006_000, 6_000), 1_006_000, "and was set right");
+        wall.witness(9_000_000, 4_606_000, 6_000);
+        assert_eq!(wall.at(4_606_000, 6_000), 4_606_000, "a record shows the time, and no more than the clock does");
+        wall.witness(0, 4_606_000, 6_000);
+        assert_eq!(wall.at(4_607_000, 7_000), 4_607_000, "an old record shows nothing");
     }
 
     #[test]

@@ -65,7 +65,6 @@ pub fn run(world: &World, lanes: Vec<LaneConfig>, stop: &Stop) -> Result<(), Lan
             ended.unwrap_or_else(|_| Err(LaneEnd::Stop("a lane panicked: this is a bug".into())))
         })?);
     }
-    watch_ends(world.clone(), stop.clone())?;
     let mut result = Ok(());
     for thread in threads {
         let ended = thread.join().unwrap_or_else(|_| Err(LaneEnd::Stop("a thread of the worker panicked".into())));
@@ -140,24 +139,4 @@ fn read_tables(world: &World, stop: &Stop) -> Result<(), LaneEnd> {
         }
     }
     Ok(())
-}
-
-/// Keeps the ends of the input partitions current, for lag. On a thread that nobody waits for: with brokers away a
-/// question takes longer than a worker has to stop.
-fn watch_ends(world: World, stop: Stop) -> Result<(), LaneEnd> {
-    spawn("ends", move || {
-        while !stop.is_stopped() {
-            for partition in world.stats.snapshot().partitions.into_keys() {
-                if stop.is_stopped() {
-                    break;
-                }
-                if let Ok((_, end)) = world.broker.bounds(&partition) {
-                    world.stats.end(&partition, end);
-                }
-            }
-            stop.pause(Duration::from_secs(1));
-        }
-        Ok(())
-    })
-    .map(drop)
 }

@@ -186,6 +186,10 @@ impl Consumer for Crashing<Box<dyn Consumer>> {
     fn bounds(&mut self, partition: &TopicPartition) -> Result<(i64, i64), BrokerError> {
         self.inner.bounds(partition)
     }
+
+    fn ask_ends(&mut self, partitions: &[TopicPartition]) -> Result<(), BrokerError> {
+        self.inner.ask_ends(partitions)
+    }
 }
 
 impl Producer for Crashing<Box<dyn Producer>> {

@@ -158,6 +158,11 @@ pub fn render(shown: &Shown) -> Result<String, String> {
         &[],
         s.waiting.len() as f64,
     );
+    for (tp, held) in &s.held {
+        let partition = tp.partition.to_string();
+        let labels = [("topic", tp.topic.as_ref()), ("partition", partition.as_str()), ("reason", held.reason())];
+        f.gauge("headwater_watermark_held", "Silent input partitions whose watermark can't follow the wall clock, and why.", &labels, 1.0);
+    }
     for (table, rows) in shown.tables.sizes() {
         f.gauge("headwater_table_rows", "Rows of a table.", &[("table", &table)], rows as f64);
     }

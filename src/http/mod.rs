@@ -56,10 +56,12 @@ async fn metrics_page(State(shown): State<Shown>) -> impl IntoResponse {
     }
 }
 
-/// The process works, also where a sink has stopped: starting it again would not help.
+/// The process works, also where a sink has stopped: starting it again would not help. What holds results back stands below.
 async fn health(State(shown): State<Shown>) -> String {
+    let held = shown.stats.snapshot().held;
     let stopped = shown.stopped().map(|(sink, why)| format!("stopped: {}\n", of_sink(sink, &why)));
-    "ok\n".to_string() + &stopped.collect::<String>()
+    let held = held.iter().map(|(partition, held)| format!("the watermark of {partition} is held back: {held}\n"));
+    "ok\n".to_string() + &stopped.chain(held).collect::<String>()
 }
 
 /// A cause that names its sink.

@@ -34,6 +34,7 @@ use rdkafka::bindings as sys;
 
 use super::admin::Admin;
 use super::codes;
+use super::ends::Ends;
 use super::group::{self, Group, Rebalance};
 use super::lists::{self, PartitionList};
 use super::native::{self, Client, ErrorFacts, raw};
@@ -47,6 +48,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 pub(super) struct KafkaConsumer {
     client: Arc<Client<Group>>,
     fetcher: Fetcher<Group>,
+    ends: Ends<Group>,
     admin: Arc<Admin>,
     group: String,
     /// What the group gave this member.
@@ -92,6 +94,7 @@ impl KafkaConsumer {
         }
         Ok(KafkaConsumer {
             fetcher: Fetcher::new(client.clone(), queue),
+            ends: Ends::of(&client),
             client,
             admin: admin.clone(),
             group: group.to_owned(),
@@ -293,6 +296,7 @@ impl Consumer for KafkaConsumer {
         let mut events = Vec::with_capacity(fetched.len());
         let dropping = self.rebalanced(&mut events)?;
         self.deliver(fetched, dropping, &mut events);
+        events.extend(self.ends.answer().map(Event::Ends));
         match self.failed.take() {
             Some(error) if events.is_empty() => Err(error),
             later => {
@@ -401,6 +405,10 @@ impl Consumer for KafkaConsumer {
 
     fn bounds(&mut self, partition: &TopicPartition) -> Result<(i64, i64), BrokerError> {
         self.admin.bounds(partition)
+    }
+
+    fn ask_ends(&mut self, partitions: &[TopicPartition]) -> Result<(), BrokerError> {
+        self.ends.ask(partitions)
     }
 }
 

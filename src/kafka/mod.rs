@@ -4,7 +4,7 @@
 //! object, an allocation or a callback per record, and error codes and header names of other people's making cannot
 //! panic. What each part guarantees, and which finding in librdkafka's source it rests on, stands in its module:
 //! [`consumer`] (rebalances, positions), [`producer`] and [`commit`] (transactions), [`records`] (waiting, memory),
-//! [`reader`], [`admin`].
+//! [`reader`], [`admin`], [`ends`].
 //!
 //! Settings: a user may add any client property (security, tuning) except those that carry a guarantee; see
 //! [`RESERVED`]. Property values are never printed, neither by `Debug` nor in errors: they hold passwords.
@@ -14,6 +14,7 @@ mod codes;
 mod commit;
 mod consumer;
 mod deliveries;
+mod ends;
 mod group;
 mod lists;
 mod native;

@@ -1,6 +1,6 @@
 //! The thin, unsafe layer over librdkafka's C interface: clients, settings, errors.
 //!
-//! Ownership: a [`Client`] owns its `rd_kafka_t`, the queue and the topic handles made through it, and the context its
+//! Ownership: a [`Client`] owns its `rd_kafka_t`, the queues and the topic handles made through it, and the context its
 //! callbacks see. Whatever borrows from the client's memory (fetched records, commits under way) holds an `Arc` of it,
 //! so that the library's "destroy everything else first" holds by construction. Destroying waits for the client's
 //! threads, which can take long while brokers are away: it is done on a thread of its own and nobody waits for it.
@@ -134,7 +134,7 @@ impl Drop for Settings {
 struct Parts {
     /// Partitions read without a group: must be stopped.
     started: Vec<(*mut NativeTopic, i32)>,
-    queue: Option<*mut NativeQueue>,
+    queues: Vec<*mut NativeQueue>,
     topics: Vec<*mut NativeTopic>,
 }
 
@@ -196,7 +196,7 @@ impl<C: Context> Client<C> {
 
     /// Keeps `queue` until the client goes.
     pub(super) fn keep_queue(&self, queue: *mut NativeQueue) {
-        self.parts.lock().queue = Some(queue);
+        self.parts.lock().queues.push(queue);
     }
 
     /// A handle for `name`, valid as long as the client.
@@ -288,7 +288,7 @@ impl<C> Remains<C> {
             for (topic, partition) in self.parts.started {
                 sys::rd_kafka_consume_stop(topic, partition);
             }
-            if let Some(queue) = self.parts.queue {
+            for queue in self.parts.queues {
                 sys::rd_kafka_queue_destroy(queue);
             }
             if self.producer {

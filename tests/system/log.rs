@@ -57,6 +57,17 @@ pub fn produce_with(environment: &Ephemeral, topic: &str, partition: i32, key: O
     producer.flush(Duration::from_secs(30)).unwrap();
 }
 
+/// Opens a transaction with one record, which the brokers have.
+pub fn begin(environment: &Ephemeral, id: &str, topic: &str, partition: i32, key: &str, value: &[u8]) -> BaseProducer {
+    let producer: BaseProducer = client(environment).set("transactional.id", id).create().unwrap();
+    producer.init_transactions(Duration::from_secs(30)).unwrap();
+    producer.begin_transaction().unwrap();
+    let record = BaseRecord::<str, [u8]>::to(topic).partition(partition).key(key).payload(value);
+    producer.send(record).map_err(|(e, _)| e).unwrap();
+    producer.flush(Duration::from_secs(30)).unwrap();
+    producer
+}
+
 /// Everything committed in a topic, to its end; nothing where there is no such topic yet.
 pub fn read(environment: &Ephemeral, topic: &str) -> Vec<Read> {
     let mut config = client(environment);

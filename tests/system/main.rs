@@ -17,5 +17,6 @@ mod log;
 mod outages;
 mod outputs;
 mod poison;
+mod silence;
 mod tooling;
 mod worker;

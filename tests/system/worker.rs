@@ -34,6 +34,11 @@ pub struct Worker {
 impl Worker {
     /// Starts `hw run` on a pipeline with the services' addresses. `slot`: folder of its state, kept between starts.
     pub fn start(environment: &Ephemeral, pipeline: &Path, dir: &Path, slot: usize, fail: Option<&str>) -> Worker {
+        Worker::start_with(environment, pipeline, dir, slot, &fail.map_or(vec![], |fail| vec![("HW_FAIL", fail)]))
+    }
+
+    /// The same with variables of the environment.
+    pub fn start_with(environment: &Ephemeral, pipeline: &Path, dir: &Path, slot: usize, variables: &[(&str, &str)]) -> Worker {
         let log = dir.join(format!("worker-{slot}.log"));
         let file = File::options().create(true).append(true).open(&log).expect("a log file");
         let began = file.metadata().expect("a log file").len() as usize;
@@ -45,10 +50,7 @@ impl Worker {
         command.env("HW_CLICKHOUSE", environment.clickhouse.as_deref().unwrap_or_default());
         command.env("HW_STATE_DIR", dir.join(format!("state-{slot}")));
         command.env("HW_LOG", "info");
-        match fail {
-            Some(fail) => command.env("HW_FAIL", fail),
-            None => command.env_remove("HW_FAIL"),
-        };
+        command.env_remove("HW_FAIL").envs(variables.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn().expect("hw starts");
         Worker { child, log, began }
     }
@@ -62,9 +64,21 @@ impl Worker {
     /// SIGTERM, and the exit status. Before that the row ledger must be exact: every test ends with it.
     pub fn stop(mut self) -> ExitStatus {
         self.ledger_is_exact();
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process of ours");
+        self.signal(rustix::process::Signal::TERM);
         self.wait(Duration::from_secs(60)).unwrap_or_else(|| panic!("the worker does not stop:\n{}", self.log_tail()))
+    }
+
+    /// SIGSTOP: the process does nothing until [`Worker::thaw`].
+    pub fn freeze(&self) {
+        self.signal(rustix::process::Signal::STOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(rustix::process::Signal::CONT);
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        rustix::process::kill_process(rustix::process::Pid::from_child(&self.child), signal).expect("a process of ours");
     }
 
     /// Waits for the process to end by itself.

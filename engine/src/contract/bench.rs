@@ -239,6 +239,7 @@ impl<'a> Contract<'a> {
                     Event::End { partition, offset } => {
                         ends.insert(partition, offset);
                     }
+                    Event::Ends(_) => {}
                     Event::Assigned(_) | Event::Revoked { .. } => return Err("an unexpected rebalance".to_owned()),
                 }
             }

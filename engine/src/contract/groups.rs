@@ -45,6 +45,7 @@ impl Lane {
                         return Err(format!("{partition} delivers although it is not this member's"));
                     }
                 }
+                Event::Ends(_) => {}
             }
         }
         Ok(())

@@ -27,8 +27,8 @@ pub use self::groups::{
     commits_outside_transactions, membership_that_does_not_fence_is_refused, stale_membership_is_fenced, two_members_share,
 };
 pub use self::reading::{
-    empty_partitions_end, out_of_range_is_reported, paused_partitions_are_silent, readers_read_from_an_offset_to_the_end,
-    start_delivers_exactly_from_there, the_last_of_many_starts_counts,
+    empty_partitions_end, ends_are_high_watermarks, out_of_range_is_reported, paused_partitions_are_silent,
+    readers_read_from_an_offset_to_the_end, start_delivers_exactly_from_there, the_last_of_many_starts_counts,
 };
 pub use self::transactions::{
     aborted_records_never_arrive, new_producer_fences_the_old, offsets_commit_with_the_transaction, open_transactions_hide_what_follows,
@@ -61,7 +61,7 @@ impl Default for Patience {
 }
 
 /// All clauses with their names.
-pub const CLAUSES: [(&str, Clause); 20] = [
+pub const CLAUSES: [(&str, Clause); 21] = [
     ("topics_are_created", topics_are_created),
     ("committed_records_arrive_whole", committed_records_arrive_whole),
     ("empty_transactions_commit", empty_transactions_commit),
@@ -80,6 +80,7 @@ pub const CLAUSES: [(&str, Clause); 20] = [
     ("the_last_of_many_starts_counts", the_last_of_many_starts_counts),
     ("paused_partitions_are_silent", paused_partitions_are_silent),
     ("empty_partitions_end", empty_partitions_end),
+    ("ends_are_high_watermarks", ends_are_high_watermarks),
     ("readers_read_from_an_offset_to_the_end", readers_read_from_an_offset_to_the_end),
     ("out_of_range_is_reported", out_of_range_is_reported),
 ];

@@ -1,7 +1,7 @@
 //! Clauses: what a consumer and a reader deliver, from where, and until when.
 
 use super::Verdict;
-use super::bench::{Contract, Seen, expect, own, said, texts};
+use super::bench::{Contract, Seen, expect, nobody, own, put, said, texts};
 use crate::broker::{Consumer, Event, Failure, TopicPartition};
 
 /// How many polls without an event are taken for silence.
@@ -116,6 +116,46 @@ pub fn empty_partitions_end(contract: &mut Contract<'_>) -> Verdict {
         expect("records", log.len(), 0)?;
     }
     Ok(())
+}
+
+/// The high watermark counts records of open transactions, which can't be read; every question has one answer.
+pub fn ends_are_high_watermarks(contract: &mut Contract<'_>) -> Verdict {
+    let partitions = contract.topic("ends", 2)?;
+    let [open, quiet] = partitions.as_slice() else { return Err("two partitions were asked for".to_owned()) };
+    contract.write(quiet, &["q"])?;
+    let mut consumer = contract.sole_consumer(open)?;
+    let start: Vec<_> = partitions.iter().map(|partition| (partition.clone(), 0)).collect();
+    consumer.start(&start).map_err(said("start"))?;
+    let id = contract.name("writer");
+    let mut producer = contract.producer(Some(&id))?;
+    producer.begin().map_err(said("begin"))?;
+    put(&mut *producer, open, "a").map_err(said("send"))?;
+    contract.wait_for_high(open, 1)?;
+    // A record and its marker; an open record.
+    expect("ends with an open transaction", ends(contract, &mut *consumer, &partitions)?, vec![(open.clone(), 1), (quiet.clone(), 2)])?;
+    contract.finish_well(&mut *producer, Vec::new(), nobody())?;
+    contract.wait_for_high(open, 2)?;
+    expect("the end behind the marker", ends(contract, &mut *consumer, std::slice::from_ref(open))?, vec![(open.clone(), 2)])
+}
+
+/// Asks three times and gives the last answer; nothing may come behind it.
+fn ends(contract: &Contract<'_>, consumer: &mut dyn Consumer, partitions: &[TopicPartition]) -> Verdict<Vec<(TopicPartition, i64)>> {
+    for _ in 0..3 {
+        consumer.ask_ends(partitions).map_err(said("ask for ends"))?;
+    }
+    let (mut answers, mut polls) = (Vec::new(), 0);
+    contract.patiently("answers", || {
+        for event in consumer.poll(50, contract.patience.timeout).map_err(said("poll"))? {
+            if let Event::Ends(mut ends) = event {
+                ends.sort();
+                answers.push(ends);
+            }
+        }
+        polls += u32::from(answers.len() >= 3);
+        Ok((polls >= QUIET_POLLS.min(contract.patience.polls)).then_some(()))
+    })?;
+    expect("answers to three questions", answers.len(), 3)?;
+    answers.pop().ok_or_else(|| "no answer".to_owned())
 }
 
 /// A reader reads from the offsets it was given to the high watermark, reports it, and goes on when more comes.

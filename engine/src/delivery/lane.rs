@@ -210,6 +210,7 @@ impl Delivery {
                 Event::End { partition, offset } => {
                     self.saw_end(partition.partition, offset)?;
                 }
+                Event::Ends(_) => {}
             }
         }
         Ok(busy)

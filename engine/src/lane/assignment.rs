@@ -106,6 +106,7 @@ impl Lane {
                     uncommitted: committed.is_none(),
                     end: position,
                     stored_at: self.world.clock.monotonic(),
+                    hold: Default::default(),
                 };
                 made.rewind();
                 return Ok(Some(made));

@@ -7,11 +7,12 @@ use operator_core::{Batch, Millis, NO_WATERMARK, Origin};
 
 use super::Waiting;
 use super::keys::{KeyCheck, Notations};
+use super::silence::Hold;
 use crate::broker::TopicPartition;
 use crate::decode::{BadRecord, Decoder};
 use crate::output::{ORIGIN, WRITER, WRITER_WATERMARK, check_repartitioned};
 use crate::task::Writers;
-use crate::time::{PartitionTime, TimeBounds};
+use crate::time::{Moment, PartitionTime, TimeBounds};
 
 pub(super) enum InputKind {
     Source { decoder: Box<Decoder>, time: PartitionTime, bounds: TimeBounds, keys: Option<Box<KeyCheck>> },
@@ -38,11 +39,15 @@ pub(super) struct InputPartition {
     pub end: i64,
     /// Monotonic time of the last commit of its position.
     pub stored_at: Millis,
+    /// What keeps it from following the wall clock.
+    pub hold: Hold,
 }
 
-/// How often an idle partition's position is committed anew: markers at its end must not be all that is left of the log
+/// How often the position of an idle partition is committed: markers at its end must not be all that is left of the log
 /// there, or retention would pass the position one day.
 const HEARTBEAT: Millis = 3_600_000;
+/// After this long the markers at the end of what was read are committed, or they count as lag.
+const TRAILING: Millis = 1_000;
 
 /// What one round of decoding gave.
 #[derive(Default)]
@@ -117,17 +122,37 @@ impl InputPartition {
 
     /// True if its position is to be committed although nothing has come for long; it then is the end.
     pub fn beats(&mut self, monotonic: Millis) -> bool {
-        let due = self.started && self.waiting.is_empty() && !self.paused && monotonic - self.stored_at >= HEARTBEAT;
+        let every = if self.position() > self.committed { TRAILING } else { HEARTBEAT };
+        let due = self.started && self.hears() && monotonic - self.stored_at >= every;
         if due {
-            self.next = self.next.max(self.end);
             self.stored_at = monotonic;
         }
         due
     }
 
-    pub fn idle(&mut self, silence: Millis, wall: Millis) -> bool {
+    /// Everything that was delivered is processed.
+    fn hears(&self) -> bool {
+        self.waiting.is_empty() && !self.paused
+    }
+
+    /// The position to commit: behind the markers of transactions where everything before them is processed.
+    pub fn position(&self) -> i64 {
+        if self.hears() { self.next.max(self.end) } else { self.next }
+    }
+
+    /// Its watermark could follow the wall clock if nothing came until then.
+    pub fn wants_proof(&self, until: Moment) -> bool {
+        match &self.kind {
+            InputKind::Source { time, .. } => self.started && self.hears() && time.wants_proof(until),
+            InputKind::Repartition { .. } => false,
+        }
+    }
+
+    /// Nothing came until then: true if its watermark moved.
+    pub fn silent(&mut self, until: Moment) -> bool {
+        let hears = self.started && self.hears();
         match &mut self.kind {
-            InputKind::Source { time, .. } => time.idle(silence, wall),
+            InputKind::Source { time, .. } => hears && time.silent(until),
             InputKind::Repartition { .. } => false,
         }
     }
@@ -240,15 +265,19 @@ mod tests {
             uncommitted: false,
             end: 5,
             stored_at: 0,
+            hold: Hold::default(),
         };
         input.ended(9, 1);
         input.rewind();
-        assert!(input.beats(HEARTBEAT));
-        assert_eq!(input.next, 5, "offsets 5 to 8 were not committed");
+        assert!(!input.beats(TRAILING) && input.beats(HEARTBEAT));
+        assert_eq!(input.position(), 5, "offsets 5 to 8 were not committed");
         // Read to the end again, the markers there are passed.
         input.next = 8;
         input.ended(9, HEARTBEAT);
-        assert!(input.beats(2 * HEARTBEAT));
-        assert_eq!(input.next, 9);
+        assert!(!input.beats(HEARTBEAT + TRAILING - 1) && input.beats(HEARTBEAT + TRAILING));
+        assert_eq!(input.position(), 9);
+        // But not before what came first is processed.
+        input.paused = true;
+        assert_eq!(input.position(), 8);
     }
 }

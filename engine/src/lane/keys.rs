@@ -334,7 +334,7 @@ impl KeyCheck {
                         open.retain(|known, (_, end)| *known != partition || next < *end);
                     }
                     Event::End { partition, .. } => drop(open.remove(&partition)),
-                    Event::Assigned(_) | Event::Revoked { .. } => {}
+                    Event::Assigned(_) | Event::Revoked { .. } | Event::Ends(_) => {}
                 }
             }
         }

@@ -23,6 +23,7 @@ mod input;
 mod keys;
 mod letters;
 mod settle;
+mod silence;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
@@ -51,6 +52,7 @@ use assignment::Restore;
 use input::InputPartition;
 use keys::Notations;
 use settle::InFlight;
+use silence::Silence;
 
 /// Gives the registry's id of a schema that a sink writes: by subject and text.
 pub type SchemaIds = Arc<dyn Fn(&str, &str) -> Result<u32, String> + Send + Sync>;
@@ -168,6 +170,7 @@ pub struct Lane {
     rewinds: u32,
     /// Counts restarts of delivery: records polled before one must not be processed after it.
     delivery: u64,
+    silence: Silence,
 }
 
 impl Lane {
@@ -191,6 +194,7 @@ impl Lane {
         let topics: Vec<String> = plan.stages.iter().flat_map(|s| &s.inputs).flat_map(|i| &i.topics).map(|t| t.name.to_string()).collect();
         let instance = format!("{}-{}", config.worker, config.index);
         let consumer = world.broker.consumer(&plan.names.group(), &instance, &topics)?;
+        let silence = Silence::new(world.clock.as_ref());
         Ok(Lane {
             world,
             config,
@@ -209,6 +213,7 @@ impl Lane {
             in_flight: None,
             rewinds: 0,
             delivery: 0,
+            silence,
         })
     }
 
@@ -241,6 +246,7 @@ impl Lane {
                     self.receive(&partition, records)?;
                 }
                 Event::End { partition, offset } => self.ended(&partition, offset),
+                Event::Ends(ends) => self.heard(ends)?,
             }
         }
         self.assign()?;
@@ -296,7 +302,9 @@ impl Lane {
             let Some((records, next)) = input.waiting.front_mut() else { return Ok(true) };
             *next = first + taken.records;
             if let Some(last) = (first + taken.records).checked_sub(1).filter(|_| taken.records > 0) {
-                input.next = records.get(last).offset + 1;
+                let last = records.get(last);
+                input.next = last.offset + 1;
+                self.silence.witness(last.timestamp, wall, self.world.clock.silence());
             }
             let (task, index) = (input.task, input.index);
             self.opened(partition, taken.records as u64, taken.oldest);
@@ -388,44 +396,6 @@ impl Lane {
             }
         }
         Ok(busy)
-    }
-
-    fn ended(&mut self, partition: &TopicPartition, offset: i64) {
-        let silence = self.world.clock.silence();
-        if let Some(input) = self.partitions.get_mut(partition) {
-            input.ended(offset, silence);
-            self.world.stats.end(partition, offset);
-        }
-    }
-
-    /// Silent partitions follow the clock; tasks hear of it.
-    fn let_time_pass(&mut self) -> Result<(), LaneEnd> {
-        let clock = &self.world.clock;
-        let (monotonic, silence, wall) = (clock.monotonic(), clock.silence(), clock.wall());
-        let mut moved = std::collections::BTreeSet::new();
-        let beating = self.partitions.iter_mut().filter_map(|(partition, input)| input.beats(monotonic).then(|| partition.clone()));
-        let beating = beating.collect();
-        self.touch(beating);
-        for input in self.partitions.values_mut() {
-            if input.started && input.waiting.is_empty() && input.idle(silence, wall) {
-                moved.insert(input.task);
-            }
-        }
-        for task in moved {
-            let mut leaving = Leaving::default();
-            self.run(task, wall, &mut leaving)?;
-            let partition = self.tasks.get(&task).and_then(|t| t.inputs.iter().flatten().next().cloned());
-            if let Some(partition) = partition {
-                self.leave(task, leaving, &partition, None, &[])?;
-            }
-            // Readers of a repartition topic must hear that this task is silent.
-            if self.writers.get(task.0).is_some_and(|w| w.iter().any(|w| w.repartition().is_some())) {
-                self.epoch.opened.get_or_insert(monotonic);
-                let inputs: Vec<_> = self.tasks.get(&task).map(|t| t.inputs.iter().flatten().cloned().collect()).unwrap_or_default();
-                self.epoch.touched.extend(inputs);
-            }
-        }
-        Ok(())
     }
 
     /// Sends the outbox if the epoch before is acknowledged.

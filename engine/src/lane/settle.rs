@@ -89,8 +89,9 @@ impl Lane {
                     "{partition} has too many writers: their watermarks don't fit beside the committed position"
                 )));
             }
-            offsets.push((partition.clone(), Committed { offset: input.next, metadata }));
-            positions.push((partition, input.next, marks));
+            let offset = input.position();
+            offsets.push((partition.clone(), Committed { offset, metadata }));
+            positions.push((partition, offset, marks));
         }
         if offsets.is_empty() {
             // Without a position the group does not fence the commit.

@@ -1,6 +1,6 @@
 //! The group member: learns of its partitions, fetches from them, says goodbye or doesn't.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -37,7 +37,8 @@ pub(super) fn fetch(
     max: usize,
 ) -> Result<Vec<Event>, BrokerError> {
     let mut events = Vec::new();
-    let ready: Vec<TopicPartition> = positions.iter().filter(|(_, p)| !p.paused && p.next.is_some()).map(|(tp, _)| tp.clone()).collect();
+    let readable = |(tp, p): &(&TopicPartition, &Position)| !p.paused && p.next.is_some() && !world.unreachable.contains(*tp);
+    let ready: Vec<TopicPartition> = positions.iter().filter(readable).map(|(tp, _)| tp.clone()).collect();
     let count = ready.len();
     *turn = turn.wrapping_add(1 + world.schedule.first_of(count));
     let mut left = max.max(1);
@@ -94,6 +95,15 @@ pub(super) struct MemoryConsumer {
     phase: Phase,
     positions: BTreeMap<TopicPartition, Position>,
     turn: usize,
+    questions: VecDeque<Question>,
+}
+
+/// A question about high watermarks that is on its way.
+enum Question {
+    /// To the leaders.
+    Asked(Vec<TopicPartition>),
+    /// And back.
+    Answered(Vec<(TopicPartition, i64)>),
 }
 
 impl MemoryConsumer {
@@ -111,6 +121,7 @@ impl MemoryConsumer {
             phase: Phase::Joining,
             positions: BTreeMap::new(),
             turn: 0,
+            questions: VecDeque::new(),
         }
     }
 
@@ -128,6 +139,26 @@ impl MemoryConsumer {
     }
 
     fn collect(&mut self, world: &mut World, max: usize) -> Result<Vec<Event>, BrokerError> {
+        let mut events = self.news(world, max)?;
+        if let Some(ends) = self.answer(world) {
+            let place = if world.schedule.goes_on() { events.len() } else { 0 };
+            events.insert(place, Event::Ends(ends));
+        }
+        Ok(events)
+    }
+
+    /// The answer to the oldest question, if it has arrived.
+    fn answer(&mut self, world: &mut World) -> Option<Vec<(TopicPartition, i64)>> {
+        if self.questions.is_empty() || !world.schedule.goes_on() {
+            return None;
+        }
+        self.questions.pop_front().map(|question| match question {
+            Question::Asked(partitions) => world.ends(&partitions),
+            Question::Answered(ends) => ends,
+        })
+    }
+
+    fn news(&mut self, world: &mut World, max: usize) -> Result<Vec<Event>, BrokerError> {
         self.tick(world);
         match world.faults.strike(&[Fault::PollFails, Fault::Kicked, Fault::Rebalance]) {
             Some(Fault::PollFails) => return Err(transient("poll")),
@@ -290,6 +321,17 @@ impl Consumer for MemoryConsumer {
             Some(_) => Err(transient("bounds")),
             None => world.bounds(partition),
         }
+    }
+
+    fn ask_ends(&mut self, partitions: &[TopicPartition]) -> Result<(), BrokerError> {
+        let shared = self.shared.clone();
+        let mut world = shared.lock();
+        // Leaders look at once, or when the answer is read: any moment in between is as good.
+        self.questions.push_back(match world.schedule.goes_on() {
+            true => Question::Answered(world.ends(partitions)),
+            false => Question::Asked(partitions.to_vec()),
+        });
+        Ok(())
     }
 }
 

@@ -197,6 +197,17 @@ impl MemoryBroker {
         Ok(offset)
     }
 
+    /// Lets nobody read a partition, or everybody again: its leader can't be reached. Writing is not affected.
+    pub fn set_reachable(&self, topic: &str, partition: i32, reachable: bool) {
+        let (partition, unreachable) = (TopicPartition::new(topic, partition), &mut self.shared.lock().unreachable);
+        if reachable {
+            unreachable.remove(&partition)
+        } else {
+            unreachable.insert(partition)
+        };
+        self.shared.changed();
+    }
+
     /// What a `read_committed` reader would see of `topic` now, by partition and offset.
     pub fn read_all_committed(&self, topic: &str) -> Vec<CommittedRecord> {
         let world = self.shared.lock();

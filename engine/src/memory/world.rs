@@ -1,6 +1,6 @@
 //! Everything the brokers know, behind one lock: topics, groups, transactions, and what is still on its way.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use operator_core::Millis;
@@ -93,6 +93,8 @@ impl Topic {
 
 pub(super) struct World {
     pub topics: BTreeMap<Arc<str>, Topic>,
+    /// Partitions whose leader answers nobody who reads.
+    pub unreachable: BTreeSet<TopicPartition>,
     pub groups: BTreeMap<String, Group>,
     pub producers: BTreeMap<String, Registered>,
     /// What clients have taken from the application and not sent yet, by client.
@@ -112,6 +114,7 @@ impl World {
     pub fn new(settings: Settings, clock: Arc<dyn Clock>) -> World {
         World {
             topics: BTreeMap::new(),
+            unreachable: BTreeSet::new(),
             groups: BTreeMap::new(),
             producers: BTreeMap::new(),
             buffers: BTreeMap::new(),
@@ -199,7 +202,15 @@ impl World {
     /// Low and high watermark.
     pub fn bounds(&self, partition: &TopicPartition) -> Result<(i64, i64), BrokerError> {
         let log = self.log(partition).ok_or_else(|| unknown_partition(partition))?;
+        if self.unreachable.contains(partition) {
+            return Err(transient("bounds"));
+        }
         Ok(log.bounds())
+    }
+
+    /// The high watermarks of those whose leader answers.
+    pub fn ends(&self, partitions: &[TopicPartition]) -> Vec<(TopicPartition, i64)> {
+        partitions.iter().filter_map(|partition| Some((partition.clone(), self.bounds(partition).ok()?.1))).collect()
     }
 }
 

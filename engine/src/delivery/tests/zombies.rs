@@ -63,6 +63,9 @@ impl Consumer for DeafConsumer {
     fn bounds(&mut self, partition: &TopicPartition) -> Result<(i64, i64), BrokerError> {
         self.0.bounds(partition)
     }
+    fn ask_ends(&mut self, partitions: &[TopicPartition]) -> Result<(), BrokerError> {
+        self.0.ask_ends(partitions)
+    }
 }
 
 /// A lane that has stored an intent, was refused by an outage, waits `pause` before it tries again, and is deaf by then.

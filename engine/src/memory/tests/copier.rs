@@ -87,7 +87,7 @@ impl Copier {
                     self.copy(&partition, records.get(index));
                 }
             }
-            Event::Records { .. } | Event::End { .. } => {}
+            Event::Records { .. } | Event::End { .. } | Event::Ends(_) => {}
         }
     }
 

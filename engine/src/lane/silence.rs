@@ -1,0 +1,163 @@
+//! Silence: proof that a partition has nothing to say, and how far the wall clock may then carry its watermark.
+//!
+//! That everything fetched was read proves nothing: a process that was frozen, a partition whose leader can't be reached
+//! and one with an open transaction at its end look the same from here. So the lane asks the leaders for their high
+//! watermarks, without waiting for the answer. A high watermark that is not beyond what was read says that nothing was
+//! appended until the question was asked, in no transaction either; it proves the whole time since the last record, whether
+//! this process was running or not. The watermark then follows the wall clock as it was when the question was asked, at
+//! most as fast as monotonic time ([`crate::time::TrustedWall`]).
+//!
+//! The answers also say how far behind every partition is. A partition whose watermark is held back for want of a proof
+//! is shown with the reason ([`Held`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use operator_core::Millis;
+
+use super::{Lane, LaneEnd};
+use crate::broker::{Clock, TopicPartition};
+use crate::task::Leaving;
+use crate::time::{Held, Moment, TrustedWall};
+
+/// How often the ends of all partitions are asked for, for lag.
+const ENDS_EVERY: Millis = 1_000;
+/// How long to wait after an answer that left something unproven.
+const ASK_AGAIN: Millis = 200;
+/// A watermark held back for this long is reported: records that are on their way take less.
+const REPORT_AFTER: Millis = 2_000;
+/// A wall clock that is this far ahead of what is believed has jumped.
+const JUMP: Millis = 5_000;
+
+/// See the module text.
+pub(super) struct Silence {
+    wall: TrustedWall,
+    /// The question under way, and when it was asked.
+    asked: Option<Moment>,
+    /// Monotonic time of the last question.
+    last: Option<Millis>,
+    /// No question for the sake of proof before (monotonic).
+    rest: Millis,
+}
+
+impl Silence {
+    pub fn new(clock: &dyn Clock) -> Silence {
+        Silence { wall: TrustedWall::new(clock.wall(), clock.silence()), asked: None, last: None, rest: clock.monotonic() }
+    }
+
+    /// A record was stamped with this time.
+    pub fn witness(&mut self, timestamp: Option<Millis>, wall: Millis, monotonic: Millis) {
+        if let Some(timestamp) = timestamp {
+            self.wall.witness(timestamp, wall, monotonic);
+        }
+    }
+}
+
+/// What keeps the watermark of a silent partition back, and whether it was reported.
+#[derive(Default)]
+pub(super) struct Hold {
+    since: Option<Millis>,
+    reported: Option<&'static str>,
+}
+
+impl Hold {
+    /// Notes what keeps it back now (monotonic). What is to be reported, where that is something else than before.
+    fn note(&mut self, held: Option<Held>, now: Millis) -> Option<Option<Held>> {
+        self.since = held.and(self.since.or(Some(now)));
+        let report = held.filter(|_| self.since.is_some_and(|since| now - since >= REPORT_AFTER));
+        let reason = report.map(|held| held.reason());
+        let changed = reason != self.reported;
+        self.reported = reason;
+        changed.then_some(report)
+    }
+}
+
+impl Lane {
+    /// Everything readable of a partition was delivered.
+    pub(super) fn ended(&mut self, partition: &TopicPartition, offset: i64) {
+        let silence = self.world.clock.silence();
+        if let Some(input) = self.partitions.get_mut(partition) {
+            input.ended(offset, silence);
+            self.world.stats.end(partition, offset);
+        }
+    }
+
+    /// Commits the positions of partitions that are quiet, and asks for the ends of all if that is due.
+    pub(super) fn let_time_pass(&mut self) -> Result<(), LaneEnd> {
+        let monotonic = self.world.clock.monotonic();
+        let beating = self.partitions.iter_mut().filter_map(|(partition, input)| input.beats(monotonic).then(|| partition.clone()));
+        let beating = beating.collect();
+        self.touch(beating);
+        let now = self.moment();
+        if self.silence.asked.is_some() || self.partitions.is_empty() {
+            return Ok(());
+        }
+        let proof = monotonic >= self.silence.rest && self.partitions.values().any(|input| input.wants_proof(now));
+        if proof || self.silence.last.is_none_or(|last| monotonic - last >= ENDS_EVERY) {
+            let partitions: Vec<TopicPartition> = self.partitions.keys().cloned().collect();
+            self.consumer.ask_ends(&partitions)?;
+            (self.silence.asked, self.silence.last) = (Some(now), Some(monotonic));
+        }
+        Ok(())
+    }
+
+    fn moment(&self) -> Moment {
+        let (wall, monotonic) = (self.world.clock.wall(), self.world.clock.silence());
+        Moment { monotonic, wall: self.silence.wall.at(wall, monotonic) }
+    }
+
+    /// The leaders have said where their partitions end: what was read that far was silent until the question.
+    pub(super) fn heard(&mut self, ends: Vec<(TopicPartition, i64)>) -> Result<(), LaneEnd> {
+        let Some(asked) = self.silence.asked.take() else { return Ok(()) };
+        let ends: BTreeMap<TopicPartition, i64> = ends.into_iter().collect();
+        let (monotonic, ahead) = (self.world.clock.monotonic(), self.world.clock.wall() - self.moment().wall);
+        let (mut moves, mut unproven) = (false, false);
+        for (partition, input) in &mut self.partitions {
+            let high = ends.get(partition).copied();
+            if let Some(high) = high {
+                self.world.stats.end(partition, high);
+            }
+            let (would, proven) = (input.wants_proof(asked), high.is_some_and(|high| input.end >= high));
+            let jumped = Moment { wall: asked.wall + ahead, ..asked };
+            let held = match high {
+                None if would => Some(Held::NoAnswer),
+                Some(to) if would && !proven => Some(Held::Unread { from: input.end, to }),
+                _ if ahead >= JUMP && input.wants_proof(jumped) => Some(Held::Clock { ahead }),
+                _ => None,
+            };
+            moves |= would && proven;
+            unproven |= would && !proven;
+            if let Some(report) = input.hold.note(held, monotonic) {
+                self.world.stats.held(partition, report);
+            }
+        }
+        if unproven {
+            self.silence.rest = monotonic + ASK_AGAIN;
+        }
+        let mut moved = BTreeSet::new();
+        // All that are proven move together, or each would want a question of its own.
+        for (partition, input) in self.partitions.iter_mut().filter(|_| moves) {
+            if ends.get(partition).is_some_and(|high| input.end >= *high) && input.silent(asked) {
+                moved.insert(input.task);
+            }
+        }
+        for task in moved {
+            self.time_passed(task)?;
+        }
+        Ok(())
+    }
+
+    /// Silence has moved the time of a task.
+    fn time_passed(&mut self, task: (usize, i32)) -> Result<(), LaneEnd> {
+        let mut leaving = Leaving::default();
+        self.run(task, self.world.clock.wall(), &mut leaving)?;
+        let inputs: Vec<_> = self.tasks.get(&task).map(|t| t.inputs.iter().flatten().cloned().collect()).unwrap_or_default();
+        if let Some(partition) = inputs.first() {
+            self.leave(task, leaving, partition, None, &[])?;
+        }
+        // Readers of a repartition topic must hear that this task is silent.
+        if self.writers.get(task.0).is_some_and(|w| w.iter().any(|w| w.repartition().is_some())) {
+            self.touch(inputs);
+        }
+        Ok(())
+    }
+}
