@@ -82,6 +82,7 @@ impl Decoder {
             }
             (Format::Avro, None) => return Err(format!("no reader schema for `{}`", topic.name)),
             (Format::Json, _) => (Values::Json(JsonDecoder::new(&plan.value)), plan.value.clone()),
+            (Format::Debezium, _) => return Err("change records are read as tables".into()),
             (Format::Bytes | Format::String, _) => (Values::Raw, plan.value.clone()),
         };
         Ok(Decoder {

@@ -9,6 +9,7 @@
 pub mod broker;
 pub mod checkpoint;
 pub mod contract;
+pub mod debezium;
 pub mod decode;
 pub mod delivery;
 pub mod failpoint;

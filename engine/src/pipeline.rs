@@ -136,6 +136,8 @@ pub enum Format {
     Json,
     /// Avro in the Confluent wire format, every writer version resolved to the reader schema.
     Avro,
+    /// Change records of a database as Debezium writes them in JSON; the columns are those of the row. For tables.
+    Debezium,
     /// The value as it is, in one column `value` of bytes.
     Bytes,
     /// The value as UTF-8 text in one column `value`.

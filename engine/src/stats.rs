@@ -123,6 +123,8 @@ pub struct Snapshot {
     pub waiting: BTreeMap<TopicPartition, String>,
     /// Silent partitions that can't follow the wall clock, and why.
     pub held: BTreeMap<TopicPartition, Held>,
+    /// Topics of sources with more partitions than the worker was planned for: planned, found.
+    pub grown: BTreeMap<Arc<str>, (i32, i32)>,
     /// Restarts of lanes, and the last cause.
     pub restarts: u64,
     pub last_error: Option<String>,
@@ -215,6 +217,15 @@ impl Stats {
             s.held.remove(partition);
         }
         s.forget_restores();
+    }
+
+    /// A topic has more partitions than the worker was planned for: what is in them is not read.
+    pub(crate) fn grown(&self, topic: &Arc<str>, planned: i32, found: i32) {
+        let mut s = self.0.lock();
+        if s.grown.get(topic).is_none_or(|(_, known)| found > *known) {
+            s.grown.insert(topic.clone(), (planned, found));
+            tracing::error!(%topic, planned, found, "the topic has more partitions than at the start: records in the new ones are not read. Restart all workers of the pipeline");
+        }
     }
 
     /// The watermark of a silent partition is held back, or not any longer.

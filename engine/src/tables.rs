@@ -4,25 +4,26 @@
 //! are applied as they come; a row looks up the table as it is at that moment (`as_of: event_time` looks at the
 //! version in force at the row's own time instead). Tables are not part of the transaction: a table row and a stream
 //! row written at the same moment may meet in either order.
+//!
+//! Partitions that are added later are read as well. A transaction that is open at the start hides the end of its
+//! partition: it is named at once ([`LoadedTables::waits`]), and after [`OPEN_AT_MOST`] the worker stops.
+
+mod rows;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arrow::array::{Array, AsArray};
-use arrow::compute::cast;
-use arrow::datatypes::TimestampMillisecondType;
-use headwater_formats::{AvroDecoder, AvroReader, DecodeError, JsonDecoder, RowBuilder};
-use operator_core::batch::time_type;
+use headwater_formats::DecodeError;
 use operator_core::{Millis, Table, Tables};
 use parking_lot::RwLock;
 
-use crate::broker::{Broker, BrokerError, Event, Reader, RecordSet, TopicPartition};
-use crate::decode::json_payload;
-use crate::pipeline::Format;
-use crate::plan::{Plan, TablePlan};
-use crate::schemas::{Lookup, SchemaSource};
+use self::rows::Rows;
+use crate::broker::{Broker, BrokerError, Clock, Event, Reader, RecordSet, TopicPartition};
+use crate::lane::LaneEnd;
+use crate::plan::Plan;
+use crate::schemas::SchemaSource;
 
 /// The tables of a worker.
 pub struct LoadedTables {
@@ -30,6 +31,10 @@ pub struct LoadedTables {
     /// Records by table that could not be used.
     bad: parking_lot::Mutex<BTreeMap<String, u64>>,
     ready: AtomicBool,
+    /// Topics that were seen with so many partitions.
+    grown: parking_lot::Mutex<BTreeMap<Arc<str>, i32>>,
+    /// Partitions that can't be read to their end for now, and why.
+    waits: parking_lot::Mutex<BTreeMap<TopicPartition, String>>,
 }
 
 impl LoadedTables {
@@ -37,7 +42,22 @@ impl LoadedTables {
         let tables: BTreeMap<_, _> =
             plan.tables.iter().map(|t| (t.name.clone(), RwLock::new(Table::new(t.schema.clone(), t.history)))).collect();
         let ready = AtomicBool::new(tables.is_empty());
-        LoadedTables { tables, bad: Default::default(), ready }
+        LoadedTables { tables, bad: Default::default(), ready, grown: Default::default(), waits: Default::default() }
+    }
+
+    /// The topic of a table has this many partitions: the new ones are read from their beginning.
+    pub fn grown(&self, topic: &Arc<str>, partitions: i32) {
+        self.grown.lock().insert(topic.clone(), partitions);
+    }
+
+    /// What keeps tables from being read to their ends.
+    pub fn waits(&self) -> Vec<String> {
+        self.waits.lock().values().cloned().collect()
+    }
+
+    fn loaded(&self) {
+        self.tables.values().for_each(|table| table.write().loaded());
+        self.ready.store(true, Ordering::Release);
     }
 
     /// Every table was read to its end once.
@@ -67,36 +87,25 @@ impl Tables for LoadedTables {
     }
 }
 
-enum Values {
-    Json(JsonDecoder),
-    Avro(AvroDecoder),
-}
-
-struct Loading {
-    plan: TablePlan0,
-    values: Values,
-    rows: RowBuilder,
-}
-
-/// The parts of a table's plan that loading needs.
-struct TablePlan0 {
-    name: String,
-    topic: Arc<str>,
-    time: Option<usize>,
-}
+/// A transaction that stays open this long hides its end for a reason: brokers end it after 15 minutes at most
+/// (`transaction.max.timeout.ms`), unless they lost track of it.
+const OPEN_AT_MOST: Millis = 20 * 60_000;
+/// One that is just being ended is no news.
+const OPEN_AT_LEAST: Millis = 1_000;
 
 /// Reads the topics of all tables.
 pub struct TableLoader {
     tables: Arc<LoadedTables>,
     schemas: Arc<dyn SchemaSource>,
     broker: Arc<dyn Broker>,
+    clock: Arc<dyn Clock>,
     reader: Option<Box<dyn Reader>>,
     /// Where each partition is read on, should the reader break: never from the start again, or rows would go back in
     /// time under running lanes.
     positions: BTreeMap<TopicPartition, i64>,
-    loading: Vec<Loading>,
+    rows: Vec<Rows>,
     /// Where each partition ended at the start, until it was reached.
-    open: BTreeMap<TopicPartition, i64>,
+    open: BTreeMap<TopicPartition, Target>,
     waiting: Vec<(TopicPartition, Box<dyn RecordSet>, usize)>,
 }
 
@@ -106,24 +115,25 @@ impl TableLoader {
         tables: Arc<LoadedTables>,
         broker: Arc<dyn Broker>,
         schemas: Arc<dyn SchemaSource>,
+        clock: Arc<dyn Clock>,
     ) -> Result<TableLoader, BrokerError> {
-        let mut loading = Vec::new();
+        let mut rows = Vec::new();
         let (mut positions, mut open) = (BTreeMap::new(), BTreeMap::new());
         for table in &plan.tables {
-            loading.push(Loading::new(table).map_err(BrokerError::fatal)?);
+            rows.push(Rows::new(table).map_err(BrokerError::fatal)?);
             for partition in 0..table.topic.partitions {
                 let tp = TopicPartition::new(table.topic.name.clone(), partition);
                 let (low, high) = broker.bounds(&tp)?;
                 positions.insert(tp.clone(), low);
                 if high > low {
-                    open.insert(tp, high);
+                    open.insert(tp, Target { end: high, readable: (-1, 0), warned: false });
                 }
             }
         }
         if open.is_empty() {
-            tables.ready.store(true, Ordering::Release);
+            tables.loaded();
         }
-        Ok(TableLoader { tables, schemas, broker, reader: None, positions, loading, open, waiting: Vec::new() })
+        Ok(TableLoader { tables, schemas, broker, clock, reader: None, positions, rows, open, waiting: Vec::new() })
     }
 
     /// Records still to be read before the tables are ready.
@@ -132,7 +142,12 @@ impl TableLoader {
     }
 
     /// Takes what has arrived, waiting up to `wait`. After an error the next call reads on where this one stopped.
-    pub fn step(&mut self, wait: Duration) -> Result<(), BrokerError> {
+    ///
+    /// # Errors
+    /// [`LaneEnd::Stop`]: no later call will do better.
+    pub fn step(&mut self, wait: Duration) -> Result<(), LaneEnd> {
+        self.grow()?;
+        self.look_for_open_transactions()?;
         if self.positions.is_empty() {
             return Ok(());
         }
@@ -146,7 +161,14 @@ impl TableLoader {
             for event in events {
                 match event {
                     Event::Records { partition, records } => self.waiting.push((partition, records, 0)),
-                    Event::End { partition, offset } => self.reached(&partition, offset),
+                    Event::End { partition, offset } => {
+                        if let Some(target) = self.open.get_mut(&partition) {
+                            target.readable = (offset, self.clock.monotonic());
+                            target.warned = false;
+                            self.tables.waits.lock().remove(&partition);
+                        }
+                        self.reached(&partition, offset);
+                    }
                     _ => {}
                 }
             }
@@ -176,91 +198,81 @@ impl TableLoader {
 
     fn reached(&mut self, partition: &TopicPartition, offset: i64) {
         let behind = self.waiting.iter().any(|(p, _, _)| p == partition);
-        if !behind && self.open.get(partition).is_some_and(|end| offset >= *end) {
+        // The end may have been reported with records before it: behind them there are markers only.
+        if !behind && self.open.get(partition).is_some_and(|target| offset.max(target.readable.0) >= target.end) {
             self.open.remove(partition);
             if self.open.is_empty() {
-                self.tables.ready.store(true, Ordering::Release);
+                self.tables.loaded();
             }
         }
     }
 
+    /// Reads partitions that were added to the topics, from their beginning.
+    fn grow(&mut self) -> Result<(), BrokerError> {
+        for (topic, partitions) in std::mem::take(&mut *self.tables.grown.lock()) {
+            let Some(rows) = self.rows.iter_mut().find(|rows| rows.topic == topic) else { continue };
+            for partition in rows.partitions..partitions {
+                let tp = TopicPartition::new(topic.clone(), partition);
+                let (low, _) = self.broker.bounds(&tp)?;
+                tracing::info!(partition = %tp, table = %rows.name, "the topic of a table has a new partition: it is read, too");
+                self.positions.insert(tp, low);
+                rows.partitions = partition + 1;
+                self.reader = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Names the partitions whose end is hidden by an open transaction, and gives up on those that no broker will end.
+    fn look_for_open_transactions(&mut self) -> Result<(), LaneEnd> {
+        let now = self.clock.monotonic();
+        for (partition, target) in &mut self.open {
+            let (offset, since) = target.readable;
+            if offset < 0 || offset >= target.end || now - since < OPEN_AT_LEAST {
+                continue;
+            }
+            let why = format!("{partition}: a transaction is open at offset {offset} and hides records up to offset {}", target.end);
+            if now - since >= OPEN_AT_MOST {
+                let (topic, partition) = (&partition.topic, partition.partition);
+                return Err(LaneEnd::Stop(format!(
+                    "{why}, for {} minutes now, so the table can't be read to its end. Brokers end a transaction earlier: this one hangs. Abort it: kafka-transactions.sh abort --topic {topic} --partition {partition} --start-offset {offset}",
+                    OPEN_AT_MOST / 60_000
+                )));
+            }
+            if !target.warned {
+                target.warned = true;
+                tracing::warn!("{why}; no task starts before its producer or the brokers (transaction.timeout.ms) end it");
+                self.tables.waits.lock().insert(partition.clone(), why);
+            }
+        }
+        Ok(())
+    }
+
     fn take(&mut self, partition: &TopicPartition, records: &dyn RecordSet, first: usize) -> usize {
-        let Some(loading) = self.loading.iter_mut().find(|l| l.plan.topic == partition.topic) else { return records.len() - first };
-        let mut changes: Vec<(&[u8], Millis, Option<u32>)> = Vec::new();
-        let mut taken = 0;
+        let Some(rows) = self.rows.iter_mut().find(|rows| rows.topic == partition.topic) else { return records.len() - first };
+        let (mut changes, mut taken) = (Vec::new(), 0);
         for index in first..records.len() {
             let record = records.get(index);
-            let (Some(key), at) = (record.key, record.timestamp.unwrap_or(0)) else {
-                self.tables.bad(&loading.plan.name, partition, record.offset, "it has no key");
-                taken += 1;
-                continue;
-            };
-            let row = match record.value {
-                None => None,
-                Some(value) => match loading.value(value, self.schemas.as_ref()) {
-                    Ok(()) => Some((loading.rows.len() - 1) as u32),
-                    Err(DecodeError::UnknownSchema(_)) => break,
-                    Err(DecodeError::Bad(cause)) => {
-                        self.tables.bad(&loading.plan.name, partition, record.offset, &cause);
-                        taken += 1;
-                        continue;
-                    }
-                },
-            };
-            changes.push((key, at, row));
+            match rows.read(&record, self.schemas.as_ref(), &mut changes) {
+                Ok(()) => {}
+                Err(DecodeError::UnknownSchema(_)) => break,
+                Err(DecodeError::Bad(cause)) => self.tables.bad(&rows.name, partition, record.offset, &cause),
+            }
             taken += 1;
         }
-        if let Err(e) = loading.apply(&self.tables, changes) {
-            tracing::error!(cause = %e, table = %loading.plan.name, "table rows could not be applied");
+        match (rows.finish(partition.partition, &mut changes), self.tables.tables.get(&rows.name)) {
+            (Ok((batch, changes)), Some(table)) => table.write().apply(batch, changes),
+            (Err(e), _) => tracing::error!(cause = %e, table = %rows.name, "table rows could not be applied"),
+            _ => {}
         }
         taken
     }
 }
 
-impl Loading {
-    fn new(table: &TablePlan) -> Result<Loading, String> {
-        let values = match (table.format, &table.topic.avro) {
-            (Format::Avro, Some(text)) => Values::Avro(AvroDecoder::new(AvroReader::new(text, &table.schema)?)),
-            (Format::Json, _) => Values::Json(JsonDecoder::new(&table.schema)),
-            _ => return Err(format!("table `{}`: a table's records are JSON or Avro", table.name)),
-        };
-        let time = table.time.as_ref().and_then(|name| table.schema.index_of(name).ok());
-        let plan = TablePlan0 { name: table.name.clone(), topic: table.topic.name.clone(), time };
-        Ok(Loading { plan, values, rows: RowBuilder::new(&table.schema, 1_024)? })
-    }
-
-    fn value(&mut self, value: &[u8], schemas: &dyn SchemaSource) -> Result<(), DecodeError> {
-        let decoder = match &mut self.values {
-            Values::Json(decoder) => return decoder.decode(json_payload(value), &mut self.rows),
-            Values::Avro(decoder) => decoder,
-        };
-        match decoder.decode(value, &mut self.rows) {
-            Err(DecodeError::UnknownSchema(id)) => match schemas.lookup(id) {
-                Lookup::Known(text) => {
-                    decoder.add_writer(id, &text).map_err(DecodeError::Bad)?;
-                    decoder.decode(value, &mut self.rows)
-                }
-                Lookup::NotFound => Err(DecodeError::Bad(format!("the schema registry has no schema with id {id}"))),
-                Lookup::Pending | Lookup::Unavailable(_) => Err(DecodeError::UnknownSchema(id)),
-            },
-            other => other,
-        }
-    }
-
-    fn apply(&mut self, tables: &LoadedTables, mut changes: Vec<(&[u8], Millis, Option<u32>)>) -> Result<(), String> {
-        let rows = self.rows.finish()?;
-        if let Some(column) = self.plan.time.map(|i| rows.column(i)) {
-            let times = cast(column, &time_type()).map_err(|e| e.to_string())?;
-            let times = times.as_primitive::<TimestampMillisecondType>();
-            for (_, at, row) in &mut changes {
-                if let Some(row) = row.map(|r| r as usize).filter(|r| times.is_valid(*r)) {
-                    *at = times.value(row);
-                }
-            }
-        }
-        if let Some(table) = tables.tables.get(&self.plan.name) {
-            table.write().apply(rows, changes);
-        }
-        Ok(())
-    }
+/// Where a partition ended at the start, which is not reached yet.
+struct Target {
+    end: i64,
+    /// The end of what can be read, -1 before it is known, and when it was reported (monotonic).
+    readable: (i64, Millis),
+    warned: bool,
 }

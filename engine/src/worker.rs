@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use crate::broker::Failure;
 use crate::lane::{Lane, LaneConfig, LaneEnd, World};
+use crate::plan::InputKind;
 use crate::tables::TableLoader;
 
 /// How long a lane waits for records before it looks after other things.
@@ -16,6 +16,8 @@ const POLL_WAIT: Duration = Duration::from_millis(10);
 const FINISH: Duration = Duration::from_secs(20);
 /// Backoff between restarts of a lane: doubled each time up to the second figure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How often topics are asked for their number of partitions.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// A lane that ran this long was well: the next restart waits the short time again.
 const WELL_AFTER: i64 = 60_000;
 
@@ -65,6 +67,7 @@ pub fn run(world: &World, lanes: Vec<LaneConfig>, stop: &Stop) -> Result<(), Lan
             ended.unwrap_or_else(|_| Err(LaneEnd::Stop("a lane panicked: this is a bug".into())))
         })?);
     }
+    watch_partitions(world.clone(), stop.clone())?;
     let mut result = Ok(());
     for thread in threads {
         let ended = thread.join().unwrap_or_else(|_| Err(LaneEnd::Stop("a thread of the worker panicked".into())));
@@ -125,13 +128,14 @@ fn read_tables(world: &World, stop: &Stop) -> Result<(), LaneEnd> {
     while !stop.is_stopped() {
         let made = match loader.take() {
             Some(loader) => Ok(loader),
-            None => TableLoader::new(&world.plan, world.tables.clone(), world.broker.clone(), world.schemas.clone()),
+            None => TableLoader::new(&world.plan, world.tables.clone(), world.broker.clone(), world.schemas.clone(), world.clock.clone())
+                .map_err(LaneEnd::from),
         };
         match made.and_then(|made| loader.insert(made).step(Duration::from_millis(50))) {
             Ok(()) => backoff = BACKOFF.0,
             // Rows that are gone from the log were changes: a new worker reads the table from its beginning.
-            Err(e) if e.failure == Failure::OutOfRange => return Err(LaneEnd::Stop(format!("reading tables: {e}"))),
-            Err(e) => {
+            Err(LaneEnd::Stop(cause)) => return Err(LaneEnd::Stop(format!("reading tables: {cause}"))),
+            Err(LaneEnd::Restart(e)) => {
                 tracing::warn!(cause = %e, "reading tables failed; trying again");
                 stop.pause(backoff);
                 backoff = (backoff * 2).min(BACKOFF.1);
@@ -139,4 +143,27 @@ fn read_tables(world: &World, stop: &Stop) -> Result<(), LaneEnd> {
         }
     }
     Ok(())
+}
+
+/// Notices partitions that are added to topics: tables read them, sources can't before the next start, which is said. On a
+/// thread that nobody waits for: with brokers away a question takes longer than a worker has to stop.
+fn watch_partitions(world: World, stop: Stop) -> Result<(), LaneEnd> {
+    spawn("topics", move || {
+        let inputs = world.plan.stages.iter().flat_map(|stage| &stage.inputs).filter(|i| matches!(i.kind, InputKind::Source(_)));
+        let sources: Vec<_> = inputs.flat_map(|input| &input.topics).map(|topic| (topic.name.clone(), topic.partitions)).collect();
+        let tables: Vec<_> = world.plan.tables.iter().map(|table| (table.topic.name.clone(), table.topic.partitions)).collect();
+        while !stop.is_stopped() {
+            for (topic, planned) in sources.iter().chain(&tables).filter(|_| !stop.is_stopped()) {
+                let Some(found) = world.broker.partitions(topic).ok().flatten().filter(|found| found > planned) else { continue };
+                if world.plan.reads(topic) {
+                    world.stats.grown(topic, *planned, found);
+                } else {
+                    world.tables.grown(topic, found);
+                }
+            }
+            stop.pause(LOOK_EVERY);
+        }
+        Ok(())
+    })
+    .map(drop)
 }

@@ -164,7 +164,7 @@ fn encode(shape: &Shape, value: &Value) -> Result<Vec<u8>, String> {
                     None => Ok(value.to_string().into_bytes()),
                 }
             }
-            (Format::Json, value) => Ok(value.to_string().into_bytes()),
+            (Format::Json | Format::Debezium, value) => Ok(value.to_string().into_bytes()),
             (_, Value::String(text)) => Ok(text.clone().into_bytes()),
             _ => Err("a record of this format is a text".into()),
         };

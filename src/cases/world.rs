@@ -220,7 +220,7 @@ impl Run<'_> {
 
     fn load_tables(&mut self) -> Result<(), String> {
         let broker: Arc<dyn Broker> = Arc::new(self.broker.clone());
-        let loader = TableLoader::new(self.plan, self.tables.clone(), broker, self.schemas.clone());
+        let loader = TableLoader::new(self.plan, self.tables.clone(), broker, self.schemas.clone(), self.clock.clone());
         let mut loader = loader.map_err(|e| e.to_string())?;
         for _ in 0..1_000 {
             loader.step(Duration::ZERO).map_err(|e| e.to_string())?;

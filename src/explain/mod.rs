@@ -139,6 +139,7 @@ fn word(format: Format) -> &'static str {
     match format {
         Format::Json => "json",
         Format::Avro => "avro",
+        Format::Debezium => "debezium",
         Format::Bytes => "bytes",
         Format::String => "string",
     }

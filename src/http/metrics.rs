@@ -158,6 +158,10 @@ pub fn render(shown: &Shown) -> Result<String, String> {
         &[],
         s.waiting.len() as f64,
     );
+    for (topic, (planned, found)) in &s.grown {
+        let help = "Partitions that were added to a source's topic after the start: they are not read before a restart.";
+        f.gauge("headwater_source_partitions_unread", help, &[("topic", topic)], f64::from(found - planned));
+    }
     for (tp, held) in &s.held {
         let partition = tp.partition.to_string();
         let labels = [("topic", tp.topic.as_ref()), ("partition", partition.as_str()), ("reason", held.reason())];

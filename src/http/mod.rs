@@ -75,6 +75,12 @@ async fn ready(State(shown): State<Shown>) -> impl IntoResponse {
     if !shown.tables.ready() {
         reasons.push("tables are being loaded".to_string());
     }
+    reasons.extend(shown.tables.waits());
+    reasons.extend(snapshot.grown.iter().map(|(topic, (planned, found))| {
+        format!(
+            "{topic} has {found} partitions and had {planned} at the start: the new ones are not read. Restart all workers of the pipeline"
+        )
+    }));
     let lanes = shown.lanes.saturating_sub(snapshot.tasks.len());
     if lanes > 0 {
         let cause = snapshot.last_error.as_deref().map_or(String::new(), |cause| format!(" (last failure: {cause})"));

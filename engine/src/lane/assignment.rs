@@ -68,10 +68,8 @@ impl Lane {
             for (index, input) in stage.inputs.iter().enumerate() {
                 let Some(topic) = input.topics.iter().find(|t| t.name == partition.topic) else { continue };
                 if partition.partition >= stage.partitions {
-                    return Err(LaneEnd::Stop(format!(
-                        "{partition}: the topic has more partitions than when the worker started, when there were {}. Start all workers anew; steps with state need their topics made anew first",
-                        stage.partitions
-                    )));
+                    self.world.stats.grown(&partition.topic, stage.partitions, partition.partition + 1);
+                    return Ok(None);
                 }
                 let marks = committed.and_then(|c| decode_watermarks(&c.metadata)).unwrap_or_default();
                 let kind = match &input.kind {

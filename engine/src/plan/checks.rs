@@ -136,6 +136,7 @@ impl Builder<'_> {
         for (section, name, format, declared) in inputs.chain(tables) {
             match format {
                 Format::Avro => idle(section, name, &["schema"], "Avro is read by the schema of the registry"),
+                Format::Debezium => idle(section, name, &["subject"], "`schema` declares the columns"),
                 Format::Json if declared => idle(section, name, &["subject"], "`schema` declares the columns"),
                 Format::Bytes | Format::String => idle(section, name, &["schema", "subject", "event"], "the value is one column, `value`"),
                 Format::Json => {}

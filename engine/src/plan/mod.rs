@@ -233,6 +233,8 @@ pub struct TablePlan {
     pub topic: InputTopic,
     pub format: Format,
     pub schema: SchemaRef,
+    /// The column that is the record key.
+    pub key: String,
     pub time: Option<String>,
     /// `Some` if a step looks rows up as of event time.
     pub history: Option<Millis>,

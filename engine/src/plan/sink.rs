@@ -138,6 +138,10 @@ fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalo
     let user: SchemaRef = Arc::new(Schema::new(user_fields(schema).cloned().collect::<Vec<_>>()));
     let avro = match sink.format {
         Format::Avro => avro(sink, topic, &user, catalog, wrong),
+        Format::Debezium => {
+            wrong.push(super::source::debezium_elsewhere("a sink"));
+            None
+        }
         Format::Bytes | Format::String => {
             let expected = if sink.format == Format::Bytes { DataType::Binary } else { DataType::Utf8 };
             let fits = |name| schema.field_with_name(name).is_ok_and(|f| *f.data_type() == expected);

@@ -48,6 +48,9 @@ pub fn source(
     text: &str,
     headers: bool,
 ) -> Result<(StageInput, Vec<Diagnostic>), Vec<Diagnostic>> {
+    if source.format == Format::Debezium {
+        return Err(vec![debezium_elsewhere("a source")]);
+    }
     let topics = topics(source, catalog).map_err(|d| vec![d])?;
     let mut warnings = Vec::new();
     let mut inputs = Vec::new();
@@ -123,6 +126,13 @@ pub fn source(
     Ok((input, warnings))
 }
 
+/// Change records make a table, and nothing else.
+pub(super) fn debezium_elsewhere(what: &str) -> Diagnostic {
+    Diagnostic::error("debezium-format", format!("{what} can't have `format: debezium`: change records are read as tables"))
+        .at(["format"])
+        .help("write `format: json` and declare `op`, `before` and `after`, or make the topic a table")
+}
+
 /// The schema a step sees of a source.
 pub fn input_of(stage_input: &StageInput) -> Input {
     Input { schema: stage_input.schema.clone(), key: stage_input.key.clone() }
@@ -133,8 +143,9 @@ const DEFAULT_HISTORY: i64 = 7 * 86_400_000;
 
 /// Plans a table.
 pub fn table(name: &str, table: &Table, catalog: &dyn Catalog, text: &str) -> Result<TablePlan, Diagnostic> {
-    if !matches!(table.format, Format::Json | Format::Avro) {
-        return Err(Diagnostic::error("table-format", "a table's records are JSON or Avro").at(["format"]).help("write `format: avro`"));
+    if matches!(table.format, Format::Bytes | Format::String) {
+        let found = Diagnostic::error("table-format", "a table's records are JSON, Avro or change records of Debezium").at(["format"]);
+        return Err(found.help("write `format: json`, `avro` or `debezium`"));
     }
     let partitions = match catalog.partitions(&table.topic) {
         Ok(Some(n)) => n,
@@ -161,6 +172,7 @@ pub fn table(name: &str, table: &Table, catalog: &dyn Catalog, text: &str) -> Re
         topic: InputTopic { name: table.topic.as_str().into(), partitions, avro },
         format: table.format,
         schema,
+        key: table.key.clone(),
         time: table.time.clone(),
         history: table.history.map(|h| h.millis()).or_else(|| text.contains("as_of").then_some(DEFAULT_HISTORY)),
     })
@@ -222,7 +234,7 @@ fn value_schema(
     match (format, declared) {
         (Format::Bytes, _) => single(DataType::Binary),
         (Format::String, _) => single(DataType::Utf8),
-        (Format::Json, Some(Declared::Record(columns))) => {
+        (Format::Json | Format::Debezium, Some(Declared::Record(columns))) => {
             let fields = columns.iter().map(|(name, d)| field(name, d)).collect::<Result<Vec<_>, _>>()?;
             let schema = match event {
                 Some(EventShape::Envelope) => envelope(Fields::from(fields)),
@@ -230,7 +242,12 @@ fn value_schema(
             };
             Ok((Arc::new(schema), None))
         }
-        (Format::Json, Some(_)) => Err(Diagnostic::error("schema", "a schema is a mapping of column names to types").at(["schema"])),
+        (Format::Debezium, None) => Err(Diagnostic::error("schema", "the columns of a Debezium table are not declared")
+            .at(["format"])
+            .help("declare the columns of the row (`after`) under `schema`")),
+        (Format::Json | Format::Debezium, Some(_)) => {
+            Err(Diagnostic::error("schema", "a schema is a mapping of column names to types").at(["schema"]))
+        }
         (Format::Avro | Format::Json, _) => {
             let registered = catalog.subject(subject).map_err(|e| Diagnostic::error("schema-registry", e).at(["format"]))?;
             let Some(registered) = registered else {

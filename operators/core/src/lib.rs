@@ -37,5 +37,5 @@ pub use duration::Span;
 pub use operator::{Cx, Emitted, Ledger, Operator, Port, Rejected, Time};
 pub use spec::{Input, KeyEffect, OutputPort, PlanCx, Planned, Spec, TableInfo};
 pub use state::{MemoryState, State, StateError};
-pub use table::{Table, Tables};
+pub use table::{Change, Table, Tables};
 pub use types::{name as type_name, said as type_said};

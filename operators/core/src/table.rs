@@ -24,13 +24,38 @@ pub struct Place {
     row: u32,
 }
 
+/// A change of a table: what a record of its topic says.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'k> {
+    pub key: &'k [u8],
+    /// From when on it is in force, in event time.
+    pub since: Millis,
+    /// Where the record is.
+    pub partition: i32,
+    pub offset: i64,
+    /// The row in the batch that comes with it; `None`: a deletion.
+    pub row: Option<u32>,
+}
+
 /// One version of a key: from `since` on, the row, or deleted.
 #[derive(Clone, Copy, Debug)]
 struct Version {
     since: Millis,
-    /// Its place in the order of the topic.
-    arrived: u64,
+    partition: i32,
+    offset: i64,
     place: Option<Place>,
+}
+
+impl Version {
+    /// Versions are ordered by event time; among equal times the position decides.
+    fn order(&self) -> (Millis, i32, i64) {
+        (self.since, self.partition, self.offset)
+    }
+
+    /// A later record of the same partition says something else.
+    fn is_replaced(&self, versions: &[Version]) -> bool {
+        versions.iter().rev().any(|v| v.partition == self.partition && v.offset > self.offset)
+    }
 }
 
 /// A table: the current row of every key and, if asked for, its older versions.
@@ -43,14 +68,17 @@ pub struct Table {
     rows: usize,
     index: HashMap<Vec<u8>, Vec<Version>, foldhash::fast::FixedState>,
     live: usize,
-    arrivals: u64,
+    /// The latest event time of any change.
+    newest: Millis,
+    /// Not every partition was read to its end yet.
+    loading: bool,
 }
 
 impl Table {
     /// An empty table. `history`: keep versions of a key replaced at most this long (in event time) before its newest.
     pub fn new(schema: SchemaRef, history: Option<Millis>) -> Table {
         let index = HashMap::with_hasher(foldhash::fast::FixedState::default());
-        Table { schema, history, batches: Vec::new(), rows: 0, index, live: 0, arrivals: 0 }
+        Table { schema, history, batches: Vec::new(), rows: 0, index, live: 0, newest: Millis::MIN, loading: true }
     }
 
     pub fn schema(&self) -> &SchemaRef {
@@ -66,8 +94,8 @@ impl Table {
         self.len() == 0
     }
 
-    /// Takes changes in topic order: for each (key, time, row of `rows` or `None` for a tombstone).
-    pub fn apply<'k>(&mut self, rows: RecordBatch, changes: impl IntoIterator<Item = (&'k [u8], Millis, Option<u32>)>) {
+    /// Takes changes, those of a partition in its order; how partitions take turns makes no difference.
+    pub fn apply<'k>(&mut self, rows: RecordBatch, changes: impl IntoIterator<Item = Change<'k>>) {
         let changes: Vec<_> = changes.into_iter().collect();
         if changes.is_empty() {
             return;
@@ -75,10 +103,9 @@ impl Table {
         let batch = self.batches.len() as u32;
         self.rows += rows.num_rows();
         self.batches.push(rows);
-        for (key, since, row) in changes {
-            self.arrivals += 1;
-            let version = Version { since, arrived: self.arrivals, place: row.map(|row| Place { batch, row }) };
-            self.put(key, version);
+        for Change { key, since, partition, offset, row } in changes {
+            self.newest = self.newest.max(since);
+            self.put(key, Version { since, partition, offset, place: row.map(|row| Place { batch, row }) });
         }
         // A trickle of small batches costs more for its arrays than for its rows.
         let many = self.batches.len() > MAX_BATCHES.max(self.live / 1_000);
@@ -87,33 +114,44 @@ impl Table {
         }
     }
 
+    /// Every partition was read to its end: deletions have nothing left to meet, unless older versions are kept.
+    pub fn loaded(&mut self) {
+        self.loading = false;
+        self.forget_deleted();
+    }
+
     fn put(&mut self, key: &[u8], version: Version) {
         let versions = self.index.entry_ref(key).or_default();
         let before = versions.len();
-        match self.history {
-            None => versions.clear(),
-            Some(kept) => {
-                // Keep the version in force at the horizon: it answers lookups up to the next one.
-                // Per key: a row dated far ahead must not empty the history of the others.
-                let newest = versions.last().map_or(version.since, |v| v.since.max(version.since));
-                let horizon = newest.saturating_sub(kept);
-                let first = versions.iter().rposition(|v| v.since <= horizon).unwrap_or(0);
-                versions.drain(..first);
-            }
+        if self.history.is_none() {
+            // One per partition: a key moves to another one when partitions are added.
+            versions.retain(|v| v.partition != version.partition);
         }
-        if version.place.is_none() {
-            // A deletion ends what was to come, too.
-            versions.retain(|v| v.since <= version.since);
-        }
-        // Versions are ordered by time; among equal times the later record wins.
-        let at = versions.partition_point(|v| v.since <= version.since);
+        let at = versions.partition_point(|v| v.order() <= version.order());
         versions.insert(at, version);
         let mut after = versions.len();
-        if let [Version { place: None, .. }] = versions.as_slice() {
-            self.index.remove(key);
-            after = 0;
+        match self.history {
+            Some(kept) => {
+                prune(versions, kept);
+                after = versions.len();
+            }
+            None if !self.loading && latest(versions).is_none() => {
+                self.index.remove(key);
+                after = 0;
+            }
+            None => {}
         }
         self.live = (self.live + after).saturating_sub(before);
+    }
+
+    /// Drops keys that are deleted, where no version can come any more that the deletion would have to hide.
+    fn forget_deleted(&mut self) {
+        let (loading, horizon) = (self.loading, self.history.map(|kept| self.newest.saturating_sub(kept)));
+        self.index.retain(|_, versions| match horizon {
+            None => loading || latest(versions).is_some(),
+            Some(horizon) => versions.iter().any(|v| v.place.is_some() || v.since > horizon),
+        });
+        self.live = self.index.values().map(Vec::len).sum();
     }
 
     /// The place of the row of `key`: the latest, or the one in force at `at`.
@@ -163,7 +201,7 @@ impl Table {
 
     /// Every row in force now, in no particular order.
     pub fn latest(&self) -> Result<RecordBatch, ArrowError> {
-        let places: Vec<Option<Place>> = self.index.values().filter_map(|v| v.last()?.place).map(Some).collect();
+        let places: Vec<Option<Place>> = self.index.values().filter_map(|v| latest(v)).map(Some).collect();
         self.project(&places)
     }
 
@@ -175,6 +213,7 @@ impl Table {
 
     /// Folds all batches into one that holds only rows still referred to.
     fn compact(&mut self) {
+        self.forget_deleted();
         let places: Vec<Option<Place>> = self.index.values().flatten().filter_map(|v| v.place).map(Some).collect();
         let Ok(folded) = self.project(&places) else { return };
         let mut row = 0;
@@ -184,15 +223,26 @@ impl Table {
                 row += 1;
             }
         }
-        self.live = self.index.values().map(Vec::len).sum();
         self.rows = folded.num_rows();
         self.batches = vec![folded];
     }
 }
 
-/// The row that came last, whatever its time; `None` if that was a deletion.
+/// Drops what was replaced more than `kept` before the newest version: answers up to there need the version in force
+/// at that time. Per key, for a row dated far ahead must not empty the history of the others.
+fn prune(versions: &mut Vec<Version>, kept: Millis) {
+    let newest = versions.last().map_or(0, |v| v.since);
+    let first = versions.partition_point(|v| v.since <= newest.saturating_sub(kept)).saturating_sub(1);
+    if first > 0 {
+        let last_words: Vec<Version> = versions.iter().take(first).filter(|v| !v.is_replaced(versions)).copied().collect();
+        drop(versions.splice(..first, last_words));
+    }
+}
+
+/// The row of the last record of a key; `None` if that was a deletion. Where several partitions have some, for the key moved
+/// when partitions were added, it is the one with the latest time.
 fn latest(versions: &[Version]) -> Option<Place> {
-    versions.iter().max_by_key(|v| v.arrived)?.place
+    versions.iter().filter(|v| !v.is_replaced(versions)).max_by_key(|v| v.order())?.place
 }
 
 /// True for the types a record key can have that tables are looked up by.
@@ -239,9 +289,14 @@ mod tests {
         Table::new(Arc::new(Schema::new(vec![Field::new("v", DataType::Utf8, true)])), history)
     }
 
-    fn put(table: &mut Table, key: &str, at: Millis, value: Option<&str>) {
+    fn put(table: &mut Table, key: &str, since: Millis, value: Option<&str>) {
+        static OFFSETS: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(0);
+        put_at(table, key, since, (0, OFFSETS.fetch_add(1, std::sync::atomic::Ordering::Relaxed)), value);
+    }
+
+    fn put_at(table: &mut Table, key: &str, since: Millis, (partition, offset): (i32, i64), value: Option<&str>) {
         let rows = RecordBatch::try_new(table.schema().clone(), vec![Arc::new(StringArray::from(vec![value]))]).unwrap();
-        table.apply(rows, [(key.as_bytes(), at, value.map(|_| 0))]);
+        table.apply(rows, [Change { key: key.as_bytes(), since, partition, offset, row: value.map(|_| 0) }]);
     }
 
     fn get(table: &Table, key: &str, at: Option<Millis>) -> Option<String> {
@@ -258,6 +313,61 @@ mod tests {
         put(&mut t, "a", 3, None);
         assert_eq!(get(&t, "a", None), None);
         assert!(t.is_empty());
+        t.loaded();
+        assert!(t.index.is_empty(), "nothing is kept of it");
+    }
+
+    /// Every order in which two partitions can take turns.
+    fn interleavings(a: usize, b: usize) -> Vec<Vec<bool>> {
+        if a == 0 || b == 0 {
+            return vec![[vec![true; a], vec![false; b]].concat()];
+        }
+        let with = |first: bool, rest: Vec<Vec<bool>>| rest.into_iter().map(move |rest| [vec![first], rest].concat());
+        with(true, interleavings(a - 1, b)).chain(with(false, interleavings(a, b - 1))).collect()
+    }
+
+    #[test]
+    fn one_answer_however_partitions_take_turns() {
+        // Times and values; the deletion at 20 comes after versions that are in force later.
+        let a = [(10, Some("x")), (30, Some("z")), (20, None)];
+        let b = [(15, Some("y")), (30, Some("w")), (5_000, None), (40, Some("late"))];
+        for history in [None, Some(1_000)] {
+            let mut answers = std::collections::BTreeSet::new();
+            for order in interleavings(a.len(), b.len()) {
+                let (mut t, mut at) = (table(history), [0, 0]);
+                for first in order {
+                    let (partition, records): (usize, &[_]) = if first { (0, &a) } else { (1, &b) };
+                    let (since, value) = records[at[partition]];
+                    put_at(&mut t, "k", since, (partition as i32, at[partition] as i64), value);
+                    at[partition] += 1;
+                }
+                t.loaded();
+                let at: Vec<_> = [4_000, 4_999, 5_000].iter().map(|at| get(&t, "k", Some(*at))).collect();
+                answers.insert((get(&t, "k", None), at));
+            }
+            assert_eq!(answers.len(), 1, "{answers:?}");
+        }
+    }
+
+    #[test]
+    fn a_late_deletion_ends_what_was_before_it_only() {
+        let mut t = table(Some(1_000));
+        put(&mut t, "a", 10, Some("x"));
+        put(&mut t, "a", 30, Some("y"));
+        put(&mut t, "a", 20, None);
+        assert_eq!(get(&t, "a", Some(15)).as_deref(), Some("x"));
+        assert_eq!(get(&t, "a", Some(25)), None);
+        assert_eq!(get(&t, "a", Some(30)).as_deref(), Some("y"));
+        // A version that comes late does not come back behind a deletion.
+        put(&mut t, "b", 20, None);
+        t.loaded();
+        put(&mut t, "b", 10, Some("x"));
+        assert_eq!((get(&t, "b", Some(15)).as_deref(), get(&t, "b", Some(25))), (Some("x"), None));
+        // Deletions older than the history are forgotten with the batches they were in.
+        put(&mut t, "c", 9_000, Some("z"));
+        put(&mut t, "d", 20, None);
+        t.compact();
+        assert!(t.index.contains_key(b"c".as_slice()) && !t.index.contains_key(b"d".as_slice()));
     }
 
     #[test]

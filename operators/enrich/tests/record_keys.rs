@@ -8,7 +8,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use operator_core::batch::system_fields;
-use operator_core::{Batch, Cx, Input, Ledger, MemoryState, Origin, PlanCx, Spec, Table, TableInfo};
+use operator_core::{Batch, Change, Cx, Input, Ledger, MemoryState, Origin, PlanCx, Spec, Table, TableInfo};
 use operator_enrich::Enrich;
 
 /// Joins `on` with a table of two rows, given by the record's key and the key column; the added values.
@@ -26,7 +26,8 @@ fn join(on: ArrayRef, key: ArrayRef, record_keys: [&[u8]; 2]) -> Vec<Option<Stri
     let values: ArrayRef = Arc::new(StringArray::from(vec!["first", "second"]));
     let mut table = Table::new(info.schema.clone(), None);
     let [first, second] = record_keys;
-    table.apply(RecordBatch::try_new(info.schema.clone(), vec![key, values]).unwrap(), [(first, 0, Some(0)), (second, 0, Some(1))]);
+    let change = |key, row: u32| Change { key, since: 0, partition: 0, offset: i64::from(row), row: Some(row) };
+    table.apply(RecordBatch::try_new(info.schema.clone(), vec![key, values]).unwrap(), [change(first, 0), change(second, 1)]);
     let tables = BTreeMap::from([("t".to_string(), table)]);
 
     let enrich: Enrich = serde_json::from_str(r#"{"table":"t","on":"id","add":["v"]}"#).unwrap();

@@ -14,7 +14,7 @@ use crate::batch::{Batch, NO_WATERMARK, Origin, time_type};
 use crate::operator::{Cx, Emitted, Ledger, Operator, Rejected, Time};
 use crate::spec::{Input, PlanCx, Planned, Spec, TableInfo};
 use crate::state::{MemoryState, StateError};
-use crate::table::{Table, put_record_key};
+use crate::table::{Change, Table, put_record_key};
 
 /// The step as far as the script has got.
 enum Step {
@@ -35,6 +35,8 @@ pub(super) struct Session<S> {
     saved: MemoryState,
     tables: BTreeMap<String, Table>,
     infos: BTreeMap<String, TableInfo>,
+    /// Changes of tables so far.
+    changes: i64,
     rows_in: u64,
     ledger: Ledger,
     lines: Vec<String>,
@@ -54,6 +56,7 @@ impl<S: Spec> Session<S> {
             saved: MemoryState::default(),
             tables: BTreeMap::new(),
             infos: BTreeMap::new(),
+            changes: 0,
             rows_in: 0,
             ledger: Ledger::default(),
             lines: Vec::new(),
@@ -304,11 +307,12 @@ impl<S: Spec> Session<S> {
             return Err(format!("there is no table `{name}`"));
         };
         let at = settings.get("at").map_or(Ok(0), |at| show::read_time(at))?;
-        change(table, info, &drawn, &deleted, at)
+        self.changes += deleted.len() as i64;
+        change(table, info, &drawn, &deleted, (at, self.changes - deleted.len() as i64))
     }
 }
 
-fn change(table: &mut Table, info: &TableInfo, drawn: &Drawn, deleted: &[bool], at: i64) -> Result<(), String> {
+fn change(table: &mut Table, info: &TableInfo, drawn: &Drawn, deleted: &[bool], (at, first): (i64, i64)) -> Result<(), String> {
     let rows = drawn.batch(&info.schema)?;
     let key = rows.column_by_name(&info.key).ok_or_else(|| format!("the table has no column `{}`", info.key))?.clone();
     let times = drawn.times("_time")?;
@@ -321,7 +325,7 @@ fn change(table: &mut Table, info: &TableInfo, drawn: &Drawn, deleted: &[bool], 
         .collect();
     let changes = keys.iter().zip(times).zip(deleted).enumerate().map(|(row, ((key, time), deleted))| {
         let place = if *deleted { None } else { Some(row as u32) };
-        (key.as_slice(), time.unwrap_or(at), place)
+        Change { key, since: time.unwrap_or(at), partition: 0, offset: first + row as i64, row: place }
     });
     table.apply(rows, changes);
     Ok(())

@@ -1,0 +1,122 @@
+//! Change records of a database as Debezium writes them in JSON, with and without the `schema` and `payload` around them.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+/// What a record says about a row: rows are JSON objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change<'a> {
+    /// The row as it was, where the connector says it.
+    pub before: Option<&'a str>,
+    /// The row as it is; `None`: it was deleted.
+    pub after: Option<&'a str>,
+    /// When the connector saw the change, in milliseconds since 1970.
+    pub at: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct Envelope<'a> {
+    #[serde(borrow)]
+    op: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    before: Option<&'a RawValue>,
+    #[serde(borrow)]
+    after: Option<&'a RawValue>,
+    ts_ms: Option<i64>,
+}
+
+/// A record or a key with its schema beside it.
+#[derive(Deserialize)]
+struct Wrapped<'a> {
+    #[serde(borrow, default, deserialize_with = "present")]
+    payload: Option<&'a RawValue>,
+}
+
+/// `null` is a value of its own here, unlike a member that is not there.
+fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Reads a record's value; `None` is a deletion that names no row: its key does.
+///
+/// # Errors
+/// It is no change of a row: no JSON, no `op`, or another kind of operation.
+pub fn read(value: &[u8]) -> Result<Option<Change<'_>>, String> {
+    let payload = unwrap(value)?;
+    if payload == "null" {
+        return Ok(None);
+    }
+    let envelope: Envelope<'_> = serde_json::from_str(payload).map_err(no_record)?;
+    let after = match envelope.op.as_deref() {
+        Some("c" | "r" | "u") => envelope.after.map(RawValue::get),
+        Some("d") => None,
+        Some("t") => return Err("`op: t` empties a table, which is not followed".into()),
+        Some(_) => return Err("its `op` is no change of a row".into()),
+        None => return Err("no Debezium change record: it has no `op`".into()),
+    };
+    Ok(Some(Change { before: envelope.before.map(RawValue::get), after, at: envelope.ts_ms }))
+}
+
+/// Where it stops being one: what stands there may be personal data.
+fn no_record(e: serde_json::Error) -> String {
+    let why = if e.is_data() { "another type was expected" } else { "this is not JSON" };
+    format!("no Debezium change record: {why} before byte {}", e.column())
+}
+
+/// A JSON text without the `schema` and `payload` around it.
+///
+/// # Errors
+/// It is no JSON in UTF-8.
+pub fn unwrap(text: &[u8]) -> Result<&str, String> {
+    let text = std::str::from_utf8(text).map_err(|e| e.to_string())?.trim();
+    if !text.starts_with('{') {
+        return Ok(text);
+    }
+    let wrapped: Wrapped<'_> = serde_json::from_str(text).map_err(no_record)?;
+    Ok(wrapped.payload.map_or(text, RawValue::get))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(value: &str) -> Change<'_> {
+        read(value.as_bytes()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn records_are_read_with_and_without_their_schema() {
+        let plain = r#"{"op":"u","before":{"id":1},"after":{"id":2},"ts_ms":7,"source":{"lsn":1}}"#;
+        let wrapped = format!(r#"{{"schema":{{"type":"struct"}},"payload":{plain}}}"#);
+        let expected = Change { before: Some(r#"{"id":1}"#), after: Some(r#"{"id":2}"#), at: Some(7) };
+        assert_eq!((change(plain), change(&wrapped)), (expected, expected));
+        assert_eq!(unwrap(br#"{"schema":null,"payload":{"id":1}}"#), Ok(r#"{"id":1}"#));
+        assert_eq!(unwrap(b" s1 "), Ok("s1"));
+    }
+
+    #[test]
+    fn deletions_are_those_without_a_row_after() {
+        assert_eq!(change(r#"{"op":"d","before":{"id":1},"after":null}"#).after, None);
+        assert_eq!(change(r#"{"op":"u","before":null,"after":null}"#), Change { before: None, after: None, at: None });
+        assert_eq!(read(br#"{"schema":null,"payload":null}"#), Ok(None));
+    }
+
+    #[test]
+    fn what_is_no_change_of_a_row_is_refused() {
+        for (value, why) in [
+            (r#"{"op":"t","before":null,"after":null}"#, "empties a table"),
+            (r#"{"op":"m","message":{}}"#, "no change of a row"),
+            (r#"{"id":1}"#, "no `op`"),
+            (r#"{"op":1}"#, "another type was expected before byte"),
+            (r#"{"op":"c","#, "not JSON"),
+            ("7", "another type"),
+            ("", "not JSON"),
+        ] {
+            let found = read(value.as_bytes()).unwrap_err();
+            assert!(found.contains(why), "{value}: {found}");
+        }
+        assert!(read(&[0xff]).is_err());
+    }
+}

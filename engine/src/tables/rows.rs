@@ -1,0 +1,180 @@
+//! Records of a table's topic into rows and deletions.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::{Schema, SchemaRef, TimestampMillisecondType};
+use headwater_formats::{AvroDecoder, AvroReader, DecodeError, JsonDecoder, RowBuilder};
+use operator_core::batch::time_type;
+use operator_core::{Change, Millis};
+
+use crate::broker::Record;
+use crate::debezium;
+use crate::decode::json_payload;
+use crate::pipeline::Format;
+use crate::plan::TablePlan;
+use crate::schemas::{Lookup, SchemaSource};
+
+enum Values {
+    Json(JsonDecoder),
+    Avro(AvroDecoder),
+    Debezium { after: JsonDecoder, keys: Box<RowKeys> },
+}
+
+/// Decodes the records of one table.
+pub(super) struct Rows {
+    pub name: String,
+    pub topic: Arc<str>,
+    /// Partitions that are read.
+    pub partitions: i32,
+    time: Option<usize>,
+    values: Values,
+    rows: RowBuilder,
+}
+
+/// A change whose row is not in a batch yet.
+pub(super) struct Pending<'r> {
+    key: Cow<'r, [u8]>,
+    since: Millis,
+    offset: i64,
+    row: Option<u32>,
+}
+
+impl Rows {
+    pub fn new(table: &TablePlan) -> Result<Rows, String> {
+        let values = match (table.format, &table.topic.avro) {
+            (Format::Avro, Some(text)) => Values::Avro(AvroDecoder::new(AvroReader::new(text, &table.schema)?)),
+            (Format::Json, _) => Values::Json(JsonDecoder::new(&table.schema)),
+            (Format::Debezium, _) => {
+                Values::Debezium { after: JsonDecoder::new(&table.schema), keys: Box::new(RowKeys::new(&table.schema, &table.key)?) }
+            }
+            _ => return Err(format!("table `{}`: a table's records are JSON, Avro or Debezium's", table.name)),
+        };
+        Ok(Rows {
+            name: table.name.clone(),
+            topic: table.topic.name.clone(),
+            partitions: table.topic.partitions,
+            time: table.time.as_ref().and_then(|name| table.schema.index_of(name).ok()),
+            values,
+            rows: RowBuilder::new(&table.schema, 1_024)?,
+        })
+    }
+
+    /// Decodes a record: what it changes goes to `out`.
+    ///
+    /// # Errors
+    /// Nothing was added: the record is bad, or the registry has not answered yet.
+    pub fn read<'r>(&mut self, record: &Record<'r>, schemas: &dyn SchemaSource, out: &mut Vec<Pending<'r>>) -> Result<(), DecodeError> {
+        if let Values::Debezium { after, keys } = &mut self.values {
+            return changed(record, after, keys, &mut self.rows, out).map_err(DecodeError::Bad);
+        }
+        let key = record.key.ok_or_else(|| DecodeError::Bad("it has no key".into()))?;
+        if let Some(value) = record.value {
+            self.value(value, schemas)?;
+        }
+        let row = record.value.map(|_| last(&self.rows));
+        out.push(Pending { key: key.into(), since: record.timestamp.unwrap_or(0), offset: record.offset, row });
+        Ok(())
+    }
+
+    fn value(&mut self, value: &[u8], schemas: &dyn SchemaSource) -> Result<(), DecodeError> {
+        let decoder = match &mut self.values {
+            Values::Json(decoder) | Values::Debezium { after: decoder, .. } => return decoder.decode(json_payload(value), &mut self.rows),
+            Values::Avro(decoder) => decoder,
+        };
+        match decoder.decode(value, &mut self.rows) {
+            Err(DecodeError::UnknownSchema(id)) => match schemas.lookup(id) {
+                Lookup::Known(text) => {
+                    decoder.add_writer(id, &text).map_err(DecodeError::Bad)?;
+                    decoder.decode(value, &mut self.rows)
+                }
+                Lookup::NotFound => Err(DecodeError::Bad(format!("the schema registry has no schema with id {id}"))),
+                Lookup::Pending | Lookup::Unavailable(_) => Err(DecodeError::UnknownSchema(id)),
+            },
+            other => other,
+        }
+    }
+
+    /// The rows read so far, and what they change.
+    pub fn finish<'p>(&mut self, partition: i32, pending: &'p mut [Pending<'_>]) -> Result<(RecordBatch, Vec<Change<'p>>), String> {
+        let rows = self.rows.finish()?;
+        if let Some(column) = self.time.map(|i| rows.column(i)) {
+            let times = cast(column, &time_type()).map_err(|e| e.to_string())?;
+            let times = times.as_primitive::<TimestampMillisecondType>();
+            for change in &mut *pending {
+                if let Some(row) = change.row.map(|r| r as usize).filter(|r| times.is_valid(*r)) {
+                    change.since = times.value(row);
+                }
+            }
+        }
+        let change = |p: &'p Pending<'_>| Change { key: &p.key, since: p.since, partition, offset: p.offset, row: p.row };
+        Ok((rows, pending.iter().map(change).collect()))
+    }
+}
+
+fn last(rows: &RowBuilder) -> u32 {
+    rows.len().saturating_sub(1) as u32
+}
+
+/// A change record: the new row under its key, the old one deleted where it had another key or there is no new one.
+fn changed<'r>(
+    record: &Record<'r>,
+    after: &mut JsonDecoder,
+    keys: &mut RowKeys,
+    rows: &mut RowBuilder,
+    out: &mut Vec<Pending<'r>>,
+) -> Result<(), String> {
+    let change = record.value.map(|value| debezium::read(json_payload(value))).transpose()?.flatten();
+    let since = change.and_then(|c| c.at).or(record.timestamp).unwrap_or(0);
+    let mut push = |key: Vec<u8>, row| out.push(Pending { key: key.into(), since, offset: record.offset, row });
+    let before = change.and_then(|c| c.before).map(|row| keys.of_row(row)).transpose();
+    let Some(row) = change.and_then(|c| c.after) else {
+        // Where `before` lacks the key, the record's own has it.
+        let key = match (before, record.key) {
+            (Ok(Some(key)), _) => key,
+            (_, Some(key)) => keys.of_record(key)?,
+            (_, None) => return Err("it deletes a row and does not say which: it has neither the key in `before` nor a record key".into()),
+        };
+        push(key, None);
+        return Ok(());
+    };
+    let key = keys.of_row(row)?;
+    after.decode(row.as_bytes(), rows).map_err(|e| e.to_string())?;
+    if let Some(before) = before.ok().flatten().filter(|before| *before != key) {
+        push(before, None);
+    }
+    push(key, Some(last(rows)));
+    Ok(())
+}
+
+/// The key of rows in JSON, as the bytes that joins look for.
+struct RowKeys {
+    decoder: JsonDecoder,
+    rows: RowBuilder,
+}
+
+impl RowKeys {
+    fn new(schema: &SchemaRef, column: &str) -> Result<RowKeys, String> {
+        let field = schema.field_with_name(column).map_err(|e| e.to_string())?.clone().with_nullable(false);
+        let schema: SchemaRef = Arc::new(Schema::new(vec![field]));
+        Ok(RowKeys { decoder: JsonDecoder::new(&schema), rows: RowBuilder::new(&schema, 1)? })
+    }
+
+    fn of_row(&mut self, row: &str) -> Result<Vec<u8>, String> {
+        self.decoder.decode(row.as_bytes(), &mut self.rows).map_err(|e| e.to_string())?;
+        let rows = self.rows.finish()?;
+        let mut key = Vec::new();
+        operator_core::table::put_record_key(rows.column(0), 0, &mut key);
+        Ok(key)
+    }
+
+    /// A record key: connectors write an object of key columns, others the value itself.
+    fn of_record(&mut self, key: &[u8]) -> Result<Vec<u8>, String> {
+        match debezium::unwrap(key) {
+            Ok(object) if object.starts_with('{') => self.of_row(object),
+            _ => Ok(key.to_vec()),
+        }
+    }
+}

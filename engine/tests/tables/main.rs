@@ -1,0 +1,199 @@
+//! Tables over topics that grow and that hide their ends, and sources that grow: followed where that is possible, and named
+//! where it is not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_engine::broker::{Broker, Membership, Outcome, Outgoing, Producer, Progress};
+use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, topics_to_create};
+use headwater_engine::memory::{MemoryBroker, MemoryClock, Settings};
+use headwater_engine::pipeline::Pipeline;
+use headwater_engine::plan::{Catalog, Plan, Registered, plan};
+use headwater_engine::registry::{Kind, Registry};
+use headwater_engine::schemas::MemorySchemas;
+use headwater_engine::stats::Stats;
+use headwater_engine::tables::{LoadedTables, TableLoader};
+use headwater_engine::yaml;
+use operator_core::Tables;
+
+const PIPELINE: &str = r#"
+apiVersion: headwater/v1
+name: tables
+commit_interval: 20ms
+sources:
+  orders: { topic: orders, schema: { id: string } }
+tables:
+  names: { topic: names, key: id, schema: { id: string, name: string } }
+steps:
+  some: { from: orders, filter: id <> 'x' }
+sinks:
+  out: { from: some, topic: out, create: { partitions: 1 } }
+"#;
+
+struct Topics<'a>(&'a MemoryBroker);
+
+impl Catalog for Topics<'_> {
+    fn subject(&self, _: &str) -> Result<Option<Registered>, String> {
+        Ok(None)
+    }
+
+    fn partitions(&self, topic: &str) -> Result<Option<i32>, String> {
+        self.0.partitions(topic).map_err(|e| e.to_string())
+    }
+
+    fn topics(&self) -> Result<Vec<String>, String> {
+        self.0.topics().map_err(|e| e.to_string())
+    }
+}
+
+struct Run {
+    broker: MemoryBroker,
+    clock: Arc<MemoryClock>,
+    plan: Arc<Plan>,
+    tables: Arc<LoadedTables>,
+    stats: Arc<Stats>,
+}
+
+impl Run {
+    fn new() -> Run {
+        let settings = Settings { session_timeout: i64::MAX / 4, transaction_timeout: i64::MAX / 4, ..Settings::default() };
+        let clock = MemoryClock::at(1_767_225_600_000);
+        let broker = MemoryBroker::with(clock.clone(), settings);
+        broker.create_topic("orders", 1);
+        broker.create_topic_with("names", 1, &[("cleanup.policy", "compact")]);
+        let root = yaml::parse(PIPELINE).unwrap();
+        let pipeline = Pipeline::read(&root).0.unwrap();
+        let registry = Registry(vec![Kind::of::<operator_filter::Filter>()]);
+        let plan = Arc::new(plan(&pipeline, &root, PIPELINE, &registry, &Topics(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
+        broker.create_topics(&topics_to_create(&plan)).unwrap();
+        let tables = Arc::new(LoadedTables::new(&plan));
+        Run { broker, clock, plan, tables, stats: Arc::default() }
+    }
+
+    fn put(&self, topic: &str, partition: i32, key: &str, value: &str) {
+        self.broker.append(topic, partition, Some(key.as_bytes()), Some(value.as_bytes()), Some(1), &[]).unwrap();
+    }
+
+    fn loader(&self) -> TableLoader {
+        let (broker, schemas) = (Arc::new(self.broker.clone()), Arc::new(MemorySchemas::default()));
+        TableLoader::new(&self.plan, self.tables.clone(), broker, schemas, self.clock.clone()).unwrap()
+    }
+
+    fn step(&self, loader: &mut TableLoader, millis: i64) -> Result<(), LaneEnd> {
+        self.clock.advance(millis);
+        (0..5).try_for_each(|_| loader.step(Duration::ZERO))
+    }
+
+    fn knows(&self, key: &str) -> bool {
+        let mut known = false;
+        self.tables.with("names", &mut |table| known = table.lookup(key.as_bytes(), None).is_some());
+        known
+    }
+
+    fn lane(&self) -> Lane {
+        let world = World {
+            plan: self.plan.clone(),
+            broker: Arc::new(self.broker.clone()),
+            clock: self.clock.clone(),
+            schemas: Arc::new(MemorySchemas::default()),
+            schema_ids: Arc::new(|_, _| Ok(1)),
+            tables: self.tables.clone(),
+            stats: self.stats.clone(),
+        };
+        Lane::start(world, LaneConfig::new("w", 0)).unwrap()
+    }
+}
+
+/// A transaction of somebody else in the table's topic, with one row.
+fn open_transaction(broker: &MemoryBroker) -> Box<dyn Producer> {
+    let mut foreign = broker.producer(Some("foreign")).unwrap();
+    foreign.begin().unwrap();
+    let topic: Arc<str> = "names".into();
+    let (key, value) = (Some(&b"b"[..]), Some(&br#"{"id":"b","name":"B"}"#[..]));
+    foreign.send(Outgoing { topic: &topic, partition: 0, timestamp: Some(1), key, value, headers: &[], tag: None }).unwrap();
+    broker.settle();
+    foreign
+}
+
+#[test]
+fn partitions_that_are_added_to_a_table_are_read() {
+    let run = Run::new();
+    run.put("names", 0, "a", r#"{"id":"a","name":"A"}"#);
+    let mut loader = run.loader();
+    run.step(&mut loader, 1).unwrap();
+    assert!(run.tables.ready() && run.knows("a"));
+    run.broker.create_topic("names", 3);
+    run.put("names", 2, "c", r#"{"id":"c","name":"C"}"#);
+    run.tables.grown(&"names".into(), 3);
+    run.step(&mut loader, 1).unwrap();
+    assert!(run.knows("c") && run.tables.ready());
+    run.put("names", 0, "d", r#"{"id":"d","name":"D"}"#);
+    run.step(&mut loader, 1).unwrap();
+    assert!(run.knows("d"), "the others are read on");
+}
+
+#[test]
+fn a_transaction_that_hides_the_end_of_a_table_is_named() {
+    let run = Run::new();
+    run.put("names", 0, "a", r#"{"id":"a","name":"A"}"#);
+    let mut foreign = open_transaction(&run.broker);
+    let mut loader = run.loader();
+    run.step(&mut loader, 1).unwrap();
+    run.step(&mut loader, 5_000).unwrap();
+    assert!(!run.tables.ready());
+    assert_eq!(run.tables.waits(), ["names-0: a transaction is open at offset 1 and hides records up to offset 2"]);
+    let nobody = Membership { group: String::new(), generation: -1, member: String::new(), instance: None };
+    foreign.commit(Vec::new(), nobody).unwrap();
+    run.broker.settle();
+    let ended = (0..10).map(|_| foreign.progress(Duration::ZERO)).find(|progress| matches!(progress, Progress::Done(_)));
+    assert_eq!(ended, Some(Progress::Done(Outcome::Committed { tags: Vec::new() })));
+    run.step(&mut loader, 1).unwrap();
+    assert!(run.tables.ready() && run.knows("b"));
+    assert_eq!(run.tables.waits(), [""; 0]);
+}
+
+#[test]
+fn a_table_that_ends_with_a_marker_is_ready() {
+    let run = Run::new();
+    let mut foreign = open_transaction(&run.broker);
+    let nobody = Membership { group: String::new(), generation: -1, member: String::new(), instance: None };
+    foreign.commit(Vec::new(), nobody).unwrap();
+    assert!((0..10).any(|_| matches!(foreign.progress(Duration::ZERO), Progress::Done(Outcome::Committed { .. }))));
+    let mut loader = run.loader();
+    run.step(&mut loader, 1).unwrap();
+    assert!(run.tables.ready() && run.knows("b"), "the record and the end behind its marker came together");
+}
+
+#[test]
+fn a_transaction_that_hangs_stops_the_worker() {
+    let run = Run::new();
+    let _foreign = open_transaction(&run.broker);
+    let mut loader = run.loader();
+    run.step(&mut loader, 1).unwrap();
+    run.step(&mut loader, 19 * 60_000).unwrap();
+    let Err(LaneEnd::Stop(why)) = run.step(&mut loader, 60_000) else { panic!("it still waits") };
+    assert!(why.contains("abort --topic names --partition 0 --start-offset 0"), "{why}");
+}
+
+#[test]
+fn a_source_that_grows_is_named_and_the_rest_goes_on() {
+    let run = Run::new();
+    let mut loader = run.loader();
+    run.step(&mut loader, 1).unwrap();
+    let mut lane = run.lane();
+    let steps = |lane: &mut Lane| {
+        for _ in 0..50 {
+            run.clock.advance(1);
+            lane.step(Duration::ZERO).unwrap();
+        }
+    };
+    run.put("orders", 0, "k", r#"{"id":"a"}"#);
+    steps(&mut lane);
+    run.broker.create_topic("orders", 2);
+    run.put("orders", 1, "k", r#"{"id":"b"}"#);
+    run.put("orders", 0, "k", r#"{"id":"c"}"#);
+    steps(&mut lane);
+    assert_eq!(run.stats.snapshot().grown.get("orders"), Some(&(1, 2)));
+    let out: Vec<_> = run.broker.read_all_committed("out").into_iter().filter_map(|r| String::from_utf8(r.value?).ok()).collect();
+    assert_eq!(out, [r#"{"id":"a"}"#, r#"{"id":"c"}"#]);
+}
