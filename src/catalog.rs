@@ -87,6 +87,14 @@ impl Catalog for Live {
         self.broker.partitions(topic).map_err(|e| e.to_string())
     }
 
+    /// Without the right to read them, what depends on settings is found when records are refused.
+    fn topic_config(&self, topic: &str) -> Vec<(String, String)> {
+        match self.broker.partitions(topic) {
+            Ok(Some(_)) => self.broker.topic_config(topic).unwrap_or_default(),
+            _ => Vec::new(),
+        }
+    }
+
     fn topics(&self) -> Result<Vec<String>, String> {
         self.broker.topics().map_err(|e| e.to_string())
     }

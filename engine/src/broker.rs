@@ -5,6 +5,7 @@
 //! the two that must wait for the network, ending a transaction and reading on, are started and then asked about.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -145,6 +146,27 @@ pub struct Outgoing<'a> {
     pub tag: Option<u32>,
 }
 
+impl Outgoing<'_> {
+    /// Tells this record from others within a process: two with the same fingerprint are the same record, tags aside.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        // Clients move timestamps before the first millisecond of 1970 there, and tell the time or the tag of a failed record.
+        let timestamp = self.timestamp.filter(|_| self.tag.is_none()).map(|at| at.max(1));
+        (self.topic, self.partition, timestamp, self.key, self.value, self.headers).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+/// A record that the brokers refuse for what it is (KIP-467): it is too large, has no key for a compacted topic, or a timestamp
+/// outside the topic's limits. Sent again, it is refused again, and its transaction with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// [`Outgoing::fingerprint`].
+    pub record: u64,
+    /// Where it was to go, and the brokers' words.
+    pub cause: String,
+}
+
 /// How the end of a transaction turned out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -181,6 +203,10 @@ pub trait Producer: Send {
     fn progress(&mut self, timeout: Duration) -> Progress;
     /// Aborts the open transaction and waits for it. An error means: throw the producer away.
     fn abort(&mut self) -> Result<(), BrokerError>;
+    /// After a transaction that failed: the records that the brokers refused for themselves, each told once. There may be
+    /// others, which were not judged yet. None is named where the brokers refuse a batch as a whole; the producer then sends
+    /// smaller ones in the next transactions, until the record stands alone.
+    fn refused(&mut self) -> Vec<Refused>;
 }
 
 /// Reads partitions without a group: changelogs, tables, bounded re-reads. Committed records only.
@@ -197,6 +223,12 @@ pub struct TopicSpec {
     /// `None`: the broker's default.
     pub replication: Option<i32>,
     pub config: Vec<(String, String)>,
+}
+
+/// Whether a topic with these settings is compacted: it then takes no record without a key.
+pub fn is_compacted<'a>(config: impl IntoIterator<Item = (&'a String, &'a String)>) -> bool {
+    let policy = config.into_iter().find(|(name, _)| *name == "cleanup.policy");
+    policy.is_some_and(|(_, policy)| policy.split(',').any(|p| p.trim() == "compact"))
 }
 
 /// The log as a whole. Shared by all lanes of a worker.
@@ -226,6 +258,8 @@ pub enum Failure {
     Transient,
     /// The transaction must be aborted; the producer lives on.
     AbortTransaction,
+    /// A record was refused for what it is: the transaction must be aborted, and repeated without it. [`Producer::refused`].
+    Refused,
     /// Another producer or member took over.
     Fenced,
     /// A position that is not in the log any more (retention, a topic made anew): a person must decide.

@@ -378,19 +378,20 @@ enum Unlearned {
 pub(crate) fn column_at(fields: &Fields, columns: &[ArrayRef], path: &[String]) -> Option<ArrayRef> {
     let (name, rest) = path.split_first()?;
     let index = fields.iter().position(|f| f.name() == name)?;
-    let mut column = columns.get(index)?.clone();
-    for name in rest {
-        let record = column.as_any().downcast_ref::<StructArray>()?;
-        let child = record.column_by_name(name)?;
-        column = match record.nulls() {
-            None => child.clone(),
-            Some(nulls) => {
-                let nulls = arrow::buffer::NullBuffer::union(Some(nulls), child.nulls());
-                arrow::array::make_array(child.to_data().into_builder().nulls(nulls).build().ok()?)
-            }
-        };
+    rest.iter().try_fold(columns.get(index)?.clone(), |column, name| field_of(&column, name))
+}
+
+/// The values of a record's field, null where the record is: a null hides what is under it.
+pub(crate) fn field_of(record: &ArrayRef, name: &str) -> Option<ArrayRef> {
+    let record = record.as_struct_opt()?;
+    let child = record.column_by_name(name)?;
+    match record.nulls() {
+        None => Some(child.clone()),
+        Some(nulls) => {
+            let nulls = arrow::buffer::NullBuffer::union(Some(nulls), child.nulls());
+            Some(arrow::array::make_array(child.to_data().into_builder().nulls(nulls).build().ok()?))
+        }
     }
-    Some(column)
 }
 
 /// The fields of `wanted` that `own` has, nested likewise.

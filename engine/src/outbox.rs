@@ -59,14 +59,21 @@ impl Outbox {
 
     /// Hands everything to `producer`, in order.
     pub fn send(&mut self, producer: &mut dyn Producer) -> Result<(), BrokerError> {
+        self.visit(0, |record| producer.send(record))?;
+        self.clear();
+        Ok(())
+    }
+
+    /// Shows the records from `start` on, until one is an error.
+    pub fn visit<E>(&self, start: usize, mut show: impl FnMut(Outgoing<'_>) -> Result<(), E>) -> Result<(), E> {
         let slice = |range: &Option<Range<usize>>| range.as_ref().and_then(|r| self.bytes.get(r.clone()));
         let mut carried: Vec<(&[u8], Option<&[u8]>)> = Vec::new();
-        for entry in &self.entries {
+        for entry in self.entries.iter().skip(start) {
             carried.clear();
             if let Some(bytes) = slice(&entry.headers) {
                 carried.extend(headers::iter(bytes));
             }
-            producer.send(Outgoing {
+            show(Outgoing {
                 topic: &entry.topic,
                 partition: entry.partition,
                 timestamp: entry.timestamp,
@@ -76,8 +83,17 @@ impl Outbox {
                 tag: entry.tag,
             })?;
         }
-        self.clear();
         Ok(())
+    }
+
+    /// Takes out the records at these places, counted from `start`, in order.
+    pub fn remove(&mut self, start: usize, places: &[usize]) {
+        let mut at = 0;
+        self.entries.retain(|_| {
+            let gone = at >= start && places.binary_search(&(at - start)).is_ok();
+            at += 1;
+            !gone
+        });
     }
 
     /// Adds one record.

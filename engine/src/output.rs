@@ -10,7 +10,8 @@ use headwater_formats::{AvroEncoder, JsonEncoder, KeyEncoder, encode_batch, part
 use operator_core::batch::{FUTURE, HEADERS, OFFSET, TIME, WATERMARK, time_type, user_fields};
 use operator_core::{Millis, Origin};
 
-use crate::broker::{Broker, BrokerError, Failure, Outgoing};
+use crate::broker::{Broker, BrokerError, Failure, Outgoing, is_compacted};
+use crate::decode::field_of;
 use crate::order::{Place, Way, places};
 use crate::outbox::{Entry, Outbox};
 use crate::pipeline::Format;
@@ -52,9 +53,18 @@ pub struct Writer {
 }
 
 enum Kind {
-    Topic { sink: TopicSink, values: Values, partitions: BTreeMap<String, (Arc<str>, i32)> },
+    Topic { sink: TopicSink, values: Values, topics: BTreeMap<String, Known> },
     Repartition { topic: Arc<str>, partitions: i32, key: Vec<String> },
     Outbox { topic: Arc<str>, partitions: i32 },
+}
+
+/// A topic that a sink writes.
+#[derive(Clone)]
+struct Known {
+    name: Arc<str>,
+    partitions: i32,
+    /// It takes no record without a key.
+    compacted: bool,
 }
 
 impl Writer {
@@ -74,7 +84,7 @@ impl Writer {
                         Values::Raw(named("value").or_else(|| named("_value")).ok_or("no column `value` of bytes or text")?)
                     }
                 };
-                Kind::Topic { sink: sink.clone(), values, partitions: BTreeMap::new() }
+                Kind::Topic { sink: sink.clone(), values, topics: BTreeMap::new() }
             }
             Target::Repartition { topic, partitions, key } => {
                 Kind::Repartition { topic: topic.clone(), partitions: *partitions, key: key.clone() }
@@ -95,9 +105,9 @@ impl Writer {
     ) -> Result<Vec<Unwritable>, String> {
         let user = rows.project(&self.user).map_err(|e| e.to_string())?.with_schema(self.schema.clone()).map_err(|e| e.to_string())?;
         match &mut self.kind {
-            Kind::Topic { sink, values, partitions } => {
+            Kind::Topic { sink, values, topics } => {
                 let places = if self.shared { places(rows, *turn) } else { Vec::new() };
-                topic(sink, values, partitions, rows, &user, &places, task, broker, wall, out)
+                topic(sink, values, topics, rows, &user, &places, task, broker, wall, out)
             }
             Kind::Repartition { topic, partitions, key } => repartition(topic, *partitions, key, rows, task, origin, out),
             Kind::Outbox { topic, partitions } => {
@@ -132,6 +142,11 @@ impl Writer {
     /// Another output of the stage may write the same topic.
     pub fn is_shared(&self) -> bool {
         self.shared
+    }
+
+    /// Each row becomes a record of its own, which may be left out if it can't be written.
+    pub fn writes_a_record_per_row(&self) -> bool {
+        matches!(self.kind, Kind::Topic { .. })
     }
 
     /// The repartition topic it writes, if it does.
@@ -175,7 +190,7 @@ fn times(rows: &RecordBatch) -> Option<&[Millis]> {
 fn topic(
     sink: &TopicSink,
     values: &Values,
-    known: &mut BTreeMap<String, (Arc<str>, i32)>,
+    known: &mut BTreeMap<String, Known>,
     rows: &RecordBatch,
     user: &RecordBatch,
     places: &[Place],
@@ -203,11 +218,11 @@ fn topic(
     let event_times = times(rows);
     let mut unwritable = Vec::new();
     let fixed = match (&sink.topic, sink.partitions) {
-        (TopicName::Fixed(name), Some(n)) => Some((name.clone(), n)),
+        (TopicName::Fixed(name), Some(partitions)) => Some(Known { name: name.clone(), partitions, compacted: sink.compacted }),
         _ => None,
     };
     for row in 0..rows.num_rows() {
-        let (name, partitions) = match &fixed {
+        let Known { name, partitions, compacted } = match &fixed {
             Some(fixed) => fixed.clone(),
             None => match named(sink, rows, row, known, broker) {
                 Ok(found) => found,
@@ -220,6 +235,12 @@ fn topic(
         };
         let start = out.bytes.len();
         let has_key = keys.as_ref().is_some_and(|k| k.write(row, &mut out.bytes));
+        if compacted && !has_key {
+            let column = sink.key.as_deref().unwrap_or_default();
+            unwritable
+                .push((row, format!("the key `{column}` is null, and the topic `{name}` is compacted: it takes no record without a key")));
+            continue;
+        }
         let key = has_key.then_some(start..out.bytes.len());
         let begin = out.bytes.len();
         let mut null = false;
@@ -299,9 +320,9 @@ fn named(
     sink: &TopicSink,
     rows: &RecordBatch,
     row: usize,
-    known: &mut BTreeMap<String, (Arc<str>, i32)>,
+    known: &mut BTreeMap<String, Known>,
     broker: &dyn Broker,
-) -> Result<(Arc<str>, i32), Unnamed> {
+) -> Result<Known, Unnamed> {
     let name = match &sink.topic {
         TopicName::Fixed(name) => name.to_string(),
         TopicName::Column(before, column, after) => {
@@ -331,7 +352,10 @@ fn named(
     }
     let partitions =
         broker.partitions(&name).map_err(later)?.ok_or_else(|| Unnamed::Never(format!("the topic `{name}` does not exist")))?;
-    let found: (Arc<str>, i32) = (name.as_str().into(), partitions);
+    // Who may not read the settings hears of them from records that are refused.
+    let config = broker.topic_config(&name).unwrap_or_default();
+    let compacted = is_compacted(config.iter().map(|(name, value)| (name, value)));
+    let found = Known { name: name.as_str().into(), partitions, compacted };
     known.insert(name, found.clone());
     Ok(found)
 }
@@ -395,11 +419,8 @@ fn repartition(
 /// A column by its (possibly dotted) path.
 fn column_at(rows: &RecordBatch, path: &str) -> Option<ArrayRef> {
     let mut names = path.split('.');
-    let mut column = rows.column_by_name(names.next()?)?.clone();
-    for name in names {
-        column = column.as_struct_opt()?.column_by_name(name)?.clone();
-    }
-    Some(column)
+    let column = rows.column_by_name(names.next()?)?.clone();
+    names.try_fold(column, |column, name| field_of(&column, name))
 }
 
 /// Rows read back from a repartition record must have the system columns.

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::{
-    Broker, BrokerError, Committed, Consumer, Event, Membership, Outcome, Outgoing, Producer, Progress, Reader, TopicPartition, TopicSpec,
+    Broker, BrokerError, Committed, Consumer, Event, Membership, Outcome, Outgoing, Producer, Progress, Reader, Refused, TopicPartition,
+    TopicSpec,
 };
 use headwater_engine::delivery::{self, Block, Range, Target};
 use parking_lot::Mutex;
@@ -212,6 +213,10 @@ impl Producer for Crashing<Box<dyn Producer>> {
 
     fn abort(&mut self) -> Result<(), BrokerError> {
         self.inner.abort()
+    }
+
+    fn refused(&mut self) -> Vec<Refused> {
+        self.inner.refused()
     }
 }
 

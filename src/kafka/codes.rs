@@ -44,6 +44,7 @@ pub(super) const FENCED: i32 = -144;
 pub(super) const ASSIGNMENT_LOST: i32 = -142;
 pub(super) const AUTO_OFFSET_RESET: i32 = -140;
 pub(super) const LOG_TRUNCATION: i32 = -139;
+pub(super) const INVALID_DIFFERENT_RECORD: i32 = -138;
 pub(super) const OFFSET_OUT_OF_RANGE: i32 = 1;
 pub(super) const INVALID_MSG: i32 = 2;
 pub(super) const UNKNOWN_TOPIC_OR_PART: i32 = 3;
@@ -52,10 +53,12 @@ pub(super) const NOT_LEADER: i32 = 6;
 pub(super) const REQUEST_TIMED_OUT: i32 = 7;
 pub(super) const BROKER_NOT_AVAILABLE: i32 = 8;
 pub(super) const REPLICA_NOT_AVAILABLE: i32 = 9;
+pub(super) const MSG_SIZE_TOO_LARGE: i32 = 10;
 pub(super) const NETWORK_EXCEPTION: i32 = 13;
 pub(super) const COORDINATOR_LOADING: i32 = 14;
 pub(super) const COORDINATOR_NOT_AVAILABLE: i32 = 15;
 pub(super) const NOT_COORDINATOR: i32 = 16;
+pub(super) const RECORD_LIST_TOO_LARGE: i32 = 18;
 pub(super) const NOT_ENOUGH_REPLICAS: i32 = 19;
 pub(super) const NOT_ENOUGH_REPLICAS_AFTER_APPEND: i32 = 20;
 pub(super) const ILLEGAL_GENERATION: i32 = 22;
@@ -64,6 +67,7 @@ pub(super) const REBALANCE_IN_PROGRESS: i32 = 27;
 pub(super) const TOPIC_AUTHORIZATION_FAILED: i32 = 29;
 pub(super) const GROUP_AUTHORIZATION_FAILED: i32 = 30;
 pub(super) const CLUSTER_AUTHORIZATION_FAILED: i32 = 31;
+pub(super) const INVALID_TIMESTAMP: i32 = 32;
 pub(super) const NOT_CONTROLLER: i32 = 41;
 pub(super) const INVALID_PRODUCER_EPOCH: i32 = 47;
 pub(super) const CONCURRENT_TRANSACTIONS: i32 = 51;
@@ -71,6 +75,7 @@ pub(super) const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: i32 = 53;
 pub(super) const STORAGE_ERROR: i32 = 56;
 pub(super) const OFFSET_NOT_AVAILABLE: i32 = 78;
 pub(super) const FENCED_INSTANCE_ID: i32 = 82;
+pub(super) const INVALID_RECORD: i32 = 87;
 pub(super) const UNSTABLE_OFFSET_COMMIT: i32 = 88;
 pub(super) const THROTTLING_QUOTA_EXCEEDED: i32 = 89;
 pub(super) const PRODUCER_FENCED: i32 = 90;
@@ -168,6 +173,11 @@ mod tests {
             (ASSIGNMENT_LOST, E::RD_KAFKA_RESP_ERR__ASSIGNMENT_LOST),
             (AUTO_OFFSET_RESET, E::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET),
             (LOG_TRUNCATION, E::RD_KAFKA_RESP_ERR__LOG_TRUNCATION),
+            (INVALID_DIFFERENT_RECORD, E::RD_KAFKA_RESP_ERR__INVALID_DIFFERENT_RECORD),
+            (MSG_SIZE_TOO_LARGE, E::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE),
+            (RECORD_LIST_TOO_LARGE, E::RD_KAFKA_RESP_ERR_RECORD_LIST_TOO_LARGE),
+            (INVALID_TIMESTAMP, E::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP),
+            (INVALID_RECORD, E::RD_KAFKA_RESP_ERR_INVALID_RECORD),
             (ILLEGAL_GENERATION, E::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION),
             (UNKNOWN_MEMBER_ID, E::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID),
             (REBALANCE_IN_PROGRESS, E::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS),

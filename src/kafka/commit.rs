@@ -153,7 +153,8 @@ impl Ending<'_> {
     }
 
     fn acknowledge(&self) -> Result<(), Outcome> {
-        flush(self.client);
+        // After a failure librdkafka holds back what it would have to repeat, until the abort: nothing more is heard of that.
+        flush_while(self.client, || !self.client.context.failed.load(Ordering::Relaxed));
         match (self.client.fatal(), self.client.context.failure()) {
             (Some((code, text)), _) => {
                 let facts = ErrorFacts { code, fatal: true, retriable: false, requires_abort: false, text };
@@ -237,8 +238,12 @@ impl Ending<'_> {
 
 /// Waits until every record is delivered or has failed. It ends: a record fails after the transaction timeout.
 fn flush(client: &ProducerClient) {
+    flush_while(client, || true);
+}
+
+fn flush_while(client: &ProducerClient, wanted: impl Fn() -> bool) {
     // SAFETY: the client is valid. Callbacks touch only its context.
-    while unsafe { raw::rd_kafka_flush(client.ptr(), 1_000) } != 0 && client.fatal().is_none() {}
+    while unsafe { raw::rd_kafka_flush(client.ptr(), 100) } != 0 && client.fatal().is_none() && wanted() {}
 }
 
 /// The end of what only looks like a transaction: `guarantee: at_least_once`.

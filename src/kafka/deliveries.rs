@@ -4,13 +4,16 @@ use std::ffi::{c_int, c_void};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use headwater_engine::broker::{Outgoing, Refused};
 use parking_lot::Mutex;
 use rdkafka::bindings as sys;
 
 use super::codes;
 use super::native::{self, Context, Native, NativeMessage, Settings};
+use super::outgoing::Opaque;
 use super::quiet::Quiet;
 use super::records;
+use super::refusals::{Found, Refusals};
 
 /// What the callbacks of a producer's client see.
 #[derive(Default)]
@@ -19,6 +22,8 @@ pub(super) struct Deliveries {
     pub(super) failed: AtomicBool,
     /// The first failed delivery of this transaction.
     failure: Mutex<Option<(i32, String)>>,
+    /// What the brokers refuse.
+    refusals: Mutex<Refusals>,
     /// The highest offset per tag.
     tags: Mutex<Vec<(u32, i64)>>,
     /// A transaction is being ended: a broken connection now makes the client suspect.
@@ -31,6 +36,7 @@ impl Deliveries {
     /// Forgets the last transaction.
     pub(super) fn reset(&self) {
         *self.failure.lock() = None;
+        *self.refusals.lock() = Refusals::default();
         self.tags.lock().clear();
         self.ending.store(false, Ordering::Relaxed);
         self.failed.store(false, Ordering::Relaxed);
@@ -42,6 +48,11 @@ impl Deliveries {
 
     pub(super) fn take_tags(&self) -> Vec<(u32, i64)> {
         std::mem::take(&mut *self.tags.lock())
+    }
+
+    /// The records that were refused for themselves; forgets them. `alone`: batches have one record each.
+    pub(super) fn take_refused(&self, alone: bool) -> Found {
+        self.refusals.lock().take(alone)
     }
 
     fn delivered(&self, tag: u32, offset: i64) {
@@ -99,14 +110,39 @@ unsafe extern "C" fn on_delivery(_rk: *mut Native, message: *const NativeMessage
     unsafe {
         let deliveries = &*(opaque as *const Deliveries);
         let code = records::code(message);
+        let opaque = Opaque::of((*message)._private);
         if code != 0 {
             let topic = native::string(sys::rd_kafka_topic_name((*message).rkt));
             let what = format!("record for {topic}-{}: {}", (*message).partition, native::describe(code));
-            deliveries.not_delivered(code, what);
-        } else if !(*message)._private.is_null() {
-            deliveries.delivered(((*message)._private as usize - 1) as u32, (*message).offset);
+            let refused = || refused(message, opaque, &topic, &what);
+            deliveries.refusals.lock().report((*message).rkt as usize, (*message).partition, code, refused);
+            deliveries.not_delivered(code, what.clone());
+        } else if let Opaque::Tag(tag) = opaque {
+            deliveries.delivered(tag, (*message).offset);
         }
     }
+}
+
+/// # Safety
+/// `message` is that of a delivery report, valid.
+unsafe fn refused(message: *const NativeMessage, opaque: Opaque, topic: &str, cause: &str) -> Refused {
+    let mut headers = Vec::new();
+    // SAFETY: per the contract; the header values live as long as the message.
+    let (key, value) = unsafe {
+        records::visit_headers(message, &mut |name, value| headers.push((name.to_vec(), value.map(<[u8]>::to_vec))));
+        let key = records::bytes((*message).key as *const u8, (*message).key_len);
+        let value = records::bytes((*message).payload as *const u8, (*message).len);
+        (key, value)
+    };
+    let headers: Vec<(&[u8], Option<&[u8]>)> = headers.iter().map(|(name, value)| (name.as_slice(), value.as_deref())).collect();
+    let (timestamp, tag) = match opaque {
+        Opaque::Tag(tag) => (None, Some(tag)),
+        Opaque::Time(time) => (time, None),
+    };
+    // SAFETY: per the contract.
+    let partition = unsafe { (*message).partition };
+    let record = Outgoing { topic: &topic.into(), partition, timestamp, key, value, headers: &headers, tag };
+    Refused { record: record.fingerprint(), cause: cause.to_owned() }
 }
 
 #[cfg(test)]

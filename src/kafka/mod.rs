@@ -23,6 +23,7 @@ mod producer;
 mod quiet;
 mod reader;
 mod records;
+mod refusals;
 mod rights;
 mod watch;
 
@@ -31,6 +32,7 @@ pub use rights::{Operation, Rights};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, BrokerError, Consumer, Producer, Reader, TopicPartition, TopicSpec};
@@ -195,7 +197,8 @@ impl KafkaConfig {
                 settings.set("isolation.level", "read_uncommitted")?;
                 settings.set("allow.auto.create.topics", "false")?;
             }
-            Role::Producer { transactional_id } => {
+            Role::Producer { transactional_id, batch } => {
+                settings.set("batch.size", &batch.to_string())?;
                 settings.set("enable.idempotence", "true")?;
                 settings.set("acks", "all")?;
                 settings.set("max.in.flight", "5")?;
@@ -244,7 +247,6 @@ impl KafkaConfig {
             Role::Producer { .. } => settings.extend([
                 ("compression.codec", "lz4".to_owned()),
                 ("linger.ms", self.linger.as_millis().to_string()),
-                ("batch.size", "1000000".into()),
                 ("batch.num.messages", "10000".into()),
                 ("queue.buffering.max.messages", "1000000".into()),
                 ("queue.buffering.max.kbytes", (self.send_buffer / 1024).max(1).to_string()),
@@ -279,6 +281,8 @@ enum Role<'a> {
     Questions,
     Producer {
         transactional_id: Option<&'a str>,
+        /// Bytes of a batch.
+        batch: u32,
     },
 }
 
@@ -286,6 +290,8 @@ enum Role<'a> {
 pub struct Kafka {
     config: KafkaConfig,
     admin: Arc<admin::Admin>,
+    /// Bytes of a producer's batch: less than at the start where a topic takes no batches of that size.
+    batches: Arc<AtomicU32>,
 }
 
 impl Kafka {
@@ -299,9 +305,10 @@ impl Kafka {
         config.check()?;
         // Tried for every kind of client now, so that a lane doesn't fail later.
         config.settings(Role::Member { group: "-", instance: "-" })?;
-        config.settings(Role::Producer { transactional_id: Some("-") })?;
+        let batch = config.properties.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(1_000_000);
+        config.settings(Role::Producer { transactional_id: Some("-"), batch })?;
         let admin = Arc::new(admin::Admin::connect(&config)?);
-        Ok(Kafka { config, admin })
+        Ok(Kafka { config, admin, batches: Arc::new(AtomicU32::new(batch)) })
     }
 
     /// What this client may do to topics.
@@ -328,7 +335,7 @@ impl Broker for Kafka {
     }
 
     fn producer(&self, transactional_id: Option<&str>) -> Result<Box<dyn Producer>, BrokerError> {
-        Ok(Box::new(producer::KafkaProducer::open(&self.config, transactional_id)?))
+        Ok(Box::new(producer::KafkaProducer::open(&self.config, transactional_id, &self.batches)?))
     }
 
     fn reader(&self, from: &[(TopicPartition, i64)]) -> Result<Box<dyn Reader>, BrokerError> {

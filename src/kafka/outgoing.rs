@@ -47,7 +47,7 @@ pub(super) fn offer(
     record: &Outgoing<'_>,
     headers: *mut sys::rd_kafka_headers_t,
 ) -> Option<ErrorFacts> {
-    let opaque = record.tag.map_or(0, |tag| tag as usize + 1) as *mut c_void;
+    let opaque = Opaque::new(record).pointer();
     let (key, key_len) = parts(record.key);
     let (value, value_len) = parts(record.value);
     // SAFETY: client and topic are valid; key and value are null or readable for their lengths, and are copied.
@@ -75,6 +75,37 @@ pub(super) fn offer(
         ];
         let count = if headers.is_null() { arguments.len() - 1 } else { arguments.len() };
         ErrorFacts::take(sys::rd_kafka_produceva(client.ptr(), arguments.as_ptr(), count))
+    }
+}
+
+/// What travels with a record and comes back with its delivery report, which has no timestamp where it failed: the tag, or else
+/// the time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Opaque {
+    Tag(u32),
+    /// The timestamp as it was sent, if it has one of its own.
+    Time(Option<i64>),
+}
+
+impl Opaque {
+    fn new(record: &Outgoing<'_>) -> Opaque {
+        record.tag.map_or(Opaque::Time(record.timestamp.map(|at| at.max(1))), Opaque::Tag)
+    }
+
+    fn pointer(self) -> *mut c_void {
+        let number = match self {
+            Opaque::Tag(tag) => u64::from(tag) << 1 | 1,
+            Opaque::Time(time) => (time.unwrap_or(0) as u64) << 1,
+        };
+        number as *mut c_void
+    }
+
+    pub(super) fn of(pointer: *mut c_void) -> Opaque {
+        let number = pointer as u64;
+        match number & 1 {
+            1 => Opaque::Tag((number >> 1) as u32),
+            _ => Opaque::Time(Some((number >> 1) as i64).filter(|at| *at > 0)),
+        }
     }
 }
 
@@ -132,6 +163,14 @@ impl Drop for Headers {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_travels_with_a_record_comes_back() {
+        let times = [None, Some(1), Some(32_503_680_000_000)].map(Opaque::Time);
+        for opaque in [0, 7, u32::MAX].map(Opaque::Tag).into_iter().chain(times) {
+            assert_eq!(Opaque::of(opaque.pointer()), opaque);
+        }
+    }
 
     #[test]
     fn a_time_before_1970_is_not_taken_for_now() {

@@ -9,6 +9,10 @@
 //! aborted. Waiting for reports through `rd_kafka_flush` is as quick as they come, *because* there is a report callback;
 //! without one it would look every 10 ms.
 //!
+//! **Records that the brokers refuse** are found in the delivery reports ([`refusals`](super::refusals)). Where a batch is refused
+//! as a whole (it is too large for its topic), all producers make smaller batches from the next transaction on, down to one
+//! record each: then the record is named, if it is one, and the batches fit, if it was none.
+//!
 //! **A producer that must be replaced.** librdkafka repeats `EndTxn` by itself when a connection breaks or an answer
 //! takes longer than `socket.timeout.ms`. It has no KIP-890 part 2, so that a late copy on the old connection is not
 //! told apart from the end of the *next* transaction, which it would commit or abort half-way. So when the end of a
@@ -17,11 +21,13 @@
 //! `InitProducerId`, inside `begin`.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use headwater_engine::broker::{BrokerError, Committed, Failure, Membership, Outcome, Outgoing, Producer, Progress, TopicPartition};
+use headwater_engine::broker::{
+    BrokerError, Committed, Failure, Membership, Outcome, Outgoing, Producer, Progress, Refused, TopicPartition,
+};
 use parking_lot::{Condvar, Mutex};
 use rdkafka::bindings as sys;
 
@@ -71,12 +77,23 @@ pub(super) struct KafkaProducer {
     begun: Instant,
     open: bool,
     since_poll: u32,
+    /// Bytes of a batch of this client.
+    batch: u32,
+    /// Of clients to come, of all producers; only ever smaller.
+    batches: Arc<AtomicU32>,
+    /// By this client before it was replaced, or at once.
+    refused: Vec<Refused>,
 }
 
 impl KafkaProducer {
     /// For a transactional one: returns when whatever an earlier producer with this id left open is settled.
-    pub(super) fn open(config: &KafkaConfig, transactional_id: Option<&str>) -> Result<KafkaProducer, BrokerError> {
-        let client = connect(config, transactional_id)?;
+    pub(super) fn open(
+        config: &KafkaConfig,
+        transactional_id: Option<&str>,
+        batches: &Arc<AtomicU32>,
+    ) -> Result<KafkaProducer, BrokerError> {
+        let batch = batches.load(Ordering::Relaxed);
+        let client = connect(config, transactional_id, batch)?;
         let shared = Arc::new(Shared::default());
         let (jobs, work) = crossbeam_channel::unbounded();
         let (end, ended) = crossbeam_channel::bounded::<()>(0);
@@ -100,6 +117,9 @@ impl KafkaProducer {
             begun: Instant::now(),
             open: false,
             since_poll: 0,
+            batch,
+            batches: batches.clone(),
+            refused: Vec::new(),
         })
     }
 
@@ -113,8 +133,11 @@ impl KafkaProducer {
         unsafe { sys::rd_kafka_poll(self.client.ptr(), timeout_ms) };
     }
 
-    /// Replaces a client whose last `EndTxn` may still arrive a second time.
+    /// Replaces a client whose last `EndTxn` may still arrive a second time, or whose batches are too large.
     fn replace_if_suspect(&mut self) -> Result<(), BrokerError> {
+        if self.batches.load(Ordering::Relaxed) < self.batch {
+            return self.replace("the brokers refuse batches of the size it sends");
+        }
         if self.transactional_id.is_none() || !self.client.context.suspect.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -124,13 +147,28 @@ impl KafkaProducer {
     /// A new client with the same id. Its start settles what the old one left: aborted, unless a commit was sent.
     fn replace(&mut self, why: &str) -> Result<(), BrokerError> {
         tracing::info!(transactional_id = self.transactional_id, "replacing a producer: {why}");
-        self.client = connect(&self.config, self.transactional_id.as_deref())?;
+        self.collect_refused();
+        self.batch = self.batches.load(Ordering::Relaxed);
+        self.client = connect(&self.config, self.transactional_id.as_deref(), self.batch)?;
         self.topics = Topics::default();
         Ok(())
     }
 
-    /// What a refused record means.
-    fn refused(&self, what: &str, facts: &ErrorFacts) -> BrokerError {
+    fn collect_refused(&mut self) {
+        let found = self.client.context.take_refused(self.batch == 1);
+        self.refused.extend(found.refused);
+        if found.unclear {
+            let smaller = (self.batch / 10).max(1);
+            if self.batches.fetch_min(smaller, Ordering::Relaxed) > smaller {
+                tracing::warn!(
+                    "the brokers refuse a batch of records (max.message.bytes of its topic): batches have at most {smaller} bytes now"
+                );
+            }
+        }
+    }
+
+    /// What a failed call means.
+    fn failed(&self, what: &str, facts: &ErrorFacts) -> BrokerError {
         if let Some((code, text)) = self.client.fatal() {
             let failure = if codes::is_producer_fenced(code) { Failure::Fenced } else { Failure::Fatal };
             return BrokerError::new(failure, format!("{what}: {text}"));
@@ -145,8 +183,8 @@ impl KafkaProducer {
 }
 
 /// A client that is ready to begin transactions.
-fn connect(config: &KafkaConfig, transactional_id: Option<&str>) -> Result<Arc<ProducerClient>, BrokerError> {
-    let mut settings = config.settings(Role::Producer { transactional_id })?;
+fn connect(config: &KafkaConfig, transactional_id: Option<&str>, batch: u32) -> Result<Arc<ProducerClient>, BrokerError> {
+    let mut settings = config.settings(Role::Producer { transactional_id, batch })?;
     deliveries::listen(&mut settings);
     let client = Client::new(true, settings, config.reach(), Arc::new(Deliveries::default()))?;
     let Some(id) = transactional_id else { return Ok(client) };
@@ -173,12 +211,13 @@ impl Producer for KafkaProducer {
         self.poll(0);
         self.replace_if_suspect()?;
         self.client.context.reset();
+        self.refused.clear();
         *self.shared.progress.lock() = None;
         self.told = None;
         if self.transactional_id.is_some() {
             // SAFETY: the client is valid.
             if let Some(facts) = ErrorFacts::take(unsafe { sys::rd_kafka_begin_transaction(self.client.ptr()) }) {
-                return Err(self.refused("beginning a transaction", &facts));
+                return Err(self.failed("beginning a transaction", &facts));
             }
         }
         self.begun = Instant::now();
@@ -195,8 +234,13 @@ impl Producer for KafkaProducer {
         let topic = self.topics.get(&self.client, record.topic)?;
         let headers = Headers::of(record.headers);
         while let Some(facts) = outgoing::offer(&self.client, topic, &record, headers.0) {
+            if facts.code == codes::MSG_SIZE_TOO_LARGE {
+                let cause = format!("record for {}-{}: {}", record.topic, record.partition, facts.text);
+                self.refused.push(Refused { record: record.fingerprint(), cause: cause.clone() });
+                return Err(BrokerError::new(Failure::Refused, cause));
+            }
             if facts.code != codes::QUEUE_FULL {
-                return Err(self.refused(&format!("writing to {}-{}", record.topic, record.partition), &facts));
+                return Err(self.failed(&format!("writing to {}-{}", record.topic, record.partition), &facts));
             }
             // Back-pressure. It ends: what cannot be delivered fails after the transaction timeout.
             self.poll(5);
@@ -251,6 +295,11 @@ impl Producer for KafkaProducer {
             Ok(result) => result,
             Err(_) => Err(BrokerError::new(Failure::Transient, "aborting a transaction takes too long")),
         }
+    }
+
+    fn refused(&mut self) -> Vec<Refused> {
+        self.collect_refused();
+        std::mem::take(&mut self.refused)
     }
 }
 

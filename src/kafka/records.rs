@@ -79,27 +79,35 @@ impl RecordSet for MessageSet {
     }
 
     fn headers(&self, index: usize, visit: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
-        // SAFETY: the message is valid; the headers belong to it; names are NUL-terminated, values have the stated size.
-        unsafe {
-            let message = self.messages[index];
-            let mut headers = std::ptr::null_mut();
-            if sys::rd_kafka_message_headers(message, &mut headers) as i32 != 0 || headers.is_null() {
+        // SAFETY: the message is valid.
+        unsafe { visit_headers(self.messages[index], visit) };
+    }
+}
+
+/// Visits the headers of a message in order.
+///
+/// # Safety
+/// `message` is valid.
+pub(super) unsafe fn visit_headers(message: *const NativeMessage, visit: &mut dyn FnMut(&[u8], Option<&[u8]>)) {
+    // SAFETY: per the contract; the headers belong to the message; names are NUL-terminated, values have the stated size.
+    unsafe {
+        let mut headers = std::ptr::null_mut();
+        if sys::rd_kafka_message_headers(message, &mut headers) as i32 != 0 || headers.is_null() {
+            return;
+        }
+        for at in 0..sys::rd_kafka_header_cnt(headers) {
+            let (mut name, mut value, mut size) = (std::ptr::null(), std::ptr::null(), 0_usize);
+            if sys::rd_kafka_header_get_all(headers, at, &mut name, &mut value, &mut size) as i32 != 0 {
                 return;
             }
-            for at in 0..sys::rd_kafka_header_cnt(headers) {
-                let (mut name, mut value, mut size) = (std::ptr::null(), std::ptr::null(), 0_usize);
-                if sys::rd_kafka_header_get_all(headers, at, &mut name, &mut value, &mut size) as i32 != 0 {
-                    return;
-                }
-                visit(CStr::from_ptr(name).to_bytes(), bytes(value as *const u8, size));
-            }
+            visit(CStr::from_ptr(name).to_bytes(), bytes(value as *const u8, size));
         }
     }
 }
 
 /// # Safety
 /// `at` is null or points to `len` bytes that live for `'a`.
-unsafe fn bytes<'a>(at: *const u8, len: usize) -> Option<&'a [u8]> {
+pub(super) unsafe fn bytes<'a>(at: *const u8, len: usize) -> Option<&'a [u8]> {
     // SAFETY: per the contract.
     (!at.is_null()).then(|| unsafe { std::slice::from_raw_parts(at, len) })
 }

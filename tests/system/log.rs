@@ -27,9 +27,15 @@ fn client(environment: &Ephemeral) -> ClientConfig {
 }
 
 pub fn create(environment: &Ephemeral, topic: &str, partitions: i32) {
+    create_with(environment, topic, partitions, &[]);
+}
+
+/// Creates a topic with settings.
+pub fn create_with(environment: &Ephemeral, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
     let admin: AdminClient<DefaultClientContext> = client(environment).create().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let topics = [NewTopic::new(topic, partitions, TopicReplication::Fixed(1))];
+    let topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+    let topics = [settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value))];
     for result in runtime.block_on(admin.create_topics(&topics, &AdminOptions::new())).unwrap() {
         result.unwrap();
     }

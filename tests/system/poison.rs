@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use crate::environment::{exclusive, wait_until};
-use crate::log::{avro_long, create, produce, read, register};
+use crate::log::{avro_long, create, create_with, produce, read, register};
 use crate::worker::Worker;
 
 const PIPELINE: &str = r#"
@@ -125,6 +125,69 @@ fn what_is_too_large_to_copy_becomes_a_letter_that_says_where_it_is() {
     assert!(letter.headers["hw-omitted"].contains("990001 bytes"), "{:?}", letter.headers);
     assert_eq!((letter.headers["hw-topic"].as_str(), letter.headers["hw-offset"].as_str()), ("large.text", "1"));
     assert!(worker.stop().success());
+}
+
+/// Records that the brokers refuse for what they are, each in the middle of good ones: too large for its topic, a timestamp outside
+/// the topic's limits, no key for a compacted topic. Each is a dead letter with the reason, and what is beside it is written.
+#[test]
+fn what_the_brokers_refuse_is_a_dead_letter_and_the_rest_flows() {
+    let environment = exclusive();
+    create(&environment, "refused.in", 1);
+    create_with(&environment, "refused.keyed", 2, &[("cleanup.policy", "compact")]);
+    create_with(&environment, "refused.small", 2, &[("max.message.bytes", "2000")]);
+    create_with(&environment, "refused.recent", 2, &[("message.timestamp.before.max.ms", "3600000")]);
+    let random = |n: u64, length: usize| -> String {
+        let mut state = n;
+        let next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from(b'a' + (state >> 59) as u8 % 26)
+        };
+        std::iter::repeat_with(next).take(length).collect()
+    };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64;
+    // Every tenth has no key, every tenth is large, every tenth old; the others fill batches larger than the small topic takes.
+    let value = |n: u64| {
+        let id = if n % 10 == 1 { "null".to_owned() } else { format!("\"k{n}\"") };
+        let text = random(n, if n % 10 == 2 { 6_000 } else { 300 });
+        let at = if n % 10 == 3 { now - 86_400_000 } else { now };
+        format!("{{\"id\":{id},\"n\":{n},\"text\":\"{text}\",\"at\":{at}}}").into_bytes()
+    };
+    let count: u64 = 200;
+    let values: Vec<Vec<u8>> = (0..count).map(value).collect();
+    produce(&environment, "refused.in", &values.iter().map(|v| (0, None, Some(v.as_slice()))).collect::<Vec<_>>());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("refused.yaml");
+    let text = r#"
+apiVersion: headwater/v1
+name: refused
+sources: { s: { topic: refused.in, schema: { id: "string?", n: long, text: string, at: long } } }
+steps: { short: { from: s, map: { select: { id: id, n: n, at: at } } } }
+sinks:
+  keyed: { from: short, topic: refused.keyed, key: id }
+  small: { from: s, topic: refused.small }
+  recent: { from: short, topic: refused.recent, timestamp: at }
+"#;
+    std::fs::write(&file, text).unwrap();
+    let worker = Worker::start(&environment, &file, dir.path(), 0, None);
+    let tenth = count as usize / 10;
+    wait_until("rows and letters", Duration::from_secs(120), || {
+        let written = ["refused.keyed", "refused.small", "refused.recent"].map(|topic| read(&environment, topic).len());
+        let letters = read(&environment, "refused.in.dlq").len();
+        let done = written.iter().all(|n| *n == count as usize - tenth) && letters == 3 * tenth;
+        if done { Ok(()) } else { Err(format!("{written:?} rows, {letters} letters\n{}", worker.log_tail())) }
+    });
+    for letter in read(&environment, "refused.in.dlq") {
+        let (n, cause) = (letter.headers["hw-offset"].parse::<u64>().unwrap(), letter.headers["hw-cause"].as_str());
+        let (step, words) = match n % 10 {
+            1 => ("keyed", "takes no record without a key"),
+            2 => ("small", "MSG_SIZE_TOO_LARGE"),
+            3 => ("recent", "refused.recent"),
+            _ => panic!("{n} is good: {cause}"),
+        };
+        assert_eq!((letter.headers["hw-step"].as_str(), letter.value.as_deref()), (step, Some(values[n as usize].as_slice())), "{n}");
+        assert!(cause.contains(words), "{n}: {cause}");
+    }
+    assert!(worker.stop().success(), "the worker is alive and ends cleanly");
 }
 
 /// Rounds of: a good record, then pill and good record in turn.

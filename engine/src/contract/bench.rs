@@ -108,9 +108,14 @@ impl<'a> Contract<'a> {
 
     /// Creates a topic and returns its partitions.
     pub(super) fn topic(&mut self, label: &str, partitions: i32) -> Verdict<Vec<TopicPartition>> {
+        self.topic_with(label, partitions, &[])
+    }
+
+    /// Creates a topic with these settings.
+    pub(super) fn topic_with(&mut self, label: &str, partitions: i32, config: &[(&str, &str)]) -> Verdict<Vec<TopicPartition>> {
         let name = self.name(label);
         // The records are older than any usual retention.
-        let config = vec![("retention.ms".to_owned(), "-1".to_owned())];
+        let config = config.iter().chain(&[("retention.ms", "-1")]).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let spec = TopicSpec { name: name.clone(), partitions, replication: None, config };
         self.broker.create_topics(&[spec]).map_err(said("create topics"))?;
         let topic: Arc<str> = Arc::from(name);
@@ -146,7 +151,7 @@ impl<'a> Contract<'a> {
         match producer.commit(offsets, membership) {
             Ok(()) => self.outcome(producer),
             Err(error) if error.failure == Failure::Fenced => Ok(Outcome::Fenced(error.message)),
-            Err(error) if error.failure == Failure::AbortTransaction => Ok(Outcome::Aborted(error.message)),
+            Err(error) if matches!(error.failure, Failure::AbortTransaction | Failure::Refused) => Ok(Outcome::Aborted(error.message)),
             Err(error) => Err(said("commit")(error)),
         }
     }

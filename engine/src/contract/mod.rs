@@ -35,7 +35,8 @@ pub use self::transactions::{
     pipelined_transactions_keep_order,
 };
 pub use self::writing::{
-    committed_records_arrive_whole, empty_transactions_commit, plain_producers_write, tags_report_offsets, topics_are_created,
+    committed_records_arrive_whole, empty_transactions_commit, plain_producers_write, refused_records_are_named, tags_report_offsets,
+    topics_are_created,
 };
 
 use crate::broker::Broker;
@@ -61,12 +62,13 @@ impl Default for Patience {
 }
 
 /// All clauses with their names.
-pub const CLAUSES: [(&str, Clause); 21] = [
+pub const CLAUSES: [(&str, Clause); 22] = [
     ("topics_are_created", topics_are_created),
     ("committed_records_arrive_whole", committed_records_arrive_whole),
     ("empty_transactions_commit", empty_transactions_commit),
     ("plain_producers_write", plain_producers_write),
     ("tags_report_offsets", tags_report_offsets),
+    ("refused_records_are_named", refused_records_are_named),
     ("aborted_records_never_arrive", aborted_records_never_arrive),
     ("open_transactions_hide_what_follows", open_transactions_hide_what_follows),
     ("offsets_commit_with_the_transaction", offsets_commit_with_the_transaction),

@@ -2,7 +2,7 @@
 
 use super::Verdict;
 use super::bench::{Contract, at, expect, nobody, put, said, texts};
-use crate::broker::{Outgoing, Producer, TopicPartition, TopicSpec};
+use crate::broker::{Failure, Outcome, Outgoing, Producer, Refused, TopicPartition, TopicSpec};
 
 /// Topics are created once with their partitions and settings; those that don't exist are `None`.
 pub fn topics_are_created(contract: &mut Contract<'_>) -> Verdict {
@@ -137,4 +137,61 @@ pub fn tags_report_offsets(contract: &mut Contract<'_>) -> Verdict {
     };
     expect("tags of the first transaction", first, vec![(7, offset("d")?), (9, offset("c")?)])?;
     expect("tags of the second transaction", second, vec![(9, offset("f")?)])
+}
+
+/// What a broker refuses for itself (KIP-467) aborts its transaction and is named, with the broker's words; nothing beside it
+/// is, and without it the rest commits.
+pub fn refused_records_are_named(contract: &mut Contract<'_>) -> Verdict {
+    let limits = [("cleanup.policy", "compact"), ("message.timestamp.after.max.ms", "3600000"), ("max.message.bytes", "2000")];
+    let refusing = contract.topic_with("refusing", 2, &limits)?;
+    let other = contract.partition("beside")?;
+    let [first, second] = refusing.as_slice() else { return Err("two partitions were asked for".to_owned()) };
+    // Of a kind that does not compress.
+    let large: Vec<u8> = (0..1_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
+    let good = |topic, key, value| Outgoing { timestamp: Some(1), key: Some(key), ..record(topic, value) };
+    let records = [
+        good(first, b"a", b"1"),
+        Outgoing { key: None, ..good(first, b"", b"no key") },
+        good(first, b"b", b"2"),
+        Outgoing { timestamp: Some(32_503_680_000_000), ..good(second, b"c", b"the year 3000") },
+        good(second, b"d", b"3"),
+        good(second, b"large", &large),
+        good(&other, b"e", b"4"),
+    ];
+    let refused: Vec<u64> = [1, 3, 5].iter().filter_map(|at: &usize| records.get(*at)).map(Outgoing::fingerprint).collect();
+    let id = contract.name("writer");
+    let mut producer = contract.producer(Some(&id))?;
+    let mut known = Vec::new();
+    // One attempt may name one of them, or none while the producer looks for it; the limit is generous.
+    for _ in 0..20 {
+        producer.begin().map_err(said("begin"))?;
+        let mut records = records.iter().filter(|record| !known.iter().any(|known: &Refused| known.record == record.fingerprint()));
+        let outcome = match records.try_for_each(|record| producer.send(*record)) {
+            Ok(()) => contract.finish(&mut *producer, Vec::new(), nobody())?,
+            Err(error) if matches!(error.failure, Failure::AbortTransaction | Failure::Refused) => {
+                producer.abort().map_err(said("abort"))?;
+                Outcome::Aborted(error.message)
+            }
+            Err(error) => return Err(said("send")(error)),
+        };
+        if let Outcome::Committed { .. } = outcome {
+            let (mut known, mut refused): (Vec<u64>, _) = (known.iter().map(|known| known.record).collect(), refused);
+            known.sort_unstable();
+            refused.sort_unstable();
+            expect("refused", known, refused)?;
+            let log = contract.read(&[first.clone(), second.clone(), other.clone()])?;
+            expect("records", [first, second, &other].map(|p| texts(&log, p).concat()), ["12", "3", "4"].map(str::to_owned))?;
+            return expect("told twice", producer.refused(), Vec::new());
+        }
+        for found in producer.refused() {
+            expect("names its topic", found.cause.contains(&*first.topic), true)?;
+            known.push(found);
+        }
+    }
+    Err(format!("still refused; known are {known:?} of {refused:?}"))
+}
+
+fn record<'a>(partition: &'a TopicPartition, value: &'a [u8]) -> Outgoing<'a> {
+    let TopicPartition { topic, partition } = partition;
+    Outgoing { topic, partition: *partition, timestamp: None, key: None, value: Some(value), headers: &[], tag: None }
 }

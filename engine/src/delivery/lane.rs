@@ -391,7 +391,7 @@ impl Delivery {
     /// Notes an error that may pass; returns the others.
     pub(super) fn tolerate(&mut self, error: BrokerError) -> Result<(), DeliveryError> {
         match error.failure {
-            Failure::Transient | Failure::AbortTransaction | Failure::Fenced => {
+            Failure::Transient | Failure::AbortTransaction | Failure::Refused | Failure::Fenced => {
                 self.counters.failed(error.message);
                 Ok(())
             }

@@ -33,11 +33,13 @@ pub(super) struct Letters {
     transactional_id: String,
     producer: Option<Box<dyn Producer>>,
     partitions: i32,
+    /// The topic has refused the letter that is to be written: it goes without its row.
+    without_row: bool,
 }
 
 impl Letters {
     pub fn new(topic: Option<Arc<str>>, transactional_id: String) -> Letters {
-        Letters { topic, transactional_id, producer: None, partitions: 0 }
+        Letters { topic, transactional_id, producer: None, partitions: 0, without_row: false }
     }
 
     pub fn topic(&self) -> Option<&Arc<str>> {
@@ -69,10 +71,37 @@ impl Letters {
             let producer = self.producer.as_mut().ok_or_else(|| BrokerError::fatal("no dead-letter topic"))?;
             producer.commit(offsets, membership).map_err(|error| BrokerError::new(Failure::Fenced, error.message))
         });
-        if result.is_err() {
-            self.abandon();
+        match result {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                let refused = self.refused();
+                self.abandon();
+                refused.and(Err(error))
+            }
         }
-        result
+    }
+
+    /// After a transaction that failed: if the topic refused the letter, it goes without its row next time.
+    ///
+    /// # Errors
+    /// It went without already.
+    pub fn refused(&mut self) -> Result<(), BrokerError> {
+        let refused = self.producer.as_mut().map(|producer| producer.refused()).unwrap_or_default();
+        match refused.into_iter().next() {
+            Some(refused) if self.without_row => {
+                Err(BrokerError::fatal(format!("the dead-letter topic takes no letter: {}", refused.cause)))
+            }
+            Some(_) => {
+                self.without_row = true;
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The letter is committed.
+    pub fn written(&mut self) {
+        self.without_row = false;
     }
 
     fn write(&mut self, letter: &Letter) -> Result<(), BrokerError> {
@@ -95,7 +124,7 @@ impl Letters {
         ];
         producer.begin()?;
         let partition = letter.source.partition.rem_euclid(self.partitions.max(1));
-        let value = Some(value.as_slice()).filter(|value| value.len() <= MAX_RECORD);
+        let value = Some(value.as_slice()).filter(|value| value.len() <= MAX_RECORD && !self.without_row);
         producer.send(Outgoing { topic, partition, timestamp: None, key: None, value, headers: &headers, tag: None })
     }
 

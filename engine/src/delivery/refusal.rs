@@ -106,10 +106,12 @@ impl Delivery {
         match outcome {
             Outcome::Committed { .. } => {
                 self.counters.dead_lettered();
+                self.letters.written();
                 self.letter_written(number);
                 Ok(Next::Done)
             }
             Outcome::Aborted(why) => {
+                self.letters.refused()?;
                 self.counters.failed(why);
                 Ok(Next::Pause(Doing::Letter(refusal, false)))
             }

@@ -9,7 +9,7 @@ use operator_core::batch::OFFSET;
 
 use super::{Lane, LaneEnd};
 use crate::broker::{Outgoing, RecordSet, TopicPartition};
-use crate::decode::BadRecord;
+use crate::decode::{BadRecord, field_of};
 use crate::order::together;
 use crate::output::{MAX_RECORD, Writer};
 use crate::plan::dead_letters;
@@ -17,6 +17,9 @@ use crate::task::Leaving;
 
 /// Headers that carry the correlation id of an event.
 const CORRELATION: [&[u8]; 3] = [b"correlation-id", b"correlationId", b"correlation_id"];
+
+/// Name and value of a header.
+type Header = (Vec<u8>, Option<Vec<u8>>);
 
 /// Where a dead letter comes from and why it is one.
 struct Letter<'a> {
@@ -63,7 +66,12 @@ impl Lane {
         for way in together(stage, leaving.rows).map_err(|e| LaneEnd::Restart(e.to_string()))? {
             let Some(writer) = self.writers.get_mut(task.0).and_then(|w| w.get_mut(way.way)) else { continue };
             let before = self.outbox.len();
-            let unwritable = writer.write(&way, task.1, self.world.broker.as_ref(), wall, &mut self.outbox).map_err(LaneEnd::Restart)?;
+            let each = writer.writes_a_record_per_row();
+            let written = writer.write(&way, task.1, self.world.broker.as_ref(), wall, &mut self.outbox);
+            let mut unwritable = written.map_err(LaneEnd::Restart)?;
+            if each {
+                self.refused_rows(before, way.rows.num_rows(), &mut unwritable);
+            }
             let name = stage.outputs.get(way.way).map_or("", |o| o.name.as_str());
             let written = (way.rows.num_rows() - unwritable.len()) as u64;
             self.epoch.counts.written(name, written, (self.outbox.len() - before) as u64, unwritable.len() as u64);
@@ -104,8 +112,28 @@ impl Lane {
     }
 
     fn dead_letter(&mut self, letter: &Letter<'_>, original: Option<(&dyn RecordSet, usize)>, json: Option<&[u8]>) -> Result<(), LaneEnd> {
+        let start = self.outbox.len();
+        let carried = self.write_letter(letter, original, json, MAX_RECORD)?;
+        if !self.refusals.is_empty() && !self.refusals.take_out(&mut self.outbox, start).is_empty() {
+            // The dead-letter topic takes less than the copy needs.
+            self.write_letter(letter, original, json, 0)?;
+        }
+        self.log(letter, &carried);
+        self.epoch.counts.dead_letter(letter.step);
+        Ok(())
+    }
+
+    /// Puts a letter into the outbox, without the copy if that has more than `most` bytes: it then says where the record is.
+    /// Returns the headers it carries.
+    fn write_letter(
+        &mut self,
+        letter: &Letter<'_>,
+        original: Option<(&dyn RecordSet, usize)>,
+        json: Option<&[u8]>,
+        most: usize,
+    ) -> Result<Vec<Header>, LaneEnd> {
         let (topic, partitions) = self.dead_letter_topic(letter.topic)?;
-        let mut carried: Vec<(Vec<u8>, Option<Vec<u8>>)> = Vec::new();
+        let mut carried: Vec<Header> = Vec::new();
         let (mut key, mut value, mut timestamp) = (None, json, String::new());
         if let Some((records, index)) = original {
             records.headers(index, &mut |name, value| carried.push((name.to_vec(), value.map(<[u8]>::to_vec))));
@@ -122,11 +150,9 @@ impl Lane {
             ("hw-offset", letter.offset.to_string()),
             ("hw-timestamp", timestamp),
         ];
-        // A copy that brokers refuse would abort its transaction for ever: such a letter says where the record is.
         let carried_size: usize = carried.iter().map(|(n, v)| n.len() + v.as_ref().map_or(0, Vec::len)).sum();
         let size = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + carried_size;
-        let omitted =
-            (size > MAX_RECORD).then(|| format!("key, value and headers, {size} bytes: read them at hw-topic, -partition, -offset"));
+        let omitted = (size > most).then(|| format!("key, value and headers, {size} bytes: read them at hw-topic, -partition, -offset"));
         if omitted.is_some() {
             (key, value) = (None, None);
             carried.clear();
@@ -144,18 +170,16 @@ impl Lane {
             headers: &headers,
             tag: None,
         });
-        self.log(letter, &carried);
-        self.epoch.counts.dead_letter(letter.step);
-        Ok(())
+        Ok(carried)
     }
 
     /// Tells of a dead letter, without its value. A flood is cut off: the counter and the topic have all of them.
-    fn log(&self, letter: &Letter<'_>, headers: &[(Vec<u8>, Option<Vec<u8>>)]) {
+    fn log(&self, letter: &Letter<'_>, headers: &[Header]) {
         const PER_EPOCH: u64 = 10;
         if self.epoch.counts.dead_letters.values().sum::<u64>() >= PER_EPOCH {
             return;
         }
-        let named = |(name, _): &&(Vec<u8>, Option<Vec<u8>>)| CORRELATION.contains(&name.as_slice());
+        let named = |(name, _): &&Header| CORRELATION.contains(&name.as_slice());
         let carried = headers.iter().find(named).and_then(|(_, v)| v.as_deref()).map(String::from_utf8_lossy);
         let Letter { step, cause, topic, partition, offset, correlation } = letter;
         let correlation_id = carried.as_deref().or(correlation.as_deref()).unwrap_or_default();
@@ -184,7 +208,7 @@ fn offset_of(row: &RecordBatch) -> i64 {
 
 /// `metadata.correlationId` of an event envelope.
 fn correlation_of(row: &RecordBatch) -> Option<String> {
-    let ids = row.column_by_name("metadata")?.as_struct_opt()?.column_by_name("correlationId")?;
+    let ids = field_of(row.column_by_name("metadata")?, "correlationId")?;
     let ids = ids.as_string_opt::<i32>().filter(|ids| !ids.is_empty() && ids.is_valid(0))?;
     Some(ids.value(0).to_string())
 }

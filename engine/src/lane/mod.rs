@@ -22,6 +22,7 @@ mod assignment;
 mod input;
 mod keys;
 mod letters;
+mod refusals;
 mod settle;
 mod silence;
 
@@ -51,6 +52,7 @@ pub use settle::{Next, decide};
 use assignment::Restore;
 use input::InputPartition;
 use keys::Notations;
+use refusals::Refusals;
 use settle::InFlight;
 use silence::Silence;
 
@@ -168,6 +170,7 @@ pub struct Lane {
     in_flight: Option<InFlight>,
     /// Epochs thrown away since the last commit.
     rewinds: u32,
+    refusals: Refusals,
     /// Counts restarts of delivery: records polled before one must not be processed after it.
     delivery: u64,
     silence: Silence,
@@ -212,6 +215,7 @@ impl Lane {
             epoch: Epoch::default(),
             in_flight: None,
             rewinds: 0,
+            refusals: Refusals::default(),
             delivery: 0,
             silence,
         })
@@ -403,11 +407,12 @@ impl Lane {
         if self.outbox.is_empty() || self.in_flight.as_ref().is_some_and(|f| !f.acknowledged) {
             return Ok(());
         }
+        self.check_refusals()?;
         self.begin()?;
         let Some(producer) = self.producers.get_mut(self.current) else { return Ok(()) };
         match self.outbox.send(producer.as_mut()) {
             Ok(()) => Ok(()),
-            Err(e) if matches!(e.failure, Failure::AbortTransaction | Failure::Transient) => self.rewind(&e.message),
+            Err(e) if matches!(e.failure, Failure::AbortTransaction | Failure::Refused | Failure::Transient) => self.rewind(&e.message),
             Err(e) => Err(e.into()),
         }
     }

@@ -1,5 +1,6 @@
 //! Epochs end here: sealed into a transaction, and settled by its outcome.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use operator_core::Millis;
@@ -51,6 +52,8 @@ pub(super) struct InFlight {
     sealed: Millis,
     opened: Millis,
     oldest: Option<Millis>,
+    /// Refused records that became dead letters.
+    refused: BTreeSet<u64>,
 }
 
 impl Lane {
@@ -110,6 +113,7 @@ impl Lane {
             sealed: now,
             opened: epoch.opened.unwrap_or(now),
             oldest: epoch.oldest,
+            refused: self.refusals.sealed(),
         });
         self.begun = false;
         self.current = (self.current + 1) % self.producers.len().max(1);
@@ -192,6 +196,7 @@ impl Lane {
     fn apply(&mut self, done: InFlight, tags: &[(u32, i64)]) -> Result<(), LaneEnd> {
         failpoint("lane-committed");
         self.rewinds = 0;
+        self.refusals.committed(&done.refused);
         if !is_transactional(&self.world.plan) {
             let offsets: Vec<_> = done
                 .positions
@@ -250,10 +255,14 @@ impl Lane {
         self.delivery += 1;
         tracing::warn!(%cause, "rewinding to the committed positions");
         self.world.stats.rewound();
+        self.abort_open()?;
+        if self.learn_refusals()? {
+            // The next attempt is another one: without these records.
+            self.rewinds = 0;
+        }
         if self.rewinds > MAX_REWINDS {
             return Err(LaneEnd::Restart(format!("{MAX_REWINDS} epochs in a row could not be committed: {cause}")));
         }
-        self.abort_open()?;
         let (mut positions, mut first) = (Vec::new(), Vec::new());
         for (partition, input) in &mut self.partitions {
             input.rewind();

@@ -7,10 +7,10 @@ use std::time::Duration;
 use operator_core::Millis;
 
 use super::log::Stored;
-use super::transaction::{Buffer, Identity};
+use super::transaction::{Buffer, Identity, Queued};
 use super::world::World;
 use super::{Fault, Shared};
-use crate::broker::{BrokerError, Committed, Failure, Membership, Outcome, Outgoing, Producer, Progress, TopicPartition};
+use crate::broker::{BrokerError, Committed, Failure, Membership, Outcome, Outgoing, Producer, Progress, Refused, TopicPartition};
 
 /// A client holds at most this many records back.
 const MAX_BUFFERED: usize = 1000;
@@ -45,7 +45,8 @@ impl MemoryProducer {
     pub fn new(shared: Arc<Shared>, world: &mut World, id: Option<&str>) -> MemoryProducer {
         let identity = id.map(|id| world.init(id));
         let client = world.number();
-        let buffer = Buffer { identity: identity.clone(), queue: VecDeque::new(), tags: BTreeMap::new(), failed: None };
+        let buffer =
+            Buffer { identity: identity.clone(), queue: VecDeque::new(), tags: BTreeMap::new(), failed: None, refused: Vec::new() };
         world.buffers.insert(client, buffer);
         MemoryProducer { shared, client, identity, phase: Phase::Idle, begun: 0 }
     }
@@ -147,7 +148,7 @@ impl Producer for MemoryProducer {
         }
         let mut world = self.shared.lock();
         if let Some(buffer) = world.buffers.get_mut(&self.client) {
-            (buffer.tags, buffer.failed) = (BTreeMap::new(), None);
+            (buffer.tags, buffer.failed, buffer.refused) = (BTreeMap::new(), None, Vec::new());
         }
         if let Some(identity) = &self.identity {
             world.check(identity)?;
@@ -176,7 +177,7 @@ impl Producer for MemoryProducer {
         if let Some(error) = &buffer.failed {
             return Err(error.clone());
         }
-        buffer.queue.push_back((partition, Arc::new(stored), record.tag));
+        buffer.queue.push_back(Queued { partition, record: Arc::new(stored), tag: record.tag, fingerprint: record.fingerprint() });
         if buffer.queue.len() > MAX_BUFFERED || world.schedule.prompt() {
             world.send(self.client);
         }
@@ -249,6 +250,11 @@ impl Producer for MemoryProducer {
         };
         self.phase = Phase::Ended(outcome);
         result
+    }
+
+    fn refused(&mut self) -> Vec<Refused> {
+        let mut world = self.shared.lock();
+        world.buffers.get_mut(&self.client).map(|buffer| std::mem::take(&mut buffer.refused)).unwrap_or_default()
     }
 }
 

@@ -13,7 +13,7 @@ use operator_core::Millis;
 
 use super::log::Stored;
 use super::world::World;
-use crate::broker::{BrokerError, Committed, Failure, MAX_METADATA, Membership, TopicPartition};
+use crate::broker::{BrokerError, Committed, Failure, MAX_METADATA, Membership, Refused, TopicPartition};
 use crate::memory::Fault;
 
 /// A transactional id with the epoch its client got.
@@ -56,10 +56,19 @@ pub(super) struct Late {
 /// What a client has taken and not sent.
 pub(super) struct Buffer {
     pub identity: Option<Identity>,
-    pub queue: VecDeque<(TopicPartition, Arc<Stored>, Option<u32>)>,
+    pub queue: VecDeque<Queued>,
     /// The highest offset per tag.
     pub tags: BTreeMap<u32, i64>,
     pub failed: Option<BrokerError>,
+    pub refused: Vec<Refused>,
+}
+
+/// A record that waits to be sent.
+pub(super) struct Queued {
+    pub partition: TopicPartition,
+    pub record: Arc<Stored>,
+    pub tag: Option<u32>,
+    pub fingerprint: u64,
 }
 
 fn fenced(id: &str) -> BrokerError {
@@ -241,7 +250,7 @@ impl World {
         }
         for _ in 0..self.schedule.some_of(queued) {
             let next = self.buffers.get_mut(&client).and_then(|buffer| buffer.queue.pop_front());
-            let Some((partition, record, tag)) = next else { return };
+            let Some(Queued { partition, record, tag, fingerprint }) = next else { return };
             match self.write(identity.as_ref(), &partition, record) {
                 Ok(offset) => {
                     if let (Some(tag), Some(buffer)) = (tag, self.buffers.get_mut(&client)) {
@@ -249,7 +258,12 @@ impl World {
                         *highest = offset.max(*highest);
                     }
                 }
-                Err(error) => return self.fail_send(client, error),
+                Err(error) => {
+                    if let (Failure::Refused, Some(buffer)) = (error.failure, self.buffers.get_mut(&client)) {
+                        buffer.refused.push(Refused { record: fingerprint, cause: error.message.clone() });
+                    }
+                    return self.fail_send(client, error);
+                }
             }
         }
     }

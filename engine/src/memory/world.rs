@@ -9,7 +9,7 @@ use super::faults::{Faults, Schedule};
 use super::group::Group;
 use super::log::{Log, Stored};
 use super::transaction::{Buffer, Completion, Late, Registered};
-use crate::broker::{BrokerError, Clock, Failure, TopicPartition};
+use crate::broker::{BrokerError, Clock, Failure, TopicPartition, is_compacted};
 
 /// How the in-memory world behaves.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ pub(super) struct Topic {
 
 impl Topic {
     pub fn compacted(&self) -> bool {
-        self.config.get("cleanup.policy").is_some_and(|policy| policy.split(',').any(|p| p.trim() == "compact"))
+        is_compacted(&self.config)
     }
 
     fn setting<T: std::str::FromStr>(&self, key: &str) -> Option<T> {
@@ -186,12 +186,13 @@ impl World {
 
     /// Appends outside or inside a transaction, checking what a broker checks.
     pub fn append(&mut self, partition: &TopicPartition, transaction: Option<u64>, record: Arc<Stored>) -> Result<i64, BrokerError> {
-        let refused = |why: String| BrokerError::new(Failure::AbortTransaction, format!("{partition}: {why}"));
-        let topic = self.topics.get_mut(&partition.topic).ok_or_else(|| refused("unknown topic".to_owned()))?;
+        let failed = |failure: Failure, why: &str| BrokerError::new(failure, format!("{partition}: {why}"));
+        let unknown = || failed(Failure::AbortTransaction, "unknown topic or partition");
+        let topic = self.topics.get_mut(&partition.topic).ok_or_else(unknown)?;
         let (wall, after_max) = (self.clock.wall(), self.settings.timestamp_after_max);
-        topic.check(&record, wall, after_max).map_err(refused)?;
+        topic.check(&record, wall, after_max).map_err(|why| failed(Failure::Refused, &why))?;
         let (retention, compacted) = (topic.retention, topic.compacted());
-        let log = topic.log_mut(partition.partition).ok_or_else(|| refused("unknown partition".to_owned()))?;
+        let log = topic.log_mut(partition.partition).ok_or_else(unknown)?;
         let offset = log.append(transaction, record);
         if let Some(limit) = retention {
             log.retain(limit, compacted);

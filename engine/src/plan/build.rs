@@ -384,12 +384,11 @@ impl Builder<'_> {
             let place = ["sinks".to_string(), name.clone(), "from".to_string()];
             let Some(stream) = self.resolve(&spec.from, &place) else { continue };
             let partitions = self.partitions(stream.component).0;
-            match sink::sink(name, spec, &stream.input.schema, partitions, &self.names, self.catalog) {
-                Ok(target) => {
-                    let output = Output { name: name.clone(), from: stream.from, schema: stream.input.schema.clone(), target };
-                    self.outputs.push((stream.component, output));
-                }
-                Err(wrong) => self.found.extend(wrong.into_iter().map(|d| d.under(["sinks", name]))),
+            let (target, found) = sink::sink(name, spec, &stream.input.schema, partitions, &self.names, self.catalog);
+            self.found.extend(found.into_iter().map(|d| d.under(["sinks", name])));
+            if let Some(target) = target {
+                let output = Output { name: name.clone(), from: stream.from, schema: stream.input.schema.clone(), target };
+                self.outputs.push((stream.component, output));
             }
         }
         if self.root.get("sinks").is_none_or(Node::is_empty) {

@@ -29,6 +29,10 @@ pub trait Catalog {
     fn subject(&self, subject: &str) -> Result<Option<Registered>, String>;
     /// Number of partitions of a topic; `None` if it doesn't exist.
     fn partitions(&self, topic: &str) -> Result<Option<i32>, String>;
+    /// Settings of a topic that exists, as far as they are known.
+    fn topic_config(&self, _topic: &str) -> Vec<(String, String)> {
+        Vec::new()
+    }
     /// The names of all topics, for patterns.
     fn topics(&self) -> Result<Vec<String>, String>;
     /// Whether topics nobody has told of may exist: there is no cluster to ask. A pattern that matches none then stands
@@ -218,6 +222,8 @@ pub struct TopicSink {
     pub headers: bool,
     /// To be created if missing.
     pub create: Option<crate::broker::TopicSpec>,
+    /// The topic takes no record without a key. Of topics whose name depends on the row: those it creates.
+    pub compacted: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use headwater_formats::{AvroEncoder, JsonEncoder, arrow_to_avro};
 use operator_core::batch::user_fields;
-use operator_core::{Diagnostic, type_name};
+use operator_core::{Diagnostic, Severity, type_name};
 
 use super::source::unknown_sink_column;
 use super::{Catalog, Names, Target, TopicName, TopicSink};
-use crate::broker::TopicSpec;
+use crate::broker::{TopicSpec, is_compacted};
 use crate::pipeline::{Format, Sink};
 
 /// Plans a sink over rows of `schema`; `partitions` is that of the stage it hangs on.
@@ -20,7 +20,7 @@ pub fn sink(
     partitions: i32,
     names: &Names,
     catalog: &dyn Catalog,
-) -> Result<Target, Vec<Diagnostic>> {
+) -> (Option<Target>, Vec<Diagnostic>) {
     let mut wrong = Vec::new();
     for (key, column) in [("key", &sink.key), ("timestamp", &sink.timestamp), ("partition", &sink.partition)] {
         if let Some(column) = column {
@@ -96,10 +96,8 @@ pub fn sink(
             None
         }
     };
-    match target {
-        Some(target) if wrong.is_empty() => Ok(target),
-        _ => Err(wrong),
-    }
+    let refused = wrong.iter().any(|found| found.severity == Severity::Error);
+    (target.filter(|_| !refused), wrong)
 }
 
 fn is_identifier(text: &str) -> bool {
@@ -166,6 +164,10 @@ fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalo
         TopicName::Fixed(name) => existing(sink, name, catalog, wrong),
         TopicName::Column(..) => (None, sink.create.as_ref().map(|_| topic_spec(sink, topic))),
     };
+    let compacted = compacted(sink, &topic_name, catalog);
+    if compacted {
+        null_key(sink, schema, wrong);
+    }
     Some(Target::Topic(TopicSink {
         topic: topic_name,
         partitions,
@@ -176,7 +178,36 @@ fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalo
         partition: sink.partition.clone(),
         headers: sink.headers,
         create,
+        compacted,
     }))
+}
+
+/// As the topic is, or else as it is to be made.
+fn compacted(sink: &Sink, topic: &TopicName, catalog: &dyn Catalog) -> bool {
+    let known = match topic {
+        TopicName::Fixed(name) => catalog.topic_config(name),
+        TopicName::Column(..) => Vec::new(),
+    };
+    match &sink.create {
+        Some(create) if known.is_empty() => is_compacted(&create.config),
+        _ => is_compacted(known.iter().map(|(name, value)| (name, value))),
+    }
+}
+
+/// Brokers refuse records without a key for a compacted topic.
+fn null_key(sink: &Sink, schema: &SchemaRef, wrong: &mut Vec<Diagnostic>) {
+    match &sink.key {
+        None => {
+            let found = Diagnostic::error("null-key", "the topic is compacted, and a compacted topic takes no record without a key");
+            wrong.push(found.at(["topic"]).help("say which column is the key: `key: id`"));
+        }
+        Some(key) if schema.field_with_name(key).is_ok_and(|field| field.is_nullable()) => {
+            let message = format!("`{key}` can be null, and the topic is compacted: rows without a key become dead letters");
+            let help = format!("let rows without one go first: `filter: {key} IS NOT NULL`, or compute a key that is never null");
+            wrong.push(Diagnostic::warning("null-key", message).at(["key"]).help(help));
+        }
+        Some(_) => {}
+    }
 }
 
 /// Why Kafka has no topic of this name, if so. Room is left for the `.dlq` of its dead letters.

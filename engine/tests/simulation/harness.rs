@@ -61,6 +61,8 @@ pub struct Case {
     pub orders: Vec<Order>,
     /// Rows that push every watermark past everything.
     pub last: i64,
+    /// A setting of the topic `copies`, of which some orders make records that the brokers refuse.
+    pub limit: Option<&'static str>,
 }
 
 /// Small deterministic random numbers.
@@ -98,7 +100,22 @@ impl Case {
             let id = ids.into_iter().find(|id| headwater_formats::partition(id.as_bytes(), PARTITIONS) == partition).unwrap_or_default();
             orders.push(Order { partition, id, product: "end".into(), amount: -1, at: last, broken: false });
         }
-        Case { orders, last }
+        Case { orders, last, limit: None }
+    }
+
+    /// Some orders are too large for the topic `copies`, though not for others.
+    pub fn refused(seed: u64) -> Case {
+        let mut random = Random::new(seed ^ 5);
+        let mut case = Case { limit: Some("{ max.message.bytes: '400' }"), ..Case::new(seed) };
+        for order in case.orders.iter_mut().filter(|order| order.product != "end" && random.below(10) == 0) {
+            order.product.extend(std::iter::repeat_n('x', 400));
+        }
+        case
+    }
+
+    /// The brokers refuse its copy.
+    pub fn refuses(&self, order: &Order) -> bool {
+        self.limit.is_some() && order.product.len() > 100
     }
 }
 
@@ -143,9 +160,24 @@ pub fn registry() -> Registry {
     ])
 }
 
+/// What lanes get from outside.
+pub fn world(plan: &Arc<Plan>, broker: &MemoryBroker) -> World {
+    World {
+        plan: plan.clone(),
+        broker: Arc::new(broker.clone()),
+        clock: broker.clock().expect("a simulated broker has a virtual clock"),
+        schemas: Arc::new(MemorySchemas::default()),
+        schema_ids: Arc::new(|_, _| Ok(1)),
+        tables: Arc::new(LoadedTables::new(plan)),
+        stats: Arc::new(Stats::default()),
+    }
+}
+
 impl<'a> Run<'a> {
     pub fn new(case: &'a Case, seed: u64) -> Run<'a> {
-        Run::of(case, seed, PIPELINE)
+        let settings = case.limit.map_or_else(String::new, |limit| format!(", config: {limit}"));
+        let copies = "topic: copies, key: id, create: { partitions: 2";
+        Run::of(case, seed, &PIPELINE.replace(copies, &format!("{copies}{settings}")))
     }
 
     /// The same pipeline without transactions.
@@ -165,17 +197,8 @@ impl<'a> Run<'a> {
     }
 
     fn lane(&mut self, index: usize) -> Result<Lane, LaneEnd> {
-        let stats = Arc::new(Stats::default());
-        self.stats.push(stats.clone());
-        let world = World {
-            plan: self.plan.clone(),
-            broker: Arc::new(self.broker.clone()),
-            clock: self.clock.clone(),
-            schemas: Arc::new(MemorySchemas::default()),
-            schema_ids: Arc::new(|_, _| Ok(1)),
-            tables: Arc::new(LoadedTables::new(&self.plan)),
-            stats,
-        };
+        let world = world(&self.plan, &self.broker);
+        self.stats.push(world.stats.clone());
         let state_dir: Option<PathBuf> = (!self.seed.is_multiple_of(3)).then(|| self.state.path().join(format!("lane{index}")));
         let config = LaneConfig { state_dir, epoch_rows: 20 + self.seed % 50, ..LaneConfig::new("w", index) };
         Lane::start(world, config)

@@ -9,6 +9,7 @@ mod keys;
 mod oracle;
 
 use harness::{Case, Run};
+use headwater_engine::memory::CommittedRecord;
 
 fn seeds() -> Vec<u64> {
     match (std::env::var("HW_SEED"), std::env::var("HW_SEEDS")) {
@@ -45,5 +46,30 @@ fn without_transactions_nothing_is_lost() {
         let case = Case::new(seed);
         let outcome = Run::at_least_once(&case, seed).disturbed();
         oracle::check_nothing_lost(&case, &outcome, seed);
+    }
+}
+
+/// A record that the brokers refuse for what it is becomes a dead letter; what is beside it in its transaction is written once.
+#[test]
+fn what_the_brokers_refuse_is_a_dead_letter_and_the_rest_flows() {
+    for seed in seeds() {
+        let case = Case::refused(seed);
+        let outcome = Run::new(&case, seed).undisturbed();
+        oracle::check(&case, &outcome, seed);
+        let outcome = Run::new(&case, seed).disturbed();
+        oracle::check(&case, &outcome, seed);
+        let refused: Vec<_> = case.orders.iter().filter(|order| !order.broken && order.amount >= 0 && case.refuses(order)).collect();
+        assert!(!refused.is_empty());
+        let letters = outcome.broker.read_all_committed("orders.dlq");
+        let header = |letter: &CommittedRecord, name: &str| {
+            let found = letter.headers.iter().find(|(n, _)| n == name.as_bytes()).and_then(|(_, value)| value.clone());
+            String::from_utf8(found.unwrap_or_default()).unwrap()
+        };
+        let of_copies: Vec<_> = letters.iter().filter(|letter| header(letter, "hw-step") == "copies").collect();
+        assert_eq!(of_copies.len(), refused.len(), "seed {seed}");
+        for letter in of_copies {
+            assert!(header(letter, "hw-cause").contains("message too large"), "{}", header(letter, "hw-cause"));
+            assert!(letter.value.as_ref().is_some_and(|value| value.starts_with(b"{\"id\"")), "the record as it came");
+        }
     }
 }

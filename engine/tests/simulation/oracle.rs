@@ -40,7 +40,10 @@ fn expected(case: &Case) -> Expected {
             if order.amount < 0 {
                 continue;
             }
-            count(&mut out.copies, format!("{} {} {}", order.id, order.product, order.amount));
+            match case.refuses(order) {
+                true => out.dead += 1,
+                false => count(&mut out.copies, format!("{} {} {}", order.id, order.product, order.amount)),
+            }
             let start = order.at.div_euclid(SIZE) * SIZE;
             let closed = |lateness: i64| watermark.is_some_and(|w| start + SIZE + lateness <= w);
             if closed(LATENESS) {
