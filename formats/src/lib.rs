@@ -24,6 +24,7 @@ mod json;
 mod json_encode;
 mod json_schema;
 mod key;
+mod masked;
 mod member;
 mod number;
 mod scan;

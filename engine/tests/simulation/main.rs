@@ -6,6 +6,7 @@
 
 mod harness;
 mod keys;
+mod masked;
 mod oracle;
 
 use harness::{Case, Run};

@@ -290,3 +290,38 @@ fn unions_of_several_types_go_both_ways() {
         assert!(rows.write(row, &mut Vec::new()).unwrap_err().contains("exactly one must be set"));
     }
 }
+
+/// A null of a list, map or record is no empty one, whatever is under it: null where the schema can say so, else the row can't be
+/// written.
+#[test]
+fn nulls_of_containers_are_nulls_or_errors() {
+    let document = r#"{"l":["hidden"],"m":{"hidden":1},"r":{"x":"hidden"}}"#.to_string();
+    let record = DataType::Struct(vec![Field::new("x", DataType::Utf8, false)].into());
+    let fields = || {
+        vec![
+            Field::new("l", list_of(DataType::Utf8), true),
+            Field::new("m", map_of(DataType::Int64), true),
+            Field::new("r", record.clone(), true),
+        ]
+    };
+    let full = json(&schema(fields()), &[document]).1;
+    let types = [
+        r#"{"type":"array","items":"string"}"#,
+        r#"{"type":"map","values":"long"}"#,
+        r#"{"type":"record","name":"R","fields":[{"name":"x","type":"string"}]}"#,
+    ];
+    for (index, avro_type) in types.iter().enumerate() {
+        let field = fields().remove(index);
+        let hidden = full.column(index).to_data().into_builder().nulls(Some(vec![false].into())).build().unwrap();
+        let batch = RecordBatch::try_new(schema(vec![field.clone()]), vec![make_array(hidden)]).unwrap();
+        let write = |field_type: &str| {
+            let avro = format!(r#"{{"type":"record","name":"Row","fields":[{{"name":"{}","type":{field_type}}}]}}"#, field.name());
+            let (encoder, mut out) = (avro_encoder(&avro, vec![field.clone()]).unwrap(), Vec::new());
+            encoder.batch(&batch).unwrap().write(0, &mut out).map(|()| out)
+        };
+        assert_eq!(write(&format!(r#"["null",{avro_type}]"#)).unwrap()[5..], [0], "{avro_type}");
+        let refused = write(avro_type).unwrap_err();
+        assert!(refused.contains("null"), "{refused}");
+        assert_eq!(json_rows(&batch), [format!(r#"{{"{}":null}}"#, field.name())]);
+    }
+}

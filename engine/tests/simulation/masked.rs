@@ -1,0 +1,93 @@
+//! What SQL nulls does not leave: no topic of a pipeline has the bytes of a value that was masked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_engine::broker::Broker;
+use headwater_engine::lane::{Lane, LaneConfig, topics_to_create};
+use headwater_engine::memory::MemoryBroker;
+use headwater_engine::pipeline::Pipeline;
+use headwater_engine::plan::plan;
+use headwater_engine::yaml;
+
+use crate::harness::{Topics, registry, world};
+
+const PIPELINE: &str = r#"
+apiVersion: headwater/v1
+name: masked
+sources:
+  events:
+    topic: events
+    schema: { id: string, consent: bool, phones: [string], address: { street: string, zip: string }, people: [{ name: string }], note: string }
+steps:
+  masked:
+    from: events
+    map:
+      select:
+        id: id
+        phones: CASE WHEN consent THEN phones END
+        address: CASE WHEN consent THEN address END
+        people: CASE WHEN consent THEN people END
+        note: CASE WHEN consent THEN note END
+        nullified: nullif(note, 'SECRET note')
+  per_note:
+    from: masked
+    window:
+      unbounded: true
+      expire: never
+      by: [note]
+      compute: { n: count(*), phones: count(phones), addresses: count(address), people: count(people), last: last(nullified) }
+      emit: on_update
+  per_zip:
+    from: masked
+    window: { unbounded: true, expire: never, by: [address.zip], compute: { n: count(*) }, emit: on_update }
+sinks:
+  json: { from: masked, topic: json, key: note, create: { partitions: 2 } }
+  avro: { from: masked, topic: avro, format: avro, create: { partitions: 2 } }
+  table: { from: masked, clickhouse: a.b }
+  notes: { from: per_note, topic: notes, create: { partitions: 2 } }
+  zips: { from: per_zip, topic: zips, create: { partitions: 2 } }
+"#;
+
+#[test]
+fn what_sql_nulls_is_in_no_topic() {
+    let broker = MemoryBroker::new();
+    broker.create_topic("events", 2);
+    let root = yaml::parse(PIPELINE).unwrap();
+    let pipeline = Pipeline::read(&root).0.unwrap();
+    let plan = Arc::new(plan(&pipeline, &root, PIPELINE, &registry(), &Topics(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
+    broker.create_topics(&topics_to_create(&plan)).unwrap();
+    for n in 0..40 {
+        let (consent, word) = if n % 3 == 0 { (true, "seen") } else { (false, "SECRET") };
+        let value = format!(
+            r#"{{"id":"{n}","consent":{consent},"phones":["{word} 1","{word} 2"],"address":{{"street":"{word} street","zip":"{word} {n}"}},"people":[{{"name":"{word} name"}}],"note":"{word} note"}}"#
+        );
+        broker.append("events", n % 2, None, Some(value.as_bytes()), Some(1_767_225_600_000), &[]).unwrap();
+    }
+    let mut lane = Lane::start(world(&plan, &broker), LaneConfig::new("w", 0)).unwrap_or_else(|e| panic!("{e}"));
+    let clock = broker.clock().unwrap();
+    let mut quiet = 0;
+    while quiet < 500 {
+        clock.advance(1);
+        let busy = lane.step(Duration::ZERO).unwrap_or_else(|e| panic!("{e}")) || !lane.is_settled();
+        quiet = if busy { 0 } else { quiet + 1 };
+    }
+    lane.finish(Duration::from_secs(1)).unwrap_or_else(|e| panic!("{e}"));
+    let topics = broker.topics().unwrap();
+    assert!(["json", "avro", "notes", "zips"].iter().all(|name| topics.contains(&(*name).to_string())), "{topics:?}");
+    let has = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
+    for topic in topics.iter().filter(|topic| *topic != "events") {
+        let records = broker.read_all_committed(topic);
+        assert_eq!(topic.ends_with(".dlq"), records.is_empty(), "{topic}");
+        for record in records {
+            let headers = record.headers.iter().filter_map(|(_, value)| value.clone()).flatten();
+            let bytes: Vec<u8> = [record.key, record.value].into_iter().flatten().flatten().chain(headers).collect();
+            assert!(!has(&bytes, b"SECRET"), "{topic} has a value that was masked: {}", String::from_utf8_lossy(&bytes));
+        }
+    }
+    // All that is null is one group, whatever it was before.
+    let last = broker.read_all_committed("zips").pop().and_then(|record| record.value);
+    let nulls = broker.read_all_committed("zips").into_iter().filter(|r| has(r.value.as_deref().unwrap_or_default(), b"\"zip\":null"));
+    let counts: Vec<String> = nulls.map(|r| String::from_utf8_lossy(&r.value.unwrap_or_default()).into_owned()).collect();
+    assert!(counts.last().is_some_and(|count| count.contains("\"n\":26")), "{counts:?} {last:?}");
+}
