@@ -7,11 +7,11 @@
 //! running the program of its id; nothing is looked up by name then.
 //!
 //! # Resolution
-//! As in the Avro specification 1.12, "Schema Resolution": fields by name or reader alias, defaults for fields the
+//! As in the Avro specification 1.12, "Schema Resolution": records, enums and fixed match by their unqualified name, or by an alias of
+//! the reader's type that is the writer's full name; fields by name or reader alias, defaults for fields the
 //! writer lacks, `int -> long -> float -> double`, `string <-> bytes`, enums by symbol with the reader's default, unions
 //! on either side. On top of it:
 //! - Only fields of the projected Arrow schema are resolved; others may be incompatible.
-//! - Records match whatever their names are, unless they are branches of a union.
 //! - Timestamps are converted between units; to a coarser one towards the past.
 //! - Decimals need the same scale on both sides.
 //! - A writer that no value can be read from is refused when it is added, and its records are bad with that reason; a

@@ -150,6 +150,9 @@ impl<'a> Compiler<'a> {
     }
 
     fn read_plain(&mut self, writer: &'a Schema, reader: &'a Schema, field: &Field, depth: usize) -> Result<Read, String> {
+        if let Some(other) = other_type(writer, reader) {
+            return Err(other);
+        }
         match (writer, reader) {
             (Schema::Record(w), Schema::Record(r)) => self.read_record(w, r, field, depth),
             (Schema::Array(w), Schema::Array(r)) => {
@@ -283,6 +286,16 @@ fn expect_type(reader: &Schema, field: &Field) -> Result<(), String> {
 
 fn not_a(reader: &Schema, field: &Field) -> String {
     format!("the reader's {} cannot be read as {}", type_name(reader), field.data_type())
+}
+
+/// Why values of the writer are of another type than the reader's although they look alike: for two records, enums or fixed, the
+/// unqualified names differ, and the reader has no alias for the writer's. Namespaces are not compared, as the specification has
+/// it: producers of one type in different languages often differ there.
+fn other_type(writer: &Schema, reader: &Schema) -> Option<String> {
+    let ((written, _), (wanted, aliases)) = (names_of(writer)?, names_of(reader)?);
+    let short = |name: &str| name.rsplit('.').next().unwrap_or_default().to_string();
+    let same = short(&written) == short(&wanted) || aliases.contains(&written) || type_name(writer) != type_name(reader);
+    (!same).then(|| format!("the {} is of type {written}, and {wanted} is expected", type_name(writer)))
 }
 
 fn no_branch(writer: &Schema) -> String {

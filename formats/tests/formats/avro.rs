@@ -305,3 +305,36 @@ fn a_null_for_a_column_that_is_not_nullable_is_bad() {
     decoder.decode(&framed(1, &[2, 4]), &mut rows).unwrap();
     assert_eq!(longs(&rows.finish().unwrap(), "a"), [Some(2)]);
 }
+
+/// Types that look alike are told apart by their names, at every level: the unqualified name, or an alias of the reader's.
+#[test]
+fn types_of_other_names_are_not_read() {
+    let named = |kind: &str, name: &str, more: &str| {
+        let inner = match kind {
+            "record" => r#""fields":[{"name":"x","type":"long","default":0}]"#,
+            "enum" => r#""symbols":["A"]"#,
+            _ => r#""size":4"#,
+        };
+        format!(r#"{{"type":"{kind}","name":"{name}",{more}{inner}}}"#)
+    };
+    let read = |writer: &str, reader: &str| {
+        let projection = avro_to_arrow(reader).unwrap();
+        let mut decoder = AvroDecoder::new(AvroReader::new(reader, &projection).unwrap());
+        decoder.add_writer(1, writer)
+    };
+    let (placed, cancelled) = (named("record", "shop.Placed", ""), named("record", "shop.Cancelled", ""));
+    let refused = read(&cancelled, &placed).unwrap_err();
+    assert!(refused.contains("of type shop.Cancelled, and shop.Placed is expected"), "{refused}");
+    assert_eq!(read(&named("record", "store.Placed", ""), &placed), Ok(()), "namespaces are not compared");
+    assert_eq!(read(&cancelled, &named("record", "shop.Placed", r#""aliases":["Cancelled"],"#)), Ok(()));
+    assert!(read(&cancelled, &named("record", "shop.Placed", r#""aliases":["old.Cancelled"],"#)).is_err());
+    for kind in ["record", "enum", "fixed"] {
+        for wrap in [field, |t: &str| field(&format!(r#"["null",{t}]"#)), |t: &str| field(&format!(r#"{{"type":"array","items":{t}}}"#))] {
+            let (one, other) = (wrap(&named(kind, "One", "")), wrap(&named(kind, "Other", "")));
+            assert_eq!(read(&one, &one), Ok(()));
+            let refused = read(&other, &one).unwrap_err();
+            assert!(refused.contains("n.s.Other, and n.s.One is expected"), "{kind}: {refused}");
+            assert_eq!(read(&other, &wrap(&named(kind, "One", r#""aliases":["Other"],"#))), Ok(()), "{kind}");
+        }
+    }
+}
