@@ -103,7 +103,8 @@ impl Catalog for Live {
 /// A folder of schemas: `<subject>/v<n>.avsc`, the highest version counts. Every topic with a schema exists, with six
 /// partitions, and so does every topic a pipeline writes.
 pub struct Folder {
-    subjects: BTreeMap<String, Registered>,
+    /// Versions of each subject, with their texts.
+    subjects: BTreeMap<String, BTreeMap<u32, String>>,
     /// The ClickHouse tables that `clickhouse/*.sql` create, by `database.table`.
     pub tables: BTreeMap<String, Created>,
 }
@@ -118,36 +119,39 @@ impl Folder {
             for entry in std::fs::read_dir(dir)? {
                 let entry = entry?;
                 let subject = entry.file_name().to_string_lossy().into_owned();
-                if entry.path().is_dir()
-                    && let Some((version, text)) = newest(&entry.path())?
-                {
-                    subjects.insert(subject, Registered { id: version, text, json: false });
+                let versions = if entry.path().is_dir() { versions(&entry.path())? } else { BTreeMap::new() };
+                if !versions.is_empty() {
+                    subjects.insert(subject, versions);
                 }
             }
         }
         let tables = tables_in(&dir.join("clickhouse")).map_err(std::io::Error::other)?;
         Ok(Folder { subjects, tables })
     }
+
+    /// The text of one version of a subject.
+    pub fn version(&self, subject: &str, version: u32) -> Option<&str> {
+        self.subjects.get(subject)?.get(&version).map(String::as_str)
+    }
 }
 
-fn newest(dir: &Path) -> std::io::Result<Option<(u32, String)>> {
-    let mut best: Option<(u32, String)> = None;
+fn versions(dir: &Path) -> std::io::Result<BTreeMap<u32, String>> {
+    let mut versions = BTreeMap::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         let version = stem.strip_prefix('v').and_then(|v| v.parse::<u32>().ok());
-        if let (Some(version), true) = (version, path.extension().is_some_and(|e| e == "avsc"))
-            && best.as_ref().is_none_or(|(v, _)| version > *v)
-        {
-            best = Some((version, std::fs::read_to_string(&path)?));
+        if let (Some(version), true) = (version, path.extension().is_some_and(|e| e == "avsc")) {
+            versions.insert(version, std::fs::read_to_string(&path)?);
         }
     }
-    Ok(best)
+    Ok(versions)
 }
 
 impl Catalog for Folder {
     fn subject(&self, subject: &str) -> Result<Option<Registered>, String> {
-        Ok(self.subjects.get(subject).cloned())
+        let newest = self.subjects.get(subject).and_then(|versions| versions.last_key_value());
+        Ok(newest.map(|(version, text)| Registered { id: *version, text: text.clone(), json: false }))
     }
 
     fn partitions(&self, _: &str) -> Result<Option<i32>, String> {

@@ -1,16 +1,22 @@
 //! From a case's lines to records as producers write them, and from records to what a case's files show.
 
+use std::collections::BTreeMap;
+
 use arrow::datatypes::SchemaRef;
+use headwater_engine::memory::Header;
+use headwater_engine::partitioner::Partitioner;
 use headwater_engine::pipeline::{Format, Pipeline};
 use headwater_engine::plan::{InputKind, Plan, TimeSource, TopicSink};
 use headwater_formats::{AvroDecoder, AvroEncoder, AvroReader, JsonDecoder, RowBuilder, avro_to_arrow};
 use operator_core::Millis;
 use serde_json::Value;
 
-use super::files::{Case, Content, Line};
+use super::files::Case;
+use super::line::{Content, Line, Record, SchemaName, What, Wrong, shown};
+use crate::catalog::Folder;
 use crate::samples;
 
-/// Id of every schema that inputs are written with.
+/// Id of the first schema that inputs are written with.
 const SCHEMA_ID: u32 = 1;
 
 /// What happens in a case, in order.
@@ -24,8 +30,10 @@ pub enum Step {
 #[derive(Clone)]
 pub struct Input {
     pub topic: String,
+    pub partition: i32,
     pub key: Option<Vec<u8>>,
     pub value: Option<Vec<u8>>,
+    pub headers: Vec<Header>,
     pub timestamp: Option<Millis>,
     pub table: bool,
 }
@@ -49,41 +57,168 @@ impl Records {
 /// How the values of a topic are written.
 struct Shape {
     format: Format,
+    /// Columns of JSON values.
     schema: SchemaRef,
-    avro: Option<(u32, String)>,
+    /// The Avro schema that lines are written with unless they say otherwise.
+    avro: Option<String>,
+    subject: String,
     key: Option<Vec<String>>,
     time: Option<Vec<String>>,
     table: bool,
+    partitions: i32,
+    /// How the producers of the topic choose partitions.
+    partitioner: Partitioner,
+}
+
+/// Encodes the records of a case.
+struct Encoder<'a> {
+    plan: &'a Plan,
+    pipeline: &'a Pipeline,
+    folder: &'a Folder,
+    shapes: BTreeMap<String, Shape>,
+    /// Writer schemas; the place of one tells its id.
+    schemas: Vec<String>,
 }
 
 /// Encodes the lines of a case as the pipeline's sources and tables read them.
-pub fn records(plan: &Plan, pipeline: &Pipeline, case: &Case) -> Result<Records, String> {
-    let mut records = Records { steps: Vec::new(), schemas: Vec::new(), latest: 0 };
-    for (topic, lines) in &case.inputs {
-        let mut shape = shape(plan, pipeline, topic).ok_or_else(|| format!("in.{topic}.jsonl: its schema can't be read"))?;
-        if let Some((id, text)) = &mut shape.avro {
-            *id = SCHEMA_ID + records.schemas.len() as u32;
-            records.schemas.push((*id, text.clone()));
-        }
-        for (n, line) in lines.iter().enumerate() {
-            let step = match line {
-                Line::Advance(span) => Step::Advance(*span),
-                Line::Record { key, value, timestamp } => {
-                    let input =
-                        input(&shape, topic, key.as_ref(), value, *timestamp).map_err(|e| format!("in.{topic}.jsonl:{}: {e}", n + 1))?;
-                    records.latest = records.latest.max(input.timestamp.unwrap_or(0));
-                    Step::Record(input)
+///
+/// # Errors
+/// Every line that can't be encoded, with its place.
+pub fn records(plan: &Plan, pipeline: &Pipeline, folder: &Folder, case: &Case) -> Result<Records, Vec<String>> {
+    let mut encoder = Encoder { plan, pipeline, folder, shapes: BTreeMap::new(), schemas: Vec::new() };
+    let (mut timeline, mut latest, mut wrong) = (Vec::new(), 0, Vec::new());
+    let mut end = 0;
+    for file in &case.inputs {
+        let mut now: Millis = 0;
+        for line in &file.lines {
+            match line.at {
+                Some(at) if at < now => wrong.push(line.wrong(&Wrong("@at", "`@at` goes back in time: a file is in order".into()))),
+                Some(at) => now = at,
+                None => {}
+            }
+            match &line.what {
+                What::Advance(span) => now = now.saturating_add(*span),
+                What::Record(record) => {
+                    let topic = file.topic.as_deref().or(line.topic.as_deref()).unwrap_or_default();
+                    match encoder.input(topic, record) {
+                        Ok(input) => {
+                            latest = latest.max(input.timestamp.unwrap_or(0));
+                            // Tables first, where a file of their own doesn't say when.
+                            timeline.push((now, !(input.table && file.topic.is_some()), input));
+                        }
+                        Err(e) => wrong.push(line.wrong(&e)),
+                    }
                 }
-            };
-            records.steps.push(step);
+            }
+        }
+        end = end.max(now);
+    }
+    if !wrong.is_empty() {
+        return Err(wrong);
+    }
+    // Files go on side by side: the sort keeps the order within each.
+    timeline.sort_by_key(|(at, later, _)| (*at, *later));
+    let (mut steps, mut now) = (Vec::new(), 0);
+    for (at, _, input) in timeline {
+        if at > now {
+            steps.push(Step::Advance(at - now));
+            now = at;
+        }
+        steps.push(Step::Record(input));
+    }
+    if end > now {
+        steps.push(Step::Advance(end - now));
+    }
+    let schemas = encoder.schemas.into_iter().enumerate().map(|(at, text)| (SCHEMA_ID + at as u32, text)).collect();
+    Ok(Records { steps, schemas, latest })
+}
+
+impl Encoder<'_> {
+    fn input(&mut self, topic: &str, record: &Record) -> Result<Input, Wrong> {
+        if !self.shapes.contains_key(topic) {
+            let unknown = || Wrong("@topic", format!("the schema of `{topic}` can't be read"));
+            let shape = shape(self.plan, self.pipeline, topic).ok_or_else(unknown)?;
+            // The first ids are those of the topics, in the order of the files.
+            if let Some(text) = &shape.avro {
+                schema_id(&mut self.schemas, text);
+            }
+            self.shapes.insert(topic.to_string(), shape);
+        }
+        let Some(shape) = self.shapes.get(topic) else { return Err(Wrong("@topic", format!("`{topic}` is not read"))) };
+        let writer = writer(shape, record.schema.as_ref(), self.folder, &mut self.schemas)?;
+        let at = |path: &Option<Vec<String>>| match &record.value {
+            Content::Json(value) => path.as_ref().and_then(|path| path.iter().try_fold(value, |value, name| value.get(name))),
+            _ => None,
+        };
+        let of_value =
+            || at(&shape.key).filter(|key| !key.is_null()).map(|key| key.as_str().map_or_else(|| key.to_string(), str::to_string));
+        let key = record.key.clone().unwrap_or_else(|| of_value().map(String::into_bytes));
+        let event_time = at(&shape.time).and_then(|time| {
+            let whole = |time: f64| (time.fract() == 0.0).then_some(time as Millis);
+            let number = time.as_i64().or_else(|| time.as_f64().and_then(whole));
+            number.or_else(|| chrono::DateTime::parse_from_rfc3339(time.as_str()?).ok().map(|time| time.timestamp_millis()))
+        });
+        if shape.table && key.is_none() {
+            return Err(Wrong("@key", "a record of a table has a key: `@key`, or the column of the table's `key`".into()));
+        }
+        let value = match &record.value {
+            Content::Nothing => None,
+            Content::Raw(bytes) => {
+                let id = record.schema.as_ref().and(writer.as_ref()).map(|(id, _)| *id);
+                Some(id.map_or_else(|| bytes.clone(), |id| with_id(id, bytes)))
+            }
+            Content::Json(value) => Some(encode(shape, writer.as_ref(), value).map_err(|e| Wrong("@value", e))?),
+        };
+        let partition = match record.partition {
+            Some(partition) if !(0..shape.partitions).contains(&partition) => {
+                let help = "`cases/topics.yaml` gives a topic more";
+                return Err(Wrong("@partition", format!("`{topic}` has {} partitions; {help}", shape.partitions)));
+            }
+            Some(partition) => partition,
+            None => key.as_ref().map_or(0, |key| shape.partitioner.partition(key, shape.partitions)),
+        };
+        let timestamp = record.timestamp.or(event_time);
+        Ok(Input { topic: topic.to_string(), partition, key, value, headers: record.headers.clone(), timestamp, table: shape.table })
+    }
+}
+
+/// The id of a writer schema, new or known.
+fn schema_id(schemas: &mut Vec<String>, text: &str) -> u32 {
+    let at = schemas.iter().position(|known| known == text).unwrap_or_else(|| {
+        schemas.push(text.to_string());
+        schemas.len() - 1
+    });
+    SCHEMA_ID + at as u32
+}
+
+/// The id of the schema that a record is written with and, if there is such a schema, its text. `None`: without any.
+fn writer(
+    shape: &Shape,
+    named: Option<&SchemaName>,
+    folder: &Folder,
+    schemas: &mut Vec<String>,
+) -> Result<Option<(u32, Option<String>)>, Wrong> {
+    let wrong = |what: String| Err(Wrong("@schema", what));
+    match (named, &shape.avro) {
+        (None, own) => Ok(own.as_ref().map(|text| (schema_id(schemas, text), Some(text.clone())))),
+        (Some(_), None) => wrong("the topic's format is not avro".into()),
+        (Some(SchemaName::Id(id)), _) => {
+            let known = (*id as usize).checked_sub(SCHEMA_ID as usize).and_then(|at| schemas.get(at)).cloned();
+            Ok(Some((*id, known)))
+        }
+        (Some(SchemaName::Version(subject, version)), _) => {
+            let subject = subject.as_ref().unwrap_or(&shape.subject);
+            match folder.version(subject, *version) {
+                Some(text) => Ok(Some((schema_id(schemas, text), Some(text.to_string())))),
+                None => wrong(format!("there is no {subject}/v{version}.avsc in the folder of schemas")),
+            }
         }
     }
-    // Tables first, time last where files don't say otherwise: a stable sort keeps the order within each.
-    records.steps.sort_by_key(|step| match step {
-        Step::Record(input) => i32::from(!input.table),
-        Step::Advance(_) => 1,
-    });
-    Ok(records)
+}
+
+/// Bytes behind the header of the wire format of schema registries.
+fn with_id(id: u32, bytes: &[u8]) -> Vec<u8> {
+    [&[0][..], &id.to_be_bytes(), bytes].concat()
 }
 
 /// The rows of a case that a source reads, columns of the value only, and what of the case it can't read.
@@ -95,11 +230,18 @@ pub fn source_rows(plan: &Plan, source: Option<&str>, case: &Case) -> Result<(sa
         return Err(format!("there is no source `{}`; there are {}", source.unwrap_or_default(), names.join(", ")));
     };
     let InputKind::Source(decode) = &input.kind else { return Err("not a source".into()) };
-    let of_source = case.inputs.iter().filter(|(topic, _)| input.topics.iter().any(|t| t.name.as_ref() == topic));
-    let values = of_source.flat_map(|(_, lines)| lines).filter_map(|line| match line {
-        Line::Record { value: Content::Json(value), .. } => Some(value.clone()),
-        _ => None,
-    });
+    let of_source = case.records().filter(|(topic, _)| input.topics.iter().any(|t| t.name.as_ref() == *topic));
+    let json = |line: &Line| match &line.what {
+        What::Record(record) => {
+            if let Content::Json(value) = &record.value {
+                Some(value.clone())
+            } else {
+                None
+            }
+        }
+        What::Advance(_) => None,
+    };
+    let values = of_source.filter_map(|(_, line)| json(line));
     samples::decode(&decode.value, &values.collect::<Vec<_>>()).map_err(|e| format!("case {}: {e}", case.name))
 }
 
@@ -108,56 +250,43 @@ fn shape(plan: &Plan, pipeline: &Pipeline, topic: &str) -> Option<Shape> {
         let (InputKind::Source(decode), Some(found)) = (&input.kind, input.topics.iter().find(|t| t.name.as_ref() == topic)) else {
             continue;
         };
-        let schema = match &found.avro {
-            Some(text) => avro_to_arrow(text).ok()?,
-            None => decode.value.clone(),
-        };
         let path = |path: &str| path.split('.').map(str::to_string).collect::<Vec<_>>();
         let time = if let TimeSource::Column(path) = &decode.time { Some(path.clone()) } else { None };
         let key = input.key.as_ref().and_then(|key| key.first()).map(|key| path(key));
-        let avro = found.avro.as_ref().map(|text| (0, text.to_string()));
-        return Some(Shape { format: decode.format, schema, avro, key, time, table: false });
+        let subject = pipeline.sources.get(&input.name).and_then(|source| source.subject.clone());
+        return Some(Shape {
+            format: decode.format,
+            schema: decode.value.clone(),
+            avro: found.avro.as_ref().map(|text| text.to_string()),
+            subject: subject.unwrap_or_else(|| format!("{topic}-value")),
+            key,
+            time,
+            table: false,
+            partitions: found.partitions,
+            partitioner: decode.partitioner,
+        });
     }
     let table = plan.tables.iter().find(|table| table.topic.name.as_ref() == topic)?;
-    let key = pipeline.tables.get(&table.name).map(|spec| vec![spec.key.clone()]);
-    let avro = table.topic.avro.as_ref().map(|text| (0, text.to_string()));
-    let time = table.time.clone().map(|column| vec![column]);
-    Some(Shape { format: table.format, schema: table.schema.clone(), avro, key, time, table: true })
-}
-
-fn input(shape: &Shape, topic: &str, key: Option<&Value>, value: &Content, timestamp: Option<Millis>) -> Result<Input, String> {
-    let at = |path: &Option<Vec<String>>| match value {
-        Content::Json(value) => path.as_ref().and_then(|path| path.iter().try_fold(value, |value, name| value.get(name))),
-        _ => None,
-    };
-    let key = key.or(at(&shape.key)).filter(|key| !key.is_null()).map(|key| key.as_str().map_or_else(|| key.to_string(), str::to_string));
-    let event_time = at(&shape.time).and_then(|time| {
-        let whole = |time: f64| (time.fract() == 0.0).then_some(time as Millis);
-        let number = time.as_i64().or_else(|| time.as_f64().and_then(whole));
-        number.or_else(|| chrono::DateTime::parse_from_rfc3339(time.as_str()?).ok().map(|time| time.timestamp_millis()))
-    });
-    if shape.table && key.is_none() {
-        return Err("a record of a table has a key: `@key`, or the column of the table's `key`".into());
-    }
-    let bytes = match value {
-        Content::Nothing => None,
-        Content::Raw(bytes) => Some(bytes.clone()),
-        Content::Json(value) => Some(encode(shape, value)?),
-    };
-    Ok(Input {
-        topic: topic.to_string(),
-        key: key.map(String::into_bytes),
-        value: bytes,
-        timestamp: timestamp.or(event_time),
-        table: shape.table,
+    let spec = pipeline.tables.get(&table.name);
+    Some(Shape {
+        format: table.format,
+        schema: table.schema.clone(),
+        avro: table.topic.avro.as_ref().map(|text| text.to_string()),
+        subject: spec.and_then(|spec| spec.subject.clone()).unwrap_or_else(|| format!("{topic}-value")),
+        key: spec.map(|spec| vec![spec.key.clone()]),
+        time: table.time.clone().map(|column| vec![column]),
+        table: true,
+        partitions: table.topic.partitions,
+        partitioner: Partitioner::default(),
     })
 }
 
-fn encode(shape: &Shape, value: &Value) -> Result<Vec<u8>, String> {
-    let Some((id, text)) = &shape.avro else {
+/// `writer`: id and text of the Avro schema.
+fn encode(shape: &Shape, writer: Option<&(u32, Option<String>)>, value: &Value) -> Result<Vec<u8>, String> {
+    let Some((id, text)) = writer else {
         return match (shape.format, value) {
             (Format::Json, value) if shape.table => {
-                // The pipeline counts and skips such a record; in a case it is most likely a slip of the pen.
+                // The pipeline counts and skips such a record; in a case it is most likely a typing error.
                 let (_, refused) = samples::decode(&shape.schema, std::slice::from_ref(value))?;
                 match refused.first().map(|e| e.trim_start_matches("row 1: ")) {
                     Some(why) => Err(format!("the table can't read it, and would skip it: {why}. To show that, write it as `@raw`")),
@@ -166,15 +295,17 @@ fn encode(shape: &Shape, value: &Value) -> Result<Vec<u8>, String> {
             }
             (Format::Json | Format::Debezium, value) => Ok(value.to_string().into_bytes()),
             (_, Value::String(text)) => Ok(text.clone().into_bytes()),
-            _ => Err("a record of this format is a text".into()),
+            _ => Err("a record of this format is a text, or bytes as {\"@base64\": \"..\"}".into()),
         };
     };
-    let mut rows = RowBuilder::new(&shape.schema, 1)?;
-    let mut decoder = JsonDecoder::new(&shape.schema);
+    let text = text.as_ref().ok_or_else(|| format!("no schema has the id {id}: write the record's bytes as `@raw`"))?;
+    let schema = avro_to_arrow(text)?;
+    let mut rows = RowBuilder::new(&schema, 1)?;
+    let mut decoder = JsonDecoder::new(&schema);
     decoder.decode(value.to_string().as_bytes(), &mut rows).map_err(|e| format!("does not fit the Avro schema: {e}"))?;
     let rows = rows.finish()?;
     let mut bytes = Vec::new();
-    AvroEncoder::new(text, &shape.schema, *id)?.batch(&rows)?.write(0, &mut bytes)?;
+    AvroEncoder::new(text, &schema, *id)?.batch(&rows)?.write(0, &mut bytes)?;
     Ok(bytes)
 }
 
@@ -191,14 +322,6 @@ pub fn decode(sink: &TopicSink, value: &[u8]) -> Result<Value, String> {
             decoder.decode(value, &mut builder).map_err(|e| e.to_string())?;
             samples::json(&builder.finish()?).map(|mut rows| rows.pop().unwrap_or_default())
         }
-        _ => Ok(text_or_size(value)),
-    }
-}
-
-/// Bytes as a person can read them: text, or how many there are.
-pub fn text_or_size(value: &[u8]) -> Value {
-    match std::str::from_utf8(value) {
-        Ok(text) => Value::String(text.to_string()),
-        Err(_) => Value::String(format!("{} bytes", value.len())),
+        _ => Ok(shown(value)),
     }
 }

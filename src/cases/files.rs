@@ -4,148 +4,165 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use operator_core::{Millis, Span};
-use serde_json::Value;
-
 use super::compare;
-use super::world::{Outcome, Row};
+use super::line::{Expected, Line, What};
+use super::outcome::{Outcome, Row};
 use crate::diagnose::Problem;
 
-/// A line of an input file.
-#[derive(Clone, Debug)]
-pub enum Line {
-    Record {
-        key: Option<Value>,
-        value: Content,
-        timestamp: Option<Millis>,
-    },
-    /// Time passes.
-    Advance(Millis),
-}
-
-/// The value of an input record.
-#[derive(Clone, Debug)]
-pub enum Content {
-    Json(Value),
-    /// Bytes as they are: what no encoder would write.
-    Raw(Vec<u8>),
-    Nothing,
+/// An input file and its lines.
+pub struct Input {
+    pub path: PathBuf,
+    /// The topic of every line; `None`: each line says its own.
+    pub topic: Option<String>,
+    pub lines: Vec<Line>,
 }
 
 /// A case as its files say.
 pub struct Case {
     pub name: String,
     pub dir: PathBuf,
-    /// Input by topic, in the order of the files' names.
-    pub inputs: Vec<(String, Vec<Line>)>,
-    /// What must come out: by topic, or by `table.<name>`; each value with the line it stands in.
-    pub expected: BTreeMap<String, Vec<(usize, Value)>>,
+    /// In the order of the files' names.
+    pub inputs: Vec<Input>,
+    /// What must come out: by topic, or by `table.<name>`.
+    pub expected: BTreeMap<String, Vec<Expected>>,
     /// What it shows, in a sentence.
     pub why: String,
 }
 
-/// Every case in a folder, by name.
-pub fn read_all(dir: &Path) -> Result<Vec<Case>, Problem> {
-    let fail = |path: &Path, e: std::io::Error| Problem::plain(format!("{}: {e}", path.display()));
+/// The folders of cases, by name.
+///
+/// # Errors
+/// The folder can't be read, or holds no case.
+pub fn folders(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
     let none = || {
         let problem = Problem::plain(format!("{}: there are no cases", dir.display()));
         problem
             .with_help(Some("a case is a folder in it, `hw test --help` tells with which files; `hw sample` takes one from a topic".into()))
     };
-    if !dir.is_dir() {
-        return Err(none());
-    }
-    let mut cases = Vec::new();
-    for entry in fs::read_dir(dir).map_err(|e| fail(dir, e))? {
-        let path = entry.map_err(|e| fail(dir, e))?.path();
-        if path.is_dir() && !is_left_by_a_tool(&path) {
-            cases.push(read(&path).map_err(Problem::plain)?);
+    let entries = if dir.is_dir() { fs::read_dir(dir) } else { return Err(none()) };
+    let entries = entries.map_err(|e| Problem::plain(format!("{}: {e}", dir.display())))?;
+    let mut folders: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
+    folders.retain(|path| path.is_dir() && !is_left_by_a_tool(path));
+    folders.sort();
+    if folders.is_empty() { Err(none()) } else { Ok(folders) }
+}
+
+/// The name of a file or folder.
+pub fn name_of(path: &Path) -> String {
+    path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+/// Topics that files of a case are named after or that its lines name, as far as they can be read.
+pub fn topics(dir: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().filter_map(Result::ok);
+    let mut topics = BTreeSet::new();
+    for path in entries.map(|entry| entry.path()) {
+        match name_of(&path).strip_prefix("in.").and_then(|name| name.strip_suffix("jsonl")) {
+            Some("") => {
+                topics.extend(numbered(&path).unwrap_or_default().iter().filter_map(|(n, line)| Line::read(&path, *n, line).ok()?.topic))
+            }
+            Some(topic) => drop(topics.insert(topic.trim_end_matches('.').to_string())),
+            None => {}
         }
     }
-    cases.sort_by(|a, b| a.name.cmp(&b.name));
-    if cases.is_empty() { Err(none()) } else { Ok(cases) }
+    topics
 }
 
 /// What editors and file managers leave behind: `.in.x.jsonl.swp`, `why.txt~`, `.DS_Store`.
 fn is_left_by_a_tool(path: &Path) -> bool {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name_of(path);
     name.starts_with('.') || name.ends_with('~')
 }
 
-fn read(dir: &Path) -> Result<Case, String> {
-    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut case = Case { name, dir: dir.to_path_buf(), inputs: Vec::new(), expected: BTreeMap::new(), why: String::new() };
-    let entries = fs::read_dir(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+/// Reads a case.
+///
+/// # Errors
+/// Everything that is wrong with its files.
+pub fn read(dir: &Path) -> Result<Case, Vec<String>> {
+    let fail = |e: std::io::Error| vec![format!("{}: {e}", dir.display())];
+    let mut case = Case { name: name_of(dir), dir: dir.to_path_buf(), inputs: Vec::new(), expected: BTreeMap::new(), why: String::new() };
+    let entries = fs::read_dir(dir).map_err(fail)?;
     let mut paths: Vec<PathBuf> = entries.filter_map(|e| e.ok()).map(|e| e.path()).filter(|p| !is_left_by_a_tool(p)).collect();
     paths.sort();
+    let mut wrong = Vec::new();
     for path in paths {
-        let file = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-        let Some(stem) = file.strip_suffix(".jsonl") else {
-            if file == "why.txt" {
-                case.why = fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))?.trim().to_string();
-                continue;
-            }
-            return Err(format!("{}: not a file of a case (in.*.jsonl, out.*.jsonl, table.*.jsonl, why.txt)", path.display()));
-        };
-        let values = lines(&path)?;
-        if let Some(topic) = stem.strip_prefix("in.") {
-            let read = |(n, value)| line(value).map_err(|e| format!("{}:{n}: {e}", path.display()));
-            let lines = values.into_iter().map(read).collect::<Result<_, _>>()?;
-            case.inputs.push((topic.to_string(), lines));
-        } else if let Some(topic) = stem.strip_prefix("out.") {
-            case.expected.insert(topic.to_string(), values);
-        } else if stem.starts_with("table.") {
-            case.expected.insert(stem.to_string(), values);
-        } else {
-            return Err(format!("{}: its name begins with none of in., out. and table.", path.display()));
+        if let Err(found) = case.take(&path) {
+            wrong.extend(found);
         }
     }
     if case.why.is_empty() {
-        return Err(format!("{}: `why.txt` is missing: a sentence that says what this case shows", dir.display()));
+        wrong.push(format!("{}: `why.txt` is missing: a sentence that says what this case shows", dir.display()));
     }
-    Ok(case)
+    if wrong.is_empty() { Ok(case) } else { Err(wrong) }
 }
 
-/// The values of a file, each with its line.
-fn lines(path: &Path) -> Result<Vec<(usize, Value)>, String> {
+/// The lines of a file that are not empty, by number.
+fn numbered(path: &Path) -> Result<Vec<(usize, String)>, String> {
     let text = fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    let numbered = text.strip_prefix('\u{feff}').unwrap_or(&text).lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    numbered
-        .map(|(n, line)| {
-            serde_json::from_str(line).map(|value| (n + 1, value)).map_err(|e| {
-                // Its own place is that within the line.
-                let text = e.to_string();
-                let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(what, _)| what);
-                format!("{}:{}:{}: {what}", path.display(), n + 1, e.column().max(1))
-            })
-        })
-        .collect()
+    let lines = text.strip_prefix('\u{feff}').unwrap_or(&text).lines().enumerate();
+    Ok(lines.filter(|(_, line)| !line.trim().is_empty()).map(|(n, line)| (n + 1, line.to_string())).collect())
 }
 
-fn line(value: Value) -> Result<Line, String> {
-    let special = value.as_object().filter(|members| members.keys().any(|key| key.starts_with('@')));
-    let Some(members) = special else { return Ok(Line::Record { key: None, value: Content::Json(value), timestamp: None }) };
-    if let Some(unknown) = members.keys().find(|key| !["@key", "@value", "@raw", "@timestamp", "@advance"].contains(&key.as_str())) {
-        return Err(format!("`{unknown}` is none of @key, @value, @raw, @timestamp and @advance"));
-    }
-    if let Some(span) = members.get("@advance") {
-        if members.len() > 1 {
-            return Err("`@advance` stands alone: a record is another line".into());
+fn lines<T>(path: &Path, read: impl Fn(&Path, usize, &str) -> Result<T, String>) -> Result<Vec<T>, Vec<String>> {
+    let (mut lines, mut wrong) = (Vec::new(), Vec::new());
+    for (number, text) in numbered(path).map_err(|e| vec![e])? {
+        match read(path, number, &text) {
+            Ok(line) => lines.push(line),
+            Err(e) => wrong.push(e),
         }
-        let span = span.as_str().ok_or_else(|| format!("`@advance` is a duration in quotes such as \"10m\", not {span}"))?;
-        return span.parse::<Span>().map(|span| Line::Advance(span.millis()));
     }
-    let content = match (members.get("@value"), members.get("@raw")) {
-        (Some(Value::Null), None) => Content::Nothing,
-        (Some(value), None) => Content::Json(value.clone()),
-        (None, Some(raw)) => Content::Raw(raw.as_str().ok_or("`@raw` is a text")?.as_bytes().to_vec()),
-        _ => return Err("a record has either `@value` or `@raw`".into()),
-    };
-    let timestamp = members.get("@timestamp").map(|t| t.as_i64().ok_or("`@timestamp` is milliseconds since 1970")).transpose()?;
-    Ok(Line::Record { key: members.get("@key").cloned(), value: content, timestamp })
+    if wrong.is_empty() { Ok(lines) } else { Err(wrong) }
 }
 
 impl Case {
+    fn take(&mut self, path: &Path) -> Result<(), Vec<String>> {
+        let file = name_of(path);
+        let Some(stem) = file.strip_suffix(".jsonl") else {
+            if file == "why.txt" {
+                self.why = fs::read_to_string(path).map_err(|e| vec![format!("{}: {e}", path.display())])?.trim().to_string();
+                return Ok(());
+            }
+            let files = "in.jsonl, in.*.jsonl, out.*.jsonl, table.*.jsonl, why.txt";
+            return Err(vec![format!("{}: not a file of a case ({files})", path.display())]);
+        };
+        if stem == "in" || stem.starts_with("in.") {
+            let topic = stem.strip_prefix("in.").map(str::to_string);
+            let lines = lines(path, Line::read)?;
+            let misplaced = |line: &&Line| match line.what {
+                What::Record(_) => line.topic.is_some() == topic.is_some(),
+                What::Advance(_) => false,
+            };
+            if let Some(line) = lines.iter().find(misplaced) {
+                let what = match &topic {
+                    Some(_) => "the topic of this file's records is in its name; records of several topics go into in.jsonl",
+                    None => "a record in in.jsonl has a `@topic`",
+                };
+                return Err(vec![format!("{}: {what}", line.place)]);
+            }
+            self.inputs.push(Input { path: path.to_path_buf(), topic, lines });
+            return Ok(());
+        }
+        let output = match (stem.strip_prefix("out."), stem.starts_with("table.")) {
+            (Some(topic), _) => topic,
+            (None, true) => stem,
+            _ => return Err(vec![format!("{}: its name begins with none of in., out. and table.", path.display())]),
+        };
+        self.expected.insert(output.to_string(), lines(path, Expected::read)?);
+        Ok(())
+    }
+
+    /// The records of the case, with their topics, file by file.
+    pub fn records(&self) -> impl Iterator<Item = (&str, &Line)> {
+        fn of_file(input: &Input) -> impl Iterator<Item = (&str, &Line)> {
+            let topic = input.topic.as_deref();
+            input.lines.iter().filter_map(move |line| {
+                let is_record = matches!(line.what, What::Record(_));
+                is_record.then(|| (topic.or(line.topic.as_deref()).unwrap_or_default(), line))
+            })
+        }
+        self.inputs.iter().flat_map(of_file)
+    }
+
     /// The file of an output.
     pub fn file(output: &str) -> String {
         if output.starts_with("table.") { format!("{output}.jsonl") } else { format!("out.{output}.jsonl") }
@@ -157,7 +174,7 @@ impl Case {
         for output in outputs {
             let expected = self.expected.get(output).map_or(&[][..], Vec::as_slice);
             let rows = outcome.outputs.get(output).map_or(&[][..], Vec::as_slice);
-            if compare::compare(output, expected, rows).is_empty() {
+            if compare::compare(expected, rows, &compare::classes(expected, rows)).is_empty() {
                 continue;
             }
             let path = self.dir.join(Case::file(output));
@@ -175,11 +192,11 @@ impl Case {
 }
 
 /// A line for each row: the old one where it fits.
-fn updated(old: &str, expected: &[(usize, Value)], rows: &[Row]) -> String {
-    let mut left: Vec<&(usize, Value)> = expected.iter().collect();
+fn updated(old: &str, expected: &[Expected], rows: &[Row]) -> String {
+    let mut left: Vec<&Expected> = expected.iter().collect();
     let line = |row: &Row| {
-        let kept = left.iter().position(|(_, value)| compare::fits_row(value, row)).map(|at| left.remove(at));
-        let kept = kept.and_then(|(number, _)| old.lines().nth(number - 1));
+        let kept = left.iter().position(|expected| compare::fits_row(expected, row)).map(|at| left.remove(at));
+        let kept = kept.and_then(|expected| old.lines().nth(expected.line - 1));
         kept.map_or_else(|| row.value.to_string(), str::to_string) + "\n"
     };
     rows.iter().map(line).collect()

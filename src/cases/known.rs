@@ -1,44 +1,65 @@
-//! What the files of a case may be named after: a name that nothing reads or writes is a slip of the pen, and an expectation
-//! that nothing can meet or miss.
+//! Rejects case files that name a topic or table the pipeline doesn't use: usually a typing error, and always an expectation
+//! that can be neither met nor missed.
+
+use std::path::Path;
 
 use headwater_engine::plan::{Plan, Target, TopicName, dead_letters};
 use operator_core::diagnostic::did_you_mean;
 
-use super::files::{Case, Line};
+use super::files::Case;
+use super::topics::TopicSettings;
 use crate::diagnose::Problem;
 
-/// # Errors
-/// A file is named after a topic or table that the pipeline has nothing to do with.
-pub fn check(plan: &Plan, case: &Case) -> Result<(), Problem> {
-    let inputs: Vec<&str> = plan
-        .stages
-        .iter()
-        .flat_map(|stage| &stage.inputs)
-        .flat_map(|input| &input.topics)
-        .map(|topic| topic.name.as_ref())
-        .chain(plan.tables.iter().map(|table| table.topic.name.as_ref()))
-        .filter(|topic| !topic.starts_with("hw."))
-        .collect();
-    let wrong = |file: String, what: String, help: Option<String>| {
-        let problem = Problem::plain(format!("{}: {what}", case.dir.join(file).display()));
-        problem.with_help(help)
-    };
-    if !case.inputs.iter().flat_map(|(_, lines)| lines).any(|line| matches!(line, Line::Record { .. })) {
+/// What of a case's files names a topic or table that the pipeline has nothing to do with.
+pub fn check(plan: &Plan, case: &Case) -> Vec<Problem> {
+    let inputs = inputs(plan);
+    let wrong = |place: String, what: String, help: Option<String>| Problem::plain(format!("{place}: {what}")).with_help(help);
+    let mut problems = Vec::new();
+    if case.records().next().is_none() {
         let help = format!("write records into in.{}.jsonl", inputs.first().unwrap_or(&"<topic>"));
-        return Err(wrong(String::new(), "this case has no input, and shows nothing".into(), Some(help)));
+        problems.push(wrong(case.dir.display().to_string(), "this case has no input, and shows nothing".into(), Some(help)));
     }
-    if let Some((topic, _)) = case.inputs.iter().find(|(topic, _)| !inputs.contains(&topic.as_str())) {
+    let unread = |topic: &str, place: String| {
         let help = did_you_mean(topic, inputs.iter().copied());
-        return Err(wrong(format!("in.{topic}.jsonl"), format!("no source or table reads `{topic}`"), help));
+        wrong(place, format!("no source or table reads `{topic}`"), help)
+    };
+    for input in &case.inputs {
+        match &input.topic {
+            Some(topic) if !inputs.contains(&topic.as_str()) => problems.push(unread(topic, input.path.display().to_string())),
+            Some(_) => {}
+            None => {
+                let lines = input.lines.iter().filter_map(|line| line.topic.as_ref().map(|topic| (line, topic)));
+                let unknown = lines.filter(|(_, topic)| !inputs.contains(&topic.as_str()));
+                problems.extend(unknown.map(|(line, topic)| unread(topic, line.place.clone())));
+            }
+        }
     }
     let outputs = outputs(plan, &inputs);
-    match case.expected.keys().find(|name| !outputs.iter().any(|output| output.is(name))) {
-        Some(name) => {
-            let help = did_you_mean(name, outputs.iter().map(|output| output.name.as_str()));
-            Err(wrong(Case::file(name), format!("nothing writes `{}`", name.trim_start_matches("table.")), help))
-        }
-        None => Ok(()),
+    for name in case.expected.keys().filter(|name| !outputs.iter().any(|output| output.is(name))) {
+        let help = did_you_mean(name, outputs.iter().map(|output| output.name.as_str()));
+        let place = case.dir.join(Case::file(name)).display().to_string();
+        problems.push(wrong(place, format!("nothing writes `{}`", name.trim_start_matches("table.")), help));
     }
+    problems
+}
+
+/// Topics of a file of settings that the pipeline neither reads nor writes.
+pub fn check_settings(plan: &Plan, settings: &TopicSettings, file: &Path) -> Vec<Problem> {
+    let inputs = inputs(plan);
+    let outputs = outputs(plan, &inputs);
+    let unknown = settings.names().filter(|name| !inputs.contains(name) && !outputs.iter().any(|output| output.is(name)));
+    let problem = |name: &str| {
+        let known = inputs.iter().copied().chain(outputs.iter().map(|output| output.name.as_str()));
+        let problem = Problem::plain(format!("{}: nothing reads or writes `{name}`", file.display()));
+        problem.with_help(did_you_mean(name, known))
+    };
+    unknown.map(problem).collect()
+}
+
+fn inputs(plan: &Plan) -> Vec<&str> {
+    let sources = plan.stages.iter().flat_map(|stage| &stage.inputs).flat_map(|input| &input.topics);
+    let topics = sources.chain(plan.tables.iter().map(|table| &table.topic)).map(|topic| topic.name.as_ref());
+    topics.filter(|topic| !topic.starts_with("hw.")).collect()
 }
 
 /// Something that is written: a topic, `table.` and a table, or all topics whose names begin and end like this.
@@ -59,13 +80,13 @@ impl Written {
 
 fn outputs(plan: &Plan, inputs: &[&str]) -> Vec<Written> {
     let one = |name: String| Written { name, after: None };
-    let written = plan.stages.iter().flat_map(|stage| &stage.outputs).filter_map(|output| match &output.target {
-        Target::Repartition { .. } => None,
-        Target::Outbox { table, .. } => Some(one(format!("table.{table}"))),
-        Target::Topic(sink) => Some(match &sink.topic {
+    let written = plan.stages.iter().flat_map(|stage| &stage.outputs).flat_map(|output| match &output.target {
+        Target::Repartition { .. } => Vec::new(),
+        Target::Outbox { table, .. } => vec![one(format!("table.{table}"))],
+        Target::Topic(sink) => vec![match &sink.topic {
             TopicName::Fixed(name) => one(name.to_string()),
             TopicName::Column(before, _, after) => Written { name: before.to_string(), after: Some(after.to_string()) },
-        }),
+        }],
     });
     let sinks = plan.stages.iter().flat_map(|stage| &stage.outputs).filter(|output| matches!(output.target, Target::Outbox { .. }));
     let refused = sinks.map(|output| one(plan.names.refused(&output.name).to_string()));

@@ -1,39 +1,48 @@
 //! Pipeline cases: what goes in, what must come out, as files that people read and write.
 //!
 //! ```text
+//! pipelines/<name>/cases/topics.yaml   partitions and settings of topics, where they matter
 //! pipelines/<name>/cases/<case>/
 //!   why.txt                     one sentence: what this case shows
 //!   in.<topic>.jsonl            records, one JSON value a line; tables are read before everything else
-//!   out.<topic>.jsonl           what is committed to a topic: exactly these values, per key in this order
+//!   in.jsonl                    records of several topics in their order, each with its `@topic`
+//!   out.<topic>.jsonl           what is committed to a topic: exactly these values, per source partition and key in this order
 //!   out.<topic>.dlq.jsonl       dead letters: {"cause": .., "step": .., "value": ..}
 //!   table.<database.table>.jsonl   rows in a ClickHouse table
 //!   out.hw.<pipeline>.<sink>.dlq.jsonl   rows that its columns do not take
 //! ```
 //!
-//! A file that is not there means that nothing may come out. `"<any>"` stands for any value. An input line is the value,
-//! or `{"@key": .., "@value": .., "@raw": "bytes", "@timestamp": ms}`, or `{"@advance": "10m"}`, which lets time pass.
-//! Values are JSON for people; they are encoded in the topic's real format, Avro included.
+//! A file that is not there means that nothing may come out. `"<any>"` stands for any value. What a line may say beside the
+//! value is in [`line`]. Values are JSON for people; they are encoded in the topic's real format, Avro included. Files go on
+//! side by side: `@at` and `@advance` say when, counted from the beginning of the case.
 //!
 //! Every case runs as a **family**: the lanes and deliveries of production over an in-memory Kafka and tables in memory,
-//! under schedules that must all give the same answer ([`schedule`]): in one go, row by row, on three lanes with a
-//! rebalance, with a crash on either side of every protocol step, with commits and inserts whose outcome is unknown.
+//! under schedules that must all give the same answer ([`schedule`]): row by row (the reference, which is what the files
+//! say), in one go, partition by partition in several orders ([`arrival`]), on three lanes with a rebalance, with a crash on
+//! either side of every protocol step, with commits and inserts whose outcome is unknown.
 
+mod arrival;
 mod compare;
 mod crash;
 mod encode;
 mod files;
 mod known;
+mod line;
+mod outcome;
 mod schedule;
 mod tables;
+mod topics;
 mod world;
 
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use headwater_engine::plan::{Plan, Target};
+use headwater_engine::yaml::Node;
 use parking_lot::Mutex;
 
 use crate::catalog::Folder;
@@ -42,7 +51,11 @@ use crate::prepare;
 use crate::samples::Rows;
 
 pub use files::Case;
+
+use arrival::Dependence;
+use outcome::Outcome;
 use schedule::Schedule;
+use topics::TopicSettings;
 
 /// Most numbers of input lines that are tried for the smallest.
 const SMALLEST_TRIES: usize = 40;
@@ -63,9 +76,19 @@ pub struct Options {
 pub struct Suite {
     pub pipeline: PathBuf,
     plan: Arc<Plan>,
+    topics: TopicSettings,
     fits: tables::Fits,
-    cases: Vec<(Case, encode::Records)>,
+    dependence: Dependence,
+    cases: Vec<Prepared>,
     family: Vec<Schedule>,
+}
+
+/// A case, encoded.
+struct Prepared {
+    case: Case,
+    records: encode::Records,
+    /// What came out under the reference schedule, once it ran.
+    reference: OnceLock<Result<Outcome, String>>,
 }
 
 /// What came of a case.
@@ -107,26 +130,44 @@ struct Ran {
 /// Reads and plans a pipeline and reads its cases.
 ///
 /// # Errors
-/// The pipeline or a case can't be read or planned.
+/// Everything that is wrong with the pipeline and with the cases that are to be run.
 pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> {
     let one = |text: String| vec![Problem::plain(text)];
     let folder = Folder::read(&options.schemas).map_err(|e| one(format!("{}: {e}", options.schemas.display())))?;
     let loaded = prepare::load(pipeline)?;
-    let all = files::read_all(&pipeline.parent().unwrap_or(Path::new(".")).join("cases"));
-    let topics = all.iter().flatten().flat_map(|case| &case.inputs).map(|(topic, _)| topic.clone()).collect();
-    let planned = prepare::make_plan(&loaded, &world::Topics { folder: &folder, cases: topics });
+    let dir = pipeline.parent().unwrap_or(Path::new(".")).join("cases");
+    let settings = dir.join("topics.yaml");
+    let folders = files::folders(&dir).map_err(|e| vec![e]);
+    let names: BTreeSet<String> = folders.iter().flatten().flat_map(|folder| files::topics(folder)).collect();
+    let topics = TopicSettings::read(&settings);
+    let chosen = folders.map(|all| chosen(all, &options.only));
+    // Cases that are not run may be half written.
+    let read: Vec<Result<Case, Vec<String>>> = chosen.iter().flatten().map(|folder| files::read(folder)).collect();
+    let none = TopicSettings::default();
+    let planned = prepare::make_plan(&loaded, &world::Topics { folder: &folder, settings: topics.as_ref().unwrap_or(&none), cases: names });
     // What is wrong with the pipeline is said before what is wrong with its cases.
-    let ((mut plan, _), all) = match (planned, all) {
-        (Ok(planned), Ok(all)) => (planned, all),
-        (planned, all) => return Err(planned.err().into_iter().flatten().chain(all.err()).collect()),
-    };
+    let mut problems: Vec<Problem> = planned.as_ref().err().into_iter().flatten().cloned().collect();
+    problems.extend(topics.as_ref().err().into_iter().flatten().cloned());
+    problems.extend(chosen.err().into_iter().flatten());
+    problems.extend(read.iter().filter_map(|case| case.as_ref().err()).flatten().map(Problem::plain));
+    let (Ok((mut plan, _)), Ok(topics)) = (planned, topics) else { return Err(problems) };
+    problems.extend(known::check_settings(&plan, &topics, &settings));
     // No answer depends on it, and a longer one takes longer.
     plan.commit_interval = plan.commit_interval.min(COMMIT_INTERVAL);
     let mut cases = Vec::new();
-    for case in chosen(all, &options.only) {
-        known::check(&plan, &case).map_err(|e| vec![e])?;
-        let records = encode::records(&plan, &loaded.pipeline, &case).map_err(|e| one(format!("{}/{e}", case.dir.display())))?;
-        cases.push((case, records));
+    for case in read.into_iter().flatten() {
+        let unknown = known::check(&plan, &case);
+        if !unknown.is_empty() {
+            problems.extend(unknown);
+            continue;
+        }
+        match encode::records(&plan, &loaded.pipeline, &folder, &case) {
+            Ok(records) => cases.push(Prepared { case, records, reference: OnceLock::new() }),
+            Err(wrong) => problems.extend(wrong.into_iter().map(Problem::plain)),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
     }
     let tables = plan.stages.iter().flat_map(|s| &s.outputs).any(|o| matches!(o.target, Target::Outbox { .. }));
     let mut family = schedule::family(tables);
@@ -138,14 +179,21 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
             return Err(one(format!("there is no schedule `{name}`; there are {}", names.join(", "))));
         }
     }
-    Ok(Suite { pipeline: pipeline.to_path_buf(), plan: Arc::new(plan), fits, cases, family })
+    let dependence = Dependence::of(&plan, &|step, kind| keeps_rows(&loaded.root, step, kind));
+    Ok(Suite { pipeline: pipeline.to_path_buf(), plan: Arc::new(plan), topics, fits, dependence, cases, family })
+}
+
+/// A `map` gives a row for each row, unless it takes lists apart.
+fn keeps_rows(root: &Node, step: &str, kind: &str) -> bool {
+    let map = root.get("steps").and_then(|steps| steps.get(step)).and_then(|step| step.get("map"));
+    kind == "map" && map.is_some_and(|map| map.get("unnest").is_none())
 }
 
 /// The case of this name; if there is none, those whose name contains it.
-fn chosen(mut cases: Vec<Case>, only: &str) -> Vec<Case> {
-    let exact = cases.iter().any(|case| case.name == only);
-    cases.retain(|case| if exact { case.name == only } else { case.name.contains(only) });
-    cases
+fn chosen(mut folders: Vec<PathBuf>, only: &str) -> Vec<PathBuf> {
+    let exact = folders.iter().any(|folder| files::name_of(folder) == only);
+    folders.retain(|folder| if exact { files::name_of(folder) == only } else { files::name_of(folder).contains(only) });
+    folders
 }
 
 /// A bug of ours is a failed run, not the end of all runs.
@@ -171,51 +219,68 @@ impl Suite {
     /// # Errors
     /// A run failed, or a file can't be written.
     pub fn update(&self) -> Result<Vec<String>, String> {
-        let update = |(case, records): &(Case, encode::Records)| {
-            let outcome =
-                world::run(&self.plan, &self.fits, records, &Schedule::plain()).map_err(|e| format!("case {}: {e}", case.name))?;
+        let update = |prepared: &Prepared| {
+            let name = &prepared.case.name;
+            let outcome = self.reference(prepared).as_ref().map_err(|e| format!("case {name}: {e}"))?;
             if let Some(error) = outcome.errors.first() {
-                return Err(format!("case {}: nothing is written, since {}", case.name, error.trim()));
+                return Err(format!("case {name}: nothing is written, since {}", error.trim()));
             }
-            case.write(&outcome)?;
-            Ok(case.name.clone())
+            prepared.case.write(outcome)?;
+            Ok(name.clone())
         };
         self.cases.iter().map(update).collect()
     }
 
+    fn run(&self, records: &encode::Records, schedule: &Schedule) -> Result<Outcome, String> {
+        survived(|| world::run(&self.plan, &self.topics, &self.fits, records, schedule))
+    }
+
+    fn reference<'a>(&self, prepared: &'a Prepared) -> &'a Result<Outcome, String> {
+        prepared.reference.get_or_init(|| self.run(&prepared.records, &Schedule::reference()))
+    }
+
     fn ran(&self, case: usize, schedule: usize) -> Ran {
         let started = Instant::now();
-        let (Some((case, records)), Some(schedule)) = (self.cases.get(case), self.family.get(schedule)) else {
+        let (Some(prepared), Some(schedule)) = (self.cases.get(case), self.family.get(schedule)) else {
             return Ran { differences: Vec::new(), took: Duration::ZERO, disturbed: false };
         };
-        let (differences, disturbed) = match survived(|| world::run(&self.plan, &self.fits, records, schedule)) {
-            Ok(outcome) => (compare::differences(case, &outcome), outcome.disturbed),
-            Err(e) => (vec![format!("    {e}")], true),
+        let reference = self.reference(prepared);
+        let differ = |e: &String| (vec![format!("    {e}")], true);
+        let (differences, disturbed) = match (schedule.is_reference(), reference) {
+            (true, Ok(outcome)) => (compare::differences(&prepared.case, outcome), outcome.disturbed),
+            (true, Err(e)) => differ(e),
+            (false, reference) => match self.run(&prepared.records, schedule) {
+                Ok(outcome) => {
+                    let none = Outcome::default();
+                    let reference = reference.as_ref().unwrap_or(&none);
+                    (compare::differences_under(&prepared.case, &self.dependence, reference, &outcome), outcome.disturbed)
+                }
+                Err(e) => differ(&e),
+            },
         };
         Ran { differences, took: started.elapsed(), disturbed }
     }
 
-    /// The first number of input lines with which a schedule comes to something else than an undisturbed run.
+    /// The first number of input lines with which a schedule comes to something else than the reference.
     fn smallest(&self, records: &encode::Records, schedule: &Schedule) -> Option<usize> {
         // Some tries say enough about long cases.
         let all = records.steps.len();
         (1..=all).step_by(all.div_ceil(SMALLEST_TRIES)).find(|lines| {
             let part = records.first(*lines);
-            let undisturbed = survived(|| world::run(&self.plan, &self.fits, &part, &Schedule::plain()));
-            let disturbed = survived(|| world::run(&self.plan, &self.fits, &part, schedule));
-            undisturbed.is_ok_and(|undisturbed| !disturbed.is_ok_and(|disturbed| compare::same(&undisturbed, &disturbed)))
+            let undisturbed = self.run(&part, &Schedule::reference());
+            let disturbed = self.run(&part, schedule);
+            undisturbed.is_ok_and(|undisturbed| !disturbed.is_ok_and(|disturbed| compare::same(&self.dependence, &undisturbed, &disturbed)))
         })
     }
 
     /// `ran`: what was run, by schedule.
     fn report(&self, number: usize, ran: &[Option<Ran>]) -> Option<Report> {
-        let (case, records) = self.cases.get(number)?;
+        let Prepared { case, records, .. } = self.cases.get(number)?;
         let done = || ran.iter().enumerate().filter_map(|(n, ran)| Some((n, ran.as_ref()?)));
         let wrong: Vec<(usize, &Ran)> = done().filter(|(_, ran)| !ran.differences.is_empty()).collect();
         let failure = wrong.first().and_then(|(first, ran)| {
             let schedule = self.family.get(*first)?;
-            let disturbed = schedule.name != Schedule::plain().name;
-            let smallest = if disturbed { self.smallest(records, schedule) } else { None };
+            let smallest = if schedule.is_reference() { None } else { self.smallest(records, schedule) };
             Some(Failure { schedule: schedule.name.clone(), differences: ran.differences.clone(), smallest })
         });
         Some(Report {
@@ -275,6 +340,9 @@ pub fn rows(pipeline: &Path, schemas: &Path, source: Option<&str>, case: Option<
     let one = |text: String| vec![Problem::plain(text)];
     let options = Options { schemas: schemas.to_path_buf(), only: case.unwrap_or_default().to_string(), schedule: None };
     let suite = suite(pipeline, &options)?;
-    let (case, _) = suite.cases.first().ok_or_else(|| one("the pipeline has no such case".into()))?;
-    encode::source_rows(&suite.plan, source, case).map_err(one)
+    let prepared = suite.cases.first().ok_or_else(|| one("the pipeline has no such case".into()))?;
+    encode::source_rows(&suite.plan, source, &prepared.case).map_err(one)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use headwater_engine::delivery::TableFault;
 use headwater_engine::memory::Fault;
 
+use super::arrival::Arrival;
 use super::crash::{Crash, Step};
 
 /// One way to run a case.
@@ -13,8 +14,8 @@ pub struct Schedule {
     pub lanes: usize,
     /// Commit after so many records.
     pub epoch_rows: u64,
-    /// Let everything settle after each record.
-    pub row_by_row: bool,
+    /// In which order records of different partitions come.
+    pub arrival: Arrival,
     /// The worker dies at a step of the protocol, and starts anew.
     pub crash: Option<Crash>,
     /// A lane leaves in the middle.
@@ -34,13 +35,23 @@ impl Schedule {
             name: "in-one-go".into(),
             lanes: 1,
             epoch_rows: 10_000,
-            row_by_row: false,
+            arrival: Arrival::Together,
             crash: None,
             rebalance: false,
             cold: true,
             faults: Vec::new(),
             table_fault: None,
         }
+    }
+
+    /// Row by row in the order of the lines: what a case's files say.
+    pub fn reference() -> Schedule {
+        Schedule { name: "row-by-row".into(), arrival: Arrival::AsWritten, epoch_rows: 1, ..Schedule::plain() }
+    }
+
+    /// Whether every record comes in the order of the lines, behind everything that those before it have caused.
+    pub fn is_reference(&self) -> bool {
+        self.arrival == Arrival::AsWritten
     }
 }
 
@@ -59,6 +70,15 @@ const FAULTS: [(&str, &[Fault]); 9] = [
     ("expelled", &[Fault::Kicked]),
     ("rebalanced", &[Fault::Rebalance]),
 ];
+/// Orders in which partitions come.
+const ARRIVALS: [(&str, Arrival); 6] = [
+    ("partitions-ascending", Arrival::Ascending),
+    ("partitions-descending", Arrival::Descending),
+    ("first-partition-last", Arrival::FirstLast),
+    ("partitions-in-turn", Arrival::InTurn),
+    ("partitions-drawn-1", Arrival::Drawn(1)),
+    ("partitions-drawn-2", Arrival::Drawn(2)),
+];
 /// Faults of an insert.
 const TABLE_FAULTS: [(&str, TableFault); 4] = [
     ("insert-unavailable", TableFault::Unavailable),
@@ -71,10 +91,11 @@ const TABLE_FAULTS: [(&str, TableFault); 4] = [
 pub fn family(tables: bool) -> Vec<Schedule> {
     let plain = Schedule::plain();
     let mut family = vec![
+        Schedule::reference(),
         plain.clone(),
-        Schedule { name: "row-by-row".into(), row_by_row: true, epoch_rows: 1, ..plain.clone() },
         Schedule { name: "three-lanes-one-leaves".into(), lanes: 3, rebalance: true, ..plain.clone() },
     ];
+    family.extend(ARRIVALS.map(|(name, arrival)| Schedule { name: name.into(), arrival, ..plain.clone() }));
     let steps = LANE_STEPS.iter().chain(if tables { &TABLE_STEPS[..] } else { &[] });
     // A worker joins once, and starts two producers.
     let later = |step: &Step| match step {

@@ -1,29 +1,28 @@
 //! One run of a case: the lanes of production over the in-memory Kafka, on a virtual clock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock, TopicPartition};
 use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, topics_to_create};
-use headwater_engine::memory::{CommittedRecord, Faults, MemoryBroker, MemoryClock, Settings};
-use headwater_engine::partitioner::Partitioner;
-use headwater_engine::plan::{Catalog, InputKind, Output, Plan, Registered, StageInput, Target, TopicName, dead_letters};
+use headwater_engine::memory::{Faults, MemoryBroker, MemoryClock, Settings};
+use headwater_engine::plan::{Catalog, InputKind, Plan, Registered, Target, TopicName};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::{LoadedTables, TableLoader};
 use operator_core::Millis;
-use serde_json::{Value, json};
 
+use super::arrival::Arrival;
 use super::crash::{CrashingBroker, Trigger, surviving};
-use super::encode::{self, Input, Records, Step};
+use super::encode::{Input, Records, Step};
+use super::outcome::{Causes, Outcome, output_topics};
 use super::schedule::Schedule;
 use super::tables::{Fits, Sinks};
+use super::topics::TopicSettings;
 use crate::catalog::Folder;
 
-/// Partitions of every topic.
-const PARTITIONS: i32 = 3;
 /// Turns of nothing that count as the end; a turn is ten milliseconds.
 const QUIET: usize = 6;
 const TURN: Millis = 10;
@@ -37,32 +36,16 @@ const TRANSACTION_TIMEOUT: Millis = 30_000;
 const SESSION: Millis = i64::MAX / 4;
 /// More turns than any case needs: a run that is not at its end by then did not finish.
 const TURNS: usize = 20_000;
+/// Steps in which a table's new records are read: a step takes some thousand of them.
+const TABLE_STEPS: usize = 100;
 /// More lanes in doubt than any schedule makes.
 const RESTARTS: usize = 100;
-
-/// A row that came out.
-#[derive(Clone, Debug)]
-pub struct Row {
-    pub key: Option<Vec<u8>>,
-    pub value: Value,
-    /// Its place in its topic.
-    pub order: usize,
-}
-
-/// What came out of a run, by topic or table; only what is not empty.
-#[derive(Default)]
-pub struct Outcome {
-    pub outputs: BTreeMap<String, Vec<Row>>,
-    /// Broken ledgers and unreadable outputs.
-    pub errors: Vec<String>,
-    /// What the schedule has in store did happen: a case of three records may have no third commit.
-    pub disturbed: bool,
-}
 
 /// Schemas from a folder, and a cluster in which every topic exists; those that cases have records for are known by name.
 pub struct Topics<'a> {
     pub folder: &'a Folder,
-    pub cases: Vec<String>,
+    pub settings: &'a TopicSettings,
+    pub cases: BTreeSet<String>,
 }
 
 impl Catalog for Topics<'_> {
@@ -70,8 +53,8 @@ impl Catalog for Topics<'_> {
         self.folder.subject(subject)
     }
 
-    fn partitions(&self, _: &str) -> Result<Option<i32>, String> {
-        Ok(Some(PARTITIONS))
+    fn partitions(&self, topic: &str) -> Result<Option<i32>, String> {
+        Ok(Some(self.settings.partitions(topic)))
     }
 
     fn topics(&self) -> Result<Vec<String>, String> {
@@ -100,25 +83,32 @@ struct Run<'a> {
     dir: Option<tempfile::TempDir>,
     /// Lanes that ended in doubt.
     restarts: usize,
+    causes: Causes,
 }
 
 /// Runs the records of a case under a schedule.
 ///
 /// # Errors
 /// A lane stopped for good, or the run did not finish; then the message says what it waits for.
-pub fn run(plan: &Arc<Plan>, fits: &Fits, records: &Records, schedule: &Schedule) -> Result<Outcome, String> {
-    let mut run = prepare(plan, fits, records, schedule)?;
+pub fn run(plan: &Arc<Plan>, topics: &TopicSettings, fits: &Fits, records: &Records, schedule: &Schedule) -> Result<Outcome, String> {
+    let mut run = prepare(plan, topics, fits, records, schedule)?;
     run.play(records)?;
     run.leave()?;
     Ok(run.outcome())
 }
 
 /// A world in which nothing has happened yet.
-fn prepare<'a>(plan: &'a Arc<Plan>, fits: &Fits, records: &Records, schedule: &'a Schedule) -> Result<Run<'a>, String> {
+fn prepare<'a>(
+    plan: &'a Arc<Plan>,
+    topics: &TopicSettings,
+    fits: &Fits,
+    records: &Records,
+    schedule: &'a Schedule,
+) -> Result<Run<'a>, String> {
     let clock = MemoryClock::at(records.latest.max(1_767_225_600_000));
     let settings = Settings { session_timeout: SESSION, transaction_timeout: TRANSACTION_TIMEOUT, ..Settings::default() };
     let broker = MemoryBroker::with(clock.clone(), settings);
-    create_topics(plan, &broker)?;
+    create_topics(plan, topics, &broker)?;
     let schemas = Arc::new(MemorySchemas::new(records.schemas.iter().map(|(id, text)| (*id, text.as_str()))));
     let dir = if schedule.cold { None } else { Some(tempfile::tempdir().map_err(|e| e.to_string())?) };
     let trigger = Trigger::new(schedule.crash);
@@ -138,28 +128,33 @@ fn prepare<'a>(plan: &'a Arc<Plan>, fits: &Fits, records: &Records, schedule: &'
         lanes: (0..schedule.lanes).map(|_| None).collect(),
         dir,
         restarts: 0,
+        causes: Causes::default(),
     })
 }
 
-fn create_topics(plan: &Arc<Plan>, broker: &MemoryBroker) -> Result<(), String> {
+fn create_topics(plan: &Plan, settings: &TopicSettings, broker: &MemoryBroker) -> Result<(), String> {
+    let create = |topic: &str, partitions: i32, others: &[(String, String)]| {
+        let config = settings.config(topic, others);
+        let config: Vec<(&str, &str)> = config.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        broker.create_topic_with(topic, partitions, &config);
+    };
     for input in plan.stages.iter().flat_map(|s| &s.inputs).filter(|i| matches!(i.kind, InputKind::Source(_))) {
-        input.topics.iter().for_each(|topic| broker.create_topic(&topic.name, PARTITIONS));
+        input.topics.iter().for_each(|topic| create(&topic.name, topic.partitions, &[]));
     }
     for table in &plan.tables {
-        broker.create_topic_with(&table.topic.name, PARTITIONS, &[("cleanup.policy", "compact")]);
+        create(&table.topic.name, table.topic.partitions, &[("cleanup.policy".into(), "compact".into())]);
     }
-    for output in outputs(plan) {
+    for output in plan.stages.iter().flat_map(|s| &s.outputs) {
         if let Target::Topic(sink) = &output.target
             && let TopicName::Fixed(topic) = &sink.topic
         {
-            broker.create_topic(topic, PARTITIONS);
+            create(topic, settings.partitions(topic), sink.create.as_ref().map_or(&[], |spec| spec.config.as_slice()));
         }
     }
+    for topic in settings.names().filter(|topic| broker.partitions(topic).ok().flatten().is_none()) {
+        create(topic, settings.partitions(topic), &[]);
+    }
     broker.create_topics(&topics_to_create(plan)).map_err(|e| e.to_string())
-}
-
-fn outputs(plan: &Arc<Plan>) -> impl Iterator<Item = &Output> {
-    plan.stages.iter().flat_map(|s| &s.outputs)
 }
 
 impl Run<'_> {
@@ -167,66 +162,96 @@ impl Run<'_> {
         let mut faults = Faults::none();
         self.schedule.faults.iter().for_each(|(fault, skip)| faults.script(*skip, *fault));
         self.broker.set_faults(faults);
-        let (tables, rest): (Vec<_>, Vec<_>) = records.steps.iter().partition(|s| matches!(s, Step::Record(input) if input.table));
+        let is_table = |step: &Step| matches!(step, Step::Record(input) if input.table);
+        let before = records.steps.iter().take_while(|step| is_table(step)).count();
+        let (tables, steps) = records.steps.split_at(before);
         for step in tables {
-            self.take(step)?;
+            if let Step::Record(input) = step {
+                self.write(input)?;
+            }
         }
         self.load_tables()?;
-        let middle = rest.len() / 2;
-        for (n, step) in rest.into_iter().enumerate() {
-            self.take(step)?;
-            if self.schedule.row_by_row {
-                self.settle()?;
+        let middle = steps.len() / 2;
+        let mut together: Vec<&Input> = Vec::new();
+        for (n, step) in steps.iter().enumerate() {
+            match step {
+                Step::Record(input) if !input.table => together.push(input),
+                // Rows before it meet the table as it was.
+                Step::Record(input) => {
+                    self.arrive(&mut together)?;
+                    self.settle()?;
+                    self.write(input)?;
+                    self.read_tables()?;
+                }
+                Step::Advance(span) => {
+                    self.arrive(&mut together)?;
+                    self.advance(*span)?;
+                }
             }
             if self.schedule.rebalance && n == middle {
+                self.arrive(&mut together)?;
                 self.turns(5)?;
                 self.lanes.pop();
                 self.broker.expire_dropped();
             }
         }
+        self.arrive(&mut together)?;
         self.settle()
     }
 
-    fn take(&mut self, step: &Step) -> Result<(), String> {
-        match step {
-            Step::Record(Input { topic, key, value, timestamp, .. }) => {
-                let partition = key.as_ref().map_or(0, |key| self.partitioner(topic).partition(key, PARTITIONS));
-                let timestamp = timestamp.or_else(|| Some(self.clock.wall()));
-                self.broker.append(topic, partition, key.as_deref(), value.as_deref(), timestamp, &[]).map(drop).map_err(|e| e.to_string())
+    /// Writes records of streams in the order of the schedule.
+    fn arrive(&mut self, records: &mut Vec<&Input>) -> Result<(), String> {
+        for portion in self.schedule.arrival.portions(&std::mem::take(records)) {
+            for input in &portion {
+                self.write(input)?;
             }
-            Step::Advance(span) => {
-                self.settle()?;
-                let mut passed = 0;
-                while passed < *span {
-                    let stride = (passed / GROWTH).max(STRIDE).min(span - passed);
-                    self.clock.advance(stride);
-                    passed += stride;
-                    self.settle()?;
-                }
-                Ok(())
+            if self.schedule.arrival == Arrival::Together {
+                continue;
+            }
+            self.settle()?;
+            if let (true, Some(input)) = (self.schedule.is_reference(), portion.first()) {
+                let topics = output_topics(self.plan, &self.broker);
+                self.causes.settled(&self.broker, &topics, &format!("{}-{}", input.topic, input.partition));
             }
         }
+        Ok(())
     }
 
-    /// How the producers of a topic choose partitions.
-    fn partitioner(&self, topic: &str) -> Partitioner {
-        let read = |input: &&StageInput| input.topics.iter().any(|read| read.name.as_ref() == topic);
-        let input = self.plan.stages.iter().flat_map(|stage| &stage.inputs).find(read);
-        input.map_or_else(Partitioner::default, |input| match &input.kind {
-            InputKind::Source(decode) => decode.partitioner,
-            InputKind::Repartition { .. } => Partitioner::default(),
-        })
+    fn write(&self, input: &Input) -> Result<(), String> {
+        let Input { topic, partition, key, value, headers, timestamp, .. } = input;
+        let timestamp = timestamp.or_else(|| Some(self.clock.wall()));
+        let written = self.broker.append(topic, *partition, key.as_deref(), value.as_deref(), timestamp, headers);
+        written.map(drop).map_err(|e| format!("a record of the case can't be written: {e}"))
+    }
+
+    /// Lets time pass.
+    fn advance(&mut self, span: Millis) -> Result<(), String> {
+        self.settle()?;
+        let mut passed = 0;
+        while passed < span {
+            let stride = (passed / GROWTH).max(STRIDE).min(span - passed);
+            self.clock.advance(stride);
+            passed += stride;
+            self.settle()?;
+        }
+        Ok(())
     }
 
     fn load_tables(&mut self) -> Result<(), String> {
         let broker: Arc<dyn Broker> = Arc::new(self.broker.clone());
         let loader = TableLoader::new(self.plan, self.tables.clone(), broker, self.schemas.clone(), self.clock.clone());
-        let mut loader = loader.map_err(|e| e.to_string())?;
-        for _ in 0..1_000 {
+        self.loader = Some(loader.map_err(|e| e.to_string())?);
+        self.read_tables()?;
+        if self.tables.ready() { Ok(()) } else { Err("the tables can't be read".into()) }
+    }
+
+    /// Reads tables to where their topics end.
+    fn read_tables(&mut self) -> Result<(), String> {
+        let Some(loader) = &mut self.loader else { return Ok(()) };
+        for _ in 0..TABLE_STEPS {
             loader.step(Duration::ZERO).map_err(|e| e.to_string())?;
         }
-        self.loader = Some(loader);
-        if self.tables.ready() { Ok(()) } else { Err("the tables can't be read".into()) }
+        Ok(())
     }
 
     fn lane(&self, index: usize) -> Result<Lane, LaneEnd> {
@@ -379,79 +404,16 @@ impl Run<'_> {
         let faults = self.schedule.faults.iter().all(|(fault, _)| happened.contains_key(fault));
         let disturbed = faults && self.trigger.is_spent() && self.sinks.are_struck();
         let mut outcome = Outcome { disturbed, ..Outcome::default() };
-        let mut read = BTreeSet::new();
-        let topics = self.broker.topics().unwrap_or_default();
-        for output in outputs(self.plan) {
-            match &output.target {
-                Target::Repartition { .. } => {}
-                Target::Topic(sink) => {
-                    let named = |topic: &&String| match &sink.topic {
-                        TopicName::Fixed(name) => name.as_ref() == topic.as_str(),
-                        TopicName::Column(before, _, after) => {
-                            topic.starts_with(before.as_str()) && topic.ends_with(after.as_str()) && !topic.ends_with(".dlq")
-                        }
-                    };
-                    // Several sinks may write one topic; what the pipeline reads or keeps for itself is no output.
-                    let output = |topic: &&String| !topic.starts_with("hw.") && !self.plan.reads(topic);
-                    for topic in topics.iter().filter(named).filter(output) {
-                        if !read.insert(topic.clone()) {
-                            continue;
-                        }
-                        self.read(topic, topic, &mut outcome, |record| match &record.value {
-                            None => Ok(vec![Value::Null]),
-                            Some(value) => encode::decode(sink, value).map(|value| vec![value]),
-                        });
-                    }
-                }
-                // The rows are read from the table; what it does not take, here.
-                Target::Outbox { .. } => self.read_letters(&self.plan.names.refused(&output.name), Some(&output.name), &mut outcome),
-            }
-        }
+        outcome.read(self.plan, &self.broker, &self.causes);
         for (table, rows) in self.sinks.rows() {
-            for (order, row) in rows.into_iter().enumerate() {
-                match row {
-                    Ok(value) => outcome.outputs.entry(format!("table.{table}")).or_default().push(Row { key: None, value, order }),
-                    Err(e) => outcome.errors.push(format!("  {table}: a row can't be read: {e}")),
-                }
-            }
+            outcome.table(&table, rows);
         }
-        for topic in topics.iter().map(|topic| dead_letters(topic)).filter(|letters| topics.contains(letters) && !read.contains(letters)) {
-            self.read_letters(&topic, None, &mut outcome);
-        }
-        outcome.outputs.retain(|_, rows| !rows.is_empty());
         for ((step, partition), (rows, ledger)) in &self.stats.snapshot().steps {
             if *rows as i64 != ledger.accounted() {
-                outcome.errors.push(format!("  the ledger of `{step}` in partition {partition}: {rows} rows in, {ledger:?}"));
+                outcome.errors.push(format!("    the ledger of `{step}` in partition {partition}: {rows} rows in, {ledger:?}"));
             }
         }
         outcome
-    }
-
-    /// Reads dead letters; those of a sink have no header that names the step.
-    fn read_letters(&self, topic: &str, sink: Option<&str>, outcome: &mut Outcome) {
-        self.read(topic, topic, outcome, |record| {
-            let header = |name: &str| {
-                let found = record.headers.iter().find(|(n, _)| n == name.as_bytes()).and_then(|(_, v)| v.as_deref());
-                found.map_or(Value::Null, encode::text_or_size)
-            };
-            let value = record.value.as_deref().map_or(Value::Null, encode::text_or_size);
-            let step = sink.map_or_else(|| header("hw-step"), Value::from);
-            Ok(vec![json!({ "cause": header("hw-cause"), "step": step, "value": value })])
-        });
-    }
-
-    fn read(&self, topic: &str, name: &str, outcome: &mut Outcome, rows: impl Fn(&CommittedRecord) -> Result<Vec<Value>, String>) {
-        for record in self.broker.read_all_committed(topic) {
-            match rows(&record) {
-                Ok(values) => {
-                    let found = outcome.outputs.entry(name.to_string()).or_default();
-                    for value in values {
-                        found.push(Row { key: record.key.clone(), value, order: found.len() });
-                    }
-                }
-                Err(e) => outcome.errors.push(format!("  {topic}: a record can't be read: {e}")),
-            }
-        }
     }
 }
 
@@ -469,7 +431,7 @@ mod tests {
         let suite = suite.unwrap_or_else(|problems| panic!("{}", problems[0].message));
         // Nobody reads what is written.
         let schedule = Schedule { lanes: 0, ..Schedule::plain() };
-        let said = run(&suite.plan, &suite.fits, &suite.cases[0].1, &schedule).err().unwrap();
+        let said = run(&suite.plan, &suite.topics, &suite.fits, &suite.cases[0].records, &schedule).err().unwrap();
         assert!(said.starts_with("did not finish: it waits for the processing of business.inventory.adjusted-"), "{said}");
         assert!(said.ends_with(" from offset 0 on"), "{said}");
     }

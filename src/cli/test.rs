@@ -19,15 +19,20 @@ use crate::style::{bad, dim, good, name, strong};
 #[derive(Args)]
 #[command(after_help = "A case is a folder beside the pipeline:
   cases/<name>/why.txt                  one sentence: what the case shows
-  cases/<name>/in.<topic>.jsonl         a record a line, or {\"@key\": .., \"@value\": .., \"@timestamp\": ms}, \"@raw\" for bytes;
-                                        {\"@advance\": \"10m\"} lets time pass
-  cases/<name>/out.<topic>.jsonl        exactly these values, per key in this order; {\"@key\": .., \"@value\": ..} with keys
-  cases/<name>/out.<topic>.dlq.jsonl    dead letters, in any order: {\"cause\": .., \"step\": .., \"value\": ..}
+  cases/<name>/in.<topic>.jsonl         a record a line: its value, or an object with @value or @raw and @key, @headers,
+                                        @timestamp, @partition, @schema (\"v1\"), @at (\"90s\" after the beginning);
+                                        {\"@advance\": \"10m\"} lets time pass. {\"@base64\": \"..\"} stands for bytes
+  cases/<name>/in.jsonl                 records of several topics in their order, each with @topic
+  cases/<name>/out.<topic>.jsonl        exactly these values; {\"@key\": .., \"@headers\": .., \"@value\": ..} says more.
+                                        Rows of one source partition and key are in this order
+  cases/<name>/out.<topic>.dlq.jsonl    dead letters: {\"cause\": .., \"step\": .., \"value\": ..}
   cases/<name>/table.<db.table>.jsonl   rows in a ClickHouse table
+  cases/topics.yaml                     topics: { partitions: 6, cleanup.policy: compact }
 What has no file must not come out.
 
-Every case runs under a family of schedules that must give one answer: in one go, row by row, on three lanes with a \
-rebalance, with a crash on either side of every protocol step, with commits and inserts whose outcome is unknown.
+Every case runs under a family of schedules that must give one answer: row by row, in one go, partition by partition in \
+several orders, on three lanes with a rebalance, with a crash on either side of every protocol step, with commits and \
+inserts whose outcome is unknown. docs/yaml.md says how answers are compared.
 
 Examples:
   hw test pipelines/*/pipeline.yaml

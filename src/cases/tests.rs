@@ -1,0 +1,100 @@
+//! Cases as files: what is refused, and with which words.
+
+use super::*;
+
+const PIPELINE: &str = "
+apiVersion: headwater/v1
+name: tried
+sources:
+  e: { topic: business.shop.events, schema: { id: string }, key: id }
+sinks:
+  out: { from: e, topic: analytics.shop.events, key: id, format: json }
+";
+
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Files {
+        let files = Files(tempfile::tempdir().unwrap());
+        files.write("pipeline.yaml", PIPELINE);
+        files.write("cases/good/why.txt", "it works");
+        files.write("cases/good/in.business.shop.events.jsonl", "{\"id\":\"a\"}\n");
+        files.write("cases/good/out.analytics.shop.events.jsonl", "{\"id\":\"a\"}\n");
+        files
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.0.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+
+    fn suite(&self, only: &str) -> Result<Suite, Vec<String>> {
+        let options = Options { schemas: self.0.path().join("schemas"), only: only.into(), schedule: None };
+        let root = format!("{}/", self.0.path().display());
+        suite(&self.0.path().join("pipeline.yaml"), &options)
+            .map_err(|problems| problems.into_iter().map(|p| p.message.replace(&root, "")).collect())
+    }
+}
+
+#[test]
+fn a_half_written_case_blocks_no_other() {
+    let files = Files::new();
+    files.write("cases/half/in.business.shop.events.jsonl", "{\"id\":\n");
+    let suite = files.suite("good").ok().unwrap();
+    let reports = run(&[suite], false, &|| {});
+    assert!(reports.len() == 1 && reports[0].failure.is_none() && reports[0].complete);
+    assert_eq!(files.suite("").err().unwrap().len(), 2, "the line, and why.txt");
+}
+
+#[test]
+fn problems_of_case_files_are_told_all_at_once_with_their_places() {
+    let files = Files::new();
+    files.write("cases/one/why.txt", "x");
+    files.write("cases/one/in.jsonl", "{\"@topic\":\"business.shop.event\",\"@value\":{\"id\":\"a\"}}\n");
+    files.write("cases/two/why.txt", "x");
+    files.write(
+        "cases/two/in.business.shop.events.jsonl",
+        "{\"id\":\"a\"}\n{\"@value\":{\"id\":\"b\"},\"@partition\":3}\n{\"@value\":1,\"@schema\":\"v1\"}\n",
+    );
+    files.write("cases/three/in.business.shop.events.jsonl", "{\"id\" \"a\"}\n{\"@at\":5,\"@value\":1}\n");
+    files.write("cases/topics.yaml", "business.shop.eventz: { partitions: 1 }\n");
+    let said = files.suite("").err().unwrap();
+    let expected = [
+        "cases/three/in.business.shop.events.jsonl:1:7: expected `:`",
+        "cases/three/in.business.shop.events.jsonl:2:2: `@at` is a duration in quotes such as \"10m\", not 5",
+        "cases/three: `why.txt` is missing: a sentence that says what this case shows",
+        "cases/topics.yaml: nothing reads or writes `business.shop.eventz`",
+        "cases/one/in.jsonl:1: no source or table reads `business.shop.event`",
+        "cases/two/in.business.shop.events.jsonl:2:22: `business.shop.events` has 3 partitions; `cases/topics.yaml` gives a topic more",
+        "cases/two/in.business.shop.events.jsonl:3:13: the topic's format is not avro",
+    ];
+    assert_eq!(said, expected);
+}
+
+#[test]
+fn a_compacted_topic_refuses_what_a_broker_refuses() {
+    let files = Files::new();
+    files.write("cases/topics.yaml", "business.shop.events: { cleanup.policy: compact }\n");
+    files.write("cases/good/in.business.shop.events.jsonl", "{\"@key\":null,\"@value\":{\"id\":\"a\"}}\n");
+    let reports = run(&[files.suite("").ok().unwrap()], true, &|| {});
+    let failure = reports[0].failure.as_ref().unwrap();
+    assert!(failure.differences[0].contains("a compacted topic cannot accept a message without key"), "{:?}", failure.differences);
+}
+
+#[test]
+fn files_go_on_side_by_side() {
+    let files = Files::new();
+    files.write("cases/good/in.jsonl", "{\"@advance\":\"10s\"}\n{\"@topic\":\"business.shop.events\",\"@value\":{\"id\":\"b\"}}\n");
+    files.write(
+        "cases/good/in.business.shop.events.jsonl",
+        "{\"id\":\"a\"}\n{\"@at\":\"5s\",\"@value\":{\"id\":\"c\"}}\n{\"@advance\":\"1m\"}\n",
+    );
+    let suite = files.suite("").ok().unwrap();
+    let step = |step: &encode::Step| match step {
+        encode::Step::Record(input) => String::from_utf8(input.key.clone().unwrap()).unwrap(),
+        encode::Step::Advance(span) => span.to_string(),
+    };
+    let steps: Vec<String> = suite.cases[0].records.steps.iter().map(step).collect();
+    assert_eq!(steps, ["a", "5000", "c", "5000", "b", "55000"]);
+}
