@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, StringBuilder, StructArray,
+    Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, StructArray,
     TimestampMillisecondArray, new_null_array,
 };
 use arrow::compute::{cast, filter_record_batch};
@@ -272,9 +272,9 @@ impl Decoder {
             Metadata::Partition => Arc::new(Int32Array::from(vec![partition; n])),
             Metadata::Timestamp => Arc::new(TimestampMillisecondArray::from(self.timestamps.clone()).with_timezone("UTC")),
             Metadata::Key => {
-                let mut keys = StringBuilder::with_capacity(n, 16 * n);
+                let mut keys = BinaryBuilder::with_capacity(n, 16 * n);
                 for place in &self.places {
-                    keys.append_option(record(place).key.and_then(|k| std::str::from_utf8(k).ok()));
+                    keys.append_option(record(place).key);
                 }
                 Arc::new(keys.finish())
             }

@@ -26,7 +26,7 @@ impl Metadata {
         match self {
             Metadata::Topic => Field::new("_topic", DataType::Utf8, false),
             Metadata::Partition => Field::new("_partition", DataType::Int32, false),
-            Metadata::Key => Field::new("_key", DataType::Utf8, true),
+            Metadata::Key => Field::new("_key", DataType::Binary, true),
             Metadata::Timestamp => Field::new("_timestamp", time_type(), true),
             Metadata::Value => Field::new("_value", DataType::Binary, true),
         }

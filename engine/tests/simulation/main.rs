@@ -4,6 +4,7 @@
 //! A failure prints its seed; `HW_SEED=<n> cargo test -p headwater-engine --test simulation` runs that one again, and
 //! `HW_SEEDS=<n>` runs as many (30 by default).
 
+mod any_keys;
 mod harness;
 mod keys;
 mod masked;

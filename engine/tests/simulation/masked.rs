@@ -1,16 +1,8 @@
 //! What SQL nulls does not leave: no topic of a pipeline has the bytes of a value that was masked.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use headwater_engine::broker::Broker;
-use headwater_engine::lane::{Lane, LaneConfig, topics_to_create};
-use headwater_engine::memory::MemoryBroker;
-use headwater_engine::pipeline::Pipeline;
-use headwater_engine::plan::plan;
-use headwater_engine::yaml;
 
-use crate::harness::{Topics, registry, world};
+use crate::harness::Played;
 
 const PIPELINE: &str = r#"
 apiVersion: headwater/v1
@@ -51,12 +43,8 @@ sinks:
 
 #[test]
 fn what_sql_nulls_is_in_no_topic() {
-    let broker = MemoryBroker::new();
-    broker.create_topic("events", 2);
-    let root = yaml::parse(PIPELINE).unwrap();
-    let pipeline = Pipeline::read(&root).0.unwrap();
-    let plan = Arc::new(plan(&pipeline, &root, PIPELINE, &registry(), &Topics(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
-    broker.create_topics(&topics_to_create(&plan)).unwrap();
+    let played = Played::new(PIPELINE, &[("events", 2)]);
+    let broker = &played.broker;
     for n in 0..40 {
         let (consent, word) = if n % 3 == 0 { (true, "seen") } else { (false, "SECRET") };
         let value = format!(
@@ -64,15 +52,7 @@ fn what_sql_nulls_is_in_no_topic() {
         );
         broker.append("events", n % 2, None, Some(value.as_bytes()), Some(1_767_225_600_000), &[]).unwrap();
     }
-    let mut lane = Lane::start(world(&plan, &broker), LaneConfig::new("w", 0)).unwrap_or_else(|e| panic!("{e}"));
-    let clock = broker.clock().unwrap();
-    let mut quiet = 0;
-    while quiet < 500 {
-        clock.advance(1);
-        let busy = lane.step(Duration::ZERO).unwrap_or_else(|e| panic!("{e}")) || !lane.is_settled();
-        quiet = if busy { 0 } else { quiet + 1 };
-    }
-    lane.finish(Duration::from_secs(1)).unwrap_or_else(|e| panic!("{e}"));
+    played.run();
     let topics = broker.topics().unwrap();
     assert!(["json", "avro", "notes", "zips"].iter().all(|name| topics.contains(&(*name).to_string())), "{topics:?}");
     let has = |bytes: &[u8], text: &[u8]| bytes.windows(text.len()).any(|window| window == text);
