@@ -108,7 +108,15 @@ impl MemoryTable {
 
     /// A new connection to it.
     pub fn target(&self) -> MemoryTarget {
-        MemoryTarget { table: self.clone(), under_way: None, settings: 1, repeatable: false, dependents: false, memory: None }
+        MemoryTarget {
+            table: self.clone(),
+            under_way: None,
+            settings: 1,
+            repeatable: false,
+            dependents: false,
+            uncountable: false,
+            memory: None,
+        }
     }
 
     /// Draws faults from `seed`, each in so many of ten thousand occasions.
@@ -218,6 +226,7 @@ pub struct MemoryTarget {
     settings: u32,
     repeatable: bool,
     dependents: bool,
+    uncountable: bool,
     /// Tokens that are remembered; without it, as if for ever.
     memory: Option<u32>,
 }
@@ -227,6 +236,13 @@ impl MemoryTarget {
     #[must_use]
     pub fn with_dependents(mut self) -> MemoryTarget {
         self.dependents = true;
+        self
+    }
+
+    /// Pretends that rows of others are in the table, too.
+    #[must_use]
+    pub fn with_uncountable(mut self) -> MemoryTarget {
+        self.uncountable = true;
         self
     }
 
@@ -305,6 +321,7 @@ impl Target for MemoryTarget {
         state.deliver(self.table.clock.monotonic());
         let progress = match state.strike(&[TableFault::AskFails]) {
             Some(_) => Progress::Unavailable("injected fault".to_owned()),
+            None if self.uncountable => Progress::Answered(Answer::Uncountable("a shared table".to_owned())),
             None => {
                 let found = state.rows.iter().filter(|row| range.contains(row.partition, (row.offset, row.row)));
                 let mut positions: Vec<(i64, i32)> = found.map(|row| (row.offset, row.row)).collect();

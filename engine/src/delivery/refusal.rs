@@ -9,7 +9,7 @@ use super::intent::{CLEAN, Intent};
 use super::lane::Delivery;
 use super::letters::Letter;
 use super::target::Answer;
-use super::work::{Doing, Next};
+use super::work::{Doing, Next, UNFIT};
 use crate::broker::{Committed, Failure, Outcome, Progress};
 
 /// Refused rows are counted over this long: a stream of them means that it is not the rows that are wrong.
@@ -32,12 +32,19 @@ impl Delivery {
         let tp = partition.tp.clone();
         let Some(pinned) = &mut partition.pinned else { return Ok(Next::Done) };
         let offset = pinned.intent.first;
+        let all = pinned.part().map_or(0, |part| part.num_rows() as u64);
         let Refusal { code, message } = &refusal;
         let refused = |why: String| Err(DeliveryError::Refused { partition: tp, offset, why });
         match answer {
             Answer::Counted { rows: 0, .. } => {}
-            // Where nothing takes rows from the table, a block that is refused has left nothing, counted or not.
-            Answer::Uncountable(_) if !dependents => {}
+            // Where nothing takes rows from the table, a block that it refuses has left nothing, counted or not. One that is not sent
+            // now may have been sent before, when its rows did fit.
+            Answer::Uncountable(_) if !dependents && (*code != UNFIT || !pinned.doubt) => {}
+            // An earlier attempt has brought them there, before the table was altered.
+            Answer::Counted { rows, distinct } if pinned.doubt && !dependents && *rows == all && *distinct == all => {
+                self.counters.found(all);
+                return self.settle(number);
+            }
             Answer::Counted { rows, .. } => {
                 return refused(format!(
                     "rows refused (code {code}), but the table has {rows} of them: a materialized view that reads the \

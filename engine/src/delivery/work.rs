@@ -24,7 +24,7 @@ use crate::broker::{Committed, Failure};
 use crate::failpoint::failpoint;
 
 /// Code of a row that was not sent to the target, which has codes of its own for those it refuses.
-const UNFIT: i32 = 0;
+pub(super) const UNFIT: i32 = 0;
 
 /// How often an idle partition stores its position.
 const HEARTBEAT: Millis = 3_600_000;
@@ -371,6 +371,8 @@ impl Delivery {
                 Ok(Next::Then(Doing::Recount(refusal)))
             }
             Progress::Unfit(message) => {
+                // Nothing was sent that the target would remember.
+                self.paced = self.clock.monotonic();
                 let Some(pinned) = self.pinned(number) else { return Ok(Next::Done) };
                 let (doubt, quiet_at) = (pinned.doubt, pinned.quiet_at);
                 let refusal = Refusal { code: UNFIT, message };
@@ -395,7 +397,7 @@ impl Delivery {
     }
 
     /// The part is settled: turn to the next part, or to the next block if it is there, or to nothing.
-    fn settle(&mut self, number: i32) -> Result<Next, DeliveryError> {
+    pub(super) fn settle(&mut self, number: i32) -> Result<Next, DeliveryError> {
         let (now, wall, settings) = (self.clock.monotonic(), self.clock.wall(), self.target.settings());
         let Some(partition) = self.partitions.get_mut(&number) else { return Ok(Next::Done) };
         let Some(pinned) = &mut partition.pinned else { return Ok(Next::Done) };

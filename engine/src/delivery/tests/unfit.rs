@@ -60,3 +60,54 @@ fn a_row_that_was_never_sent_is_not_asked_for() {
     rig.finish(&mut [rig.lane(0)]);
     assert!(!rig.table.is_struck());
 }
+
+/// All rows are in the table, which nobody knows for the answer was lost; and now they do not fit any more: the table was
+/// altered, or another version judges.
+fn altered_after_a_lost_answer() -> Rig {
+    let mut rig = Rig::plain();
+    rig.append(0, 7, false);
+    rig.table.inject(0, TableFault::ReplyLost);
+    let mut lane = rig.lane(0);
+    while lane.counters().last_error().is_none() {
+        rig.step(&mut lane).unwrap();
+    }
+    drop(lane);
+    rig.broker.expire_dropped();
+    rig.table = rig.table.clone().checked(Arc::new(picky));
+    rig
+}
+
+#[test]
+fn rows_that_are_in_the_table_already_are_skipped_whatever_fits_now() {
+    let rig = altered_after_a_lost_answer();
+    let mut lane = rig.lane(1);
+    rig.finish(std::slice::from_mut(&mut lane));
+    assert_eq!((ids(&rig.table.rows()).len(), rig.broker.read_all_committed(DLQ).len(), lane.counters().skipped()), (7, 0, 1));
+}
+
+#[test]
+fn rows_that_may_be_in_a_table_that_cannot_be_counted_are_not_inserted_in_parts() {
+    let rig = altered_after_a_lost_answer();
+    let mut lane = rig.lane_with(rig.settings.clone(), rig.table.target().with_uncountable());
+    let error = rig.run_until_error(&mut lane);
+    assert!(error.to_string().contains("cannot be told"), "{error}");
+    assert_eq!((rig.table.rows().len(), rig.broker.read_all_committed(DLQ).len()), (7, 0));
+}
+
+/// Nothing was sent, so that nothing fills the table's memory of tokens.
+#[test]
+fn blocks_that_are_not_sent_are_not_paced() {
+    let mut rig = Rig::plain();
+    rig.table = MemoryTable::new(rig.clock.clone(), 1_000).checked(Arc::new(|_| Err("nothing fits".into())));
+    rig.settings.limits.flush = 0;
+    rig.append(0, 8, false);
+    let began = rig.clock.monotonic();
+    let mut lane = rig.lane(0);
+    // Time stands still.
+    for _ in 0..1_000 {
+        lane.step(Duration::ZERO).unwrap();
+    }
+    assert_eq!(rig.clock.monotonic(), began);
+    rig.broker.settle();
+    assert_eq!(rig.broker.read_all_committed(DLQ).len(), 8);
+}
