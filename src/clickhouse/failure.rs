@@ -27,6 +27,9 @@ pub enum ClickHouseError {
     /// Nothing was sent: a value does not fit into its column.
     #[error("{0}")]
     Unfit(String),
+    /// Nothing was sent: whether the values fit could not be found out, or is to be judged again.
+    #[error("{0}")]
+    NotSent(String),
     /// The answer or the request makes no sense, or a check failed.
     #[error("{0}")]
     Unexpected(String),
@@ -45,7 +48,7 @@ impl ClickHouseError {
         let message = self.to_string();
         match self {
             ClickHouseError::Unfit(_) => Progress::Unfit(message),
-            ClickHouseError::Connect(_) => Progress::Unavailable(message),
+            ClickHouseError::Connect(_) | ClickHouseError::NotSent(_) => Progress::Unavailable(message),
             ClickHouseError::Lost(_) | ClickHouseError::Unexpected(_) => Progress::Unknown(message),
             // One code for two things: parts to be merged (wait), and partitions in one insert (a smaller one may pass).
             ClickHouseError::Exception { code: TOO_MANY_PARTS, .. } if message.contains("Too many partitions") => {

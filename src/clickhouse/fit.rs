@@ -21,7 +21,7 @@ use super::native::Native;
 use super::types::{Kind, rule};
 
 /// The columns of a table, to fit rows to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Fit {
     columns: BTreeMap<String, Native>,
 }

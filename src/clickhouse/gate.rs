@@ -355,22 +355,30 @@ fn name(text: &str) -> Option<(String, &str)> {
     (!name.is_empty()).then(|| (name.to_owned(), rest))
 }
 
-async fn check_columns(connection: &Connection, inspection: &mut Inspection, schema: &Schema) -> Result<(), ClickHouseError> {
-    let table = inspection.table.clone();
+/// The columns of a table, each with its default expression.
+pub(super) async fn columns_of(connection: &Connection, table: &Table) -> Result<Vec<(Column, String)>, ClickHouseError> {
     let sql = format!(
         "SELECT name, type, default_kind, default_expression FROM system.columns WHERE database = {} AND table = {}",
         literal(&table.database),
         literal(&table.name)
     );
-    let rows = connection.rows(&sql).await?;
-    let text = |row: &[String], at: usize| row.get(at).cloned().unwrap_or_default();
-    let columns: Vec<Column> = rows.iter().map(|row| Column { name: text(row, 0), native: text(row, 1), kind: text(row, 2) }).collect();
+    let column = |row: Vec<String>| {
+        let mut values = row.into_iter();
+        let mut next = || values.next().unwrap_or_default();
+        (Column { name: next(), native: next(), kind: next() }, next())
+    };
+    Ok(connection.rows(&sql).await?.into_iter().map(column).collect())
+}
+
+async fn check_columns(connection: &Connection, inspection: &mut Inspection, schema: &Schema) -> Result<(), ClickHouseError> {
+    let table = inspection.table.clone();
+    let (columns, defaults): (Vec<Column>, Vec<String>) = columns_of(connection, &table).await?.into_iter().unzip();
     inspection.problems.extend(misfits(&table, schema, &columns));
     inspection.reasons.extend(unheld_nulls(schema, &columns).into_iter().map(|null| format!("{null}: such rows become dead letters")));
     inspection.fit = Fit::new(&columns);
     let positions = position_fields();
     let ours = |name: &str| schema.fields().iter().map(AsRef::as_ref).chain(&positions).any(|field| field.name() == name);
-    for (name, default) in rows.iter().map(|row| (text(row, 0), text(row, 3))).filter(|(name, _)| !ours(name)) {
+    for (name, default) in columns.iter().map(|column| &column.name).zip(&defaults).filter(|(name, _)| !ours(name)) {
         let lower = default.to_ascii_lowercase();
         if ["now", "today", "rand", "generate", "hostname"].iter().any(|word| lower.contains(word)) {
             inspection

@@ -1,5 +1,6 @@
 //! Blocks into a table: one insert at a time, on a Tokio runtime, its outcome told through a channel.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -8,13 +9,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 use headwater_engine::delivery::{Answer, Block, Progress, Range, Target};
 use headwater_formats::encode_batch;
 use operator_core::Millis;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::connection::{Connection, Table, identifier, literal};
 use super::failure::ClickHouseError;
 use super::fit::Fit;
-use super::gate::Inspection;
+use super::gate::{Inspection, columns_of};
 use super::token::{short_hash, token};
 
 /// Settings sent with every insert, as far as the server knows them. Together they make one block of one request, however
@@ -60,7 +62,8 @@ pub struct ClickHouse {
     connection: Connection,
     table: Table,
     handle: Handle,
-    fit: Fit,
+    /// What the columns take, as last read.
+    fit: Arc<Mutex<Arc<Fit>>>,
     pinned: Vec<(&'static str, String)>,
     settings: u32,
     replicas: bool,
@@ -95,7 +98,7 @@ impl ClickHouse {
             window: (inspection.window, inspection.window_seconds),
             connection,
             handle,
-            fit: inspection.fit.clone(),
+            fit: Arc::new(Mutex::new(Arc::new(inspection.fit.clone()))),
             pinned,
             settings,
             under_way: None,
@@ -204,11 +207,31 @@ async fn caught_up(connection: &Connection, table: &Table) -> Result<String, Cli
     }
 }
 
+/// Before a row is blamed (`why`) the columns are read again: the table may have been altered since, an enumeration extended.
+async fn blamed(connection: &Connection, table: &Table, last: &Mutex<Arc<Fit>>, why: String) -> ClickHouseError {
+    let columns = match columns_of(connection, table).await {
+        Ok(columns) if columns.is_empty() => return ClickHouseError::NotSent(format!("the table {table} is not there")),
+        Ok(columns) => columns,
+        Err(e) => return ClickHouseError::NotSent(e.to_string()),
+    };
+    let fit = Fit::new(&columns.into_iter().map(|(column, _)| column).collect::<Vec<_>>());
+    let mut last = last.lock();
+    if fit == **last {
+        return ClickHouseError::Unfit(why);
+    }
+    *last = Arc::new(fit);
+    ClickHouseError::NotSent(format!("the columns of {table} were altered; its rows are tried again"))
+}
+
 impl Target for ClickHouse {
     fn start(&mut self, block: &Block) {
-        let body = match self.fit.apply(&block.rows).and_then(|rows| encode_batch(&rows)) {
+        let fit = self.fit.lock().clone();
+        let body = match fit.apply(&block.rows).and_then(|rows| encode_batch(&rows)) {
             Ok(bytes) => Bytes::from(bytes),
-            Err(why) => return self.spawn(Work::Insert, async { Err(ClickHouseError::Unfit(why)) }),
+            Err(why) => {
+                let (connection, table, last) = (self.connection.clone(), self.table.clone(), self.fit.clone());
+                return self.spawn(Work::Insert, async move { Err(blamed(&connection, &table, &last, why).await) });
+            }
         };
         self.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
         let (sql, rows, patience) = (self.insert_sql(block), block.rows.num_rows(), self.patience());

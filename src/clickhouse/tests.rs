@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use headwater_engine::broker::{SystemClock, TopicPartition};
-use headwater_engine::delivery::{Answer, CLEAN, Delivery, Limits, Progress, Range, Settings, Target, contract};
+use headwater_engine::delivery::{Answer, Block, CLEAN, Delivery, Limits, Progress, Range, Settings, Target, contract};
 use headwater_engine::memory::MemoryBroker;
 use headwater_formats::{decode_batch, encode_batch};
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
 use super::gate::{Guarantee, Inspection};
-use super::{ClickHouse, ClickHouseError, Config, Connection, Table};
+use super::{ClickHouse, ClickHouseError, Column, Config, Connection, Fit, Table};
 
 /// A request as the server sees it.
 struct Received {
@@ -249,4 +249,34 @@ fn a_lagging_replica_does_not_count() {
     assert!(matches!(ask(), Progress::Unavailable(why) if why.contains("lags behind")));
     assert!(matches!(ask(), Progress::Unavailable(why) if why.contains("another one counted")));
     assert_eq!(ask(), Progress::Answered(Answer::Counted { rows: 0, distinct: 0 }));
+}
+
+/// An enumeration got a member while the worker ran: rows are judged by the columns of now.
+#[test]
+fn a_column_that_was_altered_blames_no_row() {
+    let runtime = Runtime::new().unwrap();
+    let column = |native: &str| Column { name: "state".into(), native: native.into(), kind: String::new() };
+    let now = Arc::new(Mutex::new("Enum8('new' = 1)"));
+    let served = now.clone();
+    let url = serve(&runtime, move |received| match received.statement() {
+        insert if insert.starts_with("INSERT") => genuine(received, 1, ""),
+        columns if columns.contains("system.columns") => {
+            genuine(received, 0, &format!(r#"{{"meta":[],"data":[["state","{}","",""]],"rows":1}}"#, served.lock()))
+        }
+        other => panic!("{other}"),
+    });
+    let connection = Connection::new(Config::new(url)).unwrap();
+    let fit = Fit::new(&[column(*now.lock())]);
+    let mut target = ClickHouse::new(connection, &Inspection { fit, ..inspection() }, runtime.handle().clone());
+    let block = contract::block(0, 0, 0..1, None).unwrap();
+    let states: ArrayRef = Arc::new(StringArray::from(vec!["paid"]));
+    let block = Block { rows: RecordBatch::try_from_iter([("state", states)]).unwrap(), ..block };
+    let mut attempt = || {
+        target.start(&block);
+        outcome(&mut target)
+    };
+    assert!(matches!(attempt(), Progress::Unfit(why) if why.contains("`state`")));
+    *now.lock() = "Enum8('new' = 1, 'paid' = 2)";
+    assert!(matches!(attempt(), Progress::Unavailable(why) if why.contains("columns")));
+    assert_eq!(attempt(), Progress::Inserted);
 }
