@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::columns::{Column, digits};
 use super::native::Native;
-use super::types::{Kind, rule};
+use super::types::{Kind, rule, takes, takes_null};
 
 /// The columns of a table, to fit rows to.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -54,15 +54,17 @@ impl Fit {
 }
 
 fn field_of(name: &str, array: &ArrayRef, native: &Native) -> Arc<Field> {
-    Arc::new(Field::new(name, array.data_type().clone(), native.bare().1))
+    Arc::new(Field::new(name, array.data_type().clone(), takes_null(native)))
 }
 
 fn fit(array: &ArrayRef, native: &Native) -> Result<ArrayRef, String> {
-    let (bare, nullable) = native.bare();
+    let bare = native.bare().0;
     if let DataType::Dictionary(_, value) = array.data_type() {
         return fit(&to(array, value)?, native);
     }
-    if !nullable && array.logical_null_count() > 0 {
+    // Rows from before the pipeline or the table was changed may have other columns.
+    takes(array.data_type(), native).map_err(|why| format!("its type is `{}`, {why}", bare.name))?;
+    if !takes_null(native) && array.logical_null_count() > 0 {
         return Err(format!("NULL, which `{}` does not take", bare.name));
     }
     let kind = Kind::of(array.data_type()).ok_or_else(|| format!("{} cannot be written", type_name(array.data_type())))?;
@@ -132,7 +134,7 @@ fn scalar(array: &ArrayRef, kind: Kind, native: &Native) -> Result<ArrayRef, Str
                 "Float32" => 24,
                 _ => 8,
             };
-            within(array, (-(1 << bits), 1 << bits), native).map(|()| array.clone())
+            exact(array, bits, native).map(|()| array.clone())
         }
         ("Decimal", Kind::Whole) => {
             let places = native.number(0).unwrap_or(0) - native.number(1).unwrap_or(0);
@@ -191,11 +193,11 @@ fn unfit(native: &Native) -> String {
     format!("a value that does not fit into `{}` ({takes})", native.name)
 }
 
-/// As ClickHouse reads it: without views and the longer offsets.
+/// As ClickHouse reads it: without views and the longer offsets, and nothing of fixed length, whose zeros at the end it cuts.
 fn plain(array: &ArrayRef) -> Result<ArrayRef, String> {
     match array.data_type() {
         DataType::Utf8View | DataType::LargeUtf8 => to(array, &DataType::Utf8),
-        DataType::BinaryView | DataType::LargeBinary => to(array, &DataType::Binary),
+        DataType::BinaryView | DataType::LargeBinary | DataType::FixedSizeBinary(_) => to(array, &DataType::Binary),
         _ => Ok(array.clone()),
     }
 }
@@ -238,6 +240,19 @@ fn within(array: &ArrayRef, (least, most): (i128, i128), native: &Native) -> Res
         Some((low, high)) if low < least || high > most => Err(unfit(native)),
         _ => Ok(()),
     }
+}
+
+/// Whole numbers of at most so many binary digits, zeros at the end not counted.
+fn exact(array: &ArrayRef, bits: u32, native: &Native) -> Result<(), String> {
+    if within(array, (-(1 << bits), 1 << bits), native).is_ok() {
+        return Ok(());
+    }
+    let short = |magnitude: u64| magnitude == 0 || 64 - magnitude.leading_zeros() - magnitude.trailing_zeros() <= bits;
+    let all = match array.data_type() {
+        DataType::UInt64 => array.as_primitive::<UInt64Type>().iter().flatten().all(short),
+        _ => to(array, &DataType::Int64)?.as_primitive::<Int64Type>().iter().flatten().all(|value| short(value.unsigned_abs())),
+    };
+    if all { Ok(()) } else { Err(unfit(native)) }
 }
 
 /// The range of an integer type; for those above 128 bits, as far as 128 bits go.
@@ -340,7 +355,7 @@ fn members(native: &Native) -> Vec<(String, i64)> {
     let member = |text: &str| {
         let (name, rest) = unquoted(text)?;
         let number = rest.trim_start().strip_prefix('=').and_then(|number| number.trim().parse().ok()).unwrap_or(next);
-        next = number + 1;
+        next = i64::saturating_add(number, 1);
         Some((name, number))
     };
     native.texts().filter_map(member).collect()
@@ -349,16 +364,32 @@ fn members(native: &Native) -> Vec<(String, i64)> {
 /// The text between the quotes at the beginning, and what follows.
 fn unquoted(text: &str) -> Option<(String, &str)> {
     let inside = text.strip_prefix('\'')?;
-    let (mut name, mut escaped) = (String::new(), false);
-    for (at, c) in inside.char_indices() {
+    let mut name = String::new();
+    let mut chars = inside.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
         match c {
-            _ if escaped => (escaped, _) = (false, name.push(c)),
-            '\\' => escaped = true,
-            '\'' => return Some((name, inside.get(at + 1..)?)),
+            '\\' => name.push(chars.next().map_or('\\', |(_, escaped)| meant(escaped))),
+            '\'' if chars.next_if(|(_, next)| *next == '\'').is_none() => return Some((name, inside.get(at + 1..)?)),
             _ => name.push(c),
         }
     }
     None
+}
+
+/// The character that stands behind a backslash in a literal of ClickHouse.
+fn meant(escaped: char) -> char {
+    match escaped {
+        'a' => '\u{7}',
+        'b' => '\u{8}',
+        'e' => '\u{1b}',
+        'f' => '\u{c}',
+        'n' => '\n',
+        'r' => '\r',
+        't' => '\t',
+        'v' => '\u{b}',
+        '0' => '\0',
+        other => other,
+    }
 }
 
 #[cfg(test)]

@@ -158,13 +158,21 @@ pub(super) fn takes(data_type: &DataType, native: &Native) -> Result<(), String>
     }
 }
 
+/// Whether NULL can be written. Never in place of a list, a record or a map: ClickHouse's `Nullable(Tuple(..))` is experimental,
+/// and the members that a null hides would have to be sent.
+pub(super) fn takes_null(native: &Native) -> bool {
+    let (bare, nullable) = native.bare();
+    nullable && !matches!(bare.name.as_str(), "Array" | "Tuple" | "Map")
+}
+
 /// Where a column may be null and its type takes no NULL; `None` if nowhere. Rows with such a NULL are dead letters.
 pub(super) fn unheld_null(field: &Field, native: &Native) -> Option<String> {
-    let (bare, nullable) = native.bare();
-    if field.is_nullable() && !nullable {
+    let bare = native.bare().0;
+    if field.is_nullable() && !takes_null(native) {
         return Some(format!("`{}` may be NULL, which `{}` does not take", field.name(), bare.name));
     }
-    let members: Vec<&Native> = bare.inner().map(|(_, native)| native).collect();
+    // What stands between the parentheses of `JSON(..)` are paths and limits.
+    let members: Vec<&Native> = bare.inner().map(|(_, native)| native).filter(|_| bare.name != "JSON").collect();
     let fields: Vec<&Arc<Field>> = match field.data_type() {
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => vec![item],
         DataType::Struct(fields) => fields.iter().collect(),

@@ -1,7 +1,8 @@
 //! Values at the edges of every type, and what is under a null.
 
 use arrow::array::*;
-use arrow::datatypes::{Int32Type, TimeUnit};
+use arrow::buffer::NullBuffer;
+use arrow::datatypes::{Fields, Int32Type, TimeUnit};
 
 use super::*;
 
@@ -155,4 +156,59 @@ fn maps_and_nested_columns_fit_item_by_item() {
     let rows = RecordBatch::try_from_iter([("id", ids), ("m", Arc::new(map) as ArrayRef)]).unwrap();
     let why = fit.apply(&rows).unwrap_err();
     assert!(why.starts_with("column `m`: a value: a value that does not fit into `UInt8`") && !why.contains("300"), "{why}");
+}
+
+/// ClickHouse has an experimental `Nullable(Tuple(..))`; what the null hides must not be sent.
+#[test]
+fn a_null_record_is_never_written_as_its_members() {
+    let fields: Fields = vec![Field::new("phone", DataType::Utf8, false)].into();
+    let phones: ArrayRef = Arc::new(StringArray::from(vec!["0170 1", "0170 2"]));
+    let nulls = NullBuffer::from(vec![true, false]);
+    let record = StructArray::new(fields, vec![phones], Some(nulls));
+    let why = fits(record, "Nullable(Tuple(phone String))").unwrap_err();
+    assert!(why.contains("NULL"), "{why}");
+}
+
+/// Rows that wait in the outbox were made before the pipeline and the table were changed.
+#[test]
+fn rows_of_other_members_than_the_table_has_do_not_fit() {
+    let record = |names: &[&str]| {
+        let fields: Fields = names.iter().map(|name| Field::new(*name, DataType::Int64, false)).collect::<Vec<_>>().into();
+        StructArray::new(fields, names.iter().map(|_| Arc::new(Int64Array::from(vec![1])) as ArrayRef).collect(), None)
+    };
+    assert!(fits(record(&["a", "b"]), "Tuple(a Int64, b Int64)").is_ok());
+    for names in [&["a", "b", "c"][..], &["a"], &["b", "a"]] {
+        assert!(fits(record(names), "Tuple(a Int64, b Int64)").is_err(), "{names:?}");
+    }
+    assert!(fits(Int64Array::from(vec![1]), "String").is_err());
+    assert!(fits(StringArray::from(vec!["true"]), "Bool").is_err());
+}
+
+#[test]
+fn integers_that_a_float_holds_exactly_fit() {
+    edges::<Int64Array, _>("Float64", &[1 << 60, 10_000_000_000_000_000, i64::MIN], &[(1 << 60) + 1, i64::MAX]);
+    edges::<Int64Array, _>("Float32", &[1 << 40, 100_000_000], &[(1 << 40) + 1]);
+    edges::<Int64Array, _>("BFloat16", &[256, 512], &[257]);
+    edges::<UInt64Array, _>("Float64", &[1 << 63], &[u64::MAX]);
+}
+
+#[test]
+fn members_of_enumerations_are_read_with_all_their_escapes() {
+    edges::<StringArray, _>(
+        "Enum8('a\\nb' = 1, 'it\\'s' = 2, 'x''y' = 3, 'b\\\\s' = 4, 't\\tb' = 5)",
+        &["a\nb", "it's", "x'y", "b\\s", "t\tb"],
+        &["anb"],
+    );
+    // No number follows the largest: nothing panics.
+    edges::<StringArray, _>("Enum16('a' = 9223372036854775807, 'b')", &["a"], &["c"]);
+}
+
+/// ClickHouse cuts zero bytes at the end where it makes a `String` of a `FixedString`.
+#[test]
+fn bytes_of_fixed_length_keep_their_zeros() {
+    let array = FixedSizeBinaryArray::try_from_iter([[b'a', 0, 0]].into_iter()).unwrap();
+    for native in ["String", "FixedString(4)"] {
+        let fitted = fits(array.clone(), native).unwrap();
+        assert_eq!(fitted.as_binary::<i32>().value(0), b"a\0\0", "{native}");
+    }
 }
