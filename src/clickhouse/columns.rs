@@ -188,6 +188,35 @@ mod tests {
         }
     }
 
+    /// As files may write them; a server shows one name only.
+    #[test]
+    fn types_are_known_by_all_their_names() {
+        let at = |unit| DataType::Timestamp(unit, Some("UTC".into()));
+        let list = DataType::List(Arc::new(Field::new("item", DataType::Int64, true)));
+        for (data_type, native) in [
+            (at(TimeUnit::Second), "TIMESTAMP"),
+            (at(TimeUnit::Microsecond), "DATETIME(6)"),
+            (at(TimeUnit::Second), "DateTime32('UTC')"),
+            (DataType::Date32, "DATE"),
+            (DataType::Decimal128(18, 2), "Nullable(Decimal64(2))"),
+            (DataType::Decimal128(10, 0), "NUMERIC(10)"),
+            (list, "Array(Nullable(BIGINT))"),
+            (DataType::UInt64, "LowCardinality(Nullable(BIGINT UNSIGNED))"),
+            (DataType::Float64, "DOUBLE PRECISION"),
+            (DataType::Float32, "single"),
+            (DataType::Utf8, "ENUM('a' = 1)"),
+            (DataType::Utf8, "NATIONAL CHARACTER VARYING(10)"),
+            (DataType::Utf8, "Nullable(text)"),
+            (DataType::Binary, "BINARY(3)"),
+            (DataType::Utf8, "INET6"),
+            (DataType::Int64, "SimpleAggregateFunction(sum, Int64)"),
+            (DataType::Struct(vec![Field::new("a", DataType::Int32, false)].into()), "Tuple(a INTEGER)"),
+        ] {
+            compatible(&field(data_type, false), native).unwrap_or_else(|why| panic!("{native}: {why}"));
+        }
+        assert!(compatible(&field(DataType::Decimal128(18, 2), false), "Nullable(UUID)").is_err());
+    }
+
     #[test]
     fn nulls_that_the_table_does_not_take_are_found_at_any_depth() {
         let inner = DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)));

@@ -181,31 +181,8 @@ fn column(entry: &[Token]) -> Option<Column> {
         }
     }
     let kind = after.first().map(|t| t.to_string().to_ascii_uppercase()).unwrap_or_default();
-    let text = ours(&text);
     let native = if kind == "NULL" { format!("Nullable({text})") } else { text };
     Some(Column { name: plain(name), native, kind })
-}
-
-/// The name by which ClickHouse knows a type that has several.
-fn ours(text: &str) -> String {
-    let (name, arguments) = text.split_once('(').map_or((text, ""), |(name, rest)| (name, rest));
-    let decimal = |digits: u32| format!("Decimal({digits}, {arguments}");
-    match name.to_ascii_uppercase().as_str() {
-        "TINYINT" | "INT1" => "Int8".into(),
-        "SMALLINT" => "Int16".into(),
-        "INT" | "INTEGER" => "Int32".into(),
-        "BIGINT" => "Int64".into(),
-        "BOOL" | "BOOLEAN" => "Bool".into(),
-        "FLOAT" | "REAL" => "Float32".into(),
-        "DOUBLE" => "Float64".into(),
-        "VARCHAR" | "TEXT" | "CHAR" | "BLOB" => "String".into(),
-        "DECIMAL" | "DEC" | "NUMERIC" if !arguments.is_empty() => format!("Decimal({arguments}"),
-        "DECIMAL32" => decimal(9),
-        "DECIMAL64" => decimal(18),
-        "DECIMAL128" => decimal(38),
-        "DECIMAL256" => decimal(76),
-        _ => text.to_string(),
-    }
 }
 
 fn after<'a>(tokens: &'a [Token], words: &[&str]) -> Option<&'a [Token]> {
@@ -299,7 +276,7 @@ CREATE MATERIALIZED VIEW shop.v TO shop.t AS SELECT 1;";
         assert!(statements("CREATE TABLE b (x Int64); CREATE TABLE a.c AS a.b ENGINE = MergeTree() ORDER BY x").unwrap().is_empty());
         let other = statements("CREATE TABLE a.b (x BIGINT NULL, y DECIMAL(12,2), z Decimal64(2), s varchar(10))").unwrap();
         let types: Vec<&str> = other[0].1.iter().map(|c| c.native.as_str()).collect();
-        assert_eq!(types, ["Nullable(Int64)", "Decimal(12, 2)", "Decimal(18, 2)", "String"]);
+        assert_eq!(types, ["Nullable(BIGINT)", "DECIMAL(12, 2)", "Decimal64(2)", "varchar(10)"]);
     }
 
     #[test]

@@ -33,11 +33,36 @@ impl Native {
             return Err("nested too deeply".to_owned());
         }
         let Some((name, rest)) = text.split_once('(') else {
-            return Ok(Native { name: text.to_owned(), arguments: Vec::new() });
+            return Ok(Native { name: text.to_owned(), arguments: Vec::new() }.named());
         };
         let inside = rest.strip_suffix(')').ok_or_else(|| format!("no closing parenthesis in `{text}`"))?;
         let arguments = split(inside)?.into_iter().map(|argument| Argument::read(argument.trim(), depth)).collect::<Result<_, _>>()?;
-        Ok(Native { name: name.trim().to_owned(), arguments })
+        Ok(Native { name: name.trim().to_owned(), arguments }.named())
+    }
+
+    /// Under the name by which the server shows it.
+    fn named(mut self) -> Native {
+        let upper = self.name.to_ascii_uppercase();
+        let digits = match upper.as_str() {
+            "DECIMAL32" => "9",
+            "DECIMAL64" => "18",
+            "DECIMAL128" => "38",
+            "DECIMAL256" => "76",
+            _ => "",
+        };
+        if !digits.is_empty() {
+            self.arguments.insert(0, Argument::Text(digits.to_owned()));
+        }
+        if let Some(name) = shown_as(&upper) {
+            self.name = name.to_owned();
+        }
+        if self.name == "DateTime" && self.number(0).is_some() {
+            "DateTime64".clone_into(&mut self.name);
+        }
+        if self.name == "Decimal" && self.arguments.is_empty() {
+            self.arguments.push(Argument::Text("10".to_owned()));
+        }
+        self
     }
 
     /// The arguments that are types.
@@ -64,12 +89,22 @@ impl Native {
         }
     }
 
-    /// The type without `LowCardinality` and `Nullable` around it, and whether it was nullable.
+    /// The type whose values are stored: without `LowCardinality`, `Nullable` and `SimpleAggregateFunction` around it; and whether
+    /// it was nullable.
     pub fn bare(&self) -> (&Native, bool) {
         let (mut native, mut nullable) = (self, false);
-        while matches!(native.name.as_str(), "LowCardinality" | "Nullable") {
-            nullable |= native.name == "Nullable";
-            match native.arguments.first() {
+        loop {
+            let at = match native.name.as_str() {
+                "LowCardinality" => 0,
+                "Nullable" => {
+                    nullable = true;
+                    0
+                }
+                // Behind the function.
+                "SimpleAggregateFunction" => 1,
+                _ => break,
+            };
+            match native.arguments.get(at) {
                 Some(Argument::Type(None, inner)) => native = inner,
                 _ => break,
             }
@@ -88,6 +123,10 @@ impl Argument {
             let (name, native) = rest.split_once('`').ok_or_else(|| format!("no closing quote in `{text}`"))?;
             return Ok(Argument::Type(Some(name.to_owned()), Native::at(native.trim(), depth + 1)?));
         }
+        let before = text.split('(').next().unwrap_or_default().trim();
+        if before.contains(' ') && shown_as(&before.to_ascii_uppercase()).is_some() {
+            return Ok(Argument::Type(None, Native::at(text, depth + 1)?));
+        }
         let blank = text.find(' ').filter(|blank| text.find('(').is_none_or(|open| *blank < open));
         match blank.and_then(|blank| text.split_at_checked(blank)) {
             Some((name, native)) if native.trim().starts_with(|c: char| c.is_ascii_alphabetic()) => {
@@ -97,6 +136,42 @@ impl Argument {
             None => Ok(Argument::Type(None, Native::at(text, depth + 1)?)),
         }
     }
+}
+
+/// The one name by which the server shows a type that can be written under several (`system.data_type_families`).
+fn shown_as(upper: &str) -> Option<&'static str> {
+    Some(match upper {
+        "TINYINT" | "TINYINT SIGNED" | "INT1" | "INT1 SIGNED" | "BYTE" => "Int8",
+        "SMALLINT" | "SMALLINT SIGNED" => "Int16",
+        "INT" | "INT SIGNED" | "INTEGER" | "INTEGER SIGNED" | "MEDIUMINT" | "MEDIUMINT SIGNED" => "Int32",
+        "BIGINT" | "BIGINT SIGNED" | "SIGNED" => "Int64",
+        "TINYINT UNSIGNED" | "INT1 UNSIGNED" => "UInt8",
+        "SMALLINT UNSIGNED" | "YEAR" => "UInt16",
+        "INT UNSIGNED" | "INTEGER UNSIGNED" | "MEDIUMINT UNSIGNED" => "UInt32",
+        "BIGINT UNSIGNED" | "UNSIGNED" | "BIT" | "SET" => "UInt64",
+        "BOOL" | "BOOLEAN" => "Bool",
+        "FLOAT" | "REAL" | "SINGLE" => "Float32",
+        "DOUBLE" | "DOUBLE PRECISION" => "Float64",
+        "DECIMAL" | "DEC" | "NUMERIC" | "FIXED" | "DECIMAL32" | "DECIMAL64" | "DECIMAL128" | "DECIMAL256" => "Decimal",
+        "DATE" => "Date",
+        "DATE32" => "Date32",
+        "DATETIME" | "DATETIME32" | "TIMESTAMP" => "DateTime",
+        "DATETIME64" => "DateTime64",
+        "ENUM" => "Enum",
+        "JSON" => "JSON",
+        "INET4" => "IPv4",
+        "INET6" => "IPv6",
+        "BINARY" => "FixedString",
+        "CHAR" | "CHARACTER" | "NCHAR" | "VARCHAR" | "NVARCHAR" | "VARCHAR2" | "CHAR VARYING" | "CHARACTER VARYING" | "NCHAR VARYING" => {
+            "String"
+        }
+        "NATIONAL CHAR" | "NATIONAL CHAR VARYING" | "NATIONAL CHARACTER" | "NATIONAL CHARACTER VARYING" => "String",
+        "CHAR LARGE OBJECT" | "CHARACTER LARGE OBJECT" | "NCHAR LARGE OBJECT" | "NATIONAL CHARACTER LARGE OBJECT" => "String",
+        "TEXT" | "TINYTEXT" | "MEDIUMTEXT" | "LONGTEXT" | "CLOB" => "String",
+        "BLOB" | "TINYBLOB" | "MEDIUMBLOB" | "LONGBLOB" | "BYTEA" => "String",
+        "BINARY LARGE OBJECT" | "BINARY VARYING" | "VARBINARY" => "String",
+        _ => return None,
+    })
 }
 
 /// Splits at commas outside parentheses and quotes.
