@@ -64,8 +64,8 @@ pub fn ddl(table: &Table, schema: &Schema, options: &TableOptions) -> Result<Str
     ))
 }
 
-/// Codes of what exists already: tables (views and dictionaries, too), databases.
-const EXISTS: [i32; 2] = [57, 82];
+/// Codes of what exists already: tables and views, databases, dictionaries.
+const EXISTS: [i32; 3] = [57, 82, 387];
 
 /// Runs the file that creates a table: whatever it creates and is missing is there afterwards, what exists stays as it is.
 ///

@@ -301,6 +301,7 @@ fn tables_are_created_as_their_file_says() {
         CREATE TABLE d.orders (id Int64, amount Int64, note String DEFAULT 'x; y', _partition Int32, _offset Int64, _row Int32)\n\
         ENGINE = MergeTree PARTITION BY id % 2 ORDER BY id SETTINGS non_replicated_deduplication_window = 500;\n\
         CREATE TABLE sums.orders (id Int64) ENGINE = MergeTree ORDER BY id SETTINGS non_replicated_deduplication_window = 500;\n\
+        CREATE DICTIONARY d.names (id UInt64) PRIMARY KEY id SOURCE(NULL()) LAYOUT(FLAT()) LIFETIME(0);\n\
         CREATE MATERIALIZED VIEW d.summing TO sums.orders AS SELECT id FROM d.orders;\n";
     std::fs::write(dir.path().join("orders.sql"), text).unwrap();
     let tables = tables_in(dir.path()).unwrap();
@@ -367,6 +368,8 @@ fn every_type_takes_what_fits() {
         ("Float32", Arc::new(Float64Array::from(vec![0.5])), "0.5"),
         ("Float64", number(3), "3"),
         ("FixedString(4)", text("abcd"), "abcd"),
+        ("String", Arc::new(FixedSizeBinaryArray::try_from_iter([[b'a', 0, 0]].into_iter()).unwrap()), "a\0\0"),
+        ("SimpleAggregateFunction(sum, UInt64)", number(3), "3"),
         ("LowCardinality(String)", Arc::new(words), "word"),
         ("JSON", text("{\"a\": 1}"), "{\"a\":1}"),
         ("JSON", place.clone(), "{\"city\":\"Ulm\"}"),
