@@ -60,6 +60,8 @@ pub(super) struct KeyCheck {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Notation {
     Text,
+    /// Digits with a sign or zeros before them.
+    Padded,
     /// Big endian, of so many bytes.
     Integer(usize),
     /// Behind a zero byte and the id of a registered schema.
@@ -72,6 +74,7 @@ impl fmt::Display for Notation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Notation::Text => f.write_str("text"),
+            Notation::Padded => f.write_str("text with a sign or zeros before the number"),
             Notation::Integer(bytes) => write!(f, "an integer of {bytes} bytes"),
             Notation::Registered(id) => write!(f, "a value of the registered schema {id}"),
             Notation::Json => f.write_str("JSON"),
@@ -105,8 +108,16 @@ impl Value<'_> {
         match self {
             Value::Text(value) if key == value.as_bytes() => return Some(Notation::Text),
             Value::Bytes(value) if key == *value => return Some(Notation::Bytes),
-            Value::Integer(value) if text.is_some_and(|text| text.parse::<i64>() == Ok(*value)) => return Some(Notation::Text),
+            Value::Integer(value) if text.is_some_and(|text| text.parse::<i64>() == Ok(*value)) => {
+                // `007` is 7, too: then one value must always be written so.
+                return Some(if is_plain(key) { Notation::Text } else { Notation::Padded });
+            }
             Value::Integer(value) if big_endian(key) == Some(*value) => return Some(Notation::Integer(key.len())),
+            Value::Text(value) if big_endian(key).is_some_and(|number| value.parse::<i64>() == Ok(number)) => {
+                return Some(Notation::Integer(key.len()));
+            }
+            // No registry has a schema 0: a small integer, and another one.
+            Value::Integer(_) if matches!(key, [0, 0, 0, 0, 0, _, _, _]) => return None,
             _ => {}
         }
         match key {
@@ -116,6 +127,15 @@ impl Value<'_> {
             _ if text.is_some_and(|text| !text.contains(char::is_control)) && !matches!(self, Value::Bytes(_)) => None,
             _ => Some(Notation::Bytes),
         }
+    }
+}
+
+/// A number as everybody writes it.
+fn is_plain(digits: &[u8]) -> bool {
+    match digits.strip_prefix(b"-").unwrap_or(digits) {
+        b"0" => digits.len() == 1,
+        [first, ..] => first.is_ascii_digit() && *first != b'0',
+        [] => false,
     }
 }
 
@@ -275,7 +295,9 @@ impl KeyCheck {
                 (found, format!("{LEAVE_OUT}; or write the records again"))
             }
             None => (
-                "The keys read here fit no one partitioner: producers may differ, or choose partitions themselves".to_string(),
+                "The keys read here fit no one partitioner: producers may differ or choose partitions themselves, or partitions were \
+                 added while this worker ran"
+                    .to_string(),
                 LEAVE_OUT.to_string(),
             ),
         }

@@ -58,6 +58,12 @@ impl Log {
         self.broker.append(topic, partition, key, Some(value.as_bytes()), Some(1_767_225_600_000), &[]).unwrap();
     }
 
+    /// Writes a value where Kafka's Java client would put the key.
+    fn raw(&self, topic: &str, key: &[u8], value: &str) {
+        let partition = KeyHash::Murmur2.partition(key, 3);
+        self.broker.append(topic, partition, Some(key), Some(value.as_bytes()), Some(1_767_225_600_000), &[]).unwrap();
+    }
+
     /// Twenty customers, where a hash puts them among `partitions`.
     fn customers(&self, topic: &str, hash: KeyHash, partitions: i32) {
         for n in 0..20 {
@@ -209,6 +215,35 @@ fn keys_of_two_notations_do_not_meet() {
     log.write("orders", place(&framed), Some(&framed), "c1");
     log.write("refunds", place(&framed), Some(&framed), "c1");
     assert_eq!(log.run(TWO), Ok(2));
+}
+
+/// One number in several notations is in several partitions, and each of them fits the column.
+#[test]
+fn a_number_has_one_notation() {
+    let text = ONE.replace("c: string", "c: long");
+    let log = |keys: &[&[u8]]| {
+        let log = Log::new();
+        for key in keys {
+            log.raw("orders", key, r#"{"c":7,"n":1}"#);
+        }
+        log
+    };
+    log(&[b"7", b"007"]).stops(&text, &["its key is written as"]);
+    log(&[b"7", b"+7"]).stops(&text, &["its key is written as"]);
+    assert_eq!(log(&[b"7", b"7"]).run(&text), Ok(2));
+    assert_eq!(log(&[b"007", b"007"]).run(&text), Ok(2));
+    assert_eq!(log(&[&7i64.to_be_bytes()]).run(&text), Ok(1));
+    log(&[&8i64.to_be_bytes()]).stops(&text, &["its key is another value than its `c`"]);
+}
+
+/// The serializer of integers, beside a text of digits: the bytes of some are letters.
+#[test]
+fn digits_may_have_a_number_as_their_key() {
+    let log = Log::new();
+    for c in ["1", "1094861636"] {
+        log.raw("orders", &c.parse::<i32>().unwrap().to_be_bytes(), &format!(r#"{{"c":"{c}","n":1}}"#));
+    }
+    assert_eq!(log.run(ONE), Ok(2));
 }
 
 #[test]
