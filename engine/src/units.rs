@@ -37,7 +37,7 @@ impl Reference {
     #[inline]
     pub(crate) fn of(time: &TimeSource, record: Option<Millis>, wall: Millis) -> Reference {
         match (time, record) {
-            (TimeSource::Column(_), Some(record)) if record >= CREDIBLE => Reference::Record(record),
+            (TimeSource::Column(_), Some(record)) if is_credible(record, wall) => Reference::Record(record),
             _ => Reference::Clock(wall),
         }
     }
@@ -48,6 +48,12 @@ impl Reference {
         let (Reference::Record(at) | Reference::Clock(at)) = self;
         at >= CREDIBLE && at.abs_diff(time) > NEAR as u64
     }
+}
+
+/// Neither from before Kafka nor, as far as the clock knows, from a year that only another unit explains.
+#[inline]
+fn is_credible(record: Millis, wall: Millis) -> bool {
+    record >= CREDIBLE && (wall < CREDIBLE || record.saturating_sub(wall) <= NEAR)
 }
 
 impl fmt::Display for Reference {
@@ -109,7 +115,8 @@ mod tests {
     fn without_a_credible_record_timestamp_the_clock_is_asked() {
         let column = TimeSource::Column(vec!["at".into()]);
         assert_eq!(Reference::of(&column, Some(NOW), 0), Reference::Record(NOW));
-        for record in [None, Some(0), Some(NOW / 1_000)] {
+        // Nor is one of microseconds or nanoseconds: beside it right times would look like seconds.
+        for record in [None, Some(0), Some(NOW / 1_000), Some(NOW * 1_000), Some(NOW * 1_000_000)] {
             assert_eq!(Reference::of(&column, record, NOW), Reference::Clock(NOW));
         }
         assert_eq!(Reference::of(&TimeSource::Record, Some(NOW / 1_000), NOW), Reference::Clock(NOW));
