@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::datatypes::{DataType, Fields, SchemaRef};
+use arrow::datatypes::{DataType, Fields, Schema, SchemaRef};
 use headwater_engine::broker::{Broker, Event, Record, TopicPartition};
 use headwater_engine::pipeline::{Declared, Format, Pipeline};
 use headwater_engine::plan::{InputKind, Plan, TimeSource};
 use headwater_engine::schemas::{Lookup, SchemaSource};
 use headwater_formats::{AvroDecoder, AvroReader, DecodeError, JsonDecoder, RowBuilder, avro_to_arrow};
+use operator_core::Path as ColumnPath;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -62,7 +63,7 @@ pub struct Sample {
 pub fn take(plan: &Plan, pipeline: &Pipeline, broker: &dyn Broker, schemas: &dyn SchemaSource, wanted: &Wanted) -> Result<Sample, String> {
     let mut stream = stream(plan, pipeline, wanted.stream.as_deref())?;
     for path in &wanted.mask {
-        let parts: Vec<String> = path.split('.').map(str::to_string).collect();
+        let parts = names(path, &stream.columns);
         if !exists(stream.columns.fields(), &parts) {
             return Err(format!("there is no field `{path}` to mask in {}", stream.topic));
         }
@@ -78,7 +79,7 @@ pub fn take(plan: &Plan, pipeline: &Pipeline, broker: &dyn Broker, schemas: &dyn
     let mut sample = Sample {
         topic: stream.topic.clone(),
         lines: Vec::new(),
-        masked: stream.private.iter().map(|p| p.join(".")).collect(),
+        masked: stream.private.iter().filter_map(|names| Some(ColumnPath::from_names(names.iter().cloned())?.to_string())).collect(),
         left_out: 0,
     };
     for record in &records {
@@ -90,8 +91,15 @@ pub fn take(plan: &Plan, pipeline: &Pipeline, broker: &dyn Broker, schemas: &dyn
     Ok(sample)
 }
 
+/// The names of a path, through lists and maps, too.
+fn names(text: &str, columns: &Schema) -> Vec<String> {
+    match ColumnPath::parse(text).filter(|_| columns.field_with_name(text).is_err()) {
+        Some(path) => path.names().map(str::to_string).collect(),
+        None => vec![text.to_string()],
+    }
+}
+
 fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream, String> {
-    let path = |text: &String| text.split('.').map(str::to_string).collect::<Vec<_>>();
     let inputs = plan.stages.iter().flat_map(|s| &s.inputs);
     for input in inputs {
         let (InputKind::Source(decode), Some(spec)) = (&input.kind, pipeline.sources.get(&input.name)) else { continue };
@@ -106,7 +114,7 @@ fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream
             partitions: topic.partitions,
             format: decode.format,
             avro: topic.avro.clone(),
-            key: spec.key.as_ref().map(path),
+            key: spec.key.as_ref().map(|key| names(key, &decode.value)),
             record_time: decode.time == TimeSource::Record,
             private,
             columns: decode.value.clone(),
@@ -124,7 +132,7 @@ fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream
         partitions: table.topic.partitions,
         format: table.format,
         avro: table.topic.avro.clone(),
-        key: Some(path(&spec.key)),
+        key: Some(names(&spec.key, &table.schema)),
         record_time: table.time.is_none(),
         private,
         columns: table.schema.clone(),

@@ -10,7 +10,7 @@ use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
 use headwater_formats::{AvroDecoder, AvroReader, DecodeError, JsonDecoder, RowBuilder};
 use operator_core::batch::time_type;
-use operator_core::{Batch, Millis, Origin};
+use operator_core::{Batch, Millis, Origin, Path};
 
 use crate::broker::{Record, RecordSet};
 use crate::headers;
@@ -302,7 +302,7 @@ impl Decoder {
     /// Event times, and the unit they were in.
     fn times(&self, columns: &[ArrayRef]) -> Result<(Vec<Option<Millis>>, TimeUnit), String> {
         let TimeSource::Column(path) = &self.plan.time else { return Ok((self.timestamps.clone(), TimeUnit::Millisecond)) };
-        let column = column_at(self.plan.value.fields(), columns, path).ok_or_else(|| format!("no column `{}`", path.join(".")))?;
+        let column = path.values(self.plan.value.fields(), columns).ok_or_else(|| format!("no column `{path}`"))?;
         let unit = match column.data_type() {
             DataType::Int64 => return Ok((column.as_primitive::<Int64Type>().iter().collect(), TimeUnit::Millisecond)),
             DataType::Timestamp(unit, _) => *unit,
@@ -337,11 +337,11 @@ impl Decoder {
             None => at.ok_or_else(|| "the record has no timestamp".to_string()),
             Some(path) => at
                 .filter(|at| EVENT_TIMES.contains(at))
-                .ok_or_else(|| format!("event time `{}` is null or not within the years 1 to 9999", path.join("."))),
+                .ok_or_else(|| format!("event time `{path}` is null or not within the years 1 to 9999")),
         };
         let Some(looks) = looks else { return usable };
         out.wrong_unit += 1;
-        let what = column.map_or_else(|| "the record's timestamp".to_string(), |path| format!("event time `{}`", path.join(".")));
+        let what = column.map_or_else(|| "the record's timestamp".to_string(), |path| format!("event time `{path}`"));
         let cause = format!("{what} is decades from {reference}: it looks like {looks}");
         if !std::mem::replace(&mut self.warned, true) {
             let offset = record.offset;
@@ -364,34 +364,14 @@ pub(crate) fn json_payload(value: &[u8]) -> &[u8] {
 }
 
 /// The value at `path` is a text: a written date, which no unit can be wrong in.
-fn is_text(json: &[u8], path: &[String]) -> bool {
+fn is_text(json: &[u8], path: &Path) -> bool {
     let value = serde_json::from_slice::<serde_json::Value>(json).ok();
-    value.as_ref().and_then(|value| path.iter().try_fold(value, |value, name| value.get(name))).is_some_and(serde_json::Value::is_string)
+    value.as_ref().and_then(|value| path.names().try_fold(value, |value, name| value.get(name))).is_some_and(serde_json::Value::is_string)
 }
 
 enum Unlearned {
     Missing(String),
     Wait(String),
-}
-
-/// The values at a path through nested records, null where any record on the way is.
-pub(crate) fn column_at(fields: &Fields, columns: &[ArrayRef], path: &[String]) -> Option<ArrayRef> {
-    let (name, rest) = path.split_first()?;
-    let index = fields.iter().position(|f| f.name() == name)?;
-    rest.iter().try_fold(columns.get(index)?.clone(), |column, name| field_of(&column, name))
-}
-
-/// The values of a record's field, null where the record is: a null hides what is under it.
-pub(crate) fn field_of(record: &ArrayRef, name: &str) -> Option<ArrayRef> {
-    let record = record.as_struct_opt()?;
-    let child = record.column_by_name(name)?;
-    match record.nulls() {
-        None => Some(child.clone()),
-        Some(nulls) => {
-            let nulls = arrow::buffer::NullBuffer::union(Some(nulls), child.nulls());
-            Some(arrow::array::make_array(child.to_data().into_builder().nulls(nulls).build().ok()?))
-        }
-    }
 }
 
 /// The fields of `wanted` that `own` has, nested likewise.

@@ -8,10 +8,9 @@ use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
 use headwater_formats::{AvroEncoder, JsonEncoder, KeyEncoder, encode_batch, partition};
 use operator_core::batch::{FUTURE, HEADERS, OFFSET, TIME, WATERMARK, time_type, user_fields};
-use operator_core::{Millis, Origin};
+use operator_core::{Millis, Origin, Path};
 
 use crate::broker::{Broker, BrokerError, Failure, Outgoing, is_compacted};
-use crate::decode::field_of;
 use crate::order::{Place, Way, places};
 use crate::outbox::{Entry, Outbox};
 use crate::pipeline::Format;
@@ -54,7 +53,7 @@ pub struct Writer {
 
 enum Kind {
     Topic { sink: TopicSink, values: Values, topics: BTreeMap<String, Known> },
-    Repartition { topic: Arc<str>, partitions: i32, key: Vec<String> },
+    Repartition { topic: Arc<str>, partitions: i32, key: Vec<Path> },
     Outbox { topic: Arc<str>, partitions: i32 },
 }
 
@@ -365,14 +364,18 @@ fn named(
 fn repartition(
     topic: &Arc<str>,
     partitions: i32,
-    key: &[String],
+    key: &[Path],
     rows: &RecordBatch,
     task: i32,
     origin: &Origin,
     out: &mut Outbox,
 ) -> Result<Vec<Unwritable>, String> {
     let mut parts: Vec<Vec<u32>> = vec![Vec::new(); partitions.max(1) as usize];
-    let columns: Vec<ArrayRef> = key.iter().map(|name| column_at(rows, name)).collect::<Option<_>>().ok_or("a key column is missing")?;
+    let columns: Vec<ArrayRef> = key
+        .iter()
+        .map(|path| path.values(rows.schema_ref().fields(), rows.columns()))
+        .collect::<Option<_>>()
+        .ok_or("a key column is missing")?;
     let single = match columns.as_slice() {
         // Doubles are routed by value instead: -0.0 and 0.0 are one group.
         [column] if operator_core::table::is_record_key(column.data_type()) => KeyEncoder::new(column.as_ref()).ok(),
@@ -414,13 +417,6 @@ fn repartition(
         }
     }
     Ok(unwritable)
-}
-
-/// A column by its (possibly dotted) path.
-fn column_at(rows: &RecordBatch, path: &str) -> Option<ArrayRef> {
-    let mut names = path.split('.');
-    let column = rows.column_by_name(names.next()?)?.clone();
-    names.try_fold(column, |column, name| field_of(&column, name))
 }
 
 /// Rows read back from a repartition record must have the system columns.

@@ -83,6 +83,8 @@ pub(crate) fn other_unit(time: Millis, unit: TimeUnit, reference: Reference) -> 
 
 #[cfg(test)]
 mod tests {
+    use operator_core::Path;
+
     use super::*;
 
     const NOW: Millis = 1_782_371_700_000;
@@ -113,7 +115,7 @@ mod tests {
 
     #[test]
     fn without_a_credible_record_timestamp_the_clock_is_asked() {
-        let column = TimeSource::Column(vec!["at".into()]);
+        let column = TimeSource::Column(Path::column("at"));
         assert_eq!(Reference::of(&column, Some(NOW), 0), Reference::Record(NOW));
         // Nor is one of microseconds or nanoseconds: beside it right times would look like seconds.
         for record in [None, Some(0), Some(NOW / 1_000), Some(NOW * 1_000), Some(NOW * 1_000_000)] {

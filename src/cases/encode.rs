@@ -8,7 +8,7 @@ use headwater_engine::partitioner::Partitioner;
 use headwater_engine::pipeline::{Format, Pipeline};
 use headwater_engine::plan::{InputKind, Plan, TimeSource, TopicSink};
 use headwater_formats::{AvroDecoder, AvroEncoder, AvroReader, JsonDecoder, RowBuilder, avro_to_arrow};
-use operator_core::Millis;
+use operator_core::{Millis, Path};
 use serde_json::Value;
 
 use super::files::Case;
@@ -62,8 +62,8 @@ struct Shape {
     /// The Avro schema that lines are written with unless they say otherwise.
     avro: Option<String>,
     subject: String,
-    key: Option<Vec<String>>,
-    time: Option<Vec<String>>,
+    key: Option<Path>,
+    time: Option<Path>,
     table: bool,
     partitions: i32,
     /// How the producers of the topic choose partitions.
@@ -146,8 +146,8 @@ impl Encoder<'_> {
         }
         let Some(shape) = self.shapes.get(topic) else { return Err(Wrong("@topic", format!("`{topic}` is not read"))) };
         let writer = writer(shape, record.schema.as_ref(), self.folder, &mut self.schemas)?;
-        let at = |path: &Option<Vec<String>>| match &record.value {
-            Content::Json(value) => path.as_ref().and_then(|path| path.iter().try_fold(value, |value, name| value.get(name))),
+        let at = |path: &Option<Path>| match &record.value {
+            Content::Json(value) => path.as_ref().and_then(|path| path.names().try_fold(value, |value, name| value.get(name))),
             _ => None,
         };
         let of_value =
@@ -250,9 +250,8 @@ fn shape(plan: &Plan, pipeline: &Pipeline, topic: &str) -> Option<Shape> {
         let (InputKind::Source(decode), Some(found)) = (&input.kind, input.topics.iter().find(|t| t.name.as_ref() == topic)) else {
             continue;
         };
-        let path = |path: &str| path.split('.').map(str::to_string).collect::<Vec<_>>();
         let time = if let TimeSource::Column(path) = &decode.time { Some(path.clone()) } else { None };
-        let key = input.key.as_ref().and_then(|key| key.first()).map(|key| path(key));
+        let key = input.key.as_ref().and_then(|key| key.first()).cloned();
         let subject = pipeline.sources.get(&input.name).and_then(|source| source.subject.clone());
         return Some(Shape {
             format: decode.format,
@@ -273,8 +272,8 @@ fn shape(plan: &Plan, pipeline: &Pipeline, topic: &str) -> Option<Shape> {
         schema: table.schema.clone(),
         avro: table.topic.avro.as_ref().map(|text| text.to_string()),
         subject: spec.and_then(|spec| spec.subject.clone()).unwrap_or_else(|| format!("{topic}-value")),
-        key: spec.map(|spec| vec![spec.key.clone()]),
-        time: table.time.clone().map(|column| vec![column]),
+        key: Some(Path::column(&table.key)),
+        time: table.time.clone().map(Path::column),
         table: true,
         partitions: table.topic.partitions,
         partitioner: Partitioner::default(),

@@ -3,18 +3,15 @@
 use headwater_engine::lane::topics_to_create;
 use headwater_engine::plan::{TablePlan, dead_letters};
 
+use operator_core::Path;
+
 use super::*;
 
-fn join<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
-    names.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ")
-}
-
-/// A key as people say it.
-fn key(key: Option<&Vec<String>>) -> String {
+fn key(key: Option<&Vec<Path>>) -> String {
     match key {
         None => "not known".to_string(),
         Some(columns) if columns.is_empty() => "all rows in one partition".to_string(),
-        Some(columns) => join(columns),
+        Some(paths) => paths.iter().map(Path::to_string).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -56,7 +53,7 @@ pub(super) fn input(plan: &Plan, input: &StageInput) -> Entry {
 fn source(decode: &Decode, input: &StageInput) -> Vec<(String, String)> {
     let time = match &decode.time {
         TimeSource::Record => "the record's timestamp".to_string(),
-        TimeSource::Column(path) => path.join("."),
+        TimeSource::Column(path) => path.to_string(),
     };
     let idle = decode.idle.map_or("never".to_string(), |idle| format!("after {}", Span(idle)));
     let facts = [

@@ -103,7 +103,7 @@ impl Graph {
                     self.add(Role::Source, "source", &input.name, "source", &topics.join(", "));
                 }
                 InputKind::Repartition { .. } => {
-                    let key = input.key.as_ref().map(|key| key.join(", ")).unwrap_or_default();
+                    let key = input.key.iter().flatten().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                     let by = if key.is_empty() { "into one partition".to_string() } else { format!("by {key}") };
                     self.add(Role::Repartition, "repartition", &input.name, "repartition", &by);
                 }

@@ -14,6 +14,7 @@ mod files;
 mod keys;
 mod kills;
 mod log;
+mod names;
 mod outages;
 mod outputs;
 mod poison;

@@ -20,10 +20,10 @@ use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Int32Type, Int64Type};
+use operator_core::Path;
 use operator_core::batch::OFFSET;
 
 use crate::broker::{Broker, BrokerError, Event, Record, RecordSet, TopicPartition};
-use crate::decode::column_at;
 use crate::partitioner::{KeyHash, Partitioner};
 use crate::plan::{Decode, InputKind, InputTopic, Plan, StageInput};
 
@@ -46,7 +46,7 @@ pub(super) type Notations = BTreeMap<Arc<str>, (Notation, Arc<str>)>;
 /// Compares the keys of one partition.
 pub(super) struct KeyCheck {
     source: String,
-    column: Vec<String>,
+    column: Path,
     partitioner: Partitioner,
     partitions: i32,
     /// The step that relies on the key.
@@ -158,7 +158,7 @@ impl KeyCheck {
     /// `None` where no step relies on the source's key.
     pub fn new(input: &StageInput, decode: &Decode, topic: &InputTopic) -> Option<KeyCheck> {
         let step = decode.relied_on_by.clone()?;
-        let column = input.key.as_ref()?.first()?.split('.').map(str::to_string).collect();
+        let column = input.key.as_ref()?.first()?.clone();
         Some(KeyCheck {
             source: input.name.clone(),
             column,
@@ -182,9 +182,9 @@ impl KeyCheck {
         first: usize,
         notations: &mut Notations,
     ) -> Result<(), String> {
-        let column = column_at(rows.schema().fields(), rows.columns(), &self.column);
+        let column = self.column.values(rows.schema_ref().fields(), rows.columns());
         let offsets = rows.column_by_name(OFFSET).and_then(|c| c.as_any().downcast_ref::<Int64Array>());
-        let (Some(column), Some(offsets)) = (column, offsets) else { return Err(format!("`{}` is not a column", self.column.join("."))) };
+        let (Some(column), Some(offsets)) = (column, offsets) else { return Err(format!("`{}` is not a column", self.column)) };
         let mut index = first;
         for (row, offset) in offsets.values().iter().enumerate() {
             if self.fresh == 0 && !is_sampled(*offset) {
@@ -219,7 +219,7 @@ impl KeyCheck {
         first: usize,
         notations: &mut Notations,
     ) -> Option<(String, String)> {
-        let name = self.column.join(".");
+        let name = self.column.to_string();
         let leave_out = || LEAVE_OUT.to_string();
         let Some(key) = record.key else { return Some((format!("it has no key, and its `{name}` is not null"), leave_out())) };
         if let Some(misplaced) = self.misplaced(partition, key, records, first) {
@@ -261,7 +261,7 @@ impl KeyCheck {
     }
 
     fn reason(&self, partition: &TopicPartition, offset: i64, what: &str, remedy: &str) -> String {
-        let (source, step, name) = (&self.source, &self.step, self.column.join("."));
+        let (source, step, name) = (&self.source, &self.step, self.column.to_string());
         format!(
             "{partition} at offset {offset}: source `{source}` has `key: {name}`, which the record contradicts: {what}. Rows with one \
              `{name}` would be in several partitions, and results of step `{step}` wrong. {remedy}"

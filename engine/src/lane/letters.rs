@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use headwater_formats::{JsonEncoder, encode_batch};
-use operator_core::Origin;
 use operator_core::batch::OFFSET;
+use operator_core::{Origin, Path};
 
 use super::{Lane, LaneEnd};
 use crate::broker::{Outgoing, RecordSet, TopicPartition};
-use crate::decode::{BadRecord, field_of};
+use crate::decode::BadRecord;
 use crate::order::together;
 use crate::output::{MAX_RECORD, Writer};
 use crate::plan::dead_letters;
@@ -208,7 +208,7 @@ fn offset_of(row: &RecordBatch) -> i64 {
 
 /// `metadata.correlationId` of an event envelope.
 fn correlation_of(row: &RecordBatch) -> Option<String> {
-    let ids = field_of(row.column_by_name("metadata")?, "correlationId")?;
+    let ids = Path::column("metadata").child("correlationId").values(row.schema_ref().fields(), row.columns())?;
     let ids = ids.as_string_opt::<i32>().filter(|ids| !ids.is_empty() && ids.is_valid(0))?;
     Some(ids.value(0).to_string())
 }

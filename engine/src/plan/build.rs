@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use operator_core::diagnostic::{did_you_mean, names as list};
-use operator_core::{Diagnostic, Input, KeyEffect, PlanCx, Planned, Port, Severity, TableInfo};
+use operator_core::{Diagnostic, Input, KeyEffect, Path, PlanCx, Planned, Port, Severity, TableInfo};
 
 use super::{Catalog, InputKind, Names, Output, Plan, PlanNode, Stage, StageInput, Upstream, sink, source};
 use crate::pipeline::{API_VERSION, Pipeline, Step, can_name_a_pipeline};
@@ -90,12 +90,12 @@ pub fn plan(pipeline: &Pipeline, root: &Node, text: &str, registry: &Registry, c
 }
 
 /// The key of a step's output, from that of its input.
-fn key_after(effect: &KeyEffect, key: Option<&Vec<String>>) -> Option<Vec<String>> {
+fn key_after(effect: &KeyEffect, key: Option<&Vec<Path>>) -> Option<Vec<Path>> {
     match (effect, key) {
         (KeyEffect::Unchanged, key) => key.cloned(),
         // The group's rows are where the group's key put them.
-        (KeyEffect::Columns(_), Some(key)) => Some(key.iter().map(|k| k.rsplit('.').next().unwrap_or(k).to_string()).collect()),
-        (KeyEffect::Columns(columns), None) => Some(columns.clone()),
+        (KeyEffect::Columns(_), Some(key)) => Some(key.iter().map(|path| Path::column(path.last())).collect()),
+        (KeyEffect::Columns(columns), None) => Some(columns.iter().map(Path::column).collect()),
         (KeyEffect::Renamed(renames), key) => {
             key?.iter().map(|k| renames.iter().find(|(old, _)| old == k).map(|(_, new)| new.clone())).collect()
         }
@@ -181,7 +181,7 @@ impl Builder<'_> {
         for (name, table) in &self.pipeline.tables {
             match source::table(name, table, self.catalog, text) {
                 Ok(planned) => {
-                    self.tables.insert(name.clone(), TableInfo { schema: planned.schema.clone(), key: table.key.clone() });
+                    self.tables.insert(name.clone(), TableInfo { schema: planned.schema.clone(), key: planned.key.clone() });
                     tables.push(planned);
                 }
                 Err(d) => self.found.push(d.under(["tables", name])),

@@ -15,7 +15,7 @@ mod streams;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use operator_core::{Diagnostic, Millis, Planned, Port};
+use operator_core::{Diagnostic, Millis, Path, Planned, Port};
 
 use crate::partitioner::Partitioner;
 use crate::pipeline::{Format, Guarantee, NullValues, OnError, Start, WrongUnit};
@@ -104,7 +104,7 @@ pub struct StageInput {
     pub kind: InputKind,
     /// User columns, then system columns.
     pub schema: SchemaRef,
-    pub key: Option<Vec<String>>,
+    pub key: Option<Vec<Path>>,
 }
 
 pub struct InputTopic {
@@ -165,7 +165,7 @@ pub enum TimeSource {
     /// The record's timestamp.
     Record,
     /// A column, by its path.
-    Column(Vec<String>),
+    Column(Path),
 }
 
 /// A step in its stage.
@@ -176,7 +176,7 @@ pub struct PlanNode {
     pub inputs: Vec<Upstream>,
     pub on_error: OnError,
     /// By port: the columns whose values decide a row's partition, when known.
-    pub keys: Vec<Option<Vec<String>>>,
+    pub keys: Vec<Option<Vec<Path>>>,
     /// The topic its state is changelogged to.
     pub changelog: Option<Arc<str>>,
 }
@@ -195,7 +195,7 @@ pub enum Target {
     Repartition {
         topic: Arc<str>,
         partitions: i32,
-        key: Vec<String>,
+        key: Vec<Path>,
     },
     /// Rows for a ClickHouse table, handed over through a topic of the pipeline's own (rule R4).
     Outbox {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use headwater_formats::{AvroEncoder, JsonEncoder, arrow_to_avro};
 use operator_core::batch::user_fields;
-use operator_core::{Diagnostic, Severity, type_name};
+use operator_core::path::in_sql;
+use operator_core::{Diagnostic, Path, Severity, type_name};
 
 use super::source::unknown_sink_column;
 use super::{Catalog, Names, Target, TopicName, TopicSink};
@@ -24,8 +25,8 @@ pub fn sink(
     let mut wrong = Vec::new();
     for (key, column) in [("key", &sink.key), ("timestamp", &sink.timestamp), ("partition", &sink.partition)] {
         if let Some(column) = column {
-            match (key, schema.field_with_name(column).map(|f| f.data_type())) {
-                (_, Err(_)) => wrong.push(unknown_sink_column(column, schema).at([key])),
+            match (key, Path::resolve_column(column, schema.fields()).map(|f| f.data_type()).ok_or(())) {
+                (_, Err(())) => wrong.push(unknown_sink_column(column, schema).at([key])),
                 ("timestamp", Ok(DataType::Timestamp(_, _) | DataType::Int64)) => {}
                 ("timestamp", Ok(other)) => wrong.push(
                     Diagnostic::error("time-type", format!("`{column}` is {}, not a timestamp", type_name(other)))
@@ -105,6 +106,8 @@ fn is_identifier(text: &str) -> bool {
 }
 
 fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalog, wrong: &mut Vec<Diagnostic>) -> Option<Target> {
+    // The column's own name, where it was found.
+    let named = |text: &str| Path::resolve_column(text, schema.fields()).map_or(text, |field| field.name()).to_string();
     let topic_name = match topic.split_once('{') {
         None => {
             wrong.extend(not_a_topic(topic).map(|found| found.at(["topic"])));
@@ -122,17 +125,18 @@ fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalo
             } else {
                 wrong.extend(not_a_topic(&around).map(|found| found.at(["topic"])));
             }
-            match schema.field_with_name(column).map(|f| f.data_type()) {
-                Ok(DataType::Utf8) => {}
-                Ok(other) => wrong.push(
+            match Path::resolve_column(column, schema.fields()).map(|f| f.data_type()) {
+                Some(DataType::Utf8) => {}
+                Some(other) => wrong.push(
                     Diagnostic::error("topic-name", format!("`{column}` is {}; a topic's name is made of text", type_name(other)))
                         .at(["topic"]),
                 ),
-                Err(_) => wrong.push(unknown_sink_column(column, schema).at(["topic"])),
+                None => wrong.push(unknown_sink_column(column, schema).at(["topic"])),
             }
-            TopicName::Column(before.into(), column.into(), after.into())
+            TopicName::Column(before.into(), named(column), after.into())
         }
     };
+    let optional = |column: &Option<String>| column.as_ref().map(|text| named(text));
     let user: SchemaRef = Arc::new(Schema::new(user_fields(schema).cloned().collect::<Vec<_>>()));
     let avro = match sink.format {
         Format::Avro => avro(sink, topic, &user, catalog, wrong),
@@ -173,9 +177,9 @@ fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalo
         partitions,
         format: sink.format,
         avro,
-        key: sink.key.clone(),
-        timestamp: sink.timestamp.clone(),
-        partition: sink.partition.clone(),
+        key: optional(&sink.key),
+        timestamp: optional(&sink.timestamp),
+        partition: optional(&sink.partition),
         headers: sink.headers,
         create,
         compacted,
@@ -196,14 +200,15 @@ fn compacted(sink: &Sink, topic: &TopicName, catalog: &dyn Catalog) -> bool {
 
 /// Brokers refuse records without a key for a compacted topic.
 fn null_key(sink: &Sink, schema: &SchemaRef, wrong: &mut Vec<Diagnostic>) {
-    match &sink.key {
+    match sink.key.as_ref().map(|key| Path::resolve_column(key, schema.fields())) {
         None => {
             let found = Diagnostic::error("null-key", "the topic is compacted, and a compacted topic takes no record without a key");
             wrong.push(found.at(["topic"]).help("say which column is the key: `key: id`"));
         }
-        Some(key) if schema.field_with_name(key).is_ok_and(|field| field.is_nullable()) => {
+        Some(Some(field)) if field.is_nullable() => {
+            let key = field.name();
             let message = format!("`{key}` can be null, and the topic is compacted: rows without a key become dead letters");
-            let help = format!("let rows without one go first: `filter: {key} IS NOT NULL`, or compute a key that is never null");
+            let help = format!("let rows without one go first: `filter: {} IS NOT NULL`, or compute a key that is never null", in_sql(key));
             wrong.push(Diagnostic::warning("null-key", message).at(["key"]).help(help));
         }
         Some(_) => {}

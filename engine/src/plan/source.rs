@@ -5,9 +5,10 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use headwater_formats::{avro_to_arrow, json_schema_to_arrow, parse_type};
 use operator_core::batch::{self, system_fields, time_type};
-use operator_core::diagnostic::{THE_KEY, closest, did_you_mean, names};
+use operator_core::diagnostic::{THE_KEY, did_you_mean};
+use operator_core::path::{in_sql, unknown_column};
 use operator_core::table::is_record_key;
-use operator_core::{Diagnostic, Input, type_name, type_said};
+use operator_core::{Diagnostic, Input, Path, type_name, type_said};
 
 use super::sink::not_a_topic;
 use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource};
@@ -82,16 +83,13 @@ pub fn source(
     }
     let metadata = mentioned(text);
     let time = time(source, &value).map_err(|d| vec![d])?;
-    if let Some(key) = &source.key {
-        match path_type(&value, &key.split('.').map(str::to_string).collect::<Vec<_>>()) {
-            None => return Err(vec![unknown_column(key, &value).at(["key"])]),
-            Some(of) if !is_record_key(&of) => {
-                let message = format!("`{key}` is {}, which no standard Kafka serializer writes as a key", type_said(&of));
-                let found = Diagnostic::error("key-type", message).at(["key"]);
-                return Err(vec![found.help("leave `key` out: the pipeline then moves the rows to the partitions it needs")]);
-            }
-            Some(_) => {}
-        }
+    let key = source.key.as_ref().map(|key| Path::resolve(key, value.fields()).map_err(|d| vec![d.at(["key"])])).transpose()?;
+    if let Some((path, of)) = key.as_ref().and_then(|path| Some((path, path.field(value.fields())?.data_type())))
+        && !is_record_key(of)
+    {
+        let message = format!("`{path}` is {}, which no standard Kafka serializer writes as a key", type_said(of));
+        let found = Diagnostic::error("key-type", message).at(["key"]);
+        return Err(vec![found.help("leave `key` out: the pipeline then moves the rows to the partitions it needs")]);
     }
     if source.time.idle.0.is_some_and(|idle| idle.0 < 1_000) {
         warnings.push(
@@ -120,7 +118,7 @@ pub fn source(
         null_values: source.null_values,
         headers,
     };
-    let key = source.key.as_ref().map(|k| vec![k.clone()]);
+    let key = key.map(|path| vec![path]);
     let input =
         StageInput { name: name.to_string(), topics: inputs, kind: InputKind::Source(decode), schema: Arc::new(Schema::new(fields)), key };
     Ok((input, warnings))
@@ -154,26 +152,22 @@ pub fn table(name: &str, table: &Table, catalog: &dyn Catalog, text: &str) -> Re
     };
     let subject = table.subject.clone().unwrap_or_else(|| format!("{}-value", table.topic));
     let (schema, avro) = value_schema(table.format, table.schema.as_ref(), None, &subject, catalog)?;
-    for (key, column) in [("key", Some(&table.key)), ("time", table.time.as_ref())] {
-        if let Some(column) = column
-            && schema.field_with_name(column).is_err()
-        {
-            return Err(unknown_column(column, &schema).at([key]));
-        }
+    let column = |key: &'static str, text: &str| {
+        Path::resolve_column(text, schema.fields()).ok_or_else(|| unknown_column(text, schema.fields()).at([key]))
+    };
+    let key = column("key", &table.key)?.name().clone();
+    let time = table.time.as_ref().map(|time| column("time", time)).transpose()?;
+    if let Some(wrong) = time.filter(|field| !matches!(field.data_type(), DataType::Timestamp(_, _) | DataType::Int64)) {
+        return Err(time_type_error(wrong.name(), wrong.data_type()).at(["time"]));
     }
-    if let Some(time) = &table.time {
-        let found = schema.field_with_name(time).map(|f| f.data_type().clone());
-        if let Some(wrong) = found.ok().filter(|t| !matches!(t, DataType::Timestamp(_, _) | DataType::Int64)) {
-            return Err(time_type_error(time, &wrong).at(["time"]));
-        }
-    }
+    let time = time.map(|field| field.name().clone());
     Ok(TablePlan {
         name: name.to_string(),
         topic: InputTopic { name: table.topic.as_str().into(), partitions, avro },
         format: table.format,
         schema,
-        key: table.key.clone(),
-        time: table.time.clone(),
+        key,
+        time,
         history: table.history.map(|h| h.millis()).or_else(|| text.contains("as_of").then_some(DEFAULT_HISTORY)),
     })
 }
@@ -367,11 +361,11 @@ fn merge(schemas: &[&Fields]) -> Fields {
 
 fn time(source: &Source, value: &Schema) -> Result<TimeSource, Diagnostic> {
     let Some(name) = &source.time.field else { return Ok(TimeSource::Record) };
-    let path: Vec<String> = name.split('.').map(str::to_string).collect();
-    match path_type(value, &path) {
-        None => Err(unknown_column(name, value).at(["time", "field"])),
-        Some(DataType::Timestamp(_, _) | DataType::Int64) => Ok(TimeSource::Column(path)),
-        Some(other) => Err(time_type_error(name, &other).at(["time", "field"])),
+    let at = |found: Diagnostic| found.at(["time", "field"]);
+    let path = Path::resolve(name, value.fields()).map_err(at)?;
+    match path.field(value.fields()).map(|field| field.data_type()) {
+        Some(other) if !matches!(other, DataType::Timestamp(_, _) | DataType::Int64) => Err(at(time_type_error(name, other))),
+        _ => Ok(TimeSource::Column(path)),
     }
 }
 
@@ -380,48 +374,14 @@ fn time_type_error(name: &str, found: &DataType) -> Diagnostic {
         .help("event time is a timestamp column, or a long of milliseconds since 1970")
 }
 
-/// The type at a path through nested records.
-pub fn path_type(schema: &Schema, path: &[String]) -> Option<DataType> {
-    let (first, rest) = path.split_first()?;
-    let mut data_type = schema.field_with_name(first).ok()?.data_type().clone();
-    for name in rest {
-        let DataType::Struct(fields) = &data_type else { return None };
-        data_type = fields.iter().find(|f| f.name() == name)?.data_type().clone();
-    }
-    Some(data_type)
-}
-
-/// "unknown column" with the closest name, fields of records included.
-pub fn unknown_column(name: &str, schema: &Schema) -> Diagnostic {
-    let mut paths = Vec::new();
-    fields_of(schema.fields(), "", &mut paths);
-    let found = Diagnostic::error("unknown-column", format!("there is no column `{name}`"));
-    match closest(name, paths.iter().map(String::as_str)) {
-        Some(name) => found.help(format!("did you mean `{name}`?")),
-        None => {
-            let known = schema.fields().iter().map(|f| f.name().as_str()).filter(|n| !n.starts_with('_'));
-            found.help(format!("the columns are {}", names(known)))
-        }
-    }
-}
-
 /// A column that a sink needs by itself: a field of a record is not one.
 pub fn unknown_sink_column(name: &str, schema: &Schema) -> Diagnostic {
-    let path: Vec<String> = name.split('.').map(str::to_string).collect();
-    match (path.last(), path_type(schema, &path)) {
-        (Some(last), Some(_)) if path.len() > 1 => Diagnostic::error("unknown-column", format!("`{name}` is a field, not a column"))
-            .help(format!("make it a column in a `map` step: `add: {{ {last}: {name} }}`, and write `{last}` here")),
-        _ => unknown_column(name, schema),
-    }
-}
-
-/// Columns and their fields by path.
-fn fields_of(fields: &Fields, before: &str, paths: &mut Vec<String>) {
-    for field in fields.iter().filter(|f| !f.name().starts_with('_')) {
-        let path = format!("{before}{}", field.name());
-        if let DataType::Struct(inner) = field.data_type() {
-            fields_of(inner, &format!("{path}."), paths);
+    match Path::resolve(name, schema.fields()) {
+        Ok(path) => {
+            let (last, sql) = (path.last(), path.names().map(in_sql).collect::<Vec<_>>().join("."));
+            Diagnostic::error("unknown-column", format!("`{name}` is a field, not a column"))
+                .help(format!("make it a column in a `map` step: `add: {{ {last}: {sql} }}`, and write `{last}` here"))
         }
-        paths.push(path);
+        Err(unknown) => unknown,
     }
 }

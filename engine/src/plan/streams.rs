@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::Schema;
 use operator_core::batch::{HEADERS, user_fields};
 use operator_core::diagnostic::names as list;
-use operator_core::{Diagnostic, Input, type_said};
+use operator_core::{Diagnostic, Input, Path, type_said};
 
 use super::build::{Builder, Stream};
 use super::{InputKind, InputTopic, Output, StageInput, Target, Upstream, source};
@@ -94,7 +94,7 @@ impl Builder<'_> {
 
     /// Rows with equal values in `needed` are in one partition already: every stream's key is among these columns,
     /// all streams agree on it and on the partitioner, and all topics of the component have the same number of partitions.
-    pub(super) fn co_located(&self, streams: &[Stream], needed: &[String]) -> bool {
+    pub(super) fn co_located(&self, streams: &[Stream], needed: &[Path]) -> bool {
         let Some(first) = streams.first() else { return true };
         let (partitions, even) = self.partitions(first.component);
         if partitions == 1 {
@@ -140,12 +140,12 @@ impl Builder<'_> {
     }
 
     /// Why rows with equal values in `needed` are not in one partition already.
-    pub(super) fn why_apart(&self, streams: &[Stream], needed: &[String]) -> String {
+    pub(super) fn why_apart(&self, streams: &[Stream], needed: &[Path]) -> String {
         let Some(first) = streams.first() else { return String::new() };
         if needed.is_empty() {
             return "all rows must meet in one partition".to_string();
         }
-        let wanted = format!("rows with equal {} must meet", list(needed.iter().map(String::as_str)));
+        let wanted = format!("rows with equal {} must meet", paths(needed));
         match &first.input.key {
             _ if !self.partitions(first.component).1 => format!("{wanted}, but the topics have different numbers of partitions"),
             _ if streams.iter().any(|s| s.input.key != first.input.key) => format!("{wanted}, but the streams have different keys"),
@@ -154,12 +154,12 @@ impl Builder<'_> {
                 format!("{wanted}, but the sources have different partitioners: {}", list(names))
             }
             None => format!("{wanted}, and no `key` of a source says where they are"),
-            Some(key) => format!("{wanted}, but they are where {} put them", list(key.iter().map(String::as_str))),
+            Some(key) => format!("{wanted}, but they are where {} put them", paths(key)),
         }
     }
 
     /// Ends the stage here: rows go through a repartition topic, keyed by `needed`.
-    pub(super) fn repartition(&mut self, step: &str, streams: &[Stream], needed: &[String], why: String) -> Stream {
+    pub(super) fn repartition(&mut self, step: &str, streams: &[Stream], needed: &[Path], why: String) -> Stream {
         let topic = self.names.repartition(step);
         if let Some(first) = streams.first()
             && !self.partitions(first.component).1
@@ -197,6 +197,12 @@ impl Builder<'_> {
         let timed = streams.iter().any(|stream| stream.timed);
         Stream { timed, ..self.begin(input) }
     }
+}
+
+/// Paths in a sentence.
+fn paths(paths: &[Path]) -> String {
+    let paths: Vec<String> = paths.iter().map(Path::to_string).collect();
+    list(paths.iter().map(String::as_str))
 }
 
 /// The step that relies on the key of a source.

@@ -24,6 +24,7 @@ pub mod diagnostic;
 pub mod duration;
 pub mod keys;
 pub mod operator;
+pub mod path;
 #[cfg(feature = "script")]
 pub mod script;
 pub mod spec;
@@ -35,6 +36,7 @@ pub use batch::{Batch, Millis, NO_WATERMARK, Origin};
 pub use diagnostic::{Diagnostic, Severity};
 pub use duration::Span;
 pub use operator::{Cx, Emitted, Ledger, Operator, Port, Rejected, Time};
+pub use path::Path;
 pub use spec::{Input, KeyEffect, OutputPort, PlanCx, Planned, Spec, TableInfo};
 pub use state::{MemoryState, State, StateError};
 pub use table::{Change, Table, Tables};

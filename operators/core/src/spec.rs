@@ -10,6 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::batch::Millis;
 use crate::diagnostic::Diagnostic;
 use crate::operator::Operator;
+use crate::path::Path;
 
 /// The configuration of one kind of operator: the YAML below its kind's key. JSON Schema for editors, `hw lint`,
 /// `hw explain`, the README's table and the example test all derive from it.
@@ -46,7 +47,7 @@ pub struct Input {
     /// User columns, then system columns.
     pub schema: SchemaRef,
     /// The columns whose values decide a row's partition, when known: rows with equal values share a partition.
-    pub key: Option<Vec<String>>,
+    pub key: Option<Vec<Path>>,
 }
 
 /// A table at planning time.
@@ -61,8 +62,8 @@ pub struct TableInfo {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyEffect {
     /// Rows stay in their partition and the key columns keep their meaning under the given new names
-    /// (old name, new name); columns not listed are gone.
-    Renamed(Vec<(String, String)>),
+    /// (old path, new path); columns not listed are gone.
+    Renamed(Vec<(Path, Path)>),
     /// All columns stay as they are.
     Unchanged,
     /// The output is partitioned by these columns (the group of a window).
@@ -95,7 +96,7 @@ pub struct Planned {
     pub outputs: Vec<OutputPort>,
     /// Rows with equal values in these columns must meet in one partition; the planner inserts a repartition topic
     /// where they don't. `None`: any partitioning does.
-    pub needs_key: Option<Vec<String>>,
+    pub needs_key: Option<Vec<Path>>,
     /// The step keeps state in its partition.
     pub stateful: bool,
     /// The step's outputs trail its input's watermark by this much (a window that waits for late rows).

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use operator_core::batch::{is_system, reserved_name, user_fields, with_system_fields};
 use operator_core::diagnostic::{did_you_mean, names};
 use operator_core::table::is_record_key;
-use operator_core::{Diagnostic, KeyEffect, OutputPort, PlanCx, Planned, TableInfo, type_name};
+use operator_core::{Diagnostic, KeyEffect, OutputPort, Path, PlanCx, Planned, TableInfo, type_name};
 use operator_expr::Expr;
 
 use crate::operator::EnrichOperator;
@@ -171,13 +171,16 @@ fn added(join: &Join, info: &TableInfo, input: &SchemaRef, problems: &mut Vec<Di
     }
     for (number, (name, column)) in join.add.columns.iter().enumerate() {
         let at = ["add".to_string(), if join.add.named { name.clone() } else { number.to_string() }];
+        // `products.category` is the `category` of `products`, unless that has a column of this very name.
         let own = column.strip_prefix(join.table.as_str()).and_then(|rest| rest.strip_prefix('.')).unwrap_or(column);
-        // A list that says `products.category` adds `category`.
+        let of_table = |text: &str| Path::resolve_column(text, info.schema.fields()).filter(|field| !is_system(field.name()));
+        let found = of_table(column).or_else(|| of_table(own));
+        let own = found.map_or(own, |field| field.name());
         let name = if join.add.named { name.as_str() } else { own };
         let name = format!("{}{name}", join.prefix);
-        let (place, field) = match info.schema.index_of(own) {
-            Ok(place) if !is_system(own) => (place, info.schema.field(place)),
-            _ => {
+        let (place, field) = match found.and_then(|field| info.schema.fields().find(field.name())) {
+            Some(found) => found,
+            None => {
                 let known = || format!("its columns are {}", names(columns_of(info)));
                 let help = did_you_mean(own, columns_of(info)).unwrap_or_else(known);
                 problems
@@ -194,7 +197,7 @@ fn added(join: &Join, info: &TableInfo, input: &SchemaRef, problems: &mut Vec<Di
         } else {
             places.push(place);
             let nullable = field.is_nullable() || join.missing == Missing::Keep;
-            fields.push(Arc::new(field.clone().with_name(name).with_nullable(nullable)));
+            fields.push(Arc::new(field.as_ref().clone().with_name(name).with_nullable(nullable)));
         }
     }
     (places, fields)

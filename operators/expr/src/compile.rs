@@ -18,7 +18,7 @@ use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion_sql::planner::{ParserOptions, PlannerContext, SqlToRel};
 use datafusion_sql::sqlparser::ast::{Expr as Ast, Visit, Visitor};
 
-use operator_core::{Diagnostic, type_name};
+use operator_core::{Diagnostic, Path, type_name};
 
 use crate::evaluate::{Decided, Evaluated, cause, panic_text};
 use crate::fallible;
@@ -51,7 +51,7 @@ pub struct Expr {
     nullable: bool,
     columns: Vec<String>,
     column: Option<(String, usize)>,
-    path: Option<String>,
+    path: Option<Path>,
     sql: Arc<str>,
     /// What in it can fail by the types alone, and where that is written.
     fallible: Option<(String, Option<fallible::Written>)>,
@@ -108,10 +108,9 @@ impl Expr {
         self.column.as_ref().map(|(name, _)| name.as_str())
     }
 
-    /// The column or field the expression is, with dots (`data.customerId`), if it is nothing else. Such an expression
-    /// renames a value without changing it.
-    pub fn as_path(&self) -> Option<&str> {
-        self.path.as_deref()
+    /// The column or field the expression is, if it is nothing else. Such an expression renames a value without changing it.
+    pub fn as_path(&self) -> Option<&Path> {
+        self.path.as_ref()
     }
 
     /// The cast, or the like, that fails for some values of its type. A step that has one must say what becomes of the

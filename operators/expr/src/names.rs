@@ -10,11 +10,12 @@ use datafusion_sql::sqlparser::ast::{
 };
 use operator_core::batch::{FUTURE, OFFSET, TIME, is_system};
 use operator_core::diagnostic::{closest, did_you_mean, names};
-use operator_core::type_name;
+use operator_core::path::quoted;
+use operator_core::{Path, type_name};
 
 use crate::functions::{FUNCTIONS, Known};
 use crate::refusal::ExprError;
-use crate::syntax::Parsed;
+use crate::syntax::{Parsed, parse};
 
 /// Rewrites forms that DataFusion's planner does not read into ones it does, then checks every name.
 pub(crate) fn resolve(parsed: &mut Parsed, schema: &Schema) -> Result<(), ExprError> {
@@ -26,11 +27,11 @@ pub(crate) fn resolve(parsed: &mut Parsed, schema: &Schema) -> Result<(), ExprEr
     }
 }
 
-/// The dotted path, if the expression is nothing but a column or a field of one.
-pub(crate) fn path(ast: &Ast) -> Option<String> {
+/// The path, if the expression is nothing but a column or a field of one.
+pub(crate) fn path(ast: &Ast) -> Option<Path> {
     match ast {
-        Ast::Identifier(name) => Some(name.value.clone()),
-        Ast::CompoundIdentifier(parts) => Some(dotted(parts)),
+        Ast::Identifier(name) => Some(Path::column(&name.value)),
+        Ast::CompoundIdentifier(parts) => Path::from_names(parts.iter().map(|part| part.value.clone())),
         Ast::Nested(inner) => path(inner),
         _ => None,
     }
@@ -235,7 +236,7 @@ impl Check<'_> {
                     None => {
                         let error = ExprError::new("unknown-column", format!("`{parent}` has no field `{}`", part.value));
                         let known = || fields.iter().map(|f| f.name().as_str());
-                        let help = did_you_mean(&part.value, known()).unwrap_or_else(|| format!("its fields are {}", listed(known())));
+                        let help = meant(&part.value, known()).unwrap_or_else(|| format!("its fields are {}", listed(known())));
                         return refuse(error.at(within).help(help));
                     }
                 },
@@ -269,18 +270,28 @@ impl Check<'_> {
         let known =
             || self.schema.fields().iter().map(|f| f.name().as_str()).filter(|n| !is_system(n) || matches!(*n, TIME | OFFSET | FUTURE));
         let user = || known().filter(|n| !is_system(n));
+        if !rest.is_empty() && self.schema.field_with_name(&shown).is_ok() {
+            return error.help(format!("did you mean `{}`? A name with dots goes in double quotes", spelled(&shown)));
+        }
         if first.quote_style == Some('"') {
-            return error.help(format!("double quotes name columns; a text goes in single quotes: '{name}'"));
+            let text = format!("a text goes in single quotes: '{name}'");
+            return error.help(match meant(name, known()) {
+                Some(meant) => format!("{meant} Double quotes name columns; {text}"),
+                None => format!("double quotes name columns; {text}"),
+            });
         }
         // `total` where only `data.total` exists
         if let Some(path) = leaf(self.schema.fields().iter(), name, 4) {
             let rest = if rest.is_empty() { String::new() } else { format!(".{}", dotted(rest)) };
             return error.help(format!("did you mean `{path}{rest}`?"));
         }
-        if let Some(name) = closest(name, known()) {
-            return error.help(format!("did you mean `{name}`?"));
+        if let Some(meant) = meant(name, known()) {
+            return error.help(meant);
         }
-        error.help(format!("the columns are {}", listed(user())))
+        let columns = format!("the columns are {}", listed(user()));
+        // `kind: 'cart'`: the quotes were YAML's.
+        let alone = self.parsed.sql().trim() == name;
+        error.help(if alone { format!("{columns}; a text keeps its quotes in YAML within others: \"'{name}'\"") } else { columns })
     }
 
     fn range(&self, part: &Ident) -> Option<Range<usize>> {
@@ -288,12 +299,25 @@ impl Check<'_> {
     }
 }
 
+/// A name as it is written in an expression.
+fn spelled(name: &str) -> String {
+    match parse(name).map(|parsed| parsed.ast) {
+        Ok(Ast::Identifier(same)) if same.quote_style.is_none() && same.value == name => same.value,
+        _ => quoted(name),
+    }
+}
+
+/// "did you mean", with the name as it is written in an expression.
+fn meant<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<String> {
+    closest(unknown, known).map(|name| format!("did you mean `{}`?", spelled(name)))
+}
+
 /// The first few names of a list, so that a wide schema does not fill the screen.
 fn listed<'a>(all: impl Iterator<Item = &'a str>) -> String {
-    let all: Vec<&str> = all.collect();
+    let all: Vec<String> = all.map(spelled).collect();
     match all.get(..12) {
-        Some(some) if all.len() > 12 => format!("{}, and {} more", names(some.iter().copied()), all.len() - 12),
-        _ => names(all),
+        Some(some) if all.len() > 12 => format!("{}, and {} more", names(some.iter().map(String::as_str)), all.len() - 12),
+        _ => names(all.iter().map(String::as_str)),
     }
 }
 
@@ -307,8 +331,8 @@ fn leaf<'a>(fields: impl Iterator<Item = &'a std::sync::Arc<Field>>, name: &str,
         .collect();
     let direct = structs.iter().find(|(_, children)| children.find(name).is_some());
     if let Some((parent, _)) = direct {
-        return Some(format!("{parent}.{name}"));
+        return Some(format!("{}.{}", spelled(parent), spelled(name)));
     }
     let depth = depth.checked_sub(1)?;
-    structs.iter().find_map(|(parent, children)| leaf(children.iter(), name, depth).map(|path| format!("{parent}.{path}")))
+    structs.iter().find_map(|(parent, children)| leaf(children.iter(), name, depth).map(|path| format!("{}.{path}", spelled(parent))))
 }

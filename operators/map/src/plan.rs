@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use operator_core::batch::{is_system, reserved_name, user_fields, with_system_fields};
 use operator_core::diagnostic::{did_you_mean, names};
-use operator_core::{Diagnostic, KeyEffect, OutputPort, PlanCx, Planned, type_said};
+use operator_core::{Diagnostic, KeyEffect, OutputPort, Path, PlanCx, Planned, type_said};
 use operator_expr::{Expr, ExprError, NamedSql, parse_alias};
 
 use crate::operator::{Mapping, Program, Source, Unnest};
@@ -16,7 +16,7 @@ struct Column {
     field: FieldRef,
     source: Planning,
     /// The path into the input whose values it carries unchanged.
-    renames: Option<String>,
+    renames: Option<Path>,
 }
 
 enum Planning {
@@ -120,17 +120,21 @@ fn columns(map: &Map, schema: &SchemaRef, found: &mut Vec<Diagnostic>) -> Vec<Co
     if let Some(select) = &map.select {
         return select.iter().filter_map(|(name, sql)| computed(name, sql, "select", schema, found)).collect();
     }
-    for (place, name) in map.drop.iter().enumerate() {
-        if !user_fields(schema).any(|f| f.name() == name) {
-            let known = || user_fields(schema).map(|f| f.name().as_str());
-            let problem = Diagnostic::error("unknown-column", format!("there is no column `{name}`"));
-            let help = did_you_mean(name, known()).unwrap_or_else(|| format!("the columns are {}", names(known())));
-            found.push(problem.at(["drop", &place.to_string()]).help(help));
+    let mut dropped = Vec::new();
+    for (place, text) in map.drop.iter().enumerate() {
+        match Path::resolve_column(text, schema.fields()).filter(|field| !is_system(field.name())) {
+            Some(field) => dropped.push(field.name()),
+            None => {
+                let known = || user_fields(schema).map(|f| f.name().as_str());
+                let problem = Diagnostic::error("unknown-column", format!("there is no column `{text}`"));
+                let help = did_you_mean(text, known()).unwrap_or_else(|| format!("the columns are {}", names(known())));
+                found.push(problem.at(["drop", &place.to_string()]).help(help));
+            }
         }
     }
-    let kept = schema.fields().iter().enumerate().filter(|(_, f)| !is_system(f.name()) && !map.drop.contains(f.name()));
+    let kept = schema.fields().iter().enumerate().filter(|(_, f)| !is_system(f.name()) && !dropped.contains(&f.name()));
     let mut columns: Vec<Column> = kept
-        .map(|(index, field)| Column { field: field.clone(), source: Planning::Column(index), renames: Some(field.name().clone()) })
+        .map(|(index, field)| Column { field: field.clone(), source: Planning::Column(index), renames: Some(Path::column(field.name())) })
         .collect();
     for (name, sql) in map.add.iter().flat_map(NamedSql::iter) {
         let Some(column) = computed(name, sql, "add", schema, found) else { continue };
@@ -152,7 +156,7 @@ fn computed(name: &str, sql: &str, setting: &str, schema: &SchemaRef, found: &mu
                 Some(field) => field.clone().with_name(name),
                 None => Field::new(name, expr.data_type().clone(), expr.nullable()),
             };
-            let renames = expr.as_path().map(str::to_string);
+            let renames = expr.as_path().cloned();
             Some(Column { field: Arc::new(field), source: Planning::Computed(expr), renames })
         }
         Err(error) => {
@@ -181,22 +185,21 @@ fn key_effect(map: &Map, columns: &[Column], schema: &SchemaRef, alias: Option<&
     let mut renamed = Vec::new();
     for column in columns {
         let Some(path) = &column.renames else { continue };
-        let system = is_system(path);
         // The element is no column of the input.
-        if system || alias.is_some_and(|alias| path == alias || path.strip_prefix(alias).is_some_and(|rest| rest.starts_with('.'))) {
+        if is_system(path.first()) || alias == Some(path.first()) {
             continue;
         }
-        paths(path, column.field.name(), column.field.data_type(), &mut renamed);
+        paths(path, &Path::column(column.field.name()), column.field.data_type(), &mut renamed);
     }
     KeyEffect::Renamed(renamed)
 }
 
 /// A struct that moves takes its fields with it: keys may be fields.
-fn paths(old: &str, new: &str, data_type: &DataType, out: &mut Vec<(String, String)>) {
-    out.push((old.to_string(), new.to_string()));
+fn paths(old: &Path, new: &Path, data_type: &DataType, out: &mut Vec<(Path, Path)>) {
+    out.push((old.clone(), new.clone()));
     if let DataType::Struct(fields) = data_type {
         for field in fields {
-            paths(&format!("{old}.{}", field.name()), &format!("{new}.{}", field.name()), field.data_type(), out);
+            paths(&old.child(field.name()), &new.child(field.name()), field.data_type(), out);
         }
     }
 }

@@ -6,7 +6,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use operator_core::batch::{HEADERS, is_system, reserved_name, system_fields, time_type, user_fields};
 use operator_core::diagnostic::names;
 use operator_core::keys::is_groupable;
-use operator_core::{Diagnostic, KeyEffect, Millis, OutputPort, PlanCx, Planned, Span, type_said};
+use operator_core::path::quoted;
+use operator_core::{Diagnostic, KeyEffect, Millis, OutputPort, Path, PlanCx, Planned, Span, type_said};
 
 use crate::accumulator::Function;
 use crate::aggregate::{self, Aggregate};
@@ -53,8 +54,8 @@ pub struct WindowPlan {
 /// A group column while planning.
 struct Group {
     place: usize,
-    /// As written: the path of the input's column.
-    path: String,
+    /// Of the input.
+    path: Path,
     field: Arc<Field>,
 }
 
@@ -211,20 +212,11 @@ fn groups(window: &Window, schema: &SchemaRef, inputs: &mut Inputs, problems: &m
     groups
 }
 
-fn group(path: &str, schema: &SchemaRef, inputs: &mut Inputs, before: &[Group]) -> Result<Group, Diagnostic> {
-    let place = inputs.add(path, schema)?;
-    let written = inputs.get(place).and_then(|e| e.as_path()).map(str::to_string);
-    let Some(written) = written else {
-        let message = format!("`{path}` is not a column");
-        return Err(
-            Diagnostic::error("not-a-column", message).help("compute the value in a `map` step before the window and group by its name")
-        );
-    };
-    // A column's own name may hold dots; only a path into a structure is shortened.
-    let name = match schema.field_with_name(&written) {
-        Ok(_) => written.as_str(),
-        Err(_) => written.rsplit('.').next().unwrap_or(&written),
-    };
+fn group(text: &str, schema: &SchemaRef, inputs: &mut Inputs, before: &[Group]) -> Result<Group, Diagnostic> {
+    let path = Path::resolve(text, schema.fields()).map_err(|unknown| not_a_column(text, schema, unknown))?;
+    let sql = path.names().map(quoted).collect::<Vec<_>>().join(".");
+    let place = inputs.add(&sql, schema)?;
+    let name = path.last();
     if is_system(name) {
         return Err(Diagnostic::error("reserved-name", format!("`{name}` belongs to the engine and differs from row to row"))
             .help(format!("group by columns of your own: {}", names(user_fields(schema).map(|f| f.name().as_str())))));
@@ -234,11 +226,21 @@ fn group(path: &str, schema: &SchemaRef, inputs: &mut Inputs, before: &[Group]) 
     }
     let (data_type, nullable) = inputs.column_type(place);
     if !is_groupable(&data_type) {
-        let message = format!("rows cannot be grouped by `{path}`, which is {}", type_said(&data_type));
+        let message = format!("rows cannot be grouped by `{text}`, which is {}", type_said(&data_type));
         return Err(Diagnostic::error("not-groupable", message).help("group by numbers, texts, bytes, booleans, dates or timestamps"));
     }
     let field = Arc::new(Field::new(name, data_type, nullable));
-    Ok(Group { place, path: written.clone(), field })
+    Ok(Group { place, path, field })
+}
+
+/// What `text` is instead, read as SQL.
+fn not_a_column(text: &str, schema: &SchemaRef, unknown: Diagnostic) -> Diagnostic {
+    match Inputs::default().add(text, schema).map_err(|found| (found.code, found)) {
+        Ok(_) => Diagnostic::error("not-a-column", format!("`{text}` is not a column"))
+            .help("compute the value in a `map` step before the window and group by its name"),
+        Err(("syntax", _)) => unknown,
+        Err((_, found)) => found,
+    }
 }
 
 fn taken(name: &str, help: &str) -> Diagnostic {

@@ -12,6 +12,7 @@ use super::{BROKEN, parse_spec, show, types};
 use crate::Span;
 use crate::batch::{Batch, NO_WATERMARK, Origin, time_type};
 use crate::operator::{Cx, Emitted, Ledger, Operator, Rejected, Time};
+use crate::path::Path;
 use crate::spec::{Input, PlanCx, Planned, Spec, TableInfo};
 use crate::state::{MemoryState, StateError};
 use crate::table::{Change, Table, put_record_key};
@@ -145,7 +146,8 @@ impl<S: Spec> Session<S> {
         }
         let schema = self.schema.clone().ok_or("write `input:` before the first command")?;
         let spec = self.spec.as_ref().ok_or("write `spec:` before the first command")?;
-        let key = self.headers.get("key").map(|key| key.split(',').map(|k| k.trim().to_string()).collect());
+        let path = |text: &str| Path::resolve(text.trim(), schema.fields()).map_err(|found| found.message);
+        let key = self.headers.get("key").map(|key| key.split(',').map(path).collect::<Result<_, _>>()).transpose()?;
         let input = Input { schema: with_system(&schema), key };
         let planned = spec.plan(&PlanCx { input: &input, tables: &self.infos });
         self.step = match planned {

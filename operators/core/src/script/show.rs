@@ -11,6 +11,7 @@ use super::types;
 use crate::batch::{Millis, NO_WATERMARK, OFFSET, TIME, WATERMARK, is_system, time_type, user_fields};
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::operator::Ledger;
+use crate::path::Path;
 use crate::spec::{KeyEffect, Planned};
 
 const DAY: Millis = 86_400_000;
@@ -142,7 +143,7 @@ pub(super) fn plan(planned: &Planned) -> Vec<String> {
         lines.push(format!("output {name}: {} [key {key}{lossy}]", columns(&port.schema)));
     }
     if let Some(key) = &planned.needs_key {
-        lines.push(format!("needs key: {}", key.join(", ")));
+        lines.push(format!("needs key: {}", key.iter().map(Path::to_string).collect::<Vec<_>>().join(", ")));
     }
     if planned.stateful {
         lines.push("stateful".into());

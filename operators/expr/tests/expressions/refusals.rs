@@ -1,6 +1,33 @@
 //! What is refused, and how that is said.
 
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema};
+use operator_expr::Expr;
+
 use crate::rows::{refused, values};
+
+/// Help never says what was written, and what it suggests is right.
+#[test]
+fn help_writes_names_as_they_have_to_be_written() {
+    for name in ["a.b", "Date Time", "fecha-venta", "@ts", "say \"hi\"", "select", "1st", "order", "it's", "grün.x", "", "*"] {
+        let schema = Arc::new(Schema::new(vec![Field::new(name, DataType::Utf8, true), Field::new("other", DataType::Utf8, true)]));
+        for written in [name.to_string(), name.to_uppercase(), format!("\"{}\"", name.to_uppercase().replace('"', "\"\""))] {
+            let Err(error) = Expr::compile(&written, &schema) else { continue };
+            let help = error.help.unwrap_or_default();
+            let Some(meant) = help.split("did you mean `").nth(1).and_then(|rest| rest.split_once("`?")).map(|(meant, _)| meant) else {
+                continue;
+            };
+            assert_ne!(meant, written);
+            assert!(Expr::compile(meant, &schema).is_ok(), "{written}: {help}");
+        }
+    }
+    let schema = Arc::new(Schema::new(vec![Field::new("a.b", DataType::Utf8, true)]));
+    let error = Expr::compile("a.b = 'x'", &schema).unwrap_err();
+    assert_eq!(error.help.as_deref(), Some("did you mean `\"a.b\"`? A name with dots goes in double quotes"));
+    let error = Expr::compile("cart", &schema).unwrap_err();
+    assert_eq!(error.help.as_deref(), Some("the columns are `\"a.b\"`; a text keeps its quotes in YAML within others: \"'cart'\""));
+}
 
 #[test]
 fn refusals_point_and_suggest() {
@@ -11,7 +38,13 @@ fn refusals_point_and_suggest() {
         ("data.meta.zzz > 1", "unknown-column", "zzz", "its fields are `source`"),
         ("orderId", "unknown-column", "orderId", "did you mean `data.orderId`?"),
         ("source", "unknown-column", "source", "did you mean `data.meta.source`?"),
-        ("status = \"PAID!\"", "unknown-column", "\"PAID!\"", "double quotes name columns; a text goes in single quotes: 'PAID!'"),
+        ("status = \"NEW!\"", "unknown-column", "\"NEW!\"", "double quotes name columns; a text goes in single quotes: 'NEW!'"),
+        (
+            "status = \"PAID!\"",
+            "unknown-column",
+            "\"PAID!\"",
+            "did you mean `paid`? Double quotes name columns; a text goes in single quotes: 'PAID!'",
+        ),
         ("uper(status)", "unknown-function", "uper", "did you mean `upper`?"),
         (
             "data.items.price",

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
+use operator_core::Path;
 use operator_expr::{Expr, Predicate};
 
 use crate::rows::{ROWS, compile, refused, rows, texts, values};
@@ -98,9 +99,9 @@ fn columns_named_like_sql_words_work() {
 #[test]
 fn knows_plain_columns_and_what_is_read() {
     let column = compile("n").unwrap();
-    assert_eq!((column.as_column(), column.as_path()), (Some("n"), Some("n")));
+    assert_eq!((column.as_column(), column.as_path()), (Some("n"), Some(&Path::column("n"))));
     let field = compile("data.orderId").unwrap();
-    assert_eq!((field.as_column(), field.as_path()), (None, Some("data.orderId")));
+    assert_eq!((field.as_column(), field.as_path()), (None, Some(&Path::column("data").child("orderId"))));
     let computed = compile("n + amount + data.total").unwrap();
     assert_eq!((computed.as_column(), computed.as_path()), (None, None));
     assert_eq!(computed.columns(), ["amount", "data", "n"]);
