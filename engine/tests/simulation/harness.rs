@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use headwater_engine::broker::Broker;
+use headwater_engine::broker::{Broker, Clock};
 use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, topics_to_create};
 use headwater_engine::memory::{Faults, MemoryBroker, MemoryClock};
 use headwater_engine::pipeline::Pipeline;
@@ -17,6 +17,15 @@ use headwater_engine::yaml;
 
 pub const PARTITIONS: i32 = 3;
 
+/// What the wall clock shows when the sources have been silent: once between the two halves of the input, and once behind it. By
+/// then every partition has followed the clock for minutes.
+pub const SILENT_AT: [i64; 2] = [1_767_226_000_000, 1_767_226_400_000];
+/// `idle` and `out_of_order` of the source: how far a silent partition trails the clock.
+pub const TRAILS: i64 = 62_000;
+
+/// Steps of the clock in a silence: shorter than the session timeout.
+const STRIDE: i64 = 5_000;
+
 const PIPELINE: &str = r#"
 apiVersion: headwater/v1
 name: simulated
@@ -26,7 +35,7 @@ sources:
     topic: orders
     format: json
     schema: { id: string, product: string, amount: long, at: timestamp }
-    time: { field: at, out_of_order: 2s, idle: never }
+    time: { field: at, out_of_order: 2s, idle: 60s }
     key: id
 steps:
   paid: { from: orders, filter: amount >= 0 }
@@ -36,12 +45,21 @@ steps:
   per_id:
     from: paid
     window: { tumbling: 10s, by: [id], compute: { total: sum(amount) }, emit: on_update }
+  hops:
+    from: paid
+    window: { hopping: { size: 10s, every: 5s }, by: [product], compute: { n: count(*), total: sum(amount) } }
+  sessions:
+    from: paid
+    window: { unbounded: true, expire: 20s, by: [id], compute: { total: sum(amount), n: count(*) }, emit: on_update }
 sinks:
   copies: { from: paid, topic: copies, key: id, create: { partitions: 2 } }
   products: { from: per_product, topic: products, key: product, create: { partitions: 2 } }
   late: { from: per_product.late, topic: late, key: id, create: { partitions: 1 } }
   ids: { from: per_id, topic: ids, key: id, create: { partitions: 2 } }
   late_ids: { from: per_id.late, topic: late-ids, create: { partitions: 1 } }
+  hops: { from: hops, topic: hops, key: product, create: { partitions: 2 } }
+  late_hops: { from: hops.late, topic: late-hops, create: { partitions: 1 } }
+  sessions: { from: sessions, topic: sessions, key: id, create: { partitions: 2 } }
 "#;
 
 /// One input record.
@@ -54,13 +72,13 @@ pub struct Order {
     pub at: i64,
     /// Not a record that can be decoded.
     pub broken: bool,
+    /// The half of the input it belongs to: the sources are silent behind each.
+    pub half: usize,
 }
 
 /// The input of a run.
 pub struct Case {
     pub orders: Vec<Order>,
-    /// Rows that push every watermark past everything.
-    pub last: i64,
     /// A setting of the topic `copies`, of which some orders make records that the brokers refuse.
     pub limit: Option<&'static str>,
 }
@@ -88,26 +106,28 @@ impl Case {
         let mut orders = Vec::new();
         for i in 0..400 {
             let id = format!("id{}", random.below(20));
-            let at = start + i * 250 + random.below(3_000) as i64 - 1_500 - if random.below(12) == 0 { 25_000 } else { 0 };
+            let half = usize::from(i >= 200);
+            // The second half is as new as the clock; what is older than the silence before it is late.
+            let begin = if half == 0 { start } else { SILENT_AT[0] - 200 * 250 };
+            let before = match random.below(24) {
+                0 | 1 => 25_000,
+                2 if half == 1 => 300_000,
+                _ => 0,
+            };
+            let at = begin + i * 250 + random.below(3_000) as i64 - 1_500 - before;
             let partition = headwater_formats::partition(id.as_bytes(), PARTITIONS);
             let amount = random.below(100) as i64 - 10;
             let product = format!("p{}", random.below(5));
-            orders.push(Order { partition, id, product, amount, at, broken: random.below(40) == 0 });
+            orders.push(Order { partition, id, product, amount, at, broken: random.below(40) == 0, half });
         }
-        let last = start + 400 * 250 + 600_000;
-        for partition in 0..PARTITIONS {
-            let ids = (0..).map(|n| format!("end{n}"));
-            let id = ids.into_iter().find(|id| headwater_formats::partition(id.as_bytes(), PARTITIONS) == partition).unwrap_or_default();
-            orders.push(Order { partition, id, product: "end".into(), amount: -1, at: last, broken: false });
-        }
-        Case { orders, last, limit: None }
+        Case { orders, limit: None }
     }
 
     /// Some orders are too large for the topic `copies`, though not for others.
     pub fn refused(seed: u64) -> Case {
         let mut random = Random::new(seed ^ 5);
         let mut case = Case { limit: Some("{ max.message.bytes: '400' }"), ..Case::new(seed) };
-        for order in case.orders.iter_mut().filter(|order| order.product != "end" && random.below(10) == 0) {
+        for order in case.orders.iter_mut().filter(|_| random.below(10) == 0) {
             order.product.extend(std::iter::repeat_n('x', 400));
         }
         case
@@ -217,25 +237,45 @@ impl<'a> Run<'a> {
 
     /// Two lanes, everything goes well.
     pub fn undisturbed(mut self) -> Outcome {
-        for order in &self.case.orders {
-            self.feed(order);
+        let mut lanes: Vec<Option<Lane>> = (0..2).map(|i| self.lane(i).ok()).collect();
+        for (half, until) in SILENT_AT.into_iter().enumerate() {
+            self.case.orders.iter().filter(|order| order.half == half).for_each(|order| self.feed(order));
+            self.settle(&mut lanes);
+            self.silence(&mut lanes, until);
         }
-        let mut lanes: Vec<Lane> = (0..2).map(|i| self.lane(i).unwrap()).collect();
-        self.settle(&mut lanes.iter_mut().map(Some).collect::<Vec<_>>());
         self.finish(lanes)
     }
 
-    /// One to three lanes that die and return while faults happen; then all is healed, and all must be done.
+    /// One to three lanes that die and return while faults happen; then all is healed, all must be done, and the sources are
+    /// silent. Twice.
     pub fn disturbed(mut self) -> Outcome {
         let mut random = Random::new(self.seed ^ 77);
-        self.broker.set_faults(Faults::everything(self.seed, 60));
         let mut lanes: Vec<Option<Lane>> = vec![None, None, None];
-        let mut fed = 0;
-        for turn in 0..6_000u64 {
+        for (half, until) in SILENT_AT.into_iter().enumerate() {
+            self.broker.set_faults(Faults::everything(self.seed, 60));
+            self.trouble(half, &mut random, &mut lanes);
+            // Everything heals: from here on, progress is owed.
+            self.broker.set_faults(Faults::none());
+            lanes.clear();
+            self.clock.advance(120_000);
+            self.broker.expire_dropped();
+            self.broker.settle();
+            lanes = (0..2).map(|i| Some(self.lane(i).unwrap_or_else(|e| panic!("seed {}: {e}", self.seed)))).collect();
+            self.settle(&mut lanes);
+            self.silence(&mut lanes, until);
+            lanes.push(None);
+        }
+        self.finish(lanes)
+    }
+
+    /// Feeds one half of the input while faults happen and lanes die.
+    fn trouble(&mut self, half: usize, random: &mut Random, lanes: &mut [Option<Lane>]) {
+        let case = self.case;
+        let mut orders = case.orders.iter().filter(|order| order.half == half).peekable();
+        for turn in 0..3_000u64 {
             self.clock.advance(1 + random.below(8) as i64);
-            if fed < self.case.orders.len() && random.below(3) == 0 {
-                self.feed(&self.case.orders[fed]);
-                fed += 1;
+            if orders.peek().is_some() && random.below(3) == 0 {
+                orders.next().into_iter().for_each(|order| self.feed(order));
             }
             let index = random.below(3) as usize;
             match random.below(400) {
@@ -256,38 +296,47 @@ impl<'a> Run<'a> {
                 lanes[index] = None;
             }
         }
-        while fed < self.case.orders.len() {
-            self.feed(&self.case.orders[fed]);
-            fed += 1;
+        orders.for_each(|order| self.feed(order));
+    }
+
+    /// Nothing is written until the wall clock shows `until`.
+    fn silence(&self, lanes: &mut [Option<Lane>], until: i64) {
+        let left = until - self.clock.wall();
+        assert!(left > 2 * TRAILS, "seed {}: the work took so long that there is no silence: {left}", self.seed);
+        while self.clock.wall() < until {
+            self.clock.advance(STRIDE.min(until - self.clock.wall()));
+            self.work(lanes, 20);
         }
-        // Everything heals: from here on, progress is owed.
-        self.broker.set_faults(Faults::none());
-        lanes.clear();
-        self.clock.advance(120_000);
-        self.broker.expire_dropped();
-        self.broker.settle();
-        let mut lanes: Vec<Lane> = (0..2).map(|i| self.lane(i).unwrap()).collect();
-        self.settle(&mut lanes.iter_mut().map(Some).collect::<Vec<_>>());
-        self.finish(lanes)
+        self.work(lanes, 500);
     }
 
     /// Steps until every source record is committed and nothing happens any more.
-    fn settle(&self, lanes: &mut [Option<&mut Lane>]) {
-        let mut quiet = 0;
-        for turn in 0..200_000 {
-            self.clock.advance(1);
-            let mut busy = false;
-            for lane in lanes.iter_mut().flatten() {
-                let before = turn;
-                busy |= lane.step(Duration::ZERO).unwrap_or_else(|e| panic!("seed {}: after healing, turn {before}: {e}", self.seed));
-                busy |= !lane.is_settled();
-            }
-            quiet = if busy { 0 } else { quiet + 1 };
-            if quiet > 500 && self.is_done() {
+    fn settle(&self, lanes: &mut [Option<Lane>]) {
+        for _ in 0..20 {
+            self.work(lanes, 500);
+            if self.is_done() {
                 return;
             }
         }
         panic!("seed {}: no progress after healing: {:?}", self.seed, self.broker.group_offsets("hw.simulated"));
+    }
+
+    /// Steps until nothing has happened for so many turns. That takes time for intervals only: no source gets silent by it.
+    fn work(&self, lanes: &mut [Option<Lane>], turns: usize) {
+        let mut quiet = 0;
+        for turn in 0..10_000 {
+            self.clock.work(1);
+            let mut busy = false;
+            for lane in lanes.iter_mut().flatten() {
+                busy |= lane.step(Duration::ZERO).unwrap_or_else(|e| panic!("seed {}: after healing, turn {turn}: {e}", self.seed));
+                busy |= !lane.is_settled();
+            }
+            quiet = if busy { 0 } else { quiet + 1 };
+            if quiet > turns {
+                return;
+            }
+        }
+        panic!("seed {}: something is done all the time", self.seed);
     }
 
     fn is_done(&self) -> bool {
@@ -299,8 +348,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn finish(self, lanes: Vec<Lane>) -> Outcome {
-        for lane in lanes {
+    fn finish(self, lanes: Vec<Option<Lane>>) -> Outcome {
+        for lane in lanes.into_iter().flatten() {
             lane.finish(Duration::from_secs(1)).unwrap_or_else(|e| panic!("seed {}: {e}", self.seed));
         }
         Outcome { broker: self.broker, stats: self.stats.iter().map(|s| s.snapshot()).collect() }

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use headwater_engine::memory::MemoryBroker;
 use serde_json::Value;
 
-use crate::harness::{Case, Order, Outcome, PARTITIONS};
+use crate::harness::{Case, Order, Outcome, PARTITIONS, SILENT_AT, TRAILS};
 
 const OUT_OF_ORDER: i64 = 2_000;
 const SIZE: i64 = 10_000;
 const LATENESS: i64 = 3_000;
+const HOP: i64 = 5_000;
+const EXPIRE: i64 = 20_000;
 
 type Rows = BTreeMap<String, usize>;
 
@@ -20,6 +22,9 @@ struct Expected {
     late: Rows,
     ids: Vec<(String, i64, i64)>,
     late_ids: usize,
+    hops: Rows,
+    late_hops: usize,
+    sessions: Vec<(String, i64, i64)>,
     dead: usize,
 }
 
@@ -28,8 +33,18 @@ fn expected(case: &Case) -> Expected {
     let mut newest: BTreeMap<i32, i64> = BTreeMap::new();
     let mut products: BTreeMap<(String, i64), (u64, i64, BTreeSet<String>)> = BTreeMap::new();
     let mut ids: BTreeMap<(String, i64), i64> = BTreeMap::new();
+    let mut hops: BTreeMap<(String, i64), (u64, i64)> = BTreeMap::new();
+    // Newest row, total and number of rows.
+    let mut sessions: BTreeMap<String, (i64, i64, i64)> = BTreeMap::new();
     for partition in 0..PARTITIONS {
+        let mut half = 0;
         for order in case.orders.iter().filter(|o| o.partition == partition) {
+            if order.half != half {
+                // It was silent, and followed the clock in steps of a second.
+                half = order.half;
+                let silent = SILENT_AT[0] - TRAILS - 500 + OUT_OF_ORDER;
+                newest.entry(partition).and_modify(|newest| *newest = (*newest).max(silent)).or_insert(silent);
+            }
             if order.broken {
                 out.dead += 1;
                 continue;
@@ -61,12 +76,28 @@ fn expected(case: &Case) -> Expected {
                 *total += order.amount;
                 out.ids.push((order.id.clone(), start, *total));
             }
+            let newer = order.at.div_euclid(HOP) * HOP;
+            let open: Vec<i64> = [newer - HOP, newer].into_iter().filter(|s| watermark.is_none_or(|w| s + SIZE > w)).collect();
+            out.late_hops += usize::from(open.is_empty());
+            for start in open {
+                let cell = hops.entry((order.product.clone(), start)).or_default();
+                *cell = (cell.0 + 1, cell.1 + order.amount);
+            }
+            let now = watermark.map_or(order.at, |w| w.max(order.at));
+            let session = sessions.entry(order.id.clone()).or_insert((order.at, 0, 0));
+            if session.0 + EXPIRE <= now && session.2 > 0 {
+                *session = (order.at, 0, 0);
+            }
+            *session = (session.0.max(order.at), session.1 + order.amount, session.2 + 1);
+            out.sessions.push((order.id.clone(), session.2, session.1));
         }
     }
+    // The silence at the end closes every window.
     for ((product, start), (n, total, distinct)) in products {
-        if start + SIZE + LATENESS <= case.last - OUT_OF_ORDER {
-            count(&mut out.products, format!("{product} {start} {n} {total} {}", distinct.len()));
-        }
+        count(&mut out.products, format!("{product} {start} {n} {total} {}", distinct.len()));
+    }
+    for ((product, start), (n, total)) in hops {
+        count(&mut out.hops, format!("{product} {start} {n} {total}"));
     }
     out
 }
@@ -122,6 +153,16 @@ pub fn check_nothing_lost(case: &Case, outcome: &Outcome, seed: u64) {
     assert!(lost.is_empty(), "seed {seed}: lost {lost:?}");
 }
 
+/// On update, the order per key matters too.
+fn updates(what: &str, seed: u64, expected: &[(String, i64, i64)], found: &[(String, i64, i64)]) {
+    assert_eq!(found.len(), expected.len(), "seed {seed}: updates of {what}");
+    let keys: BTreeSet<&String> = expected.iter().map(|(id, _, _)| id).collect();
+    for key in keys {
+        let of = |rows: &[(String, i64, i64)]| rows.iter().filter(|(id, _, _)| id == key).map(|(_, a, b)| (*a, *b)).collect::<Vec<_>>();
+        assert_eq!(of(found), of(expected), "seed {seed}: {what}: updates of {key} in order");
+    }
+}
+
 pub fn check(case: &Case, outcome: &Outcome, seed: u64) {
     let expected = expected(case);
     let broker = &outcome.broker;
@@ -138,15 +179,17 @@ pub fn check(case: &Case, outcome: &Outcome, seed: u64) {
     }
     compare("late rows", seed, &expected.late, &late);
     assert_eq!(read(broker, "late-ids").len(), expected.late_ids, "seed {seed}: late ids");
-    // On update, the order per key matters too.
-    let found: Vec<(String, i64, i64)> =
-        read(broker, "ids").iter().map(|v| (text(v, "id"), millis(&v["window_start"]), v["total"].as_i64().unwrap())).collect();
-    let keys: BTreeSet<&String> = expected.ids.iter().map(|(id, _, _)| id).collect();
-    assert_eq!(found.len(), expected.ids.len(), "seed {seed}: updates per id");
-    for key in keys {
-        let of = |rows: &[(String, i64, i64)]| rows.iter().filter(|(id, _, _)| id == key).map(|(_, s, t)| (*s, *t)).collect::<Vec<_>>();
-        assert_eq!(of(&found), of(&expected.ids), "seed {seed}: updates of {key} in order");
+    let mut hops = Rows::new();
+    for v in read(broker, "hops") {
+        count(&mut hops, format!("{} {} {} {}", text(&v, "product"), millis(&v["window_start"]), v["n"], v["total"]));
     }
+    compare("hopping windows", seed, &expected.hops, &hops);
+    assert_eq!(read(broker, "late-hops").len(), expected.late_hops, "seed {seed}: late hops");
+    let total = |v: &Value| v["total"].as_i64().unwrap();
+    let ids: Vec<_> = read(broker, "ids").iter().map(|v| (text(v, "id"), millis(&v["window_start"]), total(v))).collect();
+    updates("ids", seed, &expected.ids, &ids);
+    let sessions: Vec<_> = read(broker, "sessions").iter().map(|v| (text(v, "id"), v["n"].as_i64().unwrap(), total(v))).collect();
+    updates("sessions", seed, &expected.sessions, &sessions);
     let dead = broker.read_all_committed("orders.dlq");
     assert_eq!(dead.len(), expected.dead, "seed {seed}: dead letters");
     // The row ledger: every committed row of every step went somewhere.
