@@ -1,5 +1,5 @@
-//! Workers that are killed: at random instants and at every named step of the protocol, while others take over. The
-//! committed output must equal what the oracle computes from the input, to the row, in Kafka and in ClickHouse.
+//! Workers that are killed, at random instants and at every named step of the protocol, and workers that are frozen for longer than
+//! their session and `idle` last, while others take over. The committed output must equal what the oracle computes from the input, to the row, in Kafka and in ClickHouse.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -24,7 +24,10 @@ const FAILPOINTS: [&str; 11] = [
     "delivery-committed",
 ];
 
-/// `HW_KILLS` random kills (20 by default, and thousands in the long form, see CONTRIBUTING.md).
+/// One in so many kills is a freeze.
+const FREEZE_EVERY: usize = 10;
+
+/// `HW_KILLS` random kills and freezes (20 by default, and thousands in the long form, see CONTRIBUTING.md).
 fn kills() -> usize {
     std::env::var("HW_KILLS").map_or(20, |n| n.parse().expect("HW_KILLS is a number"))
 }
@@ -51,12 +54,14 @@ impl Instants {
     }
 }
 
-/// Compares everything that was written with what the oracle computes from the input.
-fn agrees(environment: &Ephemeral, name: &str) {
+/// Compares everything that was written with what the oracle computes from the input. `all_closed`: the sources are silent for
+/// longer than `idle`, so that every window is out.
+fn agrees(environment: &Ephemeral, name: &str, all_closed: bool) {
     let topics = format!(
         r#"{{"revenue":"analytics.{name}.revenue-per-minute","high_value":"analytics.{name}.high-value","late":"analytics.{name}.late-lines"}}"#
     );
-    let text = oracle(&[
+    let table = format!("{name}.revenue_per_minute");
+    let mut arguments = vec![
         "order-analytics",
         "--bootstrap",
         &environment.bootstrap,
@@ -65,22 +70,24 @@ fn agrees(environment: &Ephemeral, name: &str) {
         "--clickhouse",
         environment.clickhouse.as_deref().unwrap_or_default(),
         "--table",
-        &format!("{name}.revenue_per_minute"),
+        &table,
         "--topics-json",
         &topics,
         "--wait",
         "120",
-    ]);
+    ];
+    arguments.extend(all_closed.then_some("--all-closed"));
+    let text = oracle(&arguments);
     println!("{text}");
 }
 
-fn order_analytics(dir: &std::path::Path, name: &str) -> std::path::PathBuf {
+fn order_analytics(dir: &std::path::Path, name: &str, idle: &str) -> std::path::PathBuf {
     pipeline(
         dir,
         "order-analytics",
         &[
             ("name: order-analytics", &format!("name: {name}")),
-            ("out_of_order: 5s", "out_of_order: 5s, idle: never"),
+            ("out_of_order: 5s", &format!("out_of_order: 5s, idle: {idle}")),
             ("topic: analytics.orders.", &format!("topic: analytics.{name}.")),
             ("clickhouse: analytics.", &format!("clickhouse: {name}.")),
         ],
@@ -91,7 +98,7 @@ fn order_analytics(dir: &std::path::Path, name: &str) -> std::path::PathBuf {
 fn killed_workers_change_nothing() {
     let (_turn, environment) = (exclusive(), fresh());
     let dir = tempfile::tempdir().unwrap();
-    let file = order_analytics(dir.path(), "killed");
+    let file = order_analytics(dir.path(), "killed", "5s");
     let mut load = generator(&environment, 1, 10_000_000, 1_500);
     wait_until("the tables", Duration::from_secs(60), || {
         let topics = std::process::Command::new("kcat")
@@ -124,6 +131,15 @@ fn killed_workers_change_nothing() {
         let (_sender, receiver) = std::sync::mpsc::channel::<()>();
         let _ = receiver.recv_timeout(instants.next(200, 4_000));
         let slot = n % 2;
+        if n % FREEZE_EVERY == FREEZE_EVERY / 2 {
+            if let Some(worker) = &workers[slot] {
+                worker.freeze();
+                let (_sender, receiver) = std::sync::mpsc::channel::<()>();
+                let _ = receiver.recv_timeout(instants.next(5_000, 14_000));
+                worker.thaw();
+            }
+            continue;
+        }
         if let Some(worker) = workers[slot].take() {
             worker.kill();
         }
@@ -133,7 +149,7 @@ fn killed_workers_change_nothing() {
     assert!(load.try_wait().expect("the generator runs").is_none(), "the load ended too early");
     load.kill().expect("a process of ours");
     load.wait().expect("a process of ours");
-    if let Err(difference) = std::panic::catch_unwind(|| agrees(&environment, "killed")) {
+    if let Err(difference) = std::panic::catch_unwind(|| agrees(&environment, "killed", true)) {
         workers.iter().flatten().for_each(|worker| eprintln!("{}\n", worker.log_tail()));
         std::panic::resume_unwind(difference);
     }
@@ -155,8 +171,8 @@ fn a_catch_up_drops_no_row_that_was_in_time() {
     let events = std::env::var("HW_EVENTS").map_or(60_000, |n| n.parse().expect("HW_EVENTS is a number"));
     let load = generator(&environment, 2, events, 1_000_000).wait().expect("the generator ran");
     assert!(load.success(), "the generator failed");
-    let file = order_analytics(dir.path(), "caughtup");
+    let file = order_analytics(dir.path(), "caughtup", "never");
     let worker = Worker::start(&environment, &file, dir.path(), 0, None);
-    agrees(&environment, "caughtup");
+    agrees(&environment, "caughtup", false);
     assert!(worker.stop().success());
 }
