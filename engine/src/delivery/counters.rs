@@ -57,7 +57,7 @@ impl Counters {
         self.buffered.load(Ordering::Relaxed)
     }
 
-    /// What went wrong last; `None` once an insert has succeeded since.
+    /// What went wrong last; `None` once a block or a row was settled since.
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().clone()
     }
@@ -75,12 +75,13 @@ impl Counters {
     pub(super) fn inserted(&self, rows: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.blocks.fetch_add(1, Ordering::Relaxed);
-        *self.last_error.lock() = None;
+        self.settled();
     }
 
     pub(super) fn found(&self, rows: u64) {
         self.rows.fetch_add(rows, Ordering::Relaxed);
         self.skipped.fetch_add(1, Ordering::Relaxed);
+        self.settled();
     }
 
     pub(super) fn retried(&self) {
@@ -89,6 +90,12 @@ impl Counters {
 
     pub(super) fn dead_lettered(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
+        self.settled();
+    }
+
+    /// A position with nothing open before it is stored, too.
+    pub(super) fn settled(&self) {
+        *self.last_error.lock() = None;
     }
 
     /// Notes what went wrong.

@@ -294,6 +294,9 @@ impl Delivery {
                 self.confirmed = Some(begun);
                 if let Some(partition) = self.partitions.get_mut(&number) {
                     partition.stored_at = begun;
+                    if partition.pinned.is_none() {
+                        self.counters.settled();
+                    }
                 }
                 Ok(Next::Done)
             }

@@ -225,3 +225,29 @@ fn a_catch_up_of_others_does_not_make_the_table_forget_a_block_that_is_relied_on
     let ours = rig.table.rows().iter().filter(|row| row.partition == 0).count();
     assert_eq!((ours, next.counters().skipped()), (3, 1));
 }
+
+/// `/ready` shows the last error: a sink with nothing left to do has none.
+#[test]
+fn an_error_is_over_when_everything_is_settled() {
+    // The last row was refused.
+    let mut rig = Rig::plain();
+    rig.append(0, 1, true);
+    let mut lane = rig.lane(0);
+    rig.finish(std::slice::from_mut(&mut lane));
+    for _ in 0..100 {
+        rig.step(&mut lane).unwrap();
+    }
+    assert_eq!((rig.letters().len(), lane.counters().last_error()), (1, None));
+    // The answer to the last insert was lost, and its rows were counted.
+    let mut rig = Rig::plain();
+    rig.append(0, 4, false);
+    in_doubt(&rig, TableFault::ReplyLost);
+    rig.clock.advance(rig.settings.safe_window);
+    rig.table.inject(1, TableFault::AskFails);
+    let mut lane = rig.lane(0);
+    rig.finish(std::slice::from_mut(&mut lane));
+    for _ in 0..100 {
+        rig.step(&mut lane).unwrap();
+    }
+    assert_eq!((rig.table.is_struck(), lane.counters().skipped(), lane.counters().last_error()), (true, 1, None));
+}
