@@ -1,4 +1,4 @@
-//! ClickHouse sinks of a running pipeline: the table is checked at the start, then a thread carries rows over.
+//! ClickHouse sinks of a running pipeline: for each a thread that checks its table, then carries rows over.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,8 +28,6 @@ pub struct Delivering {
     broker: Arc<dyn Broker>,
     /// Makes the target anew after a failure.
     target: MakeTarget,
-    /// Made already.
-    first: Option<Box<dyn delivery::Target>>,
     settings: Settings,
     counters: Arc<Counters>,
 }
@@ -46,8 +44,11 @@ pub enum NoTarget {
 pub type MakeTarget = Box<dyn Fn() -> Result<Box<dyn delivery::Target>, NoTarget> + Send>;
 
 impl Delivering {
-    /// Looks at what the table can promise, creating it if the configuration says so. A service that can't be reached
-    /// is no error: this sink waits for it, and the table is checked then.
+    /// Delivery into a table of ClickHouse. What the table can promise is looked at when the delivery runs, after it was created if
+    /// the configuration says so: a table that is refused, or a service that does not answer, holds up nothing but this sink.
+    ///
+    /// # Errors
+    /// The configuration can't be used.
     pub fn prepare(
         prepared: &Prepared,
         output: &Output,
@@ -72,17 +73,7 @@ impl Delivering {
             let inspection = runtime.block_on(gate.pass())?;
             Ok(Box::new(ClickHouse::new(gate.connection.clone(), &inspection, runtime.clone())))
         };
-        let first = match make() {
-            Ok(target) => Some(target),
-            Err(NoTarget::NotNow(why)) => {
-                tracing::warn!(sink = %output.name, cause = %why, "this sink waits for ClickHouse; all others go on");
-                None
-            }
-            Err(NoTarget::Refused(why)) => return Err(Problem::plain(format!("sink `{}`: {why}", output.name))),
-        };
-        let mut delivering = Delivering::to(prepared, output, session_timeout, slot, Box::new(make))?;
-        delivering.first = first;
-        Ok(delivering)
+        Delivering::to(prepared, output, session_timeout, slot, Box::new(make))
     }
 
     /// Delivery of an output to any target.
@@ -101,7 +92,7 @@ impl Delivering {
             ..Settings::new(&prepared.plan.pipeline, topic, &group, slot)
         };
         let (sink, broker) = (output.name.clone(), prepared.services.broker.clone());
-        Ok(Delivering { sink, broker, target, first: None, settings, counters: Arc::default() })
+        Ok(Delivering { sink, broker, target, settings, counters: Arc::default() })
     }
 
     pub fn counters(&self) -> Arc<Counters> {
@@ -109,14 +100,17 @@ impl Delivering {
     }
 
     /// Delivers until told to stop, or until a person must act.
-    pub fn run(mut self, stop: &Stop) -> Result<(), String> {
+    pub fn run(self, stop: &Stop) -> Result<(), String> {
         let _span = tracing::info_span!("sink", pipeline = %self.settings.pipeline, sink = %self.sink).entered();
         let mut backoff = BACKOFF.0;
         while !stop.is_stopped() {
-            let target = match self.first.take().map_or_else(|| (self.target)(), Ok) {
+            let target = match (self.target)() {
                 Ok(target) => target,
                 Err(NoTarget::Refused(why)) => return Err(format!("sink `{}`: {why}", self.sink)),
                 Err(NoTarget::NotNow(why)) => {
+                    if self.counters.last_error().as_ref() != Some(&why) {
+                        tracing::warn!(cause = %why, "this sink waits for ClickHouse; all others go on");
+                    }
                     self.counters.failed(why);
                     stop.pause(backoff);
                     backoff = (backoff * 2).min(BACKOFF.1);

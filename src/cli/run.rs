@@ -114,7 +114,7 @@ fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     }
     match checks.iter().filter(|check| check.result.is_err()).count() {
         0 => Ok(()),
-        wrong => Err(Problem::plain(format!("{wrong} of {} checks failed: `hw run` would not start", checks.len() + 1)).into()),
+        wrong => Err(Problem::plain(format!("{wrong} of {} checks failed", checks.len() + 1)).into()),
     }
 }
 

@@ -76,7 +76,8 @@ fn a_sink_that_stops_stops_alone() {
     let text = "apiVersion: headwater/v1\nname: stopped-sink\nsources: { s: { topic: stopped.json, schema: { n: long } } }\n\
                 sinks:\n  out: { from: s, topic: stopped.json-out, create: { partitions: 2 } }\n  \
                 numbers: { from: s, clickhouse: stopped.numbers, flush_interval: 100ms }\n  \
-                others: { from: s, clickhouse: stopped.others, flush_interval: 100ms }\n";
+                others: { from: s, clickhouse: stopped.others, flush_interval: 100ms }\n  \
+                unfit: { from: s, clickhouse: stopped.unfit, flush_interval: 100ms }\n";
     std::fs::write(&file, text).unwrap();
     clickhouse(
         &environment,
@@ -84,11 +85,20 @@ fn a_sink_that_stops_stops_alone() {
          SETTINGS non_replicated_deduplication_window = 1000",
     )
     .unwrap();
+    clickhouse(
+        &environment,
+        "CREATE TABLE stopped.unfit (n String, _partition Int32, _offset Int64, _row Int32) ENGINE = MergeTree ORDER BY n \
+         SETTINGS non_replicated_deduplication_window = 1000",
+    )
+    .unwrap();
     let worker = Worker::start(&environment, &file, dir.path(), 0, None);
-    wait_until("the sink has stopped", Duration::from_secs(60), || match worker.metric("headwater_delivery_stopped", &["numbers"])? {
-        1.0 => Ok(()),
-        n => Err(format!("{n}\n{}", worker.log_tail())),
-    });
+    // One of them at the start: its table does not fit.
+    for sink in ["numbers", "unfit"] {
+        wait_until("the sink has stopped", Duration::from_secs(60), || match worker.metric("headwater_delivery_stopped", &[sink])? {
+            1.0 => Ok(()),
+            n => Err(format!("{n}\n{}", worker.log_tail())),
+        });
+    }
     let values: Vec<Vec<u8>> = (0..1_000).map(|n| format!("{{\"n\":{n}}}").into_bytes()).collect();
     let records: Vec<_> = values.iter().enumerate().map(|(n, v)| ((n % 2) as i32, None, Some(v.as_slice()))).collect();
     produce(&environment, "stopped.json", &records);
@@ -102,6 +112,7 @@ fn a_sink_that_stops_stops_alone() {
     let why = "the position was lost";
     let ready = page(&worker.address(), "/ready").unwrap_err();
     assert!(ready.contains("sink `numbers`") && ready.contains(why), "{ready}");
+    assert!(ready.contains("sink `unfit`: the table stopped.unfit does not fit"), "{ready}");
     let health = page(&worker.address(), "/health").unwrap();
     assert!(health.starts_with("ok\n") && health.contains(why), "{health}");
     let told = |line: &&serde_json::Value| line["level"] == "ERROR" && line["cause"].as_str().is_some_and(|cause| cause.contains(why));
