@@ -10,6 +10,7 @@
 //! [`RESERVED`]. Property values are never printed, neither by `Debug` nor in errors: they hold passwords.
 
 mod admin;
+mod batches;
 mod codes;
 mod commit;
 mod consumer;
@@ -32,7 +33,6 @@ pub use rights::{Operation, Rights};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, BrokerError, Consumer, Producer, Reader, TopicPartition, TopicSpec};
@@ -290,8 +290,7 @@ enum Role<'a> {
 pub struct Kafka {
     config: KafkaConfig,
     admin: Arc<admin::Admin>,
-    /// Bytes of a producer's batch: less than at the start where a topic takes no batches of that size.
-    batches: Arc<AtomicU32>,
+    batches: Arc<batches::Batches>,
 }
 
 impl Kafka {
@@ -308,7 +307,7 @@ impl Kafka {
         let batch = config.properties.get("batch.size").and_then(|size| size.parse().ok()).unwrap_or(1_000_000);
         config.settings(Role::Producer { transactional_id: Some("-"), batch })?;
         let admin = Arc::new(admin::Admin::connect(&config)?);
-        Ok(Kafka { config, admin, batches: Arc::new(AtomicU32::new(batch)) })
+        Ok(Kafka { config, admin, batches: Arc::new(batches::Batches::new(batch)) })
     }
 
     /// What this client may do to topics.

@@ -11,7 +11,8 @@
 //!
 //! **Records that the brokers refuse** are found in the delivery reports ([`refusals`](super::refusals)). Where a batch is refused
 //! as a whole (it is too large for its topic), all producers make smaller batches from the next transaction on, down to one
-//! record each: then the record is named, if it is one, and the batches fit, if it was none.
+//! record each: then the record is named, if it is one, and the batches fit, if it was none. Later they grow again
+//! ([`Batches`]).
 //!
 //! **A producer that must be replaced.** librdkafka repeats `EndTxn` by itself when a connection breaks or an answer
 //! takes longer than `socket.timeout.ms`. It has no KIP-890 part 2, so that a late copy on the old connection is not
@@ -21,7 +22,7 @@
 //! `InitProducerId`, inside `begin`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
@@ -31,6 +32,7 @@ use headwater_engine::broker::{
 use parking_lot::{Condvar, Mutex};
 use rdkafka::bindings as sys;
 
+use super::batches::Batches;
 use super::codes;
 use super::commit::{self, Job};
 use super::deliveries::{self, Deliveries};
@@ -79,20 +81,16 @@ pub(super) struct KafkaProducer {
     since_poll: u32,
     /// Bytes of a batch of this client.
     batch: u32,
-    /// Of clients to come, of all producers; only ever smaller.
-    batches: Arc<AtomicU32>,
+    /// Of clients to come, of all producers.
+    batches: Arc<Batches>,
     /// By this client before it was replaced, or at once.
     refused: Vec<Refused>,
 }
 
 impl KafkaProducer {
     /// For a transactional one: returns when whatever an earlier producer with this id left open is settled.
-    pub(super) fn open(
-        config: &KafkaConfig,
-        transactional_id: Option<&str>,
-        batches: &Arc<AtomicU32>,
-    ) -> Result<KafkaProducer, BrokerError> {
-        let batch = batches.load(Ordering::Relaxed);
+    pub(super) fn open(config: &KafkaConfig, transactional_id: Option<&str>, batches: &Arc<Batches>) -> Result<KafkaProducer, BrokerError> {
+        let batch = batches.bytes();
         let client = connect(config, transactional_id, batch)?;
         let shared = Arc::new(Shared::default());
         let (jobs, work) = crossbeam_channel::unbounded();
@@ -133,10 +131,11 @@ impl KafkaProducer {
         unsafe { sys::rd_kafka_poll(self.client.ptr(), timeout_ms) };
     }
 
-    /// Replaces a client whose last `EndTxn` may still arrive a second time, or whose batches are too large.
+    /// Replaces a client whose last `EndTxn` may still arrive a second time, or whose batches have another size than they should.
     fn replace_if_suspect(&mut self) -> Result<(), BrokerError> {
-        if self.batches.load(Ordering::Relaxed) < self.batch {
-            return self.replace("the brokers refuse batches of the size it sends");
+        let bytes = self.batches.bytes();
+        if bytes != self.batch {
+            return self.replace(&format!("its batches have up to {bytes} bytes from now on"));
         }
         if self.transactional_id.is_none() || !self.client.context.suspect.load(Ordering::Relaxed) {
             return Ok(());
@@ -148,8 +147,9 @@ impl KafkaProducer {
     fn replace(&mut self, why: &str) -> Result<(), BrokerError> {
         tracing::info!(transactional_id = self.transactional_id, "replacing a producer: {why}");
         self.collect_refused();
-        self.batch = self.batches.load(Ordering::Relaxed);
-        self.client = connect(&self.config, self.transactional_id.as_deref(), self.batch)?;
+        let batch = self.batches.bytes();
+        self.client = connect(&self.config, self.transactional_id.as_deref(), batch)?;
+        self.batch = batch;
         self.topics = Topics::default();
         Ok(())
     }
@@ -157,13 +157,12 @@ impl KafkaProducer {
     fn collect_refused(&mut self) {
         let found = self.client.context.take_refused(self.batch == 1);
         self.refused.extend(found.refused);
-        if found.unclear {
-            let smaller = (self.batch / 10).max(1);
-            if self.batches.fetch_min(smaller, Ordering::Relaxed) > smaller {
-                tracing::warn!(
-                    "the brokers refuse a batch of records (max.message.bytes of its topic): batches have at most {smaller} bytes now"
-                );
-            }
+        if found.unclear
+            && let Some(smaller) = self.batches.refused(self.batch)
+        {
+            tracing::warn!(
+                "the brokers refuse a batch of records (max.message.bytes of its topic): batches have at most {smaller} bytes now"
+            );
         }
     }
 
@@ -275,6 +274,12 @@ impl Producer for KafkaProducer {
         if *progress == self.told && self.told.is_some() && !matches!(self.told, Some(Progress::Done(_))) {
             let told = self.told.clone();
             self.shared.changed.wait_while_for(&mut progress, |now| *now == told, timeout);
+        }
+        if let Some(Progress::Done(Outcome::Committed { .. })) = *progress
+            && *progress != self.told
+            && let Some(larger) = self.batches.committed(self.batch)
+        {
+            tracing::info!("no batch was refused for long: they have up to {larger} bytes again");
         }
         self.told = progress.clone();
         progress.clone().unwrap_or_else(|| Progress::Done(Outcome::Aborted("no commit is under way".into())))
