@@ -180,7 +180,7 @@ impl Decoder {
         let Values::Avro(decoder) = &mut self.values else { return Err(Unlearned::Missing("not an Avro source".into())) };
         match self.schemas.lookup(id) {
             // An incompatible writer makes every record of that id bad, with the reason: the decoder remembers it.
-            Lookup::Known(text) => decoder.add_writer(id, &text).map_err(|e| Unlearned::Missing(format!("schema {id}: {e}"))),
+            Lookup::Known(text) => decoder.add_writer(id, &text).map_err(Unlearned::Missing),
             Lookup::NotFound => Err(Unlearned::Missing(format!("the schema registry has no schema with id {id}"))),
             Lookup::Pending => Err(Unlearned::Wait(format!("asking the schema registry for schema {id}"))),
             Lookup::Unavailable(why) => Err(Unlearned::Wait(format!("the schema registry does not answer: {why}"))),
