@@ -110,11 +110,7 @@ impl Lane {
         }
         self.outbox.visit(0, |record| match self.refusals.cause(&record) {
             None => Ok(()),
-            Some(cause) => Err(LaneEnd::Stop(format!(
-                "{cause}. `{}` may not lack a record: change the topic's settings so that it takes {} bytes, and start again",
-                record.topic,
-                record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len),
-            ))),
+            Some(cause) => Err(LaneEnd::Stop(indispensable(&record, cause))),
         })
     }
 
@@ -123,6 +119,19 @@ impl Lane {
         let refused = self.producers.iter_mut().flat_map(|producer| producer.refused()).collect();
         self.refusals.learn(refused)
     }
+}
+
+/// What to do where a topic refuses a record that may not be missing in it.
+fn indispensable(record: &Outgoing<'_>, cause: &str) -> String {
+    let size = record.key.map_or(0, <[u8]>::len) + record.value.map_or(0, <[u8]>::len);
+    let (key, settings) = match record.key {
+        Some(_) => ("", "`max.message.bytes`"),
+        None => (" without a key", "`cleanup.policy`, `max.message.bytes`"),
+    };
+    format!(
+        "{cause}. `{}` may not lack a record: change its settings ({settings}) so that it takes one of {size} bytes{key}, and start again",
+        record.topic
+    )
 }
 
 #[cfg(test)]
@@ -170,6 +179,17 @@ mod tests {
         assert!(!refusals.is_empty());
         refusals.committed(&met);
         assert!(refusals.is_empty());
+    }
+
+    #[test]
+    fn what_may_not_be_missing_names_the_settings_that_refuse_it() {
+        let topic: Arc<str> = "orders.dlq".into();
+        let mut record = Outgoing { topic: &topic, partition: 0, timestamp: None, key: None, value: None, headers: &[], tag: None };
+        let said = indispensable(&record, "no key");
+        assert!(said.contains("`orders.dlq`") && said.contains("`cleanup.policy`") && said.contains("without a key"), "{said}");
+        (record.key, record.value) = (Some(b"k".as_slice()), Some(b"vv".as_slice()));
+        let said = indispensable(&record, "too large");
+        assert!(!said.contains("cleanup.policy") && said.contains("takes one of 3 bytes,"), "{said}");
     }
 
     #[test]
