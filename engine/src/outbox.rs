@@ -86,14 +86,18 @@ impl Outbox {
         Ok(())
     }
 
-    /// Takes out the records at these places, counted from `start`, in order.
+    /// Takes out the records at these places, counted from `start`, in order. Costs nothing for those before `start`.
     pub fn remove(&mut self, start: usize, places: &[usize]) {
+        if places.is_empty() || start >= self.entries.len() {
+            return;
+        }
         let mut at = 0;
-        self.entries.retain(|_| {
-            let gone = at >= start && places.binary_search(&(at - start)).is_ok();
+        let behind = self.entries.split_off(start);
+        self.entries.extend(behind.into_iter().filter(|_| {
+            let stays = places.binary_search(&at).is_err();
             at += 1;
-            !gone
-        });
+            stays
+        }));
     }
 
     /// Adds one record.
