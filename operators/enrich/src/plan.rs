@@ -150,6 +150,8 @@ fn key_type(join: &Join, info: &TableInfo, on: Option<&Expr>) -> Result<DataType
     }
     let message = format!("`{}` is {}, but table `{}` is keyed by {}", join.on, type_name(on.data_type()), join.table, type_name(of));
     let sql = match of {
+        // Not all bytes are text.
+        DataType::Utf8 if *on.data_type() == DataType::Binary => "TRY_CAST({} AS VARCHAR)",
         DataType::Utf8 => "CAST({} AS VARCHAR)",
         DataType::Int32 => "TRY_CAST({} AS INT)",
         DataType::Int64 => "TRY_CAST({} AS BIGINT)",
