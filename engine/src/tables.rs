@@ -164,8 +164,9 @@ impl TableLoader {
                     Event::End { partition, offset } => {
                         if let Some(target) = self.open.get_mut(&partition) {
                             target.readable = (offset, self.clock.monotonic());
-                            target.warned = false;
-                            self.tables.waits.lock().remove(&partition);
+                            if std::mem::take(&mut target.warned) {
+                                self.tables.waits.lock().remove(&partition);
+                            }
                         }
                         self.reached(&partition, offset);
                     }
@@ -201,6 +202,7 @@ impl TableLoader {
         // The end may have been reported with records before it: behind them there are markers only.
         if !behind && self.open.get(partition).is_some_and(|target| offset.max(target.readable.0) >= target.end) {
             self.open.remove(partition);
+            self.tables.waits.lock().remove(partition);
             if self.open.is_empty() {
                 self.tables.loaded();
             }

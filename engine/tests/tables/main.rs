@@ -106,13 +106,27 @@ impl Run {
 
 /// A transaction of somebody else in the table's topic, with one row.
 fn open_transaction(broker: &MemoryBroker) -> Box<dyn Producer> {
+    open_transaction_of(broker, 1)
+}
+
+fn open_transaction_of(broker: &MemoryBroker, rows: usize) -> Box<dyn Producer> {
     let mut foreign = broker.producer(Some("foreign")).unwrap();
     foreign.begin().unwrap();
     let topic: Arc<str> = "names".into();
     let (key, value) = (Some(&b"b"[..]), Some(&br#"{"id":"b","name":"B"}"#[..]));
-    foreign.send(Outgoing { topic: &topic, partition: 0, timestamp: Some(1), key, value, headers: &[], tag: None }).unwrap();
+    for _ in 0..rows {
+        foreign.send(Outgoing { topic: &topic, partition: 0, timestamp: Some(1), key, value, headers: &[], tag: None }).unwrap();
+    }
     broker.settle();
     foreign
+}
+
+fn commit(broker: &MemoryBroker, foreign: &mut dyn Producer) {
+    let nobody = Membership { group: String::new(), generation: -1, member: String::new(), instance: None };
+    foreign.commit(Vec::new(), nobody).unwrap();
+    broker.settle();
+    let ended = (0..10).map(|_| foreign.progress(Duration::ZERO)).find(|progress| matches!(progress, Progress::Done(_)));
+    assert_eq!(ended, Some(Progress::Done(Outcome::Committed { tags: Vec::new() })));
 }
 
 #[test]
@@ -142,23 +156,32 @@ fn a_transaction_that_hides_the_end_of_a_table_is_named() {
     run.step(&mut loader, 5_000).unwrap();
     assert!(!run.tables.ready());
     assert_eq!(run.tables.waits(), ["names-0: a transaction is open at offset 1 and hides records up to offset 2"]);
-    let nobody = Membership { group: String::new(), generation: -1, member: String::new(), instance: None };
-    foreign.commit(Vec::new(), nobody).unwrap();
-    run.broker.settle();
-    let ended = (0..10).map(|_| foreign.progress(Duration::ZERO)).find(|progress| matches!(progress, Progress::Done(_)));
-    assert_eq!(ended, Some(Progress::Done(Outcome::Committed { tags: Vec::new() })));
+    commit(&run.broker, foreign.as_mut());
     run.step(&mut loader, 1).unwrap();
     assert!(run.tables.ready() && run.knows("b"));
     assert_eq!(run.tables.waits(), [""; 0]);
 }
 
 #[test]
+fn a_table_whose_last_record_comes_before_its_end_waits_for_nothing() {
+    let run = Run::new();
+    // As many as one poll takes: the end comes with the next one.
+    let mut foreign = open_transaction_of(&run.broker, 8_192);
+    let mut loader = run.loader();
+    run.step(&mut loader, 1).unwrap();
+    run.step(&mut loader, 5_000).unwrap();
+    assert_eq!(run.tables.waits().len(), 1);
+    commit(&run.broker, foreign.as_mut());
+    run.step(&mut loader, 1).unwrap();
+    assert!(run.tables.ready() && run.knows("b"));
+    assert_eq!(run.tables.waits(), [""; 0], "the transaction has ended");
+}
+
+#[test]
 fn a_table_that_ends_with_a_marker_is_ready() {
     let run = Run::new();
     let mut foreign = open_transaction(&run.broker);
-    let nobody = Membership { group: String::new(), generation: -1, member: String::new(), instance: None };
-    foreign.commit(Vec::new(), nobody).unwrap();
-    assert!((0..10).any(|_| matches!(foreign.progress(Duration::ZERO), Progress::Done(Outcome::Committed { .. }))));
+    commit(&run.broker, foreign.as_mut());
     let mut loader = run.loader();
     run.step(&mut loader, 1).unwrap();
     assert!(run.tables.ready() && run.knows("b"), "the record and the end behind its marker came together");
