@@ -14,6 +14,7 @@ use headwater_engine::plan::{Output, Plan, Target};
 use headwater_engine::schemas::SchemaSource;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::LoadedTables;
+use headwater_engine::time::TrustedWall;
 use headwater_engine::worker::{self, Stop};
 use operator_core::Span;
 use parking_lot::Mutex;
@@ -128,10 +129,12 @@ pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Prob
         known.lock().insert(subject.to_string(), id);
         Ok(id)
     });
+    let clock = Arc::new(SystemClock::default());
     let world = World {
         plan: plan.clone(),
         broker: services.broker.clone(),
-        clock: Arc::new(SystemClock::default()),
+        wall: Arc::new(TrustedWall::of(clock.as_ref())),
+        clock,
         schemas: services.schemas.clone(),
         schema_ids,
         tables: Arc::new(LoadedTables::new(&plan)),

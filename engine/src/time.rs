@@ -8,8 +8,11 @@
 //!   ([`crate::lane`]'s `silence.rs` says how). A clock that jumps carries no watermark along ([`TrustedWall`]).
 
 use std::fmt;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use operator_core::{Millis, NO_WATERMARK};
+
+use crate::broker::Clock;
 
 /// Idle partitions follow the clock in steps of this much, so that silence doesn't cause a commit per poll.
 const IDLE_STEP: Millis = 1_000;
@@ -94,28 +97,43 @@ pub struct Moment {
     pub wall: Millis,
 }
 
-/// The wall clock as far as watermarks may follow it: no faster than monotonic time, unless records of other machines
-/// are stamped with the time it shows. A clock set back wrongly, and set right again, leaves no trace.
-#[derive(Clone, Copy, Debug)]
+/// The wall clock as far as watermarks may follow it: no faster than monotonic time, unless records of sources are stamped
+/// with the time it shows. A clock set back wrongly, and set right again, leaves no trace. The lanes of a worker share it, so
+/// that one which starts after a jump does not take the clock for right.
+#[derive(Debug)]
 pub struct TrustedWall {
     /// Wall time minus monotonic time that is believed.
-    ahead: Millis,
+    ahead: AtomicI64,
 }
 
 impl TrustedWall {
-    /// The clock is believed as it is at the start.
-    pub fn new(wall: Millis, monotonic: Millis) -> TrustedWall {
-        TrustedWall { ahead: wall.saturating_sub(monotonic) }
+    /// The clock is believed as it is now.
+    pub fn of(clock: &dyn Clock) -> TrustedWall {
+        TrustedWall::new(clock.wall(), clock.silence())
     }
 
-    /// The time, given what both clocks show.
+    fn new(wall: Millis, monotonic: Millis) -> TrustedWall {
+        TrustedWall { ahead: AtomicI64::new(wall.saturating_sub(monotonic)) }
+    }
+
+    /// The wall time that is believed at this monotonic time, whatever the clock shows.
+    pub fn believed(&self, monotonic: Millis) -> Millis {
+        monotonic.saturating_add(self.ahead.load(Ordering::Relaxed))
+    }
+
+    /// How far watermarks may follow the clock, given what both clocks show.
     pub fn at(&self, wall: Millis, monotonic: Millis) -> Millis {
-        wall.min(monotonic.saturating_add(self.ahead))
+        wall.min(self.believed(monotonic))
     }
 
-    /// A record was stamped with this time; the clocks show these.
-    pub fn witness(&mut self, timestamp: Millis, wall: Millis, monotonic: Millis) {
-        self.ahead = self.ahead.max(timestamp.min(wall).saturating_sub(monotonic));
+    /// What rows from the future are measured by: a clock that was set back makes no row one.
+    pub fn reference(&self, wall: Millis, monotonic: Millis) -> Millis {
+        wall.max(self.believed(monotonic))
+    }
+
+    /// A record of a source was stamped with this time; the clocks show these.
+    pub fn witness(&self, timestamp: Millis, wall: Millis, monotonic: Millis) {
+        self.ahead.fetch_max(timestamp.min(wall).saturating_sub(monotonic), Ordering::Relaxed);
     }
 }
 
@@ -126,7 +144,7 @@ pub enum Held {
     Unread { from: i64, to: i64 },
     /// The leader does not answer.
     NoAnswer,
-    /// The wall clock jumped ahead by so many milliseconds.
+    /// The wall clock jumped ahead by so many milliseconds, or was set back where that is negative.
     Clock { ahead: Millis },
 }
 
@@ -149,6 +167,11 @@ impl fmt::Display for Held {
                 "records from offset {from} up to {to} can't be read: a transaction is open there. Time goes on when its producer ends it or the brokers do (transaction.timeout.ms)"
             ),
             Held::NoAnswer => f.write_str("the leader of the partition does not answer. Time goes on when it can be reached"),
+            Held::Clock { ahead } if *ahead < 0 => write!(
+                f,
+                "the wall clock was set back by {} s. Time goes on when it shows the time again that it showed before. Check the clock",
+                ahead.saturating_neg() / 1_000
+            ),
             Held::Clock { ahead } => write!(
                 f,
                 "the wall clock jumped ahead by {} s, and no record shows that time. Check the clock; if it is right, restart the worker",
@@ -240,7 +263,7 @@ mod tests {
 
     #[test]
     fn the_wall_is_trusted_as_far_as_time_passed_or_records_show_it() {
-        let mut wall = TrustedWall::new(1_000_000, 0);
+        let wall = TrustedWall::new(1_000_000, 0);
         assert_eq!(wall.at(1_005_000, 5_000), 1_005_000);
         assert_eq!(wall.at(4_605_000, 5_000), 1_005_000, "it jumped ahead");
         assert_eq!(wall.at(905_000, 5_000), 905_000, "it jumped back");

@@ -12,6 +12,7 @@ use headwater_engine::plan::{Catalog, InputKind, Plan, Registered, Target, Topic
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::{LoadedTables, TableLoader};
+use headwater_engine::time::TrustedWall;
 use operator_core::Millis;
 
 use super::arrival::Arrival;
@@ -259,6 +260,7 @@ impl Run<'_> {
             plan: self.plan.clone(),
             broker: self.crashing.clone(),
             clock: self.clock.clone(),
+            wall: Arc::new(TrustedWall::of(self.clock.as_ref())),
             schemas: self.schemas.clone(),
             schema_ids: Arc::new(|_, _| Ok(1_000)),
             tables: self.tables.clone(),

@@ -43,6 +43,7 @@ use crate::plan::Plan;
 use crate::schemas::SchemaSource;
 use crate::stats::Stats;
 use crate::task::{Leaving, Task, TaskError};
+use crate::time::TrustedWall;
 
 pub use assignment::{TOMBSTONE_RETENTION, topics_to_create};
 pub(crate) use input::Taken;
@@ -65,6 +66,8 @@ pub struct World {
     pub plan: Arc<Plan>,
     pub broker: Arc<dyn Broker>,
     pub clock: Arc<dyn Clock>,
+    /// The wall clock as far as watermarks follow it.
+    pub wall: Arc<TrustedWall>,
     pub schemas: Arc<dyn SchemaSource>,
     pub schema_ids: SchemaIds,
     pub tables: Arc<crate::tables::LoadedTables>,
@@ -294,6 +297,7 @@ impl Lane {
     /// Takes the waiting records of a partition through steps 2 to 6. False if it still waits for a schema.
     fn process(&mut self, partition: &TopicPartition) -> Result<bool, LaneEnd> {
         let (wall, delivery) = (self.world.clock.wall(), self.delivery);
+        let reference = self.world.wall.reference(wall, self.world.clock.silence());
         loop {
             let Some(input) = self.partitions.get_mut(partition) else { return Ok(true) };
             let Some((records, first)) = input.waiting.front() else { return Ok(true) };
@@ -302,13 +306,16 @@ impl Lane {
                 input.waiting.pop_front();
                 continue;
             }
-            let taken = input.decode(partition, first, wall, &mut self.notations).map_err(LaneEnd::Stop)?;
+            let taken = input.decode(partition, first, reference, &mut self.notations).map_err(LaneEnd::Stop)?;
             let Some((records, next)) = input.waiting.front_mut() else { return Ok(true) };
             *next = first + taken.records;
             if let Some(last) = (first + taken.records).checked_sub(1).filter(|_| taken.records > 0) {
                 let last = records.get(last);
                 input.next = last.offset + 1;
-                self.silence.witness(last.timestamp, wall, self.world.clock.silence());
+                // What this machine stamped itself, in a repartition topic, confirms nothing.
+                if let Some(timestamp) = last.timestamp.filter(|_| taken.source) {
+                    self.world.wall.witness(timestamp, wall, self.world.clock.silence());
+                }
             }
             let (task, index) = (input.task, input.index);
             self.opened(partition, taken.records as u64, taken.oldest);

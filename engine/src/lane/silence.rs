@@ -17,7 +17,7 @@ use operator_core::Millis;
 use super::{Lane, LaneEnd};
 use crate::broker::{Clock, TopicPartition};
 use crate::task::Leaving;
-use crate::time::{Held, Moment, TrustedWall};
+use crate::time::{Held, Moment};
 
 /// How often the ends of all partitions are asked for, for lag.
 const ENDS_EVERY: Millis = 1_000;
@@ -25,12 +25,11 @@ const ENDS_EVERY: Millis = 1_000;
 const ASK_AGAIN: Millis = 200;
 /// A watermark held back for this long is reported: records that are on their way take less.
 const REPORT_AFTER: Millis = 2_000;
-/// A wall clock that is this far ahead of what is believed has jumped.
+/// A wall clock that is this far from what is believed has jumped.
 const JUMP: Millis = 5_000;
 
 /// See the module text.
 pub(super) struct Silence {
-    wall: TrustedWall,
     /// The question under way, and when it was asked.
     asked: Option<Moment>,
     /// Monotonic time of the last question.
@@ -41,14 +40,7 @@ pub(super) struct Silence {
 
 impl Silence {
     pub fn new(clock: &dyn Clock) -> Silence {
-        Silence { wall: TrustedWall::new(clock.wall(), clock.silence()), asked: None, last: None, rest: clock.monotonic() }
-    }
-
-    /// A record was stamped with this time.
-    pub fn witness(&mut self, timestamp: Option<Millis>, wall: Millis, monotonic: Millis) {
-        if let Some(timestamp) = timestamp {
-            self.wall.witness(timestamp, wall, monotonic);
-        }
+        Silence { asked: None, last: None, rest: clock.monotonic() }
     }
 }
 
@@ -102,14 +94,15 @@ impl Lane {
 
     fn moment(&self) -> Moment {
         let (wall, monotonic) = (self.world.clock.wall(), self.world.clock.silence());
-        Moment { monotonic, wall: self.silence.wall.at(wall, monotonic) }
+        Moment { monotonic, wall: self.world.wall.at(wall, monotonic) }
     }
 
     /// The leaders have said where their partitions end: what was read that far was silent until the question.
     pub(super) fn heard(&mut self, ends: Vec<(TopicPartition, i64)>) -> Result<(), LaneEnd> {
         let Some(asked) = self.silence.asked.take() else { return Ok(()) };
         let ends: BTreeMap<TopicPartition, i64> = ends.into_iter().collect();
-        let (monotonic, ahead) = (self.world.clock.monotonic(), self.world.clock.wall() - self.moment().wall);
+        let monotonic = self.world.clock.monotonic();
+        let ahead = self.world.clock.wall().saturating_sub(self.world.wall.believed(self.world.clock.silence()));
         let (mut moves, mut unproven) = (false, false);
         for (partition, input) in &mut self.partitions {
             let high = ends.get(partition).copied();
@@ -117,11 +110,11 @@ impl Lane {
                 self.world.stats.end(partition, high);
             }
             let (would, proven) = (input.wants_proof(asked), high.is_some_and(|high| input.end >= high));
-            let jumped = Moment { wall: asked.wall + ahead, ..asked };
+            let jumped = Moment { wall: asked.wall.saturating_add(ahead.saturating_abs()), ..asked };
             let held = match high {
                 None if would => Some(Held::NoAnswer),
                 Some(to) if would && !proven => Some(Held::Unread { from: input.end, to }),
-                _ if ahead >= JUMP && input.wants_proof(jumped) => Some(Held::Clock { ahead }),
+                _ if ahead.saturating_abs() >= JUMP && input.wants_proof(jumped) => Some(Held::Clock { ahead }),
                 _ => None,
             };
             moves |= would && proven;

@@ -13,6 +13,7 @@ use headwater_engine::registry::{Kind, Registry};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::LoadedTables;
+use headwater_engine::time::TrustedWall;
 use headwater_engine::yaml;
 
 const PIPELINE: &str = r#"
@@ -54,6 +55,7 @@ impl Catalog for Topics<'_> {
 struct Run {
     broker: MemoryBroker,
     clock: Arc<MemoryClock>,
+    world: World,
     lane: Lane,
     stats: Arc<Stats>,
 }
@@ -61,31 +63,46 @@ struct Run {
 impl Run {
     /// A lane that polls one record at a time, both partitions read to their ends, the first row of each at [`START`].
     fn new() -> Run {
-        let settings = Settings { session_timeout: i64::MAX / 4, transaction_timeout: i64::MAX / 4, ..Settings::default() };
+        Run::of(PIPELINE)
+    }
+
+    fn of(text: &str) -> Run {
+        let settings =
+            Settings { session_timeout: i64::MAX / 4, transaction_timeout: i64::MAX / 4, leave_on_drop: true, ..Settings::default() };
         let clock = MemoryClock::at(START);
         let broker = MemoryBroker::with(clock.clone(), settings);
         broker.create_topic("orders", 2);
-        let root = yaml::parse(PIPELINE).unwrap();
+        let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
         let registry = Registry(vec![Kind::of::<operator_window::Window>()]);
-        let plan = Arc::new(plan(&pipeline, &root, PIPELINE, &registry, &Topics(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
+        let plan = Arc::new(plan(&pipeline, &root, text, &registry, &Topics(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         let stats = Arc::new(Stats::default());
         let world = World {
             plan: plan.clone(),
             broker: Arc::new(broker.clone()),
             clock: clock.clone(),
+            wall: Arc::new(TrustedWall::of(clock.as_ref())),
             schemas: Arc::new(MemorySchemas::default()),
             schema_ids: Arc::new(|_, _| Ok(1)),
             tables: Arc::new(LoadedTables::new(&plan)),
             stats: stats.clone(),
         };
-        let lane = Lane::start(world, LaneConfig { poll_rows: 1, ..LaneConfig::new("w", 0) }).unwrap();
-        let mut run = Run { broker, clock, lane, stats };
+        let lane = Run::lane(&world);
+        let mut run = Run { broker, clock, world, lane, stats };
         run.put(0, START);
         run.put(1, START);
         run.turns(100);
         run
+    }
+
+    fn lane(world: &World) -> Lane {
+        Lane::start(world.clone(), LaneConfig { poll_rows: 1, ..LaneConfig::new("w", 0) }).unwrap()
+    }
+
+    /// The lane ends, and the worker starts another one.
+    fn restart(&mut self) {
+        self.lane = Run::lane(&self.world);
     }
 
     /// A row with this event time, stamped by its producer with the wall clock of now.
@@ -219,6 +236,58 @@ fn a_wall_clock_that_jumps_ahead_carries_no_mark() {
     run.put(1, run.now());
     run.turns(100);
     assert_eq!(run.late(), 0, "a row stamped after the clock was set right");
+}
+
+#[test]
+fn a_lane_that_starts_after_a_jump_does_not_believe_the_clock() {
+    let mut run = Run::new();
+    run.pass(6_000);
+    run.clock.step_wall(3_600_000);
+    run.restart();
+    run.pass(8_000);
+    let held = run.held(1);
+    run.clock.step_wall(-3_600_000);
+    run.put(1, run.now());
+    run.turns(100);
+    assert_eq!((held, run.late()), (Some("clock"), 0), "a row stamped after the clock was set right");
+}
+
+#[test]
+fn records_of_the_pipeline_itself_do_not_confirm_its_clock() {
+    let mut run = Run::of(&PIPELINE.replace("    key: id\n", ""));
+    run.pass(6_000);
+    run.clock.step_wall(3_600_000);
+    // It goes through a repartition topic, where this machine stamps it.
+    run.put(0, run.now() - 3_600_000);
+    run.pass(3_000);
+    let held = run.held(1);
+    run.clock.step_wall(-3_600_000);
+    run.put(1, run.now());
+    run.pass(1_000);
+    assert_eq!((held, run.late()), (Some("clock"), 0), "a row stamped after the clock was set right");
+}
+
+#[test]
+fn rows_are_not_from_the_future_because_the_clock_was_set_back() {
+    let mut run = Run::new();
+    run.clock.step_wall(-3_600_000);
+    for partition in [0, 1] {
+        run.put(partition, START + 1_000);
+        run.put(partition, START + 3_000);
+    }
+    run.turns(100);
+    assert_eq!((run.closed(0), run.closed(1)), (2, 2));
+}
+
+#[test]
+fn a_wall_clock_that_was_set_back_is_named() {
+    let mut run = Run::new();
+    run.clock.step_wall(-3_600_000);
+    run.pass(9_000);
+    assert_eq!(run.held(1), Some("clock"));
+    run.clock.step_wall(3_600_000);
+    run.pass(2_000);
+    assert_eq!((run.closed(1), run.held(1)), (1, None));
 }
 
 #[test]

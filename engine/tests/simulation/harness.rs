@@ -13,6 +13,7 @@ use headwater_engine::registry::{Kind, Registry};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::{Snapshot, Stats};
 use headwater_engine::tables::LoadedTables;
+use headwater_engine::time::TrustedWall;
 use headwater_engine::yaml;
 
 pub const PARTITIONS: i32 = 3;
@@ -182,10 +183,12 @@ pub fn registry() -> Registry {
 
 /// What lanes get from outside.
 pub fn world(plan: &Arc<Plan>, broker: &MemoryBroker) -> World {
+    let clock = broker.clock().expect("a simulated broker has a virtual clock");
     World {
         plan: plan.clone(),
         broker: Arc::new(broker.clone()),
-        clock: broker.clock().expect("a simulated broker has a virtual clock"),
+        wall: Arc::new(TrustedWall::of(clock.as_ref())),
+        clock,
         schemas: Arc::new(MemorySchemas::default()),
         schema_ids: Arc::new(|_, _| Ok(1)),
         tables: Arc::new(LoadedTables::new(plan)),

@@ -12,6 +12,7 @@ use headwater_engine::plan::{Plan, plan};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::LoadedTables;
+use headwater_engine::time::TrustedWall;
 use headwater_engine::yaml;
 
 use crate::harness::{Topics, registry};
@@ -88,6 +89,7 @@ impl Log {
             plan: plan.clone(),
             broker: Arc::new(self.broker.clone()),
             clock: clock.clone(),
+            wall: Arc::new(TrustedWall::of(clock.as_ref())),
             schemas: Arc::new(MemorySchemas::default()),
             schema_ids: Arc::new(|_, _| Ok(1)),
             tables: Arc::new(LoadedTables::new(&plan)),

@@ -13,6 +13,7 @@ use headwater_engine::registry::{Kind, Registry};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::{LoadedTables, TableLoader};
+use headwater_engine::time::TrustedWall;
 use headwater_engine::yaml;
 use operator_core::Tables;
 
@@ -95,6 +96,7 @@ impl Run {
             plan: self.plan.clone(),
             broker: Arc::new(self.broker.clone()),
             clock: self.clock.clone(),
+            wall: Arc::new(TrustedWall::of(self.clock.as_ref())),
             schemas: Arc::new(MemorySchemas::default()),
             schema_ids: Arc::new(|_, _| Ok(1)),
             tables: self.tables.clone(),
