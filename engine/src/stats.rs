@@ -228,17 +228,19 @@ impl Stats {
         }
     }
 
-    /// The watermark of a silent partition is held back, or not any longer.
+    /// What holds the watermark of a silent partition back, if anything does; another reason than before is logged.
     pub(crate) fn held(&self, partition: &TopicPartition, held: Option<Held>) {
-        match held {
-            Some(held) => {
+        let mut s = self.0.lock();
+        let before = match held {
+            Some(held) => s.held.insert(partition.clone(), held),
+            None => s.held.remove(partition),
+        };
+        match (before.map(|before| before.reason()), held) {
+            (before, Some(held)) if before != Some(held.reason()) => {
                 tracing::warn!(%partition, reason = held.reason(), "the watermark is held back: {held}");
-                self.0.lock().held.insert(partition.clone(), held);
             }
-            None => {
-                tracing::info!(%partition, "the watermark is no longer held back");
-                self.0.lock().held.remove(partition);
-            }
+            (Some(_), None) => tracing::info!(%partition, "the watermark is no longer held back"),
+            _ => {}
         }
     }
 

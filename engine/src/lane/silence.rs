@@ -44,22 +44,17 @@ impl Silence {
     }
 }
 
-/// What keeps the watermark of a silent partition back, and whether it was reported.
+/// Since when something keeps the watermark of a silent partition back.
 #[derive(Default)]
 pub(super) struct Hold {
     since: Option<Millis>,
-    reported: Option<&'static str>,
 }
 
 impl Hold {
-    /// Notes what keeps it back now (monotonic). What is to be reported, where that is something else than before.
-    fn note(&mut self, held: Option<Held>, now: Millis) -> Option<Option<Held>> {
+    /// Notes what keeps it back now (monotonic), and returns what is to be shown of it.
+    fn note(&mut self, held: Option<Held>, now: Millis) -> Option<Held> {
         self.since = held.and(self.since.or(Some(now)));
-        let report = held.filter(|_| self.since.is_some_and(|since| now - since >= REPORT_AFTER));
-        let reason = report.map(|held| held.reason());
-        let changed = reason != self.reported;
-        self.reported = reason;
-        changed.then_some(report)
+        held.filter(|_| self.since.is_some_and(|since| now - since >= REPORT_AFTER))
     }
 }
 
@@ -103,7 +98,7 @@ impl Lane {
         let ends: BTreeMap<TopicPartition, i64> = ends.into_iter().collect();
         let monotonic = self.world.clock.monotonic();
         let ahead = self.world.clock.wall().saturating_sub(self.world.wall.believed(self.world.clock.silence()));
-        let (mut moves, mut unproven) = (false, false);
+        let (mut moves, mut rest) = (false, None);
         for (partition, input) in &mut self.partitions {
             let high = ends.get(partition).copied();
             if let Some(high) = high {
@@ -118,13 +113,15 @@ impl Lane {
                 _ => None,
             };
             moves |= would && proven;
-            unproven |= would && !proven;
-            if let Some(report) = input.hold.note(held, monotonic) {
-                self.world.stats.held(partition, report);
+            let shown = input.hold.note(held, monotonic);
+            if would && !proven {
+                // What is held back for longer than records are on their way is in no hurry.
+                rest = Some(rest.unwrap_or(ENDS_EVERY).min(if shown.is_some() { ENDS_EVERY } else { ASK_AGAIN }));
             }
+            self.world.stats.held(partition, shown);
         }
-        if unproven {
-            self.silence.rest = monotonic + ASK_AGAIN;
+        if let Some(rest) = rest {
+            self.silence.rest = monotonic + rest;
         }
         let mut moved = BTreeSet::new();
         // All that are proven move together, or each would want a question of its own.

@@ -326,6 +326,7 @@ impl Consumer for MemoryConsumer {
     fn ask_ends(&mut self, partitions: &[TopicPartition]) -> Result<(), BrokerError> {
         let shared = self.shared.clone();
         let mut world = shared.lock();
+        world.questions += 1;
         // Leaders look at once, or when the answer is read: any moment in between is as good.
         self.questions.push_back(match world.schedule.goes_on() {
             true => Question::Answered(world.ends(partitions)),

@@ -208,6 +208,11 @@ impl MemoryBroker {
         self.shared.changed();
     }
 
+    /// How often consumers have asked for high watermarks so far.
+    pub fn questions(&self) -> u64 {
+        self.shared.lock().questions
+    }
+
     /// What a `read_committed` reader would see of `topic` now, by partition and offset.
     pub fn read_all_committed(&self, topic: &str) -> Vec<CommittedRecord> {
         let world = self.shared.lock();

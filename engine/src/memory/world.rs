@@ -95,6 +95,8 @@ pub(super) struct World {
     pub topics: BTreeMap<Arc<str>, Topic>,
     /// Partitions whose leader answers nobody who reads.
     pub unreachable: BTreeSet<TopicPartition>,
+    /// Questions for high watermarks so far.
+    pub questions: u64,
     pub groups: BTreeMap<String, Group>,
     pub producers: BTreeMap<String, Registered>,
     /// What clients have taken from the application and not sent yet, by client.
@@ -115,6 +117,7 @@ impl World {
         World {
             topics: BTreeMap::new(),
             unreachable: BTreeSet::new(),
+            questions: 0,
             groups: BTreeMap::new(),
             producers: BTreeMap::new(),
             buffers: BTreeMap::new(),

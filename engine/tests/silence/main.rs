@@ -217,12 +217,27 @@ fn rows_behind_a_foreign_open_transaction_are_not_late() {
     let mut run = Run::new();
     let at = run.now();
     let mut foreign = open_transaction(&run, 1, at);
-    run.pass(70_000);
+    run.pass(10_000);
     assert_eq!((run.closed(0), run.held(0)), (1, None), "the other partition goes on");
     assert_eq!(run.held(1), Some("unread"));
+    let asked = run.broker.questions();
+    run.pass(60_000);
+    let asked = run.broker.questions() - asked;
+    assert!((50..=61).contains(&asked), "{asked} questions in a minute for what takes long");
     commit(&run, foreign.as_mut());
     run.turns(100);
     assert_eq!(run.late(), 0, "a row whose transaction was open for a minute");
+}
+
+#[test]
+fn what_holds_time_back_is_shown_as_it_is_now() {
+    let mut run = Run::new();
+    let _foreign = open_transaction(&run, 1, run.now());
+    run.pass(10_000);
+    run.put(1, run.now());
+    run.pass(2_000);
+    let held = run.stats.snapshot().held.get(&TopicPartition::new("orders", 1)).map(ToString::to_string);
+    assert!(held.as_ref().is_some_and(|held| held.contains("from offset 1 up to 3")), "{held:?}");
 }
 
 #[test]
