@@ -23,6 +23,7 @@ use arrow::datatypes::{DataType, Int32Type, Int64Type};
 use operator_core::Path;
 use operator_core::batch::OFFSET;
 
+use super::{Lane, LaneEnd};
 use crate::broker::{Broker, BrokerError, Event, Record, RecordSet, TopicPartition};
 use crate::partitioner::{KeyHash, Partitioner};
 use crate::plan::{Decode, InputKind, InputTopic, Plan, StageInput};
@@ -301,6 +302,24 @@ impl KeyCheck {
                 LEAVE_OUT.to_string(),
             ),
         }
+    }
+}
+
+impl Lane {
+    /// Reading on would give wrong results. Where the topic has grown, that is why keys are in other partitions.
+    #[cold]
+    pub(super) fn misread(&self, partition: &TopicPartition, why: String) -> LaneEnd {
+        let inputs = self.world.plan.stages.iter().flat_map(|stage| &stage.inputs);
+        let planned = inputs.flat_map(|input| &input.topics).find(|topic| topic.name == partition.topic).map(|topic| topic.partitions);
+        let found = self.world.broker.partitions(&partition.topic).ok().flatten();
+        LaneEnd::Stop(match (planned, found) {
+            (Some(planned), Some(found)) if found > planned => format!(
+                "{} had {planned} partitions when the worker started and has {found} now: producers spread keys over all of them. Restart \
+                 all workers of the pipeline. Should it stay, then: {why}",
+                partition.topic
+            ),
+            _ => why,
+        })
     }
 }
 

@@ -306,7 +306,10 @@ impl Lane {
                 input.waiting.pop_front();
                 continue;
             }
-            let taken = input.decode(partition, first, reference, &mut self.notations).map_err(LaneEnd::Stop)?;
+            let taken = match input.decode(partition, first, reference, &mut self.notations) {
+                Ok(taken) => taken,
+                Err(why) => return Err(self.misread(partition, why)),
+            };
             let Some((records, next)) = input.waiting.front_mut() else { return Ok(true) };
             *next = first + taken.records;
             if let Some(last) = (first + taken.records).checked_sub(1).filter(|_| taken.records > 0) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock, Outcome, Outgoing, Producer, Progress, TopicPartition};
-use headwater_engine::lane::{Lane, LaneConfig, World, topics_to_create};
+use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, topics_to_create};
 use headwater_engine::memory::{MemoryBroker, MemoryClock, Settings};
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{Catalog, Registered, plan};
@@ -238,6 +238,24 @@ fn what_holds_time_back_is_shown_as_it_is_now() {
     run.pass(2_000);
     let held = run.stats.snapshot().held.get(&TopicPartition::new("orders", 1)).map(ToString::to_string);
     assert!(held.as_ref().is_some_and(|held| held.contains("from offset 1 up to 3")), "{held:?}");
+}
+
+#[test]
+fn a_key_in_another_partition_of_a_topic_that_grew_is_named_so() {
+    let mut run = Run::new();
+    run.broker.create_topic("orders", 3);
+    // What was in partition 0 is in partition 1 now.
+    let key = (0..).map(|n| format!("k{n}"));
+    let key = key
+        .into_iter()
+        .find(|key| headwater_formats::partition(key.as_bytes(), 2) == 0 && headwater_formats::partition(key.as_bytes(), 3) == 1);
+    let (key, at) = (key.unwrap(), run.now());
+    run.broker
+        .append("orders", 1, Some(key.as_bytes()), Some(format!("{{\"id\":\"{key}\",\"at\":{at}}}").as_bytes()), Some(at), &[])
+        .unwrap();
+    let ended = (0..10).find_map(|_| run.lane.step(Duration::ZERO).err());
+    let Some(LaneEnd::Stop(why)) = ended else { panic!("{ended:?}") };
+    assert!(why.starts_with("orders had 2 partitions when the worker started and has 3 now"), "{why}");
 }
 
 #[test]
