@@ -31,6 +31,8 @@ struct Envelope<'a> {
 #[derive(Deserialize)]
 struct Wrapped<'a> {
     #[serde(borrow, default, deserialize_with = "present")]
+    schema: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "present")]
     payload: Option<&'a RawValue>,
 }
 
@@ -75,7 +77,8 @@ pub fn unwrap(text: &[u8]) -> Result<&str, String> {
         return Ok(text);
     }
     let wrapped: Wrapped<'_> = serde_json::from_str(text).map_err(no_record)?;
-    Ok(wrapped.payload.map_or(text, RawValue::get))
+    // A row may have a column `payload`.
+    Ok(wrapped.payload.filter(|_| wrapped.schema.is_some()).map_or(text, RawValue::get))
 }
 
 #[cfg(test)]
@@ -93,6 +96,7 @@ mod tests {
         let expected = Change { before: Some(r#"{"id":1}"#), after: Some(r#"{"id":2}"#), at: Some(7) };
         assert_eq!((change(plain), change(&wrapped)), (expected, expected));
         assert_eq!(unwrap(br#"{"schema":null,"payload":{"id":1}}"#), Ok(r#"{"id":1}"#));
+        assert_eq!(unwrap(br#"{"payload":7}"#), Ok(r#"{"payload":7}"#));
         assert_eq!(unwrap(b" s1 "), Ok("s1"));
     }
 

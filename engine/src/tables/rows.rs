@@ -9,6 +9,7 @@ use arrow::datatypes::{Schema, SchemaRef, TimestampMillisecondType};
 use headwater_formats::{AvroDecoder, AvroReader, DecodeError, JsonDecoder, RowBuilder};
 use operator_core::batch::time_type;
 use operator_core::{Change, Millis};
+use serde_json::value::RawValue;
 
 use crate::broker::Record;
 use crate::debezium;
@@ -134,7 +135,12 @@ fn changed<'r>(
         // Where `before` lacks the key, the record's own has it.
         let key = match (before, record.key) {
             (Ok(Some(key)), _) => key,
-            (_, Some(key)) => keys.of_record(key)?,
+            (_, Some(key)) => match keys.of_record(key) {
+                Ok(key) => key,
+                // It is there for compaction: the change record before it has deleted the row.
+                Err(_) if change.is_none() => return Ok(()),
+                Err(e) => return Err(e),
+            },
             (_, None) => return Err("it deletes a row and does not say which: it has neither the key in `before` nor a record key".into()),
         };
         push(key, None);
@@ -151,6 +157,8 @@ fn changed<'r>(
 
 /// The key of rows in JSON, as the bytes that joins look for.
 struct RowKeys {
+    /// The column, as JSON.
+    name: String,
     decoder: JsonDecoder,
     rows: RowBuilder,
 }
@@ -159,7 +167,8 @@ impl RowKeys {
     fn new(schema: &SchemaRef, column: &str) -> Result<RowKeys, String> {
         let field = schema.field_with_name(column).map_err(|e| e.to_string())?.clone().with_nullable(false);
         let schema: SchemaRef = Arc::new(Schema::new(vec![field]));
-        Ok(RowKeys { decoder: JsonDecoder::new(&schema), rows: RowBuilder::new(&schema, 1)? })
+        let name = serde_json::to_string(column).map_err(|e| e.to_string())?;
+        Ok(RowKeys { name, decoder: JsonDecoder::new(&schema), rows: RowBuilder::new(&schema, 1)? })
     }
 
     fn of_row(&mut self, row: &str) -> Result<Vec<u8>, String> {
@@ -170,11 +179,41 @@ impl RowKeys {
         Ok(key)
     }
 
-    /// A record key: connectors write an object of key columns, others the value itself.
+    /// A record key: an object of key columns, one value as converters to JSON write it, or the value itself.
     fn of_record(&mut self, key: &[u8]) -> Result<Vec<u8>, String> {
-        match debezium::unwrap(key) {
-            Ok(object) if object.starts_with('{') => self.of_row(object),
-            _ => Ok(key.to_vec()),
+        let Ok(value) = debezium::unwrap(key) else { return Ok(key.to_vec()) };
+        if value.starts_with('{') {
+            return self.of_row(value);
         }
+        let row = serde_json::from_str::<&RawValue>(value).map(|value| format!("{{{}:{value}}}", self.name));
+        Ok(row.ok().and_then(|row| self.of_row(&row).ok()).unwrap_or_else(|| key.to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::{DataType, Field};
+
+    use super::*;
+
+    #[test]
+    fn record_keys_are_read_however_they_are_written() {
+        let keys = |data_type| RowKeys::new(&Arc::new(Schema::new(vec![Field::new("id", data_type, false)])), "id").unwrap();
+        let mut texts = keys(DataType::Utf8);
+        for key in [
+            &br#"{"id":"7"}"#[..],
+            br#"{"schema":{"type":"string"},"payload":{"id":"7"}}"#,
+            br#"{"schema":{"type":"string"},"payload":"7"}"#,
+            br#""7""#,
+            b"7",
+        ] {
+            assert_eq!(texts.of_record(key).unwrap(), b"7", "{}", String::from_utf8_lossy(key));
+        }
+        assert_eq!(texts.of_record(br#""a","id":"b""#).unwrap(), br#""a","id":"b""#, "no JSON");
+        let mut numbers = keys(DataType::Int32);
+        for key in [&br#"{"id":7}"#[..], br#"{"schema":{"type":"int32"},"payload":7}"#, b"7", &[0, 0, 0, 7]] {
+            assert_eq!(numbers.of_record(key).unwrap(), [0, 0, 0, 7], "{}", String::from_utf8_lossy(key));
+        }
+        assert!(numbers.of_record(br#"{"other":7}"#).is_err());
     }
 }

@@ -57,15 +57,19 @@ struct Run {
 
 impl Run {
     fn new() -> Run {
+        Run::of(PIPELINE)
+    }
+
+    fn of(text: &str) -> Run {
         let settings = Settings { session_timeout: i64::MAX / 4, transaction_timeout: i64::MAX / 4, ..Settings::default() };
         let clock = MemoryClock::at(1_767_225_600_000);
         let broker = MemoryBroker::with(clock.clone(), settings);
         broker.create_topic("orders", 1);
         broker.create_topic_with("names", 1, &[("cleanup.policy", "compact")]);
-        let root = yaml::parse(PIPELINE).unwrap();
+        let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
         let registry = Registry(vec![Kind::of::<operator_filter::Filter>()]);
-        let plan = Arc::new(plan(&pipeline, &root, PIPELINE, &registry, &Topics(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
+        let plan = Arc::new(plan(&pipeline, &root, text, &registry, &Topics(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         let tables = Arc::new(LoadedTables::new(&plan));
         Run { broker, clock, plan, tables, stats: Arc::default() }
@@ -187,6 +191,21 @@ fn a_table_that_ends_with_a_marker_is_ready() {
     let mut loader = run.loader();
     run.step(&mut loader, 1).unwrap();
     assert!(run.tables.ready() && run.knows("b"), "the record and the end behind its marker came together");
+}
+
+#[test]
+fn a_tombstone_for_compaction_is_no_bad_record() {
+    // The table's key is not the record's: that of `b` is its number.
+    let run = Run::of(&PIPELINE.replace("key: id, schema: { id: string, name", "key: id, format: debezium, schema: { id: string, name"));
+    run.put("names", 0, r#"{"number":1}"#, r#"{"op":"c","before":null,"after":{"id":"b","name":"B"},"ts_ms":1}"#);
+    let mut loader = run.loader();
+    run.step(&mut loader, 1).unwrap();
+    assert!(run.knows("b"));
+    run.put("names", 0, r#"{"number":1}"#, r#"{"op":"d","before":{"id":"b","name":"B"},"after":null,"ts_ms":2}"#);
+    run.broker.append("names", 0, Some(br#"{"number":1}"#), None, Some(2), &[]).unwrap();
+    run.step(&mut loader, 1).unwrap();
+    assert!(!run.knows("b"));
+    assert_eq!(run.tables.bad_records().get("names"), None);
 }
 
 #[test]
