@@ -149,7 +149,7 @@ impl Table {
         let (loading, horizon) = (self.loading, self.history.map(|kept| self.newest.saturating_sub(kept)));
         self.index.retain(|_, versions| match horizon {
             None => loading || latest(versions).is_some(),
-            Some(horizon) => versions.iter().any(|v| v.place.is_some() || v.since > horizon),
+            Some(horizon) => loading || versions.iter().any(|v| v.place.is_some() || v.since > horizon),
         });
         self.live = self.index.values().map(Vec::len).sum();
     }
@@ -368,6 +368,17 @@ mod tests {
         put(&mut t, "d", 20, None);
         t.compact();
         assert!(t.index.contains_key(b"c".as_slice()) && !t.index.contains_key(b"d".as_slice()));
+    }
+
+    #[test]
+    fn a_deletion_waits_for_the_partitions_that_are_not_read_yet() {
+        let mut t = table(Some(1_000));
+        put_at(&mut t, "moved", 5_000, (1, 0), None);
+        put_at(&mut t, "other", 90_000, (1, 1), Some("z"));
+        t.compact();
+        put_at(&mut t, "moved", 4_000, (0, 0), Some("x"));
+        t.loaded();
+        assert_eq!((get(&t, "moved", None), get(&t, "moved", Some(90_000))), (None, None));
     }
 
     #[test]
