@@ -223,7 +223,7 @@ pub fn start(prepared: &Prepared, config: &Config, files: &Tables, stop: Stop) -
     })
 }
 
-/// How often a stopped sink is told of in the log.
+/// How often the log repeats that a sink has stopped.
 const REMINDER: Duration = Duration::from_secs(3_600);
 
 /// Makes the delivery of an output; the second argument is the worker's slot.

@@ -30,9 +30,9 @@ MUTATIONS = [
     (
         "a-partition-s-offset-forgotten",
         "engine/src/lane/settle.rs",
-        "            offsets.push((partition.clone(), Committed { offset: input.next, metadata }));\n",
+        "            offsets.push((partition.clone(), Committed { offset, metadata }));\n",
         "            if partition.partition != 1 || partition.topic.starts_with(\"hw.\") {\n"
-        "                offsets.push((partition.clone(), Committed { offset: input.next, metadata }));\n"
+        "                offsets.push((partition.clone(), Committed { offset, metadata }));\n"
         "            }\n",
     ),
     (

@@ -67,7 +67,7 @@ fn all_in_time(environment: &Ephemeral, worker: &Worker, name: &str, rows: usize
     });
 }
 
-/// Rows for both partitions, ten times a second for so long; how many.
+/// Writes a row to each partition ten times a second for `length`; returns how many.
 fn put_for(environment: &Ephemeral, topic: &str, length: Duration) -> usize {
     let (until, mut rows) = (Instant::now() + length, 0);
     let (_sender, receiver) = channel::<()>();

@@ -191,7 +191,7 @@ fn a_foreign_record_in_the_outbox_stops() {
     assert!(matches!(&error, DeliveryError::Corrupt { offset: 1, .. }), "{error}");
 }
 
-/// Other lanes catch up: they cut blocks by size and insert them one after the other, while a block is in doubt here.
+/// Other lanes catch up and insert as fast as they may, while the outcome of our block is unknown.
 #[test]
 fn a_catch_up_of_others_does_not_make_the_table_forget_a_block_that_is_relied_on() {
     const MEMORY: usize = 300;
