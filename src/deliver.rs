@@ -65,7 +65,11 @@ impl Delivering {
             connection: connect(config)?,
             table: Table::parse(table).map_err(|e| Problem::plain(format!("sink `{}`: {e}", output.name)))?,
             schema: rows_of(output),
-            create: config.create_tables.then(|| files.get(table).cloned()),
+            create: match (config.create_tables, files.get(table)) {
+                (false, _) => Create::Never,
+                (true, None) => Create::ForRows,
+                (true, Some(file)) => Create::ByFile(file.clone()),
+            },
             wanted: if config.allow_weaker_guarantee { Guarantee::AtLeastOnce } else { Guarantee::ExactlyOnce },
         };
         let runtime = prepared.services.runtime.clone();
@@ -99,14 +103,14 @@ impl Delivering {
         self.counters.clone()
     }
 
-    /// Delivers until told to stop, or until a person must act.
+    /// Delivers until told to stop, or until something is wrong that doesn't pass by itself: the error is its cause.
     pub fn run(self, stop: &Stop) -> Result<(), String> {
         let _span = tracing::info_span!("sink", pipeline = %self.settings.pipeline, sink = %self.sink).entered();
         let mut backoff = BACKOFF.0;
         while !stop.is_stopped() {
             let target = match (self.target)() {
                 Ok(target) => target,
-                Err(NoTarget::Refused(why)) => return Err(format!("sink `{}`: {why}", self.sink)),
+                Err(NoTarget::Refused(why)) => return Err(why),
                 Err(NoTarget::NotNow(why)) => {
                     if self.counters.last_error().as_ref() != Some(&why) {
                         tracing::warn!(cause = %why, "this sink waits for ClickHouse; all others go on");
@@ -121,7 +125,7 @@ impl Delivering {
             let ended = started.and_then(|delivery| delivery.counting(self.counters.clone()).run(stop.flag()));
             match ended {
                 Ok(()) => return Ok(()),
-                Err(e) if needs_a_person(&e) => return Err(format!("sink `{}`: {e}", self.sink)),
+                Err(e) if needs_a_person(&e) => return Err(e.to_string()),
                 Err(e) => {
                     tracing::warn!(cause = %e, "delivery ended; a new one goes on from what is committed");
                     self.counters.failed(e.to_string());
@@ -144,8 +148,17 @@ struct Gate {
     table: Table,
     schema: Schema,
     /// Creates what is missing: by the file, or else for the rows.
-    create: Option<Option<Created>>,
+    create: Create,
     wanted: Guarantee,
+}
+
+/// What is done before the check about a table that may be missing.
+enum Create {
+    Never,
+    /// A table made for the rows of the sink.
+    ForRows,
+    /// Whatever the file creates that creates this table.
+    ByFile(Created),
 }
 
 /// The tables that files create, by `database.table`.
@@ -159,9 +172,9 @@ impl Gate {
             _ => NoTarget::NotNow(e.to_string()),
         };
         match &self.create {
-            Some(Some(file)) => run_file(&self.connection, file).await.map_err(failed)?,
-            Some(None) => ensure_table(&self.connection, &self.table, &self.schema, &TableOptions::default()).await.map_err(failed)?,
-            None => {}
+            Create::ByFile(file) => run_file(&self.connection, file).await.map_err(failed)?,
+            Create::ForRows => ensure_table(&self.connection, &self.table, &self.schema, &TableOptions::default()).await.map_err(failed)?,
+            Create::Never => {}
         }
         let inspection = inspect(&self.connection, &self.table, &self.schema).await.map_err(failed)?;
         inspection.require(self.wanted).map_err(failed)?;

@@ -275,7 +275,7 @@ fn deliveries(prepared: &Prepared, make: &MakeDelivery<'_>, slot: &Slot, stop: &
         let thread = std::thread::Builder::new().name(format!("sink-{sink}")).spawn(move || {
             // A fault stays in its sink: lanes and other sinks go on, and its rows wait in its outbox.
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| delivery.run(&stop)));
-            let ended = ended.unwrap_or_else(|_| Err(format!("sink `{sink}`: the delivery panicked: this is a bug")));
+            let ended = ended.unwrap_or_else(|_| Err("the delivery panicked: this is a bug".to_string()));
             if let Err(cause) = &ended {
                 counted.stop(cause);
             }
@@ -287,7 +287,7 @@ fn deliveries(prepared: &Prepared, make: &MakeDelivery<'_>, slot: &Slot, stop: &
                 );
                 stop.pause(REMINDER);
             }
-            ended
+            ended.map_err(|cause| format!("sink `{sink}`: {cause}"))
         });
         threads.push(thread.map_err(|e| Problem::plain(e.to_string()))?);
     }

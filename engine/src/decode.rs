@@ -229,8 +229,9 @@ impl Decoder {
             };
             match usable {
                 Ok(at) => {
-                    futures.push(time.is_future(at, record, wall));
-                    watermarks.push(time.observe(at, record, wall));
+                    let observed = time.observe(at, record, wall);
+                    futures.push(observed.is_future);
+                    watermarks.push(observed.watermark);
                     event_times.push(at);
                 }
                 Err(bad) => {

@@ -34,6 +34,15 @@ pub struct PartitionTime {
     silent_since: Option<Millis>,
 }
 
+/// What [`PartitionTime::observe`] found of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Observed {
+    /// The watermark before the row.
+    pub watermark: Millis,
+    /// The event time is not believed: it lies further ahead of the record's timestamp, or of the clock, than is allowed.
+    pub is_future: bool,
+}
+
 impl PartitionTime {
     /// Continues at a committed watermark, [`NO_WATERMARK`] for a new partition.
     pub fn new(bounds: TimeBounds, watermark: Millis) -> PartitionTime {
@@ -44,19 +53,15 @@ impl PartitionTime {
         self.watermark
     }
 
-    /// Takes the next row in order and returns the watermark before it.
-    pub fn observe(&mut self, time: Millis, record: Option<Millis>, wall: Millis) -> Millis {
+    /// Takes the next row in order.
+    pub fn observe(&mut self, time: Millis, record: Option<Millis>, wall: Millis) -> Observed {
         let before = self.watermark;
-        if !self.is_future(time, record, wall) {
+        let reference = record.map_or(wall, |r| r.min(wall));
+        let is_future = time > reference.saturating_add(self.bounds.max_future);
+        if !is_future {
             self.watermark = before.max(time.saturating_sub(self.bounds.out_of_order));
         }
-        before
-    }
-
-    /// The event time is not believed: it lies further ahead of the record's timestamp, or of the clock, than is allowed.
-    pub fn is_future(&self, time: Millis, record: Option<Millis>, wall: Millis) -> bool {
-        let reference = record.map_or(wall, |r| r.min(wall));
-        time > reference.saturating_add(self.bounds.max_future)
+        Observed { watermark: before, is_future }
     }
 
     /// Records arrived.
@@ -231,8 +236,8 @@ mod tests {
     #[test]
     fn watermarks_trail_the_largest_time() {
         let mut p = partition();
-        assert_eq!(p.observe(100, Some(100), 1_000), NO_WATERMARK);
-        assert_eq!(p.observe(90, Some(100), 1_000), 95);
+        assert_eq!(p.observe(100, Some(100), 1_000), Observed { watermark: NO_WATERMARK, is_future: false });
+        assert_eq!(p.observe(90, Some(100), 1_000), Observed { watermark: 95, is_future: false });
         assert_eq!(p.watermark(), 95);
     }
 
@@ -240,7 +245,7 @@ mod tests {
     fn the_future_does_not_move_it() {
         let mut p = partition();
         p.observe(1_000, Some(1_000), 2_000);
-        p.observe(1_000 + 300_001, Some(1_000), 2_000);
+        assert!(p.observe(1_000 + 300_001, Some(1_000), 2_000).is_future);
         assert_eq!(p.watermark(), 995);
         p.observe(i64::MAX, None, 2_000);
         assert_eq!(p.watermark(), 995);

@@ -59,14 +59,9 @@ async fn metrics_page(State(shown): State<Shown>) -> impl IntoResponse {
 /// The process works, also where a sink has stopped: starting it again would not help. What holds results back stands below.
 async fn health(State(shown): State<Shown>) -> String {
     let held = shown.stats.snapshot().held;
-    let stopped = shown.stopped().map(|(sink, why)| format!("stopped: {}\n", of_sink(sink, &why)));
+    let stopped = shown.stopped().map(|(sink, why)| format!("stopped: sink `{sink}`: {why}\n"));
     let held = held.iter().map(|(partition, held)| format!("the watermark of {partition} is held back: {held}\n"));
     "ok\n".to_string() + &stopped.chain(held).collect::<String>()
-}
-
-/// A cause that names its sink.
-fn of_sink(sink: &str, why: &str) -> String {
-    if why.starts_with("sink ") { why.to_string() } else { format!("sink `{sink}`: {why}") }
 }
 
 async fn ready(State(shown): State<Shown>) -> impl IntoResponse {
@@ -87,9 +82,9 @@ async fn ready(State(shown): State<Shown>) -> impl IntoResponse {
         reasons.push(format!("{lanes} of {} lanes have no assignment from the consumer group{cause}", shown.lanes));
     }
     reasons.extend(snapshot.waiting.iter().map(|(partition, why)| format!("{partition} waits: {why}")));
-    reasons.extend(shown.stopped().map(|(sink, why)| format!("{}: it has stopped", of_sink(sink, &why))));
+    reasons.extend(shown.stopped().map(|(sink, why)| format!("sink `{sink}`: {why}: it has stopped")));
     let running = shown.deliveries.iter().filter(|(_, counters)| counters.stopped().is_none());
-    reasons.extend(running.filter_map(|(sink, counters)| Some(of_sink(sink, &counters.last_error()?))));
+    reasons.extend(running.filter_map(|(sink, counters)| Some(format!("sink `{sink}`: {}", counters.last_error()?))));
     reasons.extend(
         snapshot.restoring.iter().map(|((stage, partition), (left, total))| {
             format!("stage {stage} partition {partition}: {left} of {total} records to restore")
