@@ -83,10 +83,7 @@ pub fn shared_topics(stage: &Stage) -> Vec<bool> {
         _ => None,
     };
     let may_be = |a: &TopicName, b: &TopicName| match (a, b) {
-        (TopicName::Fixed(a), TopicName::Fixed(b)) => a == b,
-        (TopicName::Column(before, _, after), TopicName::Fixed(name)) | (TopicName::Fixed(name), TopicName::Column(before, _, after)) => {
-            name.starts_with(before.as_str()) && name.ends_with(after.as_str())
-        }
+        (name, TopicName::Fixed(topic)) | (TopicName::Fixed(topic), name) => name.covers(topic),
         (TopicName::Column(..), TopicName::Column(..)) => true,
     };
     let same = |a: usize, b: usize| a != b && topic(a).zip(topic(b)).is_some_and(|(a, b)| may_be(a, b));

@@ -150,10 +150,7 @@ impl Dependence {
     }
 
     fn named<'a>(&'a self, output: &'a str) -> impl Iterator<Item = &'a (TopicName, Comparison, bool)> {
-        self.outputs.iter().filter(move |(name, _, _)| match name {
-            TopicName::Fixed(name) => name.as_ref() == output,
-            TopicName::Column(before, _, after) => output.starts_with(before.as_str()) && output.ends_with(after.as_str()),
-        })
+        self.outputs.iter().filter(move |(name, _, _)| name.covers(output))
     }
 
     /// How an output (a topic, or `table.` and a table) is compared.

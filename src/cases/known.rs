@@ -35,8 +35,8 @@ pub fn check(plan: &Plan, case: &Case) -> Vec<Problem> {
         }
     }
     let outputs = outputs(plan, &inputs);
-    for name in case.expected.keys().filter(|name| !outputs.iter().any(|output| output.is(name))) {
-        let help = did_you_mean(name, outputs.iter().map(|output| output.name.as_str()));
+    for name in case.expected.keys().filter(|name| !outputs.iter().any(|output| output.covers(name))) {
+        let help = did_you_mean(name, outputs.iter().map(beginning));
         let place = case.dir.join(Case::file(name)).display().to_string();
         problems.push(wrong(place, format!("nothing writes `{}`", name.trim_start_matches("table.")), help));
     }
@@ -47,9 +47,9 @@ pub fn check(plan: &Plan, case: &Case) -> Vec<Problem> {
 pub fn check_settings(plan: &Plan, settings: &TopicSettings, file: &Path) -> Vec<Problem> {
     let inputs = inputs(plan);
     let outputs = outputs(plan, &inputs);
-    let unknown = settings.names().filter(|name| !inputs.contains(name) && !outputs.iter().any(|output| output.is(name)));
+    let unknown = settings.names().filter(|name| !inputs.contains(name) && !outputs.iter().any(|output| output.covers(name)));
     let problem = |name: &str| {
-        let known = inputs.iter().copied().chain(outputs.iter().map(|output| output.name.as_str()));
+        let known = inputs.iter().copied().chain(outputs.iter().map(beginning));
         let problem = Problem::plain(format!("{}: nothing reads or writes `{name}`", file.display()));
         problem.with_help(did_you_mean(name, known))
     };
@@ -62,33 +62,23 @@ fn inputs(plan: &Plan) -> Vec<&str> {
     topics.filter(|topic| !topic.starts_with("hw.")).collect()
 }
 
-/// Something that is written: a topic, `table.` and a table, or all topics whose names begin and end like this.
-struct Written {
-    name: String,
-    /// What follows the value of a column, if that is part of the name.
-    after: Option<String>,
-}
-
-impl Written {
-    fn is(&self, name: &str) -> bool {
-        match &self.after {
-            Some(after) => name.starts_with(&self.name) && name.ends_with(after.as_str()),
-            None => name == self.name,
-        }
-    }
-}
-
-fn outputs(plan: &Plan, inputs: &[&str]) -> Vec<Written> {
-    let one = |name: String| Written { name, after: None };
+/// What is written: topics, and tables as `table.` and their name.
+fn outputs(plan: &Plan, inputs: &[&str]) -> Vec<TopicName> {
+    let one = |name: String| TopicName::Fixed(name.into());
     let written = plan.stages.iter().flat_map(|stage| &stage.outputs).flat_map(|output| match &output.target {
         Target::Repartition { .. } => Vec::new(),
         Target::Outbox { table, .. } => vec![one(format!("table.{table}"))],
-        Target::Topic(sink) => vec![match &sink.topic {
-            TopicName::Fixed(name) => one(name.to_string()),
-            TopicName::Column(before, _, after) => Written { name: before.to_string(), after: Some(after.to_string()) },
-        }],
+        Target::Topic(sink) => vec![sink.topic.clone()],
     });
     let sinks = plan.stages.iter().flat_map(|stage| &stage.outputs).filter(|output| matches!(output.target, Target::Outbox { .. }));
     let refused = sinks.map(|output| one(plan.names.refused(&output.name).to_string()));
     written.chain(refused).chain(inputs.iter().map(|topic| one(dead_letters(topic)))).collect()
+}
+
+/// The name, or what of it is known: for hints.
+fn beginning(name: &TopicName) -> &str {
+    match name {
+        TopicName::Fixed(name) => name,
+        TopicName::Column(before, ..) => before,
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use headwater_engine::broker::TopicPartition;
 use headwater_engine::memory::{CommittedRecord, Header, MemoryBroker};
-use headwater_engine::plan::{Plan, Target, TopicName, dead_letters};
+use headwater_engine::plan::{Plan, Target, dead_letters};
 use serde_json::{Value, json};
 
 use super::encode;
@@ -73,13 +73,7 @@ impl Outcome {
         let mut read = BTreeSet::new();
         for output in plan.stages.iter().flat_map(|stage| &stage.outputs) {
             let Target::Topic(sink) = &output.target else { continue };
-            let named = |topic: &&String| match &sink.topic {
-                TopicName::Fixed(name) => name.as_ref() == topic.as_str(),
-                TopicName::Column(before, _, after) => {
-                    topic.starts_with(before.as_str()) && topic.ends_with(after.as_str()) && !topic.ends_with(".dlq")
-                }
-            };
-            for topic in topics.iter().filter(named) {
+            for topic in topics.iter().filter(|topic| sink.topic.covers(topic)) {
                 // Several sinks may write one topic.
                 if read.insert(topic.clone()) {
                     self.topic(broker, topic, causes, |record| match &record.value {

@@ -233,6 +233,18 @@ pub enum TopicName {
     Column(String, String, String),
 }
 
+impl TopicName {
+    /// Whether a sink with this name may write to `topic`. A name with a column covers no dead-letter topic: these belong to sources.
+    pub fn covers(&self, topic: &str) -> bool {
+        match self {
+            TopicName::Fixed(name) => name.as_ref() == topic,
+            TopicName::Column(before, _, after) => {
+                topic.starts_with(before.as_str()) && topic.ends_with(after.as_str()) && !topic.ends_with(".dlq")
+            }
+        }
+    }
+}
+
 /// A compacted topic to load.
 pub struct TablePlan {
     pub name: String,
