@@ -4,12 +4,14 @@
 //! the contract suite in [`crate::contract`]. All calls are made from the one thread of their lane and return quickly:
 //! the two that must wait for the network, ending a transaction and reading on, are started and then asked about.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
 use operator_core::Millis;
+use serde::{Deserialize, Serialize};
 
 /// A partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -105,6 +107,18 @@ impl Membership {
         self.generation >= 0 && !self.member.is_empty()
     }
 }
+
+/// A group as others see it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupView {
+    /// Members at this moment, the dead included whose session has not timed out.
+    pub members: usize,
+    pub committed: BTreeMap<TopicPartition, Committed>,
+}
+
+/// What tells a topic from an earlier one of the same name: a topic that is deleted and created again gets another id.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TopicId(pub String);
 
 /// A member of a consumer group that reads committed records.
 pub trait Consumer: Send {
@@ -247,6 +261,11 @@ pub trait Broker: Send + Sync {
     fn bounds(&self, partition: &TopicPartition) -> Result<(i64, i64), BrokerError>;
     /// Creates the topics that don't exist yet; waits until they can be used.
     fn create_topics(&self, topics: &[TopicSpec]) -> Result<(), BrokerError>;
+    /// The ids of these topics. Those that don't exist are left out, and so are all where brokers have no ids (before
+    /// Kafka 2.8).
+    fn topic_ids(&self, topics: &[String]) -> Result<BTreeMap<String, TopicId>, BrokerError>;
+    /// A group from outside; one that doesn't exist has no members and no positions.
+    fn group(&self, group: &str) -> Result<GroupView, BrokerError>;
     /// Settings of a topic, to check internal topics at start; empty where the broker doesn't tell.
     fn topic_config(&self, topic: &str) -> Result<Vec<(String, String)>, BrokerError>;
 }

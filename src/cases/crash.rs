@@ -4,13 +4,14 @@
 //! it did to the log stays. The runner catches it and starts anew.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::{
-    Broker, BrokerError, Committed, Consumer, Event, Membership, Outcome, Outgoing, Producer, Progress, Reader, Refused, TopicPartition,
-    TopicSpec,
+    Broker, BrokerError, Committed, Consumer, Event, GroupView, Membership, Outcome, Outgoing, Producer, Progress, Reader, Refused,
+    TopicId, TopicPartition, TopicSpec,
 };
 use headwater_engine::delivery::{self, Block, Range, Target};
 use parking_lot::Mutex;
@@ -136,6 +137,14 @@ impl Broker for CrashingBroker {
 
     fn create_topics(&self, topics: &[TopicSpec]) -> Result<(), BrokerError> {
         self.broker.create_topics(topics)
+    }
+
+    fn topic_ids(&self, topics: &[String]) -> Result<BTreeMap<String, TopicId>, BrokerError> {
+        self.broker.topic_ids(topics)
+    }
+
+    fn group(&self, group: &str) -> Result<GroupView, BrokerError> {
+        self.broker.group(group)
     }
 
     fn topic_config(&self, topic: &str) -> Result<Vec<(String, String)>, BrokerError> {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use headwater_engine::broker::{BrokerError, Failure, TopicPartition, TopicSpec};
+use headwater_engine::broker::{BrokerError, Failure, GroupView, TopicId, TopicPartition, TopicSpec};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::bindings as sys;
 use rdkafka::client::DefaultClientContext;
@@ -21,6 +21,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 
 use super::codes;
+use super::describe;
 use super::native::{self, Client, Context, NativeTopic, raw};
 use super::quiet::Quiet;
 use super::rights::{self, Kind, Rights};
@@ -175,16 +176,15 @@ impl Admin {
     }
 
     pub(super) fn rights(&self, kind: Kind, names: &[String]) -> Result<BTreeMap<String, Rights>, BrokerError> {
-        let deadline = Instant::now() + ANSWER_WITHIN;
-        loop {
-            match rights::ask(self.client.ptr(), kind, names) {
-                // A coordinator that is still loading, for one.
-                Err(error) if error.failure == Failure::Transient && Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-                answer => return answer,
-            }
-        }
+        patiently(|| rights::ask(self.client.ptr(), kind, names))
+    }
+
+    pub(super) fn topic_ids(&self, topics: &[String]) -> Result<BTreeMap<String, TopicId>, BrokerError> {
+        patiently(|| describe::topic_ids(self.client.ptr(), topics))
+    }
+
+    pub(super) fn group(&self, group: &str) -> Result<GroupView, BrokerError> {
+        patiently(|| describe::group(self.client.ptr(), group))
     }
 
     pub(super) fn could_create(&self, wanted: &[TopicSpec]) -> Result<Vec<(String, Option<String>)>, BrokerError> {
@@ -246,6 +246,19 @@ impl Admin {
         }
         // The error may quote the value of a setting, hence a password; `Kafka::connect` has tried them all anyway.
         config.create().map_err(|_| BrokerError::fatal("librdkafka refuses the settings of the admin client"))
+    }
+}
+
+/// Asks again while the answer is that it may come later: from a coordinator that is still loading, for one.
+fn patiently<T>(mut ask: impl FnMut() -> Result<T, BrokerError>) -> Result<T, BrokerError> {
+    let deadline = Instant::now() + ANSWER_WITHIN;
+    loop {
+        match ask() {
+            Err(error) if error.failure == Failure::Transient && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            answer => return answer,
+        }
     }
 }
 

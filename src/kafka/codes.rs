@@ -73,6 +73,7 @@ pub(super) const INVALID_PRODUCER_EPOCH: i32 = 47;
 pub(super) const CONCURRENT_TRANSACTIONS: i32 = 51;
 pub(super) const TRANSACTIONAL_ID_AUTHORIZATION_FAILED: i32 = 53;
 pub(super) const STORAGE_ERROR: i32 = 56;
+pub(super) const GROUP_ID_NOT_FOUND: i32 = 69;
 pub(super) const OFFSET_NOT_AVAILABLE: i32 = 78;
 pub(super) const FENCED_INSTANCE_ID: i32 = 82;
 pub(super) const INVALID_RECORD: i32 = 87;

@@ -15,6 +15,7 @@ mod codes;
 mod commit;
 mod consumer;
 mod deliveries;
+mod describe;
 mod ends;
 mod group;
 mod lists;
@@ -35,7 +36,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use headwater_engine::broker::{Broker, BrokerError, Consumer, Producer, Reader, TopicPartition, TopicSpec};
+use headwater_engine::broker::{Broker, BrokerError, Consumer, GroupView, Producer, Reader, TopicId, TopicPartition, TopicSpec};
 
 use native::Settings;
 
@@ -355,6 +356,14 @@ impl Broker for Kafka {
 
     fn create_topics(&self, topics: &[TopicSpec]) -> Result<(), BrokerError> {
         self.admin.create(topics)
+    }
+
+    fn topic_ids(&self, topics: &[String]) -> Result<BTreeMap<String, TopicId>, BrokerError> {
+        self.admin.topic_ids(topics)
+    }
+
+    fn group(&self, group: &str) -> Result<GroupView, BrokerError> {
+        self.admin.group(group)
     }
 
     fn topic_config(&self, topic: &str) -> Result<Vec<(String, String)>, BrokerError> {

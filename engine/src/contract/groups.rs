@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::Verdict;
 use super::bench::{Contract, at, expect, later, nobody, put, said, texts};
 use super::transactions::nothing_happened;
-use crate::broker::{Consumer, Event, Membership, Outcome, TopicPartition};
+use crate::broker::{Consumer, Event, GroupView, Membership, Outcome, TopicPartition};
 
 /// How many polls without an event are taken for "it waits".
 const QUIET_POLLS: u32 = 10;
@@ -201,4 +201,23 @@ pub fn commits_outside_transactions(contract: &mut Contract<'_>) -> Verdict {
     producer.begin().map_err(said("begin"))?;
     contract.finish_well(&mut *producer, Vec::new(), nobody())?;
     expect("committed", contract.committed(&mut *consumer, &partition)?, Some(at(3, "txn")))
+}
+
+/// Members and positions of a group can be seen without joining it.
+pub fn groups_are_seen_from_outside(contract: &mut Contract<'_>) -> Verdict {
+    let nobodys = contract.name("group");
+    let broker = contract.broker;
+    let seen = |group: &str| broker.group(group).map_err(said("group"));
+    expect("a group that doesn't exist", seen(&nobodys)?, GroupView::default())?;
+    let partition = contract.partition("seen")?;
+    contract.write(&partition, &["a", "b"])?;
+    let mut consumer = contract.sole_consumer(&partition)?;
+    let group = consumer.membership().group;
+    expect("members, no positions", seen(&group)?, GroupView { members: 1, committed: Default::default() })?;
+    let id = contract.name("writer");
+    let mut producer = contract.producer(Some(&id))?;
+    producer.begin().map_err(said("begin"))?;
+    contract.finish_well(&mut *producer, vec![(partition.clone(), at(2, "hw1 a b"))], consumer.membership())?;
+    expect("committed", contract.committed(&mut *consumer, &partition)?, Some(at(2, "hw1 a b")))?;
+    expect("positions", seen(&group)?.committed, [(partition, at(2, "hw1 a b"))].into())
 }

@@ -24,7 +24,8 @@ use std::time::Duration;
 
 pub use self::bench::Contract;
 pub use self::groups::{
-    commits_outside_transactions, membership_that_does_not_fence_is_refused, stale_membership_is_fenced, two_members_share,
+    commits_outside_transactions, groups_are_seen_from_outside, membership_that_does_not_fence_is_refused, stale_membership_is_fenced,
+    two_members_share,
 };
 pub use self::reading::{
     empty_partitions_end, ends_are_high_watermarks, out_of_range_is_reported, paused_partitions_are_silent,
@@ -36,7 +37,7 @@ pub use self::transactions::{
 };
 pub use self::writing::{
     committed_records_arrive_whole, empty_transactions_commit, plain_producers_write, refused_records_are_named, tags_report_offsets,
-    topics_are_created,
+    topics_are_created, topics_have_ids,
 };
 
 use crate::broker::Broker;
@@ -62,8 +63,10 @@ impl Default for Patience {
 }
 
 /// All clauses with their names.
-pub const CLAUSES: [(&str, Clause); 22] = [
+pub const CLAUSES: [(&str, Clause); 24] = [
     ("topics_are_created", topics_are_created),
+    ("topics_have_ids", topics_have_ids),
+    ("groups_are_seen_from_outside", groups_are_seen_from_outside),
     ("committed_records_arrive_whole", committed_records_arrive_whole),
     ("empty_transactions_commit", empty_transactions_commit),
     ("plain_producers_write", plain_producers_write),

@@ -1,7 +1,7 @@
 //! Clauses: topics, and what is written arrives as it was.
 
 use super::Verdict;
-use super::bench::{Contract, at, expect, nobody, put, said, texts};
+use super::bench::{Contract, at, expect, later, nobody, put, said, texts};
 use crate::broker::{Failure, Outcome, Outgoing, Producer, Refused, TopicPartition, TopicSpec};
 
 /// Topics are created once with their partitions and settings; those that don't exist are `None`.
@@ -28,6 +28,23 @@ pub fn topics_are_created(contract: &mut Contract<'_>) -> Verdict {
     let policy = config.iter().find(|(key, _)| key == "cleanup.policy").map(|(_, value)| value.as_str());
     // An implementation may not be able to tell, and says so with an empty answer.
     if config.is_empty() { Ok(()) } else { expect("cleanup.policy", policy, Some("compact")) }
+}
+
+/// A topic's id is its own and stays; a topic that doesn't exist has none.
+pub fn topics_have_ids(contract: &mut Contract<'_>) -> Verdict {
+    let (one, other) = (contract.partition("id")?, contract.partition("id")?);
+    let names = [one.topic.to_string(), other.topic.to_string(), contract.name("missing")];
+    let broker = contract.broker;
+    let ids = contract.patiently("ids of two topics", || {
+        let ids = later(broker.topic_ids(&names)).map_err(said("topic ids"))?;
+        // A broker may hear of a new topic a moment later.
+        Ok(ids.filter(|ids| ids.len() == 2))
+    })?;
+    expect("ids differ", ids.get(one.topic.as_ref()) != ids.get(other.topic.as_ref()), true)?;
+    let spec = TopicSpec { name: one.topic.to_string(), partitions: 1, replication: None, config: Vec::new() };
+    broker.create_topics(&[spec]).map_err(said("create a topic that exists"))?;
+    expect("ids", broker.topic_ids(&names).map_err(said("topic ids"))?, ids)?;
+    expect("no topics", broker.topic_ids(&[]).map_err(said("topic ids"))?.len(), 0)
 }
 
 /// Keys, values, nulls, headers of any bytes and timestamps arrive in order, and exactly as they were sent.

@@ -181,6 +181,14 @@ impl Group {
         }
     }
 
+    /// The topic is gone, and so are positions in it.
+    pub fn forget(&mut self, topic: &str) {
+        self.offsets.retain(|partition, _| partition.topic.as_ref() != topic);
+        for pending in self.pending.values_mut() {
+            pending.retain(|partition, _| partition.topic.as_ref() != topic);
+        }
+    }
+
     /// Positions that count once `transaction` commits.
     pub fn offer(&mut self, transaction: u64, offsets: &[(TopicPartition, Committed)]) {
         let pending = self.pending.entry(transaction).or_default();

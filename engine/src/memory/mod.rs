@@ -46,7 +46,9 @@ use self::log::Stored;
 use self::producer::MemoryProducer;
 use self::reader::MemoryReader;
 use self::world::{World, transient};
-use crate::broker::{Broker, BrokerError, Committed, Consumer, Event, Producer, Reader, SystemClock, TopicPartition, TopicSpec};
+use crate::broker::{
+    Broker, BrokerError, Committed, Consumer, Event, GroupView, Producer, Reader, SystemClock, TopicId, TopicPartition, TopicSpec,
+};
 
 /// In real time, how often a waiting call looks for timeouts that no other call has announced.
 const WAKE: Duration = Duration::from_millis(100);
@@ -169,6 +171,23 @@ impl MemoryBroker {
         let config: Vec<_> = config.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         self.shared.lock().create_topic(name, partitions, &config);
         self.shared.changed();
+    }
+
+    /// Deletes a topic with everything in it. One of the same name that is created later has another id.
+    pub fn delete_topic(&self, name: &str) {
+        self.shared.lock().delete_topic(name);
+        self.shared.changed();
+    }
+
+    /// Deletes the positions of `group`, as their retention does.
+    pub fn delete_group(&self, group: &str) {
+        self.shared.lock().groups.remove(group);
+    }
+
+    /// Sets positions of `group` from outside, as tools do while it has no members.
+    pub fn set_group_offsets(&self, group: &str, positions: &BTreeMap<TopicPartition, Committed>) {
+        let positions: Vec<_> = positions.iter().map(|(partition, committed)| (partition.clone(), committed.clone())).collect();
+        self.shared.lock().groups.entry(group.to_owned()).or_default().commit(&positions);
     }
 
     /// Keeps about `records` per partition of `topic`: the newest, or by compaction if it is a compacted topic.
@@ -385,6 +404,19 @@ impl Broker for MemoryBroker {
         }
         self.shared.changed();
         Ok(())
+    }
+
+    fn topic_ids(&self, topics: &[String]) -> Result<BTreeMap<String, TopicId>, BrokerError> {
+        let world = self.shared.lock();
+        let id = |name: &String| Some((name.clone(), TopicId(world.topics.get(name.as_str())?.id.to_string())));
+        Ok(topics.iter().filter_map(id).collect())
+    }
+
+    fn group(&self, group: &str) -> Result<GroupView, BrokerError> {
+        let mut world = self.shared.lock();
+        world.tick();
+        let view = |group: &group::Group| GroupView { members: group.members.len(), committed: group.all_committed() };
+        Ok(world.groups.get(group).map(view).unwrap_or_default())
     }
 
     fn topic_config(&self, topic: &str) -> Result<Vec<(String, String)>, BrokerError> {

@@ -49,6 +49,8 @@ const MAX_MESSAGE_BYTES: usize = 1_048_588;
 
 #[derive(Default)]
 pub(super) struct Topic {
+    /// Tells it from an earlier topic of the same name.
+    pub id: u64,
     pub partitions: Vec<Log>,
     pub config: BTreeMap<String, String>,
     /// Records to keep per partition, about.
@@ -164,7 +166,8 @@ impl World {
 
     /// Creates or enlarges a topic. Groups that subscribe to it rebalance.
     pub fn create_topic(&mut self, name: &str, partitions: i32, config: &[(String, String)]) {
-        let topic = self.topics.entry(Arc::from(name)).or_default();
+        let id = self.number();
+        let topic = self.topics.entry(Arc::from(name)).or_insert_with(|| Topic { id, ..Topic::default() });
         let wanted = usize::try_from(partitions).unwrap_or(0);
         if topic.partitions.len() >= wanted {
             return;
@@ -172,6 +175,20 @@ impl World {
         topic.config.extend(config.iter().cloned());
         topic.partitions.resize_with(wanted, Log::default);
         for group in self.groups.values_mut() {
+            if group.members.values().any(|member| member.topics.iter().any(|topic| topic == name)) {
+                group.prepare();
+            }
+        }
+        self.complete_rounds();
+    }
+
+    /// Deletes a topic. As in Kafka, groups lose their positions in it, and those that subscribe to it rebalance.
+    pub fn delete_topic(&mut self, name: &str) {
+        if self.topics.remove(name).is_none() {
+            return;
+        }
+        for group in self.groups.values_mut() {
+            group.forget(name);
             if group.members.values().any(|member| member.topics.iter().any(|topic| topic == name)) {
                 group.prepare();
             }

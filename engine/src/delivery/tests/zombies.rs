@@ -1,6 +1,9 @@
 //! Lanes that the group has forgotten and that don't know it.
 
+use std::collections::BTreeMap;
+
 use super::*;
+use crate::broker::{GroupView, TopicId};
 
 /// A broker whose consumers can be made deaf: they hear nothing and are not heard of, as behind a broken network, while
 /// their commits get through.
@@ -29,6 +32,12 @@ impl Broker for Deaf {
     }
     fn create_topics(&self, topics: &[TopicSpec]) -> Result<(), BrokerError> {
         self.0.create_topics(topics)
+    }
+    fn topic_ids(&self, topics: &[String]) -> Result<BTreeMap<String, TopicId>, BrokerError> {
+        self.0.topic_ids(topics)
+    }
+    fn group(&self, group: &str) -> Result<GroupView, BrokerError> {
+        self.0.group(group)
     }
     fn topic_config(&self, topic: &str) -> Result<Vec<(String, String)>, BrokerError> {
         self.0.topic_config(topic)
