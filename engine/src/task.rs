@@ -69,7 +69,7 @@ impl Task {
         let nodes = plan.stages.get(stage).map(|s| s.nodes.as_slice()).unwrap_or_default().iter().map(|node| Node {
             step: node.step.as_str().into(),
             operator: (node.planned.build)(),
-            store: node.planned.stateful.then(Store::default),
+            store: node.planned.state.is_some().then(Store::default),
             seen: NO_WATERMARK,
             passed_on: NO_WATERMARK,
             delay: node.planned.delay,

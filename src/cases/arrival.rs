@@ -113,7 +113,7 @@ impl Dependence {
                     dependence.steps.insert(node.step.clone());
                 }
                 let main = node.planned.outputs.first();
-                let updates = node.planned.stateful && main.is_some_and(|port| !port.timed);
+                let updates = node.planned.state.is_some() && main.is_some_and(|port| !port.timed);
                 nodes.push(match (before, main.map(|port| &port.key)) {
                     (Comparison::Rows, Some(KeyEffect::Columns(by))) if updates && meets_others(stage) => {
                         let window = main.filter(|port| port.schema.index_of("window_start").is_ok()).map(|_| "window_start".to_string());

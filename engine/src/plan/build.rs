@@ -372,7 +372,7 @@ impl Builder<'_> {
             let full = if output.name.is_empty() { name.to_string() } else { format!("{name}.{}", output.name) };
             self.streams.insert(full, stream);
         }
-        let changelog = planned.stateful.then(|| self.names.changelog(name));
+        let changelog = planned.state.is_some().then(|| self.names.changelog(name));
         let inputs = streams.iter().map(|s| s.from).collect();
         let on_error = step.on_error.unwrap_or_default();
         let node = PlanNode { step: name.to_string(), kind: step.kind.clone(), planned, inputs, on_error, keys: port_keys, changelog };

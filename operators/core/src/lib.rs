@@ -37,7 +37,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use duration::Span;
 pub use operator::{Cx, Emitted, Ledger, Operator, Port, Rejected, Time};
 pub use path::Path;
-pub use spec::{Input, KeyEffect, OutputPort, PlanCx, Planned, Spec, TableInfo};
+pub use spec::{Input, KeyEffect, OutputPort, PlanCx, Planned, Spec, StateLayout, TableInfo};
 pub use state::{MemoryState, State, StateError};
 pub use table::{Change, Table, Tables};
 pub use types::{name as type_name, said as type_said};

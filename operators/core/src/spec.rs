@@ -90,6 +90,19 @@ impl OutputPort {
     }
 }
 
+/// Facts that decide how a step's state is read: names and values in words of the pipeline file. State written under one
+/// layout means something else, or nothing, to a step with another one; the engine compares them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateLayout(pub Vec<(String, String)>);
+
+impl StateLayout {
+    /// Adds a fact.
+    pub fn with(mut self, name: impl Into<String>, value: impl Into<String>) -> StateLayout {
+        self.0.push((name.into(), value.into()));
+        self
+    }
+}
+
 /// A step that passed its checks.
 #[derive(Clone)]
 pub struct Planned {
@@ -97,8 +110,8 @@ pub struct Planned {
     /// Rows with equal values in these columns must meet in one partition; the planner inserts a repartition topic
     /// where they don't. `None`: any partitioning does.
     pub needs_key: Option<Vec<Path>>,
-    /// The step keeps state in its partition.
-    pub stateful: bool,
+    /// What state the step keeps in its partition; `None`: it keeps none.
+    pub state: Option<StateLayout>,
     /// The step's outputs trail its input's watermark by this much (a window that waits for late rows).
     pub delay: Millis,
     /// Names of the tables it reads.
@@ -118,7 +131,7 @@ impl Planned {
         Planned {
             outputs: vec![output],
             needs_key: None,
-            stateful: false,
+            state: None,
             delay: 0,
             tables: Vec::new(),
             details: Vec::new(),

@@ -44,5 +44,5 @@ pub use aggregate::{AggregateCall, parse_aggregate};
 pub use compile::{Expr, Predicate};
 pub use evaluate::{Decided, Evaluated};
 pub use refusal::ExprError;
-pub use syntax::parse_alias;
+pub use syntax::{canonical, parse_alias};
 pub use text::{NamedSql, Sql};

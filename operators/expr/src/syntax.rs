@@ -53,6 +53,12 @@ impl Dialect for ExpressionDialect {
     }
 }
 
+/// `sql` as the parser would write it: texts that differ in white space and in the case of keywords alone become equal.
+/// A text that can't be parsed stays as it is.
+pub fn canonical(sql: &str) -> String {
+    parse(sql).map_or_else(|_| sql.to_string(), |parsed| parsed.ast.to_string())
+}
+
 /// A parsed expression with the text it came from.
 pub(crate) struct Parsed {
     pub ast: Ast,

@@ -124,6 +124,23 @@ impl Refusal {
 }
 
 impl Function {
+    /// The call that fills this memory, over `arguments`. A percentile's rank is asked of the sketch later.
+    pub fn said(&self, arguments: &str) -> String {
+        let name = match self {
+            Function::CountRows => return "count(*)".to_string(),
+            Function::CountDistinct => return format!("count(DISTINCT {arguments})"),
+            Function::CountValues => "count",
+            Function::SumInt | Function::SumDecimal | Function::SumFloat => "sum",
+            Function::AvgInt | Function::AvgDecimal { .. } | Function::AvgFloat => "avg",
+            Function::Min => "min",
+            Function::Max => "max",
+            Function::First => "first",
+            Function::Last => "last",
+            Function::Percentile { .. } => "approx_percentile",
+        };
+        format!("{name}({arguments})")
+    }
+
     /// The memory of a group without rows.
     pub fn empty(&self) -> Accumulator {
         use Function::*;

@@ -7,7 +7,8 @@ use operator_core::batch::{HEADERS, is_system, reserved_name, system_fields, tim
 use operator_core::diagnostic::names;
 use operator_core::keys::is_groupable;
 use operator_core::path::quoted;
-use operator_core::{Diagnostic, KeyEffect, Millis, OutputPort, Path, PlanCx, Planned, Span, type_said};
+use operator_core::{Diagnostic, KeyEffect, Millis, OutputPort, Path, PlanCx, Planned, Span, StateLayout, type_name, type_said};
+use operator_expr::canonical;
 
 use crate::accumulator::Function;
 use crate::aggregate::{self, Aggregate};
@@ -120,13 +121,50 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
     Planned {
         outputs,
         needs_key: Some(group.iter().map(|g| g.path.clone()).collect()),
-        stateful: true,
+        state: Some(state_layout(group, &plan)),
         delay: plan.windows.lateness,
         tables: Vec::new(),
         details,
         warnings,
         fallible,
         build: Arc::new(move || Box::new(WindowOperator::new(plan.clone()))),
+    }
+}
+
+/// What decides how the entries in state are read ([`crate::layout`]): accumulators stand there by place, without names.
+/// `lateness`, `emit` and `expire` don't: they are judged when a row or a watermark comes.
+fn state_layout(group: &[Group], plan: &WindowPlan) -> StateLayout {
+    let by: Vec<String> = group.iter().map(|g| format!("{} {}", g.path, type_name(g.field.data_type()))).collect();
+    let layout = StateLayout::default().with("window", shape(plan.windows)).with("by", format!("[{}]", by.join(", ")));
+    plan.aggregates.iter().enumerate().fold(layout, |layout, (place, aggregate)| {
+        let argument = |input: &usize| {
+            let sql = plan.inputs.get(*input).map_or_else(String::new, |expr| canonical(expr.sql()));
+            let (of, _) = plan.inputs.column_type(*input);
+            // Values of a DISTINCT are keys of their own, whose bytes are those of the type.
+            let of = if aggregate.function == Function::CountDistinct { type_name(&of) } else { kept_as(&of) };
+            format!("{sql} {of}")
+        };
+        let arguments: Vec<String> = aggregate.inputs.iter().map(argument).collect();
+        layout.with(format!("compute {}", place + 1), aggregate.function.said(&arguments.join(", ")))
+    })
+}
+
+/// How accumulators keep values of a type: a column may become wider without a change of state.
+fn kept_as(data_type: &DataType) -> String {
+    match data_type {
+        t if t.is_integer() => "integer".to_string(),
+        DataType::Decimal128(_, scale) => format!("decimal with {scale} digits after the point"),
+        DataType::Float32 | DataType::Float64 => "double".to_string(),
+        other => type_name(other),
+    }
+}
+
+/// The shape of windows, in a few words.
+fn shape(Windows { size, every, unbounded, .. }: Windows) -> String {
+    match size == every {
+        _ if unbounded => "unbounded".to_string(),
+        true => format!("tumbling {}", Span(size)),
+        false => format!("hopping {} every {}", Span(size), Span(every)),
     }
 }
 

@@ -63,7 +63,7 @@ fn the_result_has_group_window_and_computed_columns() {
     let late = &planned.outputs[1];
     assert_eq!((late.name.as_str(), &late.key, late.lossy_if_unread), ("late", &KeyEffect::Unchanged, true));
     assert_eq!(late.schema, schema());
-    assert_eq!((planned.delay, planned.stateful, planned.warnings.len()), (120_000, true, 0));
+    assert_eq!((planned.delay, planned.state.is_some(), planned.warnings.len()), (120_000, true, 0));
     let details: Vec<&str> = planned.details.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(details, ["windows", "lateness", "emit", "state per group and window", "state expires"]);
 }

@@ -145,7 +145,7 @@ pub(super) fn plan(planned: &Planned) -> Vec<String> {
     if let Some(key) = &planned.needs_key {
         lines.push(format!("needs key: {}", key.iter().map(Path::to_string).collect::<Vec<_>>().join(", ")));
     }
-    if planned.stateful {
+    if planned.state.is_some() {
         lines.push("stateful".into());
     }
     if planned.delay != 0 {
