@@ -43,7 +43,7 @@ mod tests {
         let shape = regex::Regex::new(r#"(?s)YamlError \{ code: "([a-z-]+)""#).unwrap();
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let mut found = BTreeSet::new();
-        for dir in ["engine/src/plan", "engine/src/yaml", "operators", "src"] {
+        for dir in ["engine/src/manifest", "engine/src/plan", "engine/src/yaml", "operators", "src"] {
             read(&root.join(dir), &mut found, &codes);
             read(&root.join(dir), &mut found, &shape);
         }

@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use headwater_engine::broker::{Broker, TopicSpec};
 use headwater_engine::lane::{Sampled, sample_keys, topics_to_create};
+use headwater_engine::manifest;
 use headwater_engine::pipeline::Guarantee;
 use headwater_engine::plan::{InputKind, Plan, Target, TopicName};
+use operator_core::Diagnostic;
 use tokio::runtime::Handle;
 
 use crate::clickhouse::{self, Created, Table, inspect, misfits};
@@ -61,6 +63,7 @@ pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, ru
         Ok(sampled) => checks.extend(sampled.into_iter().map(keys_check)),
         Err(e) => checks.push(check("keys of sources", Err(format!("can't be read: {e}")))),
     }
+    checks.extend(deployed(plan, kafka)?);
     checks.push(check("internal topics", check_internal(plan, kafka).map(|()| "as the plan needs them".to_string())));
     checks.extend(groups(plan, kafka)?);
     if plan.guarantee == Guarantee::ExactlyOnce {
@@ -68,6 +71,25 @@ pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, ru
     }
     checks.extend(tables(plan, config, files, runtime));
     Ok(checks)
+}
+
+/// What the start would say of the plan and the deployed version.
+fn deployed(plan: &Plan, kafka: &Kafka) -> Result<Vec<Check>, Problem> {
+    let fail = |e: String| Problem::plain(e);
+    let deployed = manifest::store::read(kafka, &plan.names).map_err(|e| fail(e.to_string()))?;
+    let verdict = manifest::check(kafka, plan, deployed.as_ref().map(|d| &d.manifest), true).map_err(|e| fail(e.to_string()))?;
+    let what = "deployed version";
+    if !verdict.refused.is_empty() {
+        let said = |d: Diagnostic| format!("{} ({}). {}", d.message, d.code, d.help.unwrap_or_default());
+        return Ok(verdict.refused.into_iter().map(|d| check(what, Err(said(d)))).collect());
+    }
+    let found = match (deployed, verdict.adopted) {
+        (_, true) => "ran before without a manifest: state and positions are taken as they are".to_string(),
+        (None, _) => "none yet".to_string(),
+        (Some(deployed), _) if verdict.changes.is_empty() => format!("{}, the same", deployed.manifest.version),
+        (Some(deployed), _) => format!("{}; {}", deployed.manifest.version, verdict.changes.join("; ")),
+    };
+    Ok(vec![check(what, Ok(found))])
 }
 
 /// What a worker does to which topics.

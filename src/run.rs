@@ -9,6 +9,8 @@ use std::time::Duration;
 use headwater_engine::broker::{Broker, Failure, SystemClock};
 use headwater_engine::delivery::Counters;
 use headwater_engine::lane::{LaneConfig, World, topics_to_create};
+use headwater_engine::manifest::store::Deployed;
+use headwater_engine::manifest::{DeployError, Keeper, deploy};
 use headwater_engine::pipeline::Guarantee;
 use headwater_engine::plan::{Output, Plan, Target};
 use headwater_engine::schemas::SchemaSource;
@@ -16,7 +18,7 @@ use headwater_engine::stats::Stats;
 use headwater_engine::tables::LoadedTables;
 use headwater_engine::time::TrustedWall;
 use headwater_engine::worker::{self, Stop};
-use operator_core::Span;
+use operator_core::{Diagnostic, Span};
 use parking_lot::Mutex;
 use sha2::Digest;
 
@@ -42,9 +44,9 @@ pub struct Services {
 ///
 /// # Errors
 /// Brokers would abort every transaction before it is committed.
-pub fn check_times(loaded: &Loaded, config: &Config) -> Result<(), Problem> {
-    let (interval, timeout) = (loaded.pipeline.commit_interval, config.kafka.transaction_timeout);
-    if loaded.pipeline.guarantee == Guarantee::ExactlyOnce && interval.millis() * 2 > timeout.millis() {
+pub fn check_times(guarantee: Guarantee, interval: Span, config: &Config) -> Result<(), Problem> {
+    let timeout = config.kafka.transaction_timeout;
+    if guarantee == Guarantee::ExactlyOnce && interval.millis() * 2 > timeout.millis() {
         let message = format!("`commit_interval: {interval}` does not fit into transactions that brokers abort after {timeout}");
         let help = "make `commit_interval` shorter, or `kafka.transaction_timeout` more than twice as long";
         return Err(Problem::plain(message).with_help(Some(help.into())));
@@ -100,6 +102,7 @@ pub struct Prepared {
     pub plan: Arc<Plan>,
     pub services: Services,
     pub world: World,
+    pub deployed: Deployed,
 }
 
 impl Services {
@@ -113,12 +116,18 @@ impl Services {
 /// Plans against the live services and creates the topics the pipeline needs.
 pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Problem>> {
     let catalog = Live::new(services.broker.clone(), services.subjects.clone());
-    let (plan, warnings) = prepare::make_plan(loaded, &catalog)?;
+    let (mut plan, warnings) = prepare::make_plan(loaded, &catalog)?;
     prepare::print(&warnings);
-    let plan = Arc::new(plan);
-    let topics = topics_to_create(&plan);
-    services.broker.create_topics(&topics).map_err(|e| vec![Problem::plain(format!("topics can't be created: {e}"))])?;
     check_internal(&plan, services.broker.as_ref()).map_err(|e| vec![Problem::plain(e)])?;
+    let agreed = deploy(services.broker.as_ref(), &mut plan).map_err(|e| refusals(loaded, e))?;
+    let version = agreed.deployed.manifest.version;
+    if agreed.adopted {
+        tracing::warn!(pipeline = %plan.pipeline, "the pipeline ran before without a manifest: state and positions are taken as they are, changes are compared from now on");
+    }
+    for change in &agreed.changes {
+        tracing::info!(pipeline = %plan.pipeline, version, %change, "the pipeline has changed");
+    }
+    let plan = Arc::new(plan);
     let subjects = services.subjects.clone();
     let known: Mutex<BTreeMap<String, u32>> = Mutex::default();
     let schema_ids = Arc::new(move |subject: &str, text: &str| {
@@ -140,7 +149,22 @@ pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Prob
         tables: Arc::new(LoadedTables::new(&plan)),
         stats: Arc::new(Stats::default()),
     };
-    Ok(Prepared { plan, services, world })
+    Ok(Prepared { plan, services, world, deployed: agreed.deployed })
+}
+
+/// Problems of a plan that can't run on what is deployed.
+fn refusals(loaded: &Loaded, e: DeployError) -> Vec<Problem> {
+    match e {
+        DeployError::Store(e) => vec![Problem::plain(e.to_string())],
+        DeployError::Refused(found) => found.into_iter().map(|d| refusal(loaded, d)).collect(),
+    }
+}
+
+fn refusal(loaded: &Loaded, d: Diagnostic) -> Problem {
+    match d.path.is_empty() {
+        true => Problem::plain(d.message).with_code(&d.code).with_help(d.help),
+        false => Problem::found(&loaded.source, &loaded.root, d),
+    }
 }
 
 /// Internal topics must be what the plan takes them for: another partition count silently moves keys (G9), and
@@ -208,6 +232,8 @@ pub struct Running {
     pub stop: Stop,
     pub shown: Shown,
     pub address: Option<std::net::SocketAddr>,
+    /// Why the worker had to end because of what others did to topics.
+    changed: Arc<Mutex<Option<String>>>,
     worker: std::thread::JoinHandle<Result<(), String>>,
     deliveries: Vec<std::thread::JoinHandle<Result<(), String>>>,
     _slot: Slot,
@@ -231,11 +257,7 @@ pub type MakeDelivery<'a> = dyn Fn(&Output, &str) -> Result<Delivering, Problem>
 
 /// [`start`] with deliveries of the caller's own making.
 pub fn start_with(prepared: &Prepared, config: &Config, stop: Stop, make: &MakeDelivery<'_>) -> Result<Running, Problem> {
-    let (interval, timeout) = (prepared.plan.commit_interval, config.kafka.transaction_timeout.millis());
-    if interval > timeout / 2 {
-        let why = format!("commit_interval is {} and kafka.transaction_timeout {}", Span(interval), Span(timeout));
-        return Err(Problem::plain(format!("{why}: brokers would abort transactions before they end. The timeout must be twice as long")));
-    }
+    check_times(prepared.plan.guarantee, Span(prepared.plan.commit_interval), config)?;
     let slot = Slot::take(&config.worker.state_dir, &prepared.plan.pipeline, config.worker.id.as_deref()).map_err(Problem::plain)?;
     let (deliveries, counters) = deliveries(prepared, make, &slot, &stop)?;
     let shown = Shown {
@@ -258,7 +280,34 @@ pub fn start_with(prepared: &Prepared, config: &Config, stop: Stop, make: &MakeD
         .name("worker".into())
         .spawn(move || worker::run(&world, lanes, &stopping).map_err(|e| e.to_string()))
         .map_err(|e| Problem::plain(e.to_string()))?;
-    Ok(Running { stop, shown, address, worker, deliveries, _slot: slot })
+    let changed = keep_manifest(prepared, &stop)?;
+    Ok(Running { stop, shown, address, changed, worker, deliveries, _slot: slot })
+}
+
+/// How often a worker looks at the manifest and at the topics it names.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Looks after the manifest on a thread that nobody waits for: with brokers away a question takes longer than a worker has
+/// to stop.
+fn keep_manifest(prepared: &Prepared, stop: &Stop) -> Result<Arc<Mutex<Option<String>>>, Problem> {
+    let mut keeper = Keeper::new(prepared.services.broker.clone(), prepared.plan.clone(), prepared.deployed.clone());
+    let (changed, stop, pipeline) = (Arc::new(Mutex::new(None)), stop.clone(), prepared.plan.pipeline.clone());
+    let found = changed.clone();
+    let watch = move || {
+        while !stop.is_stopped() {
+            match keeper.look() {
+                Ok(None) => {}
+                Ok(Some(why)) => {
+                    *found.lock() = Some(why);
+                    return stop.stop();
+                }
+                Err(e) => tracing::debug!(%pipeline, cause = %e, "the manifest can't be looked at now"),
+            }
+            stop.pause(LOOK);
+        }
+    };
+    std::thread::Builder::new().name("manifest".into()).spawn(watch).map_err(|e| Problem::plain(e.to_string()))?;
+    Ok(changed)
 }
 
 type Deliveries = (Vec<std::thread::JoinHandle<Result<(), String>>>, Vec<(String, Arc<Counters>)>);
@@ -298,11 +347,12 @@ impl Running {
     /// Waits until everything has ended; the first cause that does not pass by itself is the error, that of a sink included.
     pub fn wait(self) -> Result<(), Problem> {
         let mut result = Ok(());
+        let changed = self.changed.clone();
         for thread in std::iter::once(self.worker).chain(self.deliveries) {
             let ended = thread.join().unwrap_or_else(|_| Err("a thread panicked".into()));
             result = result.and(ended);
         }
-        result.map_err(Problem::plain)
+        result.and_then(|()| changed.lock().take().map_or(Ok(()), Err)).map_err(Problem::plain)
     }
 }
 

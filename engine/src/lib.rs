@@ -15,6 +15,7 @@ pub mod delivery;
 pub mod failpoint;
 pub mod headers;
 pub mod lane;
+pub mod manifest;
 pub mod memory;
 mod order;
 mod outbox;

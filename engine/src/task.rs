@@ -24,6 +24,8 @@ use crate::state::Store;
 pub struct TaskError {
     pub step: String,
     pub message: String,
+    /// What is in state means nothing to the step: it will not be otherwise the next time.
+    pub unreadable: bool,
 }
 
 /// Rows that leave the stage, or are refused by one of its steps.
@@ -246,7 +248,7 @@ impl Task {
             run(node.operator.as_mut(), &mut cx)
         };
         if let Err(e) = result {
-            return Err(self.broken(index, e.to_string()));
+            return Err(TaskError { unreadable: true, ..self.broken(index, e.to_string()) });
         }
         if node.on_error == OnError::Drop {
             let dropped: u64 = rejected.extract_if(.., |rejected| !rejected.asked).map(|rejected| rejected.inputs).sum();
@@ -281,7 +283,7 @@ impl Task {
 
     fn broken(&self, index: usize, message: String) -> TaskError {
         let step = self.nodes.get(index).map_or_else(String::new, |n| n.step.to_string());
-        TaskError { step, message }
+        TaskError { step, message, unreadable: false }
     }
 }
 

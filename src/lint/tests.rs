@@ -6,8 +6,23 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
-/// Codes that no file alone shows: they need a service, a file of a mebibyte, or are no finding about a file.
-const ELSEWHERE: [&str; 7] = ["broker", "schema-registry", "error", "service-unreachable", "pattern", "too-large", "unknown-topic"];
+/// Codes that no file alone shows: they need a service or what was deployed before, a file of a mebibyte, or are no finding
+/// about a file.
+const ELSEWHERE: [&str; 13] = [
+    "broker",
+    "schema-registry",
+    "error",
+    "service-unreachable",
+    "pattern",
+    "too-large",
+    "unknown-topic",
+    "changed-state",
+    "recreated-topic",
+    "lost-topic",
+    "lost-positions",
+    "unread-rows",
+    "workers-running",
+];
 
 fn cases() -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/refused");

@@ -41,6 +41,20 @@ pub fn create_with(environment: &Ephemeral, topic: &str, partitions: i32, settin
     }
 }
 
+/// Deletes topics and waits until no broker lists them.
+pub fn delete(environment: &Ephemeral, topics: &[&str]) {
+    let admin: AdminClient<DefaultClientContext> = client(environment).create().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for result in runtime.block_on(admin.delete_topics(topics, &AdminOptions::new())).unwrap() {
+        result.unwrap();
+    }
+    crate::environment::wait_until("topics are gone", Duration::from_secs(30), || {
+        let all = admin.inner().fetch_metadata(None, Duration::from_secs(10)).map_err(|e| e.to_string())?;
+        let left: Vec<&str> = all.topics().iter().map(|t| t.name()).filter(|name| topics.contains(name)).collect();
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+}
+
 /// Writes records to partitions, in order, and waits until they are acknowledged.
 pub fn produce(environment: &Ephemeral, topic: &str, records: &[(i32, Option<&str>, Option<&[u8]>)]) {
     let producer: BaseProducer = client(environment).set("enable.idempotence", "true").create().unwrap();

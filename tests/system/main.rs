@@ -5,6 +5,7 @@
 //! after the others are done ([`environment::exclusive`]). Needs Java 17, Maven, npm and Python; a missing tool fails
 //! with what to install.
 
+mod changes;
 mod cli;
 mod contracts;
 mod delivery;

@@ -1,6 +1,6 @@
 //! Tasks come and go with the group's assignment: positions, restores, and the start of delivery.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +12,7 @@ use super::{Lane, LaneEnd, OwnedTask};
 use crate::broker::{Committed, Event, Failure, Reader, TopicPartition};
 use crate::checkpoint::Checkpoint;
 use crate::decode::Decoder;
+use crate::manifest::recreated;
 use crate::pipeline::{Guarantee, Start};
 use crate::plan;
 use crate::task::{Task, Writers};
@@ -38,6 +39,7 @@ impl Lane {
         if self.newly.is_empty() {
             return Ok(());
         }
+        self.check_topics()?;
         let committed = match self.consumer.committed(&self.newly) {
             Ok(committed) => committed,
             // Positions of a transaction that is still being settled: ask again on the next turn.
@@ -89,7 +91,7 @@ impl Lane {
                 };
                 let position = match committed {
                     Some(committed) => committed.offset,
-                    None => self.first_position(partition, &input.kind)?,
+                    None => self.first_position(partition, topic, &input.kind)?,
                 };
                 let mut made = InputPartition {
                     task: (stage_index, partition.partition),
@@ -114,13 +116,25 @@ impl Lane {
     }
 
     /// Where to begin in a partition for which the group has never committed anything. Never left to a client's
-    /// reset policy (rule 7).
-    fn first_position(&mut self, partition: &TopicPartition, kind: &plan::InputKind) -> Result<i64, LaneEnd> {
+    /// reset policy (rule 7). A partition that was added to a topic which the pipeline reads has had no rows before.
+    fn first_position(&self, partition: &TopicPartition, topic: &plan::InputTopic, kind: &plan::InputKind) -> Result<i64, LaneEnd> {
         let (low, high) = self.world.broker.bounds(partition)?;
         Ok(match kind {
-            plan::InputKind::Source(decode) if decode.start == Start::Latest => high,
+            plan::InputKind::Source(decode) if decode.start == Start::Latest && partition.partition < topic.first_partitions => high,
             _ => low,
         })
+    }
+
+    /// The topics newly given must be those that the manifest means: a position in another one means nothing.
+    fn check_topics(&self) -> Result<(), LaneEnd> {
+        let given: BTreeSet<&str> = self.newly.iter().map(|tp| tp.topic.as_ref()).collect();
+        let topics = self.world.plan.stages.iter().flat_map(|s| &s.inputs).flat_map(|i| &i.topics);
+        let meant: Vec<_> = topics.filter(|t| t.id.is_some() && given.contains(t.name.as_ref())).collect();
+        let found = self.world.broker.topic_ids(&meant.iter().map(|t| t.name.to_string()).collect::<Vec<_>>())?;
+        match meant.iter().find(|t| found.get(t.name.as_ref()).is_some_and(|id| t.id.as_ref() != Some(id))) {
+            Some(topic) => Err(LaneEnd::Stop(recreated(&topic.name))),
+            None => Ok(()),
+        }
     }
 
     fn own(&mut self, id: (usize, i32), known: bool) -> Result<(), LaneEnd> {
@@ -342,7 +356,9 @@ pub fn topics_to_create(plan: &plan::Plan) -> Vec<crate::broker::TopicSpec> {
         config: config.iter().map(|(k, v)| (k.to_string(), v.clone())).collect(),
     };
     let week = TOMBSTONE_RETENTION.to_string();
-    let mut topics = Vec::new();
+    // Not compacted: of two records that replace the same one the first counts, and compaction would keep the second.
+    let forever = [("cleanup.policy", "delete".to_string()), ("retention.ms", "-1".into()), ("retention.bytes", "-1".into())];
+    let mut topics = vec![spec(&plan.names.manifest(), 1, &forever)];
     let mut seen: std::collections::BTreeSet<Arc<str>> = Default::default();
     for stage in &plan.stages {
         for input in &stage.inputs {

@@ -42,7 +42,7 @@ use crate::pipeline::Guarantee;
 use crate::plan::Plan;
 use crate::schemas::SchemaSource;
 use crate::stats::Stats;
-use crate::task::{Leaving, Task, TaskError};
+use crate::task::{Leaving, Task};
 use crate::time::TrustedWall;
 
 pub use assignment::{TOMBSTONE_RETENTION, topics_to_create};
@@ -376,9 +376,9 @@ impl Lane {
                 }
                 Ok(())
             }
-            Err(TaskError { step, message }) => {
+            Err(e) => {
                 self.epoch.opened.get_or_insert(self.world.clock.monotonic());
-                Err(LaneEnd::Restart(format!("step `{step}`: {message}")))
+                Err(if e.unreadable { LaneEnd::Stop(e.to_string()) } else { LaneEnd::Restart(e.to_string()) })
             }
         }
     }

@@ -375,7 +375,8 @@ impl Builder<'_> {
         let changelog = planned.state.is_some().then(|| self.names.changelog(name));
         let inputs = streams.iter().map(|s| s.from).collect();
         let on_error = step.on_error.unwrap_or_default();
-        let node = PlanNode { step: name.to_string(), kind: step.kind.clone(), planned, inputs, on_error, keys: port_keys, changelog };
+        let (kind, keys) = (step.kind.clone(), port_keys);
+        let node = PlanNode { step: name.to_string(), kind, planned, inputs, on_error, keys, changelog, changelog_id: None };
         self.nodes.push((first.component, node));
     }
 

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use arrow::datatypes::SchemaRef;
 use operator_core::{Diagnostic, Millis, Path, Planned, Port};
 
+use crate::broker::TopicId;
 use crate::partitioner::Partitioner;
 use crate::pipeline::{Format, Guarantee, NullValues, OnError, Start, WrongUnit};
 
@@ -110,8 +111,19 @@ pub struct StageInput {
 pub struct InputTopic {
     pub name: Arc<str>,
     pub partitions: i32,
+    /// Partitions below this begin at `start`, those that were added later at their beginning. The manifest knows.
+    pub first_partitions: i32,
+    /// The topic it must be, once the manifest was read.
+    pub id: Option<TopicId>,
     /// The Avro reader schema of this topic.
     pub avro: Option<Arc<str>>,
+}
+
+impl InputTopic {
+    /// A topic of which only the catalog has told.
+    pub fn new(name: impl Into<Arc<str>>, partitions: i32, avro: Option<Arc<str>>) -> InputTopic {
+        InputTopic { name: name.into(), partitions, first_partitions: partitions, id: None, avro }
+    }
 }
 
 pub enum InputKind {
@@ -144,6 +156,8 @@ pub struct Decode {
     /// A step that does without a repartition because of the source's key.
     pub relied_on_by: Option<Arc<str>>,
     pub start: Start,
+    /// Its topics are found by a pattern.
+    pub pattern: bool,
     pub null_values: NullValues,
     /// Carry headers along.
     pub headers: bool,
@@ -179,6 +193,8 @@ pub struct PlanNode {
     pub keys: Vec<Option<Vec<Path>>>,
     /// The topic its state is changelogged to.
     pub changelog: Option<Arc<str>>,
+    /// The topic that must be, once the manifest was read.
+    pub changelog_id: Option<TopicId>,
 }
 
 /// A topic that a stage writes.

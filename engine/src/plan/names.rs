@@ -24,6 +24,11 @@ impl Names {
         format!("hw.{}.{step}.repartition", self.0).into()
     }
 
+    /// Where it stands what state and positions belong to.
+    pub fn manifest(&self) -> Arc<str> {
+        format!("hw.{}.manifest", self.0).into()
+    }
+
     pub fn outbox(&self, sink: &str) -> Arc<str> {
         format!("hw.{}.{sink}.outbox", self.0).into()
     }

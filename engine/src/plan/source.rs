@@ -68,7 +68,7 @@ pub fn source(
             envelope_complete(&schema, topic).map_err(|d| vec![d])?;
         }
         values.push(schema);
-        inputs.push(InputTopic { name: topic.as_str().into(), partitions, avro });
+        inputs.push(InputTopic::new(topic.as_str(), partitions, avro));
     }
     let value: SchemaRef = match values.as_slice() {
         [] => return Err(vec![Diagnostic::error("no-topic", "no topic matches").at(["pattern"]).help("`*` stands for any characters")]),
@@ -115,6 +115,7 @@ pub fn source(
         partitioner: source.partitioner.unwrap_or_default(),
         relied_on_by: None,
         start: source.start,
+        pattern: source.pattern.is_some(),
         null_values: source.null_values,
         headers,
     };
@@ -163,7 +164,7 @@ pub fn table(name: &str, table: &Table, catalog: &dyn Catalog, text: &str) -> Re
     let time = time.map(|field| field.name().clone());
     Ok(TablePlan {
         name: name.to_string(),
-        topic: InputTopic { name: table.topic.as_str().into(), partitions, avro },
+        topic: InputTopic::new(table.topic.as_str(), partitions, avro),
         format: table.format,
         schema,
         key,

@@ -188,7 +188,7 @@ impl Builder<'_> {
         }
         let input = StageInput {
             name: step.to_string(),
-            topics: vec![InputTopic { name: topic, partitions, avro: None }],
+            topics: vec![InputTopic::new(topic, partitions, None)],
             // The component stands in for the stage until stages are cut.
             kind: InputKind::Repartition { stage: component, writers, why },
             schema: schema.unwrap_or_else(|| Arc::new(Schema::empty())),

@@ -1,0 +1,403 @@
+//! Whether a plan may run on what is deployed: every difference is harmless, or refused with its remedy.
+
+use operator_core::Diagnostic;
+
+use super::evidence::{Counts, has_entries, unread};
+use super::{Input, Manifest, Outbox, Partitioned, Step};
+use crate::broker::{Broker, BrokerError, GroupView, TopicId};
+use crate::pipeline::Start;
+use crate::plan::{InputKind, Plan};
+
+/// What a check found.
+pub struct Verdict {
+    /// Why the plan must not run; empty if it may.
+    pub refused: Vec<Diagnostic>,
+    /// What differs from the deployed version and does no harm, a line each.
+    pub changes: Vec<String>,
+    /// There was no manifest, but the group has positions: they are those of a version that wrote none.
+    pub adopted: bool,
+    /// What will be deployed. Ids of topics that are not there yet are missing.
+    pub next: Manifest,
+}
+
+/// Compares `plan` with the deployed manifest. Changes nothing.
+///
+/// Changes that are only harmless because there is no state or no unread row need that no worker is about to write some:
+/// `first` is false if another worker has written a manifest during this start, and then they are refused.
+///
+/// # Errors
+/// The brokers can't be asked.
+pub fn check(broker: &dyn Broker, plan: &Plan, deployed: Option<&Manifest>, first: bool) -> Result<Verdict, BrokerError> {
+    let group = broker.group(&plan.names.group())?;
+    let mut next = Manifest::of(plan);
+    next.identify(broker)?;
+    let alone = first && group.members == 0;
+    let mut check = Check { broker, plan, group, alone, next, refused: Vec::new(), changes: Vec::new() };
+    let adopted = match deployed {
+        Some(was) => {
+            check.inputs(was)?;
+            check.steps(was)?;
+            check.outboxes(was)?;
+            false
+        }
+        None => !check.group.committed.is_empty(),
+    };
+    let Check { refused, changes, next, .. } = check;
+    Ok(Verdict { refused, changes, adopted, next })
+}
+
+struct Check<'a> {
+    broker: &'a dyn Broker,
+    plan: &'a Plan,
+    group: GroupView,
+    /// No worker of the pipeline runs, or starts beside this one.
+    alone: bool,
+    next: Manifest,
+    refused: Vec<Diagnostic>,
+    changes: Vec<String>,
+}
+
+/// `is` is another topic than `was`. Where brokers have no ids nothing can be said.
+fn replaced(was: &Option<TopicId>, is: &Option<TopicId>) -> bool {
+    was.is_some() && was != is
+}
+
+impl Check<'_> {
+    fn inputs(&mut self, was: &Manifest) -> Result<(), BrokerError> {
+        let mut inputs = std::mem::take(&mut self.next.inputs);
+        for (topic, input) in &mut inputs {
+            match (was.inputs.get(topic), &input.source) {
+                (Some(before), Some(_)) => self.source(topic, before, input, was)?,
+                (Some(before), None) => self.repartition(topic, before, input)?,
+                (None, Some(source)) => {
+                    // What a pattern finds later was not there when `start` was to be applied.
+                    let later = was.inputs.values().any(|i| i.source.as_ref() == Some(source)) && self.by_pattern(source);
+                    input.first_partitions = if later { 0 } else { input.partitions };
+                    self.changes.push(format!("the source `{source}` reads the topic `{topic}`, too"));
+                }
+                (None, None) => self.changes.push(format!("the repartition topic `{topic}` is new")),
+            }
+        }
+        for (topic, before) in was.inputs.iter().filter(|(topic, _)| !inputs.contains_key(*topic)) {
+            self.no_longer_read(topic, before.source.is_some())?;
+        }
+        self.next.inputs = inputs;
+        Ok(())
+    }
+
+    fn by_pattern(&self, source: &str) -> bool {
+        let inputs = self.plan.stages.iter().flat_map(|s| &s.inputs).filter(|i| i.name == source);
+        inputs.into_iter().any(|i| matches!(&i.kind, InputKind::Source(decode) if decode.pattern && decode.start == Start::Latest))
+    }
+
+    fn positions(&self, topic: &str) -> usize {
+        self.group.committed.keys().filter(|tp| tp.topic.as_ref() == topic).count()
+    }
+
+    fn source(&mut self, topic: &str, before: &Input, now: &mut Input, was: &Manifest) -> Result<(), BrokerError> {
+        let (group, manifest) = (self.plan.names.group(), self.plan.names.manifest());
+        if replaced(&before.id, &now.id) {
+            let kept = self.state_beside(topic, was)?;
+            if self.positions(topic) == 0 && kept.is_none() {
+                // Its rows are all new, whatever `start` says of the first ones.
+                now.first_partitions = 0;
+                self.changes.push(format!("the topic `{topic}` was deleted and created again: it is read from its beginning"));
+                return Ok(());
+            }
+            let belongs = match &kept {
+                Some(step) => format!("the state of the step `{step}` belongs to the rows of the topic before"),
+                None => format!("the positions of the group `{group}` belong to the topic before"),
+            };
+            let found = Diagnostic::error("recreated-topic", format!("the topic `{topic}` was deleted and created again: {belongs}"));
+            let help = match kept {
+                Some(_) => self.start_over(),
+                None => format!(
+                    "stop all workers, delete the positions (`kafka-consumer-groups --group {group} --topic {topic} --delete-offsets`) and start again: the topic is then read from its beginning. If it continues the old one at the same offsets, as after a restore, delete the topic `{manifest}` instead"
+                ),
+            };
+            self.refused.push(self.at_source(found, now).help(help));
+            return Ok(());
+        }
+        now.first_partitions = before.first_partitions;
+        now.begun = before.begun;
+        self.lost_positions(topic, now);
+        if before.partitions != now.partitions {
+            self.changes.push(format!("the topic `{topic}` has {} partitions instead of {}", now.partitions, before.partitions));
+        }
+        Ok(())
+    }
+
+    /// Partitions that had a position once must have one.
+    fn lost_positions(&mut self, topic: &str, now: &Input) {
+        let group = self.plan.names.group();
+        let lost: Vec<String> = (0..now.begun)
+            .filter(|p| !self.group.committed.keys().any(|tp| tp.topic.as_ref() == topic && tp.partition == *p))
+            .map(|p| p.to_string())
+            .collect();
+        if !lost.is_empty() {
+            let message = format!(
+                "the topic `{topic}` was read before, and the group `{group}` has no position in its partitions {}: positions expire while no worker runs (`offsets.retention.minutes`), or they were deleted",
+                lost.join(", ")
+            );
+            let help = format!(
+                "set where to go on, then start again: `kafka-consumer-groups --group {group} --topic {topic} --reset-offsets --to-datetime ... --execute` (rows read twice count twice, rows left out are lost). To apply `start` as in the beginning: {}",
+                self.start_over()
+            );
+            self.refused.push(self.at_source(Diagnostic::error("lost-positions", message), now).help(help));
+        }
+    }
+
+    /// A step whose state was made of this source's rows in the same task, if it has any.
+    fn state_beside(&self, topic: &str, was: &Manifest) -> Result<Option<String>, BrokerError> {
+        let reads = |stage: &&crate::plan::Stage| stage.inputs.iter().flat_map(|i| &i.topics).any(|t| t.name.as_ref() == topic);
+        for node in self.plan.stages.iter().filter(reads).flat_map(|s| &s.nodes) {
+            if let Some(step) = was.steps.get(&node.step)
+                && has_entries(self.broker, &step.changelog)?
+            {
+                return Ok(Some(node.step.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn at_source(&self, found: Diagnostic, input: &Input) -> Diagnostic {
+        match &input.source {
+            Some(source) => found.at(["sources", source]),
+            None => found,
+        }
+    }
+
+    fn repartition(&mut self, topic: &str, before: &Input, now: &mut Input) -> Result<(), BrokerError> {
+        now.begun = before.begun;
+        let changed = (&before.key, &before.columns) != (&now.key, &now.columns);
+        if replaced(&before.id, &now.id) {
+            now.begun = 0;
+            if !changed {
+                self.lost(topic, "rows on their way between two steps");
+            }
+            return Ok(());
+        }
+        self.lost_positions(topic, now);
+        if changed {
+            let what = match before.key == now.key {
+                true => format!("columns were [{}], are [{}]", before.columns.join(", "), now.columns.join(", ")),
+                false => format!("rows were partitioned by [{}], are by [{}]", before.key.join(", "), now.key.join(", ")),
+            };
+            self.rows_left(topic, &format!("the rows in the topic `{topic}` were written by another version ({what})"))?;
+        }
+        Ok(())
+    }
+
+    /// Refuses if the group has not read all rows of a repartition topic or dropped source, for this cause.
+    fn rows_left(&mut self, topic: &str, cause: &str) -> Result<bool, BrokerError> {
+        let counts = if self.next_is_own(topic) { Counts::WithValue } else { Counts::All };
+        let group = self.plan.names.group();
+        if let Some(partition) = unread(self.broker, topic, &self.group, counts)? {
+            let found = Diagnostic::error(
+                "unread-rows",
+                format!("{cause}, and some are not read yet: {partition} has rows behind the group's position"),
+            );
+            let help = format!(
+                "run the version before until it has read them and stop it; or give these rows up: stop all workers and delete {}",
+                match counts {
+                    Counts::WithValue => format!("the topic `{topic}`"),
+                    Counts::All => format!("the positions (`kafka-consumer-groups --group {group} --topic {topic} --delete-offsets`)"),
+                }
+            );
+            self.refused.push(found.help(help));
+            return Ok(true);
+        }
+        if !self.alone {
+            self.running(cause);
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn next_is_own(&self, topic: &str) -> bool {
+        topic.starts_with(&format!("{}.", self.plan.names.group()))
+    }
+
+    fn no_longer_read(&mut self, topic: &str, source: bool) -> Result<(), BrokerError> {
+        let cause = format!(
+            "the topic `{topic}` {}, which this version doesn't read",
+            if source { "was a source" } else { "was between two steps" }
+        );
+        if !self.rows_left(topic, &cause)? {
+            self.changes.push(format!("the topic `{topic}` is not read any more"));
+        }
+        Ok(())
+    }
+
+    fn steps(&mut self, was: &Manifest) -> Result<(), BrokerError> {
+        let steps = self.next.steps.clone();
+        let ids = self.broker.topic_ids(&was.steps.values().map(|s| s.changelog.clone()).collect::<Vec<_>>())?;
+        for (name, before) in &was.steps {
+            let gone = replaced(&before.id, &ids.get(&before.changelog).cloned());
+            match steps.get(name) {
+                None => self.removed(name, before, was)?,
+                Some(now) if (&now.layout, now.partitioned) != (&before.layout, before.partitioned) => {
+                    if gone {
+                        self.changes.push(format!("step `{name}` begins without state: its changelog was deleted"));
+                    } else {
+                        self.changed(name, before, now)?;
+                    }
+                }
+                Some(now) if gone => self.lost(&now.changelog, &format!("the state of the step `{name}`")),
+                Some(_) => {}
+            }
+        }
+        let new =
+            steps.keys().filter(|name| !was.steps.contains_key(*name)).map(|name| format!("step `{name}` is new and begins without state"));
+        self.changes.extend(new);
+        Ok(())
+    }
+
+    fn removed(&mut self, name: &str, before: &Step, was: &Manifest) -> Result<(), BrokerError> {
+        let cause = format!("step `{name}` kept state in `{}`, and there is no such step any more", before.changelog);
+        if !has_entries(self.broker, &before.changelog)? {
+            match self.alone {
+                true => self.changes.push(format!("step `{name}` is gone; it had no state")),
+                false => self.running(&cause),
+            }
+            return Ok(());
+        }
+        let like = self.next.steps.iter().find(|(other, step)| !was.steps.contains_key(*other) && step.layout == before.layout);
+        let renamed = like.map(|(other, _)| format!("; `{other}` is new and keeps the same: was `{name}` renamed?"));
+        let found = Diagnostic::error("changed-state", format!("{cause}{}", renamed.unwrap_or_default()));
+        self.refused.push(found.help(format!("call the step `{name}` again, or give its state up: {}", self.give_up(&before.changelog))));
+        Ok(())
+    }
+
+    fn changed(&mut self, name: &str, before: &Step, now: &Step) -> Result<(), BrokerError> {
+        let mut differences = differences(&before.layout, &now.layout);
+        match (before.partitioned, now.partitioned) {
+            (Partitioned::BySource, Partitioned::ByRepartition) => differences.push("rows came in the partitions of their source, now they come through a repartition topic (`key` was taken from a source, or `by` names other columns)".to_string()),
+            (Partitioned::ByRepartition, Partitioned::BySource) => differences.push("rows came through a repartition topic, now they come in the partitions of their source (`key` was added to it)".to_string()),
+            _ => {}
+        }
+        let cause = format!("step `{name}` has state of another version of it: {}", differences.join("; "));
+        if !has_entries(self.broker, &before.changelog)? {
+            match self.alone {
+                true => self.changes.push(format!("step `{name}` is another, and had no state: {}", differences.join("; "))),
+                false => self.running(&cause),
+            }
+            return Ok(());
+        }
+        let help = format!("undo the change, or give the state up: {}", self.give_up(&before.changelog));
+        self.refused.push(self.at_step(Diagnostic::error("changed-state", cause), name).help(help));
+        Ok(())
+    }
+
+    fn at_step(&self, found: Diagnostic, name: &str) -> Diagnostic {
+        let node = self.plan.stages.iter().flat_map(|s| &s.nodes).find(|node| node.step == name);
+        match node {
+            Some(node) => found.at(["steps", name, &node.kind]),
+            None => found,
+        }
+    }
+
+    fn outboxes(&mut self, was: &Manifest) -> Result<(), BrokerError> {
+        for (sink, before) in &was.outboxes {
+            match self.next.outboxes.get(sink).cloned() {
+                Some(Outbox { topic, id, .. }) if replaced(&before.id, &id) => {
+                    self.lost(&topic, &format!("rows of the sink `{sink}` that are not in its table yet"))
+                }
+                Some(_) => {}
+                None => self.removed_sink(sink, before)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn removed_sink(&mut self, sink: &str, before: &Outbox) -> Result<(), BrokerError> {
+        let group = self.plan.names.sink_group(sink);
+        let positions = self.broker.group(&group)?;
+        match unread(self.broker, &before.topic, &positions, Counts::WithValue)? {
+            Some(partition) => {
+                let message = format!("the sink `{sink}` is gone, and {partition} has rows that are not in its table yet");
+                let help = format!(
+                    "run the version before until they are, or give them up: stop all workers and delete the topic `{}`",
+                    before.topic
+                );
+                self.refused.push(Diagnostic::error("unread-rows", message).help(help));
+            }
+            None => self.changes.push(format!("the sink `{sink}` is gone; all of its rows are in its table")),
+        }
+        Ok(())
+    }
+
+    /// A topic of the pipeline's own was deleted while the group goes on from positions behind it.
+    fn lost(&mut self, topic: &str, what: &str) {
+        if self.group.committed.is_empty() {
+            return;
+        }
+        let message = format!(
+            "the topic `{topic}` was deleted, and {what} with it: the group `{}` would go on as if nothing were missing",
+            self.plan.names.group()
+        );
+        let help = format!(
+            "to begin again: {}. To go on without what was in it, delete the topic `{}`, too",
+            self.start_over(),
+            self.plan.names.manifest()
+        );
+        self.refused.push(Diagnostic::error("lost-topic", message).help(help));
+    }
+
+    fn running(&mut self, cause: &str) {
+        let message = format!("{cause}, and workers of the version before are running, or start at this moment");
+        self.refused
+            .push(Diagnostic::error("workers-running", message).help("stop all workers of the pipeline, then start the new version"));
+    }
+
+    fn give_up(&self, changelog: &str) -> String {
+        format!(
+            "stop all workers, delete the topic `{changelog}` and start again (results of open windows then lack the rows read so far). To compute them from the beginning, give the pipeline another `name`, and its sinks other topics and tables"
+        )
+    }
+
+    /// How to begin as a pipeline that never ran.
+    fn start_over(&self) -> String {
+        let group = self.plan.names.group();
+        format!(
+            "stop all workers, delete the topics `{group}.*` and the groups `{group}` and `{group}.*` (sinks then get rows again that they have)"
+        )
+    }
+}
+
+/// Why workers of two versions can't run at once: they would read and write the same state or rows as different things. What
+/// only one of them has is no conflict.
+pub(super) fn conflict(mine: &Manifest, theirs: &Manifest) -> Option<String> {
+    let steps = mine.steps.iter().filter_map(|(name, mine)| {
+        let theirs = theirs.steps.get(name)?;
+        let differs = (&mine.layout, mine.partitioned) != (&theirs.layout, theirs.partitioned);
+        differs.then(|| format!("the state of the step `{name}` is another ({})", differences(&mine.layout, &theirs.layout).join("; ")))
+    });
+    let rows = mine.inputs.iter().filter_map(|(topic, mine)| {
+        let theirs = theirs.inputs.get(topic)?;
+        let differs = (&mine.key, &mine.columns) != (&theirs.key, &theirs.columns);
+        differs.then(|| format!("the rows in `{topic}` are others"))
+    });
+    steps.chain(rows).next()
+}
+
+/// What differs between two layouts, a clause each.
+fn differences(was: &[(String, String)], is: &[(String, String)]) -> Vec<String> {
+    let of = |layout: &[(String, String)], name: &str| layout.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone());
+    let mut names: Vec<&String> = was.iter().map(|(name, _)| name).collect();
+    names.extend(is.iter().map(|(name, _)| name).filter(|name| of(was, name).is_none()));
+    let clause = |name: &String| {
+        let called = match name.split_once(' ') {
+            Some((key, place)) => format!("`{key}` {place}"),
+            None => format!("`{name}`"),
+        };
+        match (of(was, name), of(is, name)) {
+            (Some(was), Some(is)) if was == is => None,
+            (Some(was), Some(is)) => Some(format!("{called}: was {was}, is {is}")),
+            (Some(was), None) => Some(format!("{called}: was {was}, is missing")),
+            (None, Some(is)) => Some(format!("{called}: is new, {is}")),
+            (None, None) => None,
+        }
+    };
+    names.into_iter().filter_map(clause).collect()
+}

@@ -1,0 +1,189 @@
+//! The manifest: what a pipeline's state, positions and internal topics belong to.
+//!
+//! A deployment leaves things behind in Kafka that only mean something together with the plan that made them: accumulators
+//! without names, rows in a repartition topic, positions in topics that may be deleted and created again. The topic
+//! `hw.<pipeline>.manifest` says what they belong to. Every start compares its plan with it before it joins the group
+//! ([`check`]) and refuses what state, positions or unread rows can't follow; harmless changes are written as the next
+//! version ([`store`]).
+//!
+//! ```text
+//! read -> check -> (refused: stop) -> create topics -> write the next version, if anything differs -> read back -> join
+//! ```
+//!
+//! A record is one JSON document that people can read. It names the record it replaces, and counts only if that was the
+//! manifest in force: of two workers that write at once the first wins, and the other compares again. So the topic is
+//! not compacted, which could keep a record that lost; it holds a record per deployment that changed something.
+//!
+//! Honest limits: logic that leaves no mark in a layout (a filter in front of a window, say) is not compared, and takes
+//! effect for the rows from then on. A worker that runs notices another version within seconds, not at once.
+
+mod check;
+mod deploy;
+mod evidence;
+mod keeper;
+pub mod store;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use operator_core::batch::user_fields;
+use operator_core::type_name;
+use serde::{Deserialize, Serialize};
+
+pub use check::{Verdict, check};
+pub use deploy::{Agreed, DeployError, deploy};
+pub use keeper::Keeper;
+pub(crate) use keeper::recreated;
+
+use crate::broker::{Broker, BrokerError, TopicId};
+use crate::plan::{InputKind, Plan, Target};
+
+/// Version of the document.
+pub const FORMAT: u32 = 1;
+
+/// What is deployed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    pub format: u32,
+    /// Counts the versions of this pipeline, from 1.
+    pub version: u64,
+    /// Offset of the record that this one replaces; `None` for the first.
+    pub replaces: Option<i64>,
+    /// Topics that the group reads: sources and repartition topics.
+    pub inputs: BTreeMap<String, Input>,
+    /// Steps with state.
+    pub steps: BTreeMap<String, Step>,
+    /// Outbox topics, by sink.
+    pub outboxes: BTreeMap<String, Outbox>,
+}
+
+/// A topic that the group reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Input {
+    /// The source that reads it; `None` for a repartition topic.
+    pub source: Option<String>,
+    pub id: Option<TopicId>,
+    pub partitions: i32,
+    /// Partitions below this begin at the source's `start`, those that were added later at their beginning.
+    pub first_partitions: i32,
+    /// Partitions below this have had a committed position.
+    pub begun: i32,
+    /// Repartition topics: the columns that decide the partition, and the columns of the rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
+}
+
+/// A step with state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    pub changelog: String,
+    pub id: Option<TopicId>,
+    pub partitions: i32,
+    /// What puts its groups into partitions.
+    pub partitioned: Partitioned,
+    /// [`operator_core::StateLayout`]
+    pub layout: Vec<(String, String)>,
+}
+
+/// What decides in which partition the rows of a step with state are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Partitioned {
+    /// The producers of its sources.
+    BySource,
+    /// A repartition topic of the pipeline.
+    ByRepartition,
+}
+
+/// The outbox of a sink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outbox {
+    pub topic: String,
+    pub id: Option<TopicId>,
+    pub partitions: i32,
+}
+
+impl Manifest {
+    /// The manifest of a plan, as the first version, without ids.
+    pub fn of(plan: &Plan) -> Manifest {
+        let (mut inputs, mut steps, mut outboxes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for stage in &plan.stages {
+            for input in &stage.inputs {
+                let is_source = matches!(input.kind, InputKind::Source(_));
+                for topic in &input.topics {
+                    let columns = user_fields(&input.schema).map(|f| format!("{} {}", f.name(), type_name(f.data_type())));
+                    let key = input.key.iter().flatten().map(ToString::to_string);
+                    let entry = Input {
+                        source: is_source.then(|| input.name.clone()),
+                        id: None,
+                        partitions: topic.partitions,
+                        first_partitions: topic.partitions,
+                        begun: 0,
+                        key: if is_source { Vec::new() } else { key.collect() },
+                        columns: if is_source { Vec::new() } else { columns.collect() },
+                    };
+                    inputs.insert(topic.name.to_string(), entry);
+                }
+            }
+            let by_source = stage.inputs.iter().any(|input| matches!(input.kind, InputKind::Source(_)));
+            let partitioned = if by_source { Partitioned::BySource } else { Partitioned::ByRepartition };
+            for node in &stage.nodes {
+                let (Some(changelog), Some(state)) = (&node.changelog, &node.planned.state) else { continue };
+                let (changelog, layout) = (changelog.to_string(), state.0.clone());
+                let step = Step { changelog, id: None, partitions: stage.partitions, partitioned, layout };
+                steps.insert(node.step.clone(), step);
+            }
+            for output in &stage.outputs {
+                if let Target::Outbox { topic, partitions, .. } = &output.target {
+                    outboxes.insert(output.name.clone(), Outbox { topic: topic.to_string(), id: None, partitions: *partitions });
+                }
+            }
+        }
+        Manifest { format: FORMAT, version: 1, replaces: None, inputs, steps, outboxes }
+    }
+
+    /// Topics it names, with what is known of each one's id.
+    fn ids(&mut self) -> impl Iterator<Item = (&str, &mut Option<TopicId>)> {
+        let inputs = self.inputs.iter_mut().map(|(topic, input)| (topic.as_str(), &mut input.id));
+        let steps = self.steps.values_mut().map(|step| (step.changelog.as_str(), &mut step.id));
+        inputs.chain(steps).chain(self.outboxes.values_mut().map(|outbox| (outbox.topic.as_str(), &mut outbox.id)))
+    }
+
+    fn topics(&mut self) -> Vec<String> {
+        self.ids().map(|(topic, _)| topic.to_string()).collect()
+    }
+
+    /// Notes the ids that its topics have now.
+    ///
+    /// # Errors
+    /// The brokers can't be asked.
+    pub fn identify(&mut self, broker: &dyn Broker) -> Result<(), BrokerError> {
+        let found = broker.topic_ids(&self.topics())?;
+        self.ids().for_each(|(topic, id)| *id = found.get(topic).cloned());
+        Ok(())
+    }
+
+    /// The same but for its place in the topic.
+    fn says_the_same(&self, other: &Manifest) -> bool {
+        let place = Manifest { version: other.version, replaces: other.replaces, ..self.clone() };
+        place == *other
+    }
+
+    /// Tells the plan what the manifest knows of the topics it reads.
+    pub fn inform(&self, plan: &mut Plan) {
+        for topic in plan.stages.iter_mut().flat_map(|s| &mut s.inputs).flat_map(|i| &mut i.topics) {
+            if let Some(input) = self.inputs.get(topic.name.as_ref()) {
+                topic.first_partitions = input.first_partitions;
+                topic.id.clone_from(&input.id);
+            }
+        }
+        for node in plan.stages.iter_mut().flat_map(|s| &mut s.nodes) {
+            if let Some(step) = self.steps.get(&node.step) {
+                node.changelog_id.clone_from(&step.id);
+            }
+        }
+    }
+}

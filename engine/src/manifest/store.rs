@@ -1,0 +1,123 @@
+//! The manifest's topic: read to its end, and written so that of two who write at once the first wins.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::{FORMAT, Manifest};
+use crate::broker::{Broker, BrokerError, Event, Failure, Membership, Outcome, Outgoing, Progress, Reader, TopicPartition};
+use crate::plan::Names;
+
+/// Polls that may bring nothing before an answer counts as late.
+const PATIENCE: u32 = 300;
+const POLL: Duration = Duration::from_millis(100);
+
+/// The manifest in force and its offset.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deployed {
+    pub offset: i64,
+    pub manifest: Manifest,
+}
+
+/// Why there is no manifest to compare with.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+    /// Only a newer program can read it.
+    #[error(
+        "the topic `{topic}` has a manifest of format {format} at offset {offset}, and this program knows formats up to {FORMAT}: run the version that wrote it, or a newer one"
+    )]
+    Newer { topic: String, format: u32, offset: i64 },
+    #[error("the topic `{topic}` has something else than a manifest at offset {offset} ({cause}): somebody else writes to it")]
+    Unreadable { topic: String, offset: i64, cause: String },
+}
+
+#[derive(Deserialize)]
+struct Head {
+    format: u32,
+}
+
+/// Reads the manifest in force; `None`: there is none, or no topic of it.
+///
+/// # Errors
+/// See [`StoreError`].
+pub fn read(broker: &dyn Broker, names: &Names) -> Result<Option<Deployed>, StoreError> {
+    let partition = TopicPartition::new(names.manifest(), 0);
+    if broker.partitions(&partition.topic)?.is_none() {
+        return Ok(None);
+    }
+    let (low, high) = broker.bounds(&partition)?;
+    let mut found = None;
+    if low < high {
+        let mut reader = broker.reader(&[(partition.clone(), low)])?;
+        read_to(reader.as_mut(), &partition, high, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn read_to(reader: &mut dyn Reader, at: &TopicPartition, high: i64, found: &mut Option<Deployed>) -> Result<(), StoreError> {
+    let (mut patience, mut next) = (PATIENCE, 0);
+    while next < high {
+        patience -= 1;
+        if patience == 0 {
+            return Err(BrokerError::new(Failure::Transient, format!("{at} can't be read to its end")).into());
+        }
+        for event in reader.poll(100, POLL)? {
+            match event {
+                Event::Records { records, .. } => {
+                    for index in 0..records.len() {
+                        let record = records.get(index);
+                        let manifest = decode(at, record.offset, record.value.unwrap_or_default())?;
+                        // Whoever replaces a version that was replaced already came second.
+                        if manifest.replaces == found.as_ref().map(|f: &Deployed| f.offset) {
+                            *found = Some(Deployed { offset: record.offset, manifest });
+                        }
+                        next = record.offset + 1;
+                    }
+                }
+                Event::End { offset, .. } => next = next.max(offset),
+                Event::Assigned(_) | Event::Revoked { .. } => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+fn decode(at: &TopicPartition, offset: i64, bytes: &[u8]) -> Result<Manifest, StoreError> {
+    let unreadable = |e: serde_json::Error| StoreError::Unreadable { topic: at.topic.to_string(), offset, cause: e.to_string() };
+    let head: Head = serde_json::from_slice(bytes).map_err(unreadable)?;
+    if head.format > FORMAT {
+        return Err(StoreError::Newer { topic: at.topic.to_string(), format: head.format, offset });
+    }
+    serde_json::from_slice(bytes).map_err(unreadable)
+}
+
+/// Writes `next` behind `deployed` and reads what is in force then: `next`, or what another worker has written meanwhile.
+///
+/// # Errors
+/// See [`StoreError`].
+pub fn write(broker: &dyn Broker, names: &Names, deployed: Option<&Deployed>, next: &Manifest) -> Result<Deployed, StoreError> {
+    let next = Manifest { version: deployed.map_or(1, |d| d.manifest.version + 1), replaces: deployed.map(|d| d.offset), ..next.clone() };
+    let text = serde_json::to_vec_pretty(&next).map_err(|e| BrokerError::fatal(format!("the manifest can't be written: {e}")))?;
+    append(broker, &names.manifest(), &text)?;
+    let missing = || BrokerError::new(Failure::Transient, format!("{}: the manifest that was written can't be read", names.manifest()));
+    Ok(read(broker, names)?.ok_or_else(missing)?)
+}
+
+fn append(broker: &dyn Broker, topic: &std::sync::Arc<str>, value: &[u8]) -> Result<(), BrokerError> {
+    let mut producer = broker.producer(None)?;
+    producer.begin()?;
+    producer.send(Outgoing { topic, partition: 0, timestamp: None, key: None, value: Some(value), headers: &[], tag: None })?;
+    // Nothing is committed with it: the membership doesn't matter, but must look like one.
+    let nobody = Membership { group: String::new(), generation: 0, member: "manifest".into(), instance: None };
+    producer.commit(Vec::new(), nobody)?;
+    for _ in 0..PATIENCE {
+        match producer.progress(POLL) {
+            Progress::Done(Outcome::Committed { .. }) => return Ok(()),
+            Progress::Done(outcome) => return Err(BrokerError::new(Failure::Transient, format!("writing to {topic}: {outcome:?}"))),
+            Progress::Sending | Progress::Acknowledged => {}
+        }
+    }
+    Err(BrokerError::new(Failure::Transient, format!("writing to {topic}: no acknowledgement")))
+}

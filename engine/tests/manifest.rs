@@ -1,0 +1,394 @@
+//! A pipeline that was deployed and is started again with another file, or with other topics under the same names.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use headwater_engine::broker::{Broker, Clock, TopicPartition};
+use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World};
+use headwater_engine::manifest::{Agreed, DeployError, Keeper, deploy, store};
+use headwater_engine::memory::MemoryBroker;
+use headwater_engine::pipeline::Pipeline;
+use headwater_engine::plan::{Catalog, Names, Plan, Registered, plan};
+use headwater_engine::registry::{Kind, Registry};
+use headwater_engine::schemas::MemorySchemas;
+use headwater_engine::stats::Stats;
+use headwater_engine::tables::LoadedTables;
+use headwater_engine::yaml;
+
+const PIPELINE: &str = r#"
+apiVersion: headwater/v1
+name: carts
+sources:
+  clicks:
+    topic: clicks
+    schema: { user: string, shop: string, n: long, at: timestamp }
+    time: { field: at, out_of_order: 0s, idle: never }
+steps:
+  big: { from: clicks, filter: n > 0 }
+  per_user:
+    from: big
+    window: { tumbling: 10m, by: [user], compute: { rows: count(*), total: sum(n) } }
+sinks:
+  carts: { from: per_user, topic: carts, key: user, create: { partitions: 1 } }
+"#;
+
+const COPY: &str = r#"
+apiVersion: headwater/v1
+name: carts
+sources:
+  clicks: { topic: clicks, start: latest, schema: { user: string } }
+sinks:
+  copy: { from: clicks, topic: copy, create: { partitions: 1 } }
+"#;
+
+struct Topics<'a>(&'a MemoryBroker);
+
+impl Catalog for Topics<'_> {
+    fn subject(&self, _: &str) -> Result<Option<Registered>, String> {
+        Ok(None)
+    }
+
+    fn partitions(&self, topic: &str) -> Result<Option<i32>, String> {
+        self.0.partitions(topic).map_err(|e| e.to_string())
+    }
+
+    fn topics(&self) -> Result<Vec<String>, String> {
+        self.0.topics().map_err(|e| e.to_string())
+    }
+}
+
+fn planned(broker: &MemoryBroker, text: &str) -> Plan {
+    let registry = Registry(vec![Kind::of::<operator_filter::Filter>(), Kind::of::<operator_window::Window>()]);
+    let root = yaml::parse(text).unwrap();
+    let pipeline = Pipeline::read(&root).0.unwrap();
+    plan(&pipeline, &root, text, &registry, &Topics(broker)).unwrap_or_else(|found| panic!("{found:#?}"))
+}
+
+fn cluster(partitions: i32) -> MemoryBroker {
+    let broker = MemoryBroker::new();
+    broker.create_topic("clicks", partitions);
+    broker
+}
+
+fn feed(broker: &MemoryBroker, partition: i32, user: &str, minute: i64) {
+    let at = 1_767_225_600_000 + minute * 60_000;
+    // A row from the future moves no watermark.
+    let clock = broker.clock().unwrap();
+    clock.advance((at - clock.wall()).max(0));
+    let value = format!(r#"{{"user":"{user}","shop":"s","n":1,"at":{at}}}"#);
+    broker.append("clicks", partition, None, Some(value.as_bytes()), Some(at), &[]).unwrap();
+}
+
+fn start(broker: &MemoryBroker, text: &str) -> Result<(Plan, Agreed), Vec<String>> {
+    let mut plan = planned(broker, text);
+    match deploy(broker, &mut plan) {
+        Ok(agreed) => Ok((plan, agreed)),
+        Err(DeployError::Store(e)) => panic!("{e}"),
+        Err(DeployError::Refused(found)) => {
+            Err(found.into_iter().map(|d| format!("{}: {} | {}", d.code, d.message, d.help.unwrap_or_default())).collect())
+        }
+    }
+}
+
+fn lane(broker: &MemoryBroker, plan: &Arc<Plan>, dir: Option<&Path>) -> Lane {
+    let world = World {
+        plan: plan.clone(),
+        broker: Arc::new(broker.clone()),
+        clock: broker.clock().unwrap(),
+        schemas: Arc::new(MemorySchemas::default()),
+        schema_ids: Arc::new(|_, _| Ok(1)),
+        tables: Arc::new(LoadedTables::new(plan)),
+        stats: Arc::new(Stats::default()),
+    };
+    Lane::start(world, LaneConfig { state_dir: dir.map(Path::to_path_buf), ..LaneConfig::new("w", 0) }).unwrap()
+}
+
+/// Starts a worker with one lane, runs it until nothing happens, looks after the manifest, and stops it.
+fn run(broker: &MemoryBroker, text: &str) -> Result<Agreed, Vec<String>> {
+    let (plan, agreed) = start(broker, text)?;
+    let plan = Arc::new(plan);
+    let mut lane = lane(broker, &plan, None);
+    steps(broker, &mut lane).unwrap();
+    Keeper::new(Arc::new(broker.clone()), plan, agreed.deployed.clone()).look().unwrap();
+    lane.finish(Duration::from_secs(1)).unwrap();
+    broker.expire_dropped();
+    Ok(agreed)
+}
+
+fn steps(broker: &MemoryBroker, lane: &mut Lane) -> Result<(), LaneEnd> {
+    for _ in 0..300 {
+        broker.clock().unwrap().advance(10);
+        lane.step(Duration::ZERO)?;
+    }
+    Ok(())
+}
+
+/// A deployment with an open window of two users.
+fn deployed() -> MemoryBroker {
+    let broker = cluster(3);
+    (0..3).for_each(|p| feed(&broker, p, "a", 1));
+    run(&broker, PIPELINE).unwrap();
+    broker
+}
+
+fn refused(broker: &MemoryBroker, text: &str) -> String {
+    match start(broker, text) {
+        Ok((_, agreed)) => panic!("accepted: {:?}", agreed.changes),
+        Err(found) => found.join("\n"),
+    }
+}
+
+fn values(broker: &MemoryBroker, topic: &str) -> Vec<String> {
+    broker.read_all_committed(topic).iter().filter_map(|r| r.value.clone()).map(|v| String::from_utf8(v).unwrap()).collect()
+}
+
+const COMPUTE: &str = "compute: { rows: count(*), total: sum(n) }";
+
+#[test]
+fn what_state_can_not_follow_is_refused_and_the_rest_is_written_as_the_next_version() {
+    let broker = deployed();
+    let with = |old: &str, new: &str| {
+        assert!(PIPELINE.contains(old));
+        PIPELINE.replace(old, new)
+    };
+    for (text, words) in [
+        (with("tumbling: 10m", "tumbling: 5m"), "`window`: was tumbling 10m, is tumbling 5m"),
+        (with("tumbling: 10m", "hopping: { size: 10m, every: 5m }"), "is hopping 10m every 5m"),
+        (with("tumbling: 10m, by", "unbounded: true, emit: on_update, expire: 1d, by"), "is unbounded"),
+        (with("by: [user]", "by: [shop]").replace("key: user", "key: shop"), "`by`: was [user string], is [shop string]"),
+        (with("by: [user]", "by: [user, shop]"), "is [user string, shop string]"),
+        (with(COMPUTE, "compute: { total: sum(n), rows: count(*) }"), "`compute` 1: was count(*), is sum(n integer)"),
+        (with("total: sum(n)", "total: min(n)"), "`compute` 2: was sum(n integer), is min(n integer)"),
+        (with("total: sum(n)", "total: sum(n), top: max(n)"), "`compute` 3: is new, max(n integer)"),
+        (with("topic: clicks", "topic: clicks\n    key: user"), "`key` was added"),
+        (with("per_user", "by_user"), "`by_user` is new and keeps the same: was `per_user` renamed?"),
+    ] {
+        let said = refused(&broker, &text);
+        assert!(said.contains("changed-state: step `per_user`") && said.contains(words), "{words}:\n{said}");
+        assert!(said.contains("delete the topic `hw.carts.per_user.changelog`"), "{said}");
+    }
+    let same = run(&broker, PIPELINE).unwrap();
+    assert!(same.changes.is_empty() && !same.adopted, "{:?}", same.changes);
+    for harmless in [
+        with("total: sum(n)", "sum_of_all: SUM( n )"),
+        with(COMPUTE, "compute: { rows: count(*), total: sum(n) }, lateness: 1m"),
+        with("topic: carts", "topic: carts2"),
+        with("filter: n > 0", "filter: n > 0 AND n < 100"),
+        with("schema: { user: string, shop: string, n: long,", "schema: { user: string, shop: string, n: int,"),
+    ] {
+        run(&broker, &harmless).unwrap_or_else(|said| panic!("{harmless}:\n{}", said.join("\n")));
+    }
+    let added = with(
+        "sinks:",
+        "  per_shop: { from: big, window: { tumbling: 1m, by: [shop], compute: { n: count(*) } } }\nsinks:\n  shops: { from: per_shop, topic: shops, create: { partitions: 1 } }",
+    );
+    let before = same.deployed.manifest.version;
+    let next = run(&broker, &added).unwrap();
+    assert!(next.deployed.manifest.version > before && next.changes.iter().any(|c| c.contains("`per_shop` is new")), "{:?}", next.changes);
+    // The state that was refused to others is whole.
+    (0..3).for_each(|p| feed(&broker, p, "a", 30));
+    run(&broker, &added).unwrap();
+    assert_eq!(values(&broker, "carts").len() + values(&broker, "carts2").len(), 1);
+    assert!(values(&broker, "carts")[0].contains(r#""rows":3"#));
+}
+
+/// The remedy that the refusal names.
+#[test]
+fn state_that_was_given_up_stands_in_nobodys_way() {
+    let broker = deployed();
+    let changed = PIPELINE.replace("tumbling: 10m", "tumbling: 5m");
+    refused(&broker, &changed);
+    broker.delete_topic("hw.carts.per_user.changelog");
+    let agreed = run(&broker, &changed).unwrap();
+    assert!(agreed.changes.iter().any(|c| c.contains("begins without state")), "{:?}", agreed.changes);
+    let renamed = changed.replace("per_user", "by_user");
+    (0..3).for_each(|p| feed(&broker, p, "a", 2));
+    run(&broker, &changed).unwrap();
+    refused(&broker, &renamed);
+    broker.delete_topic("hw.carts.per_user.changelog");
+    run(&broker, &renamed).unwrap();
+}
+
+#[test]
+fn unread_rows_of_a_topic_that_is_not_read_any_more_block_the_change() {
+    let broker = deployed();
+    broker.create_topic("other", 3);
+    let other = PIPELINE.replace("topic: clicks", "topic: other");
+    feed(&broker, 1, "b", 2);
+    let said = refused(&broker, &other);
+    assert!(said.contains("unread-rows: the topic `clicks` was a source") && said.contains("--delete-offsets"), "{said}");
+    run(&broker, PIPELINE).unwrap();
+    run(&broker, &other).unwrap();
+}
+
+#[test]
+fn a_deleted_changelog_does_not_become_an_empty_one() {
+    let broker = deployed();
+    broker.delete_topic("hw.carts.per_user.changelog");
+    let said = refused(&broker, PIPELINE);
+    assert!(
+        said.contains("lost-topic: the topic `hw.carts.per_user.changelog` was deleted, and the state of the step `per_user`"),
+        "{said}"
+    );
+    // Created again by hand, it is as empty.
+    broker.create_topic_with("hw.carts.per_user.changelog", 3, &[("cleanup.policy", "compact")]);
+    assert_eq!(refused(&broker, PIPELINE), said);
+    // The remedy: knowingly.
+    broker.delete_topic("hw.carts.manifest");
+    assert!(run(&broker, PIPELINE).unwrap().adopted);
+}
+
+#[test]
+fn a_topic_that_was_created_again_is_not_read_on_from_the_middle() {
+    let broker = cluster(1);
+    run(&broker, COPY).unwrap();
+    feed(&broker, 0, "old", 1);
+    run(&broker, COPY).unwrap();
+    let position = broker.group_offsets("hw.carts");
+    broker.delete_topic("clicks");
+    broker.create_topic("clicks", 1);
+    (0..9).for_each(|n| feed(&broker, 0, &format!("new{n}"), n));
+    // Without a position (brokers delete it with the topic) the new topic is read from its beginning.
+    let agreed = run(&broker, COPY).unwrap();
+    assert!(agreed.changes.iter().any(|c| c.contains("created again")), "{:?}", agreed.changes);
+    assert_eq!(values(&broker, "copy").len(), 10);
+    assert_eq!(values(&broker, "copy")[1], r#"{"user":"new0"}"#);
+    // With one, as in a cluster that was restored, nothing is read.
+    broker.delete_topic("clicks");
+    broker.create_topic("clicks", 1);
+    (0..9).for_each(|n| feed(&broker, 0, &format!("newer{n}"), n));
+    broker.set_group_offsets("hw.carts", &position);
+    let said = refused(&broker, COPY);
+    assert!(
+        said.contains("recreated-topic: the topic `clicks` was deleted and created again") && said.contains("--delete-offsets"),
+        "{said}"
+    );
+    broker.delete_group("hw.carts");
+    run(&broker, COPY).unwrap();
+    assert_eq!(values(&broker, "copy").len(), 19);
+}
+
+#[test]
+fn a_worker_stops_when_a_topic_is_created_again_under_it() {
+    let broker = cluster(1);
+    let (plan, agreed) = start(&broker, COPY).unwrap();
+    let plan = Arc::new(plan);
+    let mut running = lane(&broker, &plan, None);
+    steps(&broker, &mut running).unwrap();
+    let mut keeper = Keeper::new(Arc::new(broker.clone()), plan.clone(), agreed.deployed);
+    assert_eq!(keeper.look().unwrap(), None);
+    broker.delete_topic("clicks");
+    broker.create_topic("clicks", 1);
+    (0..9).for_each(|n| feed(&broker, 0, "new", n));
+    let why = keeper.look().unwrap().expect("a reason");
+    assert!(why.contains("the topic `clicks` was deleted and created again"), "{why}");
+    // And the lane itself, when the group gives it the partition again.
+    let ended = steps(&broker, &mut running).unwrap_err();
+    assert!(matches!(&ended, LaneEnd::Stop(why) if why.contains("deleted and created again")), "{ended}");
+    assert_eq!(values(&broker, "copy").len(), 0);
+}
+
+#[test]
+fn positions_that_were_lost_are_not_chosen_again() {
+    let broker = cluster(2);
+    run(&broker, COPY).unwrap();
+    feed(&broker, 0, "a", 1);
+    run(&broker, COPY).unwrap();
+    broker.delete_group("hw.carts");
+    feed(&broker, 1, "b", 2);
+    let said = refused(&broker, COPY);
+    assert!(said.contains("lost-positions: the topic `clicks` was read before") && said.contains("partitions 0, 1"), "{said}");
+}
+
+/// A worker that dies before its first commit has begun nowhere.
+#[test]
+fn a_start_that_came_to_nothing_is_no_loss() {
+    let broker = cluster(2);
+    let (_, agreed) = start(&broker, COPY).unwrap();
+    assert_eq!(agreed.deployed.manifest.version, 1);
+    run(&broker, COPY).unwrap();
+}
+
+#[test]
+fn an_added_partition_begins_at_its_beginning() {
+    let broker = cluster(1);
+    feed(&broker, 0, "before the first start", 1);
+    run(&broker, COPY).unwrap();
+    broker.create_topic("clicks", 2);
+    feed(&broker, 1, "in the new partition", 2);
+    run(&broker, COPY).unwrap();
+    assert_eq!(values(&broker, "copy"), [r#"{"user":"in the new partition"}"#]);
+}
+
+#[test]
+fn of_two_that_start_at_once_the_first_wins() {
+    let broker = cluster(1);
+    let names = Names("carts".into());
+    let (_, first) = start(&broker, COPY).unwrap();
+    let base = first.deployed;
+    let one = headwater_engine::manifest::Manifest { version: 0, ..base.manifest.clone() };
+    let mut other = one.clone();
+    other.outboxes.insert("x".into(), headwater_engine::manifest::Outbox { topic: "x".into(), id: None, partitions: 1 });
+    let written = store::write(&broker, &names, Some(&base), &one).unwrap();
+    let lost = store::write(&broker, &names, Some(&base), &other).unwrap();
+    assert_eq!(lost, written, "the second is told of the first");
+    assert_eq!(store::read(&broker, &names).unwrap(), Some(written));
+}
+
+#[test]
+fn a_worker_ends_when_another_version_is_deployed_beside_it() {
+    let broker = cluster(3);
+    let (plan, agreed) = start(&broker, PIPELINE).unwrap();
+    let plan = Arc::new(plan);
+    let mut running = lane(&broker, &plan, None);
+    steps(&broker, &mut running).unwrap();
+    // No state yet, but a worker that is about to write some.
+    let said = refused(&broker, &PIPELINE.replace("tumbling: 10m", "tumbling: 5m"));
+    assert!(said.contains("workers-running"), "{said}");
+    let mut keeper = Keeper::new(Arc::new(broker.clone()), plan, agreed.deployed);
+    keeper.look().unwrap();
+    drop(running);
+    broker.expire_dropped();
+    // It is dead for the group, and comes back to life after the other version has started.
+    start(&broker, &PIPELINE.replace("tumbling: 10m", "tumbling: 5m")).unwrap();
+    let why = keeper.look().unwrap().expect("a reason");
+    assert!(why.contains("another version of the pipeline was deployed"), "{why}");
+}
+
+#[test]
+fn a_manifest_of_a_newer_program_is_not_guessed_at() {
+    let broker = cluster(1);
+    run(&broker, COPY).unwrap();
+    broker.append("hw.carts.manifest", 0, None, Some(br#"{"format":2,"what":"ever"}"#), None, &[]).unwrap();
+    let mut plan = planned(&broker, COPY);
+    match deploy(&broker, &mut plan) {
+        Err(DeployError::Store(e)) => assert!(e.to_string().contains("format 2"), "{e}"),
+        Err(DeployError::Refused(found)) => panic!("{found:?}"),
+        Ok(_) => panic!("accepted"),
+    }
+}
+
+/// A version without a manifest may have left state that nobody can read: the worker ends with the reason, and doesn't go round.
+#[test]
+fn state_that_can_not_be_read_stops_the_worker() {
+    let broker = deployed();
+    broker.delete_topic("hw.carts.manifest");
+    let changed = PIPELINE.replace(COMPUTE, "compute: { rows: sum(n), total: first(n) }");
+    let (plan, _) = start(&broker, &changed).unwrap();
+    let mut lane = lane(&broker, &Arc::new(plan), None);
+    feed(&broker, 0, "a", 2);
+    let ended = steps(&broker, &mut lane).unwrap_err();
+    assert!(matches!(&ended, LaneEnd::Stop(why) if why.contains("step `per_user`") && why.contains("another `compute`")), "{ended}");
+}
+
+#[test]
+fn what_ran_without_a_manifest_is_taken_as_it_is() {
+    let broker = deployed();
+    broker.delete_topic("hw.carts.manifest");
+    let agreed = run(&broker, PIPELINE).unwrap();
+    assert!(agreed.adopted);
+    refused(&broker, &PIPELINE.replace("tumbling: 10m", "tumbling: 5m"));
+    let partition = TopicPartition::new("hw.carts.manifest", 0);
+    assert!(broker.bounds(&partition).unwrap().1 >= 1);
+}
