@@ -2,21 +2,29 @@
 //! step relies on them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use headwater_engine::broker::{Broker, TopicSpec};
-use headwater_engine::lane::{Sampled, sample_keys, topics_to_create};
+use headwater_engine::delivery::{Answer, Progress, Range, Target as _};
+use headwater_engine::lane::{Sampled, TOMBSTONE_RETENTION, sample_keys, topics_to_create};
 use headwater_engine::manifest;
 use headwater_engine::pipeline::Guarantee;
-use headwater_engine::plan::{InputKind, Plan, Target, TopicName};
-use operator_core::Diagnostic;
+use headwater_engine::plan::{InputKind, Output, Plan, Target, TopicName};
+use operator_core::{Diagnostic, Span};
 use tokio::runtime::Handle;
 
-use crate::clickhouse::{self, Created, Table, inspect, misfits};
+use crate::clickhouse::{self, ClickHouse, Created, Table, inspect, misfits};
 use crate::config::Config;
 use crate::deliver::{self, Tables, rows_of};
 use crate::diagnose::Problem;
 use crate::kafka::{Kafka, Operation, Rights};
-use crate::run::check_internal;
+use crate::preflight::{check_internal, short_lived, tombstones_kept};
+
+/// The check of the plan against what is deployed.
+const DEPLOYED: &str = "deployed version";
+
+/// How long a table may take to count its rows.
+const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
 /// A thing that was checked.
 pub struct Check {
@@ -63,22 +71,27 @@ pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, ru
         Ok(sampled) => checks.extend(sampled.into_iter().map(keys_check)),
         Err(e) => checks.push(check("keys of sources", Err(format!("can't be read: {e}")))),
     }
-    checks.extend(deployed(plan, kafka)?);
+    let compared = deployed(plan, kafka);
+    checks.extend(compared.unwrap_or_else(|e| vec![check(DEPLOYED, Err(format!("can't be compared: {e}")))]));
     checks.push(check("internal topics", check_internal(plan, kafka).map(|()| "as the plan needs them".to_string())));
+    if plan.stages.iter().flat_map(|s| &s.nodes).any(|n| n.changelog.is_some()) {
+        let kept = tombstones_kept(plan, kafka);
+        let said = |kept| if kept < TOMBSTONE_RETENTION { short_lived(kept) } else { format!("kept for {}", Span(kept)) };
+        checks.push(check("tombstones of changelogs", kept.map(said)));
+    }
     checks.extend(groups(plan, kafka)?);
     if plan.guarantee == Guarantee::ExactlyOnce {
         checks.push(transactions(plan, kafka));
     }
-    checks.extend(tables(plan, config, files, runtime));
+    checks.extend(tables(plan, kafka, config, files, runtime));
     Ok(checks)
 }
 
 /// What the start would say of the plan and the deployed version.
-fn deployed(plan: &Plan, kafka: &Kafka) -> Result<Vec<Check>, Problem> {
-    let fail = |e: String| Problem::plain(e);
-    let deployed = manifest::store::read(kafka, &plan.names).map_err(|e| fail(e.to_string()))?;
-    let verdict = manifest::check(kafka, plan, deployed.as_ref().map(|d| &d.manifest), true).map_err(|e| fail(e.to_string()))?;
-    let what = "deployed version";
+fn deployed(plan: &Plan, kafka: &Kafka) -> Result<Vec<Check>, manifest::store::StoreError> {
+    let deployed = manifest::store::read(kafka, &plan.names)?;
+    let verdict = manifest::check(kafka, plan, deployed.as_ref().map(|d| &d.manifest), true)?;
+    let what = DEPLOYED;
     if !verdict.refused.is_empty() {
         let said = |d: Diagnostic| format!("{} ({}). {}", d.message, d.code, d.help.unwrap_or_default());
         return Ok(verdict.refused.into_iter().map(|d| check(what, Err(said(d)))).collect());
@@ -157,29 +170,65 @@ fn transactions(plan: &Plan, kafka: &Kafka) -> Check {
     check(what, opened.map(|()| "may write".to_string()).map_err(|e| format!("transactions can't be opened: {e}")))
 }
 
-fn tables(plan: &Plan, config: &Config, files: &Tables, runtime: &Handle) -> Vec<Check> {
-    let mut checks = Vec::new();
-    for output in plan.stages.iter().flat_map(|s| &s.outputs) {
-        let Target::Outbox { table, .. } = &output.target else { continue };
-        let result = match &config.clickhouse {
-            None => Err("the configuration has no `clickhouse.url`".to_string()),
-            Some(settings) => runtime.block_on(async {
-                let connection = deliver::connect(settings).map_err(|p| p.message)?;
-                let name = Table::parse(table)?;
-                let wanted =
-                    if settings.allow_weaker_guarantee { clickhouse::Guarantee::AtLeastOnce } else { clickhouse::Guarantee::ExactlyOnce };
-                match inspect(&connection, &name, &rows_of(output)).await {
-                    Ok(found) => found.require(wanted).map(|()| found.guarantee.to_string()).map_err(|e| e.to_string()),
-                    Err(e) if settings.create_tables && e.to_string().contains("does not exist") => {
-                        to_be_created(&name, files.get(table), &rows_of(output), wanted)
-                    }
-                    Err(e) => Err(e.to_string()),
-                }
-            }),
-        };
-        checks.push(check(format!("ClickHouse {table}"), result));
+fn tables(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, runtime: &Handle) -> Vec<Check> {
+    let outputs = plan.stages.iter().flat_map(|s| &s.outputs);
+    let checks = outputs.filter_map(|output| match &output.target {
+        Target::Outbox { table, .. } => {
+            Some(check(format!("ClickHouse {table}"), table_check(plan, (output, table), kafka, config, files, runtime)))
+        }
+        _ => None,
+    });
+    checks.collect()
+}
+
+/// What the table promises, and whether a delivery can begin there.
+fn table_check(
+    plan: &Plan,
+    (output, table): (&Output, &str),
+    kafka: &Kafka,
+    config: &Config,
+    files: &Tables,
+    runtime: &Handle,
+) -> Result<String, String> {
+    let settings = config.clickhouse.as_ref().ok_or("the configuration has no `clickhouse.url`")?;
+    let connection = deliver::connect(settings).map_err(|p| p.message)?;
+    let name = Table::parse(table)?;
+    let wanted = if settings.allow_weaker_guarantee { clickhouse::Guarantee::AtLeastOnce } else { clickhouse::Guarantee::ExactlyOnce };
+    let found = match runtime.block_on(inspect(&connection, &name, &rows_of(output))) {
+        Ok(found) => found,
+        Err(e) if settings.create_tables && e.to_string().contains("does not exist") => {
+            return to_be_created(&name, files.get(table), &rows_of(output), wanted);
+        }
+        Err(e) => return Err(e.to_string()),
+    };
+    found.require(wanted).map_err(|e| e.to_string())?;
+    let promised = found.guarantee.to_string();
+    let group = plan.names.sink_group(&output.name);
+    if kafka.group(&group).map_err(|e| e.to_string())?.committed.is_empty() {
+        has_none_of_others(output, ClickHouse::new(connection, &found, runtime.clone()), &group)?;
     }
-    checks
+    Ok(promised)
+}
+
+/// A delivery that has no position stops at a table that has rows with positions: they would be taken for its own.
+fn has_none_of_others(output: &Output, mut target: ClickHouse, group: &str) -> Result<(), String> {
+    let Target::Outbox { topic, partitions, table, .. } = &output.target else { return Ok(()) };
+    if target.repeatable() {
+        return Ok(());
+    }
+    for partition in 0..*partitions {
+        target.ask(&Range::all(topic.clone(), partition));
+        match target.progress(ANSWER_WITHIN) {
+            Progress::Answered(Answer::Counted { rows: 0, .. } | Answer::Uncountable(_)) => {}
+            Progress::Answered(Answer::Counted { rows, .. }) => {
+                return Err(format!(
+                    "the table has {rows} rows with `_partition` {partition}, written by another pipeline or before the group `{group}` lost its positions, and the delivery would stop there. Write to another table, or empty `{table}` first"
+                ));
+            }
+            other => return Err(format!("its rows can't be counted: {other:?}")),
+        }
+    }
+    Ok(())
 }
 
 /// How a missing table would be made.

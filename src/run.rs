@@ -8,17 +8,16 @@ use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Failure, SystemClock};
 use headwater_engine::delivery::Counters;
-use headwater_engine::lane::{LaneConfig, World, topics_to_create};
+use headwater_engine::lane::{LaneConfig, TOMBSTONE_RETENTION, World};
 use headwater_engine::manifest::store::Deployed;
-use headwater_engine::manifest::{DeployError, Keeper, deploy};
-use headwater_engine::pipeline::Guarantee;
+use headwater_engine::manifest::{Keeper, deploy};
 use headwater_engine::plan::{Output, Plan, Target};
 use headwater_engine::schemas::SchemaSource;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::LoadedTables;
 use headwater_engine::time::TrustedWall;
 use headwater_engine::worker::{self, Stop};
-use operator_core::{Diagnostic, Span};
+use operator_core::{Millis, Span};
 use parking_lot::Mutex;
 use sha2::Digest;
 
@@ -28,6 +27,7 @@ use crate::deliver::{Delivering, Tables};
 use crate::diagnose::Problem;
 use crate::http::{self, Shown};
 use crate::kafka::{Kafka, KafkaConfig};
+use crate::preflight::{check_internal, check_times, refusals, short_lived, tombstones_kept};
 use crate::prepare::{self, Loaded};
 use crate::schema_registry::{Registry, RegistryConfig, Schemas};
 
@@ -38,20 +38,6 @@ pub struct Services {
     pub subjects: Arc<dyn Subjects>,
     pub schemas: Arc<dyn SchemaSource>,
     pub runtime: tokio::runtime::Handle,
-}
-
-/// Whether an epoch fits into a transaction of this environment.
-///
-/// # Errors
-/// Brokers would abort every transaction before it is committed.
-pub fn check_times(guarantee: Guarantee, interval: Span, config: &Config) -> Result<(), Problem> {
-    let timeout = config.kafka.transaction_timeout;
-    if guarantee == Guarantee::ExactlyOnce && interval.millis() * 2 > timeout.millis() {
-        let message = format!("`commit_interval: {interval}` does not fit into transactions that brokers abort after {timeout}");
-        let help = "make `commit_interval` shorter, or `kafka.transaction_timeout` more than twice as long";
-        return Err(Problem::plain(message).with_help(Some(help.into())));
-    }
-    Ok(())
 }
 
 /// Connects to the brokers and the registry of an environment.
@@ -103,6 +89,8 @@ pub struct Prepared {
     pub services: Services,
     pub world: World,
     pub deployed: Deployed,
+    /// How old a local checkpoint may be to be used.
+    pub checkpoint_age: Millis,
 }
 
 impl Services {
@@ -127,6 +115,10 @@ pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Prob
     for change in &agreed.changes {
         tracing::info!(pipeline = %plan.pipeline, version, %change, "the pipeline has changed");
     }
+    let kept = tombstones_kept(&plan, services.broker.as_ref()).map_err(|e| vec![Problem::plain(e)])?;
+    if kept < TOMBSTONE_RETENTION {
+        tracing::warn!(pipeline = %plan.pipeline, "{}", short_lived(kept));
+    }
     let plan = Arc::new(plan);
     let subjects = services.subjects.clone();
     let known: Mutex<BTreeMap<String, u32>> = Mutex::default();
@@ -149,45 +141,7 @@ pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Prob
         tables: Arc::new(LoadedTables::new(&plan)),
         stats: Arc::new(Stats::default()),
     };
-    Ok(Prepared { plan, services, world, deployed: agreed.deployed })
-}
-
-/// Problems of a plan that can't run on what is deployed.
-fn refusals(loaded: &Loaded, e: DeployError) -> Vec<Problem> {
-    match e {
-        DeployError::Store(e) => vec![Problem::plain(e.to_string())],
-        DeployError::Refused(found) => found.into_iter().map(|d| refusal(loaded, d)).collect(),
-    }
-}
-
-fn refusal(loaded: &Loaded, d: Diagnostic) -> Problem {
-    match d.path.is_empty() {
-        true => Problem::plain(d.message).with_code(&d.code).with_help(d.help),
-        false => Problem::found(&loaded.source, &loaded.root, d),
-    }
-}
-
-/// Internal topics must be what the plan takes them for: another partition count silently moves keys (G9), and
-/// deletion in a changelog loses state (S5).
-pub fn check_internal(plan: &Plan, broker: &dyn Broker) -> Result<(), String> {
-    for spec in topics_to_create(plan).iter().filter(|t| t.name.starts_with("hw.")) {
-        let partitions = broker.partitions(&spec.name).map_err(|e| e.to_string())?;
-        if partitions.is_some_and(|n| n != spec.partitions) {
-            return Err(format!(
-                "the topic `{}` has {} partitions, the plan needs {}: the input was repartitioned after the pipeline first ran. Run it under a new name, or delete its `hw.` topics, its groups and what its ClickHouse tables hold, and start again",
-                spec.name,
-                partitions.unwrap_or(0),
-                spec.partitions
-            ));
-        }
-        if spec.name.ends_with(".changelog") {
-            let config = broker.topic_config(&spec.name).map_err(|e| e.to_string())?;
-            if config.iter().any(|(k, v)| k == "cleanup.policy" && v != "compact") {
-                return Err(format!("the changelog `{}` must have cleanup.policy=compact and nothing else, or state is lost", spec.name));
-            }
-        }
-    }
-    Ok(())
+    Ok(Prepared { plan, services, world, deployed: agreed.deployed, checkpoint_age: kept / 2 })
 }
 
 /// A worker's slot: the first free one of the state folder, held by a file lock that dies with the process, so that a
@@ -272,9 +226,14 @@ pub fn start_with(prepared: &Prepared, config: &Config, stop: Stop, make: &MakeD
         address => Some(prepared.services.runtime.block_on(http::serve(address, shown.clone())).map_err(Problem::plain)?),
     };
     let (epoch_rows, epoch_bytes) = (config.worker.epoch_rows.max(1), config.worker.epoch_bytes.max(1));
-    let lanes = (0..config.worker.lanes.max(1))
-        .map(|index| LaneConfig { state_dir: Some(slot.dir.clone()), epoch_rows, epoch_bytes, ..LaneConfig::new(slot.name.clone(), index) })
-        .collect();
+    let lane = |index| LaneConfig {
+        state_dir: Some(slot.dir.clone()),
+        epoch_rows,
+        epoch_bytes,
+        checkpoint_age: prepared.checkpoint_age,
+        ..LaneConfig::new(slot.name.clone(), index)
+    };
+    let lanes = (0..config.worker.lanes.max(1)).map(lane).collect();
     let (world, stopping) = (prepared.world.clone(), stop.clone());
     let worker = std::thread::Builder::new()
         .name("worker".into())

@@ -1,36 +1,69 @@
 //! The local checkpoint: a cache of the changelog on disk, so that a restart reads only what it missed (rule R2).
 //!
-//! One append-only file per step and partition. A frame is written after its commit was acknowledged, and carries the
-//! changelog position that it brings the state up to; a checksum makes a torn or damaged tail harmless. Whatever is in
-//! doubt (bad frame, another format, older than tombstones live, ahead of the changelog) is wiped and restored.
+//! ```text
+//! file   hwckpt2\n · length and id of the changelog topic · frames
+//! frame  length · CRC-32 · changelog position, or PART · wall clock · entries
+//! ```
+//!
+//! One append-only file per step and partition. What a commit changed is one frame or several, none much larger than
+//! [`FRAME`]: all but the last are a `PART` of what the last one's position stands for, and count only if that one is whole.
+//! A checksum makes a torn or damaged tail harmless: entries of parts without an end were committed behind the last whole
+//! position, so the changelog is read over them again. Whatever can't be trusted (a bad frame at the start, another format,
+//! another changelog, older than tombstones live, ahead of the changelog) is deleted and restored from the changelog.
 //! Files are not synced: after a power cut the tail is torn, and the changelog has it.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use operator_core::Millis;
 
 use crate::state::Store;
 
-const MAGIC: &[u8; 8] = b"hwckpt1\n";
-/// Largest frame that is believed.
-const MAX_FRAME: u32 = 1 << 30;
+const MAGIC: &[u8; 8] = b"hwckpt2\n";
+/// A frame is ended at this many bytes.
+const FRAME: usize = 1 << 20;
+/// Largest frame that is believed: one entry may be larger than [`FRAME`].
+const MAX_FRAME: u32 = 1 << 28;
+/// Stands for the position in frames that others follow.
+const PART: i64 = -1;
 /// A file is rewritten when it is larger than this and four times its content.
 const REWRITE_BYTES: u64 = 32 << 20;
+
+/// How much of a file can be relied on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Held {
+    /// It lacks something: it is only written again as a whole.
+    Nothing,
+    /// All that is in the store was written, and the position comes at the end of the restore.
+    Building,
+    /// Everything up to its last position, so that changes may be appended.
+    Everything,
+}
 
 /// The checkpoint file of one step in one partition.
 pub struct Checkpoint {
     path: PathBuf,
+    /// What the file begins with.
+    head: Vec<u8>,
     file: Option<File>,
     size: u64,
-    /// The file holds everything up to its last position, so that changes may be appended. A file that was lost or could
-    /// not be written is only made anew as a whole.
-    complete: bool,
+    held: Held,
+    loading: Option<Loading>,
+}
+
+/// A file that is being read.
+struct Loading {
+    reader: BufReader<File>,
+    length: u64,
+    read: u64,
+    /// The end of the last whole position, and that position.
+    whole: (u64, Option<Loaded>),
+    body: Vec<u8>,
 }
 
 /// What was found on disk.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Loaded {
     /// The changelog offset to read on from.
     pub next: i64,
@@ -38,92 +71,157 @@ pub struct Loaded {
     pub written: Millis,
 }
 
+/// How far loading has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// There is more: call again.
+    More,
+    /// The entries are in the store; `None` if there was nothing usable, and the store is empty.
+    Done(Option<Loaded>),
+}
+
 impl Checkpoint {
-    /// The checkpoint of `name` in `dir`; nothing is read yet.
-    pub fn new(dir: &Path, name: &str) -> Checkpoint {
-        Checkpoint { path: dir.join(format!("{name}.ckpt")), file: None, size: 0, complete: false }
+    /// The checkpoint of `name` in `dir`, for the changelog topic with this id; nothing is read yet.
+    pub fn new(dir: &Path, name: &str, changelog: &str) -> Checkpoint {
+        let mut head = MAGIC.to_vec();
+        head.extend_from_slice(&(changelog.len() as u32).to_be_bytes());
+        head.extend_from_slice(changelog.as_bytes());
+        Checkpoint { path: dir.join(format!("{name}.ckpt")), head, file: None, size: 0, held: Held::Nothing, loading: None }
     }
 
-    /// Loads the entries into `store`. `None` if there is nothing usable; the store is then empty.
-    pub fn load(&mut self, store: &mut Store) -> Option<Loaded> {
-        match self.try_load(store) {
-            Ok(Some(loaded)) => {
-                self.complete = true;
-                Some(loaded)
-            }
-            Ok(None) | Err(_) => {
+    /// Loads about `budget` bytes into `store`, from the beginning at the first call. To be called until it is done.
+    pub fn load(&mut self, store: &mut Store, budget: u64) -> Load {
+        let loaded = match self.load_some(store, budget) {
+            Ok(Load::More) => return Load::More,
+            Ok(Load::Done(loaded)) => loaded,
+            Err(_) => None,
+        };
+        self.loading = None;
+        match loaded {
+            Some(_) => self.held = Held::Everything,
+            None => {
                 *store = Store::default();
                 self.wipe();
-                None
             }
         }
+        Load::Done(loaded)
     }
 
-    fn try_load(&mut self, store: &mut Store) -> io::Result<Option<Loaded>> {
+    fn load_some(&mut self, store: &mut Store, budget: u64) -> io::Result<Load> {
+        let mut loading = match self.loading.take() {
+            Some(loading) => loading,
+            None => match self.open()? {
+                Some(loading) => loading,
+                None => return Ok(Load::Done(None)),
+            },
+        };
+        let pause = loading.read + budget;
+        while loading.read < pause {
+            let left = loading.length - loading.read;
+            let Some(position) = frame(&mut loading.reader, left, &mut loading.body, store)? else {
+                let (end, loaded) = loading.whole;
+                if loaded.is_some() && end < loading.length {
+                    OpenOptions::new().write(true).open(&self.path)?.set_len(end)?;
+                }
+                self.size = end;
+                return Ok(Load::Done(loaded));
+            };
+            loading.read += 8 + loading.body.len() as u64;
+            if let Some(loaded) = position {
+                loading.whole = (loading.read, Some(loaded));
+            }
+        }
+        self.loading = Some(loading);
+        Ok(Load::More)
+    }
+
+    /// Opens the file if it is of this format and of this changelog.
+    fn open(&self) -> io::Result<Option<Loading>> {
         let file = match File::open(&self.path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e),
         };
-        let length = file.metadata()?.len();
+        let (length, start) = (file.metadata()?.len(), self.head.len() as u64);
         let mut reader = BufReader::new(file);
-        let mut magic = [0; 8];
-        if reader.read_exact(&mut magic).is_err() || &magic != MAGIC {
+        let mut head = vec![0; self.head.len()];
+        if reader.read_exact(&mut head).is_err() || head != self.head {
             return Ok(None);
         }
-        let (mut good, mut loaded, mut body) = (8u64, None, Vec::new());
-        while let Some((next, written)) = frame(&mut reader, length - good, &mut body, store)? {
-            good += 8 + body.len() as u64;
-            loaded = Some(Loaded { next, written });
-        }
-        drop(reader);
-        if good < length {
-            OpenOptions::new().write(true).open(&self.path)?.set_len(good)?;
-        }
-        self.size = good;
-        Ok(loaded)
+        Ok(Some(Loading { reader, length, read: start, whole: (start, None), body: Vec::new() }))
+    }
+
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
     /// Appends what a commit changed, and the changelog position after it. Only for a file that is complete
     /// ([`Checkpoint::needs_rewrite`]).
     pub fn append(&mut self, entries: &[(Vec<u8>, Option<Vec<u8>>)], next: i64, wall: Millis) -> io::Result<()> {
-        let frame = encode(entries.iter().map(|(k, v)| (k.as_slice(), v.as_deref())), next, wall);
-        let result = self.write(&frame);
+        self.write(entries.iter().map(|(k, v)| (k.as_slice(), v.as_deref())), next, wall)
+    }
+
+    /// Begins a file that a restore from the beginning of the changelog fills.
+    pub fn build(&mut self) {
+        self.wipe();
+        self.held = Held::Building;
+    }
+
+    /// Appends what a restore has read. It counts once [`Checkpoint::restored`] gives the position.
+    pub fn part<'a>(&mut self, entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> io::Result<()> {
+        if self.held == Held::Nothing {
+            return Ok(());
+        }
+        self.write(entries, PART, 0)
+    }
+
+    /// The restore has reached the end of the changelog, which is `next`.
+    pub fn restored(&mut self, next: i64, wall: Millis) -> io::Result<()> {
+        if self.held == Held::Nothing {
+            return Ok(());
+        }
+        self.write(std::iter::empty(), next, wall)?;
+        self.held = Held::Everything;
+        Ok(())
+    }
+
+    fn write<'a>(&mut self, entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>, next: i64, wall: Millis) -> io::Result<()> {
+        let result = self.try_write(entries, next, wall);
         if result.is_err() {
             self.wipe();
         }
         result
     }
 
-    fn write(&mut self, frame: &[u8]) -> io::Result<()> {
+    fn try_write<'a>(&mut self, entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>, next: i64, wall: Millis) -> io::Result<()> {
         if self.file.is_none() {
             if let Some(dir) = self.path.parent() {
                 fs::create_dir_all(dir)?;
             }
             let mut file = OpenOptions::new().create(true).append(true).open(&self.path)?;
             if file.metadata()?.len() == 0 {
-                file.write_all(MAGIC)?;
-                self.size = 8;
+                file.write_all(&self.head)?;
+                self.size = self.head.len() as u64;
             }
             self.file = Some(file);
         }
         if let Some(file) = &mut self.file {
-            file.write_all(frame)?;
+            self.size += frames(entries, next, wall, file)?;
         }
-        self.size += frame.len() as u64;
         Ok(())
     }
 
     /// Whether the file must be written as a whole: it holds much more than the state does, or not all of it.
     pub fn needs_rewrite(&self, content: usize) -> bool {
-        !self.complete || (self.size > REWRITE_BYTES && self.size > 4 * content as u64)
+        self.held != Held::Everything || (self.size > REWRITE_BYTES && self.size > 4 * content as u64)
     }
 
     /// Replaces the file by the whole state: written beside it, then renamed over it.
     pub fn rewrite(&mut self, store: &Store, next: i64, wall: Millis) -> io::Result<()> {
         let result = self.replace(store, next, wall);
         match result {
-            Ok(()) => self.complete = true,
+            Ok(()) => self.held = Held::Everything,
             // What is left of the old file would lack what is not appended to it now.
             Err(_) => self.wipe(),
         }
@@ -135,50 +233,67 @@ impl Checkpoint {
             fs::create_dir_all(dir)?;
         }
         let fresh = self.path.with_extension("new");
-        let mut file = File::create(&fresh)?;
-        file.write_all(MAGIC)?;
-        let frame = encode(store.entries().map(|(k, v)| (k, Some(v))), next, wall);
-        file.write_all(&frame)?;
+        let mut file = BufWriter::new(File::create(&fresh)?);
+        file.write_all(&self.head)?;
+        let written = frames(store.entries().map(|(k, v)| (k, Some(v))), next, wall, &mut file)?;
+        file.flush()?;
         fs::rename(&fresh, &self.path)?;
         self.file = None;
-        self.size = 8 + frame.len() as u64;
+        self.size = self.head.len() as u64 + written;
         Ok(())
     }
 
-    /// Forgets the file: it is in doubt.
+    /// Deletes the file: it can't be trusted.
     pub fn wipe(&mut self) {
         self.file = None;
+        self.loading = None;
         self.size = 0;
-        self.complete = false;
+        self.held = Held::Nothing;
         let _ = fs::remove_file(&self.path);
     }
 }
 
-fn encode<'a>(entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>, next: i64, wall: Millis) -> Vec<u8> {
-    let mut frame = vec![0; 8];
-    frame.extend_from_slice(&next.to_be_bytes());
-    frame.extend_from_slice(&wall.to_be_bytes());
+/// Writes entries as frames of about [`FRAME`] bytes, the last of which has the position. Returns how many bytes that were.
+fn frames<'a>(
+    entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+    next: i64,
+    wall: Millis,
+    out: &mut impl Write,
+) -> io::Result<u64> {
+    let (mut body, mut written) = (Vec::new(), 0);
     for (key, value) in entries {
-        frame.extend_from_slice(&(key.len() as u32).to_be_bytes());
-        frame.extend_from_slice(key);
+        if body.len() >= FRAME {
+            written += put(PART, wall, &body, out)?;
+            body.clear();
+        }
+        body.extend_from_slice(&(key.len() as u32).to_be_bytes());
+        body.extend_from_slice(key);
         match value {
-            None => frame.extend_from_slice(&u32::MAX.to_be_bytes()),
+            None => body.extend_from_slice(&u32::MAX.to_be_bytes()),
             Some(value) => {
-                frame.extend_from_slice(&(value.len() as u32).to_be_bytes());
-                frame.extend_from_slice(value);
+                body.extend_from_slice(&(value.len() as u32).to_be_bytes());
+                body.extend_from_slice(value);
             }
         }
     }
-    let body = frame.get(8..).unwrap_or_default();
-    let (length, checksum) = ((body.len() as u32).to_be_bytes(), crc32fast::hash(body).to_be_bytes());
-    for (at, byte) in frame.iter_mut().zip(length.into_iter().chain(checksum)) {
-        *at = byte;
-    }
-    frame
+    Ok(written + put(next, wall, &body, out)?)
 }
 
-/// Reads one frame into `store`; `None` at the end or at the first damage.
-fn frame(reader: &mut impl Read, left: u64, body: &mut Vec<u8>, store: &mut Store) -> io::Result<Option<(i64, Millis)>> {
+fn put(next: i64, wall: Millis, entries: &[u8], out: &mut impl Write) -> io::Result<u64> {
+    let (next, wall) = (next.to_be_bytes(), wall.to_be_bytes());
+    let mut checksum = crc32fast::Hasher::new();
+    [&next[..], &wall, entries].into_iter().for_each(|part| checksum.update(part));
+    let mut frame = Vec::with_capacity(24 + entries.len());
+    frame.extend_from_slice(&(16 + entries.len() as u32).to_be_bytes());
+    frame.extend_from_slice(&checksum.finalize().to_be_bytes());
+    [&next[..], &wall, entries].into_iter().for_each(|part| frame.extend_from_slice(part));
+    out.write_all(&frame)?;
+    Ok(frame.len() as u64)
+}
+
+/// Reads one frame into `store`; `None` at the end or at the first damage. The answer within is a position, unless more
+/// frames belong to it.
+fn frame(reader: &mut impl Read, left: u64, body: &mut Vec<u8>, store: &mut Store) -> io::Result<Option<Option<Loaded>>> {
     let (mut length, mut checksum) = ([0; 4], [0; 4]);
     if left < 8 {
         return Ok(None);
@@ -207,7 +322,7 @@ fn frame(reader: &mut impl Read, left: u64, body: &mut Vec<u8>, store: &mut Stor
         store.load(key, value);
         rest = after;
     }
-    Ok(Some((next, written)))
+    Ok(Some((next != PART).then_some(Loaded { next, written })))
 }
 
 type Sized<'a> = (Option<&'a [u8]>, &'a [u8]);
@@ -221,76 +336,4 @@ fn sized(bytes: &[u8]) -> Option<Sized<'_>> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    type Entry = (Vec<u8>, Option<Vec<u8>>);
-
-    fn put(key: &str, value: &str) -> Entry {
-        (key.into(), Some(value.into()))
-    }
-
-    fn content(dir: &Path) -> (Option<Loaded>, Vec<(Vec<u8>, Vec<u8>)>) {
-        let mut store = Store::default();
-        let loaded = Checkpoint::new(dir, "s-0").load(&mut store);
-        (loaded, store.entries().map(|(k, v)| (k.to_vec(), v.to_vec())).collect())
-    }
-
-    #[test]
-    fn a_restart_finds_what_was_appended() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut checkpoint = Checkpoint::new(dir.path(), "s-0");
-        checkpoint.append(&[put("a", "1"), put("b", "2")], 10, 5).unwrap();
-        checkpoint.append(&[("a".into(), None), put("b", "3")], 12, 6).unwrap();
-        let (loaded, entries) = content(dir.path());
-        assert_eq!(loaded, Some(Loaded { next: 12, written: 6 }));
-        assert_eq!(entries, [(b"b".to_vec(), b"3".to_vec())]);
-        let mut store = Store::default();
-        checkpoint.load(&mut store);
-        checkpoint.rewrite(&store, 12, 7).unwrap();
-        checkpoint.append(&[put("c", "4")], 13, 8).unwrap();
-        assert_eq!(content(dir.path()).1.len(), 2);
-    }
-
-    #[test]
-    fn damage_anywhere_is_seen() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut checkpoint = Checkpoint::new(dir.path(), "s-0");
-        checkpoint.append(&[put("a", "1")], 10, 5).unwrap();
-        checkpoint.append(&[put("b", "2")], 11, 5).unwrap();
-        let path = dir.path().join("s-0.ckpt");
-        let whole = fs::read(&path).unwrap();
-        for cut in 0..whole.len() {
-            fs::write(&path, &whole[..cut]).unwrap();
-            let (loaded, entries) = content(dir.path());
-            let next = loaded.map(|l| l.next);
-            assert!(matches!((next, entries.len()), (None, 0) | (Some(10), 1)), "cut at {cut}: {next:?}");
-        }
-        for bit in 0..whole.len() * 8 {
-            let mut damaged = whole.clone();
-            damaged[bit / 8] ^= 1 << (bit % 8);
-            fs::write(&path, &damaged).unwrap();
-            let (loaded, entries) = content(dir.path());
-            let next = loaded.map(|l| l.next);
-            assert!(matches!((next, entries.len()), (None, 0) | (Some(10), 1)), "bit {bit}: {next:?}");
-        }
-    }
-
-    /// Changes appended to a file that was lost would be taken for the whole state at the next start.
-    #[test]
-    fn a_file_that_was_lost_is_only_made_anew_as_a_whole() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut checkpoint = Checkpoint::new(dir.path(), "s-0");
-        assert!(checkpoint.needs_rewrite(0), "a new file is not complete");
-        let mut store = Store::default();
-        store.load(b"a", Some(b"1"));
-        checkpoint.rewrite(&store, 10, 5).unwrap();
-        assert!(!checkpoint.needs_rewrite(100));
-        checkpoint.wipe();
-        assert!(checkpoint.needs_rewrite(100));
-        // A folder in the way: neither form can be written, and nothing half is left.
-        std::fs::create_dir(dir.path().join("s-0.new")).unwrap();
-        assert!(checkpoint.rewrite(&store, 11, 6).is_err());
-        assert!(checkpoint.needs_rewrite(100) && Checkpoint::new(dir.path(), "s-0").load(&mut Store::default()).is_none());
-    }
-}
+mod tests;

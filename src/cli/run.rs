@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::deliver::Tables;
 use crate::diagnose::Problem;
 use crate::dry_run;
+use crate::preflight;
 use crate::prepare::{self, Loaded};
 use crate::run::{self, Prepared};
 use crate::say;
@@ -66,7 +67,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     if let Some(lanes) = args.lanes {
         config.worker.lanes = lanes;
     }
-    run::check_times(loaded.pipeline.guarantee, loaded.pipeline.commit_interval, &config)?;
+    preflight::check_times(loaded.pipeline.guarantee, loaded.pipeline.commit_interval, &config)?;
     let files = files(args, &config)?;
     let runtime = runtime()?;
     let name = loaded.pipeline.name.clone();
@@ -93,7 +94,7 @@ fn files(args: &RunArgs, config: &Config) -> Result<Tables, Problem> {
 fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
     let config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
-    run::check_times(loaded.pipeline.guarantee, loaded.pipeline.commit_interval, &config)?;
+    preflight::check_times(loaded.pipeline.guarantee, loaded.pipeline.commit_interval, &config)?;
     let files = files(args, &config)?;
     let runtime = runtime()?;
     let services = run::connect(&config, "hw-dry-run", runtime.handle())?;

@@ -8,8 +8,9 @@ use operator_core::Millis;
 
 use super::input::{InputKind, InputPartition};
 use super::keys::KeyCheck;
+use super::restore::{Loading, Restoring};
 use super::{Lane, LaneEnd, OwnedTask};
-use crate::broker::{Committed, Event, Failure, Reader, TopicPartition};
+use crate::broker::{Committed, Failure, TopicPartition};
 use crate::checkpoint::Checkpoint;
 use crate::decode::Decoder;
 use crate::manifest::recreated;
@@ -21,25 +22,13 @@ use crate::time::{PartitionTime, TimeBounds, decode_watermarks};
 /// Tombstones live this long in changelogs (`delete.retention.ms`, set when they are created).
 pub const TOMBSTONE_RETENTION: Millis = 7 * 86_400_000;
 
-/// A task that reads its changelogs.
-pub(super) struct Restore {
-    reader: Box<dyn Reader>,
-    /// Per changelog partition: the node, the position reached, the position to reach.
-    targets: BTreeMap<TopicPartition, (usize, i64, i64)>,
-    progressed: Millis,
-    /// The group has a committed position for this task.
-    known: bool,
-    /// Records to read when it began.
-    total: u64,
-}
-
 impl Lane {
     /// Looks up positions of partitions newly given, and makes their tasks.
     pub(super) fn assign(&mut self) -> Result<(), LaneEnd> {
         if self.newly.is_empty() {
             return Ok(());
         }
-        self.check_topics()?;
+        self.check_topics(self.newly.iter())?;
         let committed = match self.consumer.committed(&self.newly) {
             Ok(committed) => committed,
             // Positions of a transaction that is still being settled: ask again on the next turn.
@@ -125,9 +114,9 @@ impl Lane {
         })
     }
 
-    /// The topics newly given must be those that the manifest means: a position in another one means nothing.
-    fn check_topics(&self) -> Result<(), LaneEnd> {
-        let given: BTreeSet<&str> = self.newly.iter().map(|tp| tp.topic.as_ref()).collect();
+    /// The topics of partitions must be those that the manifest means: a position in another one means nothing.
+    pub(super) fn check_topics<'a>(&self, given: impl Iterator<Item = &'a TopicPartition>) -> Result<(), LaneEnd> {
+        let given: BTreeSet<&str> = given.map(|tp| tp.topic.as_ref()).collect();
         let topics = self.world.plan.stages.iter().flat_map(|s| &s.inputs).flat_map(|i| &i.topics);
         let meant: Vec<_> = topics.filter(|t| t.id.is_some() && given.contains(t.name.as_ref())).collect();
         let found = self.world.broker.topic_ids(&meant.iter().map(|t| t.name.to_string()).collect::<Vec<_>>())?;
@@ -141,47 +130,23 @@ impl Lane {
         let plan = self.world.plan.clone();
         let Some(stage) = plan.stages.get(id.0) else { return Ok(()) };
         let mut task = Task::new(&plan, id.0, id.1);
-        let mut checkpoints = Vec::new();
-        let mut targets = BTreeMap::new();
-        let mut from = Vec::new();
+        let (mut checkpoints, mut total) = (Vec::new(), 0);
         for (index, node) in stage.nodes.iter().enumerate() {
-            let (Some(topic), Some(store)) = (&node.changelog, task.store(index)) else { continue };
+            let (Some(topic), Some(_)) = (&node.changelog, task.store(index)) else { continue };
             let changelog = TopicPartition::new(topic.clone(), id.1);
             let (low, high) = self.world.broker.bounds(&changelog)?;
-            let mut position = low;
             if let Some(dir) = &self.config.state_dir {
-                let mut checkpoint = Checkpoint::new(dir, &format!("{}-{}", node.step, id.1));
-                let loaded = checkpoint.load(store);
-                let now = self.world.clock.wall();
-                match loaded {
-                    // Usable if the changelog still has everything after it, tombstones included.
-                    Some(l) if l.next >= low && l.next <= high && now - l.written < TOMBSTONE_RETENTION / 2 => position = l.next,
-                    Some(_) => {
-                        *store = Default::default();
-                        checkpoint.wipe();
-                    }
-                    None => {}
-                }
-                checkpoints.push((index, checkpoint));
+                let topic = node.changelog_id.as_ref().map_or("", |id| id.0.as_str());
+                checkpoints.push((index, Checkpoint::new(dir, &format!("{}-{}", node.step, id.1), topic)));
             }
-            if position < high {
-                from.push((changelog.clone(), position));
-                targets.insert(changelog, (index, position, high));
-            }
+            total += (high - low).max(0) as u64;
+            self.restorer.add(Loading { task: id, node: index, changelog, low, high });
         }
-        let restore = match targets.is_empty() {
-            true if !known && self.needs_position() && task.stores().any(|(_, store)| !store.is_empty()) => {
-                return Err(self.state_without_position(id));
-            }
-            true => None,
-            false => {
-                let (reader, progressed) = (self.world.broker.reader(&from)?, self.world.clock.monotonic());
-                let mut restore = Restore { reader, targets, progressed, known, total: 0 };
-                restore.total = restore.left();
-                tracing::info!(stage = id.0, partition = id.1, records = restore.total, "restoring state");
-                Some(restore)
-            }
-        };
+        let stateful = task.stores().next().is_some();
+        if stateful {
+            tracing::info!(stage = id.0, partition = id.1, records = total, "restoring state");
+        }
+        let restore = stateful.then_some(Restoring { known, total });
         let inputs =
             stage.inputs.iter().enumerate().map(|(index, _)| {
                 self.partitions.iter().filter(|(_, p)| p.task == id && p.index == index).map(|(tp, _)| tp.clone()).collect()
@@ -203,25 +168,7 @@ impl Lane {
         if self.tasks.values().all(|t| t.started) {
             return Ok(());
         }
-        let (now, wall) = (self.world.clock.monotonic(), self.world.clock.wall());
-        let (patience, stats, transactional) = (self.config.restore_patience, self.world.stats.clone(), self.needs_position());
-        for (id, owned) in &mut self.tasks {
-            if let Some(restore) = &mut owned.restore {
-                if restore.read(&mut owned.task, now, patience)? {
-                    if !restore.known && transactional && owned.task.stores().any(|(_, store)| !store.is_empty()) {
-                        // Aborted transactions leave marks in a changelog too: only entries prove anything (rule 7).
-                        let id = *id;
-                        return Err(self.state_without_position(id));
-                    }
-                    let ends: Vec<(usize, i64)> = restore.targets.values().map(|(node, at, _)| (*node, *at)).collect();
-                    tracing::info!(stage = id.0, partition = id.1, records = restore.total, "state restored");
-                    owned.restore = None;
-                    owned.save(&ends, wall);
-                }
-                let (left, total) = owned.restore.as_ref().map_or((0, 0), |restore| (restore.left(), restore.total));
-                stats.restoring(*id, left, total);
-            }
-        }
+        self.restore_some()?;
         if !self.world.tables.ready() {
             return Ok(());
         }
@@ -261,13 +208,13 @@ impl Lane {
 
     /// State that a transaction committed came with a position. Without transactions the changelog may be ahead of a
     /// first position that was never committed: rows are then counted twice, as `at_least_once` says.
-    fn needs_position(&self) -> bool {
+    pub(super) fn needs_position(&self) -> bool {
         is_transactional(&self.world.plan)
     }
 
-    fn state_without_position(&self, id: (usize, i32)) -> LaneEnd {
+    pub(super) fn state_without_position(&self, id: (usize, i32)) -> LaneEnd {
         LaneEnd::Stop(format!(
-            "task {id:?} has state, but the group `{}` has no committed position for it: its offsets expired or were deleted. Reset both or neither",
+            "task {id:?} has state, but the group `{}` has no committed position for it: they expired or were deleted, or other topics are read now. Set positions, or begin again without both",
             self.world.plan.names.group()
         ))
     }
@@ -276,74 +223,13 @@ impl Lane {
     pub(super) fn revoked(&mut self, lost: bool) -> Result<(), LaneEnd> {
         let settled = if lost { self.abandon() } else { self.commit_all(Duration::from_secs(20)) };
         self.tasks.clear();
+        self.restorer = Default::default();
         self.world.stats.unassigned(self.config.index, self.partitions.keys());
         self.partitions.clear();
         self.newly.clear();
         settled?;
         self.consumer.release()?;
         Ok(())
-    }
-}
-
-impl OwnedTask {
-    /// Brings checkpoint files up to what was restored: frames appended later continue from there.
-    fn save(&mut self, ends: &[(usize, i64)], wall: Millis) {
-        for (node, checkpoint) in &mut self.checkpoints {
-            let (Some((_, next)), Some(store)) = (ends.iter().find(|(n, _)| n == node), self.task.store(*node)) else { continue };
-            if let Err(e) = checkpoint.rewrite(store, *next, wall) {
-                checkpoint.wipe();
-                tracing::warn!(cause = %e, "the local checkpoint can't be written");
-            }
-        }
-    }
-}
-
-impl Restore {
-    fn left(&self) -> u64 {
-        self.targets.values().map(|(_, at, end)| (end - at).max(0) as u64).sum()
-    }
-
-    /// Reads a little. True when every changelog was read to where it ended at the start: to the high watermark, past
-    /// whatever transactions were open then, or the state would silently be too old (rule 2).
-    fn read(&mut self, task: &mut Task, now: Millis, patience: Millis) -> Result<bool, LaneEnd> {
-        for event in self.reader.poll(10_000, Duration::from_millis(1))? {
-            match event {
-                Event::Records { partition, records } => {
-                    let Some((node, at, _)) = self.targets.get_mut(&partition) else { continue };
-                    let Some(store) = task.store(*node) else { continue };
-                    for index in 0..records.len() {
-                        let record = records.get(index);
-                        if let Some(key) = record.key {
-                            store.load(key, record.value);
-                        }
-                        *at = record.offset + 1;
-                    }
-                    self.progressed = now;
-                }
-                Event::End { partition, offset } => {
-                    if let Some((_, at, _)) = self.targets.get_mut(&partition)
-                        && offset > *at
-                    {
-                        *at = offset;
-                        self.progressed = now;
-                    }
-                }
-                _ => {}
-            }
-        }
-        if now - self.progressed > patience {
-            let stuck: Vec<String> = self
-                .targets
-                .iter()
-                .filter(|(_, (_, at, end))| at < end)
-                .map(|(tp, (_, at, end))| format!("{tp} at {at} of {end}"))
-                .collect();
-            return Err(LaneEnd::Restart(format!(
-                "the restore stands still ({}): an open transaction hides the end of the changelog, or records are gone",
-                stuck.join(", ")
-            )));
-        }
-        Ok(self.targets.values().all(|(_, at, end)| at >= end))
     }
 }
 

@@ -23,6 +23,7 @@ mod input;
 mod keys;
 mod letters;
 mod refusals;
+mod restore;
 mod settle;
 mod silence;
 
@@ -50,10 +51,10 @@ pub(crate) use input::Taken;
 pub use keys::{Sampled, sample_keys};
 pub use settle::{Next, decide};
 
-use assignment::Restore;
 use input::InputPartition;
 use keys::Notations;
 use refusals::Refusals;
+use restore::{Restorer, Restoring};
 use settle::InFlight;
 use silence::Silence;
 
@@ -91,6 +92,8 @@ pub struct LaneConfig {
     pub poll_rows: usize,
     /// How long a restore may make no progress.
     pub restore_patience: Millis,
+    /// A checkpoint older than this is not used: tombstones written since might be gone from its changelog.
+    pub checkpoint_age: Millis,
 }
 
 impl LaneConfig {
@@ -103,6 +106,7 @@ impl LaneConfig {
             epoch_bytes: 32 << 20,
             poll_rows: 8_192,
             restore_patience: 180_000,
+            checkpoint_age: TOMBSTONE_RETENTION / 2,
         }
     }
 }
@@ -130,7 +134,7 @@ impl From<BrokerError> for LaneEnd {
 /// A task with what the lane keeps about it.
 struct OwnedTask {
     task: Task,
-    restore: Option<Restore>,
+    restore: Option<Restoring>,
     /// Checkpoint files by node.
     checkpoints: Vec<(usize, Checkpoint)>,
     /// The partitions that feed each input of the stage.
@@ -164,6 +168,7 @@ pub struct Lane {
     writers: Vec<Vec<Writer>>,
     tasks: BTreeMap<(usize, i32), OwnedTask>,
     partitions: BTreeMap<TopicPartition, InputPartition>,
+    restorer: Restorer,
     /// Given to this member, committed positions not known yet.
     newly: Vec<TopicPartition>,
     dead_letter_partitions: BTreeMap<Arc<str>, (Arc<str>, i32)>,
@@ -211,6 +216,7 @@ impl Lane {
             writers,
             tasks: BTreeMap::new(),
             partitions: BTreeMap::new(),
+            restorer: Restorer::default(),
             newly: Vec::new(),
             dead_letter_partitions: BTreeMap::new(),
             notations: Notations::new(),
@@ -234,7 +240,12 @@ impl Lane {
         let room = if self.is_full() { 0 } else { self.config.poll_rows };
         let mut busy = false;
         let wait = if room == 0 { Duration::ZERO } else { wait };
-        let events = self.consumer.poll(room.max(1), wait)?;
+        let events = self.consumer.poll(room.max(1), wait);
+        if events.as_ref().is_err_and(|e| e.failure == Failure::OutOfRange) {
+            // The usual cause: positions of a topic that is another one now.
+            self.check_topics(self.partitions.keys())?;
+        }
+        let events = events?;
         let delivery = self.delivery;
         for event in events {
             match event {

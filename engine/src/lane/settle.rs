@@ -9,6 +9,7 @@ use super::{Epoch, Lane, LaneEnd};
 use crate::broker::{Committed, MAX_METADATA, Outcome, Outgoing, Progress, TopicPartition};
 use crate::failpoint::failpoint;
 use crate::lane::assignment::is_transactional;
+use crate::lane::restore::unwritten;
 use crate::stats::Counts;
 use crate::time::encode_watermarks;
 
@@ -223,15 +224,14 @@ impl Lane {
                 let written = match next {
                     Some(next) if checkpoint.needs_rewrite(store.bytes()) => checkpoint.rewrite(store, next, wall),
                     Some(next) => checkpoint.append(&entries, next, wall),
-                    // Without the position the file would be in doubt.
+                    // Without the position the file would say too much.
                     None => {
                         checkpoint.wipe();
                         Ok(())
                     }
                 };
                 if let Err(e) = written {
-                    // A cache: losing it costs a longer restore, nothing else.
-                    tracing::warn!(cause = %e, "the local checkpoint can't be written");
+                    unwritten(&e);
                 }
             }
         }

@@ -8,7 +8,7 @@ use crate::broker::{Broker, BrokerError, Failure};
 use crate::lane::topics_to_create;
 use crate::plan::Plan;
 
-/// Workers that start at once make each other compare again; more often than this none of them gets anywhere.
+/// Workers that start at once make each other compare again; at this many rounds something else is wrong.
 const ATTEMPTS: usize = 20;
 
 /// Why a plan was not deployed.

@@ -67,7 +67,7 @@ fn first_record(broker: &dyn Broker, from: Vec<(TopicPartition, i64)>, counts: C
                 Event::End { partition, .. } => {
                     open.remove(&partition);
                 }
-                Event::Assigned(_) | Event::Revoked { .. } => {}
+                Event::Ends(_) | Event::Assigned(_) | Event::Revoked { .. } => {}
             }
         }
     }

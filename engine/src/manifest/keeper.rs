@@ -88,7 +88,7 @@ impl Keeper {
     }
 }
 
-/// What is said of a topic that is another one than when the pipeline started.
+/// The reason to end when a topic is another one than at the start.
 pub(crate) fn recreated(topic: &str) -> String {
     format!(
         "the topic `{topic}` was deleted and created again while the pipeline ran: positions and state belong to the topic before. Start again to see what can be done"

@@ -22,8 +22,6 @@ mod deploy;
 mod evidence;
 mod keeper;
 pub mod store;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 

@@ -38,7 +38,7 @@ struct Head {
     format: u32,
 }
 
-/// Reads the manifest in force; `None`: there is none, or no topic of it.
+/// Reads the manifest in force; `None`: nothing was deployed with one.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -51,12 +51,12 @@ pub fn read(broker: &dyn Broker, names: &Names) -> Result<Option<Deployed>, Stor
     let mut found = None;
     if low < high {
         let mut reader = broker.reader(&[(partition.clone(), low)])?;
-        read_to(reader.as_mut(), &partition, high, &mut found)?;
+        read_to(reader.as_mut(), &partition, (low, high), &mut found)?;
     }
     Ok(found)
 }
 
-fn read_to(reader: &mut dyn Reader, at: &TopicPartition, high: i64, found: &mut Option<Deployed>) -> Result<(), StoreError> {
+fn read_to(reader: &mut dyn Reader, at: &TopicPartition, (low, high): (i64, i64), found: &mut Option<Deployed>) -> Result<(), StoreError> {
     let (mut patience, mut next) = (PATIENCE, 0);
     while next < high {
         patience -= 1;
@@ -69,15 +69,17 @@ fn read_to(reader: &mut dyn Reader, at: &TopicPartition, high: i64, found: &mut 
                     for index in 0..records.len() {
                         let record = records.get(index);
                         let manifest = decode(at, record.offset, record.value.unwrap_or_default())?;
-                        // Whoever replaces a version that was replaced already came second.
-                        if manifest.replaces == found.as_ref().map(|f: &Deployed| f.offset) {
+                        // Whoever replaces a version that was replaced already came second. What came before the first
+                        // record that is left, if retention was set on the topic, can't be known.
+                        let before = found.as_ref().map(|f: &Deployed| f.offset);
+                        if manifest.replaces == before || (before.is_none() && low > 0) {
                             *found = Some(Deployed { offset: record.offset, manifest });
                         }
                         next = record.offset + 1;
                     }
                 }
                 Event::End { offset, .. } => next = next.max(offset),
-                Event::Assigned(_) | Event::Revoked { .. } => {}
+                Event::Ends(_) | Event::Assigned(_) | Event::Revoked { .. } => {}
             }
         }
     }

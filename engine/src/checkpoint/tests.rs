@@ -1,0 +1,142 @@
+//! Files that are whole, torn, damaged, of another changelog, and larger than one frame.
+
+use super::*;
+
+type Entry = (Vec<u8>, Option<Vec<u8>>);
+
+fn put(key: &str, value: &str) -> Entry {
+    (key.into(), Some(value.into()))
+}
+
+fn open(dir: &Path) -> Checkpoint {
+    Checkpoint::new(dir, "s-0", "topic-1")
+}
+
+fn load(checkpoint: &mut Checkpoint, store: &mut Store) -> Option<Loaded> {
+    loop {
+        if let Load::Done(loaded) = checkpoint.load(store, 1) {
+            return loaded;
+        }
+    }
+}
+
+fn content(dir: &Path) -> (Option<Loaded>, Vec<(Vec<u8>, Vec<u8>)>) {
+    let mut store = Store::default();
+    let loaded = load(&mut open(dir), &mut store);
+    (loaded, store.entries().map(|(k, v)| (k.to_vec(), v.to_vec())).collect())
+}
+
+fn fresh(dir: &Path) -> Checkpoint {
+    let mut checkpoint = open(dir);
+    checkpoint.build();
+    checkpoint.restored(0, 0).unwrap();
+    checkpoint
+}
+
+#[test]
+fn a_restart_finds_what_was_appended() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut checkpoint = fresh(dir.path());
+    checkpoint.append(&[put("a", "1"), put("b", "2")], 10, 5).unwrap();
+    checkpoint.append(&[("a".into(), None), put("b", "3")], 12, 6).unwrap();
+    let (loaded, entries) = content(dir.path());
+    assert_eq!(loaded, Some(Loaded { next: 12, written: 6 }));
+    assert_eq!(entries, [(b"b".to_vec(), b"3".to_vec())]);
+    let mut store = Store::default();
+    load(&mut checkpoint, &mut store);
+    checkpoint.rewrite(&store, 12, 7).unwrap();
+    checkpoint.append(&[put("c", "4")], 13, 8).unwrap();
+    assert_eq!(content(dir.path()).1.len(), 2);
+}
+
+#[test]
+fn damage_anywhere_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut checkpoint = open(dir.path());
+    checkpoint.build();
+    checkpoint.part([(&b"a"[..], Some(&b"1"[..]))].into_iter()).unwrap();
+    checkpoint.restored(10, 5).unwrap();
+    checkpoint.append(&[put("b", "2")], 11, 5).unwrap();
+    let path = dir.path().join("s-0.ckpt");
+    let whole = fs::read(&path).unwrap();
+    for cut in 0..whole.len() {
+        fs::write(&path, &whole[..cut]).unwrap();
+        let (loaded, entries) = content(dir.path());
+        let next = loaded.map(|l| l.next);
+        assert!(matches!((next, entries.len()), (None, 0) | (Some(10), 1)), "cut at {cut}: {next:?}");
+    }
+    for bit in 0..whole.len() * 8 {
+        let mut damaged = whole.clone();
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        fs::write(&path, &damaged).unwrap();
+        let (loaded, entries) = content(dir.path());
+        let next = loaded.map(|l| l.next);
+        assert!(matches!((next, entries.len()), (None, 0) | (Some(10), 1)), "bit {bit}: {next:?}");
+    }
+}
+
+/// Changes appended to a file that was lost would be taken for the whole state at the next start.
+#[test]
+fn a_file_that_was_lost_is_only_written_again_as_a_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut checkpoint = open(dir.path());
+    assert!(checkpoint.needs_rewrite(0), "a new file is not complete");
+    let mut store = Store::default();
+    store.load(b"a", Some(b"1"));
+    checkpoint.rewrite(&store, 10, 5).unwrap();
+    assert!(!checkpoint.needs_rewrite(100));
+    checkpoint.wipe();
+    assert!(checkpoint.needs_rewrite(100));
+    // Nor does a restore go on writing what has lost its beginning.
+    checkpoint.part([(&b"b"[..], Some(&b"2"[..]))].into_iter()).unwrap();
+    checkpoint.restored(11, 5).unwrap();
+    assert!(checkpoint.needs_rewrite(100) && content(dir.path()).0.is_none());
+    // A folder in the way: neither form can be written, and nothing half is left.
+    std::fs::create_dir(dir.path().join("s-0.new")).unwrap();
+    assert!(checkpoint.rewrite(&store, 11, 6).is_err());
+    assert!(checkpoint.needs_rewrite(100) && content(dir.path()).0.is_none());
+}
+
+/// State larger than a frame: it was one frame, which the reader refused above a gibibyte, so that large state was always
+/// restored from its changelog.
+#[test]
+fn large_state_is_many_frames_and_is_loaded_in_portions() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, value) = (Store::default(), vec![7; 100_000]);
+    (0..100u32).for_each(|n| store.load(&n.to_be_bytes(), Some(&value)));
+    let mut checkpoint = open(dir.path());
+    checkpoint.rewrite(&store, 10, 5).unwrap();
+    let path = dir.path().join("s-0.ckpt");
+    let bytes = fs::read(&path).unwrap();
+    let (mut at, mut largest, mut count) = (8 + 4 + "topic-1".len(), 0, 0);
+    while at < bytes.len() {
+        let length = u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+        (at, largest, count) = (at + 8 + length, largest.max(length), count + 1);
+    }
+    assert!(largest < FRAME + 2 * value.len() && count > 5, "{count} frames, the largest of {largest} bytes");
+    let (mut again, mut found, mut portions) = (open(dir.path()), Store::default(), 0);
+    while again.load(&mut found, FRAME as u64) == Load::More {
+        portions += 1;
+    }
+    assert!(portions > 5 && found.len() == 100 && found.bytes() == store.bytes());
+    // Without its last frame a rewrite is nothing; behind a whole position, parts without an end are left out.
+    fs::write(&path, &bytes[..bytes.len() - 10]).unwrap();
+    assert_eq!(content(dir.path()), (None, Vec::new()));
+    let mut checkpoint = fresh(dir.path());
+    checkpoint.append(&[put("a", "1")], 3, 5).unwrap();
+    checkpoint.part([(&b"a"[..], Some(&b"2"[..]))].into_iter()).unwrap();
+    let length = fs::metadata(&path).unwrap().len();
+    assert_eq!(content(dir.path()).0, Some(Loaded { next: 3, written: 5 }));
+    assert!(fs::metadata(&path).unwrap().len() < length, "the part was cut off");
+}
+
+#[test]
+fn a_file_of_another_changelog_or_format_is_not_used() {
+    let dir = tempfile::tempdir().unwrap();
+    fresh(dir.path()).append(&[put("a", "1")], 10, 5).unwrap();
+    let mut store = Store::default();
+    assert_eq!(load(&mut Checkpoint::new(dir.path(), "s-0", "topic-2"), &mut store), None);
+    assert!(store.is_empty() && !dir.path().join("s-0.ckpt").exists());
+    fs::write(dir.path().join("s-0.ckpt"), b"hwckpt1\nwhatever came next").unwrap();
+    assert_eq!(content(dir.path()), (None, Vec::new()));
+}
