@@ -14,6 +14,7 @@ use headwater_engine::registry::{Kind, Registry};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::LoadedTables;
+use headwater_engine::time::TrustedWall;
 use headwater_engine::yaml;
 
 const PIPELINE: &str = r#"
@@ -100,6 +101,7 @@ fn lane_with(broker: &MemoryBroker, plan: &Arc<Plan>, config: LaneConfig) -> Lan
         plan: plan.clone(),
         broker: Arc::new(broker.clone()),
         clock: broker.clock().unwrap(),
+        wall: Arc::new(TrustedWall::of(broker.clock().unwrap().as_ref())),
         schemas: Arc::new(MemorySchemas::default()),
         schema_ids: Arc::new(|_, _| Ok(1)),
         tables: Arc::new(LoadedTables::new(plan)),
