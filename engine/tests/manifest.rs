@@ -199,6 +199,18 @@ fn what_state_can_not_follow_is_refused_and_the_rest_is_written_as_the_next_vers
     assert!(values(&broker, "carts")[0].contains(r#""rows":3"#));
 }
 
+/// State of a step that relies on `key` is where the declared partitioner puts its groups.
+#[test]
+fn another_partitioner_is_refused_while_a_step_has_state() {
+    let broker = cluster(1);
+    feed(&broker, 0, "a", 1);
+    let keyed = PIPELINE.replace("topic: clicks\n", "topic: clicks\n    key: user\n");
+    run(&broker, &keyed).unwrap();
+    let said = refused(&broker, &keyed.replace("key: user\n    schema", "key: user\n    partitioner: consistent_random\n    schema"));
+    assert!(said.contains("changed-state: step `per_user`") && said.contains("`partitioner` of its source: was `murmur2"), "{said}");
+    run(&broker, &keyed).unwrap();
+}
+
 /// The remedy that the refusal names.
 #[test]
 fn state_that_was_given_up_stands_in_nobodys_way() {

@@ -236,7 +236,7 @@ impl Check<'_> {
             let gone = replaced(&before.id, &ids.get(&before.changelog).cloned());
             match steps.get(name) {
                 None => self.removed(name, before, was)?,
-                Some(now) if (&now.layout, now.partitioned) != (&before.layout, before.partitioned) => {
+                Some(now) if (&now.layout, &now.partitioned) != (&before.layout, &before.partitioned) => {
                     if gone {
                         self.changes.push(format!("step `{name}` begins without state: its changelog was deleted"));
                     } else {
@@ -271,9 +271,17 @@ impl Check<'_> {
 
     fn changed(&mut self, name: &str, before: &Step, now: &Step) -> Result<(), BrokerError> {
         let mut differences = differences(&before.layout, &now.layout);
-        match (before.partitioned, now.partitioned) {
-            (Partitioned::BySource, Partitioned::ByRepartition) => differences.push("rows came in the partitions of their source, now they come through a repartition topic (`key` was taken from a source, or `by` names other columns)".to_string()),
-            (Partitioned::ByRepartition, Partitioned::BySource) => differences.push("rows came through a repartition topic, now they come in the partitions of their source (`key` was added to it)".to_string()),
+        match (&before.partitioned, &now.partitioned) {
+            (Partitioned::BySource(_), Partitioned::ByRepartition) => differences.push("rows came in the partitions of their source, now they come through a repartition topic (`key` was taken from a source, or `by` names other columns)".to_string()),
+            (Partitioned::ByRepartition, Partitioned::BySource(_)) => differences.push("rows came through a repartition topic, now they come in the partitions of their source (`key` was added to it)".to_string()),
+            (Partitioned::BySource(was), Partitioned::BySource(is)) if was != is => {
+                let shown = |name: &Option<String>| name.as_ref().map_or("no `key`".to_string(), |name| format!("`{name}`"));
+                differences.push(format!(
+                    "`partitioner` of its source: was {}, is {}, so that groups are in other partitions than their state",
+                    shown(was),
+                    shown(is)
+                ));
+            }
             _ => {}
         }
         let cause = format!("step `{name}` has state of another version of it: {}", differences.join("; "));
@@ -370,7 +378,7 @@ impl Check<'_> {
 pub(super) fn conflict(mine: &Manifest, theirs: &Manifest) -> Option<String> {
     let steps = mine.steps.iter().filter_map(|(name, mine)| {
         let theirs = theirs.steps.get(name)?;
-        let differs = (&mine.layout, mine.partitioned) != (&theirs.layout, theirs.partitioned);
+        let differs = (&mine.layout, &mine.partitioned) != (&theirs.layout, &theirs.partitioned);
         differs.then(|| format!("the state of the step `{name}` is another ({})", differences(&mine.layout, &theirs.layout).join("; ")))
     });
     let rows = mine.inputs.iter().filter_map(|(topic, mine)| {

@@ -87,11 +87,11 @@ pub struct Step {
 }
 
 /// What decides in which partition the rows of a step with state are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Partitioned {
-    /// The producers of its sources.
-    BySource,
+    /// The producers of its sources, with this partitioner where a source has a `key`.
+    BySource(Option<String>),
     /// A repartition topic of the pipeline.
     ByRepartition,
 }
@@ -126,12 +126,16 @@ impl Manifest {
                     inputs.insert(topic.name.to_string(), entry);
                 }
             }
-            let by_source = stage.inputs.iter().any(|input| matches!(input.kind, InputKind::Source(_)));
-            let partitioned = if by_source { Partitioned::BySource } else { Partitioned::ByRepartition };
+            let sources = stage.inputs.iter().filter_map(|input| match &input.kind {
+                // Sources that meet in a stage have one partitioner.
+                InputKind::Source(decode) => Some(input.key.as_ref().map(|_| decode.partitioner.hash().described().0.to_string())),
+                InputKind::Repartition { .. } => None,
+            });
+            let partitioned = sources.max().map_or(Partitioned::ByRepartition, Partitioned::BySource);
             for node in &stage.nodes {
                 let (Some(changelog), Some(state)) = (&node.changelog, &node.planned.state) else { continue };
                 let (changelog, layout) = (changelog.to_string(), state.0.clone());
-                let step = Step { changelog, id: None, partitions: stage.partitions, partitioned, layout };
+                let step = Step { changelog, id: None, partitions: stage.partitions, partitioned: partitioned.clone(), layout };
                 steps.insert(node.step.clone(), step);
             }
             for output in &stage.outputs {
