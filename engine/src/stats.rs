@@ -224,7 +224,7 @@ impl Stats {
         let mut s = self.0.lock();
         if s.grown.get(topic).is_none_or(|(_, known)| found > *known) {
             s.grown.insert(topic.clone(), (planned, found));
-            tracing::error!(%topic, planned, found, "the topic has more partitions than at the start: records in the new ones are not read. Restart all workers of the pipeline");
+            tracing::error!(%topic, planned, found, "the topic has more partitions than at the start: records in the new ones are not read. Restart all workers of the pipeline; if a step has state, `hw run --dry-run` says what has to be given up for it");
         }
     }
 

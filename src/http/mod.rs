@@ -73,7 +73,8 @@ async fn ready(State(shown): State<Shown>) -> impl IntoResponse {
     reasons.extend(shown.tables.waits());
     reasons.extend(snapshot.grown.iter().map(|(topic, (planned, found))| {
         format!(
-            "{topic} has {found} partitions and had {planned} at the start: the new ones are not read. Restart all workers of the pipeline"
+            "{topic} has {found} partitions and had {planned} at the start: the new ones are not read. Restart all workers of the pipeline; \
+             if a step has state, `hw run --dry-run` says what has to be given up for it"
         )
     }));
     let lanes = shown.lanes.saturating_sub(snapshot.tasks.len());

@@ -39,7 +39,8 @@ const SAMPLED: i64 = 500;
 const POLLS: usize = 100;
 const POLL: Duration = Duration::from_millis(100);
 
-const LEAVE_OUT: &str = "Leave `key` out of the source: rows are then repartitioned";
+const LEAVE_OUT: &str = "Leave `key` out of the source: rows are then repartitioned (a step that has state must give it up first: \
+                         `hw run --dry-run` says how)";
 
 /// The notation of the keys that each step relies on, and the topic it was seen in first.
 pub(super) type Notations = BTreeMap<Arc<str>, (Notation, Arc<str>)>;
@@ -279,7 +280,17 @@ impl KeyCheck {
         if let Some(hash) = KeyHash::ALL.into_iter().filter(|hash| *hash != declared).find(|hash| fits(*hash, self.partitions)) {
             let (found, whose) = hash.described();
             let all = if n == 1 { "The one key read here fits".to_string() } else { format!("All {n} keys read here fit") };
-            let remedy = format!("Write `partitioner: {found}` at the source, or leave `key` out: rows are then repartitioned");
+            // One in a hundred: so few keys fit another partitioner by chance.
+            let by_chance = f64::from(self.partitions).powi(n.min(100) as i32) < 100.0;
+            let hedge = if by_chance {
+                "So few keys may fit by chance: look which partitioner the producers use. If it is this one, write"
+            } else {
+                "Write"
+            };
+            let remedy = format!(
+                "{hedge} `partitioner: {found}` at the source, or leave `key` out: rows are then repartitioned. Either way a step that has \
+                 state must give it up first: `hw run --dry-run` says how"
+            );
             return (format!("{all} `{found}`, {whose}"), remedy);
         }
         // Not one partition, which everything fits, nor by the chance of a few keys.

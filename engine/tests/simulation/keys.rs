@@ -135,7 +135,7 @@ fn another_partitioner_is_named_and_can_be_declared() {
         let log = Log::new();
         log.customers("orders", hash, 3);
         let keys = format!("keys read here fit `{name}`");
-        let remedy = format!("Write `partitioner: {name}` at the source, or leave `key` out");
+        let remedy = format!("`partitioner: {name}` at the source, or leave `key` out");
         assert!(log.sampled(ONE).unwrap_err().contains(&remedy));
         log.stops(ONE, &["orders-", "at offset", "source `orders` has `key: c`", "by `murmur2`", "step `totals`", &keys, &remedy]);
         assert_eq!(log.run(&ONE.replace("key: c }", &format!("key: c, partitioner: {name} }}"))), Ok(20));
