@@ -27,6 +27,7 @@ use crate::deliver::{Delivering, Tables};
 use crate::diagnose::Problem;
 use crate::http::{self, Shown};
 use crate::kafka::{Kafka, KafkaConfig};
+use crate::outages::Outages;
 use crate::preflight::{check_internal, check_times, refusals, short_lived, tombstones_kept};
 use crate::prepare::{self, Loaded};
 use crate::schema_registry::{Registry, RegistryConfig, Schemas};
@@ -38,10 +39,12 @@ pub struct Services {
     pub subjects: Arc<dyn Subjects>,
     pub schemas: Arc<dyn SchemaSource>,
     pub runtime: tokio::runtime::Handle,
+    /// Which of them answer; their clients report it.
+    pub outages: Outages,
 }
 
-/// Connects to the brokers and the registry of an environment.
-pub fn connect(config: &Config, client_id: &str, runtime: &tokio::runtime::Handle) -> Result<Services, Problem> {
+/// Connects to the brokers and the registry of an environment, whose clients report to `outages` whether they answer.
+pub fn connect(config: &Config, client_id: &str, runtime: &tokio::runtime::Handle, outages: &Outages) -> Result<Services, Problem> {
     let broker = kafka(config, client_id)?;
     let (subjects, schemas): (Arc<dyn Subjects>, Arc<dyn SchemaSource>) = match registry(config)? {
         Some(registry) => {
@@ -50,7 +53,7 @@ pub fn connect(config: &Config, client_id: &str, runtime: &tokio::runtime::Handl
         }
         None => (Arc::new(NoSubjects), Arc::new(headwater_engine::schemas::MemorySchemas::default())),
     };
-    Ok(Services { broker: Arc::new(broker), subjects, schemas, runtime: runtime.clone() })
+    Ok(Services { broker: Arc::new(broker), subjects, schemas, runtime: runtime.clone(), outages: outages.clone() })
 }
 
 /// The brokers of an environment.
@@ -220,6 +223,7 @@ pub fn start_with(prepared: &Prepared, config: &Config, stop: Stop, make: &MakeD
         stats: prepared.world.stats.clone(),
         tables: prepared.world.tables.clone(),
         deliveries: counters,
+        outages: prepared.services.outages.clone(),
     };
     let address = match config.worker.http.as_str() {
         "" => None,

@@ -10,6 +10,7 @@ use super::{Failure, Schemas, runtime};
 use crate::catalog::Live;
 use crate::config::Config;
 use crate::diagnose::Problem;
+use crate::outages::Outages;
 use crate::prepare::{self, Loaded};
 use crate::say;
 use crate::{codes, explain, graph, run, style};
@@ -35,7 +36,7 @@ impl Planned {
         } else {
             let config = Config::load(&self.configs).map_err(|p| Failure::Wrong(vec![p]))?;
             let runtime = runtime()?;
-            let services = run::connect(&config, "hw-explain", runtime.handle())?;
+            let services = run::connect(&config, "hw-explain", runtime.handle(), &Outages::default())?;
             let catalog = Live::new(services.broker.clone(), services.subjects.clone());
             prepare::make_plan(&loaded, &catalog).map_err(Failure::Wrong)?
         };

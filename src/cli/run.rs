@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::deliver::Tables;
 use crate::diagnose::Problem;
 use crate::dry_run;
+use crate::outages::Outages;
 use crate::preflight;
 use crate::prepare::{self, Loaded};
 use crate::run::{self, Prepared};
@@ -97,7 +98,7 @@ fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     preflight::check_times(loaded.pipeline.guarantee, loaded.pipeline.commit_interval, &config)?;
     let files = files(args, &config)?;
     let runtime = runtime()?;
-    let services = run::connect(&config, "hw-dry-run", runtime.handle())?;
+    let services = run::connect(&config, "hw-dry-run", runtime.handle(), &Outages::default())?;
     if let Some(why) = services.unreachable() {
         return Err(Problem::plain(why).with_code(run::UNREACHABLE).into());
     }
@@ -125,9 +126,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 /// Connects and plans. Services that can't be reached yet are waited for, as a worker that runs would; what is wrong
 /// with the pipeline is said at once. `None`: told to stop meanwhile.
 fn ready(loaded: &Loaded, config: &Config, runtime: &Handle, stop: &Stop) -> Result<Option<Prepared>, Failure> {
-    let mut backoff = BACKOFF.0;
+    let (mut backoff, outages) = (BACKOFF.0, Outages::default());
     while !stop.is_stopped() {
-        let why = match run::connect(config, &format!("hw-{}", loaded.pipeline.name), runtime) {
+        let why = match run::connect(config, &format!("hw-{}", loaded.pipeline.name), runtime, &outages) {
             Err(problem) if problem.code == run::UNREACHABLE => problem.message,
             Err(problem) => return Err(problem.into()),
             Ok(services) => match run::prepare(loaded, services.clone()) {

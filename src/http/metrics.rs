@@ -185,6 +185,13 @@ pub fn render(shown: &Shown) -> Result<String, String> {
         f.gauge("headwater_delivery_lag_records", "Outbox records that are not in the table yet.", &labels, counters.lag() as f64);
         f.gauge("headwater_delivery_buffered_rows", "Rows read and not inserted yet.", &labels, counters.buffered() as f64);
     }
+    for seen in shown.outages.seen() {
+        let help = "1: the service answered the last request; 0: it did not. Absent: it was not asked yet.";
+        if let Some(up) = seen.up {
+            let labels = [("service", seen.service.as_ref()), ("sink", seen.sink.as_ref())];
+            f.gauge("headwater_service_up", help, &labels, f64::from(u8::from(up)));
+        }
+    }
     let mut out = Vec::new();
     TextEncoder::new().encode(&f.families, &mut out).map_err(|e| e.to_string())?;
     String::from_utf8(out).map_err(|e| e.to_string())

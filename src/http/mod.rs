@@ -15,6 +15,8 @@ use headwater_engine::stats::Stats;
 use headwater_engine::tables::LoadedTables;
 use tokio::net::TcpListener;
 
+use crate::outages::Outages;
+
 pub use metrics::render;
 
 /// What the pages tell about.
@@ -26,9 +28,16 @@ pub struct Shown {
     pub stats: Arc<Stats>,
     pub tables: Arc<LoadedTables>,
     pub deliveries: Vec<(String, Arc<headwater_engine::delivery::Counters>)>,
+    pub outages: Outages,
 }
 
 impl Shown {
+    /// Services that don't answer, and why.
+    fn down(&self) -> impl Iterator<Item = String> {
+        let down = self.outages.seen().into_iter().filter_map(|seen| Some((seen.shown(), seen.outage?.0)));
+        down.map(|(service, cause)| format!("{service} does not answer: {cause}"))
+    }
+
     /// Sinks that have stopped for good, and why.
     fn stopped(&self) -> impl Iterator<Item = (&str, String)> {
         self.deliveries.iter().filter_map(|(sink, counters)| Some((sink.as_str(), counters.stopped()?)))
@@ -59,14 +68,15 @@ async fn metrics_page(State(shown): State<Shown>) -> impl IntoResponse {
 /// The process works, also where a sink has stopped: starting it again would not help. What holds results back stands below.
 async fn health(State(shown): State<Shown>) -> String {
     let held = shown.stats.snapshot().held;
+    let down = shown.down().map(|down| down + "\n");
     let stopped = shown.stopped().map(|(sink, why)| format!("stopped: sink `{sink}`: {why}\n"));
     let held = held.iter().map(|(partition, held)| format!("the watermark of {partition} is held back: {held}\n"));
-    "ok\n".to_string() + &stopped.chain(held).collect::<String>()
+    "ok\n".to_string() + &down.chain(stopped).chain(held).collect::<String>()
 }
 
 async fn ready(State(shown): State<Shown>) -> impl IntoResponse {
     let snapshot = shown.stats.snapshot();
-    let mut reasons = Vec::new();
+    let mut reasons: Vec<String> = shown.down().collect();
     if !shown.tables.ready() {
         reasons.push("tables are being loaded".to_string());
     }

@@ -23,6 +23,7 @@ use crate::catalog::Subjects;
 use crate::config::Config;
 use crate::deliver::{Delivering, NoTarget};
 use crate::diagnose::Problem;
+use crate::outages::Outages;
 use crate::run::{self, Prepared, Running, Services};
 
 const PARTITIONS: i32 = 6;
@@ -82,7 +83,8 @@ impl Embedded {
         config.worker.lanes = 1;
         config.worker.state_dir = args.dir.join("state");
         config.worker.http = "127.0.0.1:0".into();
-        let services = Services { broker: Arc::new(broker.clone()), subjects, schemas, runtime: runtime.clone() };
+        let services =
+            Services { broker: Arc::new(broker.clone()), subjects, schemas, runtime: runtime.clone(), outages: Outages::default() };
         Ok(Embedded { broker, ids, services, config, tally: Arc::default() })
     }
 }

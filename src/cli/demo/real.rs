@@ -11,6 +11,7 @@ use crate::clickhouse::Connection;
 use crate::config::{ClickHouseConfig, Config, RegistryConfig};
 use crate::deliver::{self, Tables};
 use crate::diagnose::Problem;
+use crate::outages::Outages;
 use crate::run::{self, Prepared, Running, Services};
 
 /// Starts the services in the demo's folder.
@@ -49,7 +50,7 @@ impl Real {
         Ok(Real {
             bootstrap: environment.bootstrap.clone(),
             registry: environment.registry.clone(),
-            services: run::connect(&config, "hw-demo", runtime)?,
+            services: run::connect(&config, "hw-demo", runtime, &Outages::default())?,
             config,
             connection: deliver::connect(&settings)?,
             runtime: runtime.clone(),
