@@ -30,6 +30,7 @@ pub mod stats;
 pub mod tables;
 pub mod task;
 pub mod time;
+mod union;
 mod units;
 pub mod worker;
 pub mod yaml;

@@ -11,12 +11,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch};
+use arrow::datatypes::SchemaRef;
 use operator_core::{Batch, Cx, Emitted, Ledger, MemoryState, Millis, NO_WATERMARK, Operator, Origin, Rejected, Tables, Time};
 
 use crate::order::{BY_TIME, Turn, Way, in_order};
 use crate::pipeline::OnError;
 use crate::plan::{Stage, Upstream};
 use crate::state::Store;
+use crate::union::fit;
 
 /// Something the epoch can't be trusted after.
 #[derive(Debug, thiserror::Error)]
@@ -154,22 +156,32 @@ impl Task {
     }
 
     /// Takes a batch of input `input`.
-    pub fn push(&mut self, input: usize, batch: Batch, leaving: &mut Leaving) {
+    ///
+    /// # Errors
+    /// The rows don't fit a step that reads several streams: a bug.
+    pub fn push(&mut self, input: usize, batch: Batch, leaving: &mut Leaving) -> Result<(), TaskError> {
         let turn = self.taken;
         self.taken += 1;
-        self.deliver(Upstream::Input(input), turn, batch.rows, &batch.origin, leaving);
+        self.deliver(Upstream::Input(input), turn, batch.rows, &batch.origin, leaving)
     }
 
-    fn deliver(&mut self, from: Upstream, turn: Turn, rows: RecordBatch, origin: &Origin, leaving: &mut Leaving) {
+    fn deliver(&mut self, from: Upstream, turn: Turn, rows: RecordBatch, origin: &Origin, leaving: &mut Leaving) -> Result<(), TaskError> {
         let plan = self.plan.clone();
-        let Some(stage) = plan.stages.get(self.stage) else { return };
-        let by = |way: usize| Way { way, turn, rows: rows.clone(), origin: origin.clone() };
+        let Some(stage) = plan.stages.get(self.stage) else { return Ok(()) };
+        let by = |way: usize, step: &str, columns: Option<&SchemaRef>| {
+            let rows = columns.map_or_else(|| Ok(rows.clone()), |columns| fit(&rows, columns));
+            let rows = rows.map_err(|e| TaskError { step: step.to_string(), message: e.to_string(), unreadable: false })?;
+            Ok(Way { way, turn, rows, origin: origin.clone() })
+        };
         for (node, waits) in stage.nodes.iter().zip(&mut self.nodes) {
             if let Some(input) = node.inputs.iter().position(|input| *input == from) {
-                waits.waiting.push(by(input));
+                waits.waiting.push(by(input, &node.step, node.united.as_ref())?);
             }
         }
-        leaving.rows.extend(stage.outputs.iter().enumerate().filter(|(_, output)| output.from == from).map(|(index, _)| by(index)));
+        for (index, output) in stage.outputs.iter().enumerate().filter(|(_, output)| output.from == from) {
+            leaving.rows.push(by(index, &output.name, output.united.then_some(&output.schema))?);
+        }
+        Ok(())
     }
 
     /// Runs everything that waits, then time. `inputs`: the watermark of each input of the stage.
@@ -276,7 +288,7 @@ impl Task {
                     }
                 }
             }
-            self.deliver(Upstream::Node(index, port), turn, rows, origin, leaving);
+            self.deliver(Upstream::Node(index, port), turn, rows, origin, leaving)?;
         }
         Ok((ledger, any))
     }

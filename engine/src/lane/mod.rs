@@ -337,7 +337,7 @@ impl Lane {
             let mut leaving = Leaving::default();
             if let Some(owned) = self.tasks.get_mut(&task) {
                 for batch in taken.batches {
-                    owned.task.push(index, batch, &mut leaving);
+                    owned.task.push(index, batch, &mut leaving).map_err(|e| LaneEnd::Restart(e.to_string()))?;
                 }
             }
             self.run(task, wall, &mut leaving)?;

@@ -269,7 +269,7 @@ impl Builder<'_> {
         // All of them, so that every unknown one is told.
         let streams: Vec<Option<Stream>> = step.from.iter().map(|from| self.resolve(from, &place)).collect();
         let streams: Option<Vec<Stream>> = streams.into_iter().collect();
-        let Some(mut stream) = streams.and_then(|streams| self.union(name, streams)) else {
+        let Some(mut stream) = streams.and_then(|streams| self.union(name, &names, streams)) else {
             // What it reads was refused: its own shape can be checked all the same.
             self.found.extend(kind.shape(config).into_iter().map(|e| unreadable(e, &path)));
             return;
@@ -376,7 +376,8 @@ impl Builder<'_> {
         let inputs = streams.iter().map(|s| s.from).collect();
         let on_error = step.on_error.unwrap_or_default();
         let (kind, keys) = (step.kind.clone(), port_keys);
-        let node = PlanNode { step: name.to_string(), kind, planned, inputs, on_error, keys, changelog, changelog_id: None };
+        let united = (streams.len() > 1).then(|| first.input.schema.clone());
+        let node = PlanNode { step: name.to_string(), kind, planned, inputs, united, on_error, keys, changelog, changelog_id: None };
         self.nodes.push((first.component, node));
     }
 
@@ -388,7 +389,7 @@ impl Builder<'_> {
             let (target, found) = sink::sink(name, spec, &stream.input.schema, partitions, &self.names, self.catalog);
             self.found.extend(found.into_iter().map(|d| d.under(["sinks", name])));
             if let Some(target) = target {
-                let output = Output { name: name.clone(), from: stream.from, schema: stream.input.schema.clone(), target };
+                let output = Output { name: name.clone(), from: stream.from, schema: stream.input.schema.clone(), united: false, target };
                 self.outputs.push((stream.component, output));
             }
         }

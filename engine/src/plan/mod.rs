@@ -188,6 +188,8 @@ pub struct PlanNode {
     pub kind: String,
     pub planned: Planned,
     pub inputs: Vec<Upstream>,
+    /// Of a step that reads several streams: the columns that their rows are brought into.
+    pub united: Option<SchemaRef>,
     pub on_error: OnError,
     /// By port: the columns whose values decide a row's partition, when known.
     pub keys: Vec<Option<Vec<Path>>>,
@@ -203,6 +205,8 @@ pub struct Output {
     pub name: String,
     pub from: Upstream,
     pub schema: SchemaRef,
+    /// Its rows are brought into `schema`: other streams are read together with this one.
+    pub united: bool,
     pub target: Target,
 }
 

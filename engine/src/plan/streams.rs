@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
-use operator_core::batch::{HEADERS, user_fields};
+use arrow::datatypes::{Schema, SchemaRef};
 use operator_core::diagnostic::names as list;
-use operator_core::{Diagnostic, Input, Path, type_said};
+use operator_core::{Diagnostic, Path};
 
 use super::build::{Builder, Stream};
 use super::{InputKind, InputTopic, Output, StageInput, Target, Upstream, source};
 use crate::partitioner::KeyHash;
+use crate::union::united;
 
 impl Builder<'_> {
     /// A new component that begins with `input`.
@@ -48,22 +48,15 @@ impl Builder<'_> {
         (most, counts.iter().all(|c| *c == most))
     }
 
-    /// Several streams as one: same columns, one component, co-partitioned if they are keyed.
-    pub(super) fn union(&mut self, step: &str, streams: Vec<Stream>) -> Option<Vec<Stream>> {
+    /// Several streams as one: common columns, one component, co-partitioned if they are keyed. `names` are those of the streams.
+    pub(super) fn union(&mut self, step: &str, names: &[&str], mut streams: Vec<Stream>) -> Option<Vec<Stream>> {
+        let columns = self.common_columns(step, names, &streams)?;
+        streams.iter_mut().for_each(|stream| stream.input.schema = columns.clone());
         let (first, rest) = streams.split_first()?;
         if !rest.is_empty() && streams.iter().any(|stream| stream.timed) {
             self.no_order(&["steps", step, "from"]);
         }
         for other in rest {
-            if other.input.schema.fields() != first.input.schema.fields() {
-                let message = format!(
-                    "streams that are read together have the same columns in the same order; {}",
-                    differing(&first.input, &other.input)
-                );
-                let found = Diagnostic::error("union-columns", message).at(["steps", step, "from"]);
-                self.found.push(found.help("bring them into one shape with `map: { select: .. }` first"));
-                return None;
-            }
             let (a, b) = (self.component(first.component), self.component(other.component));
             if a != b {
                 let ((left, left_even), (right, right_even)) = (self.partitions(a), self.partitions(b));
@@ -83,6 +76,26 @@ impl Builder<'_> {
             }
         }
         Some(streams)
+    }
+
+    /// The columns that all of the streams have. What differs is reported, all of it.
+    fn common_columns(&mut self, step: &str, names: &[&str], streams: &[Stream]) -> Option<SchemaRef> {
+        let (first, mut columns) = (names.first()?, streams.first()?.input.schema.clone());
+        let mut fit = true;
+        for (at, (name, stream)) in names.iter().zip(streams).enumerate().skip(1) {
+            match united((first, &columns), (name, &stream.input.schema)) {
+                Ok(wider) => columns = wider,
+                Err(differing) => {
+                    fit = false;
+                    let message = format!("`{first}` and `{name}` can't be read together: {}", differing.join("; "));
+                    let found = Diagnostic::error("union-columns", message).at(["steps", step, "from", &at.to_string()]);
+                    self.found.push(found.help(
+                        "give them the same columns with `map: { select: .. }` first; their order, and whether they can be null, may differ",
+                    ));
+                }
+            }
+        }
+        fit.then_some(columns)
     }
 
     /// Rows that a window makes as it closes meet other rows here.
@@ -183,7 +196,8 @@ impl Builder<'_> {
             component = stream.component;
             schema.get_or_insert_with(|| stream.input.schema.clone());
             let target = Target::Repartition { topic: topic.clone(), partitions, key: needed.to_vec() };
-            let output = Output { name: step.to_string(), from: stream.from, schema: stream.input.schema.clone(), target };
+            let (schema, united) = (stream.input.schema.clone(), streams.len() > 1);
+            let output = Output { name: step.to_string(), from: stream.from, schema, united, target };
             self.outputs.push((stream.component, output));
         }
         let input = StageInput {
@@ -210,24 +224,5 @@ fn relied_on(input: &StageInput) -> Option<Arc<str>> {
     match &input.kind {
         InputKind::Source(decode) => decode.relied_on_by.clone(),
         InputKind::Repartition { .. } => None,
-    }
-}
-
-/// Where the columns of two streams differ first.
-fn differing(a: &Input, b: &Input) -> String {
-    let said = |input: &Input, at: usize| {
-        let field = user_fields(&input.schema).nth(at)?;
-        Some(format!("`{}` {}{}", field.name(), type_said(field.data_type()), if field.is_nullable() { "?" } else { "" }))
-    };
-    let most = a.schema.fields().len().max(b.schema.fields().len());
-    match (0..most).find(|at| said(a, *at) != said(b, *at)) {
-        Some(at) => {
-            let or_none = |said: Option<String>| said.unwrap_or_else(|| "no more".to_string());
-            format!("column {} is {} here, {} there", at + 1, or_none(said(a, at)), or_none(said(b, at)))
-        }
-        None if a.schema.field_with_name(HEADERS).is_ok() != b.schema.field_with_name(HEADERS).is_ok() => {
-            "one of them carries headers, and a window's rows have none: write `headers: false` at the sinks".to_string()
-        }
-        None => "they differ inside a column".to_string(),
     }
 }
