@@ -138,7 +138,7 @@ pub enum Secret {
 
 /// As it is written. Whatever else stands there may be the secret itself, so that no error repeats it.
 #[derive(Deserialize, JsonSchema)]
-#[serde(untagged, deny_unknown_fields, expecting = "a secret is written `{ env: NAME }` or `{ file: path }`")]
+#[serde(untagged, deny_unknown_fields, expecting = "write a secret as `{ env: NAME }` or `{ file: path }`")]
 enum SecretSource {
     Env { env: String },
     File { file: PathBuf },
@@ -166,12 +166,10 @@ impl Secret {
     /// The secret itself.
     pub fn reveal(&self) -> Result<String, String> {
         match self {
-            Secret::Env(name) => {
-                std::env::var(name).map_err(|_| format!("the environment variable `{name}`, which holds a secret, is not set"))
-            }
+            Secret::Env(name) => std::env::var(name).map_err(|_| format!("the environment variable `{name}` with a secret is not set")),
             Secret::File(path) => std::fs::read_to_string(path)
                 .map(|text| text.trim_end().to_string())
-                .map_err(|e| format!("the file {}, which holds a secret, can't be read: {e}", path.display())),
+                .map_err(|e| format!("can't read the file {} with a secret: {e}", path.display())),
         }
     }
 }

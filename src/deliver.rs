@@ -26,7 +26,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 pub struct Delivering {
     sink: String,
     broker: Arc<dyn Broker>,
-    /// Makes the target anew after a failure.
+    /// Creates the target again after a failure.
     target: MakeTarget,
     settings: Settings,
     counters: Arc<Counters>,
@@ -36,7 +36,7 @@ pub struct Delivering {
 pub enum NoTarget {
     /// The service can't be reached, or is in trouble: it is tried again.
     NotNow(String),
-    /// The table can't be written as the pipeline says: a person must act.
+    /// The table can't be written as the pipeline asks; retrying won't help.
     Refused(String),
 }
 
@@ -103,7 +103,7 @@ impl Delivering {
         self.counters.clone()
     }
 
-    /// Delivers until told to stop, or until something is wrong that doesn't pass by itself: the error is its cause.
+    /// Delivers until stopped, or until something is wrong that doesn't pass by itself: the error is its cause.
     pub fn run(self, stop: &Stop) -> Result<(), String> {
         let _span = tracing::info_span!("sink", pipeline = %self.settings.pipeline, sink = %self.sink).entered();
         let mut backoff = BACKOFF.0;
@@ -113,7 +113,7 @@ impl Delivering {
                 Err(NoTarget::Refused(why)) => return Err(why),
                 Err(NoTarget::NotNow(why)) => {
                     if self.counters.last_error().as_ref() != Some(&why) {
-                        tracing::warn!(cause = %why, "this sink waits for ClickHouse; all others go on");
+                        tracing::warn!(cause = %why, "the sink waits for ClickHouse; everything else continues");
                     }
                     self.counters.failed(why);
                     stop.pause(backoff);
@@ -127,7 +127,7 @@ impl Delivering {
                 Ok(()) => return Ok(()),
                 Err(e) if needs_a_person(&e) => return Err(e.to_string()),
                 Err(e) => {
-                    tracing::warn!(cause = %e, "delivery ended; a new one goes on from what is committed");
+                    tracing::warn!(cause = %e, "the delivery ended; restarting it from the last commit");
                     self.counters.failed(e.to_string());
                     stop.pause(backoff);
                     backoff = (backoff * 2).min(BACKOFF.1);
@@ -138,7 +138,7 @@ impl Delivering {
     }
 }
 
-/// Exceptions that only a person can end: syntax, unknown database, unknown table, no rights, wrong password.
+/// Exceptions that retrying can't resolve: syntax, unknown database, unknown table, no rights, wrong password.
 const FINAL: [i32; 6] = [62, 60, 81, 192, 497, 516];
 
 /// The check that a table must pass before rows are delivered to it.

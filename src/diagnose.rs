@@ -1,4 +1,4 @@
-//! Problems as people see them: file, line, column, the text with a mark under it, what is wrong and what would be
+//! Problems as users see them: file, line, column, the text with a mark under it, what is wrong and what would be
 //! right.
 
 use std::fs::File;
@@ -11,15 +11,12 @@ use headwater_engine::yaml::{MAX_BYTES, Node, Place, Value, YamlError};
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report, Severity as Level};
 use operator_core::{Diagnostic, Severity};
 use serde_json::json;
-use textwrap::WordSplitter;
-
-/// Width of reports, in columns.
-const WIDTH: usize = 110;
+use textwrap::{WordSeparator, WordSplitter};
 
 /// Lines are shown up to here.
 const LINE: usize = 500;
 
-/// A place further to the right is named, but not shown: nobody could read it, and the report would not fit.
+/// A location further to the right is named but not shown: the report would not fit.
 const FAR: usize = 5_000;
 
 /// Name of what comes by standard input.
@@ -48,12 +45,12 @@ impl Source {
             false => File::open(path).and_then(|file| file.take(most).read_to_end(&mut bytes)),
         };
         match read {
-            Err(e) => Err(Problem::plain(format!("{name} can't be read: {e}"))),
-            Ok(size) if size > MAX_BYTES => Err(Problem::plain(format!("{name} is larger than a mebibyte")).with_code("too-large")),
+            Err(e) => Err(Problem::plain(format!("can't read {name}: {e}"))),
+            Ok(size) if size > MAX_BYTES => Err(Problem::plain(format!("{name} is larger than 1 MiB")).with_code("too-large")),
             Ok(_) => String::from_utf8(bytes).map(|text| Source::new(name.clone(), text)).map_err(|e| {
                 let before = e.as_bytes().get(..e.utf8_error().valid_up_to()).unwrap_or_default();
                 let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
-                Problem::plain(format!("{name}:{line}: here is no UTF-8")).with_help(Some("save the file as UTF-8".into()))
+                Problem::plain(format!("{name}:{line}: not valid UTF-8")).with_help(Some("save the file as UTF-8".into()))
             }),
         }
     }
@@ -82,7 +79,7 @@ struct At {
 #[derive(Clone, Debug)]
 pub struct Problem {
     pub severity: Severity,
-    /// What `hw explain-error` tells more about.
+    /// The code that `hw explain-error` explains.
     pub code: String,
     pub message: String,
     /// What would be right.
@@ -197,8 +194,11 @@ impl Problem {
             }
         };
         let mut out = String::new();
-        let handler =
-            GraphicalReportHandler::new_themed(GraphicalTheme::unicode()).with_width(WIDTH).with_word_splitter(WordSplitter::NoHyphenation);
+        let handler = GraphicalReportHandler::new_themed(GraphicalTheme::unicode())
+            .with_width(crate::style::width())
+            .with_break_words(false)
+            .with_word_separator(WordSeparator::AsciiSpace)
+            .with_word_splitter(WordSplitter::NoHyphenation);
         if handler.render_report(&mut out, report.as_ref()).is_err() {
             out = self.message.clone();
         }
@@ -231,7 +231,7 @@ fn cut(text: &str, mark: &Range<usize>) -> (String, Range<usize>) {
 }
 
 /// What to do about a text that [`is_cut`].
-const CUT: &str = "` #` begins a comment in YAML, and ends the text: if it belongs to the text, put the whole in quotes";
+const CUT: &str = "` #` starts a comment in YAML and ends the text: if it belongs to the text, quote the whole value";
 
 /// A text without quotes that a comment follows.
 fn is_cut(source: &Source, node: &Node) -> bool {

@@ -73,7 +73,7 @@ pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, ru
     }
     let compared = deployed(plan, kafka);
     checks.extend(compared.unwrap_or_else(|e| vec![check(DEPLOYED, Err(format!("can't be compared: {e}")))]));
-    checks.push(check("internal topics", check_internal(plan, kafka).map(|()| "as the plan needs them".to_string())));
+    checks.push(check("internal topics", check_internal(plan, kafka).map(|()| "as planned".to_string())));
     if plan.stages.iter().flat_map(|s| &s.nodes).any(|n| n.changelog.is_some()) {
         let kept = tombstones_kept(plan, kafka);
         let said = |kept| if kept < TOMBSTONE_RETENTION { short_lived(kept) } else { format!("kept for {}", Span(kept)) };
@@ -97,7 +97,7 @@ fn deployed(plan: &Plan, kafka: &Kafka) -> Result<Vec<Check>, manifest::store::S
         return Ok(verdict.refused.into_iter().map(|d| check(what, Err(said(d)))).collect());
     }
     let found = match (deployed, verdict.adopted) {
-        (_, true) => "ran before without a manifest: state and positions are taken as they are".to_string(),
+        (_, true) => "has run without a manifest: its state and positions are used as they are".to_string(),
         (None, _) => "none yet".to_string(),
         (Some(deployed), _) if verdict.changes.is_empty() => format!("{}, the same", deployed.manifest.version),
         (Some(deployed), _) => format!("{}; {}", deployed.manifest.version, verdict.changes.join("; ")),
@@ -139,13 +139,13 @@ fn topic_check(topic: &str, needs: &Needs, rights: &BTreeMap<String, Rights>) ->
     let names: Vec<String> = needed.map(|operation| format!("{operation:?}").to_lowercase()).collect();
     let result = match refused.is_empty() {
         true => Ok(format!("may {}", names.join(", "))),
-        false => Err(format!("no right to {}: an ACL for the principal of this client must allow it", refused.join(", "))),
+        false => Err(format!("not permitted to {}: an ACL for this client's principal must allow it", refused.join(", "))),
     };
     check(format!("topic {topic}"), result)
 }
 
 fn keys_check((topic, sampled): Sampled) -> Check {
-    check(format!("keys of {topic}"), sampled.map(|keys| format!("{keys} of the newest are in their partitions")))
+    check(format!("keys of {topic}"), sampled.map(|keys| format!("the newest {keys} are in their partitions")))
 }
 
 fn groups(plan: &Plan, kafka: &Kafka) -> Result<Vec<Check>, Problem> {
@@ -155,7 +155,7 @@ fn groups(plan: &Plan, kafka: &Kafka) -> Result<Vec<Check>, Problem> {
     let rights = kafka.rights_on_groups(&names).map_err(|e| Problem::plain(e.to_string()))?;
     let of = |name: &String| {
         let allowed = rights.get(name).is_some_and(|rights| rights.allow(Operation::Read));
-        let result = if allowed { Ok("may join".to_string()) } else { Err("no right to READ: the worker could not join".to_string()) };
+        let result = if allowed { Ok("may join".to_string()) } else { Err("not permitted to READ: the worker could not join".to_string()) };
         check(format!("group {name}"), result)
     };
     Ok(names.iter().map(of).collect())
@@ -167,7 +167,7 @@ fn transactions(plan: &Plan, kafka: &Kafka) -> Check {
     let id = plan.names.transactional_id(&format!("dry-run-{}", uuid::Uuid::new_v4()), 0, 0);
     let opened = kafka.producer(Some(&id)).map(drop);
     let what = format!("transactional ids hw.{}.*", plan.pipeline);
-    check(what, opened.map(|()| "may write".to_string()).map_err(|e| format!("transactions can't be opened: {e}")))
+    check(what, opened.map(|()| "may write".to_string()).map_err(|e| format!("can't open transactions: {e}")))
 }
 
 fn tables(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, runtime: &Handle) -> Vec<Check> {

@@ -61,11 +61,11 @@ fn from() -> Value {
 
 fn on_error() -> Value {
     json!({
-        "description": "What becomes of rows that the operator can't compute.",
+        "description": "Treatment of rows that the operator can't compute.",
         "default": "dead_letter",
         "oneOf": [
-            { "const": "dead_letter", "description": "The source record goes to the dead letters of its topic, with the cause." },
-            { "const": "drop", "description": "The row is left out and counted as filtered." },
+            { "const": "dead_letter", "description": "The source record goes to the dead-letter topic of its source, with the cause." },
+            { "const": "drop", "description": "The row is dropped and counted as filtered." },
         ],
     })
 }
@@ -95,7 +95,7 @@ fn referred(object: &Map<String, Value>, definitions: &Value) -> Option<Map<Stri
     (!definition.to_string().contains("Declared")).then(|| definition.as_object().cloned()).flatten()
 }
 
-/// Line breaks of doc comments are no line breaks for a reader: editors show descriptions as they are.
+/// Line breaks of doc comments are not line breaks for a reader: editors show descriptions as they are.
 fn documented(value: &mut Value) {
     match value {
         Value::Object(object) => {

@@ -1,4 +1,4 @@
-//! The program; everything is in the library beside it.
+//! The program; its code is in the library.
 
 fn main() -> std::process::ExitCode {
     headwater::cli::main()

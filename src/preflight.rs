@@ -1,4 +1,4 @@
-//! What must hold before a worker starts. The dry run asks the same.
+//! Checks before a worker starts. The dry run makes the same ones.
 
 use headwater_engine::broker::Broker;
 use headwater_engine::lane::{TOMBSTONE_RETENTION, topics_to_create};
@@ -18,7 +18,7 @@ use crate::prepare::Loaded;
 pub fn check_times(guarantee: Guarantee, interval: Span, config: &Config) -> Result<(), Problem> {
     let timeout = config.kafka.transaction_timeout;
     if guarantee == Guarantee::ExactlyOnce && interval.millis() * 2 > timeout.millis() {
-        let message = format!("`commit_interval: {interval}` does not fit into transactions that brokers abort after {timeout}");
+        let message = format!("`commit_interval: {interval}` is too long: brokers abort transactions after {timeout}");
         let help = "make `commit_interval` shorter, or `kafka.transaction_timeout` more than twice as long";
         return Err(Problem::plain(message).with_help(Some(help.into())));
     }
@@ -32,7 +32,7 @@ pub fn check_internal(plan: &Plan, broker: &dyn Broker) -> Result<(), String> {
         let partitions = broker.partitions(&spec.name).map_err(|e| e.to_string())?;
         if partitions.is_some_and(|n| n != spec.partitions) {
             return Err(format!(
-                "the topic `{}` has {} partitions, the plan needs {}: the input was repartitioned after the pipeline first ran. Run it under a new name, or delete its `hw.` topics, its groups and what its ClickHouse tables hold, and start again",
+                "the topic `{}` has {} partitions, the plan needs {}: the number of input partitions has changed since the pipeline first ran. Run it under a new name, or delete its `hw.` topics, its groups and the content of its ClickHouse tables, and start again",
                 spec.name,
                 partitions.unwrap_or(0),
                 spec.partitions
@@ -41,7 +41,7 @@ pub fn check_internal(plan: &Plan, broker: &dyn Broker) -> Result<(), String> {
         if spec.name.ends_with(".changelog") {
             let config = broker.topic_config(&spec.name).map_err(|e| e.to_string())?;
             if config.iter().any(|(k, v)| k == "cleanup.policy" && v != "compact") {
-                return Err(format!("the changelog `{}` must have cleanup.policy=compact and nothing else, or state is lost", spec.name));
+                return Err(format!("the changelog `{}` must have exactly cleanup.policy=compact, or state is lost", spec.name));
             }
         }
     }

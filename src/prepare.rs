@@ -1,4 +1,4 @@
-//! From files to a plan: what every command that works on a pipeline does first.
+//! From files to a plan: the first step of every command that works on a pipeline.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use crate::diagnose::{Problem, Source};
 use crate::registry::operators;
 use crate::style::dim;
 
-/// More findings than anybody reads in one go.
+/// More findings than anyone reads at once.
 const MOST: usize = 200;
 
 /// A pipeline file that could be read, at least in part.
@@ -89,7 +89,7 @@ fn unwritable(plan: &Plan) -> Vec<Diagnostic> {
             let alone = Arc::new(Schema::new(vec![field.clone()]));
             if let Some(why) = column_type(field).err().or(JsonEncoder::check(&alone).err()) {
                 let problem = Diagnostic::error("clickhouse-type", format!("the column `{}` can't be written: {why}", field.name()));
-                let help = "give the column another type in a `map` step, such as CAST(... AS VARCHAR), or leave it out";
+                let help = "convert the column in a `map` step, such as CAST(... AS VARCHAR), or leave it out";
                 found.push(problem.at(["sinks", &output.name, "clickhouse"]).help(help));
             }
         }

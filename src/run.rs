@@ -71,7 +71,7 @@ pub fn kafka(config: &Config, client_id: &str) -> Result<Kafka, Problem> {
         ..KafkaConfig::new(bootstrap.clone())
     };
     Kafka::connect(kafka).map_err(|e| {
-        let problem = Problem::plain(format!("no Kafka at {bootstrap}: {e}"));
+        let problem = Problem::plain(format!("can't reach Kafka at {bootstrap}: {e}"));
         if e.failure == Failure::Transient { problem.with_code(UNREACHABLE) } else { problem }
     })
 }
@@ -113,7 +113,7 @@ pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Prob
     let agreed = deploy(services.broker.as_ref(), &mut plan).map_err(|e| refusals(loaded, e))?;
     let version = agreed.deployed.manifest.version;
     if agreed.adopted {
-        tracing::warn!(pipeline = %plan.pipeline, "the pipeline ran before without a manifest: state and positions are taken as they are, changes are compared from now on");
+        tracing::warn!(pipeline = %plan.pipeline, "the pipeline has run without a manifest: its state and positions are used as they are; later starts are compared with this version");
     }
     for change in &agreed.changes {
         tracing::info!(pipeline = %plan.pipeline, version, %change, "the pipeline has changed");
@@ -159,7 +159,7 @@ impl Slot {
     /// Takes `id`, or the first free slot of `state_dir`.
     pub fn take(state_dir: &Path, pipeline: &str, id: Option<&str>) -> Result<Slot, String> {
         let base = state_dir.join(pipeline);
-        std::fs::create_dir_all(&base).map_err(|e| format!("the state folder {} can't be made: {e}", base.display()))?;
+        std::fs::create_dir_all(&base).map_err(|e| format!("can't create the state folder {}: {e}", base.display()))?;
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let host: String = host.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' }).collect();
         let names: Vec<String> = match id {
@@ -180,7 +180,7 @@ impl Slot {
                 return Ok(Slot { dir: base.join(&name), name, _lock: Some(file) });
             }
         }
-        Err(format!("every worker slot of {} is taken by a running process", base.display()))
+        Err(format!("running processes hold every worker slot of {}", base.display()))
     }
 }
 
@@ -250,7 +250,7 @@ pub fn start_with(prepared: &Prepared, config: &Config, stop: Stop, make: &MakeD
 /// How often a worker looks at the manifest and at the topics it names.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Looks after the manifest on a thread that nobody waits for: with brokers away a question takes longer than a worker has
+/// Maintains the manifest on a detached thread: with brokers away a question takes longer than a worker has
 /// to stop.
 fn keep_manifest(prepared: &Prepared, stop: &Stop) -> Result<Arc<Mutex<Option<String>>>, Problem> {
     let mut keeper = Keeper::new(prepared.services.broker.clone(), prepared.plan.clone(), prepared.deployed.clone());
@@ -264,7 +264,7 @@ fn keep_manifest(prepared: &Prepared, stop: &Stop) -> Result<Arc<Mutex<Option<St
                     *found.lock() = Some(why);
                     return stop.stop();
                 }
-                Err(e) => tracing::debug!(%pipeline, cause = %e, "the manifest can't be looked at now"),
+                Err(e) => tracing::debug!(%pipeline, cause = %e, "can't read the manifest"),
             }
             stop.pause(LOOK);
         }
@@ -285,7 +285,7 @@ fn deliveries(prepared: &Prepared, make: &MakeDelivery<'_>, slot: &Slot, stop: &
         let (counted, sink, stop) = (delivery.counters(), output.name.clone(), stop.clone());
         counters.push((sink.clone(), counted.clone()));
         let thread = std::thread::Builder::new().name(format!("sink-{sink}")).spawn(move || {
-            // A fault stays in its sink: lanes and other sinks go on, and its rows wait in its outbox.
+            // A fault stays in its sink: lanes and other sinks continue, and its rows wait in its outbox.
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| delivery.run(&stop)));
             let ended = ended.unwrap_or_else(|_| Err("the delivery panicked: this is a bug".to_string()));
             if let Err(cause) = &ended {
@@ -294,8 +294,8 @@ fn deliveries(prepared: &Prepared, make: &MakeDelivery<'_>, slot: &Slot, stop: &
             while let (Err(cause), false) = (&ended, stop.is_stopped()) {
                 tracing::error!(
                     %sink, %cause,
-                    "the sink has stopped, everything else goes on; its rows wait in the outbox topic for its retention.ms \
-                     (7 days unless changed) and are deleted then: remove the cause and start the worker again"
+                    "the sink has stopped, everything else continues; its rows stay in the outbox topic for its retention.ms \
+                     (7 days unless changed), then they are deleted: fix the cause and restart the worker"
                 );
                 stop.pause(REMINDER);
             }
@@ -325,7 +325,7 @@ pub fn stop_on_signals(runtime: &tokio::runtime::Handle, stop: Stop) {
         for stopped in [false, true] {
             let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
                 Ok(signal) => signal,
-                Err(e) => return tracing::error!(cause = %e, "no signal handler"),
+                Err(e) => return tracing::error!(cause = %e, "can't install a signal handler"),
             };
             tokio::select! {
                 _ = tokio::signal::ctrl_c() => {}
@@ -334,7 +334,7 @@ pub fn stop_on_signals(runtime: &tokio::runtime::Handle, stop: Stop) {
             if stopped {
                 std::process::exit(130);
             }
-            tracing::info!("stopping: committing what is open");
+            tracing::info!("stopping: committing open transactions");
             stop.stop();
         }
     });

@@ -324,7 +324,7 @@ impl Values {
                 }
                 samples::json(&rows.finish().ok()?).ok()?.pop()
             }
-            // What no column declares, nobody can mark: it stays behind.
+            // An undeclared field can't be marked, so it is left out.
             (Format::Json, _) => {
                 let (decoder, rows) = &mut self.json;
                 decoder.decode(bytes, rows).ok()?;
@@ -378,7 +378,7 @@ fn mask(value: &mut Value, path: &[String], salt: &str, told: &mut dyn FnMut(&st
         (Value::Array(items), path) => items.iter_mut().for_each(|item| mask(item, path, salt, told)),
         (Value::Object(members), [first, rest @ ..]) => match members.get_mut(first) {
             Some(member) => mask(member, rest, salt, told),
-            // The keys of a map, or the branches of a union, are no part of a path.
+            // The keys of a map, or the branches of a union, are not part of a path.
             None => members.values_mut().for_each(|member| mask(member, path, salt, told)),
         },
         (Value::Object(members), []) => members.values_mut().for_each(|member| mask(member, &[], salt, told)),

@@ -1,4 +1,4 @@
-//! Rows from JSON, for looking at expressions: columns declared, or told from the values.
+//! Rows from JSON, for evaluating expressions: columns are declared, or inferred from the values.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub fn declared(text: &str) -> Result<Schema, String> {
         let (name, of) = part.split_once(':').ok_or_else(|| format!("`{}` is not `name: type`", part.trim()))?;
         let (name, of) = (name.trim().trim_matches('"'), of.trim().trim_matches('"'));
         if fields.iter().any(|field| field.name() == name) {
-            return Err(format!("the column `{name}` stands here twice"));
+            return Err(format!("duplicate column `{name}`"));
         }
         let of = of.strip_suffix(" pii").unwrap_or(of).trim_end();
         let (of, nullable) = of.strip_suffix('?').map_or((of, false), |of| (of, true));
@@ -60,7 +60,7 @@ fn declared_type(text: &str) -> Result<DataType, String> {
 /// The columns that hold all values.
 ///
 /// # Errors
-/// A value is no object, or columns mix types.
+/// A value is not an object, or columns mix types.
 pub fn inferred(values: &[Value]) -> Result<Schema, String> {
     if values.is_empty() {
         return Err("there are no rows".into());
@@ -233,7 +233,7 @@ mod tests {
         let schema = declared("l: [long?], o: { a: \"decimal(12,2)\", b: [string]? }?").unwrap();
         let shown: Vec<String> = paths(&schema).into_iter().map(|(path, of)| format!("{path} {of}")).collect();
         assert_eq!(shown, ["l a list", "o a record?", "o.a decimal(12,2)", "o.b a list?"]);
-        assert!(declared("a: int, a: long").unwrap_err().contains("twice"));
+        assert!(declared("a: int, a: long").unwrap_err().contains("duplicate column"));
         assert!(declared("id").is_err() && declared("id: text").is_err());
     }
 }

@@ -44,7 +44,7 @@ MUTATIONS = [
     (
         "unknown-taken-for-committed",
         "engine/src/lane/settle.rs",
-        "            (_, outcome) => Err(LaneEnd::Restart(format!(\"the outcome of a commit is in doubt or it was fenced: {outcome:?}\"))),\n",
+        "            (_, outcome) => Err(LaneEnd::Restart(format!(\"a commit was fenced or its outcome is unknown: {outcome:?}\"))),\n",
         "            (_, _) => self.apply(in_flight, &[]),\n",
     ),
     (
@@ -73,10 +73,10 @@ MUTATIONS = [
         "            let metadata = encode_watermarks(&marks.iter().map(|_| operator_core::NO_WATERMARK).collect::<Vec<_>>());\n",
     ),
     (
-        "ways-meet-in-any-order",
+        "branches-merge-in-any-order",
         "engine/src/order.rs",
-        "    if one_way {\n",
-        "    if one_way || true {\n",
+        "    if one_branch {\n",
+        "    if one_branch || true {\n",
     ),
     (
         "insert-again-without-its-token",
@@ -109,7 +109,7 @@ def noticed(name: str, file: str, old: str, new: str) -> str:
         )
         if build.returncode != 0:
             return "does not build:\n" + build.stderr[-2000:]
-        pipelines = sorted(str(p) for p in (COPY / "pipelines").glob("*/pipeline.yaml")) + [str(COPY / "tests/regressions/ways/pipeline.yaml")]
+        pipelines = sorted(str(p) for p in (COPY / "pipelines").glob("*/pipeline.yaml")) + [str(COPY / "tests/regressions/merged-branches/pipeline.yaml")]
         program = ROOT / "target" / "debug" / "hw"
         test = subprocess.run([str(program), "test", "--fail-fast", *pipelines], cwd=COPY, capture_output=True, text=True, timeout=300)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-//! A fast wrong answer is no answer: outputs are read back with `read_committed` and compared with what the orders
+//! A fast wrong answer is not an answer: outputs are read back with `read_committed` and compared with what the orders
 //! say.
 
 use serde::Deserialize;

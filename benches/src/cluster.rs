@@ -124,7 +124,7 @@ impl Cluster {
 pub struct Group(BaseConsumer);
 
 impl Group {
-    /// The committed position of each partition of a topic; 0 where there is none.
+    /// The committed position of each partition of a topic; 0 where nothing is committed.
     pub fn committed(&self, topic: &str) -> Result<BTreeMap<i32, i64>, String> {
         let mut list = TopicPartitionList::new();
         for partition in 0..PARTITIONS {

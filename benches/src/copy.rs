@@ -63,7 +63,7 @@ pub fn run(args: &CopyArgs) -> Result<(), String> {
         for lane in 0..args.lanes.max(1) {
             scope.spawn(move || {
                 if let Err(e) = run_lane(args, lane) {
-                    // At once: the other lanes would go on and hide it.
+                    // At once: the other lanes would continue and hide it.
                     eprintln!("lane {lane}: {e}");
                     std::process::exit(1);
                 }

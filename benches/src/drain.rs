@@ -86,7 +86,7 @@ pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, orders: &Orders,
     let wall = loop {
         std::thread::sleep(LOOK);
         process.check()?;
-        // Errors before the group exists are no news.
+        // Errors before the group exists are expected.
         let done: i64 = group.committed(&run.input).unwrap_or_default().values().sum();
         let lag = match contender.repartition(run) {
             Some(topic) if done as u64 >= orders.count => group.lag(&topic).unwrap_or(i64::MAX),

@@ -18,7 +18,7 @@ const WARM: Duration = Duration::from_secs(5);
 const START: Duration = Duration::from_secs(60);
 /// Orders are lost if nothing has come for this long.
 const QUIET: Duration = Duration::from_secs(30);
-/// As long as it isn't known how many orders must come out.
+/// As long as it isn't known how many orders are expected.
 const NOT_ALL_SENT: u64 = u64::MAX;
 
 /// Options of a measurement.

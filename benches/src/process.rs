@@ -89,7 +89,7 @@ impl Measured {
         // SAFETY: all-zero is a valid rusage.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
         let options = if block { 0 } else { libc::WNOHANG };
-        // SAFETY: the pointers are valid for the call; the process is our child and nobody else waits for it.
+        // SAFETY: the pointers are valid for the call; the process is our child and no one else waits for it.
         let ended = unsafe { libc::wait4(self.id(), &mut status, options, &mut usage) };
         if ended != self.id() {
             return None;

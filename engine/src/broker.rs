@@ -1,8 +1,8 @@
-//! The seam to the log: what the engine needs of Kafka, and nothing more (rule R5).
+//! The seam to the log: the part of Kafka that the engine needs (rule R5).
 //!
-//! Two worlds implement it: `src/kafka` over librdkafka, and [`crate::memory`] in this process, with faults. Both pass
+//! Two implementations exist: `src/kafka` over librdkafka, and [`crate::memory`] in this process, with faults. Both pass
 //! the contract suite in [`crate::contract`]. All calls are made from the one thread of their lane and return quickly:
-//! the two that must wait for the network, ending a transaction and reading on, are started and then asked about.
+//! the two that wait for the network, ending a transaction and reading on, are started and then polled.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -91,7 +91,7 @@ pub struct Committed {
 /// Brokers refuse longer offset metadata (`offset.metadata.max.bytes` is 4096 by default).
 pub const MAX_METADATA: usize = 4000;
 
-/// Who the consumer is in its group at this moment: what fences a transaction (KIP-447). Read anew for every commit.
+/// Who the consumer is in its group at this moment: what fences a transaction (KIP-447). Read again for every commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
     pub group: String,
@@ -124,7 +124,7 @@ pub struct TopicId(pub String);
 pub trait Consumer: Send {
     /// What happened, waiting up to `timeout` for something. At most about `max` records in all.
     fn poll(&mut self, max: usize, timeout: Duration) -> Result<Vec<Event>, BrokerError>;
-    /// Positions committed by the group, in the order asked; `None` where there is none. Waits for transactions that
+    /// Positions committed by the group, in the order asked; `None` where nothing is committed. Waits for transactions that
     /// are still being completed.
     fn committed(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Option<Committed>>, BrokerError>;
     /// Starts or restarts delivery of assigned partitions at these offsets; records delivered earlier and not yet
@@ -200,7 +200,7 @@ pub enum Outcome {
 pub enum Progress {
     /// Records are still on their way.
     Sending,
-    /// Every record is acknowledged (and ordered before whatever is sent from now on); the commit is under way.
+    /// Every record is acknowledged (and ordered before whatever is sent from now on); the commit is in progress.
     Acknowledged,
     Done(Outcome),
 }
@@ -281,7 +281,7 @@ pub enum Failure {
     Refused,
     /// Another producer or member took over.
     Fenced,
-    /// A position that is not in the log any more (retention, a topic made anew): a person must decide.
+    /// A position that is not in the log any more (retention, a recreated topic): the worker stops, an operator decides.
     OutOfRange,
     /// The client instance is broken or the request can never succeed.
     Fatal,

@@ -8,7 +8,7 @@
 //! One append-only file per step and partition. What a commit changed is one frame or several, none much larger than
 //! [`FRAME`]: all but the last are a `PART` of what the last one's position stands for, and count only if that one is whole.
 //! A checksum makes a torn or damaged tail harmless: entries of parts without an end were committed behind the last whole
-//! position, so the changelog is read over them again. Whatever can't be trusted (a bad frame at the start, another format,
+//! position, so the changelog is read over them again. A file that can't be trusted (a bad frame at the start, another format,
 //! another changelog, older than tombstones live, ahead of the changelog) is deleted and restored from the changelog.
 //! Files are not synced: after a power cut the tail is torn, and the changelog has it.
 

@@ -36,7 +36,7 @@ struct Wrapped<'a> {
     payload: Option<&'a RawValue>,
 }
 
-/// `null` is a value of its own here, unlike a member that is not there.
+/// `null` is a value of its own here, unlike a missing member.
 fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
@@ -44,7 +44,7 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 /// Reads a record's value; `None` is a deletion that names no row: its key does.
 ///
 /// # Errors
-/// It is no change of a row: no JSON, no `op`, or another kind of operation.
+/// It is not a change of a row: no JSON, no `op`, or another kind of operation.
 pub fn read(value: &[u8]) -> Result<Option<Change<'_>>, String> {
     let payload = unwrap(value)?;
     if payload == "null" {
@@ -54,17 +54,17 @@ pub fn read(value: &[u8]) -> Result<Option<Change<'_>>, String> {
     let after = match envelope.op.as_deref() {
         Some("c" | "r" | "u") => envelope.after.map(RawValue::get),
         Some("d") => None,
-        Some("t") => return Err("`op: t` empties a table, which is not followed".into()),
-        Some(_) => return Err("its `op` is no change of a row".into()),
-        None => return Err("no Debezium change record: it has no `op`".into()),
+        Some("t") => return Err("`op: t` (truncate) is not supported".into()),
+        Some(_) => return Err("its `op` is not a change of a row".into()),
+        None => return Err("not a Debezium change record: it has no `op`".into()),
     };
     Ok(Some(Change { before: envelope.before.map(RawValue::get), after, at: envelope.ts_ms }))
 }
 
 /// Where it stops being one: what stands there may be personal data.
 fn no_record(e: serde_json::Error) -> String {
-    let why = if e.is_data() { "another type was expected" } else { "this is not JSON" };
-    format!("no Debezium change record: {why} before byte {}", e.column())
+    let why = if e.is_data() { "another type was expected" } else { "not valid JSON" };
+    format!("not a Debezium change record: {why} before byte {}", e.column())
 }
 
 /// A JSON text without the `schema` and `payload` around it.
@@ -110,13 +110,13 @@ mod tests {
     #[test]
     fn what_is_no_change_of_a_row_is_refused() {
         for (value, why) in [
-            (r#"{"op":"t","before":null,"after":null}"#, "empties a table"),
-            (r#"{"op":"m","message":{}}"#, "no change of a row"),
+            (r#"{"op":"t","before":null,"after":null}"#, "(truncate) is not supported"),
+            (r#"{"op":"m","message":{}}"#, "not a change of a row"),
             (r#"{"id":1}"#, "no `op`"),
             (r#"{"op":1}"#, "another type was expected before byte"),
-            (r#"{"op":"c","#, "not JSON"),
+            (r#"{"op":"c","#, "not valid JSON"),
             ("7", "another type"),
-            ("", "not JSON"),
+            ("", "not valid JSON"),
         ] {
             let found = read(value.as_bytes()).unwrap_err();
             assert!(found.contains(why), "{value}: {found}");

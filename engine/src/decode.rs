@@ -1,4 +1,4 @@
-//! Records to rows: values straight into columns, then what the record says about itself, event time and watermark.
+//! Records to rows: values are decoded into columns, then the record's own columns, event time and watermark are added.
 
 use std::sync::Arc;
 

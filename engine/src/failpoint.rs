@@ -1,12 +1,12 @@
 //! Failpoints: places where a test can stop this process at an exact step.
 //!
-//! A random kill hardly ever hits the millisecond between "the broker has committed" and "the engine knows". The
+//! A random kill almost never hits the millisecond between "the broker has committed" and "the engine knows". The
 //! environment variable `HW_FAIL` does: `HW_FAIL=after-commit:3:kill` kills the process with SIGKILL the third time it
 //! comes past [`failpoint`]`("after-commit")`. Several are separated by commas. Actions: `kill` (no destructor, no
-//! flush: what a power cut leaves) and `hang` (the thread stops there, the rest of the process goes on: a stuck member).
+//! flush: what a power cut leaves) and `hang` (the thread stops there, the rest of the process continues: a stuck member).
 //!
-//! The variable is read once. Unset, a failpoint costs one atomic load and a branch, so that it may stand in release
-//! builds: what is tested is what runs. A value that cannot be read is reported on the log and ignored; it never changes
+//! The variable is read once. Unset, a failpoint costs one atomic load and a branch, so it can stay in release
+//! builds, and tests run the production code. A value that cannot be read is reported on the log and ignored; it never changes
 //! what a pipeline does.
 
 use std::sync::OnceLock;

@@ -1,11 +1,11 @@
-//! The order of rows that went different ways: through the branches of a `fanout`, through two steps that read one stream.
+//! The order of rows that were split across branches: the routes of a `fanout`, or two steps that read one stream.
 //!
-//! Where such rows meet again, in a step that reads several streams, in a repartition topic or in a topic that several
-//! sinks write, they are put back into the order of their source. Otherwise the order would be that of the branches, batch
-//! by batch, and so depend on how many records a poll happened to bring: another answer after every restart.
+//! Where branches merge (a step that reads several streams, a repartition topic, a topic that several sinks write), rows
+//! are sorted by source offset again. Otherwise they would come branch by branch within each batch, so their order would
+//! depend on how many records a poll returned, and results could differ after every restart.
 //!
-//! Only what descends from one batch is put in order, within the task that split it up. Rows that met another task on
-//! their way (other partitions, another repartition topic) have no common order.
+//! Only rows of one batch are sorted, within the task that split it. Rows that passed through another task (other
+//! partitions, another repartition topic) have no common order.
 
 use arrow::array::{AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
@@ -22,10 +22,10 @@ pub type Turn = u32;
 /// Of rows that operators made when time moved: after all batches.
 pub const BY_TIME: Turn = Turn::MAX;
 
-/// Rows on their way.
+/// Rows of one branch.
 #[derive(Clone, Debug)]
 pub struct Way {
-    /// Which of several ways they took.
+    /// The branch's number.
     pub way: usize,
     pub turn: Turn,
     pub rows: RecordBatch,
@@ -37,13 +37,13 @@ pub struct Way {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place(Turn, i64);
 
-/// What waits, with rows that took different ways put back in order.
+/// The waiting rows, those of different branches merged in source-offset order.
 ///
 /// # Errors
-/// The ways have different columns, which the planner rules out.
+/// The branches have different columns, which the planner rules out.
 pub fn in_order(mut waiting: Vec<Way>) -> Result<Vec<Way>, ArrowError> {
-    let one_way = waiting.windows(2).all(|pair| matches!(pair, [a, b] if a.way == b.way));
-    if one_way {
+    let one_branch = waiting.windows(2).all(|pair| matches!(pair, [a, b] if a.way == b.way));
+    if one_branch {
         return Ok(waiting);
     }
     waiting.sort_by_key(|way| way.turn);
@@ -54,12 +54,12 @@ pub fn in_order(mut waiting: Vec<Way>) -> Result<Vec<Way>, ArrowError> {
     Ok(merged)
 }
 
-fn merged(ways: &[Way]) -> Result<Way, ArrowError> {
-    let first = ways.first().ok_or_else(|| ArrowError::InvalidArgumentError("nothing to merge".into()))?;
-    if ways.len() == 1 {
+fn merged(branches: &[Way]) -> Result<Way, ArrowError> {
+    let first = branches.first().ok_or_else(|| ArrowError::InvalidArgumentError("nothing to merge".into()))?;
+    if branches.len() == 1 {
         return Ok(first.clone());
     }
-    let rows = concat_batches(&first.rows.schema(), ways.iter().map(|way| &way.rows))?;
+    let rows = concat_batches(&first.rows.schema(), branches.iter().map(|branch| &branch.rows))?;
     let places = places(&rows, first.turn);
     if places.is_sorted() {
         return Ok(Way { rows, ..first.clone() });
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn one_way_stays_as_it_is() {
+    fn one_branch_stays_as_it_is() {
         assert_eq!(offsets(vec![way(3, 0, &[5]), way(3, 0, &[2])]), [vec![5], vec![2]]);
     }
 }

@@ -22,11 +22,11 @@ pub const WRITER_WATERMARK: &[u8] = b"hw-watermark";
 pub const ORIGIN: &[u8] = b"hw-origin";
 
 /// Records that carry many rows are cut at this many rows, and at about this many bytes: brokers refuse records above
-/// a mebibyte (`message.max.bytes`) by default, and a record too large would abort its transaction for ever.
+/// 1 MiB (`message.max.bytes`) by default, and a record too large would abort its transaction forever.
 const MAX_ROWS_PER_RECORD: usize = 4_096;
 const MAX_BYTES_PER_RECORD: usize = 400_000;
 /// A row that makes a larger record than this can't be written: it becomes a dead letter. Clients and brokers refuse
-/// records of about a mebibyte by default, and one that is refused would abort its transaction for ever.
+/// records of about 1 MiB by default, and one that is refused would abort its transaction forever.
 pub const MAX_RECORD: usize = 900_000;
 
 /// Half of what brokers accept by default.

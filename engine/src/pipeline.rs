@@ -184,7 +184,7 @@ pub struct EventTime {
     #[serde(default = "default_idle")]
     pub idle: OrNever,
     /// An event time further ahead of its record's timestamp (or of the clock) than this doesn't move the watermark:
-    /// one wrong clock can't make everybody else late.
+    /// one wrong clock can't make everyone else late.
     #[serde(default = "default_max_future")]
     pub max_future: Span,
     /// What to do with rows whose event time is decades away from their record's timestamp, where the same number in
@@ -406,7 +406,7 @@ pub fn can_name_a_pipeline(name: &str) -> bool {
 
 impl Pipeline {
     /// Reads a pipeline from its YAML tree, with everything that is wrong with its shape. What is wrong is left out of
-    /// the pipeline, so that the planner can say what else is; there is none if the file has no shape at all.
+    /// the pipeline, so that the planner can say what else is; `None` if the file isn't a mapping at all.
     pub fn read(root: &Node) -> (Option<Pipeline>, Vec<YamlError>) {
         read_all(root)
     }
@@ -458,9 +458,9 @@ impl<'de> DeserializeSeed<'de> for StepKey<'_> {
             _ if OWN.contains(&key.as_str()) => Ok(key),
             _ if closest(&key, OWN).is_some() => Err(serde::de::Error::unknown_field(&key, &OWN)),
             None => Ok(key),
-            Some(first) => {
-                Err(serde::de::Error::custom(format!("a step has one operator, this one has `{first}` and `{key}`: make it two steps")))
-            }
+            Some(first) => Err(serde::de::Error::custom(format!(
+                "a step has one operator, this one has `{first}` and `{key}`: split it into two steps"
+            ))),
         }
     }
 }

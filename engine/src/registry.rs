@@ -1,4 +1,4 @@
-//! What the engine knows of operators: a list of kinds, made in one visible place (`src/registry.rs` of the program).
+//! The operators as the engine sees them: a list of kinds, defined in one place (`src/registry.rs` of the program).
 //! The engine names no operator family itself.
 
 use operator_core::{Diagnostic, PlanCx, Planned, Spec};

@@ -1,4 +1,4 @@
-//! The seam to the schema registry: what a decoder needs of it, and nothing more.
+//! The seam to the schema registry: the part of it that a decoder needs.
 //!
 //! A lane must never wait for HTTP, and a registry that is down must never look like a schema that does not exist: the
 //! first is waited out, the second sends records to the dead letters. So a lookup returns at once and says which it is.
@@ -11,11 +11,11 @@ use parking_lot::Mutex;
 /// What is known about a schema id at this moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// The text of the schema. It never changes: registries give an id to one text for ever.
+    /// The text of the schema. It never changes: registries give an id to one text forever.
     Known(Arc<str>),
     /// Being fetched: ask again soon.
     Pending,
-    /// The registry has said several times that it has no such schema. Records that name it are bad.
+    /// The registry has answered several times that it has no such schema. Records that name it are bad.
     NotFound,
     /// The registry cannot be asked right now, and why. It is tried again in the background: ask again later.
     Unavailable(String),

@@ -1,6 +1,6 @@
 //! The state of one step in one partition: committed entries, and overlays for what is not committed yet (rule R2).
 //!
-//! Two epochs can be under way at once (rule R10): the one whose commit is in flight and the open one. Reads see the
+//! Two epochs can be in progress at once (rule R10): the one whose commit is in flight and the open one. Reads see the
 //! open overlay, then the committing one, then the committed entries. Only an acknowledged commit moves an overlay
 //! down; anything else throws both away. So memory never runs ahead of the changelog.
 

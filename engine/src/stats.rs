@@ -1,4 +1,4 @@
-//! What a worker tells about itself. Numbers of rows count what is committed: an epoch's counts join when its
+//! A worker's statistics. Numbers of rows count what is committed: an epoch's counts join when its
 //! transaction did, so that the row ledger (rule R3) is exact whatever was rewound in between.
 
 use std::collections::BTreeMap;
@@ -224,7 +224,7 @@ impl Stats {
         let mut s = self.0.lock();
         if s.grown.get(topic).is_none_or(|(_, known)| found > *known) {
             s.grown.insert(topic.clone(), (planned, found));
-            tracing::error!(%topic, planned, found, "the topic has more partitions than at the start: records in the new ones are not read. Restart all workers of the pipeline; if a step has state, `hw run --dry-run` says what has to be given up for it");
+            tracing::error!(%topic, planned, found, "the topic has more partitions than at the start: the new ones are not read. Restart all workers of the pipeline; if a step has state, run `hw run --dry-run` first: it shows what to give up");
         }
     }
 
@@ -265,7 +265,7 @@ impl Stats {
         self.0.lock().rewinds += 1;
     }
 
-    /// A lane ended and is started anew.
+    /// A lane ended and is restarted.
     pub fn restarted(&self, cause: &str) {
         let mut s = self.0.lock();
         s.restarts += 1;

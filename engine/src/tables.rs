@@ -1,12 +1,12 @@
 //! Loading tables: compacted topics read from the beginning, kept current, shared by the lanes of a worker.
 //!
-//! No lane starts before every table was read to where its topic ended when the worker started. After that, updates
+//! No lane starts before every table has been read to the end that its topic had when the worker started. After that, updates
 //! are applied as they come; a row looks up the table as it is at that moment (`as_of: event_time` looks at the
 //! version in force at the row's own time instead). Tables are not part of the transaction: a table row and a stream
 //! row written at the same moment may meet in either order.
 //!
 //! Partitions that are added later are read as well. A transaction that is open at the start hides the end of its
-//! partition: it is named at once ([`LoadedTables::waits`]), and after [`OPEN_AT_MOST`] the worker stops.
+//! partition: it is reported at once ([`LoadedTables::waits`]), and after [`OPEN_AT_MOST`] the worker stops.
 
 mod rows;
 
@@ -72,7 +72,7 @@ impl LoadedTables {
 
     fn bad(&self, table: &str, partition: &TopicPartition, offset: i64, cause: &str) {
         *self.bad.lock().entry(table.to_string()).or_default() += 1;
-        tracing::warn!(%partition, offset, cause, table, "a table record can't be used; the row before it stays");
+        tracing::warn!(%partition, offset, cause, table, "skipped an invalid table record; the previous row stays");
     }
 
     /// Rows per table.
@@ -90,7 +90,7 @@ impl Tables for LoadedTables {
 /// A transaction that stays open this long hides its end for a reason: brokers end it after 15 minutes at most
 /// (`transaction.max.timeout.ms`), unless they lost track of it.
 const OPEN_AT_MOST: Millis = 20 * 60_000;
-/// One that is just being ended is no news.
+/// One that is just being ended is not reported.
 const OPEN_AT_LEAST: Millis = 1_000;
 
 /// Reads the topics of all tables.
@@ -216,7 +216,7 @@ impl TableLoader {
             for partition in rows.partitions..partitions {
                 let tp = TopicPartition::new(topic.clone(), partition);
                 let (low, _) = self.broker.bounds(&tp)?;
-                tracing::info!(partition = %tp, table = %rows.name, "the topic of a table has a new partition: it is read, too");
+                tracing::info!(partition = %tp, table = %rows.name, "reading a new partition of a table's topic");
                 self.positions.insert(tp, low);
                 rows.partitions = partition + 1;
                 self.reader = None;
@@ -237,13 +237,13 @@ impl TableLoader {
             if now - since >= OPEN_AT_MOST {
                 let (topic, partition) = (&partition.topic, partition.partition);
                 return Err(LaneEnd::Stop(format!(
-                    "{why}, for {} minutes now, so the table can't be read to its end. Brokers end a transaction earlier: this one hangs. Abort it: kafka-transactions.sh abort --topic {topic} --partition {partition} --start-offset {offset}",
+                    "{why}, for {} minutes, so the table can't be read to its end. Brokers abort a transaction earlier than that, so this one hangs. Abort it: kafka-transactions.sh abort --topic {topic} --partition {partition} --start-offset {offset}",
                     OPEN_AT_MOST / 60_000
                 )));
             }
             if !target.warned {
                 target.warned = true;
-                tracing::warn!("{why}; no task starts before its producer or the brokers (transaction.timeout.ms) end it");
+                tracing::warn!("{why}; no task starts until its producer ends it or the brokers abort it (transaction.timeout.ms)");
                 self.tables.waits.lock().insert(partition.clone(), why);
             }
         }
@@ -264,7 +264,7 @@ impl TableLoader {
         }
         match (rows.finish(partition.partition, &mut changes), self.tables.tables.get(&rows.name)) {
             (Ok((batch, changes)), Some(table)) => table.write().apply(batch, changes),
-            (Err(e), _) => tracing::error!(cause = %e, table = %rows.name, "table rows could not be applied"),
+            (Err(e), _) => tracing::error!(cause = %e, table = %rows.name, "can't apply table rows"),
             _ => {}
         }
         taken

@@ -1,11 +1,11 @@
 //! A task: one partition of one stage, and the operators that run in it.
 //!
 //! Rows flow through the operators in plan order, first all batches of a round, then time: an operator's results for
-//! a new watermark reach the operators after it before they hear of that watermark themselves. Rows that took different
-//! ways meet in the order of their source ([`crate::order`]).
+//! a new watermark reach downstream operators before that watermark does. Rows split
+//! across branches are merged back in source-offset order ([`crate::order`]).
 //!
-//! Around every operator stands a check of what it owes: every row accounted for (R3), the schema it declared, and a
-//! watermark that never goes back. A failed check is a bug, and aborts the epoch rather than committing it.
+//! Every call of an operator is checked: it must account for every row (R3), emit the declared schema, and never move a
+//! watermark back. A failed check is a bug, and aborts the epoch rather than committing it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,9 +1,9 @@
 //! Event time of one source partition: the watermark and what may move it.
 //!
 //! The watermark is the largest event time seen minus the bound on disorder, so it depends on the partition's own
-//! prefix and on nothing else (rule R6) with two exceptions that a person can see coming:
+//! prefix and on nothing else (rule R6) with two documented exceptions:
 //! - a row from the future (beyond `max_future` ahead of its record's timestamp or of the clock) doesn't move it;
-//! - a partition read to its end and silent for `idle` trails the wall clock instead of holding everybody up. That
+//! - a partition read to its end and silent for `idle` trails the wall clock instead of holding everyone up. That
 //!   can only happen at the end of the log, so a catch-up or a backfill never sees it, and only where the silence is proven
 //!   ([`crate::lane`]'s `silence.rs` says how). A clock that jumps carries no watermark along ([`TrustedWall`]).
 
@@ -169,17 +169,17 @@ impl fmt::Display for Held {
         match self {
             Held::Unread { from, to } => write!(
                 f,
-                "records from offset {from} up to {to} can't be read: a transaction is open there. Time goes on when its producer ends it or the brokers do (transaction.timeout.ms)"
+                "records from offset {from} up to {to} can't be read: a transaction is open there. The watermark advances once its producer ends it or the brokers abort it (transaction.timeout.ms)"
             ),
-            Held::NoAnswer => f.write_str("the leader of the partition does not answer. Time goes on when it can be reached"),
+            Held::NoAnswer => f.write_str("the leader of the partition does not answer. The watermark advances once it can be reached"),
             Held::Clock { ahead } if *ahead < 0 => write!(
                 f,
-                "the wall clock was set back by {} s. Time goes on when it shows the time again that it showed before. Check the clock",
+                "the wall clock was set back by {} s. The watermark advances once the clock has caught up. Check the clock",
                 ahead.saturating_neg() / 1_000
             ),
             Held::Clock { ahead } => write!(
                 f,
-                "the wall clock jumped ahead by {} s, and no record shows that time. Check the clock; if it is right, restart the worker",
+                "the wall clock jumped ahead by {} s, and no record has that time. Check the clock; if it is right, restart the worker",
                 ahead / 1_000
             ),
         }

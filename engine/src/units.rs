@@ -1,7 +1,7 @@
 //! Event times that were written in another unit than their column's: seconds where milliseconds are expected.
 //!
-//! Old data is no mistake: in a backfill, event times lie years before the timestamps of their records. A wrong unit is
-//! told apart by the arithmetic: the time itself is decades away from its record's timestamp, and the same number in
+//! Old data is not a mistake: in a backfill, event times lie years before the timestamps of their records. A wrong unit is
+//! recognised by arithmetic: the time itself is decades away from its record's timestamp, and the same number in
 //! another unit is not. That leaves a false alarm for true times in the second half of January 1970 only.
 
 use std::fmt;

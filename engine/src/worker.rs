@@ -1,5 +1,5 @@
-//! A worker: lanes on threads of their own, the tables they share, and a supervisor that starts a lane again when it
-//! ends in doubt.
+//! A worker: lanes on threads of their own, the tables they share, and a supervisor that restarts a lane when
+//! it ends with an uncertain outcome.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -50,7 +50,7 @@ impl Stop {
     }
 }
 
-/// Runs lanes until told to stop, or until one of them says that a person must act. Commits what was processed before
+/// Runs lanes until stopped, or until one of them ends with [`LaneEnd::Stop`]. Commits what was processed before
 /// it returns.
 pub fn run(world: &World, lanes: Vec<LaneConfig>, stop: &Stop) -> Result<(), LaneEnd> {
     let mut threads = Vec::new();
@@ -77,7 +77,7 @@ pub fn run(world: &World, lanes: Vec<LaneConfig>, stop: &Stop) -> Result<(), Lan
 }
 
 fn spawn(name: &str, body: impl FnOnce() -> Result<(), LaneEnd> + Send + 'static) -> Result<JoinHandle<Result<(), LaneEnd>>, LaneEnd> {
-    Builder::new().name(name.to_string()).spawn(body).map_err(|e| LaneEnd::Stop(format!("no thread for {name}: {e}")))
+    Builder::new().name(name.to_string()).spawn(body).map_err(|e| LaneEnd::Stop(format!("can't start a thread for {name}: {e}")))
 }
 
 fn supervise(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd> {
@@ -95,7 +95,7 @@ fn supervise(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), Lane
             return Ok(());
         }
         world.stats.restarted(&cause);
-        tracing::warn!(lane = config.index, %cause, "the lane ended; a new one starts from what is committed");
+        tracing::warn!(lane = config.index, %cause, "the lane ended; restarting it from the last commit");
         if world.clock.monotonic() - started > WELL_AFTER {
             backoff = BACKOFF.0;
         }
@@ -115,7 +115,7 @@ fn drive(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd>
 fn tables(world: World, stop: Stop) -> Result<JoinHandle<Result<(), LaneEnd>>, LaneEnd> {
     spawn("tables", move || {
         let _span = tracing::info_span!("tables", pipeline = %world.plan.pipeline).entered();
-        // Lanes must not go on with tables that nobody keeps current.
+        // Lanes must not continue with tables that nobody keeps current.
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read_tables(&world, &stop)));
         stop.stop();
         ended.unwrap_or_else(|_| Err(LaneEnd::Stop("reading tables panicked: this is a bug".into())))
@@ -136,7 +136,7 @@ fn read_tables(world: &World, stop: &Stop) -> Result<(), LaneEnd> {
             // Rows that are gone from the log were changes: a new worker reads the table from its beginning.
             Err(LaneEnd::Stop(cause)) => return Err(LaneEnd::Stop(format!("reading tables: {cause}"))),
             Err(LaneEnd::Restart(e)) => {
-                tracing::warn!(cause = %e, "reading tables failed; trying again");
+                tracing::warn!(cause = %e, "reading tables failed; retrying");
                 stop.pause(backoff);
                 backoff = (backoff * 2).min(BACKOFF.1);
             }

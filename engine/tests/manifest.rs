@@ -369,7 +369,7 @@ fn a_worker_ends_when_another_version_is_deployed_beside_it() {
     assert!(said.contains("workers-running"), "{said}");
     let mut keeper = Keeper::new(Arc::new(broker.clone()), plan, agreed.deployed);
     keeper.look().unwrap();
-    // What is only added is no reason to end.
+    // What is only added is not a reason to end.
     start(&broker, &PIPELINE.replace("sinks:", "  per_shop: { from: big, window: { tumbling: 1m, by: [shop], compute: { n: count(*) } } }\nsinks:\n  shops: { from: per_shop, topic: shops, create: { partitions: 1 } }")).unwrap();
     assert_eq!(keeper.look().unwrap(), None);
     assert!(refused(&broker, PIPELINE).contains("workers-running"));

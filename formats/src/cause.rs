@@ -1,7 +1,7 @@
 //! Why a record could not be decoded.
 //!
 //! Decoding fails rarely, so a failure may allocate; success must not. A failure is one pointer wide and is built
-//! from the inside out: the innermost step states what is wrong, each level on the way up adds its field name or
+//! from the inside out: the innermost step states what is wrong, each outer level adds its field name or
 //! item number, and the result reads like `data.items[2].quantity: missing`.
 //!
 //! A cause names types, positions and declared fields. It never quotes the payload: dead-letter headers and logs

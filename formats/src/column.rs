@@ -20,7 +20,7 @@ use crate::cause::Fail;
 
 /// Declared nesting deeper than this is refused when a builder or decoder is made.
 pub(crate) const MAX_SCHEMA_DEPTH: usize = 64;
-/// A fresh vector is given the size of the one before it, but never more than this many elements.
+/// A fresh vector is given the size of its predecessor, but never more than this many elements.
 const MAX_PREALLOCATION: usize = 1 << 20;
 
 /// How many rows a column holds and which of them are null. The bitmap exists only from the first null on.

@@ -50,7 +50,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// If the text goes on with a remembered member, consumes it up to its value and returns its field (`None`: it is
+    /// If the text continues with a remembered member, consumes it up to its value and returns its field (`None`: it is
     /// not declared). `expected` is the place in the layout and moves on.
     #[inline(always)]
     pub(crate) fn follow(&self, cursor: &mut Cursor<'_>, expected: &mut usize, first: bool) -> Option<Option<usize>> {

@@ -1,6 +1,6 @@
 //! Exact decimals from and to text.
 
-/// Why a text is no decimal of a precision and scale.
+/// Why a text is not a decimal of a precision and scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NotDecimal {
     Syntax,

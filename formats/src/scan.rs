@@ -94,7 +94,7 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    /// Consumes `expected` if the text goes on with exactly these bytes.
+    /// Consumes `expected` if the text continues with exactly these bytes.
     #[inline(always)]
     pub(crate) fn eat_exact(&mut self, expected: &[u8]) -> bool {
         let Some(found) = self.bytes.get(self.pos..self.pos + expected.len()) else { return false };

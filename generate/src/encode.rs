@@ -1,7 +1,7 @@
 //! From events to bytes: JSON, and Avro in Confluent's wire format.
 //!
 //! Avro goes through the `apache-avro` crate, on purpose not through Headwater's own formats: what the product decodes has been
-//! written by somebody else's encoder.
+//! written by someone else's encoder.
 
 use std::collections::BTreeMap;
 

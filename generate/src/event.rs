@@ -163,7 +163,7 @@ pub struct Registration {
 pub struct Product {
     /// The key.
     pub product_id: Arc<str>,
-    /// Name for people.
+    /// Name for users.
     pub name: Arc<str>,
     /// One of [`crate::CATEGORIES`]; never changes for a product.
     pub category: &'static str,

@@ -220,7 +220,7 @@ impl ProducerContext for Deliveries {
     }
 }
 
-/// A load under way.
+/// A load in progress.
 struct Run {
     producer: BaseProducer<Deliveries>,
     context: Deliveries,

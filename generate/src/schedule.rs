@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A burst: `factor` times the rate from `at` on, for `length` (for good, when absent). Written `10x@30s` or `10x@30s:10s`.
+/// A burst: `factor` times the rate from `at` on, for `length` (without end, when absent). Written `10x@30s` or `10x@30s:10s`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spike {
     /// How many times the usual rate.

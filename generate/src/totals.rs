@@ -177,7 +177,7 @@ impl AddAssign<&Sums> for Sums {
     }
 }
 
-/// A pair is no key in JSON: the cells become a list of rows.
+/// A pair is not a key in JSON: the cells become a list of rows.
 fn cells<S: Serializer>(cells: &BTreeMap<MinuteProduct, Cell>, serializer: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Row<'a> {

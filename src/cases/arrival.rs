@@ -1,5 +1,5 @@
-//! In which order the records of different partitions arrive. Kafka keeps the order within a partition only, so an answer
-//! must be the same for every interleaving, as far as the pipeline's meaning says so ([`Comparison`]).
+//! Arrival orders of the records of different partitions. Kafka keeps the order within a partition only, so the output must
+//! be the same for every interleaving, as far as the pipeline defines it ([`Comparison`]).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -15,7 +15,7 @@ pub enum Arrival {
     Together,
     /// In the order of the case's lines, each when everything before it is settled.
     AsWritten,
-    /// One partition after the other, each when the one before is settled.
+    /// One partition after the other, each when the previous one is settled.
     Ascending,
     Descending,
     /// As ascending, but the first partition comes last.
@@ -27,7 +27,7 @@ pub enum Arrival {
 }
 
 impl Arrival {
-    /// The records in portions: one is written when the one before is settled. Within a partition the order stays.
+    /// The records in portions: one is written when the previous one is settled. Within a partition the order stays.
     pub fn portions<'a>(self, records: &[&'a Input]) -> Vec<Vec<&'a Input>> {
         let mut partitions: BTreeMap<(&str, i32), VecDeque<&Input>> = BTreeMap::new();
         for record in records {
@@ -87,7 +87,7 @@ pub enum Comparison {
     /// Updates of groups whose rows come from several partitions: what a group looks like in between depends on which of
     /// them comes first, what it looks like in the end doesn't. The columns tell groups apart.
     LastOf(Vec<String>),
-    /// Made from such updates in between: the pipeline itself leaves open what comes out.
+    /// Made from such updates in between: the pipeline does not define the output.
     Open,
 }
 

@@ -1,4 +1,4 @@
-//! Expected against found: exact multisets, and the same order of rows that have one.
+//! Compares expected with actual rows: exact multisets, and the order of rows that have one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -171,10 +171,10 @@ fn disorder(expected: &[Expected], pairs: &[(usize, &Row)], classes: &Classes) -
     for ((class, key), mut lines) in together {
         lines.sort_unstable();
         if !lines.is_sorted_by_key(|(_, line)| *line) {
-            let of = key.map_or_else(|| format!("letters from {class}"), |key| format!("rows of key {}", text(key)));
+            let of = key.map_or_else(|| format!("dead letters from {class}"), |key| format!("rows of key {}", text(key)));
             let came: Vec<String> = lines.iter().map(|(_, line)| line.to_string()).collect();
-            let help = if key.is_some() { " (`@key` tells equal values apart)" } else { "" };
-            found.push(vec![format!("      the {of} are in another order: lines {}{help}", came.join(", "))]);
+            let help = if key.is_some() { " (`@key` distinguishes equal values)" } else { "" };
+            found.push(vec![format!("      the {of} are in a different order: lines {}{help}", came.join(", "))]);
         }
     }
     found
@@ -243,7 +243,7 @@ fn changed(line: &Expected, row: &Row, with: Members) -> Vec<String> {
         lines.push(format!("        {path}: expected {}, found {}", bad(&text(wanted)), good(&text(got))));
     }
     if members.len() > MEMBERS {
-        lines.push(dim(&format!("        and {} members more", members.len() - MEMBERS)));
+        lines.push(dim(&format!("        and {} more fields", members.len() - MEMBERS)));
     }
     lines
 }
@@ -370,7 +370,7 @@ mod tests {
         let rows = [row(0, "a", json!({"n": 1})), row(1, "b", json!({"n": 2})), row(2, "a", json!({"n": 3}))];
         assert!(compare(&[json!({"n": 2}), json!({"n": 1}), json!({"n": "<any>"})], &rows).is_empty());
         let order = compare(&[json!({"n": 3}), json!({"n": 2}), json!({"n": 1})], &rows);
-        assert!(order.len() == 1 && order[0].contains("key a are in another order: lines 2, 0"), "{order:?}");
+        assert!(order.len() == 1 && order[0].contains("key a are in a different order: lines 2, 0"), "{order:?}");
         let other = compare(&[json!({"n": 1}), json!({"n": 2}), json!({"n": 2})], &rows);
         assert!(other.iter().any(|l| l.contains("- {\"n\":2}")) && other.iter().any(|l| l.contains("+ {\"n\":3}")), "{other:?}");
         assert_eq!(compare(&[], &rows).len(), 3, "nothing may come out that no file tells of");
@@ -394,7 +394,7 @@ mod tests {
         let lines = [1, 2, 3].map(|n| json!({"cause": "<any>", "step": "<any>", "value": n}));
         assert!(compare(&lines, &[letter(0, "b", 2), letter(1, "a", 1), letter(2, "a", 3)]).is_empty());
         let order = compare(&lines, &[letter(0, "a", 2), letter(1, "a", 1), letter(2, "a", 3)]);
-        assert!(order.len() == 1 && order[0].contains("letters from t 0 a are in another order: lines 1, 0, 2"), "{order:?}");
+        assert!(order.len() == 1 && order[0].contains("letters from t 0 a are in a different order: lines 1, 0, 2"), "{order:?}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! A crash at an exact step: a log and a target that end whoever calls them, before or after a call takes effect.
+//! A crash at an exact step: a log and a target that end their caller, before or after a call takes effect.
 //!
 //! The crash is an unwinding without a panic: everything the caller had in memory is gone, as after a kill, and what
-//! it did to the log stays. The runner catches it and starts anew.
+//! it did to the log stays. The runner catches it and starts a new worker.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use headwater_engine::broker::{
 use headwater_engine::delivery::{self, Block, Range, Target};
 use parking_lot::Mutex;
 
-/// A step of the protocol: a call that changes something outside, or tells of a change.
+/// A step of the protocol: a call that changes something external, or reports a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Joining the group.
@@ -93,7 +93,7 @@ impl Trigger {
     }
 }
 
-/// Runs `run`; `None` if it crashed. Real panics go on.
+/// Runs `run`; `None` if it crashed. Real panics continue.
 pub fn surviving<T>(run: impl FnOnce() -> T) -> Option<T> {
     match catch_unwind(AssertUnwindSafe(run)) {
         Ok(result) => Some(result),

@@ -1,4 +1,4 @@
-//! From a case's lines to records as producers write them, and from records to what a case's files show.
+//! Encodes a case's lines as producers would, and decodes records into the lines of a case's files.
 
 use std::collections::BTreeMap;
 
@@ -92,7 +92,9 @@ pub fn records(plan: &Plan, pipeline: &Pipeline, folder: &Folder, case: &Case) -
         let mut now: Millis = 0;
         for line in &file.lines {
             match line.at {
-                Some(at) if at < now => wrong.push(line.wrong(&Wrong("@at", "`@at` goes back in time: a file is in order".into()))),
+                Some(at) if at < now => {
+                    wrong.push(line.wrong(&Wrong("@at", "`@at` is before that of an earlier line: lines are in order of time".into())))
+                }
                 Some(at) => now = at,
                 None => {}
             }
@@ -116,7 +118,7 @@ pub fn records(plan: &Plan, pipeline: &Pipeline, folder: &Folder, case: &Case) -
     if !wrong.is_empty() {
         return Err(wrong);
     }
-    // Files go on side by side: the sort keeps the order within each.
+    // Files are read concurrently: the sort keeps the order within each.
     timeline.sort_by_key(|(at, later, _)| (*at, *later));
     let (mut steps, mut now) = (Vec::new(), 0);
     for (at, _, input) in timeline {
@@ -136,7 +138,7 @@ pub fn records(plan: &Plan, pipeline: &Pipeline, folder: &Folder, case: &Case) -
 impl Encoder<'_> {
     fn input(&mut self, topic: &str, record: &Record) -> Result<Input, Wrong> {
         if !self.shapes.contains_key(topic) {
-            let unknown = || Wrong("@topic", format!("the schema of `{topic}` can't be read"));
+            let unknown = || Wrong("@topic", format!("can't read the schema of `{topic}`"));
             let shape = shape(self.plan, self.pipeline, topic).ok_or_else(unknown)?;
             // The first ids are those of the topics, in the order of the files.
             if let Some(text) = &shape.avro {
@@ -144,7 +146,7 @@ impl Encoder<'_> {
             }
             self.shapes.insert(topic.to_string(), shape);
         }
-        let Some(shape) = self.shapes.get(topic) else { return Err(Wrong("@topic", format!("`{topic}` is not read"))) };
+        let Some(shape) = self.shapes.get(topic) else { return Err(Wrong("@topic", format!("no source or table reads `{topic}`"))) };
         let writer = writer(shape, record.schema.as_ref(), self.folder, &mut self.schemas)?;
         let at = |path: &Option<Path>| match &record.value {
             Content::Json(value) => path.as_ref().and_then(|path| path.names().try_fold(value, |value, name| value.get(name))),
@@ -159,7 +161,7 @@ impl Encoder<'_> {
             number.or_else(|| chrono::DateTime::parse_from_rfc3339(time.as_str()?).ok().map(|time| time.timestamp_millis()))
         });
         if shape.table && key.is_none() {
-            return Err(Wrong("@key", "a record of a table has a key: `@key`, or the column of the table's `key`".into()));
+            return Err(Wrong("@key", "a record of a table needs a key: `@key`, or the column of the table's `key`".into()));
         }
         let value = match &record.value {
             Content::Nothing => None,
@@ -171,7 +173,7 @@ impl Encoder<'_> {
         };
         let partition = match record.partition {
             Some(partition) if !(0..shape.partitions).contains(&partition) => {
-                let help = "`cases/topics.yaml` gives a topic more";
+                let help = "set more in `cases/topics.yaml`";
                 return Err(Wrong("@partition", format!("`{topic}` has {} partitions; {help}", shape.partitions)));
             }
             Some(partition) => partition,
@@ -210,7 +212,7 @@ fn writer(
             let subject = subject.as_ref().unwrap_or(&shape.subject);
             match folder.version(subject, *version) {
                 Some(text) => Ok(Some((schema_id(schemas, text), Some(text.to_string())))),
-                None => wrong(format!("there is no {subject}/v{version}.avsc in the folder of schemas")),
+                None => wrong(format!("the folder of schemas has no {subject}/v{version}.avsc")),
             }
         }
     }
@@ -227,7 +229,7 @@ pub fn source_rows(plan: &Plan, source: Option<&str>, case: &Case) -> Result<(sa
     let input = inputs.clone().find(|input| source.is_none_or(|name| name == input.name));
     let Some(input) = input else {
         let names: Vec<&str> = inputs.map(|input| input.name.as_str()).collect();
-        return Err(format!("there is no source `{}`; there are {}", source.unwrap_or_default(), names.join(", ")));
+        return Err(format!("there is no source `{}`; the sources are {}", source.unwrap_or_default(), names.join(", ")));
     };
     let InputKind::Source(decode) = &input.kind else { return Err("not a source".into()) };
     let of_source = case.records().filter(|(topic, _)| input.topics.iter().any(|t| t.name.as_ref() == *topic));
@@ -288,7 +290,7 @@ fn encode(shape: &Shape, writer: Option<&(u32, Option<String>)>, value: &Value) 
                 // The pipeline counts and skips such a record; in a case it is most likely a typing error.
                 let (_, refused) = samples::decode(&shape.schema, std::slice::from_ref(value))?;
                 match refused.first().map(|e| e.trim_start_matches("row 1: ")) {
-                    Some(why) => Err(format!("the table can't read it, and would skip it: {why}. To show that, write it as `@raw`")),
+                    Some(why) => Err(format!("the table can't decode it and would skip it: {why}. To test that, write it as `@raw`")),
                     None => Ok(value.to_string().into_bytes()),
                 }
             }
@@ -297,7 +299,7 @@ fn encode(shape: &Shape, writer: Option<&(u32, Option<String>)>, value: &Value) 
             _ => Err("a record of this format is a text, or bytes as {\"@base64\": \"..\"}".into()),
         };
     };
-    let text = text.as_ref().ok_or_else(|| format!("no schema has the id {id}: write the record's bytes as `@raw`"))?;
+    let text = text.as_ref().ok_or_else(|| format!("no schema has the id {id}; to test that, write the record's bytes as `@raw`"))?;
     let schema = avro_to_arrow(text)?;
     let mut rows = RowBuilder::new(&schema, 1)?;
     let mut decoder = JsonDecoder::new(&schema);

@@ -23,7 +23,7 @@ pub struct Case {
     pub dir: PathBuf,
     /// In the order of the files' names.
     pub inputs: Vec<Input>,
-    /// What must come out: by topic, or by `table.<name>`.
+    /// Expected output: by topic, or by `table.<name>`.
     pub expected: BTreeMap<String, Vec<Expected>>,
     /// What it shows, in a sentence.
     pub why: String,
@@ -35,9 +35,8 @@ pub struct Case {
 /// The folder can't be read, or holds no case.
 pub fn folders(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
     let none = || {
-        let problem = Problem::plain(format!("{}: there are no cases", dir.display()));
-        problem
-            .with_help(Some("a case is a folder in it, `hw test --help` tells with which files; `hw sample` takes one from a topic".into()))
+        let problem = Problem::plain(format!("{}: no cases found", dir.display()));
+        problem.with_help(Some("a case is a folder in it; `hw test --help` lists its files, `hw sample` creates one from a topic".into()))
     };
     let entries = if dir.is_dir() { fs::read_dir(dir) } else { return Err(none()) };
     let entries = entries.map_err(|e| Problem::plain(format!("{}: {e}", dir.display())))?;
@@ -91,7 +90,7 @@ pub fn read(dir: &Path) -> Result<Case, Vec<String>> {
         }
     }
     if case.why.is_empty() {
-        wrong.push(format!("{}: `why.txt` is missing: a sentence that says what this case shows", dir.display()));
+        wrong.push(format!("{}: `why.txt` is missing: write the purpose of the case in one sentence", dir.display()));
     }
     if wrong.is_empty() { Ok(case) } else { Err(wrong) }
 }
@@ -134,8 +133,8 @@ impl Case {
             };
             if let Some(line) = lines.iter().find(misplaced) {
                 let what = match &topic {
-                    Some(_) => "the topic of this file's records is in its name; records of several topics go into in.jsonl",
-                    None => "a record in in.jsonl has a `@topic`",
+                    Some(_) => "the name of this file already names the topic; put records of several topics into in.jsonl",
+                    None => "a record in in.jsonl needs `@topic`",
                 };
                 return Err(vec![format!("{}: {what}", line.place)]);
             }
@@ -145,7 +144,7 @@ impl Case {
         let output = match (stem.strip_prefix("out."), stem.starts_with("table.")) {
             (Some(topic), _) => topic,
             (None, true) => stem,
-            _ => return Err(vec![format!("{}: its name begins with none of in., out. and table.", path.display())]),
+            _ => return Err(vec![format!("{}: the file's name must start with in., out. or table.", path.display())]),
         };
         self.expected.insert(output.to_string(), lines(path, Expected::read)?);
         Ok(())

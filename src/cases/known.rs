@@ -1,5 +1,4 @@
-//! Rejects case files that name a topic or table the pipeline doesn't use: usually a typing error, and always an expectation
-//! that can be neither met nor missed.
+//! Rejects case files that name a topic or table the pipeline doesn't use (usually a typo).
 
 use std::path::Path;
 
@@ -17,7 +16,7 @@ pub fn check(plan: &Plan, case: &Case) -> Vec<Problem> {
     let mut problems = Vec::new();
     if case.records().next().is_none() {
         let help = format!("write records into in.{}.jsonl", inputs.first().unwrap_or(&"<topic>"));
-        problems.push(wrong(case.dir.display().to_string(), "this case has no input, and shows nothing".into(), Some(help)));
+        problems.push(wrong(case.dir.display().to_string(), "the case has no input".into(), Some(help)));
     }
     let unread = |topic: &str, place: String| {
         let help = did_you_mean(topic, inputs.iter().copied());
@@ -50,7 +49,7 @@ pub fn check_settings(plan: &Plan, settings: &TopicSettings, file: &Path) -> Vec
     let unknown = settings.names().filter(|name| !inputs.contains(name) && !outputs.iter().any(|output| output.covers(name)));
     let problem = |name: &str| {
         let known = inputs.iter().copied().chain(outputs.iter().map(beginning));
-        let problem = Problem::plain(format!("{}: nothing reads or writes `{name}`", file.display()));
+        let problem = Problem::plain(format!("{}: the pipeline doesn't use `{name}`", file.display()));
         problem.with_help(did_you_mean(name, known))
     };
     unknown.map(problem).collect()

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 const INPUT: [&str; 10] = ["@topic", "@partition", "@key", "@value", "@raw", "@schema", "@headers", "@timestamp", "@at", "@advance"];
 /// Members of an expected line that is more than a value.
 const EXPECTED: [&str; 3] = ["@key", "@headers", "@value"];
-/// How bytes that are no text are written.
+/// How bytes that are not text are written.
 const BASE64: &str = "@base64";
 
 /// A line of an input file.
@@ -68,7 +68,7 @@ pub enum SchemaName {
     Id(u32),
 }
 
-/// A row that must come out.
+/// An expected row.
 #[derive(Clone, Debug)]
 pub struct Expected {
     pub line: usize,
@@ -105,14 +105,14 @@ impl Line {
         };
         if let Some(unknown) = members.keys().find(|key| !INPUT.contains(&key.as_str())) {
             let known = INPUT.join(", ");
-            let help = "a value with a member that begins with @ is written as {\"@value\": ..}";
-            return Err(Wrong("", format!("`{unknown}` is none of {known}; {help}")));
+            let help = "to use a value with a member that starts with @, write {\"@value\": ..}";
+            return Err(Wrong("", format!("unknown member `{unknown}`: use {known}; {help}")));
         }
         self.topic = members.get("@topic").map(|topic| text(topic, "@topic")).transpose()?;
         self.at = members.get("@at").map(|at| span(at, "@at")).transpose()?;
         if let Some(span_of) = members.get("@advance") {
             if members.len() > 1 {
-                return Err(Wrong("@advance", "`@advance` is a line of its own, without other members".into()));
+                return Err(Wrong("@advance", "`@advance` must be the only member of its line".into()));
             }
             self.what = What::Advance(span(span_of, "@advance")?);
             return Ok(());
@@ -128,11 +128,11 @@ fn record(members: &Map<String, Value>, line: &str) -> Result<Record, Wrong> {
         (Some(value), None) if base64(value).is_some() => Content::Raw(bytes(value, "@value")?),
         (Some(value), None) => Content::Json(value.clone()),
         (None, Some(raw)) => Content::Raw(bytes(raw, "@raw")?),
-        _ => return Err(Wrong("@value", "a record has either `@value` or `@raw`".into())),
+        _ => return Err(Wrong("@value", "use either `@value` or `@raw`".into())),
     };
     let number = |name: &'static str| members.get(name).map(|n| n.as_i64().ok_or(name)).transpose();
-    let partition = number("@partition").map_err(|name| Wrong(name, "`@partition` is a number from 0 on".into()))?;
-    let timestamp = number("@timestamp").map_err(|name| Wrong(name, "`@timestamp` is milliseconds since 1970".into()))?;
+    let partition = number("@partition").map_err(|name| Wrong(name, "`@partition` must be a whole number from 0".into()))?;
+    let timestamp = number("@timestamp").map_err(|name| Wrong(name, "`@timestamp` must be milliseconds since 1970".into()))?;
     Ok(Record {
         key: key(members, line)?,
         value,
@@ -158,11 +158,11 @@ fn schema(value: &Value) -> Result<SchemaName, Wrong> {
 }
 
 fn text(value: &Value, member: &'static str) -> Result<String, Wrong> {
-    value.as_str().map(str::to_string).ok_or_else(|| Wrong(member, format!("`{member}` is a text, not {value}")))
+    value.as_str().map(str::to_string).ok_or_else(|| Wrong(member, format!("`{member}` must be a text, not {value}")))
 }
 
 fn span(value: &Value, member: &'static str) -> Result<Millis, Wrong> {
-    let duration = || Wrong(member, format!("`{member}` is a duration in quotes such as \"10m\", not {value}"));
+    let duration = || Wrong(member, format!("`{member}` must be a quoted duration such as \"10m\", not {value}"));
     let span = value.as_str().ok_or_else(duration)?.parse::<Span>();
     span.map(Span::millis).map_err(|e| Wrong(member, e.to_string()))
 }
@@ -188,10 +188,10 @@ fn base64(value: &Value) -> Option<&Value> {
 
 /// The bytes of a text or of `{"@base64": ..}`.
 fn bytes(value: &Value, member: &'static str) -> Result<Vec<u8>, Wrong> {
-    let wrong = || Wrong(member, format!("`{member}` is a text, or bytes as {{\"@base64\": \"..\"}}"));
+    let wrong = || Wrong(member, format!("`{member}` must be a text, or bytes as {{\"@base64\": \"..\"}}"));
     match (value, base64(value).map(Value::as_str)) {
         (Value::String(text), _) => Ok(text.clone().into_bytes()),
-        (_, Some(Some(text))) => STANDARD.decode(text).map_err(|e| Wrong(member, format!("`{member}`: no base64: {e}"))),
+        (_, Some(Some(text))) => STANDARD.decode(text).map_err(|e| Wrong(member, format!("`{member}`: invalid base64: {e}"))),
         _ => Err(wrong()),
     }
 }
@@ -240,10 +240,10 @@ impl Expected {
         let Some(members) = special else { return Ok(Expected { line: number, key: None, headers: None, value }) };
         let wrong = |Wrong(member, what): Wrong| format!("{place}:{}: {what}", column(text, member));
         if let Some(unknown) = members.keys().find(|key| !EXPECTED.contains(&key.as_str())) {
-            return Err(wrong(Wrong("", format!("`{unknown}` is none of {}", EXPECTED.join(", ")))));
+            return Err(wrong(Wrong("", format!("unknown member `{unknown}`: use {}", EXPECTED.join(", ")))));
         }
         let Some(value) = members.get("@value") else {
-            return Err(wrong(Wrong("@key", "the row is missing: `@value`".into())));
+            return Err(wrong(Wrong("@key", "`@value` is missing".into())));
         };
         let any = |name: &str| members.get(name).is_some_and(|value| value == "<any>");
         let key = if any("@key") { None } else { key(members, text).map_err(wrong)? };
@@ -265,7 +265,7 @@ fn column(line: &str, member: &str) -> usize {
     line.get(..at).map_or(1, |before| before.chars().count() + 1)
 }
 
-/// Bytes as a case shows them: text, or base64 where they are none.
+/// Bytes as a case shows them: text, or base64 where they are not UTF-8.
 pub fn shown(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => Value::String(text.to_string()),
@@ -333,9 +333,9 @@ mod tests {
         let said = |text: &str| read(text).err().unwrap_or_default();
         assert!(said("{\"a\":}").starts_with("in.t.jsonl:3:6: expected value"), "{}", said("{\"a\":}"));
         assert!(said("{\"@value\": 1, \"@timestamp\": \"x\"}").starts_with("in.t.jsonl:3:15: `@timestamp`"));
-        assert!(said("{\"@raw\": {\"@base64\": \"?\"}}").starts_with("in.t.jsonl:3:2: `@raw`: no base64"));
-        assert!(said("{\"@kye\": 1}").contains("`@kye` is none of @topic"));
+        assert!(said("{\"@raw\": {\"@base64\": \"?\"}}").starts_with("in.t.jsonl:3:2: `@raw`: invalid base64"));
+        assert!(said("{\"@kye\": 1}").contains("unknown member `@kye`: use @topic"));
         let expected = Expected::read(Path::new("out.t.jsonl"), 1, "{\"@key\": 1}").err().unwrap();
-        assert!(expected.starts_with("out.t.jsonl:1:2: the row is missing"), "{expected}");
+        assert!(expected.starts_with("out.t.jsonl:1:2: `@value` is missing"), "{expected}");
     }
 }

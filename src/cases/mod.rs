@@ -1,25 +1,25 @@
-//! Pipeline cases: what goes in, what must come out, as files that people read and write.
+//! Pipeline cases: input and expected output as files.
 //!
 //! ```text
 //! pipelines/<name>/cases/topics.yaml   partitions and settings of topics, where they matter
 //! pipelines/<name>/cases/<case>/
-//!   why.txt                     one sentence: what this case shows
-//!   in.<topic>.jsonl            records, one JSON value a line; tables are read before everything else
-//!   in.jsonl                    records of several topics in their order, each with its `@topic`
+//!   why.txt                     one sentence: the purpose of this case
+//!   in.<topic>.jsonl            records, one JSON value per line; tables are read before everything else
+//!   in.jsonl                    records of several topics in order, each with its `@topic`
 //!   out.<topic>.jsonl           what is committed to a topic: exactly these values, per source partition and key in this order
 //!   out.<topic>.dlq.jsonl       dead letters: {"cause": .., "step": .., "value": ..}
 //!   table.<database.table>.jsonl   rows in a ClickHouse table
-//!   out.hw.<pipeline>.<sink>.dlq.jsonl   rows that its columns do not take
+//!   out.hw.<pipeline>.<sink>.dlq.jsonl   rows that its columns do not accept
 //! ```
 //!
-//! A file that is not there means that nothing may come out. `"<any>"` stands for any value. What a line may say beside the
-//! value is in [`line`]. Values are JSON for people; they are encoded in the topic's real format, Avro included. Files go on
-//! side by side: `@at` and `@advance` say when, counted from the beginning of the case.
+//! A missing file means that no output is expected. `"<any>"` matches any value. [`line`] describes the other members of a
+//! line. Values are JSON; they are encoded in the topic's real format, Avro included. Input files are read concurrently:
+//! `@at` and `@advance` count from the start of the case.
 //!
-//! Every case runs as a **family**: the lanes and deliveries of production over an in-memory Kafka and tables in memory,
-//! under schedules that must all give the same answer ([`schedule`]): row by row (the reference, which is what the files
-//! say), in one go, partition by partition in several orders ([`arrival`]), on three lanes with a rebalance, with a crash on
-//! either side of every protocol step, with commits and inserts whose outcome is unknown.
+//! Every case runs under a **family** of schedules: the production code of lanes and deliveries over an in-memory Kafka and
+//! in-memory tables. Every schedule must produce the same output ([`schedule`]): row by row (the reference, which the files
+//! describe), in one go, partition by partition in several orders ([`arrival`]), on three lanes with a rebalance, with a crash before
+//! and after every protocol step, with commits and inserts whose outcome is unknown.
 
 mod arrival;
 mod compare;
@@ -145,7 +145,7 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
     let read: Vec<Result<Case, Vec<String>>> = chosen.iter().flatten().map(|folder| files::read(folder)).collect();
     let none = TopicSettings::default();
     let planned = prepare::make_plan(&loaded, &world::Topics { folder: &folder, settings: topics.as_ref().unwrap_or(&none), cases: names });
-    // What is wrong with the pipeline is said before what is wrong with its cases.
+    // Problems of the pipeline are reported before those of its cases.
     let mut problems: Vec<Problem> = planned.as_ref().err().into_iter().flatten().cloned().collect();
     problems.extend(topics.as_ref().err().into_iter().flatten().cloned());
     problems.extend(chosen.err().into_iter().flatten());
@@ -176,7 +176,7 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
         let names: Vec<String> = family.iter().map(|s| s.name.clone()).collect();
         family.retain(|schedule| schedule.name == *name);
         if family.is_empty() {
-            return Err(one(format!("there is no schedule `{name}`; there are {}", names.join(", "))));
+            return Err(one(format!("there is no schedule `{name}`; the schedules are {}", names.join(", "))));
         }
     }
     let dependence = Dependence::of(&plan, &|step, kind| keeps_rows(&loaded.root, step, kind));
@@ -189,7 +189,7 @@ fn keeps_rows(root: &Node, step: &str, kind: &str) -> bool {
     kind == "map" && map.is_some_and(|map| map.get("unnest").is_none())
 }
 
-/// The case of this name; if there is none, those whose name contains it.
+/// The case of this name; otherwise those whose name contains it.
 fn chosen(mut folders: Vec<PathBuf>, only: &str) -> Vec<PathBuf> {
     let exact = folders.iter().any(|folder| files::name_of(folder) == only);
     folders.retain(|folder| if exact { files::name_of(folder) == only } else { files::name_of(folder).contains(only) });
@@ -214,7 +214,7 @@ impl Suite {
         self.cases.len() * self.family.len()
     }
 
-    /// Writes what comes out of each case into its files; answers their names.
+    /// Writes the output of each case into its files; returns their names.
     ///
     /// # Errors
     /// A run failed, or a file can't be written.
@@ -223,7 +223,7 @@ impl Suite {
             let name = &prepared.case.name;
             let outcome = self.reference(prepared).as_ref().map_err(|e| format!("case {name}: {e}"))?;
             if let Some(error) = outcome.errors.first() {
-                return Err(format!("case {name}: nothing is written, since {}", error.trim()));
+                return Err(format!("case {name}: nothing written, because {}", error.trim()));
             }
             prepared.case.write(outcome)?;
             Ok(name.clone())
@@ -297,7 +297,7 @@ impl Suite {
     }
 }
 
-/// Runs every case of the suites under every schedule, on all processors. `progress` is told of each run that ended. With
+/// Runs every case of the suites under every schedule, on all processors. `progress` receives each run that ended. With
 /// `fail_fast`, nothing more is begun once something differed.
 pub fn run(suites: &[Suite], fail_fast: bool, progress: &(dyn Fn() + Sync)) -> Vec<Report> {
     let of_case = |suite, case| (0..Suite::family_size(suite)).map(move |schedule| (suite, case, schedule));

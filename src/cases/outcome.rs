@@ -1,4 +1,4 @@
-//! What came out of a run: the committed records of every output topic and the rows of every table.
+//! The output of a run: the committed records of every output topic and the rows of every table.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -103,7 +103,7 @@ impl Outcome {
                     let source = causes.of(topic, &record);
                     rows.push(Row { key: record.key, value, headers: record.headers, order: rows.len(), source });
                 }
-                Err(e) => self.errors.push(format!("    {topic}: a record can't be read: {e}")),
+                Err(e) => self.errors.push(format!("    {topic}: can't decode a record: {e}")),
             }
         }
     }
@@ -136,7 +136,7 @@ impl Outcome {
                     let row = Row { key: None, value, headers: Vec::new(), order, source: None };
                     self.outputs.entry(format!("table.{table}")).or_default().push(row);
                 }
-                Err(e) => self.errors.push(format!("    {table}: a row can't be read: {e}")),
+                Err(e) => self.errors.push(format!("    {table}: can't decode a row: {e}")),
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The schedules of a family: whatever may happen to a pipeline without changing what it means.
+//! The schedules of a family: everything that may happen to a pipeline without changing its output.
 
 use headwater_engine::delivery::TableFault;
 use headwater_engine::memory::Fault;
@@ -6,7 +6,7 @@ use headwater_engine::memory::Fault;
 use super::arrival::Arrival;
 use super::crash::{Crash, Step};
 
-/// One way to run a case.
+/// How to run a case.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     /// Names it on the command line.
@@ -16,7 +16,7 @@ pub struct Schedule {
     pub epoch_rows: u64,
     /// In which order records of different partitions come.
     pub arrival: Arrival,
-    /// The worker dies at a step of the protocol, and starts anew.
+    /// The worker dies at a step of the protocol, and starts again.
     pub crash: Option<Crash>,
     /// A lane leaves in the middle.
     pub rebalance: bool,
@@ -108,7 +108,7 @@ pub fn family(tables: bool) -> Vec<Schedule> {
             continue;
         }
         let crash = Crash { step: *step, after, occasion };
-        // Both ways to come back, in turn: from the checkpoint on disk, and from the changelog alone.
+        // Both kinds of restore, in turn: from the checkpoint on disk, and from the changelog alone.
         for cold in [false, true] {
             let from = if cold { "-cold" } else { "" };
             let name = format!("crash-{}-{}-{occasion}{from}", if after { "after" } else { "before" }, format!("{step:?}").to_lowercase());

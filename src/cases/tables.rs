@@ -1,4 +1,4 @@
-//! The tables of a case: for each ClickHouse sink a table in memory and the delivery of production into it.
+//! The tables of a case: for each ClickHouse sink a table in memory and the production delivery into it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -68,7 +68,7 @@ impl Sinks {
         Sinks { sinks, broker, clock, trigger }
     }
 
-    /// One step of every delivery; those that ended start anew. True if something was done.
+    /// One step of every delivery; those that ended are restarted. True if something was done.
     pub fn step(&mut self) -> Result<bool, String> {
         let mut busy = false;
         for sink in &mut self.sinks {

@@ -62,11 +62,11 @@ fn problems_of_case_files_are_told_all_at_once_with_their_places() {
     let said = files.suite("").err().unwrap();
     let expected = [
         "cases/three/in.business.shop.events.jsonl:1:7: expected `:`",
-        "cases/three/in.business.shop.events.jsonl:2:2: `@at` is a duration in quotes such as \"10m\", not 5",
-        "cases/three: `why.txt` is missing: a sentence that says what this case shows",
-        "cases/topics.yaml: nothing reads or writes `business.shop.eventz`",
+        "cases/three/in.business.shop.events.jsonl:2:2: `@at` must be a quoted duration such as \"10m\", not 5",
+        "cases/three: `why.txt` is missing: write the purpose of the case in one sentence",
+        "cases/topics.yaml: the pipeline doesn't use `business.shop.eventz`",
         "cases/one/in.jsonl:1: no source or table reads `business.shop.event`",
-        "cases/two/in.business.shop.events.jsonl:2:22: `business.shop.events` has 3 partitions; `cases/topics.yaml` gives a topic more",
+        "cases/two/in.business.shop.events.jsonl:2:22: `business.shop.events` has 3 partitions; set more in `cases/topics.yaml`",
         "cases/two/in.business.shop.events.jsonl:3:13: the topic's format is not avro",
     ];
     assert_eq!(said, expected);

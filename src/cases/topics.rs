@@ -26,7 +26,7 @@ struct Settings {
 }
 
 impl TopicSettings {
-    /// Reads the file; nothing if there is none.
+    /// Reads the file; nothing if it does not exist.
     ///
     /// # Errors
     /// Everything that is wrong with it.
@@ -43,13 +43,13 @@ impl TopicSettings {
         let mut topics = BTreeMap::new();
         let Value::Map(entries) = &root.value else {
             let help = Some("business.orders.created: { partitions: 6 }".to_string());
-            wrong(root.place, "this file maps topics to their settings".into(), help);
+            wrong(root.place, "this file must map topics to their settings".into(), help);
             return Err(problems);
         };
         for (topic, node) in entries {
             let mut settings = Settings::default();
             let Value::Map(members) = &node.value else {
-                wrong(node.place, format!("the settings of `{}` are a mapping", topic.text), Some("{ partitions: 6 }".into()));
+                wrong(node.place, format!("the settings of `{}` must be a mapping", topic.text), Some("{ partitions: 6 }".into()));
                 continue;
             };
             for (key, node) in members {
@@ -57,14 +57,14 @@ impl TopicSettings {
                 match key.text.as_str() {
                     "partitions" => match text.parse::<i32>().ok().filter(|n| (1..=MOST_PARTITIONS).contains(n)) {
                         Some(n) => settings.partitions = Some(n),
-                        None => wrong(node.place, format!("`partitions` is a number from 1 to {MOST_PARTITIONS}"), None),
+                        None => wrong(node.place, format!("`partitions` must be a number from 1 to {MOST_PARTITIONS}"), None),
                     },
                     name if SETTINGS.contains(&name) && !text.is_empty() => settings.config.push((name.into(), text.into())),
-                    name if SETTINGS.contains(&name) => wrong(node.place, format!("`{name}` is a text or a number"), None),
+                    name if SETTINGS.contains(&name) => wrong(node.place, format!("`{name}` must be a text or a number"), None),
                     name => {
                         let known = ["partitions"].into_iter().chain(SETTINGS);
                         let help = did_you_mean(name, known);
-                        wrong(key.place, format!("`{name}` is no setting that a case knows"), help);
+                        wrong(key.place, format!("cases don't support the setting `{name}`"), help);
                     }
                 }
             }

@@ -1,4 +1,4 @@
-//! One run of a case: the lanes of production over the in-memory Kafka, on a virtual clock.
+//! One run of a case: the production lanes over the in-memory Kafka, on a virtual clock.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ const SESSION: Millis = i64::MAX / 4;
 const TURNS: usize = 20_000;
 /// Steps in which a table's new records are read: a step takes some thousand of them.
 const TABLE_STEPS: usize = 100;
-/// More lanes in doubt than any schedule makes.
+/// More lane restarts than any schedule causes.
 const RESTARTS: usize = 100;
 
 /// Schemas from a folder, and a cluster in which every topic exists; those that cases have records for are known by name.
@@ -82,7 +82,7 @@ struct Run<'a> {
     stats: Arc<Stats>,
     lanes: Vec<Option<Lane>>,
     dir: Option<tempfile::TempDir>,
-    /// Lanes that ended in doubt.
+    /// Lanes that ended with an uncertain outcome.
     restarts: usize,
     causes: Causes,
 }
@@ -90,7 +90,7 @@ struct Run<'a> {
 /// Runs the records of a case under a schedule.
 ///
 /// # Errors
-/// A lane stopped for good, or the run did not finish; then the message says what it waits for.
+/// A lane stopped permanently, or the run did not finish; then the message says what it waits for.
 pub fn run(plan: &Arc<Plan>, topics: &TopicSettings, fits: &Fits, records: &Records, schedule: &Schedule) -> Result<Outcome, String> {
     let mut run = prepare(plan, topics, fits, records, schedule)?;
     run.play(records)?;
@@ -222,7 +222,7 @@ impl Run<'_> {
         let Input { topic, partition, key, value, headers, timestamp, .. } = input;
         let timestamp = timestamp.or_else(|| Some(self.clock.wall()));
         let written = self.broker.append(topic, *partition, key.as_deref(), value.as_deref(), timestamp, headers);
-        written.map(drop).map_err(|e| format!("a record of the case can't be written: {e}"))
+        written.map(drop).map_err(|e| format!("can't write a record of the case: {e}"))
     }
 
     /// Lets time pass.
@@ -243,7 +243,7 @@ impl Run<'_> {
         let loader = TableLoader::new(self.plan, self.tables.clone(), broker, self.schemas.clone(), self.clock.clone());
         self.loader = Some(loader.map_err(|e| e.to_string())?);
         self.read_tables()?;
-        if self.tables.ready() { Ok(()) } else { Err("the tables can't be read".into()) }
+        if self.tables.ready() { Ok(()) } else { Err("can't read the tables".into()) }
     }
 
     /// Reads tables to where their topics end.
@@ -279,7 +279,7 @@ impl Run<'_> {
         )
     }
 
-    /// One step of every lane and every delivery; what ended in doubt starts anew. True if something was done.
+    /// One step of every lane and every delivery; what ended is restarted. True if something was done.
     fn step(&mut self) -> Result<bool, String> {
         let stepped = surviving(|| self.step_lanes().and_then(|busy| Ok(self.sinks.step()? || busy)));
         stepped.unwrap_or_else(|| {
@@ -320,7 +320,7 @@ impl Run<'_> {
                     busy = true;
                     self.restarts += 1;
                     if self.restarts > RESTARTS {
-                        return Err(format!("lanes start anew without end: {why}"));
+                        return Err(format!("lanes restart endlessly: {why}"));
                     }
                     if let Some(slot) = self.lanes.get_mut(index) {
                         *slot = None;
@@ -386,7 +386,7 @@ impl Run<'_> {
         let undelivered = self.sinks.undelivered(&self.broker).map(|left| at("the delivery of", left));
         let all: Vec<String> = open.chain(unread).chain(undelivered).collect();
         match all.is_empty() {
-            true => format!("something is done in every one of {TURNS} turns"),
+            true => format!("it is still busy after {TURNS} turns"),
             false => format!("it waits for {}", all.join(", ")),
         }
     }
@@ -431,7 +431,7 @@ mod tests {
         let schemas = Path::new(env!("CARGO_MANIFEST_DIR")).join("schemas");
         let suite = super::super::suite(&pipeline, &super::super::Options { schemas, only: "low_stock".into(), schedule: None });
         let suite = suite.unwrap_or_else(|problems| panic!("{}", problems[0].message));
-        // Nobody reads what is written.
+        // Nothing consumes what is written.
         let schedule = Schedule { lanes: 0, ..Schedule::plain() };
         let said = run(&suite.plan, &suite.topics, &suite.fits, &suite.cases[0].records, &schedule).err().unwrap();
         assert!(said.starts_with("did not finish: it waits for the processing of business.inventory.adjusted-"), "{said}");

@@ -20,7 +20,7 @@ pub struct ClickhouseArgs {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print CREATE TABLE for the ClickHouse sinks of a pipeline, with deduplication switched on
+    /// Print CREATE TABLE statements for the ClickHouse sinks of a pipeline, with deduplication enabled
     Ddl {
         /// The pipeline file
         pipeline: PathBuf,

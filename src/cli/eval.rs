@@ -22,11 +22,12 @@ use crate::cases;
 use crate::diagnose::{Problem, Source};
 use crate::samples::{self, Rows};
 use crate::say;
-use crate::style::{bad, dim, name, strong};
+use crate::style::{bad, dim, name, strong, wrapped};
 
 #[derive(Args)]
-#[command(after_help = "Rows come from --rows (JSON lines, or - for standard input), or from a case of a pipeline, decoded as its source \
-says. Without an expression a prompt opens: \\columns and \\rows show what there is, Tab completes, Ctrl-D ends.
+#[command(after_help = "Rows come from --rows (JSON lines, or - for standard input), or from a case of a
+pipeline, decoded like its source. Without an expression a prompt opens: \\columns
+lists the columns, \\rows the rows, Tab completes, Ctrl-D ends.
 
 Examples:
   hw eval \"upper(status) || '!'\" --rows orders.jsonl
@@ -35,24 +36,24 @@ Examples:
 pub struct EvalArgs {
     /// The SQL expression
     sql: Option<String>,
-    /// JSON rows, one a line; types are told from the values
+    /// JSON rows, one per line; types are inferred from the values
     #[arg(long, conflicts_with = "pipeline")]
     rows: Option<PathBuf>,
     /// Types of the columns, as in a source's `schema`: `id: string, total: decimal(12,2)?, tags: [string]`
     #[arg(long, requires = "rows")]
     columns: Option<String>,
-    /// Take rows from the cases of this pipeline
+    /// Use the rows of this pipeline's cases
     #[arg(long)]
     pipeline: Option<PathBuf>,
-    /// The source whose rows are taken, if there are several
+    /// The source to take rows from, if there are several
     #[arg(long, requires = "pipeline")]
     source: Option<String>,
-    /// The case whose rows are taken, if there are several
+    /// The case to take rows from, if there are several
     #[arg(long, requires = "pipeline")]
     case: Option<String>,
     #[command(flatten)]
     schemas: Schemas,
-    /// Most rows shown
+    /// Maximum number of rows to print
     #[arg(long, default_value_t = 20)]
     limit: usize,
 }
@@ -70,7 +71,9 @@ fn rows(args: &EvalArgs) -> Result<Rows, Failure> {
         let (rows, refused) =
             cases::rows(pipeline, &args.schemas.folder(pipeline)?, args.source.as_deref(), args.case.as_deref()).map_err(Failure::Wrong)?;
         // They are part of the case: the pipeline sends them to the dead letters.
-        refused.iter().for_each(|refused| anstream::eprintln!("{} {}", bad("✗"), dim(&format!("left out: {refused}"))));
+        for refused in refused {
+            anstream::eprintln!("{}", wrapped(&format!("{} {}", bad("✗"), dim(&format!("left out: {refused}"))), 2));
+        }
         return Ok(rows);
     }
     let Some(path) = &args.rows else {
@@ -121,7 +124,7 @@ fn evaluate(sql: &str, rows: &RecordBatch, limit: usize) -> Result<(), Problem> 
     }
     if let Some(finding) = expr.fallible() {
         let help = finding.help.unwrap_or_default();
-        say!("{}", dim(&format!("in a pipeline: {}; {help}", finding.message)));
+        say!("{}", wrapped(&dim(&format!("in a pipeline: {}; {help}", finding.message)), 2));
     }
     Ok(())
 }
@@ -131,7 +134,7 @@ fn refused(sql: &str, error: operator_expr::ExprError) -> Problem {
     let mut found = error.diagnostic();
     let named = found.within.clone().and_then(|range| sql.get(range)).unwrap_or_default();
     if found.code == "unknown-column" && named.starts_with('_') {
-        found.help = Some("columns of the engine and of the record, such as `_time` and `_key`, are there in pipelines only".into());
+        found.help = Some("columns of the engine and of the record, such as `_time` and `_key`, exist only in pipelines".into());
     }
     Problem::in_text(&Source::new("expression", sql), found)
 }
@@ -158,7 +161,7 @@ impl Validator for Names {}
 
 /// Reads expressions until the end of input.
 fn prompt(rows: &RecordBatch, limit: usize) -> Result<(), Failure> {
-    let fail = |e: ReadlineError| Problem::plain(format!("the terminal can't be read: {e}"));
+    let fail = |e: ReadlineError| Problem::plain(format!("can't read the terminal: {e}"));
     let mut editor: Editor<Names, _> = Editor::new().map_err(fail)?;
     editor.set_helper(Some(Names(samples::paths(&rows.schema()).into_iter().map(|(path, _)| path).collect())));
     say!("{} rows; {}", rows.num_rows(), dim("\\columns, \\rows, Tab completes, Ctrl-D ends"));

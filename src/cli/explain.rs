@@ -1,4 +1,4 @@
-//! `hw explain` and `hw graph`: what a pipeline will do, before it does it.
+//! `hw explain` and `hw graph`: what a pipeline will do.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use headwater_engine::plan::Plan;
 use operator_core::diagnostic::did_you_mean;
 
-use super::{Failure, Schemas, runtime};
+use super::{Failure, Schemas, page, runtime};
 use crate::catalog::Live;
 use crate::config::Config;
 use crate::diagnose::Problem;
@@ -22,7 +22,7 @@ pub struct Planned {
     pub pipeline: PathBuf,
     #[command(flatten)]
     pub schemas: Schemas,
-    /// Ask the cluster and the registry of this environment instead
+    /// Use the cluster and registry of this environment
     #[arg(long = "config", short = 'c')]
     pub configs: Vec<PathBuf>,
 }
@@ -48,12 +48,12 @@ impl Planned {
 #[derive(Args)]
 #[command(after_help = "Examples:
   hw explain pipelines/order-analytics/pipeline.yaml
-  hw explain pipeline.yaml --config config/production.yaml   partitions as they are there
+  hw explain pipeline.yaml --config config/production.yaml   with its partitions
   hw explain pipeline.yaml --json | jq '.topics[].name'")]
 pub struct ExplainArgs {
     #[command(flatten)]
     planned: Planned,
-    /// The same facts as JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -84,10 +84,10 @@ enum Language {
 pub struct GraphArgs {
     #[command(flatten)]
     planned: Planned,
-    /// The language of the graph; by default that of the output file's name, or SVG
+    /// Format of the graph [default: by the output file's extension, or SVG]
     #[arg(long)]
     format: Option<Language>,
-    /// Where to write it, instead of standard output
+    /// Output file [default: standard output]
     #[arg(long, short)]
     output: Option<PathBuf>,
 }
@@ -115,15 +115,15 @@ fn by_name(file: Option<&Path>) -> Result<Language, Failure> {
         Some("dot" | "gv") => Ok(Language::Dot),
         Some("mmd" | "mermaid" | "md") => Ok(Language::Mermaid),
         _ => {
-            let problem = Problem::plain(format!("{}: this name tells no language of graphs", file.display()));
-            Err(Failure::Wrong(vec![problem.with_help(Some("end it in .svg, .dot or .mmd, or say `--format`".into()))]))
+            let problem = Problem::plain(format!("{}: unknown extension for a graph", file.display()));
+            Err(Failure::Wrong(vec![problem.with_help(Some("use .svg, .dot or .mmd, or set `--format`".into()))]))
         }
     }
 }
 
 #[derive(Args)]
 pub struct ExplainErrorArgs {
-    /// The code, such as `unknown-column`; without it, all codes are listed
+    /// The code, such as `unknown-column`; lists all codes without it
     code: Option<String>,
 }
 
@@ -134,9 +134,10 @@ pub fn explain_error(args: &ExplainErrorArgs) -> Result<(), Failure> {
     };
     let Some(text) = codes::text(code) else {
         let help = did_you_mean(code, codes::all().map(|(code, _)| code));
-        let problem = Problem::plain(format!("there is no code `{code}`; `hw explain-error` lists all"));
+        let problem = Problem::plain(format!("unknown code `{code}`; `hw explain-error` lists all"));
         return Err(Failure::Wrong(vec![problem.with_help(help)]));
     };
-    say!("{}\n\n{text}", style::strong(code));
+    say!("{}\n", style::strong(code));
+    page::show(text);
     Ok(())
 }

@@ -19,12 +19,12 @@ const WIDTH: usize = 120;
 #[command(after_help = "Examples:
   hw fmt pipelines/*/pipeline.yaml
   hw fmt --check pipelines/*/pipeline.yaml config/*.yaml      in CI
-  hw fmt -                                                    from standard input to standard output, for editors")]
+  hw fmt -                              standard input to output, for editors")]
 pub struct FmtArgs {
-    /// Pipeline files and configurations; - is standard input
+    /// Pipeline files and environment files; - is standard input
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// Change nothing; exit code 1 if a file is not formatted
+    /// Only check; exit code 1 if a file is not formatted
     #[arg(long)]
     check: bool,
 }
@@ -71,7 +71,7 @@ pub fn format(source: &Source) -> Result<String, Problem> {
     // JSON is YAML, too, and so is much else.
     let is_yaml = Path::new(&source.name).extension().is_none_or(|extension| extension == "yaml" || extension == "yml");
     if !is_yaml || lint::document(&before).is_none() {
-        return Err(Problem::plain(format!("{}: neither a pipeline nor a configuration; it was left alone", source.name)));
+        return Err(Problem::plain(format!("{}: skipped: neither a pipeline nor an environment file", source.name)));
     }
     let layout = LayoutOptions { print_width: WIDTH, ..LayoutOptions::default() };
     let options = FormatOptions { layout, language: LanguageOptions { format_comments: true, ..LanguageOptions::default() } };
@@ -79,9 +79,7 @@ pub fn format(source: &Source) -> Result<String, Problem> {
     // A formatter may never change what a file says.
     match yaml::parse(&formatted) {
         Ok(after) if same(&before, &after) => Ok(formatted),
-        _ => {
-            Err(Problem::plain(format!("{}: this layout can't be formatted without changing what it says; it was left alone", source.name)))
-        }
+        _ => Err(Problem::plain(format!("{}: skipped: formatting would change its meaning", source.name))),
     }
 }
 
@@ -118,7 +116,7 @@ mod tests {
         let other = [("t.sql", "name: x"), ("t.json", "{\"name\": \"x\"}"), ("notes.yaml", "shopping: [milk]"), ("t.yaml", "- name")];
         for (name, text) in other {
             let problem = format(&Source::new(name, text)).unwrap_err();
-            assert!(problem.message.contains("left alone"), "{name}: {}", problem.message);
+            assert!(problem.message.contains("skipped"), "{name}: {}", problem.message);
         }
     }
 

@@ -1,4 +1,4 @@
-//! `hw lint`: every problem of pipelines and configurations in one go, from the files alone.
+//! `hw lint`: reports every problem of pipelines and environment files at once, from the files alone.
 
 use std::path::PathBuf;
 
@@ -16,20 +16,21 @@ use crate::say;
   hw lint --strict --json pipeline.yaml | jq .code
   hw explain-error unknown-column
 
-Exit codes: 0 nothing wrong (warnings are allowed without --strict), 1 a file can't be checked, 2 something is wrong.")]
+Exit codes: 0 no errors (and, with --strict, no warnings), 1 a file can't be
+checked, 2 errors.")]
 pub struct LintArgs {
-    /// Pipeline files, and configurations of environments; - is standard input
+    /// Pipeline files and environment files; - is standard input
     #[arg(required = true)]
     files: Vec<PathBuf>,
     #[command(flatten)]
     schemas: Schemas,
-    /// Warnings count as errors
+    /// Treat warnings as errors
     #[arg(long)]
     strict: bool,
-    /// One JSON object per problem on standard output
+    /// Print one JSON object per problem to standard output
     #[arg(long)]
     json: bool,
-    /// What names of topics look like, as a regular expression
+    /// Regular expression for topic names
     #[arg(long, default_value = CONVENTION, hide_default_value = true)]
     topics: String,
 }
@@ -51,7 +52,7 @@ pub fn run(args: &LintArgs) -> Result<(), Failure> {
     if args.json {
         found.iter().for_each(|p| say!("{}", p.json()));
     }
-    // A file that can't be read says nothing of what is in it.
+    // The content of a file that can't be read is unknown.
     if let Some(unreadable) = found.iter().position(|p| p.place().is_none() && p.code == "error") {
         let problem = found.remove(unreadable);
         if !args.json {

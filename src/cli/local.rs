@@ -16,8 +16,8 @@ use crate::say;
 pub const DIR: &str = ".local/environment";
 
 #[derive(Args)]
-#[command(after_help = "Everything listens on 127.0.0.1. The first start fetches Kafka and the registry (Maven) and the \
-ClickHouse engine (npm).
+#[command(after_help = "All services listen on 127.0.0.1. The first start downloads Kafka and the registry
+(with Maven) and the ClickHouse engine (with npm).
 
 Examples:
   hw local up && eval \"$(hw local env)\"
@@ -26,28 +26,28 @@ Examples:
 pub struct LocalArgs {
     #[command(subcommand)]
     command: Command,
-    /// The folder the services live in
+    /// Folder of the services
     #[arg(long, global = true, default_value = DIR)]
     dir: PathBuf,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start Kafka, the schema registry and the ClickHouse engine; returns when they are ready
+    /// Start Kafka, the schema registry and the ClickHouse engine, and wait until they are ready
     Up {
         /// Number of Kafka brokers: 1 or 3
         #[arg(long, default_value_t = 1)]
         brokers: u8,
     },
-    /// Stop them
+    /// Stop the services
     Down {
-        /// Delete their data too
+        /// Delete their data, too
         #[arg(long)]
         wipe: bool,
     },
-    /// Show addresses and whether they run
+    /// Show the addresses and whether the services run
     Status,
-    /// Print the addresses as variables of a shell: eval "$(hw local env)"
+    /// Print the addresses as shell variables: eval "$(hw local env)"
     Env,
     /// Create a topic
     Topic {

@@ -1,5 +1,5 @@
-//! The command line. One file per command; all share exit codes: 0 done, 1 the work failed, 2 the pipeline, its
-//! configuration or the command line is wrong.
+//! The command line. One file per command; all share exit codes: 0 success, 1 failure, 2 the pipeline, its
+//! configuration or the command line is invalid.
 
 mod clickhouse;
 mod demo;
@@ -10,6 +10,7 @@ mod lint;
 mod local;
 mod new;
 mod operators;
+mod page;
 mod run;
 mod sample;
 mod test;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 
 use anstyle::AnsiColor;
 use clap::builder::Styles;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::catalog::Folder;
 use crate::config::Config;
@@ -36,14 +37,15 @@ const STYLES: Styles = Styles::styled()
 
 /// Declarative stream processing for Kafka: YAML pipelines, exactly once.
 #[derive(Parser)]
-#[command(name = "hw", version, about, styles = STYLES, after_help = "To begin:
-  hw new big-orders && cd big-orders     a pipeline with its first case
-  hw lint pipeline.yaml                  every mistake, before a record is read
-  hw test pipeline.yaml                  its cases, through crashes and rebalances
-  hw local up                            Kafka, a schema registry and ClickHouse on this machine
-  hw run pipeline.yaml                   a worker; more workers are more of the same command
+#[command(name = "hw", version, about, styles = STYLES, after_help = "Getting started:
+  hw new big-orders && cd big-orders   create a pipeline and its first case
+  hw lint pipeline.yaml                check it
+  hw test pipeline.yaml                test it under crashes and rebalances
+  hw local up                          start Kafka, a registry and ClickHouse
+  hw run pipeline.yaml                 run a worker; repeat to add workers
 
-Exit codes: 0 done, 1 the work failed, 2 the pipeline, its configuration or the command line is wrong.")]
+Exit codes: 0 success, 1 failure, 2 the pipeline, its configuration or the
+command line is invalid.")]
 struct Hw {
     #[command(subcommand)]
     command: Command,
@@ -51,45 +53,45 @@ struct Hw {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a pipeline until it is told to stop (SIGTERM or Ctrl-C commit what is open first)
+    /// Run a pipeline until SIGTERM or Ctrl-C, which commits the open transaction first
     Run(run::RunArgs),
-    /// Begin a pipeline from a template, with its first case
+    /// Create a pipeline and its first case from a template
     New(new::NewArgs),
-    /// Find every mistake in pipelines and configurations, without reading a record
+    /// Check pipelines and configurations without reading a record
     Lint(lint::LintArgs),
-    /// Tell more about the code of an error or warning
+    /// Explain a diagnostic code
     ExplainError(explain::ExplainErrorArgs),
-    /// Show what a pipeline will do: schemas, keys, time, repartitions, state, topics, guarantees
+    /// Show what a pipeline will do: schemas, keys, event time, repartitions, state, topics, guarantees
     Explain(explain::ExplainArgs),
     /// Draw a pipeline as SVG, DOT or Mermaid
     Graph(explain::GraphArgs),
-    /// Show what steps can do: operators with keys, types, defaults, examples
+    /// Document the operators: keys, types, defaults, examples
     Operators(operators::OperatorsArgs),
-    /// Format pipeline files: one layout, comments stay
+    /// Format pipeline files; comments are kept
     Fmt(fmt::FmtArgs),
-    /// Try SQL on sample rows; without an expression, a prompt
+    /// Evaluate SQL on sample rows; opens a prompt without an expression
     Eval(eval::EvalArgs),
     /// Print the JSON Schema of pipeline files, for editors
     Schema(SchemaArgs),
-    /// Run a pipeline's cases: through crashes, rebalances and lost answers, without a broker
+    /// Test a pipeline's cases under crashes, rebalances and lost replies, without a broker
     Test(test::TestArgs),
-    /// Take records of a real topic into a case, personal data masked
+    /// Turn records of a real topic into a case, with personal data masked
     Sample(sample::SampleArgs),
-    /// See it all work: local services, generated orders, the shipped pipelines, live totals
+    /// Run the demo: local services, generated orders, the shipped pipelines, live totals
     Demo(demo::DemoArgs),
     /// Generate a realistic e-commerce load
     Generate(GenerateArgs),
-    /// Start, stop and look at local services without Docker: Kafka, schema registry, ClickHouse engine
+    /// Start and stop local services without Docker: Kafka, schema registry, ClickHouse engine
     Local(local::LocalArgs),
-    /// Tables for ClickHouse sinks
+    /// Print tables for ClickHouse sinks
     Clickhouse(clickhouse::ClickhouseArgs),
 }
 
 /// Options of commands that need an environment.
 #[derive(Args, Clone)]
 pub struct Environment {
-    /// Configuration of the environment; several are layers, later ones win. Without it config/local.yaml, or else what
-    /// `hw local up` started here
+    /// Configuration of the environment; several are merged, later ones win. Default: config/local.yaml, or else the
+    /// services that `hw local up` started in this folder
     #[arg(long = "config", short = 'c')]
     pub configs: Vec<PathBuf>,
 }
@@ -108,20 +110,20 @@ impl Environment {
 /// The option of commands that take schemas from files.
 #[derive(Args, Clone)]
 pub struct Schemas {
-    /// Where schemas are, by subject: `<subject>/v<n>.avsc`; CREATE TABLE statements are in `clickhouse/*.sql` there. Without
-    /// it, the nearest folder `schemas` beside the pipeline or above
+    /// Folder of schemas (`<subject>/v<n>.avsc`) and of CREATE TABLE statements (`clickhouse/*.sql`). Default: the nearest
+    /// folder `schemas`, beside the pipeline or above it
     #[arg(long = "schemas", value_name = "FOLDER")]
     pub given: Option<PathBuf>,
 }
 
 impl Schemas {
-    /// The folder for a pipeline; where none was asked for, it need not be there.
+    /// The folder for a pipeline. It must exist only if the option was given.
     ///
     /// # Errors
-    /// A folder that was asked for is not there.
+    /// The given folder does not exist.
     pub fn folder(&self, pipeline: &Path) -> Result<PathBuf, Problem> {
         if let Some(given) = &self.given {
-            let missing = || Problem::plain(format!("--schemas: there is no folder {}", given.display()));
+            let missing = || Problem::plain(format!("--schemas: the folder {} does not exist", given.display()));
             return if given.is_dir() { Ok(given.clone()) } else { Err(missing()) };
         }
         let absolute = std::path::absolute(pipeline).unwrap_or_default();
@@ -131,7 +133,7 @@ impl Schemas {
     }
 
     /// # Errors
-    /// A folder that was asked for is not there, or one can't be read.
+    /// The given folder does not exist, or a folder can't be read.
     pub fn read(&self, pipeline: &Path) -> Result<Folder, Problem> {
         let folder = self.folder(pipeline)?;
         Folder::read(&folder).map_err(|e| Problem::plain(format!("{}: {e}", folder.display())))
@@ -146,11 +148,11 @@ struct GenerateArgs {
     load: headwater_generate::Args,
 }
 
-/// How a command ended badly.
+/// Why a command failed.
 pub enum Failure {
-    /// Something the user wrote is wrong.
+    /// The user's input is wrong.
     Wrong(Vec<Problem>),
-    /// The same, and it was said already.
+    /// The same, already printed.
     Said,
     /// The work failed.
     Failed(Problem),
@@ -164,7 +166,8 @@ impl From<Problem> for Failure {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    let hw = Hw::parse();
+    let matches = Hw::command().term_width(crate::style::width()).get_matches();
+    let hw = Hw::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     let result = match hw.command {
         Command::Run(args) => run::run(&args),
         Command::New(args) => new::run(&args),
@@ -198,15 +201,14 @@ pub fn main() -> ExitCode {
 }
 
 #[derive(Args)]
-#[command(
-    after_help = "With the YAML language server (VS Code, Neovim, Helix, ...), a first line in the pipeline makes the editor complete
-keys, show their documentation and mark mistakes:
+#[command(after_help = "Editors with the YAML language server (VS Code, Neovim, Helix, ...) use the
+schema for completion, documentation and error marks. Write it to a file, and
+name the file on the first line of the pipeline:
 
   hw schema --output pipeline.schema.json
-  # yaml-language-server: $schema=pipeline.schema.json"
-)]
+  # yaml-language-server: $schema=pipeline.schema.json")]
 struct SchemaArgs {
-    /// Where to write it, instead of standard output
+    /// Output file [default: standard output]
     #[arg(long, short)]
     output: Option<PathBuf>,
 }

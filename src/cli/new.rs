@@ -1,4 +1,4 @@
-//! `hw new`: a pipeline to begin with, its first case, and the schema for the editor.
+//! `hw new`: a pipeline from a template, its first case, and the schema for the editor.
 
 use std::path::{Path, PathBuf};
 
@@ -17,23 +17,23 @@ use crate::{json_schema, registry};
   hw new revenue --template window
   cd revenue && hw lint pipeline.yaml && hw test pipeline.yaml")]
 pub struct NewArgs {
-    /// Name of the pipeline, and of the folder that is made for it
+    /// Name of the pipeline and of its folder
     name: String,
-    /// What to begin with
+    /// Template to start from
     #[arg(long, short, value_enum, default_value_t = Template::Filter)]
     template: Template,
 }
 
-/// Pipelines to begin with.
+/// Templates of pipelines.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Template {
-    /// Keep some rows, choose columns, write a topic
+    /// Filter rows, choose columns, write a topic
     Filter,
-    /// Sums per key and minute of event time, late rows to a topic of their own
+    /// Sum per key and minute of event time; late rows go to their own topic
     Window,
     /// Add columns of a table (a compacted topic)
     Enrich,
-    /// Send rows to several topics
+    /// Route rows to several topics
     FanOut,
     /// Write rows to a ClickHouse table
     Clickhouse,
@@ -80,9 +80,9 @@ pub fn run(args: &NewArgs) -> Result<(), Failure> {
     let dir = PathBuf::from(&args.name);
     let pipeline = dir.file_name().map_or_else(|| args.name.clone(), |n| n.to_string_lossy().into_owned());
     if !can_name_a_pipeline(&pipeline) {
-        let problem = Problem::plain(format!("`{pipeline}` can't name a pipeline")).with_code("name");
+        let problem = Problem::plain(format!("`{pipeline}` is not a valid pipeline name")).with_code("name");
         return Err(Failure::Wrong(vec![
-            problem.with_help(Some("at most 100 lower-case letters, digits and dashes, a dash not first".into())),
+            problem.with_help(Some("use at most 100 lower-case letters, digits and dashes, no dash first".into())),
         ]));
     }
     if dir.exists() {
@@ -91,8 +91,8 @@ pub fn run(args: &NewArgs) -> Result<(), Failure> {
     write(&dir, &pipeline, args.template)?;
     say!("{} {}\n", good("created"), name(&dir.display().to_string()));
     say!("  cd {}", dir.display());
-    say!("  hw lint pipeline.yaml      {}", dim("every mistake, before a record is read"));
-    say!("  hw test pipeline.yaml      {}", dim("the first case, through crashes and rebalances"));
+    say!("  hw lint pipeline.yaml      {}", dim("check it"));
+    say!("  hw test pipeline.yaml      {}", dim("test it under crashes and rebalances"));
     say!("  hw explain pipeline.yaml   {}", dim("what it will do"));
     Ok(())
 }

@@ -19,11 +19,12 @@ use crate::preflight;
 use crate::prepare::{self, Loaded};
 use crate::run::{self, Prepared};
 use crate::say;
-use crate::style::{bad, dim, good};
+use crate::style::{bad, dim, good, wrapped};
 
 #[derive(Args)]
-#[command(after_help = "Workers of a pipeline are members of one consumer group: start as many as there is work for. \
-SIGTERM or Ctrl-C commit what is open and leave. Metrics, /health and /ready are on `worker.http`.
+#[command(after_help = "The workers of a pipeline are members of one consumer group. On SIGTERM or Ctrl-C
+a worker commits its open transaction and leaves. /metrics, /health and /ready are
+served on `worker.http`.
 
 Examples:
   hw run pipeline.yaml --config config/production.yaml --dry-run
@@ -34,15 +35,15 @@ pub struct RunArgs {
     pipeline: PathBuf,
     #[command(flatten)]
     environment: Environment,
-    /// Lanes (threads that process partitions), instead of `worker.lanes`
+    /// Number of lanes (threads that process partitions); overrides `worker.lanes`
     #[arg(long)]
     lanes: Option<usize>,
-    /// Log lines for people instead of JSON
+    /// Log plain text instead of JSON
     #[arg(long)]
     plain_logs: bool,
     #[command(flatten)]
     schemas: Schemas,
-    /// Connect and check topics, rights, schemas and tables; read nothing, create nothing
+    /// Connect and check topics, permissions, schemas and tables; process and create nothing
     #[arg(long)]
     dry_run: bool,
 }
@@ -79,7 +80,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let address = running.address.map(|a| a.to_string()).unwrap_or_default();
     tracing::info!(pipeline = %name, lanes = config.worker.lanes, http = %address, "running");
     running.wait()?;
-    tracing::info!(pipeline = %name, "stopped: everything processed is committed");
+    tracing::info!(pipeline = %name, "stopped; everything processed is committed");
     Ok(())
 }
 
@@ -91,7 +92,7 @@ fn files(args: &RunArgs, config: &Config) -> Result<Tables, Problem> {
     }
 }
 
-/// Everything that a start would meet, without starting.
+/// All checks of a start, without starting.
 fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
     let config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
@@ -110,8 +111,8 @@ fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     let checks = dry_run::check_all(&plan, &kafka, &config, &files, runtime.handle())?;
     for check in &checks {
         match &check.result {
-            Ok(found) => say!("{} {} {}", good("✓"), check.what, dim(found)),
-            Err(wrong) => say!("{} {}: {wrong}", bad("✗"), check.what),
+            Ok(found) => say!("{}", wrapped(&format!("{} {} {}", good("✓"), check.what, dim(found)), 2)),
+            Err(wrong) => say!("{}", wrapped(&format!("{} {}: {wrong}", bad("✗"), check.what), 2)),
         }
     }
     match checks.iter().filter(|check| check.result.is_err()).count() {
@@ -123,8 +124,8 @@ fn dry_run(args: &RunArgs) -> Result<(), Failure> {
 /// Pauses between attempts to reach services: doubled from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
-/// Connects and plans. Services that can't be reached yet are waited for, as a worker that runs would; what is wrong
-/// with the pipeline is said at once. `None`: told to stop meanwhile.
+/// Connects and plans. Waits for services that can't be reached yet, as a running worker would; reports problems of the
+/// pipeline at once. `None`: stopped meanwhile.
 fn ready(loaded: &Loaded, config: &Config, runtime: &Handle, stop: &Stop) -> Result<Option<Prepared>, Failure> {
     let (mut backoff, outages) = (BACKOFF.0, Outages::default());
     while !stop.is_stopped() {
@@ -136,7 +137,7 @@ fn ready(loaded: &Loaded, config: &Config, runtime: &Handle, stop: &Stop) -> Res
                 Err(problems) => services.unreachable().ok_or(Failure::Wrong(problems))?,
             },
         };
-        tracing::warn!(pipeline = %loaded.pipeline.name, cause = %why, "a service can't be reached yet; waiting for it");
+        tracing::warn!(pipeline = %loaded.pipeline.name, cause = %why, "can't reach a service; retrying");
         stop.pause(backoff);
         backoff = (backoff * 2).min(BACKOFF.1);
     }

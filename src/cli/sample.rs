@@ -15,13 +15,14 @@ use crate::style::{dim, good, name};
 use crate::{run, sample};
 
 #[derive(Args)]
-#[command(after_help = "Fields that the schema marks as personal data are masked: in Avro by the attribute \"pii\": true, in a declared \
-`schema` by a type that ends in ` pii`. Equal values stay equal within one sample, and with one --salt across samples.
+#[command(after_help = "Fields that the schema marks as personal data are masked: in Avro by the attribute
+\"pii\": true, in a declared `schema` by a type that ends in ` pii`. Equal values get
+equal masks within one sample, and across samples with the same --salt.
 
 Examples:
-  hw sample pipeline.yaml --case yesterday --count 50 --config config/production.yaml
+  hw sample pipeline.yaml --case yesterday --count 50 -c config/production.yaml
   hw sample pipeline.yaml --case yesterday --of customers --salt tuesday
-  hw test pipeline.yaml --case yesterday --update     then read what comes out")]
+  hw test pipeline.yaml --case yesterday --update     then review the files")]
 pub struct SampleArgs {
     /// The pipeline file
     pipeline: PathBuf,
@@ -30,19 +31,19 @@ pub struct SampleArgs {
     /// Name of the case to write
     #[arg(long)]
     case: String,
-    /// The source or table to sample; the first source if left out
+    /// The source or table to sample [default: the first source]
     #[arg(long)]
     of: Option<String>,
-    /// How many records
+    /// Number of records
     #[arg(long, default_value_t = 20)]
     count: usize,
-    /// The oldest records instead of the newest
+    /// Sample the oldest records instead of the newest
     #[arg(long)]
     earliest: bool,
     /// Mask this field, too: `data.customer.email`
     #[arg(long)]
     mask: Vec<String>,
-    /// Mask equal values alike in all samples with this salt; random if left out
+    /// Salt of the masks; the same salt masks equal values alike in all samples [default: random]
     #[arg(long)]
     salt: Option<String>,
 }
@@ -66,11 +67,11 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     let file = sample::write(&taken, &args.pipeline, &args.case).map_err(Problem::plain)?;
     say!("{} {} records to {}", good("wrote"), taken.lines.len(), name(&file.display().to_string()));
     match taken.masked.as_slice() {
-        [] => say!("{}", dim("nothing is marked as personal data in the schema, and nothing was masked")),
+        [] => say!("{}", dim("the schema marks no field as personal data, so nothing was masked")),
         masked => say!("masked: {}", masked.join(", ")),
     }
     if taken.left_out > 0 {
-        say!("{} records could not be read and were left out, since they can't be masked", taken.left_out);
+        say!("{} records can't be decoded, and so can't be masked: they were left out", taken.left_out);
     }
     say!("{}", dim(&format!("then: hw test {} --case {} --update", args.pipeline.display(), args.case)));
     Ok(())

@@ -14,47 +14,50 @@ use crate::cases::{self, Options, Report, Suite};
 use crate::diagnose::Problem;
 use crate::prepare;
 use crate::say;
-use crate::style::{bad, dim, good, name, strong};
+use crate::style::{bad, dim, good, name, strong, wrapped};
 
 #[derive(Args)]
-#[command(after_help = "A case is a folder beside the pipeline:
-  cases/<name>/why.txt                  one sentence: what the case shows
-  cases/<name>/in.<topic>.jsonl         a record a line: its value, or an object with @value or @raw and @key, @headers,
-                                        @timestamp, @partition, @schema (\"v1\"), @at (\"90s\" after the beginning);
-                                        {\"@advance\": \"10m\"} lets time pass. {\"@base64\": \"..\"} stands for bytes
-  cases/<name>/in.jsonl                 records of several topics in their order, each with @topic
-  cases/<name>/out.<topic>.jsonl        exactly these values; {\"@key\": .., \"@headers\": .., \"@value\": ..} says more.
-                                        Rows of one source partition and key are in this order
-  cases/<name>/out.<topic>.dlq.jsonl    dead letters: {\"cause\": .., \"step\": .., \"value\": ..}
-  cases/<name>/table.<db.table>.jsonl   rows in a ClickHouse table
-  cases/topics.yaml                     topics: { partitions: 6, cleanup.policy: compact }
-What has no file must not come out.
+#[command(after_help = "A case is a folder `cases/<name>` beside the pipeline, with these files:
+  why.txt                purpose of the case, one sentence
+  in.<topic>.jsonl       input, one record per line: the value, or an object with
+                         @value or @raw and @key, @headers, @timestamp,
+                         @partition, @schema (\"v1\"), @at (\"90s\" after the start)
+  in.jsonl               input of several topics, each record with @topic
+  out.<topic>.jsonl      expected output: values, or objects with @key, @headers,
+                         @value; rows of one source partition and key in order
+  out.<topic>.dlq.jsonl  expected dead letters:
+                         {\"cause\": .., \"step\": .., \"value\": ..}
+  table.<db.table>.jsonl expected rows of a ClickHouse table
+  ../topics.yaml         settings of topics, such as `partitions: 6`
+The line {\"@advance\": \"10m\"} advances the clock; {\"@base64\": \"..\"} is bytes.
+A missing output file means that no output is expected.
 
-Every case runs under a family of schedules that must give one answer: row by row, in one go, partition by partition in \
-several orders, on three lanes with a rebalance, with a crash on either side of every protocol step, with commits and \
-inserts whose outcome is unknown. docs/yaml.md says how answers are compared.
+Every case runs under many schedules, which must all produce the same output:
+row by row, in one go, partition by partition in several orders, on three lanes
+with a rebalance, with a crash before and after every protocol step, with commits
+and inserts whose outcome is unknown. docs/yaml.md describes the comparison.
 
 Examples:
   hw test pipelines/*/pipeline.yaml
-  hw test pipeline.yaml --case late --update      write what comes out, then read it
+  hw test pipeline.yaml --case late --update      then review the files
   hw test pipeline.yaml --case late --schedule crash-after-commit-1
   hw test pipeline.yaml --watch")]
 pub struct TestArgs {
-    /// The pipeline files; cases are in the folder `cases` beside each
+    /// Pipeline files; the folder `cases` beside each has its cases
     #[arg(required = true)]
     pipelines: Vec<PathBuf>,
     #[command(flatten)]
     schemas: Schemas,
-    /// Run only the case of this name; if there is none, cases whose name contains it
+    /// Run only the case of this name or, if no case has it, the cases whose name contains it
     #[arg(long, default_value = "", hide_default_value = true)]
     case: String,
-    /// Run only this schedule, as a failure names it
+    /// Run only this schedule; a failure prints its name
     #[arg(long)]
     schedule: Option<String>,
     /// Stop at the first difference
     #[arg(long)]
     fail_fast: bool,
-    /// Write what comes out into the cases, then see whether every schedule agrees
+    /// Write the actual output into the cases, then run all schedules
     #[arg(long, conflicts_with_all = ["schedule", "watch", "junit"])]
     update: bool,
     /// Run again whenever a pipeline, a case or a schema changes
@@ -79,7 +82,7 @@ pub fn run(args: &TestArgs) -> Result<(), Failure> {
             Err(Failure::Failed(problem)) => anstream::eprintln!("{}", problem.render()),
             Ok(()) | Err(Failure::Said) => {}
         }
-        anstream::eprintln!("{}", dim("waiting for changes; Ctrl-C ends"));
+        anstream::eprintln!("{}", dim("waiting for changes; press Ctrl-C to stop"));
         if changes.recv().is_err() {
             return Ok(());
         }
@@ -109,7 +112,7 @@ fn update(args: &TestArgs) -> Result<(), Failure> {
 fn once(args: &TestArgs) -> Result<(), Failure> {
     let suites = suites(args)?;
     if suites.iter().all(|suite| suite.runs() == 0) {
-        return Err(Failure::Wrong(vec![Problem::plain(format!("no case has a name with `{}` in it", args.case))]));
+        return Err(Failure::Wrong(vec![Problem::plain(format!("no case name contains `{}`", args.case))]));
     }
     // Before the runs: they may take long.
     let junit_file = |path: &PathBuf| std::fs::File::create(path).map_err(|e| Problem::plain(format!("{}: {e}", path.display())));
@@ -123,7 +126,7 @@ fn once(args: &TestArgs) -> Result<(), Failure> {
     bar.finish_and_clear();
     reports.iter().for_each(|report| show(report, args));
     if let Some(file) = junit_file {
-        junit(&reports).serialize(file).map_err(|e| Problem::plain(format!("the results can't be written: {e}")))?;
+        junit(&reports).serialize(file).map_err(|e| Problem::plain(format!("can't write the results: {e}")))?;
     }
     let failed = reports.iter().filter(|report| report.failure.is_some()).count();
     let stopped = reports.iter().filter(|report| report.failure.is_none() && !report.complete).count();
@@ -151,7 +154,7 @@ fn show(report: &Report, args: &TestArgs) {
         let schedules = match report.schedules {
             1 => "1 schedule".to_string(),
             n if n == report.disturbed => format!("{n} schedules"),
-            n => format!("{n} schedules, {} with nothing to disturb", n - report.disturbed),
+            n => format!("{n} schedules; in {} there was nothing to disturb", n - report.disturbed),
         };
         match report.complete {
             true => say!("{} {place} {}", good("✓"), dim(&schedules)),
@@ -159,19 +162,19 @@ fn show(report: &Report, args: &TestArgs) {
         }
         return;
     };
-    say!("\n{} {}: {}", bad("✗"), strong(&place), report.why);
+    say!("\n{}", wrapped(&format!("{} {}: {}", bad("✗"), strong(&place), report.why), 4));
     let others = match report.failed {
-        _ if report.schedules == 1 => "the only one that was run".to_string(),
+        _ if report.schedules == 1 => "the only one run".to_string(),
         1 => "only under this schedule".to_string(),
         n if n == report.schedules => "under every schedule".to_string(),
-        n => format!("under {n} of {} schedules, this is the simplest", report.schedules),
+        n => format!("{n} of {} schedules fail; this is the simplest", report.schedules),
     };
-    say!("    schedule {} {}", name(&failure.schedule), dim(&format!("({others})")));
+    say!("{}", wrapped(&format!("    schedule {} {}", name(&failure.schedule), dim(&format!("({others})"))), 4));
     say!("    {} expected, {} found\n", bad("-"), good("+"));
     failure.differences.iter().for_each(|line| say!("{line}"));
     if let Some(lines) = failure.smallest {
         let lines = if lines == 1 { "the first input line is".to_string() } else { format!("the first {lines} input lines are") };
-        say!("\n    {lines} enough: without the disturbance they give the right answer");
+        say!("\n{}", wrapped(&format!("    {lines} enough to reproduce it; without the disturbance the output is right"), 4));
     }
     let mut again = vec!["hw".to_string(), "test".to_string(), report.pipeline.display().to_string()];
     if let Some(schemas) = &args.schemas.given {
@@ -197,7 +200,7 @@ fn junit(reports: &[Report]) -> JUnit {
                 Some(failure) => {
                     let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
                     let lines: Vec<String> = failure.differences.iter().map(|l| anstream::adapter::strip_str(l).to_string()).collect();
-                    status.set_message(format!("{}: another answer under schedule {}", report.why, failure.schedule));
+                    status.set_message(format!("{}: different output under schedule {}", report.why, failure.schedule));
                     status.set_description(lines.join("\n"));
                     status
                 }
@@ -223,9 +226,9 @@ fn classname(pipeline: &Path) -> String {
 /// Tells of changes to what the tests read.
 fn changes(args: &TestArgs) -> Result<(Receiver<()>, notify::RecommendedWatcher), Problem> {
     let (sender, receiver) = channel();
-    let fail = |e: notify::Error| Problem::plain(format!("files can't be watched: {e}"));
+    let fail = |e: notify::Error| Problem::plain(format!("can't watch files: {e}"));
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Reading is no change.
+        // Reading is not a change.
         if event.is_ok_and(|event| event.kind.is_create() || event.kind.is_modify() || event.kind.is_remove()) {
             let _ = sender.send(());
         }

@@ -79,8 +79,8 @@ fn zone_of(zone: Option<&str>) -> &str {
 /// None can: what is wrong, and a type that would be right.
 pub fn compatible(field: &Field, native: &str) -> Result<(), String> {
     let right = column_type(field)?;
-    let found = Native::parse(native).map_err(|why| format!("its type `{native}` cannot be read: {why}"))?;
-    takes(field.data_type(), &found).map_err(|why| format!("its type is `{native}`, {why}; `{right}` would be right"))
+    let found = Native::parse(native).map_err(|why| format!("can't parse its type `{native}`: {why}"))?;
+    takes(field.data_type(), &found).map_err(|why| format!("its type is `{native}`, {why}; use `{right}`"))
 }
 
 /// A column of a table.
@@ -103,7 +103,7 @@ pub fn misfits(table: &Table, schema: &Schema, columns: &[Column]) -> Vec<String
             return Some(format!("column `{name}` is missing: ALTER TABLE {} ADD COLUMN {} {native}", table.quoted(), identifier(name)));
         };
         if matches!(column.kind.as_str(), "MATERIALIZED" | "ALIAS") {
-            return Some(format!("column `{name}` is {} and cannot be inserted into", column.kind));
+            return Some(format!("column `{name}` is {} and can't be inserted into", column.kind));
         }
         compatible(field, &column.native).err().map(|why| format!("column `{name}`: {why}"))
     };
@@ -173,14 +173,14 @@ mod tests {
     fn a_type_that_takes_none_of_the_values_is_told_with_the_right_one() {
         let list = |item| DataType::List(Arc::new(Field::new("item", item, true)));
         let cases = [
-            (DataType::Utf8, "Int64", "which takes integer, decimal and not string; `String` would be right"),
-            (DataType::Int64, "String", "`Int64` would be right"),
-            (DataType::Float64, "Decimal(12, 2)", "`Float64` would be right"),
+            (DataType::Utf8, "Int64", "which accepts integer, decimal, not string; use `String`"),
+            (DataType::Int64, "String", "use `Int64`"),
+            (DataType::Float64, "Decimal(12, 2)", "use `Float64`"),
             (DataType::Timestamp(TimeUnit::Millisecond, None), "Date", "`DateTime64(3, 'UTC')`"),
-            (DataType::Utf8, "AggregateFunction(sum, Int64)", "cannot be written"),
+            (DataType::Utf8, "AggregateFunction(sum, Int64)", "can't be written"),
             (list(DataType::Int64), "Array(String)", "of its items"),
             (DataType::Struct(vec![Field::new("a", DataType::Int8, false)].into()), "Tuple(b Int8)", "`a` was expected"),
-            (DataType::Struct(vec![Field::new("a", DataType::Int8, false)].into()), "Map(String, Int8)", "and not"),
+            (DataType::Struct(vec![Field::new("a", DataType::Int8, false)].into()), "Map(String, Int8)", ", not "),
         ];
         for (data_type, native, expected) in cases {
             let why = compatible(&field(data_type, false), native).unwrap_err();
@@ -226,8 +226,8 @@ mod tests {
         };
         assert_eq!(unheld(field(DataType::Utf8, true), "LowCardinality(Nullable(String))"), None);
         assert_eq!(unheld(field(DataType::Utf8, false), "String"), None);
-        assert_eq!(unheld(field(DataType::Utf8, true), "String").unwrap(), "`c` may be NULL, which `String` does not take");
-        assert_eq!(unheld(field(inner.clone(), true), "Array(Nullable(String))").unwrap(), "`c` may be NULL, which `Array` does not take");
-        assert_eq!(unheld(field(inner, false), "Array(String)").unwrap(), "in `c` `item` may be NULL, which `String` does not take");
+        assert_eq!(unheld(field(DataType::Utf8, true), "String").unwrap(), "`c` is nullable, but `String` is not");
+        assert_eq!(unheld(field(inner.clone(), true), "Array(Nullable(String))").unwrap(), "`c` is nullable, but `Array` is not");
+        assert_eq!(unheld(field(inner, false), "Array(String)").unwrap(), "in `c` `item` is nullable, but `String` is not");
     }
 }

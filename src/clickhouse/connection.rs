@@ -129,11 +129,11 @@ impl Connection {
         let Some(rest) = config.url.strip_prefix("http://") else {
             let scheme = config.url.split(':').next().unwrap_or_default();
             return Err(ClickHouseError::Unexpected(format!(
-                "the URL of ClickHouse begins with `{scheme}:`; it must begin with `http://` (TLS is not compiled in)"
+                "the URL of ClickHouse starts with `{scheme}:`; it must start with `http://` (TLS is not compiled in)"
             )));
         };
         if rest.contains('@') {
-            return Err(wrong("put user and password of ClickHouse into their own settings, not into the URL"));
+            return Err(wrong("set `clickhouse.user` and `clickhouse.password` instead of putting them into the URL"));
         }
         Ok(Connection { http: Http::new(&config)?, config })
     }
@@ -175,10 +175,12 @@ impl Connection {
         match reply.written {
             Some(written) if written >= rows as u64 && reply.body.is_empty() => Ok(()),
             Some(written) if reply.body.is_empty() => {
-                Err(ClickHouseError::Lost(format!("the answer counts {written} written rows of {rows} that were sent")))
+                Err(ClickHouseError::Lost(format!("the response counts {written} written rows of {rows} sent")))
             }
-            Some(_) => Err(ClickHouseError::Lost(format!("an answer to an insert with a text: {}", reply.text()))),
-            None => Err(ClickHouseError::Lost("an answer without X-ClickHouse-Summary: it does not tell what was written".to_owned())),
+            Some(_) => Err(ClickHouseError::Lost(format!("the response to an insert has a body: {}", reply.text()))),
+            None => Err(ClickHouseError::Lost(
+                "the response has no X-ClickHouse-Summary header, so it does not show what was written".to_owned(),
+            )),
         }
     }
 
@@ -192,7 +194,7 @@ impl Connection {
         let settings = vec![("default_format", "JSONCompactStrings"), ("max_execution_time", seconds.as_str())];
         let limit = Duration::from_secs(QUESTION_SECONDS + 5);
         let reply = self.http.run(Request { sql, settings, data: None, limit }).await?;
-        let wrong = |why: String| ClickHouseError::Lost(format!("not a table of ClickHouse ({why}): {}", reply.text()));
+        let wrong = |why: String| ClickHouseError::Lost(format!("not a ClickHouse result ({why}): {}", reply.text()));
         let answer: Answer = serde_json::from_slice(&reply.body).map_err(|e| wrong(e.to_string()))?;
         if let Some(exception) = answer.exception {
             return Err(wrong(exception));

@@ -1,4 +1,4 @@
-//! Tables as `CREATE TABLE` statements say, for checks without a server.
+//! Tables as `CREATE TABLE` statements define them, for checks without a server.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::gate::{LOCAL_WINDOW, REPLICATED_WINDOW, SMALL_WINDOW, is_replicated};
 /// Words that end a column's type.
 const AFTER_TYPE: [&str; 12] =
     ["DEFAULT", "MATERIALIZED", "ALIAS", "EPHEMERAL", "CODEC", "COMMENT", "TTL", "NOT", "NULL", "STATISTICS", "PRIMARY", "SETTINGS"];
-/// What begins an entry that is no column.
+/// What begins an entry that is not a column.
 const NO_COLUMN: [&str; 5] = ["INDEX", "CONSTRAINT", "PROJECTION", "PRIMARY", "ORDER"];
 
 /// A table and the file that creates it.
@@ -160,7 +160,7 @@ fn statement(tokens: &[Token]) -> Result<Option<Statement>, String> {
         }
         entry.push(token.clone());
     }
-    Err(format!("the columns of `{table}` have no end"))
+    Err(format!("the column list of `{table}` is not closed"))
 }
 
 fn column(entry: &[Token]) -> Option<Column> {
@@ -272,7 +272,7 @@ CREATE MATERIALIZED VIEW shop.v TO shop.t AS SELECT 1;";
         let named = |text: &str| statements(text).unwrap()[0].0.to_string();
         assert_eq!(named("CREATE OR REPLACE TABLE a.b (x Int64)"), "a.b");
         assert_eq!(named("CREATE TABLE a.b UUID '00000000-0000-0000-0000-000000000001' (x Int64)"), "a.b");
-        assert!(statements("CREATE TABLE a.b (x Int64").unwrap_err().contains("no end"));
+        assert!(statements("CREATE TABLE a.b (x Int64").unwrap_err().contains("is not closed"));
         assert!(statements("CREATE TABLE b (x Int64); CREATE TABLE a.c AS a.b ENGINE = MergeTree() ORDER BY x").unwrap().is_empty());
         let other = statements("CREATE TABLE a.b (x BIGINT NULL, y DECIMAL(12,2), z Decimal64(2), s varchar(10))").unwrap();
         let types: Vec<&str> = other[0].1.iter().map(|c| c.native.as_str()).collect();

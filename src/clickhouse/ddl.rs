@@ -30,7 +30,7 @@ impl Default for TableOptions {
 /// `CREATE TABLE IF NOT EXISTS` for rows of `schema` (without position columns, which are added).
 ///
 /// # Errors
-/// A column whose type ClickHouse does not have; a sorting key that is no column or may be null.
+/// A column whose type ClickHouse does not have; a sorting key that is not a column or may be null.
 pub fn ddl(table: &Table, schema: &Schema, options: &TableOptions) -> Result<String, String> {
     let positions = position_fields();
     let fields = || schema.fields().iter().map(AsRef::as_ref).chain(&positions);
@@ -46,7 +46,7 @@ pub fn ddl(table: &Table, schema: &Schema, options: &TableOptions) -> Result<Str
     for name in &options.order_by {
         match fields().find(|field| field.name() == name) {
             None => return Err(format!("the sorting key `{name}` is not a column")),
-            Some(field) if field.is_nullable() => return Err(format!("the sorting key `{name}` may be null")),
+            Some(field) if field.is_nullable() => return Err(format!("the sorting key `{name}` is nullable")),
             Some(_) => {}
         }
     }
@@ -136,7 +136,7 @@ SETTINGS non_replicated_deduplication_window = 10000";
             let options = TableOptions { order_by: vec![key.into()], ..TableOptions::default() };
             ddl(&Table::new("d", "t"), &schema(), &options)
         };
-        assert!(with("status").unwrap_err().contains("may be null"));
+        assert!(with("status").unwrap_err().contains("is nullable"));
         assert!(with("missing").unwrap_err().contains("not a column"));
         assert!(
             ddl(&Table::new("d", "t"), &schema(), &TableOptions::default()).unwrap().contains("ORDER BY (`_partition`, `_offset`, `_row`)")

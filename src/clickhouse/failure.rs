@@ -1,6 +1,6 @@
 //! What an error of ClickHouse means for the block that was to be inserted.
 //!
-//! Three classes, and when in doubt the middle one. *Refused*: the rows can never be inserted as they are. *Unknown*: the
+//! Three classes; an unclear failure is *unknown*. *Refused*: the rows can never be inserted as they are. *Unknown*: the
 //! insert may have happened; the same token is tried again, and if that takes too long the rows are counted. *Unavailable*:
 //! certain that nothing was written, because the request did not get through or was turned away before it ran.
 //!
@@ -19,10 +19,10 @@ pub enum ClickHouseError {
     #[error("ClickHouse: {message}")]
     Exception { code: i32, message: String },
     /// No connection: the request was not sent.
-    #[error("cannot connect to ClickHouse: {0}")]
+    #[error("can't connect to ClickHouse: {0}")]
     Connect(String),
     /// The connection broke or timed out, or the answer is not one.
-    #[error("no answer from ClickHouse: {0}")]
+    #[error("no response from ClickHouse: {0}")]
     Lost(String),
     /// Nothing was sent: a value does not fit into its column.
     #[error("{0}")]

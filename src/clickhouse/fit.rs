@@ -1,8 +1,8 @@
 //! Whether the values of rows fit into the columns of a table.
 //!
-//! ClickHouse converts on its way in, and not every conversion keeps the value: a date in 2200 becomes 2149-06-06 in a `Date`,
-//! 300 becomes 44 in a `UInt8`. So every value is checked here before it is sent. What does not fit is the fault of its row,
-//! never of the table: the row becomes a dead letter. The same check judges the rows of cases.
+//! ClickHouse converts values on insert, and not every conversion keeps the value: a date in 2200 becomes 2149-06-06 in a `Date`,
+//! 300 becomes 44 in a `UInt8`. So every value is checked here before it is sent. A row with a value that does not fit becomes
+//! a dead letter. Cases use the same check.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -36,7 +36,7 @@ impl Fit {
     /// The rows as they are sent: every value fits, and is in a form that ClickHouse reads as that value.
     ///
     /// # Errors
-    /// The first column with a value that does not fit, and why. The value itself is not told.
+    /// The first column with a value that does not fit, and why. The value itself is not shown.
     pub fn apply(&self, rows: &RecordBatch) -> Result<RecordBatch, String> {
         let (mut fields, mut arrays) = (Vec::new(), Vec::new());
         for (field, array) in rows.schema_ref().fields().iter().zip(rows.columns()) {
@@ -65,9 +65,9 @@ fn fit(array: &ArrayRef, native: &Native) -> Result<ArrayRef, String> {
     // Rows from before the pipeline or the table was changed may have other columns.
     takes(array.data_type(), native).map_err(|why| format!("its type is `{}`, {why}", bare.name))?;
     if !takes_null(native) && array.logical_null_count() > 0 {
-        return Err(format!("NULL, which `{}` does not take", bare.name));
+        return Err(format!("NULL, which `{}` does not accept", bare.name));
     }
-    let kind = Kind::of(array.data_type()).ok_or_else(|| format!("{} cannot be written", type_name(array.data_type())))?;
+    let kind = Kind::of(array.data_type()).ok_or_else(|| format!("{} can't be written", type_name(array.data_type())))?;
     match kind {
         Kind::List => list(array, bare),
         Kind::Record if bare.name == "Tuple" => record(array, bare),
@@ -279,7 +279,7 @@ fn float(array: &ArrayRef, native: &Native) -> Result<ArrayRef, String> {
 fn unscaled(array: &ArrayRef) -> Result<(ArrayRef, u32), String> {
     let scale = match array.data_type() {
         DataType::Decimal32(_, s) | DataType::Decimal64(_, s) | DataType::Decimal128(_, s) | DataType::Decimal256(_, s) => *s,
-        other => return Err(format!("{} is no decimal", type_name(other))),
+        other => return Err(format!("{} is not a decimal", type_name(other))),
     };
     let scale = u32::try_from(scale).map_err(|_| "a decimal of negative scale".to_owned())?;
     Ok((to(array, &DataType::Decimal256(76, scale as i8))?, scale))
@@ -349,7 +349,7 @@ fn json_of_records(array: &ArrayRef) -> Result<ArrayRef, String> {
     collect((0..record.len()).map(|row| if record.is_null(row) { Ok(None) } else { one(row) }))
 }
 
-/// The members of an enumeration with their numbers: one without a number follows the one before.
+/// The members of an enumeration with their numbers: one without a number follows the previous one.
 fn members(native: &Native) -> Vec<(String, i64)> {
     let mut next = 1;
     let member = |text: &str| {

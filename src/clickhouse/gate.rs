@@ -1,8 +1,8 @@
-//! The gate: what a table can promise, found out before the first row.
+//! The gate: which guarantee a table can give, determined before the first row.
 //!
 //! Nothing is taken for granted that ClickHouse has changed before: deduplication windows (100, then 1,000, then 10,000
-//! blocks; none without replication), asynchronous inserts by default, deduplication behind materialized views. What the
-//! server says now is read, and the guarantee follows from it.
+//! blocks; none without replication), asynchronous inserts by default, deduplication behind materialized views. So the
+//! server's current settings are read, and the guarantee is derived from them.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
@@ -81,7 +81,7 @@ impl Inspection {
             return Ok(());
         }
         let fixes = match self.fixes.as_slice() {
-            [] => "\nUse another table, or ask for less.".to_owned(),
+            [] => "\nUse another table, or allow the weaker guarantee (`clickhouse.allow_weaker_guarantee`).".to_owned(),
             fixes => format!("\nTo make it {wanted}:{}", list(fixes)),
         };
         Err(ClickHouseError::Unexpected(format!(
@@ -104,7 +104,7 @@ pub(super) const SMALL_WINDOW: u64 = 100;
 /// Looks at everything that the guarantee depends on. `schema`: the rows without position columns.
 ///
 /// # Errors
-/// The table is not there; the server's.
+/// The table does not exist; the server's.
 pub async fn inspect(connection: &Connection, table: &Table, schema: &Schema) -> Result<Inspection, ClickHouseError> {
     let version = connection.ping().await?;
     let names: Vec<String> = PINNED.iter().map(|(name, _)| literal(name)).collect();
@@ -236,7 +236,7 @@ fn check_window(inspection: &mut Inspection, found: &Found, windows: &BTreeMap<S
     };
     if !found.engine.ends_with("MergeTree") {
         inspection.guarantee = Guarantee::AtLeastOnce;
-        inspection.reasons.push(format!("{name} has engine {}, which remembers no inserts", found.engine));
+        inspection.reasons.push(format!("{name} has engine {}, which does not deduplicate inserts", found.engine));
         return;
     }
     let (setting, window) = found.window(windows);
@@ -247,11 +247,11 @@ fn check_window(inspection: &mut Inspection, found: &Found, windows: &BTreeMap<S
     }
     if window == 0 {
         inspection.guarantee = Guarantee::AtLeastOnce;
-        inspection.reasons.push(format!("{name} remembers no inserts ({setting} is 0): repeated ones are stored again"));
+        inspection.reasons.push(format!("{name} does not deduplicate inserts ({setting} is 0): a repeated one is stored again"));
         inspection.fixes.push(format!("ALTER TABLE {} MODIFY SETTING {setting} = 10000", found.table.quoted()));
     } else if window < SMALL_WINDOW {
         inspection.guarantee = Guarantee::AtLeastOnce;
-        let reason = "an insert in doubt may be forgotten before it is repeated";
+        let reason = "an insert may be forgotten before it is repeated";
         inspection.reasons.push(format!("{name} remembers only {window} inserts of all its writers ({setting}): {reason}"));
         inspection.fixes.push(format!("ALTER TABLE {} MODIFY SETTING {setting} = 10000", found.table.quoted()));
     }
@@ -270,7 +270,7 @@ async fn check_views(
         for view in dependents(connection, &table).await? {
             let Some(found) = Found::read(connection, &view).await? else {
                 inspection.guarantee = Guarantee::AtLeastOnce;
-                inspection.reasons.push(format!("{view} takes rows from it and is not visible to this user: grant SHOW TABLES on it"));
+                inspection.reasons.push(format!("{view} reads it and is not visible to this user: grant SHOW TABLES on it"));
                 views += 1;
                 continue;
             };
@@ -280,7 +280,7 @@ async fn check_views(
             views += 1;
             let Some(target) = view_target(&found) else {
                 inspection.guarantee = Guarantee::AtLeastOnce;
-                inspection.reasons.push(format!("where the materialized view {view} writes to cannot be told"));
+                inspection.reasons.push(format!("the target table of the materialized view {view} is unknown"));
                 continue;
             };
             if !seen.insert(target.clone()) {

@@ -1,12 +1,12 @@
-//! One request over HTTP, and the proof that ClickHouse itself answered it.
+//! One request over HTTP, and the proof that ClickHouse itself answered.
 //!
-//! Between here and the server there may be proxies, and a proxy in trouble answers for the server: a maintenance page with
-//! status 200, an empty body, an answer of its own cache. None of that says what became of an insert. So every request has a
-//! query id that was never used before, and an answer counts only if it carries that id (`X-ClickHouse-Query-Id`, which the
+//! A proxy between this process and the server may answer in its place: with a maintenance page with status 200, an empty
+//! body, a cached response. None of that proves what happened to an insert. So every request has a
+//! query id that was never used before, and a response counts only if it carries that id (`X-ClickHouse-Query-Id`, which the
 //! server adds to every statement it ran). An insert needs more: the summary (`X-ClickHouse-Summary`) must count at least the
 //! rows that were sent (views behind the table add theirs, and rows under a known token are counted too), and the body must be
 //! empty, for an exception after the headers would be there. An exception counts if its code is in a header
-//! (`X-ClickHouse-Exception-Code`). Everything else is no answer: nobody knows what happened.
+//! (`X-ClickHouse-Exception-Code`). With anything else the outcome is unknown.
 
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ pub(super) struct Http {
 
 impl Http {
     pub fn new(config: &Config) -> Result<Http, ClickHouseError> {
-        let wrong = |why: String| ClickHouseError::Unexpected(format!("the URL of ClickHouse cannot be used: {why}"));
+        let wrong = |why: String| ClickHouseError::Unexpected(format!("the URL of ClickHouse is invalid: {why}"));
         let url = Url::parse(&config.url).map_err(|e| wrong(e.to_string()))?;
         let client = reqwest::Client::builder()
             .connect_timeout(config.connect_timeout)
@@ -116,7 +116,7 @@ impl Http {
         while let Some(piece) = answer.chunk().await.map_err(failed)? {
             body.extend_from_slice(&piece);
             if body.len() > MAX_ANSWER {
-                return Err(ClickHouseError::Lost(format!("an answer of more than {} MiB", MAX_ANSWER >> 20)));
+                return Err(ClickHouseError::Lost(format!("a response of more than {} MiB", MAX_ANSWER >> 20)));
             }
         }
         judge(status, &headers, body, &id)
@@ -137,8 +137,8 @@ fn judge(status: StatusCode, headers: &HeaderMap, body: Vec<u8>, id: &str) -> Re
         Some(found) if found == id => {}
         Some(found) if !found.is_empty() => {
             return Err(ClickHouseError::Unexpected(format!(
-                "the answer belongs to the query {found} instead of {id}: a proxy in between (chproxy, for example) replaces \
-                 URL parameters, and with them the settings that deduplication needs. Connect to ClickHouse itself, or through \
+                "the response belongs to the query {found} instead of {id}: a proxy in between (chproxy, for example) replaces \
+                 URL parameters, and with them the settings that deduplication needs. Connect to ClickHouse directly, or through \
                  a proxy that passes URLs and headers unchanged"
             )));
         }

@@ -8,7 +8,7 @@
 //! http      a request, and the proof that the answer is ClickHouse's: anything else leaves the outcome unknown
 //! types     which kinds of columns go into which types
 //! fit       which values a column takes: a row with another one is a dead letter
-//! failure   an error code -> the rows' fault, certainly not inserted, or nobody knows
+//! failure   an error code -> the rows' fault, certainly not inserted, or the outcome is unknown
 //! ddl       a table that fits a schema, with a deduplication window
 //! ```
 //!

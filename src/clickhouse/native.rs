@@ -73,7 +73,7 @@ impl Native {
         })
     }
 
-    /// The arguments that are no types.
+    /// The arguments that are not types.
     pub fn texts(&self) -> impl Iterator<Item = &str> {
         self.arguments.iter().filter_map(|argument| match argument {
             Argument::Text(text) => Some(text.as_str()),

@@ -1,4 +1,4 @@
-//! Blocks into a table: one insert at a time, on a Tokio runtime, its outcome told through a channel.
+//! Blocks into a table: one insert at a time, on a Tokio runtime, its outcome sent through a channel.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -178,11 +178,11 @@ impl Question {
         let text = |at: usize| rows.first().and_then(|row| row.get(at));
         let number = |at: usize| text(at).and_then(|text| text.parse().ok());
         let (Some(rows), Some(distinct)) = (number(0), number(1)) else {
-            return Err(ClickHouseError::Unexpected("the answer is not two counts".to_owned()));
+            return Err(ClickHouseError::Unexpected("the response is not two counts".to_owned()));
         };
         match host {
             Some(host) if text(2) != Some(&host) => {
-                Err(ClickHouseError::Lost(format!("the replica {host} was asked how far it is, and another one counted")))
+                Err(ClickHouseError::Lost(format!("asked the replica {host} whether it has caught up, but another replica counted")))
             }
             _ => Ok(Answer::Counted { rows, distinct }),
         }
@@ -200,17 +200,15 @@ async fn caught_up(connection: &Connection, table: &Table) -> Result<String, Cli
     let rows = connection.rows(&sql).await?;
     match rows.first().map(Vec::as_slice) {
         Some([host, whole]) if whole == "1" || whole == "true" => Ok(host.clone()),
-        Some([host, _]) => {
-            Err(ClickHouseError::Lost(format!("the replica {host} lags behind the others, so that its count proves nothing")))
-        }
-        _ => Err(ClickHouseError::Lost(format!("{table} is not in system.replicas, so that nobody knows whether this replica lags"))),
+        Some([host, _]) => Err(ClickHouseError::Lost(format!("the replica {host} lags behind the others, so its count proves nothing"))),
+        _ => Err(ClickHouseError::Lost(format!("{table} is not in system.replicas, so it is unknown whether this replica lags"))),
     }
 }
 
 /// Before a row is blamed (`why`) the columns are read again: the table may have been altered since, an enumeration extended.
 async fn blamed(connection: &Connection, table: &Table, last: &Mutex<Arc<Fit>>, why: String) -> ClickHouseError {
     let columns = match columns_of(connection, table).await {
-        Ok(columns) if columns.is_empty() => return ClickHouseError::NotSent(format!("the table {table} is not there")),
+        Ok(columns) if columns.is_empty() => return ClickHouseError::NotSent(format!("the table {table} does not exist")),
         Ok(columns) => columns,
         Err(e) => return ClickHouseError::NotSent(e.to_string()),
     };
@@ -220,7 +218,7 @@ async fn blamed(connection: &Connection, table: &Table, last: &Mutex<Arc<Fit>>, 
         return ClickHouseError::Unfit(why);
     }
     *last = Arc::new(fit);
-    ClickHouseError::NotSent(format!("the columns of {table} were altered; its rows are tried again"))
+    ClickHouseError::NotSent(format!("the columns of {table} were altered; retrying its rows"))
 }
 
 impl Target for ClickHouse {

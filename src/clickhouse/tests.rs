@@ -247,11 +247,11 @@ fn a_lagging_replica_does_not_count() {
         outcome(&mut target)
     };
     assert!(matches!(ask(), Progress::Unavailable(why) if why.contains("lags behind")));
-    assert!(matches!(ask(), Progress::Unavailable(why) if why.contains("another one counted")));
+    assert!(matches!(ask(), Progress::Unavailable(why) if why.contains("another replica counted")));
     assert_eq!(ask(), Progress::Answered(Answer::Counted { rows: 0, distinct: 0 }));
 }
 
-/// An enumeration got a member while the worker ran: rows are judged by the columns of now.
+/// An enumeration got a member while the worker ran: rows are judged by the columns of the present.
 #[test]
 fn a_column_that_was_altered_blames_no_row() {
     let runtime = Runtime::new().unwrap();

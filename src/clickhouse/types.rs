@@ -125,10 +125,10 @@ pub(super) fn rule(native: &Native) -> Option<&'static Rule> {
 /// None can, and why: a relative clause about the column's type.
 pub(super) fn takes(data_type: &DataType, native: &Native) -> Result<(), String> {
     let (bare, _) = native.bare();
-    let rule = rule(bare).ok_or_else(|| "which cannot be written".to_owned())?;
+    let rule = rule(bare).ok_or_else(|| "which can't be written".to_owned())?;
     let not = || {
         let words: Vec<&str> = rule.takes.iter().map(|kind| kind.word()).collect();
-        format!("which takes {} and not {}", words.join(", "), type_name(data_type))
+        format!("which accepts {}, not {}", words.join(", "), type_name(data_type))
     };
     let kind = Kind::of(data_type).filter(|kind| rule.takes.contains(kind)).ok_or_else(not)?;
     match (kind, data_type) {
@@ -169,7 +169,7 @@ pub(super) fn takes_null(native: &Native) -> bool {
 pub(super) fn unheld_null(field: &Field, native: &Native) -> Option<String> {
     let bare = native.bare().0;
     if field.is_nullable() && !takes_null(native) {
-        return Some(format!("`{}` may be NULL, which `{}` does not take", field.name(), bare.name));
+        return Some(format!("`{}` is nullable, but `{}` is not", field.name(), bare.name));
     }
     // What stands between the parentheses of `JSON(..)` are paths and limits.
     let members: Vec<&Native> = bare.inner().map(|(_, native)| native).filter(|_| bare.name != "JSON").collect();
@@ -218,7 +218,7 @@ mod tests {
 
     /// The table of types in Markdown.
     fn types_table() -> String {
-        let mut out = "| ClickHouse | takes | of these, what fits |\n|---|---|---|\n".to_owned();
+        let mut out = "| ClickHouse | accepts | values that fit |\n|---|---|---|\n".to_owned();
         for rule in &RULES {
             let types: Vec<String> = rule.types.iter().map(|name| format!("`{name}`")).collect();
             let takes: Vec<&str> = rule.takes.iter().map(|kind| kind.word()).collect();

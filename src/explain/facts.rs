@@ -9,7 +9,7 @@ use super::*;
 
 fn key(key: Option<&Vec<Path>>) -> String {
     match key {
-        None => "not known".to_string(),
+        None => "unknown".to_string(),
         Some(columns) if columns.is_empty() => "all rows in one partition".to_string(),
         Some(paths) => paths.iter().map(Path::to_string).collect::<Vec<_>>().join(", "),
     }
@@ -40,10 +40,7 @@ pub(super) fn input(plan: &Plan, input: &StageInput) -> Entry {
             let facts = vec![
                 ("key".to_string(), key(input.key.as_ref())),
                 ("why".to_string(), why.clone()),
-                (
-                    "time".to_string(),
-                    "watermarks of the tasks that write it travel with the rows: who was in time stays in time".to_string(),
-                ),
+                ("time".to_string(), "carries the watermarks of the tasks that write it, so in-time rows stay in time".to_string()),
             ];
             Entry { role: "repartition", name: input.name.clone(), what, from: from.collect(), facts, schemas }
         }
@@ -61,8 +58,8 @@ fn source(decode: &Decode, input: &StageInput) -> Vec<(String, String)> {
         ("key", key(input.key.as_ref())),
         ("time", time),
         ("out of order", format!("{} behind the latest row", Span(decode.out_of_order))),
-        ("idle", format!("{idle}: a silent partition then follows the clock")),
-        ("max future", format!("{}: rows further ahead don't move time", Span(decode.max_future))),
+        ("idle", format!("{idle} a silent partition follows the clock")),
+        ("max future", format!("{}; rows further ahead don't advance the watermark", Span(decode.max_future))),
         ("start", if decode.start == Start::Earliest { "earliest" } else { "latest" }.to_string()),
         ("null values", if decode.null_values == NullValues::Skip { "skipped and counted" } else { "dead letters" }.to_string()),
         ("dead letters", input.topics.iter().map(|t| dead_letters(&t.name)).collect::<Vec<_>>().join(", ")),
@@ -78,7 +75,7 @@ pub(super) fn table(table: &TablePlan, pipeline: &Pipeline) -> Entry {
         ("key", key),
         ("time", table.time.clone().unwrap_or_else(|| "the record's timestamp".to_string())),
         ("history", history),
-        ("memory", "one copy per worker, read to its end before the first record".to_string()),
+        ("memory", "one copy per worker, read to its end before the first record is processed".to_string()),
     ];
     Entry {
         role: "table",
@@ -93,7 +90,7 @@ pub(super) fn table(table: &TablePlan, pipeline: &Pipeline) -> Entry {
 pub(super) fn step(stage: &Stage, node: &PlanNode) -> Entry {
     let mut facts = node.planned.details.clone();
     let mut add = |name: &str, value: String| facts.push((name.to_string(), value));
-    add("rows it fails for", if node.on_error == OnError::Drop { "dropped and counted" } else { "dead letters" }.to_string());
+    add("rows that fail", if node.on_error == OnError::Drop { "dropped and counted" } else { "dead letters" }.to_string());
     add("key after it", key(node.keys.first().and_then(Option::as_ref)));
     if node.planned.delay > 0 {
         add("time after it", format!("{} behind its input", Span(node.planned.delay)));
@@ -122,7 +119,7 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
             if let Some((_, subject)) = &sink.avro {
                 add("subject", subject.clone());
             }
-            add("key", sink.key.clone().unwrap_or_else(|| "none: the partition of the task's number".to_string()));
+            add("key", sink.key.clone().unwrap_or_else(|| "none: rows go to the partition with their task's number".to_string()));
             add("timestamp", sink.timestamp.clone().unwrap_or_else(|| "event time".to_string()));
             if let Some(partition) = &sink.partition {
                 add("partition", partition.clone());
@@ -136,7 +133,7 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
         }
         Target::Outbox { topic, table, flush, block_rows, .. } => {
             add("blocks", format!("after {} or {block_rows} rows", Span(*flush)));
-            add("handed over in", topic.to_string());
+            add("blocks", topic.to_string());
             add("refused rows", plan.names.refused(&output.name).to_string());
             add("guarantee", table_guarantee(once).to_string());
             format!("ClickHouse {table}")
@@ -147,11 +144,13 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
     Entry { role: "sink", name: output.name.clone(), what, from: vec![upstream(stage, output.from)], facts, schemas }
 }
 
-const HEADERS: &str = "carried over from the source record; rows that an operator made, such as closed windows, have none";
+const HEADERS: &str = "copied from the source record; rows made by an operator, such as window results, have none";
 
 fn topic_guarantee(once: bool) -> &'static str {
     match once {
-        true => "exactly once for readers with isolation.level=read_committed: rows, state and input positions are one transaction",
+        true => {
+            "exactly once for readers with isolation.level=read_committed: rows, state and input positions are committed in one transaction"
+        }
         false => "at least once: after a crash some rows appear twice (`guarantee: at_least_once`)",
     }
 }
@@ -159,9 +158,9 @@ fn topic_guarantee(once: bool) -> &'static str {
 fn table_guarantee(once: bool) -> &'static str {
     match once {
         true => {
-            "exactly once where the table remembers inserts (non_replicated_deduplication_window > 0; checked at the start): blocks are cut and named by their positions in the outbox, so a repeated one is recognised"
+            "exactly once if the table deduplicates inserts (non_replicated_deduplication_window > 0; checked at the start): a block is identified by its positions in the outbox, so a repeated one is recognised"
         }
-        false => "at least once: the outbox itself may hold rows twice (`guarantee: at_least_once`)",
+        false => "at least once: the outbox itself may contain rows twice (`guarantee: at_least_once`)",
     }
 }
 
@@ -169,9 +168,9 @@ pub(super) fn topics(plan: &Plan) -> Vec<InternalTopic> {
     let mut topics = Vec::new();
     for spec in topics_to_create(plan) {
         let why = match spec.name.rsplit('.').next().filter(|_| spec.name.starts_with("hw.")) {
-            Some("changelog") => "state of a step, restored by whoever takes its partition over",
-            Some("repartition") => "rows on their way to the partition of another key",
-            Some("outbox") => "rows on their way to ClickHouse",
+            Some("changelog") => "state of a step, restored by the worker that takes over its partition",
+            Some("repartition") => "rows repartitioned by another key",
+            Some("outbox") => "rows to be inserted into ClickHouse",
             Some("dlq") => "rows that the table refused",
             _ if spec.name.ends_with(".dlq") => "records that could not be processed, with the cause",
             _ => "output, created if it is missing",

@@ -64,7 +64,7 @@ fn short(text: &str) -> String {
 }
 
 fn id(role: &str, name: &str) -> String {
-    // No two names may come to the same.
+    // Two names must not map to one id.
     let safe = name.chars().map(|c| match c {
         c if c.is_ascii_alphanumeric() => c.to_string(),
         '_' => "__".to_string(),

@@ -81,7 +81,7 @@ pub fn render(shown: &Shown) -> Result<String, String> {
         for (result, n) in [("row", c.rows), ("skipped", c.skipped), ("dead_lettered", c.dead)] {
             f.counter(
                 "headwater_source_records_total",
-                "Committed source records by what became of them.",
+                "Committed source records by result.",
                 &[("topic", &tp.topic), ("partition", &partition), ("result", result)],
                 n as f64,
             );
@@ -96,12 +96,12 @@ pub fn render(shown: &Shown) -> Result<String, String> {
     for ((step, partition), (rows, ledger)) in &s.steps {
         let partition = partition.to_string();
         let labels = [("step", step.as_ref()), ("partition", partition.as_str())];
-        f.counter("headwater_step_rows_in_total", "Committed rows that went into a step.", &labels, *rows as f64);
+        f.counter("headwater_step_rows_in_total", "Committed input rows of a step.", &labels, *rows as f64);
         for (result, n) in [("passed", ledger.passed), ("filtered", ledger.filtered), ("late", ledger.late), ("rejected", ledger.rejected)]
         {
             f.counter(
                 "headwater_step_rows_total",
-                "Committed rows of a step by where they went; in = all of these + held.",
+                "Committed rows of a step by result; in = sum of these + held.",
                 &[labels[0], labels[1], ("result", result)],
                 n as f64,
             );
@@ -118,7 +118,7 @@ pub fn render(shown: &Shown) -> Result<String, String> {
         f.counter("headwater_output_records_total", "Committed records written to an output.", &[("output", output)], *records as f64);
         f.counter(
             "headwater_output_refused_rows_total",
-            "Rows an output could not encode: dead-lettered.",
+            "Rows that an output could not encode and that became dead letters.",
             &[("output", output)],
             *refused as f64,
         );
@@ -127,8 +127,13 @@ pub fn render(shown: &Shown) -> Result<String, String> {
         f.counter("headwater_dead_letters_total", "Committed dead letters by the step that refused the row.", &[("step", step)], *n as f64);
     }
     f.counter("headwater_epochs_total", "Committed epochs.", &[], s.epochs as f64);
-    f.counter("headwater_rewinds_total", "Epochs thrown away and read again.", &[], s.rewinds as f64);
-    f.counter("headwater_lane_restarts_total", "Lanes started anew after an outcome in doubt.", &[], s.restarts as f64);
+    f.counter("headwater_rewinds_total", "Epochs discarded and processed again.", &[], s.rewinds as f64);
+    f.counter(
+        "headwater_lane_restarts_total",
+        "Lane restarts after a commit that was fenced or whose outcome is unknown.",
+        &[],
+        s.restarts as f64,
+    );
     f.histogram("headwater_epoch_seconds", "From an epoch's first record to its commit.", &s.epoch_latency);
     f.histogram("headwater_commit_seconds", "From the end of an epoch to its commit.", &s.commit_latency);
     f.histogram("headwater_end_to_end_seconds", "From the timestamp of an epoch's oldest record to its commit.", &s.end_to_end);
@@ -143,7 +148,7 @@ pub fn render(shown: &Shown) -> Result<String, String> {
             let behind = if lag == 0 { 0.0 } else { (now - w as f64 / 1_000.0).max(0.0) };
             f.gauge(
                 "headwater_lag_seconds",
-                "How far event time of an input partition is behind the clock; 0 when all is read.",
+                "How far the event time of an input partition is behind the clock; 0 when everything is read.",
                 &labels,
                 behind,
             );
@@ -151,15 +156,15 @@ pub fn render(shown: &Shown) -> Result<String, String> {
     }
     let (left, total) = s.restoring.values().fold((0, 0), |(left, total), (l, t)| (left + l, total + t));
     f.gauge("headwater_restore_records_left", "Changelog records still to be read before all tasks run.", &[], left as f64);
-    f.gauge("headwater_restore_records", "Changelog records of the restores under way, read or not.", &[], total as f64);
+    f.gauge("headwater_restore_records", "Total changelog records of the running restores.", &[], total as f64);
     f.gauge(
         "headwater_partitions_waiting",
-        "Input partitions that wait, for the schema registry for example.",
+        "Input partitions that are waiting, for example for the schema registry.",
         &[],
         s.waiting.len() as f64,
     );
     for (topic, (planned, found)) in &s.grown {
-        let help = "Partitions that were added to a source's topic after the start: they are not read before a restart.";
+        let help = "Partitions added to a source's topic since the start; they are read after a restart.";
         f.gauge("headwater_source_partitions_unread", help, &[("topic", topic)], f64::from(found - planned));
     }
     for (tp, held) in &s.held {
@@ -171,19 +176,24 @@ pub fn render(shown: &Shown) -> Result<String, String> {
         f.gauge("headwater_table_rows", "Rows of a table.", &[("table", &table)], rows as f64);
     }
     for (table, bad) in shown.tables.bad_records() {
-        let help = "Records of a table's topic that could not be used: no key, or not decodable. They are left in their topic.";
+        let help = "Invalid records of a table's topic (no key, or not decodable), which are skipped.";
         f.counter("headwater_table_bad_records_total", help, &[("table", &table)], bad as f64);
     }
     for (sink, counters) in &shown.deliveries {
         let labels = [("sink", sink.as_str())];
-        f.counter("headwater_delivery_rows_total", "Rows known to be in the table.", &labels, counters.rows() as f64);
+        f.counter("headwater_delivery_rows_total", "Rows confirmed to be in the table.", &labels, counters.rows() as f64);
         f.counter("headwater_delivery_blocks_total", "Blocks inserted.", &labels, counters.blocks() as f64);
         f.counter("headwater_delivery_retries_total", "Insert attempts after the first.", &labels, counters.retries() as f64);
-        f.counter("headwater_delivery_refused_rows_total", "Rows the table refused: dead-lettered.", &labels, counters.refused() as f64);
+        f.counter(
+            "headwater_delivery_refused_rows_total",
+            "Rows that the table refused and that became dead letters.",
+            &labels,
+            counters.refused() as f64,
+        );
         let stopped = if counters.stopped().is_some() { 1.0 } else { 0.0 };
-        f.gauge("headwater_delivery_stopped", "1: the sink has stopped for good; its rows wait in its outbox topic.", &labels, stopped);
-        f.gauge("headwater_delivery_lag_records", "Outbox records that are not in the table yet.", &labels, counters.lag() as f64);
-        f.gauge("headwater_delivery_buffered_rows", "Rows read and not inserted yet.", &labels, counters.buffered() as f64);
+        f.gauge("headwater_delivery_stopped", "1 if the sink has stopped; its rows are kept in its outbox topic.", &labels, stopped);
+        f.gauge("headwater_delivery_lag_records", "Outbox records not yet in the table.", &labels, counters.lag() as f64);
+        f.gauge("headwater_delivery_buffered_rows", "Rows read but not yet inserted.", &labels, counters.buffered() as f64);
     }
     for seen in shown.outages.seen() {
         let help = "1: the service answered the last request; 0: it did not. Absent: it was not asked yet.";

@@ -1,4 +1,4 @@
-//! What a worker shows: `/metrics` for Prometheus, `/health` (the process works), `/ready` (it processes its
+//! A worker's HTTP pages: `/metrics` for Prometheus, `/health` (the process works), `/ready` (it processes its
 //! partitions). Loopback by default.
 
 mod metrics;
@@ -38,7 +38,7 @@ impl Shown {
         down.map(|(service, cause)| format!("{service} does not answer: {cause}"))
     }
 
-    /// Sinks that have stopped for good, and why.
+    /// Sinks that have stopped permanently, and why.
     fn stopped(&self) -> impl Iterator<Item = (&str, String)> {
         self.deliveries.iter().filter_map(|(sink, counters)| Some((sink.as_str(), counters.stopped()?)))
     }
@@ -84,7 +84,7 @@ async fn ready(State(shown): State<Shown>) -> impl IntoResponse {
     reasons.extend(snapshot.grown.iter().map(|(topic, (planned, found))| {
         format!(
             "{topic} has {found} partitions and had {planned} at the start: the new ones are not read. Restart all workers of the pipeline; \
-             if a step has state, `hw run --dry-run` says what has to be given up for it"
+             if a step has state, run `hw run --dry-run` first: it shows what to give up"
         )
     }));
     let lanes = shown.lanes.saturating_sub(snapshot.tasks.len());

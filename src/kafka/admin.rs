@@ -1,4 +1,4 @@
-//! Topics: what there is, their bounds and settings, and making new ones.
+//! Topics: which exist, their bounds and settings, and creating new ones.
 //!
 //! Questions go through one librdkafka client of the consumer kind, because a producer's metadata request may create
 //! the topic it asks about. It reads uncommitted: under `read_committed` librdkafka answers a question for the high
@@ -29,7 +29,7 @@ use super::{KafkaConfig, Role};
 
 /// How long a question about the cluster may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// And the first one: more likely the address is wrong than all brokers away, and somebody waits.
+/// And the first one: more likely the address is wrong than all brokers away, and someone waits.
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
@@ -231,7 +231,7 @@ impl Admin {
                     settings.extend(told);
                 }
                 Err(code) if codes::is_authorization(code as i32) => {
-                    tracing::warn!(topic, "the brokers don't tell the topic's settings: not authorized");
+                    tracing::warn!(topic, "not permitted to read the topic's settings");
                 }
                 Err(code) => return Err(codes::error(&what, code as i32)),
             }

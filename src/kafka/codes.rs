@@ -82,7 +82,7 @@ pub(super) const THROTTLING_QUOTA_EXCEEDED: i32 = 89;
 pub(super) const PRODUCER_FENCED: i32 = 90;
 
 /// The member is not the one the group knows, or the group is moving on (only abortable for librdkafka: retrying would
-/// go on for ever or fight the new owner).
+/// continue forever or fight the new owner).
 pub(super) fn is_member_fenced(code: i32) -> bool {
     matches!(code, ILLEGAL_GENERATION | UNKNOWN_MEMBER_ID | FENCED_INSTANCE_ID | REBALANCE_IN_PROGRESS | ASSIGNMENT_LOST)
 }
@@ -92,7 +92,7 @@ pub(super) fn is_producer_fenced(code: i32) -> bool {
     matches!(code, FENCED | PRODUCER_FENCED | INVALID_PRODUCER_EPOCH)
 }
 
-/// Rights are missing: no retry helps until a person grants them.
+/// Rights are missing: no retry helps until someone grants them.
 pub(super) fn is_authorization(code: i32) -> bool {
     matches!(
         code,

@@ -15,7 +15,7 @@
 //!
 //! A transaction that ran out of its time looks like fencing to the client: brokers raise the producer's epoch for both.
 //! It is told apart by its age, since the answers differ: a fenced lane stops, a lane whose transaction timed out takes
-//! a new producer and goes on.
+//! a new producer and continues.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -279,7 +279,7 @@ fn abort(client: &ProducerClient) -> Result<(), BrokerError> {
     }
 }
 
-/// Without a transaction, records not yet sent can be kept back; those under way arrive.
+/// Without a transaction, records not yet sent can be kept back; those in progress arrive.
 fn abandon(client: &ProducerClient) -> Result<(), BrokerError> {
     // SAFETY: the client is valid.
     unsafe { sys::rd_kafka_purge(client.ptr(), sys::RD_KAFKA_PURGE_F_QUEUE) };

@@ -11,8 +11,8 @@
 //! - [`Consumer::start`] assigns the started partitions with explicit offsets. For a rewind it does the same again, all
 //!   started partitions with their positions: stopping and starting a partition raises its version, and queued messages
 //!   of an older version are dropped by librdkafka when popped. A check of every set's first offset stands behind that.
-//! - Assignments in quick succession end the process, so that each waits for the one before ([`group::assign`]).
-//! - A resumed partition goes on where librdkafka thinks the application is, and the batch call counts an end-of-partition
+//! - Assignments in quick succession end the process, so that each waits for the previous one ([`group::assign`]).
+//! - A resumed partition continues where librdkafka thinks the application is, and the batch call counts an end-of-partition
 //!   report as a record (`rd_kafka_q_serve_rkmessages`): paused at its end, a partition resumes one record too far and
 //!   that record is lost. So [`Consumer::resume`] seeks to the position kept here first.
 //!
@@ -20,7 +20,7 @@
 //! the same batch are dropped here: nobody has seen them and the next owner reads them.
 //!
 //! **Offsets** are never stored or committed by the client itself, and `auto.offset.reset=error`: a position that isn't
-//! in the log is an error for a person, never a silent jump.
+//! in the log is an error that an operator must resolve, never a silent jump.
 //!
 //! Honest limits: header names end at their first NUL byte (librdkafka's interface). `pause` throws away what was
 //! prefetched for the partition, which is then fetched again.
@@ -107,7 +107,7 @@ impl KafkaConsumer {
         })
     }
 
-    /// Tells librdkafka what to read; `None`: nothing, and the group may go on.
+    /// Tells librdkafka what to read; `None`: nothing, and the group may continue.
     fn assign(&self, list: Option<&PartitionList>) -> Result<(), BrokerError> {
         match group::assign(&self.client, list) {
             0 => Ok(()),

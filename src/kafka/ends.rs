@@ -1,4 +1,4 @@
-//! Questions about high watermarks whose answers nobody waits for.
+//! Asynchronous queries for high watermarks.
 //!
 //! librdkafka sends one ListOffsets request per leader and answers when the last of them has answered or failed; a
 //! partition that nothing is known of then has no offset. It reads uncommitted: under `read_committed` the answer would

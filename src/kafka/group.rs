@@ -1,4 +1,4 @@
-//! What librdkafka tells a group member through callbacks, and how the member leaves.
+//! librdkafka's callbacks to a group member, and how the member leaves.
 
 use std::collections::VecDeque;
 use std::ffi::c_void;
@@ -96,7 +96,7 @@ pub(super) fn close(client: &Arc<Client<Group>>, group: &str) {
         let _ = done.send(());
     });
     if spawned.is_err() || closed.recv_timeout(CLOSE_WITHIN).is_err() {
-        tracing::warn!(group, "closing the consumer takes too long: left behind");
+        tracing::warn!(group, "closing the consumer takes too long; leaking it");
     }
 }
 
@@ -105,7 +105,7 @@ pub(super) fn failure(code: i32) -> Option<Failure> {
     match code {
         codes::AUTO_OFFSET_RESET | codes::OFFSET_OUT_OF_RANGE | codes::LOG_TRUNCATION => Some(Failure::OutOfRange),
         codes::FENCED_INSTANCE_ID => Some(Failure::Fenced),
-        // librdkafka goes on after the damaged batch: to go on with it would lose its records silently.
+        // librdkafka continues after the damaged batch: to continue with it would lose its records silently.
         codes::BAD_MSG | codes::BAD_COMPRESSION | codes::INVALID_MSG => Some(Failure::Fatal),
         codes::FATAL => Some(Failure::Fatal),
         code if codes::is_authorization(code) => Some(Failure::Fatal),

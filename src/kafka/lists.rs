@@ -75,7 +75,7 @@ pub(super) unsafe fn read_list(list: *const sys::rd_kafka_topic_partition_list_t
     if list.is_null() {
         return Vec::new();
     }
-    // SAFETY: per the contract the list is valid; `elems` holds `cnt` elements, and is null only when there is none.
+    // SAFETY: per the contract the list is valid; `elems` holds `cnt` elements, and is null only when `cnt` is 0.
     unsafe {
         let count = usize::try_from((*list).cnt).unwrap_or(0);
         (0..count)

@@ -1,8 +1,8 @@
 //! Kafka: the engine's [`Broker`] over librdkafka.
 //!
 //! The hot paths use librdkafka's C interface directly: records are taken and handed over in batches, without a Rust
-//! object, an allocation or a callback per record, and error codes and header names of other people's making cannot
-//! panic. What each part guarantees, and which finding in librdkafka's source it rests on, stands in its module:
+//! object, an allocation or a callback per record, and error codes and header names from other programs cannot
+//! panic. What each part guarantees, and which finding in librdkafka's source it rests on, is in its module:
 //! [`consumer`] (rebalances, positions), [`producer`] and [`commit`] (transactions), [`records`] (waiting, memory),
 //! [`reader`], [`admin`], [`ends`].
 //!
@@ -82,7 +82,7 @@ pub const RESERVED: [&str; 28] = [
 /// It is [`RESERVED`], or librdkafka has no such property or no such value of it.
 pub fn check_property(name: &str, value: Option<&str>) -> Result<(), String> {
     if RESERVED.contains(&name) {
-        return Err(format!("Kafka client setting `{name}` is Headwater's own to set"));
+        return Err(format!("Kafka client setting `{name}` is set by Headwater and can't be changed"));
     }
     value.map_or(Ok(()), |value| Settings::new().set(name, value).map_err(|e| e.message))
 }
@@ -94,7 +94,7 @@ pub fn check_property(name: &str, value: Option<&str>) -> Result<(), String> {
 pub fn check_transaction_timeout(timeout: Duration) -> Result<(), String> {
     match timeout > SOCKET_TIMEOUT {
         true => Ok(()),
-        false => Err(format!("the transaction timeout must be above {} s", SOCKET_TIMEOUT.as_secs())),
+        false => Err(format!("`transaction_timeout` must be above {} s", SOCKET_TIMEOUT.as_secs())),
     }
 }
 
@@ -424,7 +424,7 @@ mod tests {
     fn a_transaction_must_outlive_a_lost_connection() {
         let mut config = with(&[]);
         config.transaction_timeout = SOCKET_TIMEOUT;
-        assert!(refusal(config).contains("transaction timeout"));
+        assert!(refusal(config).contains("transaction_timeout"));
         assert!(refusal(KafkaConfig::new(" ")).contains("bootstrap"));
     }
 }

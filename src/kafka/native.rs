@@ -1,7 +1,7 @@
 //! The thin, unsafe layer over librdkafka's C interface: clients, settings, errors.
 //!
 //! Ownership: a [`Client`] owns its `rd_kafka_t`, the queues and the topic handles made through it, and the context its
-//! callbacks see. Whatever borrows from the client's memory (fetched records, commits under way) holds an `Arc` of it,
+//! callbacks see. Whatever borrows from the client's memory (fetched records, commits in progress) holds an `Arc` of it,
 //! so that the library's "destroy everything else first" holds by construction. Destroying waits for the client's
 //! threads, which can take long while brokers are away: it is done on a thread of its own and nobody waits for it.
 
@@ -174,7 +174,7 @@ impl<C: Context> Client<C> {
         // SAFETY: settings are valid; on success librdkafka owns them, on failure we still do.
         let rk = unsafe { sys::rd_kafka_new(kind, settings.as_ptr(), text.as_mut_ptr(), text.len()) };
         if rk.is_null() {
-            return Err(BrokerError::fatal(format!("cannot start a Kafka client: {}", string(text.as_ptr()))));
+            return Err(BrokerError::fatal(format!("can't start a Kafka client: {}", string(text.as_ptr()))));
         }
         settings.0 = std::ptr::null_mut();
         let client = Arc::new(Client { rk, producer, bootstrap, context, parts: Mutex::default() });
@@ -217,7 +217,7 @@ impl<C: Context> Client<C> {
         self.parts.lock().started.push((topic, partition));
     }
 
-    /// The error that broke this client for good, if any.
+    /// The error that broke this client permanently, if any.
     pub(super) fn fatal(&self) -> Option<(i32, String)> {
         let mut text = [0 as c_char; 512];
         // SAFETY: `rk` is valid, `text` is as large as stated.
@@ -249,7 +249,7 @@ impl<C: Context> Probe for Client<C> {
     }
 
     fn bootstrap(&self) {
-        tracing::info!("a Kafka client finds no broker: starting again from the bootstrap servers");
+        tracing::info!("a Kafka client reaches no broker; starting again from the bootstrap servers");
         // SAFETY: client and string are valid; the string is copied.
         unsafe { sys::rd_kafka_brokers_add(self.rk, self.bootstrap.as_ptr()) };
     }
@@ -265,7 +265,7 @@ impl<C: Context> Drop for Client<C> {
         };
         // If no thread can be had, the client is leaked rather than waited for.
         if std::thread::Builder::new().name("kafka-destroy".into()).spawn(move || last.destroy()).is_err() {
-            tracing::error!("no thread to destroy a Kafka client with: leaked");
+            tracing::error!("can't start a thread to destroy a Kafka client; leaking it");
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The lane thread begins and sends; a committer thread of the producer's own ends transactions, because every call
 //! that does blocks for a network round trip or, with brokers away, for much longer. One at a time: `begin` and `send`
-//! happen only while no commit is under way, and the two threads meet in [`Shared`].
+//! happen only while no commit is in progress, and the two threads meet in [`Shared`].
 //!
 //! Delivery reports are served by whoever polls: the lane every few hundred records (each report frees the memory of its
 //! records), the committer while it waits for the last ones. A failed report marks the transaction: it can only be
@@ -102,7 +102,7 @@ impl KafkaProducer {
                 commit::run(&work, &for_thread);
                 drop(end);
             })
-            .map_err(|error| BrokerError::fatal(format!("no thread for commits: {error}")))?;
+            .map_err(|error| BrokerError::fatal(format!("can't start a commit thread: {error}")))?;
         Ok(KafkaProducer {
             config: config.clone(),
             transactional_id: transactional_id.map(str::to_owned),
@@ -135,12 +135,12 @@ impl KafkaProducer {
     fn replace_if_suspect(&mut self) -> Result<(), BrokerError> {
         let bytes = self.batches.bytes();
         if bytes != self.batch {
-            return self.replace(&format!("its batches have up to {bytes} bytes from now on"));
+            return self.replace(&format!("its batches are now limited to {bytes} bytes"));
         }
         if self.transactional_id.is_none() || !self.client.context.suspect.load(Ordering::Relaxed) {
             return Ok(());
         }
-        self.replace("the end of the last transaction met a broken or slow connection")
+        self.replace("the last transaction ended on a broken or slow connection")
     }
 
     /// A new client with the same id. Its start settles what the old one left: aborted, unless a commit was sent.
@@ -160,9 +160,7 @@ impl KafkaProducer {
         if found.unclear
             && let Some(smaller) = self.batches.refused(self.batch)
         {
-            tracing::warn!(
-                "the brokers refuse a batch of records (max.message.bytes of its topic): batches have at most {smaller} bytes now"
-            );
+            tracing::warn!("the brokers refuse a batch of records (the topic's max.message.bytes); limiting batches to {smaller} bytes");
         }
     }
 
@@ -200,7 +198,7 @@ fn connect(config: &KafkaConfig, transactional_id: Option<&str>, batch: u32) -> 
         if Instant::now() >= deadline {
             return Err(BrokerError::new(Failure::Transient, what));
         }
-        tracing::warn!(transactional_id = id, "{what}; trying again");
+        tracing::warn!(transactional_id = id, "{what}; retrying");
         std::thread::sleep(Duration::from_millis(200));
     }
 }
@@ -279,7 +277,7 @@ impl Producer for KafkaProducer {
             && *progress != self.told
             && let Some(larger) = self.batches.committed(self.batch)
         {
-            tracing::info!("no batch was refused for long: they have up to {larger} bytes again");
+            tracing::info!("no batch was refused for a while; raising the limit to {larger} bytes");
         }
         self.told = progress.clone();
         progress.clone().unwrap_or_else(|| Progress::Done(Outcome::Aborted("no commit is under way".into())))
@@ -293,8 +291,8 @@ impl Producer for KafkaProducer {
         let (reply, answer) = crossbeam_channel::bounded(1);
         self.submit(Job::Abort { client: self.client.clone(), transactional: self.transactional_id.is_some(), reply })?;
         match answer.recv_timeout(ABORT_WITHIN) {
-            // librdkafka breaks for good when it aborts a transaction whose first partition the brokers have not
-            // accepted yet, because they were still writing the end of the one before: it sends `EndTxn` for a
+            // librdkafka breaks permanently when it aborts a transaction whose first partition the brokers have not
+            // accepted yet, because they were still writing the end of the previous one: it sends `EndTxn` for a
             // transaction they don't know. Nothing was committed, and a new client settles the rest.
             Ok(Err(error)) if self.transactional_id.is_some() && error.failure != Failure::Fenced => self.replace(&error.message),
             Ok(result) => result,
@@ -314,7 +312,7 @@ impl Drop for KafkaProducer {
     fn drop(&mut self) {
         self.jobs = None;
         if self.ended.recv_timeout(CLOSE_WITHIN) == Err(crossbeam_channel::RecvTimeoutError::Timeout) {
-            tracing::warn!(transactional_id = self.transactional_id, "a commit is still under way: producer left behind");
+            tracing::warn!(transactional_id = self.transactional_id, "a commit is still pending; leaking the producer");
         }
     }
 }

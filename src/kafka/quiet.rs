@@ -1,4 +1,4 @@
-//! Warnings that repeat for as long as a broker is away: said once in a while, with how many were left out.
+//! Warnings that repeat while a broker is away: logged at intervals, with the number left out.
 
 use std::time::{Duration, Instant};
 
@@ -16,14 +16,14 @@ pub(super) struct Quiet {
 }
 
 impl Quiet {
-    /// Logs an error of a client that goes on by itself.
+    /// Logs an error of a client that continues by itself.
     pub(super) fn warn(&self, place: &str, code: i32, reason: &str) {
         if let Some(left_out) = self.due(Instant::now()) {
             tracing::warn!(place, error = native::describe(code), left_out, "Kafka: {reason}");
         }
     }
 
-    /// How many were left out since the last one, if the next may be said now.
+    /// How many were left out since the last one, if the next may be logged now.
     fn due(&self, now: Instant) -> Option<u64> {
         use std::sync::atomic::Ordering::Relaxed;
         let mut last = self.last.lock();

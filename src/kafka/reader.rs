@@ -100,7 +100,7 @@ impl Reader for KafkaReader {
 fn reader_failure(code: i32) -> Option<Failure> {
     match code {
         code if codes::is_transient(code) => None,
-        // librdkafka goes on after a damaged batch, and its records would be lost silently.
+        // librdkafka continues after a damaged batch, and its records would be lost silently.
         codes::BAD_MSG | codes::BAD_COMPRESSION | codes::INVALID_MSG => Some(Failure::Fatal),
         code => Some(codes::failure(code)),
     }

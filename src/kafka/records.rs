@@ -129,7 +129,7 @@ impl<C: Context> Fetcher<C> {
         Fetcher { client, queue, buffer: Vec::new(), names: Vec::new() }
     }
 
-    /// About `max` messages; waits up to `timeout` if there is none, unless `woken` says there is other news.
+    /// About `max` messages; waits up to `timeout` for the first, unless `woken` says there is other news.
     pub(super) fn fetch(&mut self, max: usize, timeout: Duration, woken: impl Fn() -> bool) -> Vec<Fetched> {
         let max = max.clamp(1, MAX_FETCH);
         if self.buffer.len() < max {

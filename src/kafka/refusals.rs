@@ -1,11 +1,11 @@
-//! Which records the brokers refuse for themselves, from the delivery reports of a batch (KIP-467).
+//! Which records the brokers refuse because of their content, from the delivery reports of a batch (KIP-467).
 //!
 //! | report | means |
 //! |---|---|
 //! | _INVALID_DIFFERENT_RECORD | another record of the batch is refused |
 //! | INVALID_RECORD beside that, before or behind | this record is refused |
 //! | INVALID_RECORD, INVALID_TIMESTAMP, MSG_SIZE_TOO_LARGE, RECORD_LIST_TOO_LARGE, of one record | it is refused |
-//! | the same, of several in a row | the batch is refused, and nobody knows for which record |
+//! | the same, of several in a row | the batch is refused, and it is unknown for which record |
 //!
 //! The brokers' own text per record (`rd_kafka_message_produce_errstr`) is not used: librdkafka 2.12 frees it before it calls
 //! back (the messages point into the answer, which is copied for the callback and destroyed).

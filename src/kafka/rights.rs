@@ -1,4 +1,4 @@
-//! What this client may do: asked of the brokers, without doing it.
+//! This client's permissions, asked from the brokers without using them.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ impl Operation {
 /// What may be done to a topic or group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rights {
-    /// There is none of this name, or it may not be seen.
+    /// It does not exist, or the user may not describe it.
     Unseen,
     Known(Vec<Operation>),
 }

@@ -4,7 +4,7 @@
 //! session (a paused virtual machine, a laptop asleep) is fenced by its controller when it wakes, and for a moment
 //! answers with the topics and no broker at all. The client then has none left, so that it never asks again: not for
 //! metadata, hence not for new brokers either (`rd_kafka_metadata_decommission_unavailable_brokers`; its re-bootstrap
-//! starts only from a request or from a connection that breaks). With one broker that is for ever.
+//! starts only from a request or from a connection that breaks). With one broker that is forever.
 //!
 //! So one thread of the process asks every client, now and then, for something small. A client that cannot get an answer
 //! several times is told the bootstrap servers once more, which is harmless where brokers are merely away.
@@ -42,14 +42,14 @@ pub(super) fn watch(client: Weak<dyn Probe>) {
         let started = std::thread::Builder::new().name("kafka-watch".into()).spawn(|| {
             loop {
                 std::thread::sleep(EVERY);
-                // Clients that come while this goes on are there in the next round.
+                // Clients that come while this continues are there in the next round.
                 let mut round = std::mem::take(&mut *WATCHED.lock());
                 look_after(&mut round);
                 WATCHED.lock().append(&mut round);
             }
         });
         if started.is_err() {
-            tracing::error!("no thread to watch Kafka clients with");
+            tracing::error!("can't start the thread that watches Kafka clients");
         }
     });
 }

@@ -1,4 +1,4 @@
-//! What an environment's configuration says that can't be, beyond its shape: found before anything is connected.
+//! Invalid values of an environment file, beyond its structure; found before anything is connected.
 
 use std::time::Duration;
 
@@ -22,19 +22,19 @@ pub fn check(config: &Config) -> Vec<Diagnostic> {
     }
     let worker = &config.worker;
     match worker.lanes {
-        0 => found.push(wrong("a worker without lanes does nothing").at(["worker", "lanes"]).help("about one per core")),
+        0 => found.push(wrong("`lanes` must be at least 1").at(["worker", "lanes"]).help("use about one per core")),
         1..=256 => {}
-        lanes => found.push(wrong(format!("{lanes} lanes are {lanes} threads")).at(["worker", "lanes"]).help("about one per core")),
+        lanes => found.push(wrong(format!("{lanes} lanes are {lanes} threads")).at(["worker", "lanes"]).help("use about one per core")),
     }
     if worker.epoch_rows == 0 {
-        found.push(wrong("an epoch has at least one row").at(["worker", "epoch_rows"]));
+        found.push(wrong("`epoch_rows` must be at least 1").at(["worker", "epoch_rows"]));
     }
     if worker.epoch_bytes < 1_000 {
-        found.push(wrong("an epoch has at least 1000 bytes").at(["worker", "epoch_bytes"]));
+        found.push(wrong("`epoch_bytes` must be at least 1000").at(["worker", "epoch_bytes"]));
     }
     let http = &config.worker.http;
     if is_known(http) && !http.is_empty() && !is_host_and_port(http) {
-        found.push(wrong(format!("`{http}` is not an address")).at(["worker", "http"]).help("such as `127.0.0.1:9644`"));
+        found.push(wrong(format!("`{http}` is not a listen address")).at(["worker", "http"]).help("such as `127.0.0.1:9644`"));
     }
     found
 }
@@ -57,8 +57,8 @@ fn kafka_settings(config: &Config, found: &mut Vec<Diagnostic>) {
     let brokers = &config.kafka.bootstrap;
     if is_known(brokers) && !brokers.is_empty() {
         for broker in brokers.split(',').map(str::trim).filter(|broker| !is_host_and_port(broker)) {
-            let problem = wrong(format!("`{broker}` is not the address of a broker")).at(["kafka", "bootstrap"]);
-            found.push(problem.help("`host:port`, several with commas, without `http://`: `kafka-1:9092,kafka-2:9092`"));
+            let problem = wrong(format!("`{broker}` is not a broker address")).at(["kafka", "bootstrap"]);
+            found.push(problem.help("write `host:port`, separated by commas, without `http://`: `kafka-1:9092,kafka-2:9092`"));
         }
     }
     let timeout = Duration::from_millis(config.kafka.transaction_timeout.millis().unsigned_abs());
@@ -70,8 +70,8 @@ fn kafka_settings(config: &Config, found: &mut Vec<Diagnostic>) {
         found.push(problem.help("`20s` is the default; it is also how long partitions of a killed worker may wait"));
     }
     if !(1_000..=1_800_000).contains(&config.kafka.session_timeout.millis()) {
-        let problem = wrong("a session timeout is 1s to 30m").at(["kafka", "session_timeout"]);
-        found.push(problem.help("brokers have limits of their own: 6s to 30m by default"));
+        let problem = wrong("`session_timeout` must be from 1s to 30m").at(["kafka", "session_timeout"]);
+        found.push(problem.help("brokers also limit it: to 6s to 30m by default"));
     }
     for (name, setting) in &config.kafka.properties {
         let at = ["kafka", "properties", name];

@@ -1,4 +1,4 @@
-//! What `hw lint` says beyond the planner: habits of the platform and things nobody wants in a repository.
+//! Findings of `hw lint` beyond the planner's: naming conventions and committed secrets.
 
 mod environment;
 mod names;
@@ -21,7 +21,7 @@ pub use environment::check as of_environment;
 pub use names::CONVENTION;
 pub use secrets::blanked;
 
-/// More findings than anybody reads in one go.
+/// More findings than anyone reads at once.
 const MOST: usize = 100;
 
 /// What files are checked against.
@@ -36,7 +36,7 @@ impl Rules<'_> {
     /// `convention`: a regular expression for names of topics, such as [`CONVENTION`].
     ///
     /// # Errors
-    /// It is no regular expression.
+    /// It is not a regular expression.
     pub fn new<'a>(folder: &'a Folder, convention: &'a str) -> Result<Rules<'a>, String> {
         let topics = regex::Regex::new(&format!("^(?:{convention})$")).map_err(|e| e.to_string())?;
         Ok(Rules { folder, topics, convention })

@@ -1,4 +1,4 @@
-//! Names of topics: `{kind}.{domain}.{event-type}` (ADR-005), so that permissions, retention and dashboards can go by
+//! Names of topics: `{kind}.{domain}.{event-type}` (ADR-005), so that permissions, retention and dashboards can rely on
 //! the name.
 
 use headwater_engine::yaml::Node;
@@ -25,7 +25,7 @@ pub fn check(root: &Node, convention: &Regex, written: &str) -> Vec<Diagnostic> 
                 _ => false,
             };
             if names_topics && !text.contains("${") && !convention.is_match(text) {
-                let problem = Diagnostic::warning("topic-convention", format!("the topic name `{text}` is not as the convention wants it"));
+                let problem = Diagnostic::warning("topic-convention", format!("the topic name `{text}` does not follow the convention"));
                 let at = std::iter::once(section.to_string()).chain(path.iter().cloned());
                 found.push(problem.at(at).help(&help));
             }

@@ -45,7 +45,7 @@ pub fn check(root: &Node, environment: bool) -> Vec<Diagnostic> {
     super::texts(root, &mut Vec::new(), &mut |path, _, text| {
         if let Some(range) = secret(key_of(path), text, environment) {
             let problem = Diagnostic::warning("plain-secret", "this looks like a secret in plain text");
-            let help = "write `{ env: NAME }` or `{ file: path }` in the environment's configuration, and change the secret if the file was shared";
+            let help = "write `{ env: NAME }` or `{ file: path }` in the environment file, and change the secret if the file was shared";
             found.push(problem.at(path.iter().cloned()).within(range).help(help));
         }
     });

@@ -20,7 +20,7 @@ pub fn check(plan: &Plan, folder: &Folder) -> Vec<Diagnostic> {
         let columns = created.map_or_else(|| columns_for(&rows), |created| created.columns.clone());
         for null in unheld_nulls(&rows, &columns) {
             let problem = Diagnostic::warning("clickhouse-null", format!("{null}: such rows become dead letters"));
-            found.push(problem.at(at).help("`coalesce(x, ..)` in a `map` step gives such rows a value; a Nullable column keeps the NULL"));
+            found.push(problem.at(at).help("replace NULL with `coalesce(x, ..)` in a `map` step, or make the table's column Nullable"));
         }
         let Some(created) = created else {
             let problem = Diagnostic::warning(
@@ -34,13 +34,14 @@ pub fn check(plan: &Plan, folder: &Folder) -> Vec<Diagnostic> {
             continue;
         };
         if plan.guarantee == Guarantee::ExactlyOnce && !created.remembers {
-            let message = format!("the table of {} does not remember inserts: one whose answer is lost would count twice", created.file);
+            let message =
+                format!("the table in {} does not deduplicate inserts: one whose reply is lost would be stored twice", created.file);
             let problem = Diagnostic::warning("clickhouse-guarantee", message).at(at);
             found.push(problem.help("ENGINE = MergeTree .. SETTINGS non_replicated_deduplication_window = 10000, or a replicated engine"));
         }
         for misfit in misfits(&created.table, &rows, &created.columns) {
-            let problem = Diagnostic::error("clickhouse-type", format!("rows don't fit the table of {}: {misfit}", created.file));
-            found.push(problem.at(at).help("change the table with ALTER TABLE and in the file, or compute the column as it wants it"));
+            let problem = Diagnostic::error("clickhouse-type", format!("rows don't fit the table in {}: {misfit}", created.file));
+            found.push(problem.at(at).help("change the table with ALTER TABLE and in the file, or convert the column in a `map` step"));
         }
     }
     found

@@ -1,12 +1,12 @@
-//! Files that are refused: `tests/refused/<code>.yaml` (or `<code>.<what>.yaml`), one or more per code, each with what
-//! is said of it in `.txt`. `UPDATE=1` rewrites those.
+//! Rejected files: `tests/refused/<code>.yaml` (or `<code>.<what>.yaml`), one or more per code, each with its expected
+//! message in `.txt`. `UPDATE=1` rewrites those.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::*;
 
-/// Codes that no file alone shows: they need a service or what was deployed before, a file of a mebibyte, or are no finding
+/// Codes that no file alone shows: they need a service or what was deployed before, a file of 1 MiB, or are not findings
 /// about a file.
 const ELSEWHERE: [&str; 13] = [
     "broker",
@@ -95,7 +95,7 @@ const MUTATIONS: [(&str, &str, &str, &str, usize, &str); 10] = [
     ),
     ("a syntax error", "total > 1000,", "total >> > 1000,", "syntax", 64, "expected"),
     ("an unknown aggregate", "sum(quantity)", "summ(quantity)", "unknown-aggregate", 46, "did you mean `sum`?"),
-    ("broken YAML", "      lateness: 2m", "     lateness: 2m", "yaml-syntax", 48, "begin in one column"),
+    ("broken YAML", "      lateness: 2m", "     lateness: 2m", "yaml-syntax", 48, "start in the same column"),
     ("an alias bomb", "description:", BOMB, "too-many-nodes", 6, "counting what aliases expand to"),
     ("a wrong ClickHouse type", "revenue: sum(revenue)", "revenue: max(product_id)", "clickhouse-type", 73, "`Decimal(38, 2)`"),
 ];

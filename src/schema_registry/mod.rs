@@ -1,8 +1,8 @@
-//! The schema registry, in the API that Confluent's has and others speak too.
+//! The schema registry, with Confluent's API, which other registries also implement.
 //!
-//! [`Registry`] asks and waits; [`Schemas`] is what lanes use: it answers at once from what is known and asks in the
+//! [`Registry`] asks and waits; [`Schemas`] is what lanes use: it answers at once from its cache and fetches in the
 //! background. A registry that is down never looks like a missing schema: an outage is waited out with backoff, and
-//! only a 404, three times in a row, counts as "there is none" (and is asked again after a while).
+//! only a 404, three times in a row, counts as "not registered" (and is asked again after a while).
 //!
 //! Honest limit: addresses are `http://`; TLS for the registry is not compiled in.
 
@@ -163,7 +163,7 @@ impl Registry {
         Ok(self.send::<Registered>(request, &format!("a schema of `{subject}`")).await?.id)
     }
 
-    /// Whether `schema` may follow the latest one of the subject, by the rules set for it. True if there is none.
+    /// Whether `schema` may follow the latest one of the subject, by the rules set for it. True if the subject has no schema.
     pub async fn is_compatible(&self, subject: &str, schema: &str) -> Result<bool, RegistryError> {
         #[derive(Deserialize)]
         struct Answer {
@@ -274,7 +274,7 @@ enum Known {
     Missing { since: Instant },
 }
 
-/// Writer schemas by id for the lanes: asked for in the background, remembered for good.
+/// Writer schemas by id for the lanes: fetched in the background, cached forever.
 #[derive(Clone)]
 pub struct Schemas {
     registry: Registry,
@@ -303,7 +303,7 @@ impl Schemas {
                             misses += 1;
                         } else {
                             misses = 0; // a registry that comes up may not have read all of its schemas yet
-                            tracing::warn!(id, cause = %e, "a schema can't be fetched; trying again");
+                            tracing::warn!(id, cause = %e, "can't fetch a schema; retrying");
                         }
                         Known::Asking { trouble: matches!(e, RegistryError::Unavailable(_)).then(|| e.to_string()) }
                     }

@@ -1,4 +1,4 @@
-//! Against a registry that says what it is told to.
+//! Tests against a scripted registry.
 
 use super::*;
 

@@ -213,7 +213,7 @@ fn a_copy_under_another_name_needs_another_table() {
     let elsewhere = copy.replace("default.tabled", "default.tabled_copy");
     let (code, said) = run(&environment, &write(dir.path(), "elsewhere", &elsewhere), dir.path(), &["--dry-run"]);
     assert!(code == Some(0) && said.contains("ClickHouse default.tabled_copy"), "{said}");
-    // The first one itself goes on where it was.
+    // The first one itself continues where it was.
     let (code, said) = run(&environment, &write(dir.path(), "tabled", text), dir.path(), &["--dry-run"]);
     assert_eq!(code, Some(0), "{said}");
 }

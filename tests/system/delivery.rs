@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 
 use crate::environment::{HW, exclusive};
 
-/// An engine of a test's own, while nobody else uses the machine.
+/// An engine of a test's own, while no one else uses the machine.
 struct Front {
     _turn: std::sync::MutexGuard<'static, headwater_local::Ephemeral>,
     child: Option<Child>,
@@ -157,7 +157,7 @@ fn the_gate_tells_what_holds_and_what_would_help() {
         assert_eq!(inspection.problems.len(), 2, "{inspection:?}");
         let refused = inspection.require(Guarantee::AtLeastOnce).unwrap_err().to_string();
         println!("{refused}");
-        assert!(refused.contains("ADD COLUMN `amount` Int64") && refused.contains("`Int64` would be right"));
+        assert!(refused.contains("ADD COLUMN `amount` Int64") && refused.contains("use `Int64`"));
         assert!(inspection.reasons.iter().any(|reason| reason.contains("now()")));
         assert!(look("missing").await.unwrap_err().to_string().contains("does not exist"));
     });
@@ -244,7 +244,7 @@ fn failures_are_told_apart() {
         target.start(&contract::block(partition, 0, 0..10, None).unwrap());
         outcome(&mut target)
     };
-    // Lost on the way there, lost on the way back: nobody knows.
+    // Lost on the way there, lost on the way back: the outcome is unknown.
     proxy.lose_http("INSERT", Lose::Request, 1);
     assert!(matches!(insert(0), Progress::Unknown(_)));
     proxy.lose_http("INSERT", Lose::Response, 1);

@@ -1,4 +1,4 @@
-//! The demo as a person runs it, on real services and where there is no Java: it ends by itself, and says with its exit
+//! The demo as someone runs it, on real services and where there is no Java: it ends by itself, and says with its exit
 //! code whether the totals of both sides agree.
 
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Files that are made from others are current, and the shipped pipelines are without fault.
+//! Generated files are current, and the shipped pipelines have no findings.
 
 use std::path::Path;
 use std::process::Command;
@@ -34,7 +34,7 @@ fn tables_of_shipped_pipelines_are_current() {
     }
 }
 
-/// A mistake is refused with its place and exit code 2. What is said of which mistake: `tests/refused`.
+/// A mistake is rejected with its location and exit code 2. The messages: `tests/refused`.
 #[test]
 fn mistakes_are_refused_with_their_place() {
     let shipped = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/order-analytics/pipeline.yaml")).unwrap();
@@ -64,10 +64,10 @@ fn shipped_pipelines_pass_their_cases() {
     assert!(output.status.success() && text.contains("ok: 14 cases passed, 0 failed; 1022 runs"), "{text}");
 }
 
-/// No answer depends on where batches begin, also where rows of a key take different ways.
+/// No answer depends on where batches begin, also where rows of a key are split across branches.
 #[test]
-fn rows_meet_again_in_the_order_of_their_source() {
-    let output = hw(&["test", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/regressions/ways/pipeline.yaml")]);
+fn branches_are_merged_in_source_order() {
+    let output = hw(&["test", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/regressions/merged-branches/pipeline.yaml")]);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && text.contains("ok: 1 case passed, 0 failed; 57 runs"), "{text}");
 }
@@ -87,7 +87,7 @@ fn regressions_stay_fixed() {
     }
 }
 
-/// An expectation that is wrong must be told, or the cases prove nothing.
+/// A wrong expectation must fail, or the cases prove nothing.
 #[test]
 fn a_case_with_another_expectation_fails() {
     let dir = tempfile::tempdir().unwrap();

@@ -21,4 +21,6 @@ mod outputs;
 mod poison;
 mod silence;
 mod tooling;
+mod width;
+mod words;
 mod worker;

@@ -102,7 +102,7 @@ fn pipeline(name: &str) -> Value {
     })
 }
 
-/// The files of the case: inputs, and what must come out.
+/// The files of the case: input and expected output.
 fn files(name: &str) -> Vec<(&'static str, Vec<Value>)> {
     let (second, third, sum, of) = (format!("{name}2"), format!("{name}3"), format!("{name} sum"), format!("of {name}"));
     let (early, late) = ("2026-06-25T07:15:00.000Z", "2026-06-25T07:45:00.000Z");

@@ -1,4 +1,4 @@
-//! Services that go away and come back: what needs them waits, everything else goes on, nothing is lost or doubled, and
+//! Outages of services: work that needs them waits, everything else continues, nothing is lost or doubled, and
 //! an outage is never mistaken for a bad record.
 
 use std::time::Duration;
@@ -43,7 +43,7 @@ fn a_registry_outage_pauses_and_never_dead_letters() {
         n if n >= 1.0 => Ok(()),
         n => Err(format!("{n} partitions wait")),
     });
-    // The other partition goes on; the waiting one keeps its order.
+    // The other partition continues; the waiting one keeps its order.
     expect("rows of the other partition", 3, || read(&environment, "outage.avro-out").len());
     // Records that arrive while the partition is paused must not be lost either.
     produce(&environment, "outage.avro", &[(0, None, Some(&known))]);
@@ -62,7 +62,7 @@ fn a_registry_outage_pauses_and_never_dead_letters() {
 fn a_sink_that_stops_stops_alone() {
     let environment = exclusive();
     create(&environment, "stopped.json", 2);
-    // Rows of this outbox, and no position that accounts for them: only a person can say where they are from.
+    // Rows of this outbox, and no position that accounts for them: only an operator can say where they are from.
     clickhouse(&environment, "CREATE DATABASE stopped").unwrap();
     clickhouse(
         &environment,

@@ -81,14 +81,14 @@ fn kcat_reads_keys_partitions_timestamps_and_headers() {
         format!("2 a {start} {}", headers(0)),
     ];
     assert_eq!(placed, wanted);
-    // A running total stands for the record that changed it, also behind a repartition: its headers go on.
+    // A running total stands for the record that changed it, also behind a repartition: its headers continue.
     let totals = kcat(&environment, "outputs.totals", "%k %s %h");
     let of_a: Vec<&String> = totals.iter().filter(|line| line.starts_with("a ")).collect();
     let first = r#"{"id":"a","total":10,"last_at":"2026-01-01T00:00:00.500Z"}"#;
     let second = r#"{"id":"a","total":22,"last_at":"2026-01-01T00:00:02.500Z"}"#;
     assert_eq!(of_a, [&format!("a {first} {}", headers(0)), &format!("a {second} {}", headers(2))]);
     let closed = kcat(&environment, "outputs.closed", "%k %T [%h]");
-    assert_eq!(closed, ["a 1767225659999 []", "b 1767225659999 []"], "a closed window stands for many records");
+    assert_eq!(closed, ["a 1767225659999 []", "b 1767225659999 []"], "the result of a closed window has no headers");
     assert!(worker.stop().success());
 }
 

@@ -102,7 +102,7 @@ fn pills_go_to_the_dead_letters_and_nothing_else_is_touched() {
 }
 
 /// A record that could be read may still be too large to be copied with a cause beside it. Its letter then says where
-/// it is, instead of aborting transactions for ever.
+/// it is, instead of aborting transactions forever.
 #[test]
 fn what_is_too_large_to_copy_becomes_a_letter_that_says_where_it_is() {
     let environment = exclusive();

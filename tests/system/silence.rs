@@ -1,4 +1,4 @@
-//! What stops a worker from hearing is no silence: a frozen process and a foreign open transaction make no row late. And the
+//! A worker that can't read proves no silence: a frozen process and a foreign open transaction make no row late. And the
 //! lag that it shows is the one that a tool of others sees.
 
 use std::path::{Path, PathBuf};

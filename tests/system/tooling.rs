@@ -1,4 +1,4 @@
-//! What a person meets before a pipeline runs: the tutorial, the editor, dry runs and rights, samples.
+//! What someone meets before a pipeline runs: the tutorial, the editor, dry runs and rights, samples.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -101,7 +101,7 @@ fn editors_complete_document_and_mark_pipelines() {
     assert_eq!(list("emit"), ["on_close", "on_update"]);
     let hover = |name: &str| found[name].as_str().unwrap().replace('\\', "");
     assert!(hover("hoverKey").contains("How long a window stays open for late rows"), "{}", hover("hoverKey"));
-    assert!(hover("hoverOperator").contains("Keeps the rows a SQL condition is true for"), "{}", hover("hoverOperator"));
+    assert!(hover("hoverOperator").contains("Keeps the rows for which a SQL condition is true"), "{}", hover("hoverOperator"));
     assert_eq!(found["right"].as_array().unwrap().len(), 0, "a shipped pipeline is marked: {}", found["right"]);
     for (what, line) in [("typo", 8), ("value", 4), ("duration", 8)] {
         let marks = found[what].as_array().unwrap();
@@ -167,7 +167,7 @@ fn a_dry_run_checks_everything_and_changes_nothing() {
     }
     let after: Vec<String> = tool.topics().into_iter().filter(|t| !t.starts_with("__")).collect();
     assert_eq!(after, before.into_iter().filter(|t| !t.starts_with("__")).collect::<Vec<_>>(), "a dry run made topics");
-    // What is wrong is found: a topic that is not there.
+    // What is wrong is found: a topic that does not exist.
     std::fs::write(tool.dir.path().join("pipeline.yaml"), PIPELINE.replace("topic: tooling.people", "topic: tooling.peeple")).unwrap();
     let (code, text) = tool.hw(&["run", "pipeline.yaml", "--dry-run"]);
     assert!(code == Some(2) && text.contains("unknown-topic") && text.contains("did you mean `tooling.people`?"), "{text}");
@@ -191,7 +191,7 @@ fn a_dry_run_finds_missing_rights() {
     )
     .unwrap();
     assert_eq!(tool.hw(&["run", "pipeline.yaml", "--dry-run"]).0, Some(0));
-    // A rule for anybody ends the rights of all who have none: the topic may be seen only, the group not even that.
+    // A rule for anyone ends the rights of all who have none: the topic may be seen only, the group not even that.
     let acl = |resource: &str, name: &str, principal: &str, operation: &str| {
         let mut command = Command::new(python());
         command.arg(oracle_dir().join("acl.py")).args([&environment.bootstrap, resource, name, principal, operation]);
@@ -201,8 +201,8 @@ fn a_dry_run_finds_missing_rights() {
     acl("GROUP", "hw.tooling", "User:somebody", "READ");
     let (code, text) = tool.hw(&["run", "pipeline.yaml", "--dry-run"]);
     assert_eq!(code, Some(1), "{text}");
-    assert!(text.contains("✗ topic tooling.adults: no right to WRITE"), "{text}");
-    assert!(text.contains("✗ group hw.tooling: no right to READ"), "{text}");
+    assert!(text.contains("✗ topic tooling.adults: not permitted to WRITE"), "{text}");
+    assert!(text.contains("✗ group hw.tooling: not permitted to READ"), "{text}");
     assert!(text.contains("✓ topic tooling.people"), "{text}");
 }
 
@@ -223,7 +223,7 @@ fn samples_are_cases_without_personal_data() {
     let tool = Tool::new(&environment);
     std::fs::write(tool.dir.path().join("pipeline.yaml"), PIPELINE.replace("tooling.people, schema", "sampled.people, schema")).unwrap();
     let (code, text) = tool.hw(&["sample", "pipeline.yaml", "--case", "real"]);
-    assert!(code == Some(0) && text.contains("masked: email") && text.contains("1 records could not be read"), "{text}");
+    assert!(code == Some(0) && text.contains("masked: email") && text.contains("1 records can't be decoded"), "{text}");
     let case = tool.dir.path().join("cases/real");
     let lines = std::fs::read_to_string(case.join("in.sampled.people.jsonl")).unwrap();
     assert!(!lines.contains("example.org"), "{lines}");

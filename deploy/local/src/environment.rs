@@ -52,7 +52,7 @@ impl Environment {
     /// Brings the environment up: fetches what is missing, starts everything at once, waits until all of it answers.
     ///
     /// What already runs in this folder is kept; what has died is started again on its port and data. When a
-    /// service fails, those that this call started are stopped. Blocks; `progress` receives lines for a person.
+    /// service fails, those that this call started are stopped. Blocks; `progress` receives lines to show.
     ///
     /// # Errors
     /// Missing programs, failed fetches, taken ports, services that end or do not answer (with the end of their

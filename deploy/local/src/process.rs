@@ -1,6 +1,6 @@
 //! Processes that outlive their parent, and how they are recognised later.
 //!
-//! A process id alone is no identity: ids are reused. A process is ours when its id, the time it was started
+//! A process id alone is not an identity: ids are reused. A process is ours when its id, the time it was started
 //! (`starttime` of `/proc/<pid>/stat`, in clock ticks since boot) and the environment's folder in its command line
 //! all match what was recorded. Anything else is left alone.
 

@@ -173,7 +173,7 @@ async fn the_http_front_serves_the_official_client_and_plain_requests() -> Outco
     let missing = client.query("SELECT 1 FROM nowhere").fetch_one::<u8>().await.unwrap_err().to_string();
     assert!(missing.contains("Code: 60.") && missing.contains("UNKNOWN_TABLE"), "{missing}");
 
-    // Plain HTTP: values with a blank line, a statement that goes on in the body, formats, and refusals.
+    // Plain HTTP: values with a blank line, a statement that continues in the body, formats, and refusals.
     let d = [("database", "d")];
     post(&url, &d, "INSERT INTO s (id, note) VALUES (100001, 'a\n\nb'), (100002, 'c');").await.unwrap();
     post(&url, &[d[0], ("query", "INSERT INTO s VALUES")], "(100003, 'd')").await.unwrap();

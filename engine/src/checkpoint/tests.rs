@@ -87,7 +87,7 @@ fn a_file_that_was_lost_is_only_written_again_as_a_whole() {
     assert!(!checkpoint.needs_rewrite(100));
     checkpoint.wipe();
     assert!(checkpoint.needs_rewrite(100));
-    // Nor does a restore go on writing what has lost its beginning.
+    // Nor does a restore keep writing what has lost its beginning.
     checkpoint.part([(&b"b"[..], Some(&b"2"[..]))].into_iter()).unwrap();
     checkpoint.restored(11, 5).unwrap();
     assert!(checkpoint.needs_rewrite(100) && content(dir.path()).0.is_none());

@@ -221,7 +221,7 @@ impl<'a> Contract<'a> {
     }
 
     /// Polls until the end of every partition was reported and is the high watermark: then no transaction is open, and
-    /// whatever is not there will never be.
+    /// whatever is missing by then stays missing.
     pub(super) fn drain(
         &self,
         partitions: &[TopicPartition],

@@ -1,4 +1,4 @@
-//! Clauses: who owns what, and that nobody else commits for it.
+//! Clauses: who owns what, and that no one else commits for it.
 
 use std::collections::BTreeSet;
 

@@ -1,9 +1,8 @@
 //! What every implementation of the [`Broker`] seam must do, as functions that can be run against any of them.
 //!
-//! The simulation is worth as much as the in-memory world is true; so each clause here runs against that world and against
-//! a real Kafka. A clause creates its own topics, group and producers under names that nobody else uses, waits in polls
+//! The simulation proves something only if the in-memory Kafka behaves like Kafka, so each clause runs against both. A clause creates its own topics, group and producers under names that no one else uses, waits in polls
 //! rather than in time, and never assumes that something is already there: it waits for it, up to [`Patience`].
-//! That something is *not* there is only said behind a barrier: after the end of the log was reported.
+//! It asserts the *absence* of something only after a barrier: once the end of the log was reported.
 //!
 //! ```
 //! use headwater_engine::{contract, memory::MemoryBroker};

@@ -72,7 +72,7 @@ pub fn the_last_of_many_starts_counts(contract: &mut Contract<'_>) -> Verdict {
     consumer.start(&[(first.clone(), 0)]).map_err(said("start"))
 }
 
-/// A paused partition delivers nothing while others do, and goes on where it stopped.
+/// A paused partition delivers nothing while others do, and continues where it stopped.
 pub fn paused_partitions_are_silent(contract: &mut Contract<'_>) -> Verdict {
     let partitions = contract.topic("paused", 2)?;
     let [paused, running] = partitions.as_slice() else { return Err("two partitions were asked for".to_owned()) };
@@ -158,7 +158,7 @@ fn ends(contract: &Contract<'_>, consumer: &mut dyn Consumer, partitions: &[Topi
     answers.pop().ok_or_else(|| "no answer".to_owned())
 }
 
-/// A reader reads from the offsets it was given to the high watermark, reports it, and goes on when more comes.
+/// A reader reads from the offsets it was given to the high watermark, reports it, and continues when more comes.
 pub fn readers_read_from_an_offset_to_the_end(contract: &mut Contract<'_>) -> Verdict {
     let partitions = contract.topic("read", 3)?;
     let [a, b, empty] = partitions.as_slice() else { return Err("three partitions were asked for".to_owned()) };

@@ -4,7 +4,7 @@ use super::Verdict;
 use super::bench::{Contract, at, expect, nobody, put, said, texts};
 use crate::broker::{Event, Failure, Outcome, Producer, Progress, TopicPartition};
 
-/// What was aborted is never delivered, the end of the log is reached behind it, and the producer goes on.
+/// What was aborted is never delivered, the end of the log is reached behind it, and the producer continues.
 pub fn aborted_records_never_arrive(contract: &mut Contract<'_>) -> Verdict {
     let partition = contract.partition("aborted")?;
     let id = contract.name("writer");

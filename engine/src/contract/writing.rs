@@ -89,7 +89,7 @@ pub fn committed_records_arrive_whole(contract: &mut Contract<'_>) -> Verdict {
     Ok(())
 }
 
-/// A transaction without anything in it commits, and the producer goes on.
+/// A transaction without anything in it commits, and the producer continues.
 pub fn empty_transactions_commit(contract: &mut Contract<'_>) -> Verdict {
     let partition = contract.partition("empty")?;
     let id = contract.name("writer");

@@ -92,7 +92,7 @@ pub struct Block {
     pub first: i64,
     pub last: i64,
     pub block_rows: u64,
-    /// Checksum of the whole block's records: an outbox that was made anew may have other rows at the same offsets.
+    /// Checksum of the whole block's records: a recreated outbox may have other rows at the same offsets.
     pub crc: u32,
     /// Which part of it this is.
     pub path: Path,

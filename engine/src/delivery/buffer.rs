@@ -138,7 +138,7 @@ impl Buffer {
         self.next = self.next.max(offset);
     }
 
-    /// When the oldest record has waited long enough; `None` if there is none.
+    /// When the oldest record has waited long enough; `None` if nothing is buffered.
     pub fn due(&self, limits: &Limits) -> Option<Millis> {
         self.pieces.front().map(|piece| piece.arrived.saturating_add(limits.flush))
     }

@@ -62,12 +62,12 @@ impl Counters {
         self.last_error.lock().clone()
     }
 
-    /// Why the delivery has ended for good, if it has.
+    /// Why the delivery has stopped, if it has.
     pub fn stopped(&self) -> Option<String> {
         self.stopped.lock().clone()
     }
 
-    /// The delivery has ended for good.
+    /// The delivery has stopped.
     pub fn stop(&self, why: &str) {
         *self.stopped.lock() = Some(why.to_owned());
     }

@@ -1,7 +1,7 @@
-//! The decision table of the delivery protocol: from what is known to the one safe next act.
+//! The decision table of the delivery protocol: from the known facts to the one safe action.
 //!
-//! Pure. [`Delivery`](super::Delivery) collects facts, asks [`decide`], and does what it says; an answer that asks for
-//! one more fact ([`Plan::Rebuild`], [`Plan::Ask`]) leads to the next question. The rows, first match wins:
+//! Pure. [`Delivery`](super::Delivery) collects facts, asks [`decide`], and executes the plan; a plan that asks for
+//! one more fact ([`Plan::Rebuild`], [`Plan::Ask`]) leads to the next call. The rows, first match wins:
 //!
 //! ```text
 //! stored position   facts                                    plan
@@ -48,7 +48,7 @@ pub struct Have {
     pub age: Millis,
     /// Within this age the target's memory of tokens is relied on.
     pub safe_window: Millis,
-    /// The intent was made under the target settings of now.
+    /// The intent was made under the target's current settings.
     pub same_settings: bool,
     /// Inserting rows twice does no harm (the table collapses them by key).
     pub repeatable: bool,
@@ -71,36 +71,36 @@ pub enum Plan {
     Insert,
     /// The rows are there: commit the position after them.
     Skip,
-    /// A person must decide; nothing may be written.
+    /// Write nothing: the cause must be fixed by hand.
     Stop(Stop),
 }
 
-/// Why delivery stops for a person.
+/// Why a delivery stops until someone fixes the cause.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stop {
     #[error("the topic begins at offset {low}, but delivery is at {at}: records were deleted before they were delivered")]
     Deleted { at: i64, low: i64 },
-    #[error("the topic ends at offset {high}, but delivery is at {at}: the topic was made anew or has lost records")]
+    #[error("the topic ends at offset {high}, but delivery is at {at}: the topic was recreated or has lost records")]
     Beyond { at: i64, high: i64 },
     #[error("the group has no position, but the table already has {rows} rows of this partition: the position was lost")]
     PositionLost { rows: u64 },
-    #[error("the committed position {offset} is not one of a delivery: {why}")]
+    #[error("the committed position {offset} was not written by a delivery: {why}")]
     Foreign { offset: i64, why: String },
-    #[error("the committed position {offset} was moved: the block in doubt begins at {first}")]
+    #[error("the committed position {offset} was moved: the unsettled block begins at {first}")]
     Moved { offset: i64, first: i64 },
     #[error(
-        "offsets {first} to {last} are not what they were: {rows} rows with checksum {crc:08x} then, {rows_now} with \
+        "offsets {first} to {last} have changed: {rows} rows with checksum {crc:08x} before, {rows_now} with \
          {crc_now:08x} now (compaction, retention, or another topic of the same name)"
     )]
     Changed { first: i64, last: i64, rows: u64, crc: u32, rows_now: u64, crc_now: u32 },
     #[error("the table has {found} of the {expected} rows of offsets {first} to {last} ({distinct} different ones)")]
     Partial { first: i64, last: i64, expected: u64, found: u64, distinct: u64 },
     #[error(
-        "the table has all rows of offsets {first} to {last}, but whether the tables behind its materialized views have them \
-         can't be told any more: compare them, then commit the position {last} + 1 for this group with the metadata `hw1 clean`"
+        "the table has all rows of offsets {first} to {last}, but the tables behind its materialized views may lack some: \
+         compare them, then commit the position {last} + 1 for this group with the metadata `hw1 clean`"
     )]
     Dependents { first: i64, last: i64 },
-    #[error("offsets {first} to {last} may be in the table already, and it cannot be counted: {why}")]
+    #[error("offsets {first} to {last} may be in the table already, and its rows can't be counted: {why}")]
     Uncountable { first: i64, last: i64, why: String },
 }
 
@@ -114,7 +114,7 @@ pub fn decide(stored: &Stored, have: &Have) -> Plan {
             if *offset != intent.first {
                 return Plan::Stop(Stop::Moved { offset: *offset, first: intent.first });
             }
-            outside(intent.first, intent.last + 1, have).unwrap_or_else(|| in_doubt(intent, have))
+            outside(intent.first, intent.last + 1, have).unwrap_or_else(|| unsettled(intent, have))
         }
     }
 }
@@ -139,7 +139,7 @@ fn outside(from: i64, to: i64, have: &Have) -> Option<Plan> {
     (to > have.high).then_some(Plan::Stop(Stop::Beyond { at: to, high: have.high }))
 }
 
-fn in_doubt(intent: &Intent, have: &Have) -> Plan {
+fn unsettled(intent: &Intent, have: &Have) -> Plan {
     let Intent { first, last, rows, crc, .. } = *intent;
     let Some((rows_now, crc_now)) = have.rebuilt else { return Plan::Rebuild { first, last } };
     if (rows_now, crc_now) != (rows, crc) || have.part_rows == 0 {
@@ -177,7 +177,7 @@ mod tests {
         Stored::Intent { offset: 10, intent: intent() }
     }
 
-    /// Everything known, in doubt, too old to rely on the token.
+    /// Everything known, unsettled, too old to rely on the token.
     fn old() -> Have {
         Have {
             low: 0,

@@ -13,7 +13,7 @@ use super::block::Path;
 /// An encoded intent is never longer (bytes).
 pub const MAX_INTENT: usize = 512;
 
-/// Metadata of a position with nothing in doubt. Not empty: a tool that resets offsets writes empty metadata, and that
+/// Metadata of a position with no unsettled block. Not empty: a tool that resets offsets writes empty metadata, and that
 /// must not look like a position of ours.
 pub const CLEAN: &str = "hw1";
 
@@ -44,7 +44,7 @@ pub enum Stored {
     Nothing,
     /// Everything before `offset` is done.
     Clean { offset: i64 },
-    /// Everything before `intent.first` is done; the block of `intent` is in doubt.
+    /// Everything before `intent.first` is done; the block of `intent` is unsettled.
     Intent { offset: i64, intent: Intent },
     /// A position that was not written by a delivery, or one that cannot be read.
     Foreign { offset: i64, why: String },
@@ -85,9 +85,9 @@ impl Intent {
         }
         let Some(body) = text.strip_prefix("hw1;") else {
             return Err(match text {
-                "" => "the position has no metadata: it was set by something else than a delivery".to_owned(),
+                "" => "the position has no metadata: it was not committed by a delivery".to_owned(),
                 _ if text.starts_with("hw") => format!("written by another version: {}", clip(text)),
-                _ => format!("not the metadata of a delivery: {}", clip(text)),
+                _ => format!("not a delivery's metadata: {}", clip(text)),
             });
         };
         let (checked, check) = text.rsplit_once(";k=").ok_or("damaged intent: no check sum")?;
@@ -177,7 +177,7 @@ mod tests {
         let newer = text.replacen("hw1", "hw2", 1);
         let cases = [
             (String::new(), "no metadata"),
-            ("NO_METADATA".to_owned(), "not the metadata of a delivery"),
+            ("NO_METADATA".to_owned(), "not a delivery's metadata"),
             (newer, "another version"),
             (text.replace("n=3000", "n=3001"), "check sum differs"),
             (text[..text.len() - 1].to_owned(), "check sum differs"),

@@ -1,4 +1,4 @@
-//! The loop of a delivery: events of the group, opening of partitions, back-pressure. What is done with blocks is in `work`.
+//! The loop of a delivery: events of the group, opening of partitions, back-pressure. Processing of blocks is in `work`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -131,7 +131,7 @@ impl Delivery {
         self.settings.safe_window.min(self.target.remembers(per_second) / 2)
     }
 
-    /// Steps until `stop` is set, then settles what is under way.
+    /// Steps until `stop` is set, then settles what is in progress.
     ///
     /// # Errors
     /// Those of [`Delivery::step`].
@@ -148,7 +148,7 @@ impl Delivery {
         }
     }
 
-    /// One round: hear the group, read, and go on with the block at hand. Waits up to `timeout` if there is nothing to do.
+    /// One round: hear the group, read, and continue with the current block. Waits up to `timeout` if there is nothing to do.
     ///
     /// # Errors
     /// Delivery has ended and the object must be dropped; nothing is lost.
@@ -332,7 +332,7 @@ impl Delivery {
         Ok(false)
     }
 
-    /// Forgets everything that is not stored in the group: it is read and decided anew.
+    /// Forgets everything that is not stored in the group: it is read and decided again.
     pub(super) fn forget(&mut self) {
         self.target.abandon();
         self.letters.abandon();
@@ -352,7 +352,7 @@ impl Delivery {
         }
     }
 
-    /// Gives revoked partitions back once nothing is under way.
+    /// Gives revoked partitions back once nothing is in progress.
     fn let_go(&mut self) -> Result<bool, DeliveryError> {
         if !self.revoking || self.job.is_some() {
             return Ok(false);

@@ -46,7 +46,7 @@ impl Letters {
         self.topic.as_ref()
     }
 
-    /// Makes a producer if there is none, which settles what an earlier one with its id left open.
+    /// Creates the producer if needed, which settles what an earlier one with its id left open.
     pub fn settle(&mut self, broker: &dyn Broker) -> Result<(), BrokerError> {
         let (Some(topic), None) = (&self.topic, &self.producer) else { return Ok(()) };
         let missing = || BrokerError::fatal(format!("the dead-letter topic {topic} does not exist"));
@@ -89,7 +89,7 @@ impl Letters {
         let refused = self.producer.as_mut().map(|producer| producer.refused()).unwrap_or_default();
         match refused.into_iter().next() {
             Some(refused) if self.without_row => {
-                Err(BrokerError::fatal(format!("the dead-letter topic takes no letter: {}", refused.cause)))
+                Err(BrokerError::fatal(format!("can't write to the dead-letter topic: {}", refused.cause)))
             }
             Some(_) => {
                 self.without_row = true;

@@ -158,7 +158,7 @@ impl MemoryTable {
         (state.inserts, state.repeats)
     }
 
-    /// Removes the rows that do not fit `keep`, as a person might.
+    /// Removes the rows that do not fit `keep`, as someone might.
     pub fn retain(&self, keep: impl Fn(&TableRow) -> bool) {
         self.state.lock().rows.retain(|row| keep(row));
     }
@@ -227,7 +227,7 @@ pub struct MemoryTarget {
     repeatable: bool,
     dependents: bool,
     uncountable: bool,
-    /// Tokens that are remembered; without it, as if for ever.
+    /// Tokens that are remembered; without it, as if forever.
     memory: Option<u32>,
 }
 

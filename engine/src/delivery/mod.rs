@@ -1,7 +1,7 @@
 //! Delivery of a committed topic into a table, exactly once.
 //!
-//! A table cannot take part in a Kafka transaction. So the pipeline writes the rows for it into a topic of its own, the
-//! outbox, inside its transaction, and a [`Delivery`] carries them over: it reads what is committed, cuts blocks, and
+//! A table can't take part in a Kafka transaction. So the pipeline writes the table's rows to a separate topic, the outbox,
+//! inside its transaction, and a [`Delivery`] inserts them: it reads committed records, cuts blocks, and
 //! inserts each under a token that the table remembers. Per block:
 //!
 //! ```text
@@ -10,20 +10,20 @@
 //!  3  commit offset = last + 1, with the intent of the next block if there is one already
 //! ```
 //!
-//! After a crash anywhere the intent says exactly which records may be in the table. The same block is read again (the
+//! After a crash at any step the intent says exactly which records may be in the table. The same block is read again (the
 //! outbox is immutable; rows and CRC prove it), and [`decide`] says what to do: insert again under the same token while
 //! the table surely remembers it; later, count the rows in the table by their position columns, and skip or insert.
-//! What cannot be decided stops with the reason ([`Stop`]) rather than guess.
+//! If neither is safe, the delivery stops with the reason ([`Stop`]) instead of guessing.
 //!
 //! Invariant: a row is in the table, or in the dead letters, or at or after the committed offset; never in two of them
 //! once its block is settled.
 //!
-//! Refused rows: a block that the table refuses is halved until the bad rows stand alone ([`Path`]). Each part has its own
+//! Refused rows: a block that the table refuses is halved until each bad row is alone ([`Path`]). Each part has its own
 //! intent, so that a crash repeats the same parts under the same tokens. A bad row goes to the dead letters in one
 //! Kafka transaction with the position after it.
 //!
 //! Zombies: a table cannot fence. An insert is started only if the group has accepted a commit of this member less than half
-//! a session timeout ago (a broker round trip, which says more than a poll), and an insert ends within
+//! a session timeout ago (a broker round trip, which proves more than a poll), and an insert ends within
 //! [`Target::max_insert`]. A new owner inserts under the same token at once, which is safe while the token is remembered;
 //! before it believes a count of rows it waits until a predecessor's insert can no longer happen.
 //!
@@ -72,7 +72,7 @@ pub struct Settings {
     pub epoch: u64,
     /// The outbox topic.
     pub topic: Arc<str>,
-    /// Its consumer group, used by nobody else.
+    /// Its consumer group, used by no one else.
     pub group: String,
     /// Stable name of this lane within the group.
     pub instance: String,
@@ -131,7 +131,7 @@ impl Settings {
 /// Why a delivery has ended. Nothing is lost: what is not in the table is still in the outbox.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum DeliveryError {
-    /// The protocol does not allow to go on.
+    /// The protocol does not allow to continue.
     #[error("{partition}: {stop}")]
     Stopped { partition: TopicPartition, stop: Stop },
     /// A record in the outbox is not what a pipeline writes there.

@@ -133,7 +133,7 @@ impl Partition {
     }
 
     /// Takes the block of a stored intent out of the buffer, once all of it was read. Its first attempt was made by
-    /// somebody else, and may still happen until `quiet_at`.
+    /// someone else, and may still happen until `quiet_at`.
     pub fn pin_rebuilt(&mut self, quiet_at: Millis) -> Result<bool, String> {
         let Stored::Intent { intent, .. } = &self.stored else { return Ok(false) };
         let Some(cut) = self.buffer.rebuild(intent.first, intent.last)? else { return Ok(false) };
@@ -147,7 +147,7 @@ impl Partition {
         self.phase == Phase::Reading && self.pinned.is_none() && self.buffer.is_empty()
     }
 
-    /// The position with nothing in doubt.
+    /// The position with no unsettled block.
     pub fn clean(&self) -> Committed {
         Committed { offset: self.done, metadata: CLEAN.to_owned() }
     }

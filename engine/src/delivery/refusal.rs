@@ -1,4 +1,4 @@
-//! Refused blocks: halving them until the bad rows stand alone, and writing those to the dead letters.
+//! Refused blocks: halving them until each bad row is alone, and writing those rows to the dead-letter topic.
 
 use std::time::Duration;
 
@@ -47,12 +47,12 @@ impl Delivery {
             }
             Answer::Counted { rows, .. } => {
                 return refused(format!(
-                    "rows refused (code {code}), but the table has {rows} of them: a materialized view that reads the \
-                     table has probably refused them after they were written; correct the view and start again: {message}"
+                    "rows refused (code {code}), but the table has {rows} of them: a materialized view of the table \
+                     has probably refused them after they were written; fix the view and restart the worker: {message}"
                 ));
             }
             Answer::Uncountable(why) => {
-                return refused(format!("rows refused (code {code}), and whether some are in the table cannot be told ({why}): {message}"));
+                return refused(format!("rows refused (code {code}), and it is unknown whether some are in the table ({why}): {message}"));
             }
         }
         if let Some(half) = pinned.intent.path.halved(pinned.cut.num_rows()) {
@@ -67,7 +67,7 @@ impl Delivery {
         }
         self.refused.1 += 1;
         if self.refused.1 > limit {
-            return refused(format!("more than {limit} rows are refused in a minute, the last with code {code}: {message}"));
+            return refused(format!("more than {limit} rows refused within a minute, the last with code {code}: {message}"));
         }
         Ok(Next::Then(Doing::Letter(refusal, false)))
     }

@@ -1,4 +1,4 @@
-//! The seam to the table: start an insert, ask how it goes, count rows.
+//! The seam to the table: start an insert, poll its progress, count rows.
 
 use std::time::Duration;
 
@@ -6,19 +6,19 @@ use operator_core::Millis;
 
 use super::block::{Block, Range};
 
-/// What a table said about the rows of a range.
+/// A table's answer about the rows of a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Rows found, and how many different positions they have.
     Counted { rows: u64, distinct: u64 },
-    /// Rows cannot be told apart, and why: a shared table, a table that merges rows.
+    /// Rows can't be distinguished, and why: a shared table, a table that merges rows.
     Uncountable(String),
 }
 
 /// Where an insert or a question stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Nothing was started, or its outcome has been told already.
+    /// Nothing was started, or its outcome was already returned.
     Idle,
     /// Under way.
     Working,
@@ -42,7 +42,7 @@ pub enum Progress {
 /// - A block is inserted whole or not at all once its outcome is known to be `Inserted`, `Refused` or `Unavailable`.
 /// - A block with a token seen before, within the target's window, changes nothing and is `Inserted`. The content is not
 ///   compared: that the rows are the same is the caller's duty.
-/// - No call waits for longer than it is told to.
+/// - No call waits for longer than its timeout.
 pub trait Target: Send {
     /// Starts to insert `block` in one request under a token made of its identity, unless a row can't fit ([`Progress::Unfit`]).
     fn start(&mut self, block: &Block);
@@ -50,10 +50,10 @@ pub trait Target: Send {
     /// Starts to count the rows of a range of positions.
     fn ask(&mut self, range: &Range);
 
-    /// How it goes, waiting up to `timeout` for the outcome. An outcome is told once.
+    /// The progress, waiting up to `timeout` for the outcome. An outcome is returned once.
     fn progress(&mut self, timeout: Duration) -> Progress;
 
-    /// Forgets what is under way, which may still happen.
+    /// Forgets what is in progress, which may still happen.
     fn abandon(&mut self);
 
     /// A hash of everything besides the block itself that decides whether a repeated insert is recognised: table, split
@@ -64,7 +64,7 @@ pub trait Target: Send {
     fn max_insert(&self) -> Millis;
 
     /// How long a token is remembered at least, if every inserted block was followed by others at once and so many come
-    /// per second. By default for ever.
+    /// per second. By default forever.
     fn remembers(&self, _blocks_per_second: f64) -> Millis {
         Millis::MAX
     }

@@ -1,4 +1,4 @@
-//! What is done with the block at hand: record its intent, decide, insert, split what is refused, settle.
+//! Processing of the current block: record its intent, decide, insert, split what is refused, settle.
 //!
 //! ```text
 //! Record -> Decide -> Wait(Insert) -> settled: Record the next part or block, or Clean
@@ -29,7 +29,7 @@ pub(super) const UNFIT: i32 = 0;
 /// How often an idle partition stores its position.
 const HEARTBEAT: Millis = 3_600_000;
 
-/// The one thing under way.
+/// The one thing in progress.
 pub(super) struct Job {
     pub partition: i32,
     pub doing: Doing,
@@ -51,7 +51,7 @@ pub(super) enum Doing {
     Recount(Refusal),
     /// Write a dead letter; `true`: its transaction is being committed.
     Letter(Refusal, bool),
-    /// Commit the position with nothing in doubt.
+    /// Commit the position without an intent.
     Clean,
 }
 
@@ -101,13 +101,13 @@ impl Delivery {
         partition.phase == Phase::Opening || partition.pinned.is_some() || full() || Delivery::is_stale(partition, now)
     }
 
-    /// An idle partition stores its position anew now and then: markers at its end must not be all that is left of the log
+    /// An idle partition stores its position again now and then: markers at its end must not be all that is left of the log
     /// at the stored position, and positions of groups expire.
     fn is_stale(partition: &Partition, now: Millis) -> bool {
         partition.is_idle() && now.saturating_sub(partition.stored_at) >= HEARTBEAT
     }
 
-    /// Goes on with the block at hand, or with the next. True if something was done.
+    /// Goes on with the current block, or with the next. True if something was done.
     pub(super) fn advance(&mut self, timeout: Duration) -> Result<bool, DeliveryError> {
         let now = self.clock.monotonic();
         let Some(mut job) = self.job.take().map_or_else(|| self.choose(now), |job| Ok(Some(job)))? else {
@@ -134,7 +134,7 @@ impl Delivery {
                 job.not_before = self.clock.monotonic().saturating_add(self.settings.pause(attempts));
                 if attempts.is_power_of_two() {
                     let (topic, cause) = (&self.settings.topic, self.counters.last_error().unwrap_or_default());
-                    tracing::warn!(%topic, partition = job.partition, attempts, %cause, "rows wait in the outbox topic and are tried again");
+                    tracing::warn!(%topic, partition = job.partition, attempts, %cause, "can't insert; rows wait in the outbox topic and are retried");
                 }
                 (doing, true)
             }

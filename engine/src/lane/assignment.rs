@@ -1,4 +1,4 @@
-//! Tasks come and go with the group's assignment: positions, restores, and the start of delivery.
+//! Tasks start and end with the group's assignment: positions, restores, and the start of delivery.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -190,7 +190,7 @@ impl Lane {
                 }
             }
         }
-        // The first epoch commits where reading began, rows or not: the next start must not choose anew.
+        // The first epoch commits where reading began, rows or not: the next start must not choose again.
         self.touch(first);
         if !positions.is_empty() {
             self.consumer.start(&positions)?;
@@ -214,7 +214,7 @@ impl Lane {
 
     pub(super) fn state_without_position(&self, id: (usize, i32)) -> LaneEnd {
         LaneEnd::Stop(format!(
-            "task {id:?} has state, but the group `{}` has no committed position for it: they expired or were deleted, or other topics are read now. Set positions, or begin again without both",
+            "task {id:?} has state, but the group `{}` has no committed position for it: positions expired or were deleted, or the source reads other topics now. Set positions, or delete the state, too",
             self.world.plan.names.group()
         ))
     }

@@ -1,4 +1,4 @@
-//! One input partition: how its records become batches, and how far its time and position have come.
+//! One input partition: how its records become batches, its event time and its position.
 
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;

@@ -1,16 +1,16 @@
-//! Whether the records of a source are where its `key` says.
+//! Verifies that the records of a source are in the partitions that its `key` promises.
 //!
-//! A step that groups by the `key` of a source does without a repartition, because rows with equal values are in one
-//! partition already. Nothing enforces that but the producers, so it is compared with what is read: the first records
+//! A step that groups by the `key` of a source needs no repartition, because rows with equal values are already in one
+//! partition. Only the producers can ensure that, so it is verified while reading: the first records
 //! of every partition after an assignment, then a sample. A contradiction stops the worker before the epoch commits.
 //!
 //! What is compared:
 //! - the record's partition with the one that the source's partitioner gives for the key's bytes;
 //! - the key with the column. It is the value as text or as Kafka's serializers write it, or the value in another
-//!   encoding (Avro, JSON), which can't be read here: then one value must always have the same bytes. All keys that a
+//!   encoding (Avro, JSON), which can't be decoded here: then one value must always have the same bytes. All keys that a
 //!   step relies on have one notation, or equal values of two topics would be in different partitions.
 //!
-//! Rows whose column is null are not judged: producers spread records without a key over all partitions.
+//! Rows whose column is null are not checked: producers spread records without a key over all partitions.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -132,7 +132,7 @@ impl Value<'_> {
     }
 }
 
-/// A number as everybody writes it.
+/// A number as everyone writes it.
 fn is_plain(digits: &[u8]) -> bool {
     match digits.strip_prefix(b"-").unwrap_or(digits) {
         b"0" => digits.len() == 1,
@@ -193,7 +193,7 @@ impl KeyCheck {
                 continue;
             }
             self.fresh = self.fresh.saturating_sub(1);
-            // Rows are records in order, less those that are no rows.
+            // Rows are records in order, less those that are not rows.
             index = index.max(first + row);
             while index < records.len() && records.get(index).offset < *offset {
                 index += 1;

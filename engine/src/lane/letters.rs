@@ -1,4 +1,4 @@
-//! Step 6: what leaves the tasks becomes records: outputs, repartitioned rows, dead letters.
+//! Step 6: output of the tasks becomes records: outputs, repartitioned rows, dead letters.
 
 use std::sync::Arc;
 
@@ -90,7 +90,7 @@ impl Lane {
         inputs.iter().find(|i| i.topics.iter().any(|t| t.name == partition.topic)).map_or_else(String::new, |i| i.name.clone())
     }
 
-    /// A row that a step or a sink refused: the original record where it is at hand, else the row as JSON.
+    /// A row that a step or a sink refused: the original record if it is available, else the row as JSON.
     fn reject(
         &mut self,
         step: &str,
@@ -187,7 +187,7 @@ impl Lane {
         tracing::warn!(%pipeline, step, topic, partition, offset, correlation_id, cause, "dead letter");
     }
 
-    /// The dead-letter topic of `topic`. If it is missing the lane stops: dropping is no option.
+    /// The dead-letter topic of `topic`. If it is missing the lane stops: dropping is not an option.
     fn dead_letter_topic(&mut self, topic: &str) -> Result<(Arc<str>, i32), LaneEnd> {
         if let Some(found) = self.dead_letter_partitions.get(topic) {
             return Ok(found.clone());

@@ -3,20 +3,20 @@
 //! A lane is one member of the consumer group, the tasks it was given, and two transactional producers. It runs on one
 //! thread as a loop of small steps, each of which takes what has arrived as far as it can:
 //!
-//! 1. **poll** the consumer: records, and news of the group;
+//! 1. **poll** the consumer: records and rebalances;
 //! 2. **decode** records into columns; what can't be decoded is a dead letter;
-//! 3. **observe time**: every row moves its partition's watermark, and carries the watermark that was before it;
+//! 3. **observe time**: every row advances its partition's watermark, and carries the watermark before it;
 //! 4. **push** the rows through the steps of their stage, in plan order;
 //! 5. each step **emits**, rejects, or touches state, which goes to an overlay ([`crate::state`]);
-//! 6. **route**: encode outputs and dead letters into the outbox, and send them once everything of the epoch before is
+//! 6. **route**: encode outputs and dead letters into the outbox, and send them once everything of the previous epoch is
 //!    acknowledged;
 //! 7. **seal** the epoch when its time is up: state changes go to changelog topics, and one transaction takes outputs,
 //!    changelog, dead letters and input positions together;
 //! 8. **settle**: [`decide`] on the outcome. Committed: the overlay becomes state. Aborted: rewind. Anything less
-//!    certain: the lane ends, and a new one starts from what is committed.
+//!    certain: the lane ends, and a new one starts from the last commit.
 //!
 //! While one epoch's commit is in flight the next one is already being processed on the other producer (rule R10).
-//! Nothing is ever taken from memory that a new lane could not rebuild from the log: that is what makes step 8 simple.
+//! A new lane can rebuild everything in memory from the log; that makes step 8 simple.
 
 mod assignment;
 mod input;
@@ -114,10 +114,10 @@ impl LaneConfig {
 /// Why a lane ended.
 #[derive(Debug, thiserror::Error)]
 pub enum LaneEnd {
-    /// Start a new lane: this one's position or membership is in doubt.
+    /// Start a new lane: this one's position or membership is uncertain.
     #[error("{0}")]
     Restart(String),
-    /// A person has to act: starting again would end the same way.
+    /// Starting again would fail for the same reason: the worker ends.
     #[error("{0}")]
     Stop(String),
 }
@@ -139,7 +139,7 @@ struct OwnedTask {
     checkpoints: Vec<(usize, Checkpoint)>,
     /// The partitions that feed each input of the stage.
     inputs: Vec<Vec<TopicPartition>>,
-    /// Watermark last told to the readers of each output (repartition topics only).
+    /// Watermark last written for the readers of each output (repartition topics only).
     told: Vec<Millis>,
     started: bool,
 }
@@ -249,7 +249,7 @@ impl Lane {
         let delivery = self.delivery;
         for event in events {
             match event {
-                // A rewind on the way: these come again.
+                // A rewind is pending: these are read again.
                 Event::Records { .. } | Event::End { .. } if delivery != self.delivery => {}
                 Event::Assigned(partitions) => {
                     if partitions.is_empty() {
@@ -283,7 +283,7 @@ impl Lane {
         self.commit_all(patience)
     }
 
-    /// Nothing is under way: every task given to this lane has started, and everything read so far is committed.
+    /// Nothing is in progress: every task given to this lane has started, and everything read so far is committed.
     pub fn is_settled(&self) -> bool {
         let has_started = self.newly.is_empty() && self.tasks.values().all(|task| task.started);
         has_started && self.in_flight.is_none() && self.epoch.touched.is_empty() && self.partitions.values().all(|p| p.waiting.is_empty())

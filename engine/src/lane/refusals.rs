@@ -1,8 +1,8 @@
-//! Records that the brokers refuse for what they are. The transaction they are in is aborted; when the same rows come again,
-//! the record is known by its fingerprint and a dead letter takes its place, so that everything beside it flows.
+//! Records that the brokers refuse because of their content. Their transaction is aborted; when the rows are processed again,
+//! the record is recognised by its fingerprint and replaced by a dead letter, so that all other records pass.
 //!
-//! This rests on replays that give the same bytes. Where one doesn't (a row of time alone), the new record is refused in its
-//! turn and becomes known, too.
+//! This relies on replays that give the same bytes. Where one doesn't (a row made by time alone), the new record is refused as
+//! well and becomes known, too.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,7 @@ use crate::output::Unwritable;
 
 /// Refused records that are not committed as dead letters yet. With more than these it is not the records that are wrong.
 const MOST: usize = 10_000;
-/// Commits after which a record that did not come again is forgotten: looking for it costs a hash per record.
+/// Commits after which a record that was not seen again is forgotten: looking for it costs a hash per record.
 const FORGET_AFTER: u32 = 100;
 
 /// What is known of refused records.
@@ -38,7 +38,7 @@ impl Refusals {
         let before = self.known.len();
         for Refused { record, cause } in refused {
             if self.known.len() >= MOST {
-                return Err(LaneEnd::Stop(format!("the brokers refuse more than {MOST} records, the last one thus: {cause}")));
+                return Err(LaneEnd::Stop(format!("the brokers refuse more than {MOST} records, the last one because: {cause}")));
             }
             self.known.insert(record, cause);
         }
@@ -69,7 +69,7 @@ impl Refusals {
         std::mem::take(&mut self.met)
     }
 
-    /// These became dead letters for good.
+    /// These became dead letters.
     pub fn committed(&mut self, met: &BTreeSet<u64>) {
         self.known.retain(|record, _| !met.contains(record));
         self.quiet = if met.is_empty() { self.quiet + 1 } else { 0 };
@@ -129,7 +129,7 @@ fn indispensable(record: &Outgoing<'_>, cause: &str) -> String {
         None => (" without a key", "`cleanup.policy`, `max.message.bytes`"),
     };
     format!(
-        "{cause}. `{}` may not lack a record: change its settings ({settings}) so that it takes one of {size} bytes{key}, and start again",
+        "{cause}. No record may be missing in `{}`: change its settings ({settings}) so that it accepts one of {size} bytes{key}, and restart the worker",
         record.topic
     )
 }
@@ -189,7 +189,7 @@ mod tests {
         assert!(said.contains("`orders.dlq`") && said.contains("`cleanup.policy`") && said.contains("without a key"), "{said}");
         (record.key, record.value) = (Some(b"k".as_slice()), Some(b"vv".as_slice()));
         let said = indispensable(&record, "too large");
-        assert!(!said.contains("cleanup.policy") && said.contains("takes one of 3 bytes,"), "{said}");
+        assert!(!said.contains("cleanup.policy") && said.contains("accepts one of 3 bytes,"), "{said}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Tasks get their state back: from local checkpoints in portions, then from the changelogs through one reader per lane.
 //!
-//! Nothing here takes long in one call, so that the lane goes on polling, and its tasks that are ready go on working.
+//! Every call is short, so that the lane keeps polling and its ready tasks keep working.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -211,5 +211,5 @@ impl OwnedTask {
 
 /// A cache: losing it costs a longer restore, nothing else.
 pub(super) fn unwritten(e: &std::io::Error) {
-    tracing::warn!(cause = %e, "the local checkpoint can't be written");
+    tracing::warn!(cause = %e, "can't write the local checkpoint");
 }

@@ -29,7 +29,7 @@ pub enum Next {
 
 /// The decision, as a table.
 ///
-/// Unknown and fenced outcomes share an answer: what is committed can't be told from here, and a new lane finds out by
+/// Unknown and fenced outcomes are handled alike: this lane can't know what is committed, and a new lane finds out by
 /// the only means there is. Its producers' start settles the old transactions (a transaction that reached its commit
 /// marker stays committed, anything else is aborted), the group's committed positions say which one it was, and state
 /// is what the changelog says. Using the old producer again after an unknown outcome could tear the next transaction.
@@ -41,7 +41,7 @@ pub fn decide(outcome: &Outcome) -> Next {
     }
 }
 
-/// An epoch whose commit is under way.
+/// An epoch whose commit is in progress.
 pub(super) struct InFlight {
     producer: usize,
     /// Everything is acknowledged: the next epoch may be sent.
@@ -89,8 +89,11 @@ impl Lane {
             let marks = input.marks();
             let metadata = encode_watermarks(&marks);
             if metadata.len() > MAX_METADATA {
+                let bytes = metadata.len();
                 return Err(LaneEnd::Stop(format!(
-                    "{partition} has too many writers: their watermarks don't fit beside the committed position"
+                    "the {} writer watermarks of {partition} take {bytes} bytes, above the {MAX_METADATA}-byte limit of offset metadata; \
+                     use fewer upstream partitions",
+                    marks.len()
                 )));
             }
             let offset = input.position();
@@ -99,7 +102,7 @@ impl Lane {
         }
         if offsets.is_empty() {
             // Without a position the group does not fence the commit.
-            return Err(LaneEnd::Restart("an epoch without positions: this is a bug".into()));
+            return Err(LaneEnd::Restart("the epoch has no positions: this is a bug".into()));
         }
         self.begin()?;
         failpoint("lane-sealed");
@@ -160,7 +163,7 @@ impl Lane {
             let (Some(owned), Some(writers)) = (self.tasks.get_mut(&id), self.writers.get(id.0)) else { continue };
             for (index, writer) in writers.iter().enumerate() {
                 let Some(topic) = writer.repartition() else { continue };
-                // Several streams may go through one topic: its readers hear of the slowest.
+                // Several streams may go through one topic: its readers get the slowest watermark.
                 let same = |other: &usize| writers.get(*other).is_some_and(|w| w.repartition() == Some(topic));
                 let marks = (0..writers.len()).filter(same).map(|i| owned.task.output_watermark(i, &watermarks));
                 let watermark = marks.min().unwrap_or(operator_core::NO_WATERMARK);
@@ -190,7 +193,7 @@ impl Lane {
         match (decide(&outcome), outcome) {
             (Next::Apply, Outcome::Committed { tags }) => self.apply(in_flight, &tags),
             (Next::Rewind, outcome) => self.rewind(&format!("{outcome:?}")),
-            (_, outcome) => Err(LaneEnd::Restart(format!("the outcome of a commit is in doubt or it was fenced: {outcome:?}"))),
+            (_, outcome) => Err(LaneEnd::Restart(format!("a commit was fenced or its outcome is unknown: {outcome:?}"))),
         }
     }
 
@@ -302,7 +305,7 @@ impl Lane {
             self.settle_before_rewind()?;
             patience -= 1;
             if patience == 0 {
-                return Err(LaneEnd::Restart("a commit takes longer than a minute".into()));
+                return Err(LaneEnd::Restart("a commit has been pending for more than a minute".into()));
             }
         }
         Ok(())
@@ -317,7 +320,7 @@ impl Lane {
             return match (decide(&outcome), outcome) {
                 (Next::Apply, Outcome::Committed { tags }) => self.apply(in_flight, &tags),
                 (Next::Rewind, _) => Ok(()),
-                (_, outcome) => Err(LaneEnd::Restart(format!("the outcome of a commit is in doubt: {outcome:?}"))),
+                (_, outcome) => Err(LaneEnd::Restart(format!("the outcome of a commit is unknown: {outcome:?}"))),
             };
         }
         Ok(())
@@ -346,7 +349,7 @@ impl Lane {
         self.epoch.touched.is_empty() && self.outbox.is_empty() && !self.begun
     }
 
-    /// The partitions are somebody else's already: nothing may be committed.
+    /// The partitions are someone else's already: nothing may be committed.
     pub(super) fn abandon(&mut self) -> Result<(), LaneEnd> {
         self.abort_open()
     }

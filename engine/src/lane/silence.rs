@@ -1,13 +1,13 @@
-//! Silence: proof that a partition has nothing to say, and how far the wall clock may then carry its watermark.
+//! Silence: proof that a partition has no new records, and how far the wall clock may then advance its watermark.
 //!
-//! That everything fetched was read proves nothing: a process that was frozen, a partition whose leader can't be reached
-//! and one with an open transaction at its end look the same from here. So the lane asks the leaders for their high
+//! That everything fetched was read proves nothing: a frozen process, an unreachable leader and an open transaction at the
+//! end of the partition look the same. So the lane asks the leaders for their high
 //! watermarks, without waiting for the answer. A high watermark that is not beyond what was read says that nothing was
 //! appended until the question was asked, in no transaction either; it proves the whole time since the last record, whether
 //! this process was running or not. The watermark then follows the wall clock as it was when the question was asked, at
 //! most as fast as monotonic time ([`crate::time::TrustedWall`]).
 //!
-//! The answers also say how far behind every partition is. A partition whose watermark is held back for want of a proof
+//! The answers also say how far behind every partition is. A partition whose watermark is held back without a proof
 //! is shown with the reason ([`Held`]).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -30,7 +30,7 @@ const JUMP: Millis = 5_000;
 
 /// See the module text.
 pub(super) struct Silence {
-    /// The question under way, and when it was asked.
+    /// The question in progress, and when it was asked.
     asked: Option<Moment>,
     /// Monotonic time of the last question.
     last: Option<Millis>,
@@ -92,7 +92,7 @@ impl Lane {
         Moment { monotonic, wall: self.world.wall.at(wall, monotonic) }
     }
 
-    /// The leaders have said where their partitions end: what was read that far was silent until the question.
+    /// The leaders have answered where their partitions end: those read that far were silent until the question.
     pub(super) fn heard(&mut self, ends: Vec<(TopicPartition, i64)>) -> Result<(), LaneEnd> {
         let Some(asked) = self.silence.asked.take() else { return Ok(()) };
         let ends: BTreeMap<TopicPartition, i64> = ends.into_iter().collect();
@@ -144,7 +144,7 @@ impl Lane {
         if let Some(partition) = inputs.first() {
             self.leave(task, leaving, partition, None, &[])?;
         }
-        // Readers of a repartition topic must hear that this task is silent.
+        // Readers of a repartition topic need to know that this task is silent.
         if self.writers.get(task.0).is_some_and(|w| w.iter().any(|w| w.repartition().is_some())) {
             self.touch(inputs);
         }

@@ -1,4 +1,4 @@
-//! Whether a plan may run on what is deployed: every difference is harmless, or refused with its remedy.
+//! Whether a plan may run on what is deployed: every difference is harmless, or rejected with a remedy.
 
 use operator_core::Diagnostic;
 
@@ -16,7 +16,7 @@ pub struct Verdict {
     pub changes: Vec<String>,
     /// There was no manifest, but the group has positions: they are those of a version that wrote none.
     pub adopted: bool,
-    /// What will be deployed. Ids of topics that are not there yet are missing.
+    /// What will be deployed. Ids of topics that do not exist yet are missing.
     pub next: Manifest,
 }
 
@@ -57,7 +57,7 @@ struct Check<'a> {
     changes: Vec<String>,
 }
 
-/// `is` is another topic than `was`. Where brokers have no ids nothing can be said.
+/// `is` is another topic than `was`. Without topic ids nothing is known.
 fn replaced(was: &Option<TopicId>, is: &Option<TopicId>) -> bool {
     was.is_some() && was != is
 }
@@ -335,7 +335,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// A topic of the pipeline's own was deleted while the group goes on from positions behind it.
+    /// A topic of the pipeline's own was deleted while the group continues from positions behind it.
     fn lost(&mut self, topic: &str, what: &str) {
         if self.group.committed.is_empty() {
             return;
@@ -374,7 +374,7 @@ impl Check<'_> {
 }
 
 /// Why workers of two versions can't run at once: they would read and write the same state or rows as different things. What
-/// only one of them has is no conflict.
+/// only one of them has is not a conflict.
 pub(super) fn conflict(mine: &Manifest, theirs: &Manifest) -> Option<String> {
     let steps = mine.steps.iter().filter_map(|(name, mine)| {
         let theirs = theirs.steps.get(name)?;

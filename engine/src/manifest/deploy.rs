@@ -1,4 +1,4 @@
-//! A start agrees with what is deployed, or is refused.
+//! A start fits what is deployed, or is rejected.
 
 use operator_core::Diagnostic;
 
@@ -63,5 +63,5 @@ pub fn deploy(broker: &dyn Broker, plan: &mut Plan) -> Result<Agreed, DeployErro
         verdict = check(broker, plan, Some(&agreed.manifest), false)?;
         deployed = Some(agreed);
     }
-    Err(BrokerError::new(Failure::Transient, "other workers go on changing the manifest").into())
+    Err(BrokerError::new(Failure::Transient, "other workers keep changing the manifest").into())
 }

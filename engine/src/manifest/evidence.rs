@@ -1,4 +1,4 @@
-//! What is in topics, as far as a start must know it: whether there is a record at all.
+//! The content of topics, as far as a start needs it: whether there is a record at all.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What a running worker does for the manifest: it notes that positions exist, and notices what changed under it.
+//! A running worker's part for the manifest: it records that positions exist, and notices recreated topics and new versions.
 
 use std::sync::Arc;
 

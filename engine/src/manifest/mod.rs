@@ -1,21 +1,21 @@
 //! The manifest: what a pipeline's state, positions and internal topics belong to.
 //!
-//! A deployment leaves things behind in Kafka that only mean something together with the plan that made them: accumulators
+//! A deployment leaves data in Kafka that has a meaning only together with its plan: accumulators
 //! without names, rows in a repartition topic, positions in topics that may be deleted and created again. The topic
 //! `hw.<pipeline>.manifest` says what they belong to. Every start compares its plan with it before it joins the group
-//! ([`check`]) and refuses what state, positions or unread rows can't follow; harmless changes are written as the next
+//! ([`check`]) and rejects changes that state, positions or unread rows can't follow; harmless changes are written as the next
 //! version ([`store`]).
 //!
 //! ```text
 //! read -> check -> (refused: stop) -> create topics -> write the next version, if anything differs -> read back -> join
 //! ```
 //!
-//! A record is one JSON document that people can read. It names the record it replaces, and counts only if that was the
+//! A record is one JSON document that users can read. It names the record it replaces, and counts only if that was the
 //! manifest in force: of two workers that write at once the first wins, and the other compares again. So the topic is
 //! not compacted, which could keep a record that lost; it holds a record per deployment that changed something.
 //!
-//! Honest limits: logic that leaves no mark in a layout (a filter in front of a window, say) is not compared, and takes
-//! effect for the rows from then on. A worker that runs notices another version within seconds, not at once.
+//! Honest limits: logic that does not show in a layout (such as a filter before a window) is not compared, and takes
+//! effect for later rows. A worker that runs notices another version within seconds, not at once.
 
 mod check;
 mod deploy;

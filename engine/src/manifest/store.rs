@@ -26,10 +26,10 @@ pub enum StoreError {
     Broker(#[from] BrokerError),
     /// Only a newer program can read it.
     #[error(
-        "the topic `{topic}` has a manifest of format {format} at offset {offset}, and this program knows formats up to {FORMAT}: run the version that wrote it, or a newer one"
+        "the topic `{topic}` has a manifest of format {format} at offset {offset}, and this version of `hw` supports formats up to {FORMAT}: run the version that wrote it, or a newer one"
     )]
     Newer { topic: String, format: u32, offset: i64 },
-    #[error("the topic `{topic}` has something else than a manifest at offset {offset} ({cause}): somebody else writes to it")]
+    #[error("the topic `{topic}` has a record that is not a manifest at offset {offset} ({cause}): another program writes to the topic")]
     Unreadable { topic: String, offset: i64, cause: String },
 }
 

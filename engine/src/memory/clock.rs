@@ -1,4 +1,4 @@
-//! Time that moves only when it is told to.
+//! A clock that tests advance.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -14,7 +14,7 @@ use crate::broker::Clock;
 #[derive(Debug, Default)]
 pub struct MemoryClock {
     elapsed: AtomicI64,
-    /// The part of it that was work: neither the wall nor anybody's silence knows of it.
+    /// The part of it that was work: neither the wall nor anyone's silence knows of it.
     worked: AtomicI64,
     /// Wall time minus the monotonic time that was no work.
     wall: AtomicI64,

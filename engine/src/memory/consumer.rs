@@ -1,4 +1,4 @@
-//! The group member: learns of its partitions, fetches from them, says goodbye or doesn't.
+//! The group member: receives its partitions, fetches from them, leaves or disappears.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -129,7 +129,7 @@ impl MemoryConsumer {
         world.groups.entry(self.group.clone()).or_default()
     }
 
-    /// Lets the world go on, having told the group that this member lives.
+    /// Lets the world continue, having told the group that this member lives.
     fn tick(&self, world: &mut World) {
         let now = world.clock.monotonic();
         if let Some(member) = self.group(world).members.get_mut(&self.member) {

@@ -1,4 +1,4 @@
-//! What goes wrong, and in which order things happen: both from a seed or a script, never from the machine.
+//! Faults and the order of events: both come from a seed or a script, never from the machine.
 //!
 //! A failed call has two sides that are independent of each other: whether it happened, and what was reported. Tests
 //! that only know "it failed, so it did not happen" miss the cases that lose or double data, so every fault here says both.
@@ -34,7 +34,7 @@ pub enum Fault {
     /// `Consumer::commit`: happened, reported as transient.
     OffsetReplyLost,
     /// The group expires the member, at its poll or between two of them (`Consumer::membership`): its partitions are lost,
-    /// and it joins anew.
+    /// and it joins again.
     Kicked,
     /// The group starts a rebalance although nobody came or went.
     Rebalance,
@@ -162,7 +162,7 @@ impl Random {
 pub(super) enum Schedule {
     /// Everything at the first opportunity and in full.
     Prompt,
-    /// Late, in pieces and in odd orders, but always with a chance to go on, so that everything ends.
+    /// Late, in pieces and in odd orders, but always with a chance to continue, so that everything ends.
     Seeded(Random),
 }
 
@@ -175,7 +175,7 @@ impl Schedule {
         matches!(self, Schedule::Prompt)
     }
 
-    /// Whether what could go on now does.
+    /// Whether what could continue now does.
     pub fn goes_on(&mut self) -> bool {
         match self {
             Schedule::Prompt => true,

@@ -24,7 +24,7 @@ pub(super) struct Member {
     /// Has joined the round in preparation: holds nothing any more.
     joined: bool,
     assignment: Vec<TopicPartition>,
-    /// The client has been told of its assignment.
+    /// The client has received its assignment.
     told: bool,
 }
 
@@ -108,7 +108,7 @@ impl Group {
         }
     }
 
-    /// Ends the round if everybody has joined it. `partitions` tells how many partitions a topic has.
+    /// Ends the round if everyone has joined it. `partitions` tells how many partitions a topic has.
     pub fn complete(&mut self, partitions: &dyn Fn(&str) -> i32) {
         if !self.preparing || !self.members.values().all(|member| member.joined) {
             return;

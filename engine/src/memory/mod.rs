@@ -1,12 +1,12 @@
 //! A Kafka in this process, with faults.
 //!
-//! It exists so that a lane can be believed: transactions, fencing, group generations, rebalances, control markers and
+//! It makes tests of the lane meaningful: transactions, fencing, group generations, rebalances, control markers and
 //! compaction gaps are those of Kafka, one virtual clock drives every timeout, and one seed decides the order of whatever
 //! may happen in any order. A run is a function of its seed and of the calls made.
 //!
 //! ```text
 //! World (one lock)   topics -> logs (log.rs)      groups (group.rs)      transactions + send buffers (transaction.rs)
-//! clients            consumer.rs  producer.rs  reader.rs     each call first lets the world go on (World::tick)
+//! clients            consumer.rs  producer.rs  reader.rs     each call first lets the world continue (World::tick)
 //! what goes wrong    faults.rs: 2x2, happened or not, reported or not
 //! ```
 //!
@@ -216,7 +216,7 @@ impl MemoryBroker {
         Ok(offset)
     }
 
-    /// Lets nobody read a partition, or everybody again: its leader can't be reached. Writing is not affected.
+    /// Lets nobody read a partition, or everyone again: its leader can't be reached. Writing is not affected.
     pub fn set_reachable(&self, topic: &str, partition: i32, reachable: bool) {
         let (partition, unreachable) = (TopicPartition::new(topic, partition), &mut self.shared.lock().unreachable);
         if reachable {

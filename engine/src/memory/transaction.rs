@@ -95,7 +95,7 @@ impl World {
         }
     }
 
-    /// The open transaction of `identity`, opened now if there is none, with one more target.
+    /// The open transaction of `identity`, opened now if necessary, with one more target.
     fn enlist(&mut self, identity: &Identity, target: Target) -> Result<u64, BrokerError> {
         self.check(identity)?;
         if self.producers.get(&identity.0).is_some_and(|registered| registered.open.is_none()) {

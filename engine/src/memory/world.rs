@@ -139,7 +139,7 @@ impl World {
         self.numbers
     }
 
-    /// What goes on by itself: called at the start of every call of a client.
+    /// What continues by itself: called at the start of every call of a client.
     pub fn tick(&mut self) {
         let now = self.clock.monotonic();
         self.expire_transactions(now);
@@ -155,7 +155,7 @@ impl World {
         self.complete_rounds();
     }
 
-    /// Ends the rebalances that everybody has joined.
+    /// Ends the rebalances that everyone has joined.
     pub fn complete_rounds(&mut self) {
         let topics = &self.topics;
         let partitions = |topic: &str| topics.get(topic).map_or(0, |topic| topic.partitions.len() as i32);

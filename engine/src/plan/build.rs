@@ -38,7 +38,7 @@ pub(super) struct Builder<'a> {
     pub(super) outputs: Vec<(usize, Output)>,
     pub(super) streams: BTreeMap<String, Stream>,
     pub(super) read: Vec<String>,
-    /// Steps that were refused: what is wrong with them has been said.
+    /// Steps that were rejected: their problems have been reported.
     refused: Vec<String>,
     pub(super) found: Vec<Diagnostic>,
 }
@@ -102,14 +102,14 @@ fn key_after(effect: &KeyEffect, key: Option<&Vec<Path>>) -> Option<Vec<Path>> {
     }
 }
 
-/// The first circle among steps of which each waits for another.
-fn circle(waiting: &[(&String, &Step)]) -> Option<Diagnostic> {
+/// The first cycle among steps of which each waits for another.
+fn cycle(waiting: &[(&String, &Step)]) -> Option<Diagnostic> {
     let before = |name: &str| {
         let (_, step) = waiting.iter().find(|(waits, _)| waits.as_str() == name)?;
         let bases = step.from.iter().map(|from| from.split('.').next().unwrap_or(from));
         bases.into_iter().find_map(|base| waiting.iter().find(|(waits, _)| waits.as_str() == base)).map(|(waits, _)| waits.as_str())
     };
-    // Going back from any of them ends in the circle, which need not hold the first.
+    // Going back from any of them ends in the cycle, which need not hold the first.
     let mut path: Vec<&str> = vec![waiting.first()?.0];
     let start = loop {
         let next = before(path.last()?)?;
@@ -118,14 +118,15 @@ fn circle(waiting: &[(&String, &Step)]) -> Option<Diagnostic> {
         }
         path.push(next);
     };
-    let circle = path.get(start..)?;
-    let reads = circle.iter().zip(circle.iter().cycle().skip(1)).map(|(a, b)| format!("`{a}` reads `{b}`"));
-    let message = format!("{}: a circle has no beginning", reads.collect::<Vec<_>>().join(", "));
-    let found = Diagnostic::error("cycle", message).at(["steps", circle.first()?, "from"]);
-    Some(found.help("no step may read, through others, what it writes"))
+    // Collected against the flow: `a` reads `b`.
+    let cycle = path.get(start..)?;
+    let flow: Vec<String> = cycle.iter().rev().chain(cycle.last()).map(|name| format!("`{name}`")).collect();
+    let message = format!("steps form a cycle: {}", flow.join(" → "));
+    let found = Diagnostic::error("cycle", message).at(["steps", cycle.first()?, "from"]);
+    Some(found.help("change one `from`: a step can't read its own output, directly or through other steps"))
 }
 
-/// An error of the YAML reader, which knows its place better than a path tells.
+/// An error of the YAML reader, which knows its location more precisely than a path.
 fn unreadable(e: YamlError, path: &[String]) -> Diagnostic {
     let mut found = Diagnostic::error(e.code, e.message).at(path);
     found.help = e.help;
@@ -138,18 +139,18 @@ impl Builder<'_> {
     fn header(&mut self) {
         let p = self.pipeline;
         if p.api_version != API_VERSION {
-            let message = format!("`{}` is not a version this program knows", p.api_version);
+            let message = format!("this version of `hw` does not support `{}`", p.api_version);
             self.found
                 .push(Diagnostic::error("api-version", message).at(["apiVersion"]).help(format!("write `apiVersion: {API_VERSION}`")));
         }
         if !can_name_a_pipeline(&p.name) {
-            let found = Diagnostic::error("name", format!("`{}` can't name a pipeline", p.name)).at(["name"]);
+            let found = Diagnostic::error("name", format!("`{}` is not a valid pipeline name", p.name)).at(["name"]);
             self.found.push(found.help(
-                "at most 100 lower-case letters, digits and dashes, a dash not first: topics, groups and transactional ids derive from it",
+                "use at most 100 lower-case letters, digits and dashes, no dash first: topics, groups and transactional ids derive from it",
             ));
         }
         if !(10..=60_000).contains(&p.commit_interval.millis()) {
-            let found = Diagnostic::error("commit-interval", "a commit interval is 10ms to 1m").at(["commit_interval"]);
+            let found = Diagnostic::error("commit-interval", "`commit_interval` must be from 10ms to 1m").at(["commit_interval"]);
             self.found.push(found.help("each commit is a transaction; `100ms` is the default"));
         }
         for (section, name) in p
@@ -162,16 +163,16 @@ impl Builder<'_> {
         {
             let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
             if name.is_empty() || name.len() > 100 || !name.chars().all(word) {
-                let found = Diagnostic::error("name", format!("`{name}` can't be a name here")).at([section, name]).key();
-                self.found.push(found.help("letters, digits, `_` and `-`, at most 100: names become parts of topic names"));
+                let found = Diagnostic::error("name", format!("`{name}` is not a valid name")).at([section, name]).key();
+                self.found.push(found.help("use letters, digits, `_` and `-`, at most 100: topic names contain it"));
             }
         }
         for name in p.steps.keys().filter(|name| p.sources.contains_key(*name)) {
             self.found.push(
-                Diagnostic::error("name-twice", format!("`{name}` is a source already"))
+                Diagnostic::error("name-twice", format!("a source is already called `{name}`"))
                     .at(["steps", name])
                     .key()
-                    .help("give the step another name: `from` could mean either"),
+                    .help("rename the step: `from` would be ambiguous"),
             );
         }
     }
@@ -187,7 +188,7 @@ impl Builder<'_> {
                 Err(d) => self.found.push(d.under(["tables", name])),
             }
             if table.history.is_some() && !text.contains("as_of") {
-                let found = Diagnostic::warning("no-effect", "`history` has no effect here: no join looks rows up as of event time");
+                let found = Diagnostic::warning("no-effect", "`history` has no effect here: no join has `as_of: event_time`");
                 let found = found.at(["tables", name, "history"]).key();
                 self.found.push(found.help("remove it, or write `as_of: event_time` in the join"));
             }
@@ -197,7 +198,7 @@ impl Builder<'_> {
 
     fn sources(&mut self, text: &str) {
         if self.root.get("sources").is_some_and(Node::is_empty) {
-            let found = Diagnostic::error("no-source", "a pipeline reads something: it has no sources").at(["sources"]).key();
+            let found = Diagnostic::error("no-source", "the pipeline has no sources").at(["sources"]).key();
             self.found.push(found.help("add one: `orders: { topic: business.orders.created, format: avro }`"));
         }
         let headers = self.pipeline.sinks.values().any(|s| s.headers && s.topic.is_some());
@@ -227,13 +228,13 @@ impl Builder<'_> {
             }
             waiting = later;
             if waiting.len() == before {
-                self.found.extend(circle(&waiting));
+                self.found.extend(cycle(&waiting));
                 return;
             }
         }
     }
 
-    /// The step was planned (its ports are known, so a missing one is a mistake) or refused (said already).
+    /// The step was planned (its ports are known, so a missing one is a mistake) or rejected (already reported).
     fn failed(&self, step: &str) -> bool {
         self.read.iter().any(|done| done == &format!("!{step}"))
     }
@@ -251,7 +252,7 @@ impl Builder<'_> {
         let place = ["steps".to_string(), name.to_string(), "from".to_string()];
         if step.from.iter().next().is_none() {
             self.found.push(
-                Diagnostic::error("from", "a step reads at least one stream")
+                Diagnostic::error("from", "`from` is empty: a step reads at least one stream")
                     .at(place)
                     .help("name a source, a step or a port: `from: orders`"),
             );
@@ -261,12 +262,11 @@ impl Builder<'_> {
         let Some(config) = self.root.find(&path) else { return };
         let names: Vec<&str> = step.from.iter().collect();
         if let Some(twice) = names.iter().enumerate().find(|(n, from)| names.iter().take(*n).any(|before| before == *from)) {
-            let found = Diagnostic::error("stream-twice", format!("`{}` stands here twice", twice.1));
-            self.found.push(
-                found.at(["steps", name, "from", &twice.0.to_string()]).help("a stream is read once: each of its rows would count twice"),
-            );
+            let found = Diagnostic::error("stream-twice", format!("`from` lists `{}` twice", twice.1));
+            self.found
+                .push(found.at(["steps", name, "from", &twice.0.to_string()]).help("remove one: a step reads each row of a stream once"));
         }
-        // All of them, so that every unknown one is told.
+        // All of them, so that every unknown one is reported.
         let streams: Vec<Option<Stream>> = step.from.iter().map(|from| self.resolve(from, &place)).collect();
         let streams: Option<Vec<Stream>> = streams.into_iter().collect();
         let Some(mut stream) = streams.and_then(|streams| self.union(name, &names, streams)) else {
@@ -329,7 +329,7 @@ impl Builder<'_> {
         // By the file: what can't be read is declared, too.
         let declared = ["sources", "steps"].iter().any(|section| self.declares(section, base));
         let planned = self.streams.keys().any(|name| name.split('.').next() == Some(base));
-        // What was refused itself, or reads what was, has been said already.
+        // A rejected step, or one that reads a rejected step, has been reported already.
         let nothing_declared = self.root.get("sources").is_some_and(Node::is_empty);
         if (!declared || planned) && !nothing_declared && !self.refused.iter().any(|step| step == base) {
             let known: Vec<&str> = match declared {
@@ -337,13 +337,13 @@ impl Builder<'_> {
                 false => self.pipeline.sources.keys().chain(self.pipeline.steps.keys()).map(String::as_str).collect(),
             };
             let message = match declared && from == base {
-                true => format!("`{from}` has no output of its own: read one of its ports"),
-                false if self.pipeline.tables.contains_key(from) => format!("`{from}` is a table, and no stream of rows"),
+                true => format!("`{from}` has no main output: read one of its ports"),
+                false if self.pipeline.tables.contains_key(from) => format!("`{from}` is a table, not a stream"),
                 false => format!("there is no source, step or port `{from}`"),
             };
             let found = Diagnostic::error("unknown-stream", message).at(place.to_vec());
             if self.pipeline.tables.contains_key(from) {
-                self.found.push(found.help("look its rows up with `enrich`, or read its topic as a source of another pipeline"));
+                self.found.push(found.help("look up its rows with `enrich`, or read its topic as a source of another pipeline"));
                 return None;
             }
             let help = did_you_mean(from, known.iter().copied()).unwrap_or_else(|| format!("there are {}", list(known.iter().copied())));
@@ -395,7 +395,7 @@ impl Builder<'_> {
         }
         if self.root.get("sinks").is_none_or(Node::is_empty) {
             self.found.push(
-                Diagnostic::error("no-sink", "a pipeline writes somewhere: it has no sinks")
+                Diagnostic::error("no-sink", "the pipeline has no sinks")
                     .at(["sinks"])
                     .help("add one: `out: { from: step, topic: analytics.orders.big, create: { partitions: 6 } }`"),
             );

@@ -1,4 +1,4 @@
-//! Checks of a pipeline as a whole: what is read or written twice, and what nobody reads.
+//! Checks of a pipeline as a whole: streams read or written twice, and outputs that nothing consumes.
 
 use std::collections::BTreeMap;
 
@@ -28,30 +28,34 @@ impl Builder<'_> {
             for (n, topic) in input.topics.iter().enumerate() {
                 let Some(first) = seen.insert(topic.name.to_string(), input.name.clone()) else { continue };
                 let message = match first == input.name {
-                    true => format!("`{}` stands in the list twice", topic.name),
-                    false => format!("`{}` is read by the source `{first}` already", topic.name),
+                    true => format!("duplicate topic `{}`", topic.name),
+                    false => format!("the source `{first}` already reads `{}`", topic.name),
                 };
                 let list = self.pipeline.sources.get(&input.name).is_some_and(|s| s.topics.is_some());
                 let at = if list { vec!["topics".to_string(), n.to_string()] } else { vec!["topic".to_string()] };
                 let found = Diagnostic::error("topic-twice", message).at(at).under(["sources", &input.name]);
-                self.found.push(found.help("read it once, and let several steps start there"));
+                self.found.push(found.help("keep one source, and let several steps read it"));
             }
         }
         for (name, table) in &self.pipeline.tables {
             if let Some(source) = seen.get(&table.topic) {
-                let found = Diagnostic::error("topic-twice", format!("`{}` is read by the source `{source}` already", table.topic));
-                self.found
-                    .push(found.at(["tables", name, "topic"]).help("a topic is a source or a table: events and states are two topics"));
+                let found = Diagnostic::error("topic-twice", format!("the source `{source}` already reads `{}`", table.topic));
+                self.found.push(
+                    found
+                        .at(["tables", name, "topic"])
+                        .help("a topic is read either as a source or as a table: use separate topics for events and for state"),
+                );
             }
         }
         for (name, sink) in &self.pipeline.sinks {
             let Some(topic) = &sink.topic else { continue };
             if seen.contains_key(topic) || self.pipeline.tables.values().any(|table| table.topic == *topic) {
-                let found = Diagnostic::error("loop", "the pipeline would read what it writes here, without end");
+                let found = Diagnostic::error("loop", "the pipeline reads this topic, so it would process its own output endlessly");
                 self.found.push(found.at(["sinks", name, "topic"]).help("write to another topic"));
             } else if topic.starts_with("hw.") {
-                let found = Diagnostic::error("topic-name", "topics whose names begin with `hw.` are those of pipelines themselves");
-                self.found.push(found.at(["sinks", name, "topic"]).help("write to a topic of another name"));
+                let found =
+                    Diagnostic::error("topic-name", "topic names that start with `hw.` are reserved for the pipelines' internal topics");
+                self.found.push(found.at(["sinks", name, "topic"]).help("write to another topic"));
             }
         }
     }
@@ -61,8 +65,8 @@ impl Builder<'_> {
         let mut seen: BTreeMap<&String, &String> = BTreeMap::new();
         for (name, table) in &self.pipeline.tables {
             if let Some(first) = seen.insert(&table.topic, name) {
-                let found = Diagnostic::error("topic-twice", format!("`{}` is the table `{first}` already", table.topic));
-                self.found.push(found.at(["tables", name, "topic"]).help("look rows up in that one"));
+                let found = Diagnostic::error("topic-twice", format!("the table `{first}` already reads `{}`", table.topic));
+                self.found.push(found.at(["tables", name, "topic"]).help("use that table"));
             }
         }
     }
@@ -73,8 +77,8 @@ impl Builder<'_> {
         let sinks = self.pipeline.sinks.iter().filter_map(|(name, sink)| Some((name, sink.clickhouse.as_ref()?)));
         for (name, table) in sinks {
             if let Some(first) = seen.insert(table, name) {
-                let found = Diagnostic::error("table-twice", format!("the sink `{first}` writes to `{table}` already"));
-                let help = "read several streams in one sink, through a step with `from: [a, b]`, or use another table";
+                let found = Diagnostic::error("table-twice", format!("the sink `{first}` already writes to `{table}`"));
+                let help = "merge the streams in a step with `from: [a, b]` before one sink, or use another table";
                 self.found.push(found.at(["sinks", name, "clickhouse"]).help(help));
             }
         }
@@ -115,16 +119,16 @@ impl Builder<'_> {
                     idle("sinks", name, &of_topics, "the sink writes to a table");
                 }
                 (None, format) => {
-                    idle("sinks", name, &["flush_interval", "block_rows"], "the sink writes to a topic, in the transaction of its epoch");
+                    idle("sinks", name, &["flush_interval", "block_rows"], "the sink writes to a topic, not to ClickHouse");
                     if format != Format::Avro {
-                        idle("sinks", name, &["subject"], "only Avro is written by a schema of the registry");
+                        idle("sinks", name, &["subject"], "only Avro sinks have a subject");
                     }
                 }
             }
         }
         for (name, source) in self.pipeline.sources.iter().filter(|(_, source)| source.key.is_none()) {
             if source.partitioner.is_some() {
-                idle("sources", name, &["partitioner"], "no `key` says what the partitions are chosen by");
+                idle("sources", name, &["partitioner"], "the source has no `key`");
             }
         }
         // Marks of personal data count beside any format: samples are masked by them.
@@ -135,7 +139,7 @@ impl Builder<'_> {
             self.pipeline.tables.iter().filter(|(_, t)| !counts(&t.schema)).map(|(n, t)| ("tables", n, t.format, t.schema.is_some()));
         for (section, name, format, declared) in inputs.chain(tables) {
             match format {
-                Format::Avro => idle(section, name, &["schema"], "Avro is read by the schema of the registry"),
+                Format::Avro => idle(section, name, &["schema"], "the registry has the schema of Avro records"),
                 Format::Debezium => idle(section, name, &["subject"], "`schema` declares the columns"),
                 Format::Json if declared => idle(section, name, &["subject"], "`schema` declares the columns"),
                 Format::Bytes | Format::String => idle(section, name, &["schema", "subject", "event"], "the value is one column, `value`"),
@@ -145,7 +149,7 @@ impl Builder<'_> {
         self.found.extend(found);
     }
 
-    /// What nobody reads.
+    /// Outputs that nothing consumes.
     pub(super) fn unread(&mut self) {
         let mut found = Vec::new();
         for (name, stream) in self.streams.iter().filter(|(name, _)| !self.read.contains(name)) {
@@ -154,13 +158,13 @@ impl Builder<'_> {
             let used = self.read.iter().any(|r| r.split('.').next() == Some(base) && !r.starts_with('!'));
             if stream.lossy {
                 found.push(
-                    Diagnostic::warning("unread-port", format!("nobody reads `{name}`: its rows are counted and dropped"))
+                    Diagnostic::warning("unread-port", format!("output `{name}` is not consumed; its rows are counted and dropped"))
                         .at([section, base])
-                        .help(format!("write it somewhere: `from: {name}`")),
+                        .help(format!("add a sink or step with `from: {name}`")),
                 );
             } else if !used {
                 found.push(
-                    Diagnostic::warning("unread", format!("nobody reads `{name}`"))
+                    Diagnostic::warning("unread", format!("output `{name}` is not consumed"))
                         .at([section, base])
                         .key()
                         .help("write it to a sink, or remove it"),
@@ -170,10 +174,10 @@ impl Builder<'_> {
         let looked_up: Vec<&String> = self.nodes.iter().flat_map(|(_, n)| &n.planned.tables).collect();
         for name in self.pipeline.tables.keys().filter(|name| !looked_up.contains(name)) {
             found.push(
-                Diagnostic::warning("unused-table", format!("no step looks anything up in `{name}`"))
+                Diagnostic::warning("unused-table", format!("no step uses the table `{name}`"))
                     .at(["tables", name])
                     .key()
-                    .help("join it with `enrich`, or remove it: every worker loads it"),
+                    .help("use it in an `enrich` step, or remove it: every worker loads it into memory"),
             );
         }
         self.found.extend(found);

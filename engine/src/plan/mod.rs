@@ -1,4 +1,4 @@
-//! From a pipeline to what the lanes execute.
+//! From a pipeline to the plan that lanes execute.
 //!
 //! A plan is a list of **stages**. A stage is a part of the pipeline whose rows stay in one partition: its inputs are
 //! co-partitioned topics, its operators form a DAG, its outputs are topics. Where a step needs another key, the
@@ -36,7 +36,7 @@ pub trait Catalog {
     }
     /// The names of all topics, for patterns.
     fn topics(&self) -> Result<Vec<String>, String>;
-    /// Whether topics nobody has told of may exist: there is no cluster to ask. A pattern that matches none then stands
+    /// Whether unknown topics may exist: there is no cluster to ask. A pattern that matches none then stands
     /// for one topic, which is named like the pattern.
     fn is_offline(&self) -> bool {
         false
@@ -120,7 +120,7 @@ pub struct InputTopic {
 }
 
 impl InputTopic {
-    /// A topic of which only the catalog has told.
+    /// A topic known only from the catalog.
     pub fn new(name: impl Into<Arc<str>>, partitions: i32, avro: Option<Arc<str>>) -> InputTopic {
         InputTopic { name: name.into(), partitions, first_partitions: partitions, id: None, avro }
     }

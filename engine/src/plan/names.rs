@@ -1,4 +1,4 @@
-//! Every name the pipeline makes outside: topics, group, transactional ids. All begin with `hw.<pipeline>.`, so that
+//! Every external name of a pipeline: topics, groups, transactional ids. All begin with `hw.<pipeline>.`, so that
 //! one prefixed ACL covers them.
 
 use std::sync::Arc;

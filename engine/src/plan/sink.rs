@@ -31,18 +31,18 @@ pub fn sink(
                 ("timestamp", Ok(other)) => wrong.push(
                     Diagnostic::error("time-type", format!("`{column}` is {}, not a timestamp", type_name(other)))
                         .at([key])
-                        .help("a record's timestamp is a timestamp column, or a long of milliseconds since 1970"),
+                        .help("use a timestamp column, or a long of milliseconds since 1970"),
                 ),
                 ("partition", Ok(DataType::Int32 | DataType::Int64)) => {}
                 ("partition", Ok(other)) => wrong.push(
-                    Diagnostic::error("partition-type", format!("`{column}` is {}, a partition is a whole number", type_name(other)))
+                    Diagnostic::error("partition-type", format!("`{column}` is {}, but a partition is a whole number", type_name(other)))
                         .at([key]),
                 ),
                 ("key", Ok(DataType::Utf8 | DataType::Binary | DataType::Int32 | DataType::Int64)) => {}
                 (_, Ok(other)) => wrong.push(
                     Diagnostic::error("key-type", format!("`{column}` is {}, which no standard Kafka serializer writes", type_name(other)))
                         .at([key])
-                        .help("a key is text, bytes, int or long: add a text column with CAST(... AS VARCHAR)"),
+                        .help("a key is a text, bytes, int or long: add a text column with CAST(... AS VARCHAR)"),
                 ),
             }
         }
@@ -50,16 +50,16 @@ pub fn sink(
     if let Some(create) = &sink.create {
         if create.partitions < 1 {
             wrong.push(
-                Diagnostic::error("partitions", "a topic has at least one partition")
+                Diagnostic::error("partitions", "`partitions` must be at least 1")
                     .at(["create", "partitions"])
                     .help("write `partitions: 6`"),
             );
         }
         if create.replication.is_some_and(|copies| copies < 1) {
             wrong.push(
-                Diagnostic::error("partitions", "a partition has at least one copy")
+                Diagnostic::error("partitions", "`replication` must be at least 1")
                     .at(["create", "replication"])
-                    .help("write `replication: 3`, or leave it to the broker"),
+                    .help("write `replication: 3`, or leave it out for the broker's default"),
             );
         }
     }
@@ -70,7 +70,7 @@ pub fn sink(
                 wrong.push(
                     Diagnostic::error("table-name", format!("`{table}` is not `database.table`"))
                         .at(["clickhouse"])
-                        .help("both are made of letters, digits and `_`: `analytics.orders`"),
+                        .help("both parts consist of letters, digits and `_`: `analytics.orders`"),
                 );
             }
             for column in ["_partition", "_offset", "_row"].iter().filter(|c| user_fields(schema).any(|f| f.name() == **c)) {
@@ -80,7 +80,7 @@ pub fn sink(
                 wrong.push(found.help("select it under another name first"));
             }
             if !(1..=1_000_000).contains(&sink.block_rows) {
-                wrong.push(Diagnostic::error("block-rows", "a block has 1 to 1000000 rows").at(["block_rows"]));
+                wrong.push(Diagnostic::error("block-rows", "`block_rows` must be from 1 to 1000000").at(["block_rows"]));
             }
             let outbox = names.outbox(name);
             Some(Target::Outbox {
@@ -115,12 +115,12 @@ fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalo
         }
         Some((before, rest)) => {
             let Some((column, after)) = rest.split_once('}') else {
-                wrong.push(Diagnostic::error("topic-name", "`{` without `}`").at(["topic"]).help("a column is written `audit.{column}`"));
+                wrong.push(Diagnostic::error("topic-name", "`{` without `}`").at(["topic"]).help("write a column as `audit.{column}`"));
                 return None;
             };
             let around = format!("{before}x{after}");
             if after.contains(['{', '}']) {
-                let found = Diagnostic::error("topic-name", "one `{column}` only can be part of a topic's name").at(["topic"]);
+                let found = Diagnostic::error("topic-name", "a topic's name can contain only one `{column}`").at(["topic"]);
                 wrong.push(found.help("compute the whole name in a `map` step, and write `topic: \"{name}\"`"));
             } else {
                 wrong.extend(not_a_topic(&around).map(|found| found.at(["topic"])));
@@ -128,7 +128,7 @@ fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalo
             match Path::resolve_column(column, schema.fields()).map(|f| f.data_type()) {
                 Some(DataType::Utf8) => {}
                 Some(other) => wrong.push(
-                    Diagnostic::error("topic-name", format!("`{column}` is {}; a topic's name is made of text", type_name(other)))
+                    Diagnostic::error("topic-name", format!("`{column}` is {}, but a topic's name needs a text", type_name(other)))
                         .at(["topic"]),
                 ),
                 None => wrong.push(unknown_sink_column(column, schema).at(["topic"])),
@@ -150,7 +150,7 @@ fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalo
             if !fits("value") && !fits("_value") {
                 let found = Diagnostic::error(
                     "raw-format",
-                    format!("a {:?} sink writes the column `value`, which is not there", sink.format).to_lowercase(),
+                    format!("a {:?} sink writes the column `value`, which the rows don't have", sink.format).to_lowercase(),
                 );
                 wrong.push(found.at(["format"]).help("select the column to write as `value`"));
             }
@@ -159,7 +159,7 @@ fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalo
         Format::Json => {
             if let Err(e) = JsonEncoder::check(&user) {
                 let found = Diagnostic::error("json", e).at(["topic"]);
-                wrong.push(found.help("give the column another type in a `map` step, such as CAST(... AS VARCHAR), or leave it out"));
+                wrong.push(found.help("convert the column in a `map` step, such as CAST(... AS VARCHAR), or leave it out"));
             }
             None
         }
@@ -202,13 +202,13 @@ fn compacted(sink: &Sink, topic: &TopicName, catalog: &dyn Catalog) -> bool {
 fn null_key(sink: &Sink, schema: &SchemaRef, wrong: &mut Vec<Diagnostic>) {
     match sink.key.as_ref().map(|key| Path::resolve_column(key, schema.fields())) {
         None => {
-            let found = Diagnostic::error("null-key", "the topic is compacted, and a compacted topic takes no record without a key");
-            wrong.push(found.at(["topic"]).help("say which column is the key: `key: id`"));
+            let found = Diagnostic::error("null-key", "the topic is compacted, so every record needs a key");
+            wrong.push(found.at(["topic"]).help("set the column to use as the key: `key: id`"));
         }
         Some(Some(field)) if field.is_nullable() => {
             let key = field.name();
             let message = format!("`{key}` can be null, and the topic is compacted: rows without a key become dead letters");
-            let help = format!("let rows without one go first: `filter: {} IS NOT NULL`, or compute a key that is never null", in_sql(key));
+            let help = format!("filter out rows without a key: `filter: {} IS NOT NULL`, or compute a key that is never null", in_sql(key));
             wrong.push(Diagnostic::warning("null-key", message).at(["key"]).help(help));
         }
         Some(_) => {}
@@ -219,8 +219,8 @@ fn null_key(sink: &Sink, schema: &SchemaRef, wrong: &mut Vec<Diagnostic>) {
 pub(super) fn not_a_topic(name: &str) -> Option<Diagnostic> {
     let sign = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     let possible = !name.is_empty() && name.len() <= 245 && name.chars().all(sign) && !matches!(name, "." | "..");
-    let found = || Diagnostic::error("topic-name", format!("`{name}` can't name a topic"));
-    (!possible).then(|| found().help("Kafka takes letters, digits, `.`, `_` and `-`, at most 245 here"))
+    let found = || Diagnostic::error("topic-name", format!("`{name}` is not a valid topic name"));
+    (!possible).then(|| found().help("use letters, digits, `.`, `_` and `-`, at most 245"))
 }
 
 fn topic_spec(sink: &Sink, topic: &str) -> TopicSpec {
@@ -240,7 +240,7 @@ fn existing(sink: &Sink, topic: &str, catalog: &dyn Catalog, wrong: &mut Vec<Dia
                 wrong.push(
                     Diagnostic::error("unknown-topic", format!("the topic `{topic}` does not exist"))
                         .at(["topic"])
-                        .help("create it, or let the pipeline do so: `create: { partitions: 6 }`"),
+                        .help("create it, or let the pipeline create it: `create: { partitions: 6 }`"),
                 );
                 (None, None)
             }
@@ -269,7 +269,7 @@ fn avro(sink: &Sink, topic: &str, user: &SchemaRef, catalog: &dyn Catalog, wrong
                 wrong.push(
                     Diagnostic::error("avro", e)
                         .at(["format"])
-                        .help("give the column another type or name in a `map` step, such as CAST(... AS VARCHAR)"),
+                        .help("rename or convert the column in a `map` step, such as CAST(... AS VARCHAR)"),
                 );
                 return None;
             }

@@ -77,9 +77,10 @@ pub fn source(
     };
     let ours = |name: &str| batch::is_system(name) || METADATA.iter().any(|(ours, _)| *ours == name);
     if let Some(field) = value.fields().iter().find(|f| ours(f.name())) {
-        let found = Diagnostic::error("reserved-column", format!("the value has a column `{}`, a name that the engine uses", field.name()));
+        let found =
+            Diagnostic::error("reserved-column", format!("the records have a column `{}`, a name reserved for the engine", field.name()));
         let at = if source.schema.is_some() { vec!["schema", field.name(), THE_KEY] } else { vec!["format"] };
-        return Err(vec![found.at(at).help("names that begin with `_` belong to the engine; rename the field where it is written")]);
+        return Err(vec![found.at(at).help("names that start with `_` are reserved for the engine; rename the field in the producer")]);
     }
     let metadata = mentioned(text);
     let time = time(source, &value).map_err(|d| vec![d])?;
@@ -89,12 +90,11 @@ pub fn source(
     {
         let message = format!("`{path}` is {}, which no standard Kafka serializer writes as a key", type_said(of));
         let found = Diagnostic::error("key-type", message).at(["key"]);
-        return Err(vec![found.help("leave `key` out: the pipeline then moves the rows to the partitions it needs")]);
+        return Err(vec![found.help("remove `key`: the pipeline then repartitions rows where it needs to")]);
     }
     if source.time.idle.0.is_some_and(|idle| idle.0 < 1_000) {
         warnings.push(
-            Diagnostic::warning("short-idle", "an idle timeout under a second makes rows late after every short pause")
-                .at(["time", "idle"]),
+            Diagnostic::warning("short-idle", "with `idle` under a second, rows are late after every short pause").at(["time", "idle"]),
         );
     }
     let mut fields: Vec<Arc<Field>> = value.fields().iter().cloned().collect();
@@ -127,7 +127,7 @@ pub fn source(
 
 /// Change records make a table, and nothing else.
 pub(super) fn debezium_elsewhere(what: &str) -> Diagnostic {
-    Diagnostic::error("debezium-format", format!("{what} can't have `format: debezium`: change records are read as tables"))
+    Diagnostic::error("debezium-format", format!("{what} can't have `format: debezium`: only tables read change records"))
         .at(["format"])
         .help("write `format: json` and declare `op`, `before` and `after`, or make the topic a table")
 }
@@ -143,8 +143,8 @@ const DEFAULT_HISTORY: i64 = 7 * 86_400_000;
 /// Plans a table.
 pub fn table(name: &str, table: &Table, catalog: &dyn Catalog, text: &str) -> Result<TablePlan, Diagnostic> {
     if matches!(table.format, Format::Bytes | Format::String) {
-        let found = Diagnostic::error("table-format", "a table's records are JSON, Avro or change records of Debezium").at(["format"]);
-        return Err(found.help("write `format: json`, `avro` or `debezium`"));
+        let found = Diagnostic::error("table-format", "a table's `format` is `json`, `avro` or `debezium`").at(["format"]);
+        return Err(found.help("choose one of them, or read the topic as a source"));
     }
     let partitions = match catalog.partitions(&table.topic) {
         Ok(Some(n)) => n,
@@ -195,7 +195,7 @@ fn topics(source: &Source, catalog: &dyn Catalog) -> Result<Vec<String>, Diagnos
             }
             if found.is_empty() {
                 let known = match catalog.is_offline() {
-                    true => "; without a cluster, the topics with a schema in the schemas folder are known",
+                    true => "; without a cluster, only topics with a schema in the schemas folder are known",
                     false => "",
                 };
                 return Err(Diagnostic::error("no-topic", format!("no topic matches `{pattern}`"))
@@ -239,7 +239,7 @@ fn value_schema(
         }
         (Format::Debezium, None) => Err(Diagnostic::error("schema", "the columns of a Debezium table are not declared")
             .at(["format"])
-            .help("declare the columns of the row (`after`) under `schema`")),
+            .help("declare the row's columns (those in `after`) under `schema`")),
         (Format::Json | Format::Debezium, Some(_)) => {
             Err(Diagnostic::error("schema", "a schema is a mapping of column names to types").at(["schema"]))
         }
@@ -331,8 +331,8 @@ fn envelope(data: Fields) -> Schema {
 fn envelope_complete(schema: &Schema, topic: &str) -> Result<(), Diagnostic> {
     for name in ["eventId", "eventType", "timestamp", "data"] {
         if schema.field_with_name(name).is_err() {
-            let message = format!("the schema of `{topic}` is no event envelope: it has no `{name}`");
-            return Err(Diagnostic::error("envelope", message).at(["event"]).help("leave `event` out for records without the envelope"));
+            let message = format!("the schema of `{topic}` is not an event envelope: it has no `{name}`");
+            return Err(Diagnostic::error("envelope", message).at(["event"]).help("remove `event` if the records have no envelope"));
         }
     }
     Ok(())
@@ -372,7 +372,7 @@ fn time(source: &Source, value: &Schema) -> Result<TimeSource, Diagnostic> {
 
 fn time_type_error(name: &str, found: &DataType) -> Diagnostic {
     Diagnostic::error("time-type", format!("`{name}` is {}, not a timestamp", type_name(found)))
-        .help("event time is a timestamp column, or a long of milliseconds since 1970")
+        .help("use a timestamp column, or a long of milliseconds since 1970")
 }
 
 /// A column that a sink needs by itself: a field of a record is not one.

@@ -1,4 +1,4 @@
-//! Streams while planning: what meets in one stage, what has to move to other partitions first.
+//! Streams while planning: which are in one stage, and which must be repartitioned first.
 
 use std::sync::Arc;
 
@@ -89,9 +89,8 @@ impl Builder<'_> {
                     fit = false;
                     let message = format!("`{first}` and `{name}` can't be read together: {}", differing.join("; "));
                     let found = Diagnostic::error("union-columns", message).at(["steps", step, "from", &at.to_string()]);
-                    self.found.push(found.help(
-                        "give them the same columns with `map: { select: .. }` first; their order, and whether they can be null, may differ",
-                    ));
+                    self.found
+                        .push(found.help("give them the same columns with `map: { select: .. }` first; order and nullability may differ"));
                 }
             }
         }
@@ -100,9 +99,9 @@ impl Builder<'_> {
 
     /// Rows that a window makes as it closes meet other rows here.
     pub(super) fn no_order(&mut self, at: &[&str]) {
-        let message = "rows of closing windows meet other rows here: in which order depends on when time moved";
+        let message = "window results are merged with other rows here; their relative order is undefined";
         let found = Diagnostic::warning("no-order", message).at(at.iter().copied());
-        self.found.push(found.help("give each of the streams a topic or a step of its own, or let nothing depend on their order"));
+        self.found.push(found.help("write each stream to its own topic or step, or use only results that don't depend on the order"));
     }
 
     /// Rows with equal values in `needed` are in one partition already: every stream's key is among these columns,
@@ -156,9 +155,9 @@ impl Builder<'_> {
     pub(super) fn why_apart(&self, streams: &[Stream], needed: &[Path]) -> String {
         let Some(first) = streams.first() else { return String::new() };
         if needed.is_empty() {
-            return "all rows must meet in one partition".to_string();
+            return "all rows must be in one partition".to_string();
         }
-        let wanted = format!("rows with equal {} must meet", paths(needed));
+        let wanted = format!("rows with equal {} must be in one partition", paths(needed));
         match &first.input.key {
             _ if !self.partitions(first.component).1 => format!("{wanted}, but the topics have different numbers of partitions"),
             _ if streams.iter().any(|s| s.input.key != first.input.key) => format!("{wanted}, but the streams have different keys"),
@@ -166,8 +165,8 @@ impl Builder<'_> {
                 let names = self.partitioners(streams).into_iter().map(|hash| hash.described().0).collect::<Vec<_>>();
                 format!("{wanted}, but the sources have different partitioners: {}", list(names))
             }
-            None => format!("{wanted}, and no `key` of a source says where they are"),
-            Some(key) => format!("{wanted}, but they are where {} put them", paths(key)),
+            None => format!("{wanted}, and the source has no `key` that ensures it"),
+            Some(key) => format!("{wanted}, but they are partitioned by {}", paths(key)),
         }
     }
 
@@ -180,7 +179,7 @@ impl Builder<'_> {
             let topics = list(self.topics_of(first.component).map(|t| t.name.as_ref()).collect::<Vec<_>>());
             let found = Diagnostic::error(
                 "co-partitioning",
-                format!("{topics} have different numbers of partitions, so their time can't be told to a repartition topic"),
+                format!("{topics} have different numbers of partitions, so their watermarks can't be written to a repartition topic"),
             );
             self.found.push(
                 found.at(["steps", step, "from"]).help("give the topics the same number of partitions, or read them as separate sources"),

@@ -51,7 +51,7 @@ impl Rows {
             (Format::Debezium, _) => {
                 Values::Debezium { after: JsonDecoder::new(&table.schema), keys: Box::new(RowKeys::new(&table.schema, &table.key)?) }
             }
-            _ => return Err(format!("table `{}`: a table's records are JSON, Avro or Debezium's", table.name)),
+            _ => return Err(format!("table `{}`: a table's format is json, avro or debezium", table.name)),
         };
         Ok(Rows {
             name: table.name.clone(),
@@ -71,7 +71,7 @@ impl Rows {
         if let Values::Debezium { after, keys } = &mut self.values {
             return changed(record, after, keys, &mut self.rows, out).map_err(DecodeError::Bad);
         }
-        let key = record.key.ok_or_else(|| DecodeError::Bad("it has no key".into()))?;
+        let key = record.key.ok_or_else(|| DecodeError::Bad("the record has no key".into()))?;
         if let Some(value) = record.value {
             self.value(value, schemas)?;
         }
@@ -141,7 +141,7 @@ fn changed<'r>(
                 Err(_) if change.is_none() => return Ok(()),
                 Err(e) => return Err(e),
             },
-            (_, None) => return Err("it deletes a row and does not say which: it has neither the key in `before` nor a record key".into()),
+            (_, None) => return Err("it deletes an unknown row: it has neither the key in `before` nor a record key".into()),
         };
         push(key, None);
         return Ok(());

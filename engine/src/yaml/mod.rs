@@ -1,4 +1,4 @@
-//! YAML with places: every key and value knows its line and column, and every error from deserializing points at the
+//! YAML with locations: every key and value knows its line and column, and every error from deserializing points at the
 //! text it is about (rule R8).
 //!
 //! The tree is built from parser events with limits on size, depth and alias expansion, so that a hostile file costs
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(error.help.as_deref(), Some("did you mean `count`?"));
         let error = parse("name: a\ncount: three\n").unwrap().read::<Example>().unwrap_err();
         assert_eq!((error.place.unwrap().line, error.place.unwrap().column), (2, 8));
-        assert!(parse("a: 1\na: 2").unwrap_err().message.contains("twice"));
+        assert!(parse("a: 1\na: 2").unwrap_err().message.contains("duplicate key"));
     }
 
     #[test]

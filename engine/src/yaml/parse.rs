@@ -32,13 +32,13 @@ pub fn parse(text: &str) -> Result<Node, YamlError> {
 /// What most likely is wrong where the parser gave up.
 fn syntax_help(info: &str) -> &'static str {
     match info {
-        _ if info.contains("tab") => "YAML is indented with spaces, never with tabs",
-        _ if info.contains("mapping values") => "a value with `: ` in it goes in quotes, and the keys of a mapping begin in one column",
+        _ if info.contains("tab") => "indent with spaces; YAML does not allow tabs",
+        _ if info.contains("mapping values") => "quote a value that contains `: `, and start all keys of a mapping in the same column",
         _ if info.contains("quoted scalar") || info.contains("end of stream") => {
-            "a quote or a bracket may not be closed in the lines above"
+            "a quote or a bracket in the lines above may not be closed"
         }
-        _ if info.contains("flow") => "inside `{ .. }` and `[ .. ]` entries are separated by commas, and texts with commas are quoted",
-        _ => "look at this line and the one above: the keys of a mapping begin in one column, and each is followed by `: `",
+        _ if info.contains("flow") => "inside `{ .. }` and `[ .. ]` separate entries with commas, and quote texts that contain commas",
+        _ => "check this line and the one above: the keys of a mapping start in the same column, each followed by `: `",
     }
 }
 
@@ -66,19 +66,19 @@ impl Builder {
             Event::DocumentStart(_) => {
                 self.documents += 1;
                 if self.documents > 1 {
-                    return Err(YamlError::new("several-documents", "one document per file, please", place));
+                    return Err(YamlError::new("several-documents", "the file has a second document: move it to a file of its own", place));
                 }
             }
             Event::Scalar(text, style, anchor, tag) => {
                 if tag.is_some() {
-                    return Err(YamlError::new("tag", "tags have no meaning here", place));
+                    return Err(YamlError::new("tag", "tags are not supported: remove it", place));
                 }
                 let block = matches!(style, ScalarStyle::Literal | ScalarStyle::Folded);
                 let value = Value::Scalar { text: text.into_owned(), plain: style == ScalarStyle::Plain, block };
                 self.complete(Node { place, value }, anchor, 1)?;
             }
             Event::SequenceStart(_, Some(_)) | Event::MappingStart(_, Some(_)) => {
-                return Err(YamlError::new("tag", "tags have no meaning here", place));
+                return Err(YamlError::new("tag", "tags are not supported: remove it", place));
             }
             Event::SequenceStart(anchor, None) => self.open(anchor, Node { place, value: Value::List(Vec::new()) })?,
             Event::MappingStart(anchor, None) => self.open(anchor, Node { place, value: Value::Map(Vec::new()) })?,
@@ -140,7 +140,7 @@ impl Builder {
                     return Err(error);
                 }
                 if let Some((first, _)) = entries.iter().find(|(key, _)| key.text == text) {
-                    let message = format!("`{text}` stands here twice (first in line {})", first.place.line);
+                    let message = format!("duplicate key `{text}` (first on line {})", first.place.line);
                     return Err(YamlError::new("duplicate-key", message, node.place));
                 }
                 top.key = Some(Key { text, place: node.place });
@@ -159,7 +159,7 @@ fn cut_at_comma(before: &Node, key: &str, place: Place) -> Option<YamlError> {
         return None;
     }
     let error = YamlError::new("yaml-syntax", format!("`{text}` ends at the comma"), Place { end: place.end, ..before.place });
-    Some(YamlError { help: Some(format!("between braces a text with a comma is quoted: \"{text}, {key}\"")), ..error })
+    Some(YamlError { help: Some(format!("inside braces, quote a text that contains a comma: \"{text}, {key}\"")), ..error })
 }
 
 /// Bytes of the texts in a node.

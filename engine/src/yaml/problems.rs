@@ -1,11 +1,11 @@
-//! Every mistake of a file at once: what is refused is left out, and the rest is read again.
+//! Reports all mistakes of a file at once: a rejected entry is left out, and the rest is parsed again.
 
 use operator_core::diagnostic::closest;
 use serde::de::DeserializeOwned;
 
 use super::{Key, Node, Place, Value, YamlError};
 
-/// More mistakes than anybody reads in one go.
+/// More mistakes than anyone reads at once.
 const MOST: usize = 100;
 
 /// Reads a typed value, and everything that is wrong with it. The value is what can be read of the rest: entries in
@@ -54,7 +54,7 @@ pub fn read_all<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<YamlError>)
     if errors.is_empty() {
         return (value, errors);
     }
-    // What goes on to the planner lacks the whole of whatever is wrong: half of a source is another source.
+    // What continues to the planner lacks the whole of whatever is wrong: half of a source is another source.
     let wrong: Vec<Vec<String>> = errors.iter().filter_map(|e| node.entry_around(e.place?)).collect();
     let mut whole = node.clone();
     wrong.iter().for_each(|path| whole.remove_path(path));
@@ -222,7 +222,7 @@ mod tests {
         let expected =
             [(2, "unknown-key"), (5, "unknown-key"), (5, "wrong-type"), (6, "missing-key"), (7, "wrong-type"), (7, "wrong-type")];
         assert_eq!(places, expected);
-        // Only what is right all through goes on.
+        // Only what is right all through continues.
         assert_eq!(file.unwrap().items.keys().collect::<Vec<_>>(), ["a"]);
     }
 

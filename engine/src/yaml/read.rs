@@ -37,7 +37,7 @@ impl de::Error for YamlError {
 
     fn invalid_type(found: de::Unexpected<'_>, expected: &dyn de::Expected) -> YamlError {
         let message = match found {
-            de::Unexpected::Unit => format!("nothing stands here, expected {expected}"),
+            de::Unexpected::Unit => format!("the value is missing, expected {expected}"),
             found => format!("found {found}, expected {expected}"),
         };
         YamlError { code: "wrong-type", message, ..YamlError::default() }
@@ -66,7 +66,7 @@ impl Node {
             Value::Scalar { text, .. } => Ok(text),
             Value::List(items) => {
                 let error = YamlError::new("wrong-type", format!("found a list, expected {expected}"), self.place);
-                let first = items.first().and_then(Node::text).map(|text| format!("one value belongs here, such as `{text}`"));
+                let first = items.first().and_then(Node::text).map(|text| format!("write one value, such as `{text}`"));
                 Err(YamlError { help: first, ..error })
             }
             Value::Map(_) => Err(YamlError::new("wrong-type", format!("found a mapping, expected {expected}"), self.place)),
@@ -120,7 +120,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
         if self.is_null() && self.place != STAND_IN {
             return Err(YamlError::new(
                 "wrong-type",
-                format!("nothing stands here, expected {}", &visitor as &dyn de::Expected),
+                format!("the value is missing, expected {}", &visitor as &dyn de::Expected),
                 self.place,
             ));
         }
@@ -143,7 +143,7 @@ impl<'de> de::Deserializer<'de> for &'de Node {
         match &self.value {
             Value::List(items) => visitor.visit_seq(Items(items.iter())).map_err(|e| e.or_at(self.place)),
             Value::Scalar { text, .. } if !self.is_null() => Err(YamlError {
-                help: Some(format!("a list of one is written `[{text}]`")),
+                help: Some(format!("write a list with one element as `[{text}]`")),
                 ..YamlError::new("wrong-type", "expected a list", self.place)
             }),
             _ => Err(YamlError::new("wrong-type", "expected a list", self.place)),
@@ -167,9 +167,9 @@ impl<'de> de::Deserializer<'de> for &'de Node {
         if matches!(self.value, Value::Map(_)) || self.is_null() {
             return self.deserialize_map(visitor);
         }
-        // A long text is no example.
+        // A long text is not an example.
         let text = self.text().filter(|text| text.len() <= 40 && !text.contains('\n')).unwrap_or("..");
-        let example = keys.first().map(|first| format!("such as `{{ {first}: {text} }}`; keys that can stand here: {}", keys.join(", ")));
+        let example = keys.first().map(|first| format!("such as `{{ {first}: {text} }}`; allowed keys: {}", keys.join(", ")));
         Err(YamlError { help: example, ..YamlError::new("wrong-type", "expected a mapping (`key: value`)", self.place) })
     }
 

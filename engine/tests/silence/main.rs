@@ -105,7 +105,7 @@ impl Run {
         self.lane = Run::lane(&self.world);
     }
 
-    /// A row with this event time, stamped by its producer with the wall clock of now.
+    /// A row with this event time, stamped by its producer with the wall clock of the present.
     fn put(&self, partition: i32, at: i64) {
         let value = value(partition, at);
         self.broker.append("orders", partition, Some(id(partition).as_bytes()), Some(value.as_bytes()), Some(at), &[]).unwrap();
@@ -158,7 +158,7 @@ fn value(partition: i32, at: i64) -> String {
     format!("{{\"id\":\"{}\",\"at\":{at}}}", id(partition))
 }
 
-/// A transaction of somebody else with one row.
+/// A transaction of someone else with one row.
 fn open_transaction(run: &Run, partition: i32, at: i64) -> Box<dyn Producer> {
     let mut foreign = run.broker.producer(Some("foreign")).unwrap();
     foreign.begin().unwrap();

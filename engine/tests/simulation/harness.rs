@@ -305,7 +305,7 @@ impl<'a> Run<'a> {
     /// Nothing is written until the wall clock shows `until`.
     fn silence(&self, lanes: &mut [Option<Lane>], until: i64) {
         let left = until - self.clock.wall();
-        assert!(left > 2 * TRAILS, "seed {}: the work took so long that there is no silence: {left}", self.seed);
+        assert!(left > 2 * TRAILS, "seed {}: the work left no time for a silent partition: {left}", self.seed);
         while self.clock.wall() < until {
             self.clock.advance(STRIDE.min(until - self.clock.wall()));
             self.work(lanes, 20);

@@ -1,5 +1,5 @@
 //! The lane under simulation: the code that runs in production, over the in-memory broker, with seeded faults, crashes
-//! and rebalances. An oracle that knows only the input and the pipeline's meaning says what must come out.
+//! and rebalances. An oracle that knows only the input and the pipeline's meaning computes the expected output.
 //!
 //! A failure prints its seed; `HW_SEED=<n> cargo test -p headwater-engine --test simulation` runs that one again, and
 //! `HW_SEEDS=<n>` runs as many (30 by default).

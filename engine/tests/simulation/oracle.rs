@@ -1,4 +1,4 @@
-//! What must come out, computed from the input alone.
+//! The expected output, computed from the input alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -110,7 +110,7 @@ impl Run {
     }
 }
 
-/// A transaction of somebody else in the table's topic, with one row.
+/// A transaction of someone else in the table's topic, with one row.
 fn open_transaction(broker: &MemoryBroker) -> Box<dyn Producer> {
     open_transaction_of(broker, 1)
 }

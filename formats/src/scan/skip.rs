@@ -59,7 +59,7 @@ impl Cursor<'_> {
                 Some(b'"') => drop(self.raw_string()?),
                 _ => self.skip_scalar()?,
             }
-            // A value has ended: go on in its container, or close containers.
+            // A value has ended: continue in its container, or close containers.
             loop {
                 if level == depth {
                     return Ok(());

@@ -291,7 +291,7 @@ fn unions_of_several_types_go_both_ways() {
     }
 }
 
-/// A null of a list, map or record is no empty one, whatever is under it: null where the schema can say so, else the row can't be
+/// A null of a list, map or record is not an empty one, whatever is under it: null where the schema can say so, else the row can't be
 /// written.
 #[test]
 fn nulls_of_containers_are_nulls_or_errors() {

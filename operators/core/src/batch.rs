@@ -52,7 +52,8 @@ pub fn is_system(name: &str) -> bool {
 
 /// What is wrong with a name for a column that a step makes: those that start with `_` are the engine's and the record's.
 pub fn reserved_name(name: &str) -> Option<Diagnostic> {
-    name.starts_with('_').then(|| Diagnostic::error("reserved-name", format!("`{name}`: names that start with `_` belong to the engine")))
+    name.starts_with('_')
+        .then(|| Diagnostic::error("reserved-name", format!("`{name}`: names that start with `_` are reserved for the engine")))
 }
 
 /// The fields of `schema` that belong to the user, in order.

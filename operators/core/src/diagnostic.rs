@@ -81,7 +81,7 @@ pub fn did_you_mean<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>)
     closest(unknown, known).filter(|name| *name != unknown && !unknown.is_empty()).map(|name| format!("did you mean `{name}`?"))
 }
 
-/// The name in `known` that a person most likely meant by `unknown`.
+/// The name in `known` that someone most likely meant by `unknown`.
 pub fn closest<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()

@@ -1,4 +1,4 @@
-//! Lengths of time as people write them in a pipeline: `250ms`, `5s`, `2m`, `1h`, `7d`.
+//! Lengths of time as users write them in a pipeline: `250ms`, `5s`, `2m`, `1h`, `7d`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -33,7 +33,7 @@ impl FromStr for Span {
             return Err(hint());
         }
         let (_, scale) = UNITS.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(hint)?;
-        // Digits that are no number are too many.
+        // Digits that don't parse are too many.
         let millis = number.parse::<Millis>().ok().and_then(|number| number.checked_mul(*scale));
         millis.filter(|ms| *ms <= 366 * 100 * 86_400_000).map(Span).ok_or_else(most)
     }

@@ -86,7 +86,7 @@ pub struct Emitted {
 /// A row that an operator refused, to be dead-lettered.
 #[derive(Debug)]
 pub struct Rejected {
-    /// The configuration asks for this (`missing: dead_letter`): it is no failure that `on_error` decides about.
+    /// The configuration asks for this (`missing: dead_letter`): it is not a failure that `on_error` decides about.
     pub asked: bool,
     /// The one row, with its system columns.
     pub row: RecordBatch,

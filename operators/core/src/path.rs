@@ -93,7 +93,7 @@ impl Path {
         self.fields.last().unwrap_or(&self.column)
     }
 
-    /// The column's name, if the path is no field within it.
+    /// The column's name, if the path is not a field within it.
     pub fn as_column(&self) -> Option<&str> {
         self.fields.is_empty().then_some(self.column.as_str())
     }

@@ -152,7 +152,7 @@ fn play<S: Spec>(script: &str, one_by_one: bool) -> Outcome {
 /// `UPDATE=1` in the environment, scripts are rewritten instead. Part of a test.
 ///
 /// # Panics
-/// When a script differs from what happened, breaks the contract or can't be read, or when there is none.
+/// When a script differs from what happened, breaks the contract or can't be read, or when the folder has no script.
 pub fn check_dir<S: Spec>(dir: impl AsRef<Path>) {
     let dir = dir.as_ref();
     let entries = std::fs::read_dir(dir).unwrap_or_else(|e| panic!("scripts of `{}` at {}: {e}", S::KIND, dir.display()));

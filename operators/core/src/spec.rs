@@ -78,7 +78,7 @@ pub struct OutputPort {
     /// User columns, then system columns.
     pub schema: SchemaRef,
     pub key: KeyEffect,
-    /// A port that loses rows when nobody reads it (late rows, an unmatched route): lint warns.
+    /// A port whose rows are dropped unless something consumes it (late rows, an unmatched route): lint warns.
     pub lossy_if_unread: bool,
     /// Its rows are made when time moves: they have no place among those of another stream.
     pub timed: bool,
@@ -119,7 +119,7 @@ pub struct Planned {
     /// Settings with their defaults, and facts worth knowing, for `hw explain`: (name, value).
     pub details: Vec<(String, String)>,
     pub warnings: Vec<Diagnostic>,
-    /// Casts and the like that fail for some rows: errors unless the step says what becomes of those (`on_error`).
+    /// Casts and the like that fail for some rows: errors unless the step says what happens to those (`on_error`).
     pub fallible: Vec<Diagnostic>,
     /// Makes one operator; called once per partition.
     pub build: Arc<dyn Fn() -> Box<dyn Operator> + Send + Sync>,

@@ -16,11 +16,11 @@ impl StateError {
 
 /// The keyed state of one step in one partition. Keys are ordered by their bytes.
 pub trait State {
-    /// Replaces the content of `value` with the value under `key`; false (and `value` empty) if there is none.
+    /// Replaces the content of `value` with the value under `key`; false (and `value` empty) if `key` is absent.
     fn get(&self, key: &[u8], value: &mut Vec<u8>) -> Result<bool, StateError>;
     /// Sets `key` to `value`.
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StateError>;
-    /// Removes `key`; removing what is not there is allowed.
+    /// Removes `key`; removing what does not exist is allowed.
     fn delete(&mut self, key: &[u8]) -> Result<(), StateError>;
     /// Visits the entries with `from <= key < to` in key order until `visit` returns false.
     fn scan(&self, from: &[u8], to: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), StateError>;

@@ -163,7 +163,7 @@ impl Table {
         }
     }
 
-    /// The values of column `column` at `places`, null where there is none.
+    /// The values of column `column` at `places`, null where there is no place.
     pub fn gather(&self, column: usize, places: &[Option<Place>]) -> Result<ArrayRef, ArrowError> {
         let field = self.schema.fields().get(column).ok_or_else(|| ArrowError::SchemaError(format!("no column {column}")))?;
         let data_type = field.data_type();
@@ -265,7 +265,7 @@ pub fn put_record_key(column: &ArrayRef, row: usize, out: &mut Vec<u8>) {
 
 /// The tables of a pipeline by name, as an operator sees them.
 pub trait Tables {
-    /// Runs `read` on the table called `name`; false if there is none. A call rather than a reference, so that the
+    /// Runs `read` on the table called `name`; false if no table has that name. A call rather than a reference, so that the
     /// engine may hold a read lock for just that long.
     fn with(&self, name: &str, read: &mut dyn FnMut(&Table)) -> bool;
 }

@@ -16,7 +16,7 @@ pub fn said(data_type: &DataType) -> String {
     }
 }
 
-/// The type as people write it: `string`, `long`, `decimal(12,2)`, `list<string>`; Arrow's name where there is none.
+/// The type as pipeline files spell it: `string`, `long`, `decimal(12,2)`, `list<string>`; Arrow's name for any other.
 pub fn name(data_type: &DataType) -> String {
     let field = |f: &Arc<Field>| format!("{}{}", name(f.data_type()), if f.is_nullable() { "" } else { " not null" });
     match data_type {

@@ -66,7 +66,7 @@ impl EnrichOperator {
         let keys =
             if *on.values.data_type() == join.key_type { on.values.clone() } else { cast(&on.values, &join.key_type).map_err(broken)? };
         let times = match join.as_of {
-            AsOf::EventTime => Some(batch.times().ok_or_else(|| StateError::new("a batch came without its event times"))?.values()),
+            AsOf::EventTime => Some(batch.times().ok_or_else(|| StateError::new("the batch has no event times"))?.values()),
             AsOf::Latest => None,
         };
         let (key, places) = (&mut self.key, &mut self.places);
@@ -84,7 +84,7 @@ impl EnrichOperator {
             added = join.columns.iter().map(|column| table.gather(*column, places)).collect();
         });
         if !found {
-            return Err(StateError::new(format!("table `{}` was planned but is not there", join.table)));
+            return Err(StateError::new(format!("table `{}` was planned but is missing", join.table)));
         }
         if join.missing != Missing::Keep {
             for (row, _) in self.places.iter().enumerate().filter(|(_, place)| place.is_none()) {

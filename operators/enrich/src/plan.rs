@@ -40,7 +40,7 @@ pub fn plan(enrich: &Enrich, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
     let mut problems = Vec::new();
     if enrich.joins.is_empty() {
         problems.push(
-            Diagnostic::error("no-join", "there is nothing to add")
+            Diagnostic::error("no-join", "the list of joins is empty")
                 .help("write a join such as `{ table: products, on: product_id, add: [category] }`"),
         );
     }
@@ -135,7 +135,7 @@ fn key_type(join: &Join, info: &TableInfo, on: Option<&Expr>) -> Result<DataType
     let of = key.data_type();
     if !is_record_key(of) {
         let message = format!("table `{}` is keyed by `{}`, which is {}", join.table, info.key, type_name(of));
-        return Err(at_table("key-type", message).help("tables can be looked up by texts, 32-bit and 64-bit integers and bytes"));
+        return Err(at_table("key-type", message).help("a table's key is a text, a 32-bit or 64-bit integer, or bytes"));
     }
     let Some(on) = on else { return Ok(of.clone()) };
     let fits = match (on.data_type(), of) {
@@ -155,7 +155,7 @@ fn key_type(join: &Join, info: &TableInfo, on: Option<&Expr>) -> Result<DataType
         DataType::Utf8 => "CAST({} AS VARCHAR)",
         DataType::Int32 => "TRY_CAST({} AS INT)",
         DataType::Int64 => "TRY_CAST({} AS BIGINT)",
-        _ => return Err(Diagnostic::error("key-type", message).at(["on"]).help("a table keyed by bytes is looked up by bytes or text")),
+        _ => return Err(Diagnostic::error("key-type", message).at(["on"]).help("the key to look up must be bytes or text")),
     };
     Err(Diagnostic::error("key-type", message).at(["on"]).help(format!("cast it: `{}`", sql.replace("{}", &join.on))))
 }
@@ -168,8 +168,12 @@ fn columns_of(info: &TableInfo) -> impl Iterator<Item = &str> {
 fn added(join: &Join, info: &TableInfo, input: &SchemaRef, problems: &mut Vec<Diagnostic>) -> (Vec<usize>, Vec<Arc<Field>>) {
     let (mut places, mut fields): (Vec<usize>, Vec<Arc<Field>>) = Default::default();
     if join.add.columns.is_empty() && join.missing == Missing::Keep {
-        let help = "name columns of the table, or use `missing: drop` to keep only rows that have one there";
-        problems.push(Diagnostic::error("nothing-added", "this join adds nothing").at(["add"]).help(help));
+        let help = "list columns of the table in `add`, or write `missing: drop` to keep only rows that have a match";
+        problems.push(
+            Diagnostic::error("nothing-added", "this join has no effect: it adds no column and keeps rows without a match")
+                .at(["add"])
+                .help(help),
+        );
     }
     for (number, (name, column)) in join.add.columns.iter().enumerate() {
         let at = ["add".to_string(), if join.add.named { name.clone() } else { number.to_string() }];

@@ -53,7 +53,7 @@ pub enum AsOf {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
-    /// They go on with nulls in the added columns (a left join).
+    /// They continue with nulls in the added columns (a left join).
     #[default]
     Keep,
     /// They are left out and counted as filtered (an inner join).

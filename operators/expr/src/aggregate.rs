@@ -58,7 +58,7 @@ pub fn parse_aggregate(sql: &str) -> Result<AggregateCall, ExprError> {
     }
     if args.is_empty() && list.args.is_empty() {
         let error = ExprError::new("not-an-aggregate", format!("`{function}()` has no argument"));
-        return Err(if function == "count" { error.help("count rows with `count(*)`") } else { error.help(HELP) });
+        return Err(if function == "count" { error.help("use `count(*)` to count rows") } else { error.help(HELP) });
     }
     Ok(AggregateCall { function, distinct, args })
 }

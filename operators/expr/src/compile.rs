@@ -36,7 +36,7 @@ const SHALLOW: usize = 16;
 const DEEP_STACK: usize = 64 << 20;
 
 fn with_deep_stack<T: Send>(plan: impl FnOnce() -> T + Send) -> Result<T, ExprError> {
-    let failed = || ExprError::new("unsupported", "no thread could be started to plan this long expression");
+    let failed = || ExprError::new("unsupported", "can't start a thread to plan this long expression");
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(DEEP_STACK).spawn_scoped(scope, plan).map_err(|_| failed())?;
         thread.join().map_err(|_| failed())
@@ -70,7 +70,7 @@ impl Expr {
         let plan = || catch_unwind(AssertUnwindSafe(|| Planner::new(schema)?.plan(&parsed)));
         let planned = if parsed.operators <= SHALLOW { plan() } else { with_deep_stack(plan)? };
         planned.unwrap_or_else(|panic| {
-            let text = format!("this expression cannot be planned: {}", panic_text(panic.as_ref()));
+            let text = format!("this expression can't be planned: {}", panic_text(panic.as_ref()));
             Err(ExprError::new("unsupported", text))
         })
     }
@@ -113,22 +113,22 @@ impl Expr {
         self.path.as_ref()
     }
 
-    /// The cast, or the like, that fails for some values of its type. A step that has one must say what becomes of the
+    /// The cast, or the like, that fails for some values of its type. A step that has one must say what happens to the
     /// rows it fails for; arithmetic that overflows is not meant.
     pub fn fallible(&self) -> Option<Diagnostic> {
         let (message, written) = self.fallible.clone()?;
-        let text = format!("a value is read as another type here, and {message}");
+        let text = format!("a value is converted to another type here, and {message}");
         let mut found = Diagnostic::error("fallible-cast", text);
         if let Some((sql, range)) = written {
             found.message = format!("`{sql}` can fail: {message}");
             found.within = range;
         }
-        Some(found.help("say what becomes of such rows: `TRY_CAST(.. AS ..)` gives null, `on_error: dead_letter` or `on_error: drop` beside the operator decides for the step"))
+        Some(found.help("decide what happens to such rows: `TRY_CAST(.. AS ..)` gives null, `on_error: dead_letter` or `on_error: drop` beside the operator decides for the step"))
     }
 
     /// The values for `rows`, which must have the schema the expression was compiled for.
     ///
-    /// Rows that fail (a cast, division by zero, an overflow, a pattern that is none) are reported and null; they
+    /// Rows that fail (a cast, division by zero, an overflow, an invalid pattern) are reported and null; they
     /// never fail the others. See [`crate::evaluate`].
     pub fn evaluate(&self, rows: &RecordBatch) -> Evaluated {
         match &self.column {
@@ -160,8 +160,7 @@ impl Predicate {
         if expr.data_type == DataType::Boolean {
             return Ok(Predicate { expr });
         }
-        let error =
-            ExprError::new("not-boolean", format!("a condition is true or false, this is a value of type {}", type_name(&expr.data_type)));
+        let error = ExprError::new("not-boolean", format!("a condition must be a boolean, this is {}", type_name(&expr.data_type)));
         let help = if expr.data_type.is_numeric() {
             format!("compare it: `{} > 0`", sql.trim())
         } else {
@@ -175,7 +174,7 @@ impl Predicate {
         self.expr.columns()
     }
 
-    /// What the condition says of every row, if it says the same of all: null counts as false.
+    /// The condition's result if it is the same for all rows: null counts as false.
     pub fn constant(&self) -> Option<bool> {
         match self.expr.physical.downcast_ref::<Literal>()?.value() {
             ScalarValue::Boolean(value) => Some(*value == Some(true)),
@@ -224,7 +223,7 @@ impl Planner {
         let data_type = physical.data_type(self.schema.as_arrow()).map_err(|e| bad_type(&e))?;
         let nullable = physical.nullable(self.schema.as_arrow()).map_err(|e| bad_type(&e))?;
         if data_type == DataType::Null {
-            let error = ExprError::new("untyped-null", "a null alone has no type");
+            let error = ExprError::new("untyped-null", "`NULL` alone has no type");
             return Err(error.help("give it one: `CAST(NULL AS VARCHAR)`"));
         }
         let can_fail = |physical: &Arc<dyn PhysicalExpr>| fallible::find(physical, self.schema.as_arrow());
@@ -274,7 +273,7 @@ impl Planner {
             match self.constant(&node) {
                 Ok(value) => Ok(Transformed::new(Logical::Literal(value, None), true, TreeNodeRecursion::Jump)),
                 Err(e) => {
-                    refused = Some(ExprError::new("constant-error", format!("this constant cannot be computed: {}", reworded(&cause(&e)))));
+                    refused = Some(ExprError::new("constant-error", format!("this constant can't be computed: {}", reworded(&cause(&e)))));
                     Ok(Transformed::new(node, false, TreeNodeRecursion::Stop))
                 }
             }

@@ -1,7 +1,7 @@
-//! Evaluation that loses no row to another row's fault.
+//! Evaluation in which one row's failure does not affect other rows.
 //!
-//! A batch is evaluated in one go. If that fails (or panics: DataFusion's timestamp arithmetic has, see
-//! apache/datafusion#17534), it is halved, and so on until the failing rows stand alone: with `k` of `n` rows failing
+//! A batch is evaluated at once. If that fails (or panics: DataFusion's timestamp arithmetic has, see
+//! apache/datafusion#17534), it is halved, and so on until each failing row is alone: with `k` of `n` rows failing
 //! that is O(k log n) evaluations. The rows that fail are those that fail *alone*, which makes the answer independent
 //! of how rows are batched: `x <> 0 AND 10 / x > 1` never fails, although evaluating both sides for a whole batch may.
 
@@ -120,7 +120,7 @@ fn fits(values: &ArrayRef) -> Result<(), String> {
     decimals.validate_decimal_precision(*precision).map_err(|e| arrow_cause(&e))
 }
 
-/// What a caught panic said.
+/// The message of a caught panic.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("no reason given").to_string()

@@ -40,7 +40,7 @@ pub(crate) fn find(physical: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Option<
     let mut found: Option<Fallible> = None;
     let _ = physical.apply(|node| {
         let here = cast(node, schema).or_else(|| reader(node, schema).map(|message| Fallible { message, numeric: false }));
-        // What is no arithmetic is told first.
+        // What is not arithmetic is reported first.
         if let Some(here) = here.filter(|here| found.is_none() || !here.numeric) {
             found = Some(here);
         }
@@ -75,7 +75,7 @@ fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
 }
 
-/// Every value of `from` has one in `to`. Rounding is no failure.
+/// Every value of `from` has one in `to`. Rounding is not a failure.
 fn always_works(from: &DataType, to: &DataType) -> bool {
     use DataType::*;
     match (from, to) {

@@ -37,7 +37,7 @@ pub(crate) enum Known {
     Unknown,
 }
 
-/// Names people will try in a scalar expression although they belong in a window.
+/// Names users will try in a scalar expression although they belong in a window.
 const AGGREGATES: [&str; 26] = [
     "approx_count_distinct",
     "approx_distinct",
@@ -140,7 +140,7 @@ impl Functions {
 
 impl ContextProvider for Functions {
     fn get_table_source(&self, name: TableReference) -> Result<Arc<dyn TableSource>> {
-        plan_err!("there is no table `{name}` in an expression")
+        plan_err!("an expression can't refer to a table (`{name}`)")
     }
 
     fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {

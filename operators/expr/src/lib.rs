@@ -1,4 +1,4 @@
-//! SQL scalar expressions over Arrow batches: the only door to DataFusion.
+//! SQL scalar expressions over Arrow batches: the only crate that uses DataFusion.
 //!
 //! An expression is compiled once, against the schema it will meet, and then evaluated per batch:
 //!
@@ -11,7 +11,7 @@
 //!
 //! * **Deterministic.** The value of a row depends on that row only: no clock, no random numbers, no environment. The
 //!   same input gives the same output after a crash, on another worker and in a test.
-//! * **A bad row is one bad row.** A batch that fails is halved until the failing rows are known ([`Expr::evaluate`]).
+//! * **A failing row fails alone.** A batch that fails is halved until the failing rows are known ([`Expr::evaluate`]).
 //! * **Nothing wraps around.** `+`, `-` and `*` on whole numbers and decimals fail on overflow instead of wrapping, also
 //!   between constants, where they are refused when compiling. Bitwise shifts keep their usual meaning.
 //! * **A field of a null struct is null**, whatever the memory behind it says ([`functions`]).

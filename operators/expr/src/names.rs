@@ -1,5 +1,5 @@
-//! Names against the schema, before DataFusion sees them: this is where people's typos are, so this is where
-//! positions and suggestions have to be right.
+//! Names against the schema, before DataFusion sees them: most typos are in names, so positions and
+//! suggestions must be right here.
 
 use std::ops::{ControlFlow, Range};
 
@@ -140,8 +140,8 @@ impl Visitor for Check<'_> {
     type Break = Box<ExprError>;
 
     fn pre_visit_query(&mut self, query: &Query) -> Checked {
-        let error = ExprError::new("subquery", "an expression cannot contain a query");
-        refuse(error.at(self.parsed.range_of(query)).help("look rows of a table up with an `enrich` step"))
+        let error = ExprError::new("subquery", "an expression can't contain a query");
+        refuse(error.at(self.parsed.range_of(query)).help("look up rows of a table with an `enrich` step"))
     }
 
     fn pre_visit_expr(&mut self, ast: &Ast) -> Checked {
@@ -151,8 +151,8 @@ impl Visitor for Check<'_> {
             Ast::Function(call) => self.function(call),
             Ast::Lambda(lambda) => {
                 if !self.arguments.contains(&std::ptr::from_ref(ast)) {
-                    let error = ExprError::new("unsupported", "`->` makes a lambda, and only a function's argument can be one");
-                    return refuse(error.at(self.parsed.range_of(ast)).help("reach a field with a dot: `data.items`"));
+                    let error = ExprError::new("unsupported", "`->` writes a lambda, which is allowed only as a function's argument");
+                    return refuse(error.at(self.parsed.range_of(ast)).help("write a field with a dot: `data.items`"));
                 }
                 self.parameters.push(parameters(lambda));
                 ControlFlow::Continue(())
@@ -185,16 +185,20 @@ impl Check<'_> {
         let name = name.unwrap_or_else(|| call.name.to_string());
         let within = self.parsed.range_of(&call.name);
         if call.over.is_some() {
-            let error = ExprError::new("window-function", format!("`{name}(...) OVER` needs other rows than its own"));
-            return refuse(error.at(within).help("compute over several rows in a `window` step"));
+            let error = ExprError::new("window-function", format!("`{name}(...) OVER` needs other rows; an expression sees one"));
+            return refuse(
+                error
+                    .at(within)
+                    .help("group the rows in a `window` step, which has `first`, `last`, `count`, `sum`, `min`, `max` and `avg`"),
+            );
         }
         let error = match FUNCTIONS.look_up(&name) {
             Known::Scalar => return ControlFlow::Continue(()),
             Known::NotDeterministic => {
-                let message = format!("`{name}` gives another value each time it runs, so a replay would give other results");
+                let message = format!("`{name}` returns another value on each call, so a replay would give other results");
                 let of_the_clock = ["now", "current", "today", "local"].iter().any(|word| name.contains(word));
                 let help = match of_the_clock {
-                    true => format!("use `{TIME}`, the time of the event"),
+                    true => format!("use `{TIME}`, the event time"),
                     false => "compute the value from columns of the row".to_string(),
                 };
                 ExprError::new("not-deterministic", message).help(help)
@@ -209,11 +213,11 @@ impl Check<'_> {
                 ExprError::new("aggregate", message).help(help)
             }
             Known::Unnest => {
-                let error = ExprError::new("unsupported", "`unnest` makes several rows of one, an expression makes one value");
+                let error = ExprError::new("unsupported", "`unnest` makes several rows from one; an expression computes one value");
                 error.help("write `unnest: data.items AS item` in a `map` step")
             }
             Known::Unknown => {
-                let error = ExprError::new("unknown-function", format!("there is no function `{name}`"));
+                let error = ExprError::new("unknown-function", format!("unknown function `{name}`"));
                 error.help_if(did_you_mean(&name, FUNCTIONS.names()))
             }
         };
@@ -249,7 +253,7 @@ impl Check<'_> {
                 DataType::List(_) | DataType::LargeList(_) => {
                     let error = ExprError::new("unknown-column", format!("`{parent}` is a list, its elements have the fields"));
                     let help = format!(
-                        "`{parent}[1].{}` is the field of the first element; a `map` step with `unnest` makes a row of each",
+                        "`{parent}[1].{}` is the field of the first element; a `map` step with `unnest` makes one row per element",
                         part.value
                     );
                     return refuse(error.at(within).help(help));

@@ -1,6 +1,5 @@
-//! Parts that fail for every row, because of a constant in them: a unit of time that is none, a pattern that can't be
-//! read, a division by zero. They are tried on made-up values while compiling, so that a slip of the pen is no flood of
-//! dead letters.
+//! Finds constants that fail for every row: an invalid unit of time or pattern, a division by zero. Such parts are
+//! evaluated on sample values while compiling, so a typo can't flood the dead-letter topic.
 
 use std::sync::Arc;
 
@@ -43,14 +42,14 @@ fn zone(node: &Arc<dyn PhysicalExpr>) -> Option<ExprError> {
     let DataType::Timestamp(_, Some(zone)) = node.downcast_ref::<CastExpr>()?.cast_type() else { return None };
     let unknown = zone.parse::<Tz>().is_err();
     unknown.then(|| {
-        let error = ExprError::new("constant-error", format!("`{zone}` is no time zone"));
-        error.help("zones have the names of the IANA database, such as `Europe/Berlin` or `UTC`, or are offsets such as `+02:00`")
+        let error = ExprError::new("constant-error", format!("unknown time zone `{zone}`"));
+        error.help("use a name of the IANA database, such as `Europe/Berlin` or `UTC`, or an offset such as `+02:00`")
     })
 }
 
 fn fails(node: &Arc<dyn PhysicalExpr>, schema: &Schema) -> Option<ExprError> {
     let divides = node.downcast_ref::<BinaryExpr>().is_some_and(|b| [Operator::Divide, Operator::Modulo].contains(b.op()));
-    // Those that read texts fail for texts of other people's making.
+    // Functions that parse texts fail for arbitrary samples.
     let called = node.downcast_ref::<ScalarFunctionExpr>().is_some_and(|f| !READERS.contains(&f.name()) && !RELATIVE.contains(&f.name()));
     let children: Vec<Arc<dyn PhysicalExpr>> = node.children().into_iter().cloned().collect();
     let constant = |child: &Arc<dyn PhysicalExpr>| child.downcast_ref::<Literal>().is_some();

@@ -14,7 +14,7 @@ use crate::refusal::ExprError;
 /// The longest SQL text that is read, in bytes.
 pub const MAX_TEXT: usize = 64 * 1024;
 /// The most operators in one expression: chains of them become trees as deep as the chain is long, and planning walks
-/// those by recursion. Commas and names do not count, so long `IN` lists are fine.
+/// those by recursion. Commas and names do not count: an `IN` list may be long.
 pub const MAX_OPERATORS: usize = 128;
 /// Levels of casts and other forms with a syntax of their own.
 const MAX_FORMS: usize = 8;
@@ -96,8 +96,8 @@ pub(crate) fn parse(sql: &str) -> Result<Parsed, ExprError> {
     }
     let error = ExprError::new("syntax", format!("`{}` is not expected after the expression", rest.token));
     let help = match rest.token {
-        Token::Word(_) => "an operator or a comma may be missing; a column whose name is a SQL word goes in double quotes",
-        Token::SemiColon => "leave the semicolon out",
+        Token::Word(_) => "an operator or a comma may be missing; put a column name that is a SQL keyword in double quotes",
+        Token::SemiColon => "remove the semicolon",
         _ => "an expression is one value, such as `quantity * unit_price`",
     };
     Err(error.at(lines.range(rest.span)).help(help))
@@ -152,16 +152,16 @@ fn refuse_queries(tokens: &[TokenWithSpan], lines: &Lines) -> Result<(), ExprErr
     let first = tokens.iter().find(|t| !matches!(t.token, Token::Whitespace(_)));
     match first {
         Some(TokenWithSpan { token: Token::Word(word), span }) if word.keyword == Keyword::SELECT && word.quote_style.is_none() => {
-            let error = ExprError::new("syntax", "this is a query, and an expression belongs here").at(lines.range(*span));
+            let error = ExprError::new("syntax", "this is a query; an expression is expected").at(lines.range(*span));
             Err(error.help(
-                "write only what computes the value, such as `quantity * unit_price`: rows come by `from`, conditions go in a `filter`",
+                "write only the expression, such as `quantity * unit_price`: `from` names the input, a `filter` step has the condition",
             ))
         }
         _ => Ok(()),
     }
 }
 
-/// Forms that the parser tries in two ways, so that each level of nesting doubles its work, or that it descends into
+/// Forms that the parser tries twice, so that each level of nesting doubles its work, or that it descends into
 /// without counting: a handful of levels is more than anyone means.
 fn refuse_deep_forms(tokens: &[TokenWithSpan]) -> Result<(), ExprError> {
     let (mut open, mut depth) = (Vec::new(), 0);
@@ -178,7 +178,7 @@ fn refuse_deep_forms(tokens: &[TokenWithSpan]) -> Result<(), ExprError> {
             _ => {}
         }
         if depth > MAX_FORMS {
-            let error = ExprError::new("too-long", format!("casts and the like nest more than {MAX_FORMS} levels deep"));
+            let error = ExprError::new("too-long", format!("casts and similar forms are nested more than {MAX_FORMS} levels deep"));
             return Err(error.help("compute parts in an earlier `map` step"));
         }
         before = if let Token::Word(word) = &token.token { Some(word.keyword) } else { None };
@@ -283,17 +283,17 @@ fn refuse(error: ParserError, lines: &Lines) -> ExprError {
     let ends = shown.ends_with("the text ends");
     let help = match no_operator.as_deref() {
         Some("Overlap") => "write `AND`",
-        Some("Pipe" | "StringConcat") => "write `OR`; texts are joined with `||`",
-        Some(_) => "operators are those of SQL: AND, OR, NOT, =, <>, <, >, +, -, *, /, %, ||, LIKE, IN, BETWEEN",
+        Some("Pipe" | "StringConcat") => "write `OR`; `||` concatenates texts",
+        Some(_) => "use SQL's operators: AND, OR, NOT, =, <>, <, >, +, -, *, /, %, ||, LIKE, IN, BETWEEN",
         None if ends => {
-            "a bracket or quote may be open; in YAML's `{ .. }` a comma ends a value: put the expression in quotes, or on a line of its own"
+            "a bracket or quote may not be closed; in YAML's `{ .. }` a comma ends a value: quote the expression, or write it on a line of its own"
         }
-        None => "a text goes in single quotes, a column whose name is a SQL word in double quotes",
+        None => "put a text in single quotes, a column name that is a SQL keyword in double quotes",
     };
     if no_operator.is_some() {
         let sign = within.clone().and_then(|range| lines.sql.get(range)).unwrap_or("this").to_string();
         let sign = if sign == "&" { "&&".to_string() } else { sign };
-        shown = format!("`{sign}` is no operator here");
+        shown = format!("`{sign}` is not a SQL operator");
     }
     ExprError::new("syntax", shown).at(within).help(help)
 }

@@ -46,7 +46,7 @@ impl Visitor<'_> for SqlVisitor {
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<Sql, E> {
-        Err(E::custom("there is no expression here: in `{ .. }` a comma ends a value, so put an expression with commas in quotes"))
+        Err(E::custom("the expression is missing: in `{ .. }` a comma ends a value, so quote an expression that contains commas"))
     }
 }
 
@@ -64,7 +64,7 @@ impl JsonSchema for Sql {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": ["string", "number", "boolean"],
-            "description": "A SQL expression over the columns of the step's input. Names are case-sensitive, fields are \
+            "description": "A SQL expression over the columns of the step's input. Names are case-sensitive; fields are \
                             reached with dots (`data.total`), texts are in single quotes.",
             "examples": ["data.total > 0 AND data.currency IS NOT NULL", "quantity * unit_price"]
         })
@@ -99,7 +99,7 @@ impl<'de> Visitor<'de> for NamedVisitor {
         let mut named: Vec<(String, Sql)> = Vec::new();
         while let Some((name, sql)) = map.next_entry::<String, Sql>()? {
             if named.iter().any(|(known, _)| *known == name) {
-                return Err(de::Error::custom(format!("`{name}` is there twice")));
+                return Err(de::Error::custom(format!("duplicate name `{name}`")));
             }
             named.push((name, sql));
         }

@@ -1,4 +1,4 @@
-//! The planner's messages in the words of a pipeline's author.
+//! Rewrites the planner's messages in terms of the pipeline.
 
 use std::sync::LazyLock;
 
@@ -30,9 +30,9 @@ const MESSAGES: [(&str, &str); 8] = [
     ),
     (r"Function '(\w+)' failed to match any signature", "`$1` does not take these values"),
     (r"Failed to coerce arguments .*? function '?(\w+)'?", "`$1` does not take these values"),
-    (r"Function '(\w+)' expects (\d+) arguments? but received (\d+)", "`$1` takes $2 values, here are $3"),
+    (r"Function '(\w+)' expects (\d+) arguments? but received (\d+)", "`$1` takes $2 argument(s), found $3"),
     (r"^Unsupported ast node[^:]*: (\w+)", "`$1` can't be used in an expression"),
-    (r"^Placeholder '(.+?)' was not", "`$1` stands for a parameter, and there are none here"),
+    (r"^Placeholder '(.+?)' was not", "`$1` is a placeholder for a parameter; expressions have no parameters"),
     (r"Error during planning: |Internal error: |External error: |This feature is not implemented: ", ""),
 ];
 
@@ -90,7 +90,7 @@ mod tests {
                 "Internal error: Function 'round' failed to match any signature, errors: Error during planning: x",
                 "`round` does not take these values",
             ),
-            ("Function 'upper' expects 1 arguments but received 2", "`upper` takes 1 values, here are 2"),
+            ("Function 'upper' expects 1 arguments but received 2", "`upper` takes 1 argument(s), found 2"),
             ("Cannot infer common argument type for comparison operation List(Utf8) = Utf8", "a list and string can't be compared by `=`"),
             (
                 "Cannot infer common argument type for comparison operation Timestamp(ms, \"UTC\") = Boolean",

@@ -89,7 +89,7 @@ currency: string
         planned.fallible = fallible;
         planned.warnings = warnings;
         let matching = if self.matching == Match::All { "all" } else { "first" };
-        let rest = if has_default { "taken by the default route" } else { "filtered" };
+        let rest = if has_default { "go to the default route" } else { "filtered" };
         Ok(planned.detail("match", matching).detail("rows without a route", rest))
     }
 }
@@ -112,11 +112,11 @@ impl Fanout {
             let constant = condition.as_ref().and_then(Predicate::constant);
             let why = match (all_taken, constant) {
                 (_, Some(false)) => Some("its condition is never true".to_string()),
-                (Some(before), _) => Some(format!("`{before}` takes every row before it")),
+                (Some(before), _) => Some(format!("the earlier route `{before}` takes every row")),
                 _ => None,
             };
             if let Some(why) = why {
-                let problem = Diagnostic::warning("unreachable", format!("no row is ever sent to `{name}`: {why}"));
+                let problem = Diagnostic::warning("unreachable", format!("no row ever reaches the route `{name}`: {why}"));
                 found.push(problem.at(self.path(name)).help("remove the route, or correct the condition"));
             }
             if constant == Some(true) && self.matching == Match::First {
@@ -131,15 +131,18 @@ impl Fanout {
             found.push(no_routes());
         }
         if self.routes.0.len() > MAX_ROUTES {
-            let message = format!("there are {} routes, at most {MAX_ROUTES} are possible", self.routes.0.len());
+            let message = format!("there are {} routes, at most {MAX_ROUTES} are allowed", self.routes.0.len());
             found.push(Diagnostic::error("too-long", message));
         }
         for (name, _) in self.routes.iter() {
             let good = name.starts_with(|c: char| c.is_alphabetic()) && name.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '-');
             if !good {
-                let problem = Diagnostic::error("bad-name", format!("`{name}` cannot name a route"));
+                let problem = Diagnostic::error("bad-name", format!("`{name}` is not a valid route name"));
                 found.push(
-                    problem.at(self.path(name)).key().help("a letter, then letters, digits, `_` and `-`: the route is read as `step.name`"),
+                    problem
+                        .at(self.path(name))
+                        .key()
+                        .help("use a letter, then letters, digits, `_` and `-`: `from` refers to the route as `step.name`"),
                 );
             }
         }
@@ -148,7 +151,7 @@ impl Fanout {
         if let [_, second, ..] = defaults.as_slice() {
             let problem =
                 Diagnostic::error("conflicting-settings", format!("{} are both the default route", names(defaults.iter().copied())));
-            found.push(problem.at(self.path(second)).help("only one route can take the rows no other took"));
+            found.push(problem.at(self.path(second)).help("only one route can take the rows that match no other"));
         }
     }
 }

@@ -88,7 +88,7 @@ impl<'de> Visitor<'de> for FanoutVisitor {
                     return Err(de::Error::custom(format!("the route `{name}` needs a SQL condition, or `default`")));
                 }
                 Value::Sql(_) if short.iter().any(|(known, _)| *known == name) => {
-                    return Err(de::Error::custom(format!("`{name}` is there twice")));
+                    return Err(de::Error::custom(format!("duplicate route `{name}`")));
                 }
                 Value::Sql(sql) => short.push((name, sql)),
             }
@@ -106,7 +106,7 @@ impl<'de> Visitor<'de> for FanoutVisitor {
         match (long, matching) {
             (Some(routes), _) => Ok(Fanout { matching: choice, routes, short: false }),
             (None, None) => Ok(Fanout { matching: choice, routes: NamedSql(short), short: true }),
-            (None, Some(_)) => Err(de::Error::custom("with `match`, the routes go below `routes`")),
+            (None, Some(_)) => Err(de::Error::custom("with `match`, write the routes under `routes`")),
         }
     }
 }
@@ -132,7 +132,7 @@ impl JsonSchema for Fanout {
             "anyOf": [
                 {
                     "type": "object",
-                    "description": "How many routes a row may take, and the routes.",
+                    "description": "Whether a row goes to the first matching route or to all, and the routes.",
                     "properties": {
                         "match": matching,
                         "routes": routes
@@ -142,7 +142,7 @@ impl JsonSchema for Fanout {
                 },
                 {
                     "type": "object",
-                    "description": "Only the routes: a row takes the first whose condition is true. The condition `default` takes the rest.",
+                    "description": "Only the routes: a row goes to the first whose condition is true. `default` takes the rest.",
                     "properties": { "routes": false, "match": false },
                     "additionalProperties": sql
                 }

@@ -32,12 +32,12 @@ fn both_forms_are_read() {
 fn wrong_forms_say_what_is_right() {
     for (yaml, part) in [
         ("{ match: some, routes: { a: n > 1 } }", "`match` is `first` or `all`, not `some`"),
-        ("{ match: all, a: n > 1 }", "with `match`, the routes go below `routes`"),
+        ("{ match: all, a: n > 1 }", "with `match`, write the routes under `routes`"),
         ("{ routes: { a: n > 1 }, b: n > 2 }", "unknown field `b` beside `routes`"),
         ("{ a: { b: n > 1 } }", "the route `a` needs a SQL condition"),
         ("{ a: [n > 1] }", "expected a SQL condition"),
         ("[a]", "expected routes with a SQL condition each"),
-        ("{ a: n > 1, a: n > 2 }", "twice"),
+        ("{ a: n > 1, a: n > 2 }", "duplicate route"),
     ] {
         let problem = script::parse_spec::<Fanout>(yaml).unwrap_err();
         assert!(problem.contains(part), "{yaml}: {problem}");

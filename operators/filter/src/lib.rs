@@ -21,7 +21,7 @@ pub struct Filter(pub Sql);
 
 impl Spec for Filter {
     const KIND: &'static str = "filter";
-    const SUMMARY: &'static str = "Keeps the rows a SQL condition is true for.";
+    const SUMMARY: &'static str = "Keeps the rows for which a SQL condition is true.";
     const EXAMPLE: &'static str = "\
 steps:
   valid:
@@ -53,7 +53,7 @@ fn constant(predicate: &Predicate) -> Option<Diagnostic> {
     let (message, help) = match predicate.constant()? {
         true => ("this condition is true for every row", "remove the step, or correct the condition"),
         false => (
-            "this condition is never true: nothing behind it is ever reached",
+            "this condition is never true: no row passes",
             "`= NULL` and `<> NULL` are never true: write IS NULL or IS NOT NULL; `AND false` can go",
         ),
     };

@@ -91,7 +91,7 @@ fn project(program: &Program, batch: &Batch, cx: &mut Cx<'_>) -> Result<(), Arro
                 note(&mut failures, name, failed, Some);
                 columns.push(values);
             }
-            Source::Element => return Err(ArrowError::SchemaError("there is no element without unnest".into())),
+            Source::Element => return Err(ArrowError::SchemaError("there is no element: `unnest` is not set".into())),
         }
     }
     columns.extend(program.system.iter().map(|i| rows.column(*i).clone()));
@@ -117,7 +117,7 @@ struct Places {
 impl Places {
     /// Rows in `failures` make no rows.
     fn of(lists: &dyn Array, keep_empty: bool, failures: &Failures) -> Result<Places, ArrowError> {
-        let lists = lists.as_list_opt::<i32>().ok_or_else(|| ArrowError::SchemaError("unnest of something that is no list".into()))?;
+        let lists = lists.as_list_opt::<i32>().ok_or_else(|| ArrowError::SchemaError("unnest of a value that is not a list".into()))?;
         let mut places = Places { parents: Vec::new(), elements: Vec::new(), without: 0 };
         for (row, bounds) in lists.value_offsets().windows(2).enumerate() {
             let (parent, [from, to]) = (row as u32, [bounds.first(), bounds.last()].map(|b| b.map_or(0, |b| *b as u32)));
@@ -161,7 +161,7 @@ fn explode(program: &Program, unnest: &Unnest, batch: &Batch, cx: &mut Cx<'_>) -
     let lists = unnest.list.evaluate(rows);
     note(&mut failures, "unnest", lists.failed, Some);
     let places = Places::of(lists.values.as_ref(), unnest.keep_empty, &failures)?;
-    let list = lists.values.as_list_opt::<i32>().ok_or_else(|| ArrowError::SchemaError("unnest of something that is no list".into()))?;
+    let list = lists.values.as_list_opt::<i32>().ok_or_else(|| ArrowError::SchemaError("unnest of a value that is not a list".into()))?;
     let element = places.elements(list.values())?;
     let parents = UInt32Array::from(places.parents.clone());
     let narrow = narrow_rows(unnest, rows, &parents, &element)?;

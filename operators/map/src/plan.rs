@@ -69,8 +69,8 @@ fn shape(map: &Map, found: &mut Vec<Diagnostic>) {
     }
     let nothing = map.select.is_none() && map.add.is_none() && map.drop.is_empty() && map.unnest.is_none();
     if nothing {
-        let problem = Diagnostic::error("nothing-to-do", "this `map` changes nothing");
-        found.push(problem.help("give `select`, `add`, `drop` or `unnest`"));
+        let problem = Diagnostic::error("nothing-to-do", "this `map` has no effect");
+        found.push(problem.help("set `select`, `add`, `drop` or `unnest`"));
     }
     for (name, given) in [("select", &map.select), ("add", &map.add)] {
         if given.as_ref().is_some_and(NamedSql::is_empty) {
@@ -78,7 +78,7 @@ fn shape(map: &Map, found: &mut Vec<Diagnostic>) {
         }
     }
     if map.unnest.is_none() && map.unnest_empty == Empty::Keep {
-        let problem = Diagnostic::error("nothing-to-do", "`unnest_empty` means nothing without `unnest`").at(["unnest_empty"]);
+        let problem = Diagnostic::error("nothing-to-do", "`unnest_empty` has no effect without `unnest`").at(["unnest_empty"]);
         found.push(problem);
     }
     let added = map.select.iter().chain(&map.add).flat_map(NamedSql::iter);
@@ -105,7 +105,7 @@ fn unnest(map: &Map, input: &SchemaRef) -> Result<Option<Unnested>, Diagnostic> 
         return Err(problem.at(["unnest"]).within(0..sql.len()));
     };
     if alias.starts_with('_') || input.field_with_name(&alias).is_ok() {
-        let problem = Diagnostic::error("duplicate-column", format!("the name `{alias}` is taken")).at(["unnest"]);
+        let problem = Diagnostic::error("duplicate-column", format!("the input already has a column `{alias}`")).at(["unnest"]);
         return Err(problem.help("choose another name after AS"));
     }
     let nullable = item.is_nullable() || map.unnest_empty == Empty::Keep;
@@ -144,7 +144,7 @@ fn columns(map: &Map, schema: &SchemaRef, found: &mut Vec<Diagnostic>) -> Vec<Co
         }
     }
     if columns.is_empty() && found.is_empty() {
-        found.push(Diagnostic::error("nothing-to-do", "no column is left").at(["drop"]));
+        found.push(Diagnostic::error("nothing-to-do", "the output has no column").at(["drop"]));
     }
     columns
 }
@@ -185,7 +185,7 @@ fn key_effect(map: &Map, columns: &[Column], schema: &SchemaRef, alias: Option<&
     let mut renamed = Vec::new();
     for column in columns {
         let Some(path) = &column.renames else { continue };
-        // The element is no column of the input.
+        // The element is not a column of the input.
         if is_system(path.first()) || alias == Some(path.first()) {
             continue;
         }

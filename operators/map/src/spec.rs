@@ -42,7 +42,7 @@ pub enum Empty {
 
 impl Spec for Map {
     const KIND: &'static str = "map";
-    const SUMMARY: &'static str = "Computes columns with SQL, and makes a row of each element of a list.";
+    const SUMMARY: &'static str = "Computes columns with SQL; unnests a list into one row per element.";
     const EXAMPLE: &'static str = "\
 steps:
   lines:

@@ -115,7 +115,7 @@ impl Refusal {
     /// The cause in a dead letter: what happened to which column.
     pub fn cause(self, column: &str) -> String {
         match self {
-            Refusal::NotFinite => format!("`{column}` cannot take a value that is not a finite number"),
+            Refusal::NotFinite => format!("`{column}` accepts finite numbers only"),
             Refusal::IntRange => format!("the result `{column}` is out of the range of a 64-bit integer"),
             Refusal::DecimalRange => format!("the result `{column}` has more than 38 digits"),
             Refusal::FloatRange => format!("the result `{column}` is out of the range of a double"),

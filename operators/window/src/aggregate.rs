@@ -9,10 +9,10 @@ use crate::accumulator::Function;
 use crate::inputs::Inputs;
 use crate::values::is_kept;
 
-/// The functions, as listed to a person.
+/// The functions, as messages list them.
 pub const FUNCTIONS: [&str; 8] = ["count", "sum", "min", "max", "avg", "first", "last", "approx_percentile"];
 
-/// What people call these functions elsewhere.
+/// What users call these functions elsewhere.
 const ELSEWHERE: [(&str, &str); 14] = [
     ("mean", "avg(x)"),
     ("average", "avg(x)"),
@@ -51,9 +51,9 @@ pub fn plan(name: &str, sql: &str, schema: &SchemaRef, inputs: &mut Inputs) -> R
     if call.distinct && called != "count" {
         let help = match called {
             "min" | "max" => format!("duplicates make no difference to `{called}`: leave DISTINCT out"),
-            _ => "only `count` takes DISTINCT".to_string(),
+            _ => "only `count` supports DISTINCT".to_string(),
         };
-        return Err(Diagnostic::error("distinct-not-supported", format!("`{called}` does not take DISTINCT")).help(help));
+        return Err(Diagnostic::error("distinct-not-supported", format!("`{called}` does not support DISTINCT")).help(help));
     }
     if called == "count" {
         return count(name, &call, sql, schema, inputs);
@@ -121,7 +121,7 @@ fn typed(called: &str, of: &DataType) -> Option<(Function, DataType)> {
 
 fn percentile(text: &str) -> Result<f64, Diagnostic> {
     text.trim().parse::<f64>().ok().filter(|p| (0.0..=1.0).contains(p)).ok_or_else(|| {
-        Diagnostic::error("bad-percentile", format!("`{text}` is not a percentile"))
+        Diagnostic::error("bad-percentile", format!("`{text}` is not a valid percentile"))
             .help("write a number from 0 to 1, such as approx_percentile(x, 0.99)")
     })
 }
@@ -133,7 +133,7 @@ fn unknown(function: &str, sql: &str) -> Diagnostic {
         Some(name) => format!("did you mean `{name}`? {known}"),
         None => known,
     };
-    let diagnostic = Diagnostic::error("unknown-aggregate", format!("there is no aggregate `{function}`")).help(help);
+    let diagnostic = Diagnostic::error("unknown-aggregate", format!("unknown aggregate `{function}`")).help(help);
     // The name was lower-cased, which leaves the length of ASCII names as it was.
     match sql.to_ascii_lowercase().find(function) {
         Some(start) => diagnostic.within(start..start + function.len()),
@@ -148,7 +148,7 @@ fn arguments(called: &str, args: &[String]) -> Diagnostic {
         _ => format!("{called}(x)"),
     };
     let given = if args.is_empty() { "no argument".to_string() } else { format!("({})", args.join(", ")) };
-    Diagnostic::error("wrong-arguments", format!("`{called}` cannot be used with {given}")).help(format!("write {usage}"))
+    Diagnostic::error("wrong-arguments", format!("wrong arguments for `{called}`: {given}")).help(format!("write {usage}"))
 }
 
 fn wrong_type(called: &str, argument: &str, data_type: &DataType) -> Diagnostic {
@@ -156,7 +156,7 @@ fn wrong_type(called: &str, argument: &str, data_type: &DataType) -> Diagnostic 
         "sum" | "avg" | "approx_percentile" => "it takes integers, decimals and doubles",
         _ => "it takes numbers, texts, bytes, booleans, dates and timestamps",
     };
-    Diagnostic::error("wrong-type", format!("`{called}` cannot be computed of `{argument}`, which is {}", type_said(data_type))).help(help)
+    Diagnostic::error("wrong-type", format!("`{called}` does not accept `{argument}`, which is {}", type_said(data_type))).help(help)
 }
 
 /// A finding about `argument`, seen from the whole aggregate it is written in.

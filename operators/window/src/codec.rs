@@ -1,5 +1,5 @@
 //! Compact binary for values in state: varints, big-endian floats, length-prefixed bytes. Reading never panics and
-//! never allocates more than the bytes at hand: every read answers `None` when the bytes do not hold what was asked.
+//! never allocates more than the available bytes: every read answers `None` when the bytes do not hold what was asked.
 
 /// Appends `value` as a base-128 varint, lowest seven bits first.
 pub fn put_u64(value: u64, out: &mut Vec<u8>) {

@@ -8,7 +8,7 @@
 //! that once, to the nearest double with ties to even. Parts do not overlap, so there are never more than about 40.
 //!
 //! Numbers near the limit of doubles are summed apart, scaled down by a power of two: so no step of an addition can
-//! overflow, and a sum that leaves the range of doubles on the way and comes back is exact like any other.
+//! overflow, and a sum that temporarily leaves the range of doubles is exact like any other.
 
 use crate::codec::{Reader, put_f64, put_u64};
 

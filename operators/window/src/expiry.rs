@@ -1,4 +1,4 @@
-//! Groups of an unbounded window that expire: one without a row for `expire` of event time begins anew.
+//! Groups of an unbounded window that expire: a group without a row for `expire` of event time starts over.
 //!
 //! Whether a group is over is decided at its next row, by the row's own time and watermark, so that it does not depend on
 //! the clock, on how rows were batched or on when the sweep came by (rule R6): a replay forgets what live forgot. The

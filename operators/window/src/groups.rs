@@ -76,7 +76,7 @@ impl Groups {
         Ok(place)
     }
 
-    /// Begins a group anew whose newest row is too long ago now; answers its slot.
+    /// Resets a group whose newest row is too old by now; returns its slot.
     pub fn renew(
         &mut self,
         plan: &WindowPlan,
@@ -211,7 +211,7 @@ pub struct Read {
 
 /// Reads a group's entry, and appends its accumulators.
 pub fn read_group(plan: &WindowPlan, bytes: &[u8], accumulators: &mut Vec<Accumulator>) -> Result<Read, StateError> {
-    let unreadable = || StateError::new("a window's state cannot be read: was it written with another `compute`?");
+    let unreadable = || StateError::new("a window's state can't be decoded; was it written with another `compute`?");
     let mut reader = Reader::new(bytes);
     let last = match reader.u8() {
         Some(VERSION) => None,

@@ -1,4 +1,4 @@
-//! How a window lies in state.
+//! How windows are stored in state.
 //!
 //! ```text
 //! 00                                            the watermark up to which windows were closed here
@@ -66,7 +66,7 @@ pub struct Entry {
 /// Reads a key; the values of the group columns are appended to `group`, one list per column, if the key is that of
 /// a group's entry.
 pub fn read_key(key: &[u8], types: &[DataType], group: &mut [Vec<Option<Value>>]) -> Result<Entry, StateError> {
-    let unreadable = || StateError::new("a window's key cannot be read: was the state written with another `by`?");
+    let unreadable = || StateError::new("a window's key can't be decoded; was the state written with another `by`?");
     let mut reader = Reader::new(key);
     let (Some(WINDOW), Some(end)) = (reader.u8(), reader.array::<8>()) else { return Err(unreadable()) };
     let end = (u64::from_be_bytes(end) ^ (1 << 63)) as Millis;

@@ -1,9 +1,9 @@
 //! The `window` step: rows grouped by columns and by event time, aggregated, and emitted when time has passed.
 //!
 //! ```text
-//! spec         what a person writes        plan      checks, types, schema        aggregate  the SQL of computed columns
+//! spec         the configuration          plan      checks, types, schema        aggregate  the SQL of computed columns
 //! operator     the state machine           groups    groups of one batch          accumulator  what a group remembers
-//! bounds       which windows a time is in  layout    keys of state                results    rows on their way out
+//! bounds       which windows a time is in  layout    keys of state                results    rows to be emitted
 //! exact        sums of doubles             sketch    percentiles                  codec, values  bytes and columns
 //! ```
 //!
@@ -11,14 +11,14 @@
 //!
 //! * The same rows give the same results, however they were cut into batches, wherever work was interrupted, and whichever
 //!   partition came first: sums are exact before they are rounded or judged once ([`exact`]), percentiles count
-//!   ([`sketch`]), and `first` and `last` go by event time and position.
+//!   ([`sketch`]), and `first` and `last` use event time and position.
 //! * A window is emitted once. Rows that come after all their windows were closed go to the port `late`.
 //! * A row that an aggregate cannot take (a value that is not a number) goes to the dead letters as a whole and leaves no
 //!   trace in any aggregate. A result that does not fit its column (a sum out of range) goes there instead of being
-//!   emitted; what is emitted later is judged by what the sum is then.
+//!   emitted; later results use the sum at that time.
 //!
 //! Limits: a group's entry is rewritten once per batch that touches it. A percentile's sketch is part of that entry (about
-//! a kilobyte). Results on the way (`emit: on_update`) depend on which rows came before, by nature; the last one of a
+//! a kilobyte). Intermediate results (`emit: on_update`) inherently depend on the order of arrival; the last one of a
 //! group does not.
 
 // Bad data must never end the process.

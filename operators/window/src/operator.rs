@@ -50,11 +50,11 @@ pub struct WindowOperator {
     /// Watermark from which expired groups are looked for again.
     next_sweep: Millis,
     groups: Groups,
-    /// Encoded group of the row at hand.
+    /// Encoded group of the current row.
     group: Vec<u8>,
-    /// Encoded DISTINCT value of the row at hand.
+    /// Encoded DISTINCT value of the current row.
     value: Vec<u8>,
-    /// Open windows of the row at hand, last first: end and slot.
+    /// Open windows of the current row, last first: end and slot.
     open: Vec<(Millis, usize)>,
     late: Vec<u32>,
 }
@@ -126,7 +126,7 @@ impl WindowOperator {
             let mut reader = Reader::new(&value);
             closed = match (reader.u8(), reader.array::<8>()) {
                 (Some(VERSION), Some(bytes)) => Millis::from_be_bytes(bytes),
-                _ => return Err(StateError::new("the watermark of a window's last closing cannot be read")),
+                _ => return Err(StateError::new("the stored watermark of the last closed window can't be decoded")),
             };
         }
         self.closed = Some(closed);
@@ -136,7 +136,7 @@ impl WindowOperator {
     /// Decides on one row and adds it where it belongs.
     fn add(&mut self, plan: &WindowPlan, rows: &Rows<'_>, row: Row<'_>, watermark: Millis, cx: &mut Cx<'_>) -> Result<Fate, StateError> {
         let Some(last) = plan.windows.last_end(row.time) else {
-            return Ok(Fate::Rejected(format!("event time {} is out of the range of windows", row.time)));
+            return Ok(Fate::Rejected(format!("event time {} is out of range for windows", row.time)));
         };
         if plan.windows.is_closed(last, watermark) {
             return Ok(Fate::Late);
@@ -264,19 +264,19 @@ impl WindowOperator {
     }
 }
 
-/// Entries of state are records of a changelog, and brokers refuse records of a mebibyte: one such entry would abort
-/// its transaction for ever. So what goes into an entry is bounded row by row.
+/// Entries of state are records of a changelog, and brokers refuse records of 1 MiB: one such entry would abort
+/// its transaction forever. So what goes into an entry is bounded row by row.
 fn too_large(plan: &WindowPlan, rows: &Rows<'_>, group: &[u8], row: usize) -> Option<String> {
     if group.len() > MAX_KEY {
-        return Some(format!("the columns to group by have {} bytes, more than {MAX_KEY}", group.len()));
+        return Some(format!("the group's columns have {} bytes; the limit is {MAX_KEY}", group.len()));
     }
     let distinct: usize = rows.distinct.iter().map(|(_, a)| a.iter().map(|a| Column::new(a).width(row)).sum::<usize>()).max().unwrap_or(0);
     if distinct > MAX_KEY {
-        return Some(format!("a DISTINCT value has {distinct} bytes, more than {MAX_KEY}"));
+        return Some(format!("a DISTINCT value has {distinct} bytes; the limit is {MAX_KEY}"));
     }
     let limit = MAX_KEPT / plan.wide.len().max(1);
     let widest = plan.wide.iter().filter_map(|place| rows.columns.get(*place)).map(|column| column.width(row)).max().unwrap_or(0);
-    (widest > limit).then(|| format!("a value to keep in state has {widest} bytes, more than {limit}"))
+    (widest > limit).then(|| format!("a value to keep in state has {widest} bytes; the limit is {limit}"))
 }
 
 /// Why an aggregate cannot take `row`, if so.
@@ -383,7 +383,7 @@ impl WindowPlan {
 
 impl<'a> Rows<'a> {
     fn new(plan: &WindowPlan, batch: &'a Batch, inputs: &'a InputRows) -> Result<Rows<'a>, StateError> {
-        let missing = || StateError::new("a batch came without its system columns");
+        let missing = || StateError::new("the batch has no system columns");
         let system = System {
             times: batch.times().ok_or_else(missing)?.values(),
             watermarks: batch.watermarks().ok_or_else(missing)?.values(),
@@ -444,7 +444,7 @@ impl Updates {
         let indices = UInt32Array::from(std::mem::take(&mut self.rows));
         let unfit = |e| StateError::new(format!("updates of {} rows: {e}", rows.batch.num_rows()));
         if plan.headers {
-            let headers = rows.batch.rows.column_by_name(HEADERS).ok_or_else(|| StateError::new("a batch came without its headers"))?;
+            let headers = rows.batch.rows.column_by_name(HEADERS).ok_or_else(|| StateError::new("the batch has no headers"))?;
             system.push(take(headers, &indices, None).map_err(unfit)?);
         }
         let group = rows.group.iter().map(|column| take(column, &indices, None)).collect::<Result<Vec<_>, _>>();

@@ -105,12 +105,13 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
         OutputPort { name: "late".to_string(), lossy_if_unread: true, ..OutputPort::main(cx.input.schema.clone(), KeyEffect::Unchanged) };
     let mut warnings = Vec::new();
     if group.is_empty() {
-        let warning = "without group columns all rows meet in one partition, so one worker does all the work";
-        warnings.push(Diagnostic::warning("single-partition", warning).at(["by"]).help("name columns to group by, if there are any"));
+        let warning = "without group columns all rows are in one partition, so one lane does all the work";
+        warnings.push(Diagnostic::warning("single-partition", warning).at(["by"]).help("group by a column if possible"));
     }
     if plan.windows.unbounded && !group.is_empty() && window.expire.is_none() {
-        let warning = "every group keeps its state for good: memory and restores grow with the number of groups ever seen";
-        let help = "write `expire: 90d` to forget groups without a row for so long, or `expire: never` if there are few";
+        let warning = "the state of every group is kept forever: memory and restore time grow with the number of groups ever seen";
+        let help =
+            "write `expire: 90d` to drop groups that had no row for that long, or `expire: never` if the number of groups is limited";
         warnings.push(Diagnostic::warning("endless-state", warning).at(["unbounded"]).help(help));
     }
     let details = details(window, &plan);
@@ -183,18 +184,20 @@ fn windows(window: &Window) -> Result<Windows, Diagnostic> {
         return unbounded(window);
     }
     if window.expire.is_some() {
-        let problem = Diagnostic::error("unbounded-window", "only an unbounded window has state that would not end by itself");
-        return Err(problem.at(["expire"]).help("remove `expire`: a window's state ends when it closes"));
+        let problem = Diagnostic::error("unbounded-window", "`expire` is only for unbounded windows");
+        return Err(problem.at(["expire"]).help("remove `expire`: the state of other windows ends when they close"));
     }
     let (size, every, key) = match (window.tumbling, window.hopping) {
         (Some(size), None) => (size, size, "tumbling"),
         (None, Some(hopping)) => (hopping.size, hopping.every, "hopping"),
         (None, None) => {
-            return Err(Diagnostic::error("no-window", "the length of the window is missing")
+            return Err(Diagnostic::error("no-window", "the window has no length")
                 .help("write `tumbling: 1m`, `hopping: { size: 5m, every: 1m }` for windows that overlap, or `unbounded: true` for running totals"));
         }
         (Some(_), Some(_)) => {
-            return Err(Diagnostic::error("two-windows", "windows either tumble or hop").at(["hopping"]).help("remove one of the two"));
+            return Err(Diagnostic::error("two-windows", "a window has either `tumbling` or `hopping`")
+                .at(["hopping"])
+                .help("remove one of the two"));
         }
     };
     let error = |code, message: String| Diagnostic::error(code, message).at([key]);
@@ -202,7 +205,7 @@ fn windows(window: &Window) -> Result<Windows, Diagnostic> {
         return Err(error("empty-window", "a window must be longer than zero".to_string()).help("write a length such as 1m"));
     }
     if every > size {
-        let message = format!("windows of {size} every {every} leave gaps: rows between them would be lost");
+        let message = format!("windows of {size} every {every} leave gaps: rows in the gaps would be lost");
         return Err(error("window-gap", message).help(format!("use `every: {size}` or less")));
     }
     if size.millis() % every.millis() != 0 {
@@ -224,17 +227,17 @@ fn windows(window: &Window) -> Result<Windows, Diagnostic> {
 fn unbounded(window: &Window) -> Result<Windows, Diagnostic> {
     let wrong = |key: &str, message: &str, help: &str| Err(Diagnostic::error("unbounded-window", message).at([key]).help(help));
     if window.tumbling.is_some() || window.hopping.is_some() {
-        return wrong("unbounded", "a window is either unbounded or has a length", "remove one of the two");
+        return wrong("unbounded", "an unbounded window has no `tumbling` or `hopping`", "remove one of the two");
     }
     if window.emit == Emit::OnClose {
         let key = "unbounded";
-        return wrong(key, "an unbounded window never closes, so that `emit: on_close` would emit nothing", "write `emit: on_update`");
+        return wrong(key, "an unbounded window never closes, so `emit: on_close` would emit nothing", "write `emit: on_update`");
     }
     if window.expire.is_some_and(|expire| expire.0.is_some_and(|span| span.millis() < MIN_EXPIRE)) {
-        return wrong("expire", "groups that expire within a second are forgotten between two rows", "use `expire: 1s` or more");
+        return wrong("expire", "`expire` under a second would drop groups between two rows", "use `expire: 1s` or more");
     }
     if window.lateness.millis() != 0 {
-        return wrong("lateness", "in an unbounded window no row is late", "remove `lateness`");
+        return wrong("lateness", "an unbounded window has no late rows", "remove `lateness`");
     }
     Ok(Windows::UNBOUNDED)
 }
@@ -256,7 +259,7 @@ fn group(text: &str, schema: &SchemaRef, inputs: &mut Inputs, before: &[Group]) 
     let place = inputs.add(&sql, schema)?;
     let name = path.last();
     if is_system(name) {
-        return Err(Diagnostic::error("reserved-name", format!("`{name}` belongs to the engine and differs from row to row"))
+        return Err(Diagnostic::error("reserved-name", format!("`{name}` is a column of the engine and differs from row to row"))
             .help(format!("group by columns of your own: {}", names(user_fields(schema).map(|f| f.name().as_str())))));
     }
     if [WINDOW_START, WINDOW_END].contains(&name) || before.iter().any(|g| g.field.name() == name) {
@@ -264,7 +267,7 @@ fn group(text: &str, schema: &SchemaRef, inputs: &mut Inputs, before: &[Group]) 
     }
     let (data_type, nullable) = inputs.column_type(place);
     if !is_groupable(&data_type) {
-        let message = format!("rows cannot be grouped by `{text}`, which is {}", type_said(&data_type));
+        let message = format!("rows can't be grouped by `{text}`, which is {}", type_said(&data_type));
         return Err(Diagnostic::error("not-groupable", message).help("group by numbers, texts, bytes, booleans, dates or timestamps"));
     }
     let field = Arc::new(Field::new(name, data_type, nullable));
@@ -292,7 +295,7 @@ fn computed(window: &Window, schema: &SchemaRef, group: &[Group], inputs: &mut I
             .push(Diagnostic::error("nothing-computed", "nothing is computed").at(["compute"]).help("count the rows: `rows: count(*)`"));
     }
     if entries.len() > MAX_COMPUTED {
-        let message = format!("{} columns are computed; at most {MAX_COMPUTED} can be", entries.len());
+        let message = format!("{} columns are computed; at most {MAX_COMPUTED} are allowed", entries.len());
         problems.push(Diagnostic::error("too-many-columns", message).at(["compute"]));
         return Vec::new();
     }
@@ -340,7 +343,7 @@ fn details(window: &Window, plan: &WindowPlan) -> Vec<(String, String)> {
         state.push_str(&format!("; one entry of about {} bytes for each distinct value of `{}`", key_bytes(plan) + 12, aggregate.name));
     }
     let expires = match (unbounded, plan.expire) {
-        (true, None) => "never: one entry per group for good".to_string(),
+        (true, None) => "never: one entry per group, kept forever".to_string(),
         (true, Some(expire)) => format!("{} (event time) after a group's newest row", Span(expire)),
         (false, _) => format!("when the watermark is {} past the window's end", Span(lateness)),
     };

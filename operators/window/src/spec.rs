@@ -24,8 +24,8 @@ pub struct Window {
     /// event time of the row that changed them, and no `window_start` and `window_end`.
     #[serde(default)]
     pub unbounded: bool,
-    /// For `unbounded` windows: a group that has no row for so long (event time) is forgotten, and begins anew with its
-    /// next row. `never` keeps every group for good. `hw lint` wants one of the two.
+    /// For `unbounded` windows: a group that has had no row for this long (event time) is dropped; its next row starts a new one.
+    /// `never` keeps every group forever. `hw lint` asks for one of the two.
     #[serde(default)]
     pub expire: Option<OrNever>,
     /// The columns to group by; a path such as `data.sku` reaches into a structure. Each becomes a column of the result,
@@ -94,7 +94,7 @@ impl<'de> Deserialize<'de> for Compute {
                 let mut entries: Vec<(String, String)> = Vec::new();
                 while let Some((name, sql)) = map.next_entry::<String, String>()? {
                     if entries.iter().any(|(known, _)| *known == name) {
-                        return Err(de::Error::custom(format!("`{name}` is computed twice")));
+                        return Err(de::Error::custom(format!("duplicate column `{name}`")));
                     }
                     entries.push((name, sql));
                 }
@@ -169,7 +169,7 @@ mod tests {
     #[test]
     fn says_what_is_wrong_with_the_shape() {
         for (text, problem) in [
-            (r#"{"tumbling":"1m","by":[],"compute":{"a":"count(*)","a":"sum(x)"}}"#, "`a` is computed twice"),
+            (r#"{"tumbling":"1m","by":[],"compute":{"a":"count(*)","a":"sum(x)"}}"#, "duplicate column `a`"),
             (r#"{"tumbling":"1m","by":[],"compute":["count(*)"]}"#, "names with an aggregate each"),
             (r#"{"tumbling":"1m","compute":{}}"#, "missing field `by`"),
             (r#"{"tumbling":"1 week","by":[],"compute":{}}"#, "is not a duration"),

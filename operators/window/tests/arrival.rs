@@ -135,7 +135,7 @@ proptest! {
         prop_assert_eq!(one, another);
     }
 
-    /// Results on the way do depend on it, by nature; the newest of each group does not.
+    /// Intermediate results inherently depend on it; the newest of each group does not.
     #[test]
     fn running_totals_end_the_same((rows, other) in interleaved(false)) {
         let spec = format!(r#"{{"unbounded":true,"expire":"never","by":["g"],"emit":"on_update",{}}}"#, compute());

@@ -1,6 +1,6 @@
-//! The demo where there is no Java: the same pipelines over the in-memory broker, with a tally instead of ClickHouse.
+//! The demo without Java: the same pipelines over the in-memory broker, with counters instead of ClickHouse.
 //!
-//! Nothing is written anywhere, and topics keep only their latest records, so that it may run for long.
+//! Nothing is written anywhere, and topics keep only their latest records, so it can run for a long time.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -226,7 +226,7 @@ impl Target for Counting {
     }
 
     fn ask(&mut self, _: &Range) {
-        self.outcome = Some(Delivered::Answered(Answer::Uncountable("a tally keeps no rows".into())));
+        self.outcome = Some(Delivered::Answered(Answer::Uncountable("counters keep no rows".into())));
     }
 
     fn progress(&mut self, _: Duration) -> Delivered {

@@ -1,8 +1,8 @@
-//! `hw demo`: everything at once on one machine, and the totals side by side.
+//! `hw demo`: everything on one machine, and the totals side by side.
 //!
 //! Local services are started in a folder of their own, the generator writes orders, payments and stock movements in
 //! real time, the shipped pipelines run in this process, and what ClickHouse holds is compared with what the generator
-//! counted. Windows are made shorter than the shipped pipelines', so that something closes while one watches.
+//! counted. Windows are made shorter than the shipped pipelines', so that results appear soon.
 
 mod embedded;
 mod real;
@@ -40,13 +40,13 @@ pub struct DemoArgs {
     /// Events per second
     #[arg(long, default_value_t = 2_000.0)]
     rate: f64,
-    /// Stop the load after this long, wait for the totals to agree, and say whether they do (exit code 1 if not)
+    /// Stop the load after this many seconds, wait for the totals to agree, and exit with 1 if they don't
     #[arg(long)]
     seconds: Option<u64>,
-    /// Use the in-memory broker even where Java is there
+    /// Use the in-memory broker even if Java is available
     #[arg(long)]
     embedded: bool,
-    /// The folder the services live in; what the demo puts there is deleted at the end
+    /// Folder of the services; the demo deletes what it put there
     #[arg(long, default_value = ".local/demo")]
     dir: PathBuf,
 }
@@ -99,9 +99,9 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     let runtime = runtime()?;
     if args.embedded || !headwater_local::java_available() {
         if !args.embedded {
-            eprintln!("Java 17 or later is not on the PATH (Debian: openjdk-17-jre-headless), so there is no Kafka here.");
+            eprintln!("Java 17 or later is not on the PATH (Debian: openjdk-17-jre-headless), so the demo can't start Kafka.");
         }
-        eprintln!("Everything runs in this process: an in-memory broker instead of Kafka, a tally instead of ClickHouse.");
+        eprintln!("It runs in this process: an in-memory broker instead of Kafka, counters instead of ClickHouse tables.");
         let ground = embedded::Embedded::new(args, runtime.handle())?;
         return on(args, &ground, &runtime);
     }
@@ -109,7 +109,7 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     let result =
         real::Real::new(args, &environment, runtime.handle()).map_err(Failure::from).and_then(|ground| on(args, &ground, &runtime));
     if let Err(e) = environment.down(true) {
-        eprintln!("the services could not be stopped: {e}");
+        eprintln!("can't stop the services: {e}");
     }
     // Only what the demo made itself.
     let _ = std::fs::remove_dir_all(args.dir.join("state"));
@@ -164,7 +164,7 @@ fn wait_for_topics(services: &Services, generated: &Generated) -> Result<(), Pro
     let deadline = Instant::now() + Duration::from_secs(60);
     while generated.progress.lock().is_none() || services.broker.partitions("business.inventory.adjusted").ok().flatten().is_none() {
         if Instant::now() > deadline {
-            return Err(Problem::plain("the generator does not get its topics"));
+            return Err(Problem::plain("the generator's topics were not created in time"));
         }
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -188,7 +188,7 @@ fn summary(ground: &dyn Ground, running: &[Running], totals: &Totals, interrupte
     let sent = totals.sent();
     let deadline = Instant::now() + DRAIN;
     let mut found = compare(&ground.held(), &sent);
-    eprintln!("the load has ended; waiting for the last windows to close (Ctrl-C to leave at once)");
+    eprintln!("the load has ended; waiting for the last windows to close (Ctrl-C to stop now)");
     let given_up = || interrupted.load(Ordering::Relaxed) || running.iter().any(|r| r.stop.is_stopped());
     interrupted.store(false, Ordering::Relaxed);
     while !found.agrees() && Instant::now() < deadline && !given_up() {
@@ -205,7 +205,7 @@ fn summary(ground: &dyn Ground, running: &[Running], totals: &Totals, interrupte
             say!("the totals agree");
             Ok(())
         }
-        false => Err(Problem::plain("the totals do not agree").into()),
+        false => Err(Problem::plain("the totals differ").into()),
     }
 }
 
@@ -217,7 +217,7 @@ fn frame(ground: &dyn Ground, running: &[Running], generated: &Generated, starte
     let mut out = String::new();
     let progress = *generated.progress.lock();
     let (records, rate, so_far) = progress.map_or((0, 0.0, SoFar::default()), |p| (p.acknowledged, p.rate, p.so_far));
-    let _ = writeln!(out, "Headwater demo, {} s. Ctrl-C ends it.\n", started.elapsed().as_secs());
+    let _ = writeln!(out, "Headwater demo, {} s. Press Ctrl-C to stop.\n", started.elapsed().as_secs());
     let _ = writeln!(out, "generator          {records:>10} events sent, {rate:.0}/s\n");
     let _ =
         writeln!(out, "{:<18} {:>10} {:>9} {:>10} {:>9} {:>12}  metrics", "pipeline", "records", "per s", "outputs", "lag", "latency p95");

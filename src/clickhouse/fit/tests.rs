@@ -115,7 +115,7 @@ fn what_is_sent_is_what_clickhouse_reads_as_the_value() {
 #[test]
 fn a_null_is_told_where_the_type_takes_none_and_hides_nothing() {
     let why = |array: ArrayRef, native: &str| fit(&array, &Native::parse(native).unwrap()).unwrap_err();
-    assert_eq!(why(Arc::new(StringArray::from(vec![None::<&str>])), "String"), "NULL, which `String` does not take");
+    assert_eq!(why(Arc::new(StringArray::from(vec![None::<&str>])), "String"), "NULL, which `String` does not accept");
     assert!(fits(StringArray::from(vec![None::<&str>]), "LowCardinality(Nullable(String))").is_ok());
     // A null list, record and map that hide values: without their nulls they would be those values.
     let hidden = ListArray::new(
@@ -124,16 +124,16 @@ fn a_null_is_told_where_the_type_takes_none_and_hides_nothing() {
         Arc::new(StringArray::from(vec!["seen", "secret", "secret"])),
         Some(vec![true, false].into()),
     );
-    assert_eq!(why(Arc::new(hidden.clone()), "Array(String)"), "NULL, which `Array` does not take");
+    assert_eq!(why(Arc::new(hidden.clone()), "Array(String)"), "NULL, which `Array` does not accept");
     // The row before it can be sent, and takes nothing of its neighbour along.
     let first = fits(hidden.slice(0, 1), "Array(String)").unwrap();
     assert_eq!(shown(first.as_list::<i32>().values()), ["seen"]);
     let members: arrow::datatypes::Fields = vec![Field::new("street", DataType::Utf8, false)].into();
     let record = StructArray::new(members, vec![Arc::new(StringArray::from(vec!["secret"]))], Some(vec![false].into()));
-    assert_eq!(why(Arc::new(record), "Tuple(street String)"), "NULL, which `Tuple` does not take");
+    assert_eq!(why(Arc::new(record), "Tuple(street String)"), "NULL, which `Tuple` does not accept");
     // Inside.
     let inner = ListArray::from_iter_primitive::<arrow::datatypes::Int64Type, _, _>([Some(vec![Some(1), None])]);
-    assert_eq!(why(Arc::new(inner.clone()), "Array(Int64)"), "an item: NULL, which `Int64` does not take");
+    assert_eq!(why(Arc::new(inner.clone()), "Array(Int64)"), "an item: NULL, which `Int64` does not accept");
     assert!(fits(inner, "Array(Nullable(Int64))").is_ok());
 }
 

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::engine::Refusal;
 
-/// Pieces under way between the network and the engine.
+/// Pieces in progress between the network and the engine.
 const IN_FLIGHT: usize = 8;
 /// Largest block of compressed data that is accepted, compressed or not. The usual block is 1 MiB.
 const MAX_BLOCK: usize = 256 << 20;

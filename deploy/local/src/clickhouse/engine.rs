@@ -221,7 +221,7 @@ impl Drop for Session<'_> {
     }
 }
 
-/// An insert under way. Dropped before [`Insert::finish`], it is cancelled and nothing of its last block is written.
+/// An insert in progress. Dropped before [`Insert::finish`], it is cancelled and nothing of its last block is written.
 pub struct Insert<'a> {
     session: &'a Session<'a>,
     stream: Handle,

@@ -38,7 +38,7 @@ use tokio::task::JoinSet;
 use crate::LocalError;
 use engine::Engine;
 
-/// Time given to requests that are under way when the front is told to end.
+/// Time given to requests that are in progress when the front is told to end.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Loads the engine library `lib`, opens the database in `data`, and serves it at `addr` until SIGTERM or SIGINT.
@@ -90,7 +90,7 @@ async fn pause_after(error: &io::Error) {
     tokio::time::sleep(Duration::from_millis(50)).await;
 }
 
-/// Serves one connection; when the front is to end, the request under way is answered first.
+/// Serves one connection; when the front is to end, the request in progress is answered first.
 async fn serve(stream: TcpStream, engine: Arc<Engine>, mut stopped: watch::Receiver<bool>) {
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request| answer::answer(engine.clone(), request));

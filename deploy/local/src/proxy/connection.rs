@@ -15,7 +15,7 @@ use super::{Direction, Mode, Protocol, Shared, State};
 /// The connection is to be closed at once, in both directions.
 struct Cut;
 
-/// What is known about the requests under way on a connection.
+/// What is known about the requests in progress on a connection.
 enum Flow {
     Plain,
     Kafka(KafkaFlow),
@@ -75,7 +75,7 @@ impl Gate {
     }
 }
 
-/// Decides what becomes of bytes that were read.
+/// Decides what happens to bytes that were read.
 struct Inspect {
     direction: Direction,
     flow: Arc<Mutex<Flow>>,

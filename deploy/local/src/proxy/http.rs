@@ -5,7 +5,7 @@ use super::{Direction, Faults, Lose};
 /// How much of a request is kept to recognise it.
 const KEPT: usize = 16 << 10;
 
-/// The request under way on one connection.
+/// The request in progress on one connection.
 #[derive(Default)]
 pub(super) struct HttpFlow {
     request: Vec<u8>,

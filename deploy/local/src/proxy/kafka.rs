@@ -15,7 +15,7 @@ const RESPONSE_HEADER: usize = 4;
 /// Requests without an answer (`acks=0`) stay in the queue until the next answer; beyond this the oldest go.
 const MAX_PENDING: usize = 100_000;
 
-/// The requests under way on one connection.
+/// The requests in progress on one connection.
 #[derive(Default)]
 pub(super) struct KafkaFlow {
     requests: Frames,

@@ -151,7 +151,7 @@ impl Rig {
         found
     }
 
-    /// Every partition's position is behind its last record, with nothing in doubt.
+    /// Every partition's position is behind its last record, with no unsettled block.
     pub fn settled(&self) -> bool {
         let mut last = BTreeMap::new();
         for record in self.broker.read_all_committed(TOPIC) {

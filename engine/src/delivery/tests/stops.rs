@@ -1,4 +1,4 @@
-//! What a person must decide, and doubts that can be settled.
+//! What stops a delivery, and uncertain outcomes that it can settle itself.
 
 use super::*;
 use crate::broker::{Broker, Outgoing};
@@ -39,7 +39,7 @@ fn what_cannot_be_decided_stops_with_the_reason() {
     rig.commit_as_somebody(0, 1, "");
     let error = rig.run_until_error(&mut rig.lane(0));
     assert!(matches!(stop_of(&error), Stop::Foreign { offset: 1, .. }), "{error}");
-    // The topic was made anew.
+    // The topic was recreated.
     let mut rig = Rig::plain();
     rig.append(0, 1, false);
     rig.commit_as_somebody(0, 9, CLEAN);

@@ -62,7 +62,7 @@ fn commits_fail_in_four_ways() {
 
 #[test]
 fn a_new_producer_settles_a_late_commit_one_way_or_the_other() {
-    let mut ways = [0, 0];
+    let mut endings = [0, 0];
     for seed in 0..100 {
         let mut bed = Bed::new(Settings { seed: Some(seed), ..Settings::default() });
         bed.broker.inject(0, Fault::CommitLate);
@@ -72,9 +72,9 @@ fn a_new_producer_settles_a_late_commit_one_way_or_the_other() {
         assert!(matches!(settled, (0, false) | (1, true)), "seed {seed}: {settled:?}");
         bed.broker.settle();
         assert_eq!(bed.happened(), settled, "seed {seed}: nothing may change after a new producer has started");
-        ways[settled.0] += 1;
+        endings[settled.0] += 1;
     }
-    assert!(ways.iter().all(|&way| way > 0), "{ways:?}");
+    assert!(endings.iter().all(|&count| count > 0), "{endings:?}");
 }
 
 #[test]

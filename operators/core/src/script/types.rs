@@ -1,4 +1,4 @@
-//! Column types as people write them in scripts and examples.
+//! Column types as users write them in scripts and examples.
 //!
 //! `string` (`utf8`), `int`, `long`, `float`, `double`, `bool` (`boolean`), `timestamp` (milliseconds, UTC), `date`,
 //! `bytes` (`binary`), `decimal(12,2)`, `list<T>`, `struct<a: T, b: T>`, `map<T>` (texts to T). Columns and fields are

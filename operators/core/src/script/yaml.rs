@@ -96,7 +96,7 @@ fn scalar(text: &str, style: ScalarStyle) -> String {
         "" | "~" | "null" | "Null" | "NULL" => "null".into(),
         "true" | "True" | "TRUE" => "true".into(),
         "false" | "False" | "FALSE" => "false".into(),
-        // A JSON number is a YAML number; other ways to write one stay texts, which every spec also takes.
+        // A JSON number is a YAML number; other notations stay texts, which every spec also takes.
         _ if serde_json::from_str::<serde_json::Number>(text).is_ok() => text.into(),
         _ => quoted(text),
     }

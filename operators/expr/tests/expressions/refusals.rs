@@ -50,10 +50,10 @@ fn refusals_point_and_suggest() {
             "data.items.price",
             "unknown-column",
             "price",
-            "`data.items[1].price` is the field of the first element; a `map` step with `unnest` makes a row of each",
+            "`data.items[1].price` is the field of the first element; a `map` step with `unnest` makes one row per element",
         ),
-        ("_time > now()", "not-deterministic", "now", "use `_time`, the time of the event"),
-        ("CURRENT_DATE", "not-deterministic", "CURRENT_DATE", "use `_time`, the time of the event"),
+        ("_time > now()", "not-deterministic", "now", "use `_time`, the event time"),
+        ("CURRENT_DATE", "not-deterministic", "CURRENT_DATE", "use `_time`, the event time"),
         ("random() > 0.5", "not-deterministic", "random", "compute the value from columns of the row"),
         (
             "1 + sum(n)",
@@ -61,8 +61,13 @@ fn refusals_point_and_suggest() {
             "sum",
             "aggregate in the `compute` of a `window` step; lists have `array_length`, `array_sum`, `array_max`",
         ),
-        ("sum(n) OVER ()", "window-function", "sum", "compute over several rows in a `window` step"),
-        ("n IN (SELECT 1)", "subquery", "SELECT 1", "look rows of a table up with an `enrich` step"),
+        (
+            "sum(n) OVER ()",
+            "window-function",
+            "sum",
+            "group the rows in a `window` step, which has `first`, `last`, `count`, `sum`, `min`, `max` and `avg`",
+        ),
+        ("n IN (SELECT 1)", "subquery", "SELECT 1", "look up rows of a table with an `enrich` step"),
         ("unnest(data.items)", "unsupported", "unnest", "write `unnest: data.items AS item` in a `map` step"),
     ];
     for (sql, code, within, help) in cases {
@@ -98,7 +103,7 @@ fn what_a_constant_makes_fail_for_every_row_is_refused() {
         ("n % 0", "this fails for every row"),
         ("date_part('hor', timestamp)", "this fails for every row"),
         ("date_trunc('hor', timestamp) = timestamp", "this fails for every row"),
-        ("timestamp AT TIME ZONE 'Europe/Berln' = timestamp", "`Europe/Berln` is no time zone"),
+        ("timestamp AT TIME ZONE 'Europe/Berln' = timestamp", "unknown time zone `Europe/Berln`"),
     ] {
         let error = refused(sql);
         assert!(error.code == "constant-error" && error.message.starts_with(said), "{sql}: {error}");
