@@ -61,8 +61,8 @@ const TABLE_STEPS: [Step; 2] = [Step::Insert, Step::Position];
 /// Faults that a commit, or what leads to it, can meet. An abort is only asked for after something else has failed.
 const FAULTS: [(&str, &[Fault]); 9] = [
     ("commit-refused", &[Fault::CommitRefused]),
-    ("commit-lost", &[Fault::CommitRequestLost]),
-    ("commit-unheard", &[Fault::CommitReplyLost]),
+    ("commit-request-lost", &[Fault::CommitRequestLost]),
+    ("commit-reply-lost", &[Fault::CommitReplyLost]),
     ("commit-late", &[Fault::CommitLate]),
     ("send-fails", &[Fault::ProduceFails]),
     ("abort-fails", &[Fault::ProduceFails, Fault::AbortFails]),
@@ -75,15 +75,15 @@ const ARRIVALS: [(&str, Arrival); 6] = [
     ("partitions-ascending", Arrival::Ascending),
     ("partitions-descending", Arrival::Descending),
     ("first-partition-last", Arrival::FirstLast),
-    ("partitions-in-turn", Arrival::InTurn),
-    ("partitions-drawn-1", Arrival::Drawn(1)),
-    ("partitions-drawn-2", Arrival::Drawn(2)),
+    ("partitions-round-robin", Arrival::InTurn),
+    ("partitions-random-1", Arrival::Drawn(1)),
+    ("partitions-random-2", Arrival::Drawn(2)),
 ];
 /// Faults of an insert.
 const TABLE_FAULTS: [(&str, TableFault); 4] = [
     ("insert-unavailable", TableFault::Unavailable),
-    ("insert-lost", TableFault::RequestLost),
-    ("insert-unheard", TableFault::ReplyLost),
+    ("insert-request-lost", TableFault::RequestLost),
+    ("insert-reply-lost", TableFault::ReplyLost),
     ("insert-late", TableFault::Late),
 ];
 
