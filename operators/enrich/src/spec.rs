@@ -7,7 +7,7 @@ use operator_core::{Diagnostic, PlanCx, Planned, Spec};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer};
 
-/// Adds columns of tables to every row: one join, or a list of joins that are made one after the other.
+/// Adds columns of tables to every row: one join, or a list of joins that are executed in order.
 #[derive(Clone, Debug, Default)]
 pub struct Enrich {
     pub joins: Vec<Join>,
@@ -22,30 +22,30 @@ pub struct Join {
     /// Name of the table, from `tables:`.
     pub table: String,
     /// The key to look up: a column, a path such as `data.sku`, or an SQL expression. It is compared with the table's
-    /// record key; a number finds its row in a table keyed by text, too.
+    /// record key; a number also finds its row in a table with text keys.
     pub on: String,
     /// The columns to add: a list of the table's columns, or new names with the table's column each. May be empty where
-    /// `missing` is `drop` or `dead_letter`: then the step only checks that there is a row.
+    /// `missing` is `drop` or `dead_letter`: the step then only checks whether a row exists.
     pub add: Added,
-    /// Which version of the table's row is taken.
+    /// Which version of the table's row is used.
     #[serde(default)]
     pub as_of: AsOf,
     /// What happens to rows for which the table has no row.
     #[serde(default)]
     pub missing: Missing,
-    /// Put before the name of every added column.
+    /// Prefix for the name of every added column.
     #[serde(default)]
     pub prefix: String,
 }
 
-/// Which version of the table's row is taken.
+/// Which version of the table's row is used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AsOf {
-    /// The newest one that has been read.
+    /// The newest version read so far.
     #[default]
     Latest,
-    /// The one that was in force at the row's event time, as far back as the table's history is kept.
+    /// The version valid at the row's event time, as far back as the table's history is kept.
     EventTime,
 }
 
@@ -53,12 +53,12 @@ pub enum AsOf {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Missing {
-    /// They continue with nulls in the added columns (a left join).
+    /// They are kept with nulls in the added columns (a left join).
     #[default]
     Keep,
-    /// They are left out and counted as filtered (an inner join).
+    /// They are dropped and counted as filtered (an inner join).
     Drop,
-    /// They go to the dead letters, with the table and the key in the cause.
+    /// They go to the dead-letter topic, with the table and the key in the cause.
     DeadLetter,
 }
 
@@ -85,7 +85,7 @@ impl fmt::Display for Missing {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Added {
     pub columns: Vec<(String, String)>,
-    /// Names were written, not a list.
+    /// `add` was a map, not a list.
     pub(crate) named: bool,
 }
 
@@ -173,7 +173,7 @@ impl JsonSchema for Enrich {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let join = generator.subschema_for::<Join>();
         json_schema!({
-            "description": "Adds columns of tables to every row: one join, or a list of joins that are made one after the other.",
+            "description": "Adds columns of tables to every row: one join, or a list of joins that are executed in order.",
             "anyOf": [join.clone(), { "type": "array", "minItems": 1, "items": join }]
         })
     }
@@ -181,7 +181,7 @@ impl JsonSchema for Enrich {
 
 impl Spec for Enrich {
     const KIND: &'static str = "enrich";
-    const SUMMARY: &'static str = "Adds columns of a table (a compacted topic) to every row, now or as of its event time.";
+    const SUMMARY: &'static str = "Adds columns of a table (a compacted topic) to every row: the latest version, or the one valid at event time.";
     const EXAMPLE: &'static str = "\
 steps:
   enriched:

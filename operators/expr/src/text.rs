@@ -65,7 +65,7 @@ impl JsonSchema for Sql {
         json_schema!({
             "type": ["string", "number", "boolean"],
             "description": "A SQL expression over the columns of the step's input. Names are case-sensitive; fields are \
-                            reached with dots (`data.total`), texts are in single quotes.",
+                            written with dots (`data.total`), texts in single quotes.",
             "examples": ["data.total > 0 AND data.currency IS NOT NULL", "quantity * unit_price"]
         })
     }

@@ -33,7 +33,7 @@ const MAX_ROUTES: usize = 1_000;
 
 impl Spec for Fanout {
     const KIND: &'static str = "fanout";
-    const SUMMARY: &'static str = "Sends each row to named routes by SQL conditions.";
+    const SUMMARY: &'static str = "Routes rows to named outputs by SQL conditions.";
     const EXAMPLE: &'static str = "\
 steps:
   routed:

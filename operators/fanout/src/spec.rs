@@ -7,24 +7,24 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-/// How many routes a row may take.
+/// To which routes a row goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Match {
-    /// The first whose condition is true.
+    /// To the first whose condition is true.
     #[default]
     First,
-    /// Every one whose condition is true.
+    /// To all whose condition is true.
     All,
 }
 
-/// Sends each row to named routes by SQL conditions: `{ match: all, routes: { big: total > 9, rest: default } }`, or
+/// Routes rows to named outputs by SQL conditions: `{ match: all, routes: { big: total > 9, rest: default } }`, or
 /// just the routes, with `match: first`: `{ big: total > 9, rest: default }`.
 #[derive(Clone, Debug)]
 pub struct Fanout {
-    /// How many routes a row may take.
+    /// To which routes a row goes.
     pub matching: Match,
-    /// The condition of each route, in the order they are tried; `default` for the route that takes the rest.
+    /// The condition of each route, evaluated in order; `default` takes the rows that match no other route.
     pub routes: NamedSql,
     /// Only the routes were written: places in findings have no `routes`.
     pub short: bool,
@@ -128,7 +128,7 @@ impl JsonSchema for Fanout {
         let mut matching = generator.subschema_for::<Match>();
         matching.insert("default".into(), "first".into());
         json_schema!({
-            "description": "Sends each row to named routes by SQL conditions. Each route is an output: `step.route`.",
+            "description": "Routes rows to named outputs by SQL conditions. Each route is an output: `step.route`.",
             "anyOf": [
                 {
                     "type": "object",

@@ -9,22 +9,21 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Map {
-    /// A list and a name: the row is repeated for each element, with the element as a column of that name.
+    /// A list and a name: makes one row per element, with the element as a column of that name.
     #[serde(default)]
     #[schemars(example = "data.items AS item")]
     pub unnest: Option<String>,
-    /// What happens to rows whose list is empty or null: they are filtered (`drop`), or kept once with a null element
-    /// (`keep`).
+    /// What happens to rows whose list is empty or null.
     #[serde(default)]
     pub unnest_empty: Empty,
     /// The columns of the output, each a SQL expression, in this order. An expression that is just a column or a field
-    /// renames it, and keeps the partitioning where that column is the key.
+    /// renames it, and keeps the partitioning if that column is the key.
     #[serde(default)]
     pub select: Option<NamedSql>,
-    /// Columns to compute in addition to those of the input. A name the input has replaces that column.
+    /// Columns to compute in addition to those of the input. An existing name replaces that column.
     #[serde(default)]
     pub add: Option<NamedSql>,
-    /// Columns of the input to leave out. They can still be read by `add`.
+    /// Columns of the input to remove. `add` can still use them.
     #[serde(default)]
     pub drop: Vec<String>,
 }
@@ -33,10 +32,10 @@ pub struct Map {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Empty {
-    /// It is filtered.
+    /// The row is filtered.
     #[default]
     Drop,
-    /// It is kept, with a null element.
+    /// The row is kept once, with a null element.
     Keep,
 }
 
