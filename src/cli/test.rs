@@ -154,12 +154,13 @@ fn show(report: &Report, args: &TestArgs) {
         let schedules = match report.schedules {
             1 => "1 schedule".to_string(),
             n if n == report.disturbed => format!("{n} schedules"),
-            n => format!("{n} schedules; in {} there was nothing to disturb", n - report.disturbed),
+            n => format!("{n} schedules, {} without effect", n - report.disturbed),
         };
-        match report.complete {
-            true => say!("{} {place} {}", good("✓"), dim(&schedules)),
-            false => say!("{} {place} {}", dim("…"), dim(&format!("stopped after {schedules}"))),
-        }
+        let line = match report.complete {
+            true => format!("{} {place} {}", good("✓"), dim(&schedules)),
+            false => format!("{} {place} {}", dim("…"), dim(&format!("stopped after {schedules}"))),
+        };
+        say!("{}", wrapped(&line, 4));
         return;
     };
     say!("\n{}", wrapped(&format!("{} {}: {}", bad("✗"), strong(&place), report.why), 4));

@@ -81,4 +81,5 @@ fn failures_of_cases_fit_80_columns() {
     let schemas = concat!(env!("CARGO_MANIFEST_DIR"), "/schemas");
     let rows = |line: &str| line.trim_start().starts_with(['-', '+', '{', '"']) || line.contains("again: ");
     check(&["test", &pipeline, "--schemas", schemas], rows);
+    check(&["test", "pipelines/order-analytics/pipeline.yaml", "--schedule", "in-one-go"], rows);
 }
