@@ -181,7 +181,8 @@ impl JsonSchema for Enrich {
 
 impl Spec for Enrich {
     const KIND: &'static str = "enrich";
-    const SUMMARY: &'static str = "Adds columns of a table (a compacted topic) to every row: the latest version, or the one valid at event time.";
+    const SUMMARY: &'static str =
+        "Adds columns of a table (a compacted topic) to every row: the latest version, or the one valid at event time.";
     const EXAMPLE: &'static str = "\
 steps:
   enriched:
