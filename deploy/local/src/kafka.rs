@@ -208,9 +208,10 @@ log.cleaner.threads=1
 log.cleaner.dedupe.buffer.size=8388608
 ";
 
-/// Whether the node has said that it serves requests since the log had `from` bytes, and accepts connections.
-pub fn ready(address: SocketAddr, log: &Path, from: u64) -> bool {
-    log_since(log, from).contains(STARTED) && probe::accepts(address)
+/// Whether node `id` has logged that it serves requests since its log had `from` bytes, and answers a client's first
+/// request with itself among the brokers. The log comes first: a request to a node that still starts waits for it.
+pub fn ready(id: u8, address: SocketAddr, log: &Path, from: u64) -> bool {
+    log_since(log, from).contains(STARTED) && probe::kafka_brokers(address).is_ok_and(|ids| ids.contains(&i32::from(id)))
 }
 
 /// The cluster's id, made up once per environment.

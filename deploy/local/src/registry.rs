@@ -1,8 +1,8 @@
 //! The Apicurio schema registry with its Confluent-compatible API.
 //!
 //! Storage is an H2 database in a file rather than in memory, so that a restarted registry still knows its schemas
-//! and their ids. After every start the global compatibility is set to `BACKWARD`: Apicurio begins with `NONE`,
-//! Confluent's registry with `BACKWARD`.
+//! and their ids. Every start sets the global compatibility to `BACKWARD`: Apicurio begins with `NONE`, Confluent's
+//! registry with `BACKWARD`.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -43,7 +43,7 @@ fn record_archive(program: &JavaProgram, archive: &Path) -> Result<(), LocalErro
     let running = launch.spawn().map_err(LocalError::io("cannot run java"))?;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let wait = Wait { patience: Duration::from_secs(120), cancelled: &|| false };
-    let outcome = await_ready(Service::Registry, &launch, running, dir, &wait, || ready(address)).and_then(|()| configure(address)); // one write request as well, so that its classes are in the archive
+    let outcome = await_ready(Service::Registry, &launch, running, dir, &wait, || ready(address));
     running.stop(if outcome.is_ok() { Stop::Terminate } else { Stop::Kill }, dir).map_err(LocalError::io("registry"))?;
     outcome
 }
@@ -74,18 +74,12 @@ pub fn launch(program: &JavaProgram, root: &Path, port: u16, management: u16) ->
     Ok(Launch { program: "java".to_owned(), args, dir, log })
 }
 
-/// Whether the registry answers.
+/// Whether the registry takes a write and answers a read: the write sets the global compatibility to `BACKWARD`, which
+/// a client then reads back. A write that fails is one that is tried again, like every other sign that it is not ready.
 pub fn ready(address: SocketAddr) -> bool {
-    matches!(probe::http(address, "GET", &format!("{BASE_PATH}/subjects"), None), Ok((200, _)))
-}
-
-/// Sets the global compatibility to `BACKWARD`.
-pub fn configure(address: SocketAddr) -> Result<(), LocalError> {
-    let what = "cannot set the registry's global compatibility";
-    let body = r#"{"compatibility":"BACKWARD"}"#;
-    match probe::http(address, "PUT", &format!("{BASE_PATH}/config"), Some(body)) {
-        Ok((200, _)) => Ok(()),
-        Ok((status, body)) => Err(LocalError::Mismatch(format!("{what}: status {status}: {body}"))),
-        Err(error) => Err(LocalError::io(what)(error)),
-    }
+    let config = format!("{BASE_PATH}/config");
+    let is_backward = |method, body| matches!(probe::http(address, method, &config, body), Ok((200, text)) if text.contains("BACKWARD"));
+    is_backward("PUT", Some(r#"{"compatibility":"BACKWARD"}"#))
+        && is_backward("GET", None)
+        && matches!(probe::http(address, "GET", &format!("{BASE_PATH}/subjects"), None), Ok((200, _)))
 }

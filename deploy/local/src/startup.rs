@@ -62,14 +62,14 @@ pub fn await_service(record: &Record, marker: &Path, from: u64, wait: &Wait<'_>)
     let address = record.address;
     let wait_for = |ready: &dyn Fn() -> bool| await_ready(record.service, &record.launch, running, marker, wait, ready);
     match record.service {
-        Service::Kafka(_) => wait_for(&|| kafka::ready(address, &record.launch.log, from)),
-        Service::Registry => wait_for(&|| registry::ready(address)).and_then(|()| registry::configure(address)),
+        Service::Kafka(id) => wait_for(&|| kafka::ready(id, address, &record.launch.log, from)),
+        Service::Registry => wait_for(&|| registry::ready(address)),
         Service::ClickHouse => wait_for(&|| clickhouse_ready(address)),
     }
 }
 
 fn clickhouse_ready(address: SocketAddr) -> bool {
-    matches!(probe::http(address, "GET", "/ping", None), Ok((200, body)) if body.contains("Ok."))
+    matches!(probe::http(address, "POST", "/", Some("SELECT 41 + 1")), Ok((200, body)) if body.contains("42"))
 }
 
 /// What is to be started, with the ports it is to have.
