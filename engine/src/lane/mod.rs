@@ -149,6 +149,8 @@ struct OwnedTask {
 struct Epoch {
     opened: Option<Millis>,
     records: u64,
+    /// Of output, handed to the producer.
+    bytes: usize,
     /// Earliest record timestamp, for end-to-end latency.
     oldest: Option<Millis>,
     touched: std::collections::BTreeSet<TopicPartition>,
@@ -290,7 +292,7 @@ impl Lane {
     }
 
     fn is_full(&self) -> bool {
-        self.epoch.records >= self.config.epoch_rows || self.outbox.bytes() >= self.config.epoch_bytes
+        self.epoch.records >= self.config.epoch_rows || self.epoch.bytes + self.outbox.bytes() >= self.config.epoch_bytes
     }
 
     fn is_due(&self) -> bool {
@@ -431,8 +433,12 @@ impl Lane {
         self.check_refusals()?;
         self.begin()?;
         let Some(producer) = self.producers.get_mut(self.current) else { return Ok(()) };
+        let bytes = self.outbox.bytes();
         match self.outbox.send(producer.as_mut()) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.epoch.bytes += bytes;
+                Ok(())
+            }
             Err(e) if matches!(e.failure, Failure::AbortTransaction | Failure::Refused | Failure::Transient) => self.rewind(&e.message),
             Err(e) => Err(e.into()),
         }

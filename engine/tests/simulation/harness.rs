@@ -377,9 +377,13 @@ impl Played {
         Played { broker, plan: Arc::new(plan) }
     }
 
+    pub fn lane(&self, config: LaneConfig) -> Lane {
+        Lane::start(world(&self.plan, &self.broker), config).unwrap_or_else(|e| panic!("{e}"))
+    }
+
     /// Until everything that was appended is committed.
     pub fn run(&self) {
-        let mut lane = Lane::start(world(&self.plan, &self.broker), LaneConfig::new("w", 0)).unwrap_or_else(|e| panic!("{e}"));
+        let mut lane = self.lane(LaneConfig::new("w", 0));
         let clock = self.broker.clock().expect("a simulated broker has a virtual clock");
         let mut quiet = 0;
         while quiet < 500 {

@@ -9,6 +9,7 @@ mod harness;
 mod keys;
 mod masked;
 mod oracle;
+mod sealing;
 
 use harness::{Case, Run};
 use headwater_engine::memory::CommittedRecord;
