@@ -241,7 +241,7 @@ impl Lane {
         }
         let room = if self.is_full() { 0 } else { self.config.poll_rows };
         let mut busy = false;
-        let wait = if room == 0 { Duration::ZERO } else { wait };
+        let wait = if room == 0 { Duration::ZERO } else { wait.min(self.until_due().unwrap_or(wait)) };
         let events = self.consumer.poll(room.max(1), wait);
         if events.as_ref().is_err_and(|e| e.failure == Failure::OutOfRange) {
             // The usual cause: positions of a topic that is another one now.
@@ -298,6 +298,12 @@ impl Lane {
     fn is_due(&self) -> bool {
         let Some(opened) = self.epoch.opened else { return false };
         self.is_full() || self.world.clock.monotonic() - opened >= self.world.plan.commit_interval
+    }
+
+    /// How long until the open epoch is due; `None` without one, and while it is overdue because the one before is not settled.
+    fn until_due(&self) -> Option<Duration> {
+        let left = self.epoch.opened? + self.world.plan.commit_interval - self.world.clock.monotonic();
+        u64::try_from(left).ok().filter(|left| *left > 0).map(Duration::from_millis)
     }
 
     fn receive(&mut self, partition: &TopicPartition, records: Box<dyn RecordSet>) -> Result<(), LaneEnd> {
