@@ -18,7 +18,7 @@ pub mod lane;
 pub mod manifest;
 pub mod memory;
 mod order;
-mod outbox;
+pub mod outbox;
 pub mod output;
 pub mod partitioner;
 pub mod pipeline;

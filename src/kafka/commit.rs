@@ -29,8 +29,9 @@ use rdkafka::bindings as sys;
 use super::SOCKET_TIMEOUT;
 use super::codes;
 use super::lists::PartitionList;
-use super::native::{self, ErrorFacts, raw};
+use super::native::{self, ErrorFacts};
 use super::producer::{ProducerClient, Shared};
+use super::rounds::{self, ClientHeld};
 
 /// Between two attempts at a call that may be repeated.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
@@ -39,6 +40,8 @@ const AGAIN_AFTER: Duration = Duration::from_millis(50);
 pub(super) enum Job {
     Commit {
         client: Arc<ProducerClient>,
+        /// Records that the client was not given yet.
+        held: ClientHeld,
         offsets: Vec<(TopicPartition, Committed)>,
         membership: Membership,
         transactional: bool,
@@ -56,11 +59,11 @@ pub(super) enum Job {
 pub(super) fn run(work: &Receiver<Job>, shared: &Shared) {
     for job in work {
         match job {
-            Job::Commit { client, offsets, membership, transactional, expires } => {
+            Job::Commit { client, held, offsets, membership, transactional, expires } => {
                 let outcome = if transactional {
-                    Ending { client: &client, shared, expires }.commit(&offsets, &membership)
+                    Ending { client: &client, shared, expires }.commit(held, &offsets, &membership)
                 } else {
-                    acknowledge_only(&client, shared)
+                    acknowledge_only(&client, held, shared)
                 };
                 // The lane may drop the producer as soon as it hears: let go of the client first.
                 drop(client);
@@ -129,11 +132,11 @@ struct Ending<'a> {
 }
 
 impl Ending<'_> {
-    fn commit(&self, offsets: &[(TopicPartition, Committed)], membership: &Membership) -> Outcome {
+    fn commit(&self, held: ClientHeld, offsets: &[(TopicPartition, Committed)], membership: &Membership) -> Outcome {
         let context = &self.client.context;
         context.ending.store(true, Ordering::Relaxed);
         let result = self
-            .acknowledge()
+            .acknowledge(held)
             .and_then(|()| {
                 self.shared.set(Progress::Acknowledged);
                 failpoint("after-produce");
@@ -152,9 +155,9 @@ impl Ending<'_> {
         }
     }
 
-    fn acknowledge(&self) -> Result<(), Outcome> {
+    fn acknowledge(&self, held: ClientHeld) -> Result<(), Outcome> {
         // After a failure librdkafka holds back what it would have to repeat, until the abort: nothing more is heard of that.
-        flush_while(self.client, || !self.client.context.failed.load(Ordering::Relaxed));
+        rounds::deliver(self.client, held, || !self.client.context.failed.load(Ordering::Relaxed));
         match (self.client.fatal(), self.client.context.failure()) {
             (Some((code, text)), _) => {
                 let facts = ErrorFacts { code, fatal: true, retriable: false, requires_abort: false, text };
@@ -236,19 +239,9 @@ impl Ending<'_> {
     }
 }
 
-/// Waits until every record is delivered or has failed. It ends: a record fails after the transaction timeout.
-fn flush(client: &ProducerClient) {
-    flush_while(client, || true);
-}
-
-fn flush_while(client: &ProducerClient, wanted: impl Fn() -> bool) {
-    // SAFETY: the client is valid. Callbacks touch only its context.
-    while unsafe { raw::rd_kafka_flush(client.ptr(), 100) } != 0 && client.fatal().is_none() && wanted() {}
-}
-
 /// The end of what only looks like a transaction: `guarantee: at_least_once`.
-fn acknowledge_only(client: &ProducerClient, shared: &Shared) -> Outcome {
-    flush(client);
+fn acknowledge_only(client: &ProducerClient, held: ClientHeld, shared: &Shared) -> Outcome {
+    rounds::deliver(client, held, || true);
     match (client.fatal(), client.context.failure()) {
         (Some((_, text)), _) => Outcome::Unknown(text),
         (None, Some((_, text))) => Outcome::Aborted(text),
@@ -283,7 +276,7 @@ fn abort(client: &ProducerClient) -> Result<(), BrokerError> {
 fn abandon(client: &ProducerClient) -> Result<(), BrokerError> {
     // SAFETY: the client is valid.
     unsafe { sys::rd_kafka_purge(client.ptr(), sys::RD_KAFKA_PURGE_F_QUEUE) };
-    flush(client);
+    rounds::flush_while(client, || true);
     match client.fatal() {
         Some((_, text)) => Err(BrokerError::fatal(text)),
         None => Ok(()),

@@ -72,6 +72,13 @@ impl Deliveries {
         }
     }
 
+    /// The client does not take this record: known as if the brokers had refused it.
+    pub(super) fn not_taken(&self, code: i32, refused: Refused) {
+        let text = refused.cause.clone();
+        self.refusals.lock().report(0, 0, code, || refused);
+        self.not_delivered(code, text);
+    }
+
     fn not_delivered(&self, code: i32, text: String) {
         self.failure.lock().get_or_insert((code, text));
         self.failed.store(true, Ordering::Relaxed);

@@ -27,6 +27,7 @@ mod reader;
 mod records;
 mod refusals;
 mod rights;
+mod rounds;
 mod watch;
 
 pub use rights::{Operation, Rights};
@@ -45,7 +46,7 @@ use native::Settings;
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Client properties a user may not set: each carries part of a guarantee, or is set from a field of its own.
-pub const RESERVED: [&str; 28] = [
+pub const RESERVED: [&str; 30] = [
     "acks",
     "allow.auto.create.topics",
     "auto.offset.reset",
@@ -63,6 +64,7 @@ pub const RESERVED: [&str; 28] = [
     "group.instance.id",
     "group.protocol",
     "isolation.level",
+    "linger.ms",
     "max.in.flight",
     "max.in.flight.requests.per.connection",
     "max.poll.interval.ms",
@@ -70,6 +72,7 @@ pub const RESERVED: [&str; 28] = [
     "metadata.broker.list",
     "partition.assignment.strategy",
     "plugin.library.paths",
+    "queue.buffering.max.ms",
     "session.timeout.ms",
     "socket.timeout.ms",
     "transaction.timeout.ms",
@@ -113,13 +116,11 @@ pub struct KafkaConfig {
     pub session_timeout: Duration,
     /// After this long without a poll a member is out of its group.
     pub max_poll_interval: Duration,
-    /// How long the producer waits for more records before it sends. Ending a transaction doesn't wait for it.
-    pub linger: Duration,
     /// How long a broker holds a fetch that finds nothing. Records that arrive end it early.
     pub fetch_wait: Duration,
     /// Prefetched bytes per consumer, about.
     pub fetch_buffer: usize,
-    /// Bytes waiting to be sent per producer; beyond that [`Producer::send`] waits.
+    /// Bytes that a producer's client holds, and as many again that wait for their round; beyond that [`Producer::send`] waits.
     pub send_buffer: usize,
     /// Lanes keep their membership over a restart (`group.instance.id`). A stuck lane then holds its partitions until
     /// the session timeout.
@@ -136,7 +137,6 @@ impl KafkaConfig {
             transaction_timeout: Duration::from_secs(20),
             session_timeout: Duration::from_secs(10),
             max_poll_interval: Duration::from_secs(300),
-            linger: Duration::from_millis(5),
             fetch_wait: Duration::from_millis(50),
             fetch_buffer: 16 << 20,
             send_buffer: 32 << 20,
@@ -206,6 +206,8 @@ impl KafkaConfig {
                 // Also how long a record may wait for a broker: librdkafka wants it within the transaction's time.
                 let timeout = self.transaction_timeout.as_millis().to_string();
                 settings.set("message.timeout.ms", &timeout)?;
+                // Records are sent by the flush at the end of their epoch, which is no longer than this as a rule.
+                settings.set("linger.ms", &(self.transaction_timeout / 2).as_millis().to_string())?;
                 if let Some(id) = transactional_id {
                     settings.set("client.id", &format!("{}-{id}", self.client_id))?;
                     settings.set("transactional.id", id)?;
@@ -247,7 +249,6 @@ impl KafkaConfig {
             }
             Role::Producer { .. } => settings.extend([
                 ("compression.codec", "lz4".to_owned()),
-                ("linger.ms", self.linger.as_millis().to_string()),
                 ("batch.num.messages", "10000".into()),
                 ("queue.buffering.max.messages", "1000000".into()),
                 ("queue.buffering.max.kbytes", (self.send_buffer / 1024).max(1).to_string()),
@@ -416,7 +417,7 @@ mod tests {
 
     #[test]
     fn a_user_may_tune() {
-        let config = with(&[("linger.ms", "20"), ("fetch.wait.max.ms", "100"), ("compression.codec", "zstd")]);
+        let config = with(&[("retry.backoff.ms", "20"), ("fetch.wait.max.ms", "100"), ("compression.codec", "zstd")]);
         assert!(Kafka::connect(config).is_ok());
     }
 

@@ -108,6 +108,17 @@ impl Settings {
         }
     }
 
+    /// The value of a setting that is a number; 0 for any other.
+    pub(super) fn number(&self, name: &str) -> usize {
+        let Ok(name) = CString::new(name) else { return 0 };
+        let mut text = [0 as c_char; 64];
+        let mut size = text.len();
+        // SAFETY: `self.0` and the name are valid, `text` is as large as stated, and is terminated where it is written.
+        let answer = unsafe { sys::rd_kafka_conf_get(self.0, name.as_ptr(), text.as_mut_ptr(), &mut size) };
+        let known = answer == sys::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK && size <= text.len();
+        if known { string(text.as_ptr()).parse().unwrap_or(0) } else { 0 }
+    }
+
     pub(super) fn as_ptr(&mut self) -> *mut sys::rd_kafka_conf_t {
         self.0
     }

@@ -1,44 +1,13 @@
 //! Handing one record to librdkafka.
 
 use std::ffi::c_void;
-use std::sync::Arc;
 
-use headwater_engine::broker::{BrokerError, Outgoing};
+use headwater_engine::broker::Outgoing;
 use rdkafka::bindings as sys;
 
 use super::codes;
 use super::native::{self, ErrorFacts, NativeTopic, raw};
 use super::producer::ProducerClient;
-
-/// Handles of topics written to, by the name's allocation first: the engine hands in the same `Arc` again and again.
-#[derive(Default)]
-pub(super) struct Topics {
-    known: Vec<(Arc<str>, *mut NativeTopic)>,
-    last: usize,
-}
-
-// SAFETY: topic handles may be used from any thread; they are kept alive by the client beside them.
-unsafe impl Send for Topics {}
-
-impl Topics {
-    pub(super) fn get(&mut self, client: &ProducerClient, name: &Arc<str>) -> Result<*mut NativeTopic, BrokerError> {
-        if let Some((known, topic)) = self.known.get(self.last)
-            && Arc::ptr_eq(known, name)
-        {
-            return Ok(*topic);
-        }
-        let same = |(known, _): &(Arc<str>, *mut NativeTopic)| Arc::ptr_eq(known, name);
-        let found = self.known.iter().position(same).or_else(|| self.known.iter().position(|(known, _)| known == name));
-        self.last = match found {
-            Some(at) => at,
-            None => {
-                self.known.push((name.clone(), client.topic(name)?));
-                self.known.len() - 1
-            }
-        };
-        Ok(self.known[self.last].1)
-    }
-}
 
 /// One attempt to hand a record to librdkafka, which copies it.
 pub(super) fn offer(

@@ -4,10 +4,10 @@
 //! that does blocks for a network round trip or, with brokers away, for much longer. One at a time: `begin` and `send`
 //! happen only while no commit is in progress, and the two threads meet in [`Shared`].
 //!
-//! Delivery reports are served by whoever polls: the lane every few hundred records (each report frees the memory of its
-//! records), the committer while it waits for the last ones. A failed report marks the transaction: it can only be
-//! aborted. Waiting for reports through `rd_kafka_flush` is as quick as they come, *because* there is a report callback;
-//! without one it would look every 10 ms.
+//! Records are given to librdkafka as they come, as far as one request per partition takes them, and are sent by the flush at the
+//! transaction's end; the rest is held and follows in rounds ([`rounds`]). Delivery reports are served by whoever flushes, the
+//! committer as a rule. A failed report marks the transaction: it can only be aborted. Waiting for reports through
+//! `rd_kafka_flush` is as quick as they come, *because* there is a report callback; without one it would look every 10 ms.
 //!
 //! **Records that the brokers refuse** are found in the delivery reports ([`refusals`](super::refusals)). Where a batch is refused
 //! as a whole (it is too large for its topic), all producers make smaller batches from the next transaction on, down to one
@@ -37,11 +37,9 @@ use super::codes;
 use super::commit::{self, Job};
 use super::deliveries::{self, Deliveries};
 use super::native::{Client, ErrorFacts};
-use super::outgoing::{self, Headers, Topics};
+use super::rounds::{self, ClientRounds, Limits, Rounds};
 use super::{KafkaConfig, Role};
 
-/// Records between two looks at the delivery reports.
-const POLL_EVERY: u32 = 256;
 /// How long a lane waits for an abort.
 const ABORT_WITHIN: Duration = Duration::from_secs(60);
 /// How long dropping a producer waits for its committer.
@@ -68,7 +66,7 @@ pub(super) struct KafkaProducer {
     config: KafkaConfig,
     transactional_id: Option<String>,
     client: Arc<ProducerClient>,
-    topics: Topics,
+    rounds: ClientRounds,
     shared: Arc<Shared>,
     /// To the committer thread; `None` once closing.
     jobs: Option<Sender<Job>>,
@@ -78,7 +76,6 @@ pub(super) struct KafkaProducer {
     told: Option<Progress>,
     begun: Instant,
     open: bool,
-    since_poll: u32,
     /// Bytes of a batch of this client.
     batch: u32,
     /// Of clients to come, of all producers.
@@ -91,7 +88,7 @@ impl KafkaProducer {
     /// For a transactional one: returns when whatever an earlier producer with this id left open is settled.
     pub(super) fn open(config: &KafkaConfig, transactional_id: Option<&str>, batches: &Arc<Batches>) -> Result<KafkaProducer, BrokerError> {
         let batch = batches.bytes();
-        let client = connect(config, transactional_id, batch)?;
+        let (client, limits) = connect(config, transactional_id, batch)?;
         let shared = Arc::new(Shared::default());
         let (jobs, work) = crossbeam_channel::unbounded();
         let (end, ended) = crossbeam_channel::bounded::<()>(0);
@@ -107,14 +104,13 @@ impl KafkaProducer {
             config: config.clone(),
             transactional_id: transactional_id.map(str::to_owned),
             client,
-            topics: Topics::default(),
+            rounds: Rounds::new(limits),
             shared,
             jobs: Some(jobs),
             ended,
             told: None,
             begun: Instant::now(),
             open: false,
-            since_poll: 0,
             batch,
             batches: batches.clone(),
             refused: Vec::new(),
@@ -124,11 +120,6 @@ impl KafkaProducer {
     fn submit(&self, job: Job) -> Result<(), BrokerError> {
         let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
         if sent { Ok(()) } else { Err(BrokerError::fatal("the committer thread has ended")) }
-    }
-
-    fn poll(&self, timeout_ms: i32) {
-        // SAFETY: the client is valid. Callbacks touch only its context.
-        unsafe { sys::rd_kafka_poll(self.client.ptr(), timeout_ms) };
     }
 
     /// Replaces a client whose last `EndTxn` may still arrive a second time, or whose batches have another size than they should.
@@ -148,9 +139,8 @@ impl KafkaProducer {
         tracing::info!(transactional_id = self.transactional_id, "replacing a producer: {why}");
         self.collect_refused();
         let batch = self.batches.bytes();
-        self.client = connect(&self.config, self.transactional_id.as_deref(), batch)?;
-        self.batch = batch;
-        self.topics = Topics::default();
+        let (client, limits) = connect(&self.config, self.transactional_id.as_deref(), batch)?;
+        (self.client, self.rounds, self.batch) = (client, Rounds::new(limits), batch);
         Ok(())
     }
 
@@ -179,18 +169,19 @@ impl KafkaProducer {
     }
 }
 
-/// A client that is ready to begin transactions.
-fn connect(config: &KafkaConfig, transactional_id: Option<&str>, batch: u32) -> Result<Arc<ProducerClient>, BrokerError> {
+/// A client that is ready to begin transactions, and what its requests take.
+fn connect(config: &KafkaConfig, transactional_id: Option<&str>, batch: u32) -> Result<(Arc<ProducerClient>, Limits), BrokerError> {
     let mut settings = config.settings(Role::Producer { transactional_id, batch })?;
     deliveries::listen(&mut settings);
+    let limits = Limits::of(&settings);
     let client = Client::new(true, settings, config.reach(), Arc::new(Deliveries::default()))?;
-    let Some(id) = transactional_id else { return Ok(client) };
+    let Some(id) = transactional_id else { return Ok((client, limits)) };
     // An old transaction is waited for until the brokers have ended it.
     let deadline = Instant::now() + 2 * config.transaction_timeout + Duration::from_secs(20);
     loop {
         // SAFETY: the client is valid. -1: librdkafka's own limit of twice the transaction timeout.
         let error = unsafe { sys::rd_kafka_init_transactions(client.ptr(), -1) };
-        let Some(facts) = ErrorFacts::take(error) else { return Ok(client) };
+        let Some(facts) = ErrorFacts::take(error) else { return Ok((client, limits)) };
         let what = format!("starting transactions as {id}: {}", facts.text);
         if !facts.retriable && !codes::is_transient(facts.code) {
             return Err(BrokerError::new(codes::failure(facts.code), what));
@@ -205,7 +196,8 @@ fn connect(config: &KafkaConfig, transactional_id: Option<&str>, batch: u32) -> 
 
 impl Producer for KafkaProducer {
     fn begin(&mut self) -> Result<(), BrokerError> {
-        self.poll(0);
+        // SAFETY: the client is valid. Callbacks touch only its context.
+        unsafe { sys::rd_kafka_poll(self.client.ptr(), 0) };
         self.replace_if_suspect()?;
         self.client.context.reset();
         self.refused.clear();
@@ -228,25 +220,19 @@ impl Producer for KafkaProducer {
         {
             return Err(BrokerError::new(Failure::AbortTransaction, text));
         }
-        let topic = self.topics.get(&self.client, record.topic)?;
-        let headers = Headers::of(record.headers);
-        while let Some(facts) = outgoing::offer(&self.client, topic, &record, headers.0) {
-            if facts.code == codes::MSG_SIZE_TOO_LARGE {
-                let cause = format!("record for {}-{}: {}", record.topic, record.partition, facts.text);
-                self.refused.push(Refused { record: record.fingerprint(), cause: cause.clone() });
-                return Err(BrokerError::new(Failure::Refused, cause));
+        if let Some(facts) = self.rounds.send_to(&self.client, &record)? {
+            let what = format!("record for {}-{}", record.topic, record.partition);
+            if facts.code != codes::MSG_SIZE_TOO_LARGE {
+                return Err(self.failed(&what, &facts));
             }
-            if facts.code != codes::QUEUE_FULL {
-                return Err(self.failed(&format!("writing to {}-{}", record.topic, record.partition), &facts));
-            }
-            // Back-pressure. It ends: what cannot be delivered fails after the transaction timeout.
-            self.poll(5);
+            let cause = format!("{what}: {}", facts.text);
+            self.refused.push(Refused { record: record.fingerprint(), cause: cause.clone() });
+            return Err(BrokerError::new(Failure::Refused, cause));
         }
-        headers.given_away();
-        self.since_poll += 1;
-        if self.since_poll >= POLL_EVERY {
-            self.since_poll = 0;
-            self.poll(0);
+        if self.rounds.held() > self.config.send_buffer {
+            // Back-pressure. It ends: what can't be delivered fails after the transaction timeout.
+            let context = self.client.context.clone();
+            rounds::deliver(&self.client, self.rounds.end(), || !context.failed.load(Ordering::Relaxed));
         }
         Ok(())
     }
@@ -258,8 +244,10 @@ impl Producer for KafkaProducer {
         self.open = false;
         self.told = None;
         self.shared.set(Progress::Sending);
+        let held = self.rounds.end();
         self.submit(Job::Commit {
             client: self.client.clone(),
+            held,
             offsets,
             membership,
             transactional: self.transactional_id.is_some(),
@@ -288,6 +276,7 @@ impl Producer for KafkaProducer {
             return Ok(());
         }
         self.open = false;
+        drop(self.rounds.end());
         let (reply, answer) = crossbeam_channel::bounded(1);
         self.submit(Job::Abort { client: self.client.clone(), transactional: self.transactional_id.is_some(), reply })?;
         match answer.recv_timeout(ABORT_WITHIN) {
