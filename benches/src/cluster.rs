@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use headwater_local::{Ephemeral, Options};
+use headwater_local::{Ephemeral, Options, Protocol, Proxy};
 use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -18,26 +18,44 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A broker of our own, or one that runs already.
 pub struct Cluster {
     pub bootstrap: String,
+    /// The same for the programs that are measured, further away if that was asked for.
+    pub distant: String,
     admin: AdminClient<DefaultClientContext>,
     runtime: tokio::runtime::Runtime,
+    _proxies: Vec<Proxy>,
     _own: Option<Ephemeral>,
 }
 
 impl Cluster {
-    /// `bootstrap`: a cluster that runs already; otherwise one broker is started and ends with this process.
-    pub fn up(bootstrap: Option<&str>) -> Result<Cluster, String> {
+    /// `bootstrap`: a cluster that runs already; otherwise one broker is started and ends with this process. `delay`: its answers to the
+    /// programs that are measured take this much longer.
+    pub fn up(bootstrap: Option<&str>, delay: Duration) -> Result<Cluster, String> {
+        if bootstrap.is_some() && !delay.is_zero() {
+            return Err("only the answers of a broker that is started here can be delayed".into());
+        }
+        let proxied = !delay.is_zero();
         let own = match bootstrap {
             Some(_) => None,
-            None => Some(Ephemeral::up(&Options { registry: false, clickhouse: false, ..Options::new("") }).map_err(|e| e.to_string())?),
+            None => {
+                let options = Options { registry: false, clickhouse: false, proxied, ..Options::new("") };
+                Some(Ephemeral::up(&options).map_err(|e| e.to_string())?)
+            }
         };
         let bootstrap = match (bootstrap, &own) {
             (Some(given), _) => given.to_string(),
             (None, Some(own)) => own.bootstrap.clone(),
             (None, None) => String::new(),
         };
+        let routes = own.iter().flat_map(|own| &own.proxied);
+        let proxies: Vec<Proxy> = routes
+            .map(|route| Proxy::start(route.listen, route.upstream, Protocol::Tcp))
+            .collect::<Result<_, _>>()
+            .map_err(|e| e.to_string())?;
+        proxies.iter().for_each(|proxy| proxy.delay(delay));
+        let distant = own.as_ref().and_then(|own| own.proxied_bootstrap()).unwrap_or_else(|| bootstrap.clone());
         let admin = ClientConfig::new().set("bootstrap.servers", &bootstrap).create().map_err(|e| e.to_string())?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-        Ok(Cluster { bootstrap, admin, runtime, _own: own })
+        Ok(Cluster { bootstrap, distant, admin, runtime, _proxies: proxies, _own: own })
     }
 
     /// Creates a topic and waits until it can be used.

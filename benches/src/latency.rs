@@ -11,6 +11,7 @@ use crate::drain::now_ns;
 use crate::native::{Consumer, Producer, Share};
 use crate::orders::{Order, Orders, PARTITIONS, partitions};
 use crate::process::Measured;
+use crate::threads::{self, Threads};
 
 /// Orders are not counted this long, while the program gets up to speed.
 const WARM: Duration = Duration::from_secs(5);
@@ -48,8 +49,16 @@ impl Latencies {
     }
 }
 
+/// What one run showed.
+#[derive(Clone, Debug)]
+pub struct Measurement {
+    pub latencies: Latencies,
+    /// CPU time of the program's threads while orders were counted.
+    pub threads: Threads,
+}
+
 /// Sends orders through a contender and measures each.
-pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, load: Load) -> Result<Latencies, String> {
+pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, load: Load) -> Result<Measurement, String> {
     cluster.create(&run.input)?;
     cluster.create(&run.output())?;
     let orders = Orders::new(load.rate * (WARM + load.length).as_secs(), load.rate, (now_ns() / 1_000_000) as i64);
@@ -61,12 +70,18 @@ pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, load: Load) -> R
     let expected = AtomicU64::new(NOT_ALL_SENT);
     let since = now_ns() + WARM.as_nanos() as u64;
     let all_pass = contender.work == Work::Copy;
-    let latencies = std::thread::scope(|scope| {
+    let program = process.id();
+    let (latencies, threads) = std::thread::scope(|scope| {
         let seen = scope.spawn(|| observe(&mut consumer, since, &expected));
+        let warm = scope.spawn(|| {
+            std::thread::sleep(WARM);
+            threads::now(program)
+        });
         let sent = send(&producer, &orders, load.rate, |order, created| created >= since && (all_pass || order.is_large()));
         expected.store(sent.clone().unwrap_or(0), Ordering::Release);
+        let (warm, end) = (warm.join().map_err(|_| "the look at the threads panicked".to_string())?, threads::now(program));
         let seen = seen.join().map_err(|_| "the observer panicked".to_string())?;
-        sent.and(seen)
+        sent.and(seen).map(|latencies| (latencies, Threads::between(&warm, &end)))
     })?;
     process.check()?;
     process.stop()?;
@@ -76,7 +91,7 @@ pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, load: Load) -> R
         return Err(format!("{}: {seen} orders came out, not {expected}", contender.name));
     }
     cluster.delete_matching(&format!("-{}", run.id))?;
-    Ok(latencies)
+    Ok(Measurement { latencies, threads })
 }
 
 /// Sends single orders until one comes out: the program is ready.

@@ -11,6 +11,7 @@ mod native;
 mod orders;
 mod process;
 mod report;
+mod threads;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -92,6 +93,9 @@ struct Settings {
     /// Length of a latency measurement in seconds
     #[arg(long, default_value_t = 30)]
     seconds: u64,
+    /// How much longer the broker's answers take, in milliseconds: a cluster that is far away, or waits for replicas
+    #[arg(long, default_value_t = 0)]
+    delay: u64,
     /// A cluster that runs already; by default one broker is started for the measurement
     #[arg(long)]
     bootstrap: Option<String>,
@@ -118,7 +122,7 @@ fn main() -> ExitCode {
 }
 
 fn fill(bootstrap: &str, topic: &str, records: u64, event_rate: u64) -> Result<(), String> {
-    let cluster = Cluster::up(Some(bootstrap))?;
+    let cluster = Cluster::up(Some(bootstrap), Duration::ZERO)?;
     drain::fill(&cluster, topic, &Orders::new(records, event_rate, now_ms()))
 }
 
@@ -134,7 +138,7 @@ fn measure(settings: &Settings, throughput: bool, latency: bool) -> Result<(), S
     let against = settings.against.as_ref().map(|path| path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))).transpose()?;
     let settings = Settings { hw, against, ..settings.clone() };
     let dir = tempfile::Builder::new().prefix("headwater-bench-").tempdir().map_err(|e| e.to_string())?;
-    let cluster = Cluster::up(settings.bootstrap.as_deref())?;
+    let cluster = Cluster::up(settings.bootstrap.as_deref(), Duration::from_millis(settings.delay))?;
     let mut text = circumstances(&settings);
     println!("{text}");
     if throughput {
@@ -159,7 +163,7 @@ impl Settings {
     fn run(&self, cluster: &Cluster, dir: &Path, id: String, input: &str, commit_ms: u64) -> Run {
         Run {
             id,
-            bootstrap: cluster.bootstrap.clone(),
+            bootstrap: cluster.distant.clone(),
             input: input.into(),
             commit_ms,
             hw: self.hw.clone(),
@@ -223,19 +227,20 @@ fn delayed(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String,
     contenders.extend(settings.against.iter().map(|program| Contender::against(Work::W1, program)));
     contenders.retain(|c| settings.wanted(c));
     let load = latency::Load { rate: settings.rate, length: Duration::from_secs(settings.seconds) };
-    let mut series: Vec<(String, u64, Vec<latency::Latencies>)> = Vec::new();
+    let mut series: Vec<(String, u64, Vec<latency::Measurement>)> = Vec::new();
     let token = std::process::id() % 100_000;
     for round in 1..=settings.rounds {
         for commit in &settings.commits {
             for (at, contender) in contenders.iter().enumerate() {
                 let id = format!("l{token:05}x{round:02}x{commit}x{at}");
                 let run = settings.run(cluster, dir, id.clone(), &format!("bench.in-{id}"), *commit);
-                let latencies = latency::run(cluster, contender, &run, load)?;
-                let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|q| latencies.quantile(q));
+                let measured = latency::run(cluster, contender, &run, load)?;
+                let [p50, p95, p99] = [0.5, 0.95, 0.99].map(|q| measured.latencies.quantile(q));
                 println!("round {round}: {:<18} commit {commit} ms: p50 {p50:.1}, p95 {p95:.1}, p99 {p99:.1} ms", contender.name);
+                println!("         {}", measured.threads);
                 match series.iter_mut().find(|(name, c, _)| *name == contender.name && c == commit) {
-                    Some((_, _, runs)) => runs.push(latencies),
-                    None => series.push((contender.name.clone(), *commit, vec![latencies])),
+                    Some((_, _, runs)) => runs.push(measured),
+                    None => series.push((contender.name.clone(), *commit, vec![measured])),
                 }
             }
         }
@@ -265,9 +270,10 @@ fn circumstances(settings: &Settings) -> String {
     } else {
         format!("Apache Kafka {} (1 broker)", headwater_local::KAFKA_VERSION)
     };
+    let far = if settings.delay > 0 { format!(", answers {} ms late", settings.delay) } else { String::new() };
     let date = chrono::Utc::now().format("%Y-%m-%d %H:%M UTC");
     format!(
-        "{date}: {hw}, {} lanes; {kafka}, librdkafka {}; {cores} cores of {model}, broker and clients on them; load average at the start {load}\n",
+        "{date}: {hw}, {} lanes; {kafka}{far}, librdkafka {}; {cores} cores of {model}, broker and clients on them; load average at the start {load}\n",
         settings.lanes,
         native::version()
     )

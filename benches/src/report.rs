@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::drain::Drained;
-use crate::latency::Latencies;
+use crate::latency::Measurement;
 
 /// Every figure of a contender, one per round, in the order of rounds.
 #[derive(Default)]
@@ -74,20 +74,32 @@ impl Series {
 }
 
 /// The table of latency: medians over rounds of each quantile.
-pub fn latency_table(series: &[(String, u64, Vec<Latencies>)]) -> String {
-    let mut rows = vec![["", "commit interval ms", "p50 ms", "p95 ms", "p99 ms", "p99 of copy", "orders"].map(String::from).to_vec()];
+pub fn latency_table(series: &[(String, u64, Vec<Measurement>)]) -> String {
+    let mut rows = vec![
+        ["", "commit interval ms", "p50 ms", "p95 ms", "p99 ms", "p95 of copy", "p99 of copy", "CPU %", "busiest thread %", "orders"]
+            .map(String::from)
+            .to_vec(),
+    ];
     for (name, commit, runs) in series {
-        let of = |q: f64| median(runs.iter().map(|l| l.quantile(q)));
+        let of = |q: f64| median(runs.iter().map(|run| run.latencies.quantile(q)));
+        let cpu = |figure: fn(&Measurement) -> f64| format!("{:.0}", 100.0 * median(runs.iter().map(figure)));
         let base = series.iter().find(|(n, c, _)| n == "copy" && c == commit);
-        let ratio = base.map(|(_, _, base)| median(runs.iter().zip(base).map(|(a, b)| a.quantile(0.99) / b.quantile(0.99))));
+        let ratio = |q: f64| {
+            let ratios =
+                base.map(|(_, _, base)| runs.iter().zip(base).map(move |(a, b)| a.latencies.quantile(q) / b.latencies.quantile(q)));
+            ratios.map_or("-".into(), |ratios| format!("{:.2}", median(ratios)))
+        };
         rows.push(vec![
             name.clone(),
             commit.to_string(),
             format!("{:.0}", of(0.5)),
             format!("{:.0}", of(0.95)),
             format!("{:.0}", of(0.99)),
-            ratio.map_or("-".into(), |r| format!("{r:.2}")),
-            runs.iter().map(Latencies::count).sum::<usize>().to_string(),
+            ratio(0.95),
+            ratio(0.99),
+            cpu(|run| run.threads.all()),
+            cpu(|run| run.threads.busiest()),
+            runs.iter().map(|run| run.latencies.count()).sum::<usize>().to_string(),
         ]);
     }
     markdown(&rows)

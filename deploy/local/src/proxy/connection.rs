@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::http::HttpFlow;
 use super::kafka::KafkaFlow;
@@ -68,6 +70,11 @@ impl Gate {
         if state.is_ok_and(|state| state.epoch == epoch) { Ok(()) } else { Err(Cut) }
     }
 
+    /// How long bytes in this direction are on their way.
+    fn delay(&self, direction: Direction) -> Duration {
+        if direction == Direction::ToClient { self.state.borrow().delay } else { Duration::ZERO }
+    }
+
     /// Waits until this connection is to be closed.
     async fn closed(&mut self) {
         let epoch = self.epoch;
@@ -117,10 +124,25 @@ impl Inspect {
     }
 }
 
+/// Chunks on their way that were read and not written yet.
+const ON_THE_WAY: usize = 64;
+
+/// Bytes on their way through the proxy.
+struct Chunk {
+    due: Instant,
+    bytes: Vec<u8>,
+    /// The connection is to be closed behind them.
+    cut: bool,
+}
+
 /// Forwards one direction until its end. The end of one direction is forwarded and leaves the other open.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut gate: Gate, inspect: Inspect) -> Result<(), Cut> {
+async fn pump(from: OwnedReadHalf, to: OwnedWriteHalf, gate: Gate, inspect: Inspect) -> Result<(), Cut> {
+    let (line, chunks) = mpsc::channel(ON_THE_WAY);
+    tokio::try_join!(read(from, line, gate.clone(), inspect), write(to, chunks, gate)).map(drop)
+}
+
+async fn read(mut from: OwnedReadHalf, line: mpsc::Sender<Chunk>, mut gate: Gate, inspect: Inspect) -> Result<(), Cut> {
     let mut buffer = vec![0; 64 << 10];
-    let mut out = Vec::new();
     loop {
         let mut closed = gate.clone();
         let read = tokio::select! {
@@ -129,14 +151,31 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut gate: Gate, i
         };
         gate.open().await?;
         if read == 0 {
-            return to.shutdown().await.map_err(|_| Cut);
+            return Ok(());
         }
-        out.clear();
-        let decision = inspect.decide(buffer.get(..read).unwrap_or_default(), &mut out);
-        tokio::select! {
-            () = closed.closed() => return Err(Cut),
-            written = to.write_all(&out) => written.map_err(|_| Cut)?,
+        let due = Instant::now() + gate.delay(inspect.direction);
+        let mut bytes = Vec::with_capacity(read);
+        let cut = inspect.decide(buffer.get(..read).unwrap_or_default(), &mut bytes).is_err();
+        line.send(Chunk { due, bytes, cut }).await.map_err(|_| Cut)?;
+        if cut {
+            return Ok(());
         }
-        decision?;
     }
+}
+
+async fn write(mut to: OwnedWriteHalf, mut chunks: mpsc::Receiver<Chunk>, mut gate: Gate) -> Result<(), Cut> {
+    while let Some(Chunk { due, bytes, cut }) = chunks.recv().await {
+        let written = async {
+            tokio::time::sleep_until(due).await;
+            to.write_all(&bytes).await
+        };
+        tokio::select! {
+            () = gate.closed() => return Err(Cut),
+            written = written => written.map_err(|_| Cut)?,
+        }
+        if cut {
+            return Err(Cut);
+        }
+    }
+    to.shutdown().await.map_err(|_| Cut)
 }

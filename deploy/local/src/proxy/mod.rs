@@ -69,6 +69,8 @@ enum Mode {
 struct State {
     mode: Mode,
     epoch: u64,
+    /// Of answers.
+    delay: Duration,
 }
 
 /// Requests or answers that are still to be lost.
@@ -158,7 +160,7 @@ impl Proxy {
         let listener = TcpListener::bind(listen)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let (state, _) = watch::channel(State { mode: Mode::Pass, epoch: 0 });
+        let (state, _) = watch::channel(State { mode: Mode::Pass, epoch: 0, delay: Duration::ZERO });
         let shared = Arc::new(Shared { faults: Mutex::default(), changed: Condvar::new(), state });
         let (commands, received) = mpsc::unbounded_channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -200,6 +202,11 @@ impl Proxy {
         self.listen(false)?;
         self.set(Mode::Refuse, true);
         Ok(())
+    }
+
+    /// Holds every answer back for this long from now on, as a distant service would.
+    pub fn delay(&self, delay: Duration) {
+        self.shared.state.send_modify(|state| state.delay = delay);
     }
 
     /// Closes all connections; new ones are treated as before.

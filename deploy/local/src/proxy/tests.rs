@@ -51,6 +51,21 @@ fn closed(stream: &mut TcpStream) -> bool {
 }
 
 #[test]
+fn answers_can_be_late_and_stay_in_order() {
+    let delay = Duration::from_millis(30);
+    let proxy = start(echo(), Protocol::Tcp);
+    proxy.delay(delay);
+    let mut stream = connect(&proxy);
+    let sent = std::time::Instant::now();
+    stream.write_all(b"one").unwrap();
+    stream.write_all(b"two").unwrap();
+    let mut answer = [0; 6];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"onetwo");
+    assert!(sent.elapsed() >= delay);
+}
+
+#[test]
 fn bytes_and_ends_are_forwarded() {
     let proxy = start(echo(), Protocol::Tcp);
     let mut stream = connect(&proxy);
