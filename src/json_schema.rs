@@ -70,7 +70,7 @@ fn on_error() -> Value {
     })
 }
 
-/// Puts definitions where a property refers to them with words of its own: editors show the words of the definition
+/// Inlines definitions where a property has its own description: editors show the description of the definition
 /// otherwise.
 fn inline(value: &mut Value, definitions: &Value) {
     match value {
@@ -87,7 +87,7 @@ fn inline(value: &mut Value, definitions: &Value) {
         _ => {}
     }
 }
-/// The definition that a schema is, besides words of its own. One that refers to itself stays a reference.
+/// The definition that a schema refers to, apart from its own description. One that refers to itself stays a reference.
 fn referred(object: &Map<String, Value>, definitions: &Value) -> Option<Map<String, Value>> {
     let [one] = object.get("allOf")?.as_array()?.as_slice() else { return None };
     let name = one.get("$ref")?.as_str()?.rsplit('/').next()?;

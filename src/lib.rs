@@ -1,5 +1,5 @@
 //! `hw`: declarative stream processing for Kafka. Composition only: the engine and the operators know nothing of
-//! Kafka clients, HTTP or each other; here they meet. A library so that the system tests can run the contract suites
+//! Kafka clients, HTTP or each other; here they are combined. A library so that the system tests can run the contract suites
 //! against the real services.
 
 pub mod cases;

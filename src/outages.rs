@@ -1,6 +1,6 @@
 //! Whether the services outside of this process answer: Kafka, the schema registry, ClickHouse.
 //!
-//! A client holds a [`Service`] and reports what it meets: [`Service::up`] after an answer, whatever the answer says, and
+//! A client holds a [`Service`] and reports its results: [`Service::up`] after any answer, and
 //! [`Service::down`] when none came. The rest follows from that: an outage is one log line when it starts, one per minute while it
 //! lasts and one with its duration when it ends; `/ready`, `/health` and `/metrics` show it by [`Outages::seen`].
 

@@ -356,7 +356,7 @@ fn with_key(mut line: Value, key: Option<String>) -> Value {
     line
 }
 
-/// What stands for a text: of the same kind, so that a case can still be read.
+/// The mask of a text: of the same kind, so that the case stays readable.
 fn masked(text: &str, salt: &str) -> String {
     let digest = Sha256::new().chain_update(salt).chain_update([0]).chain_update(text).finalize();
     if uuid::Uuid::parse_str(text).is_ok() {

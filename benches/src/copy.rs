@@ -1,6 +1,6 @@
 //! The limit: a loop that reads records and writes them again, exactly once, and does nothing else.
 //!
-//! It runs as a process of its own, so that it is measured like any other program: `headwater-benches copy`.
+//! It runs as its own process, so that it is measured like any other program: `headwater-benches copy`.
 //!
 //! ```text
 //! reading thread:  take a batch -> send every record with the current producer -> time is up: hand the producer over
@@ -50,7 +50,7 @@ pub struct CopyArgs {
     linger: u64,
 }
 
-/// A transaction on its way to the committer.
+/// A transaction in flight to the committer.
 struct Filled {
     producer: Arc<Producer>,
     offsets: Vec<(i32, i64)>,

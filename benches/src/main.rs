@@ -195,7 +195,7 @@ fn drained(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String,
     drain::run(cluster, &Contender::copy(1, 2), &warm, &orders, &expected)?;
     let mut series = Series::default();
     for round in 1..=settings.rounds {
-        // Back and forth, so that a machine that slows down favours nobody.
+        // Back and forth, so that a machine that slows down favours no one.
         for at in 0..contenders.len() {
             let at = if round % 2 == 1 { at } else { contenders.len() - 1 - at };
             let Some(contender) = contenders.get(at) else { continue };

@@ -43,7 +43,7 @@ impl Measured {
         let started = Instant::now();
         let child =
             command.stdin(Stdio::null()).stdout(other).stderr(file).spawn().map_err(|e| format!("{command:?} does not start: {e}"))?;
-        // From here on the process is waited for with wait4, which alone tells its usage.
+        // From here on the process is waited for with wait4, the only call that returns its usage.
         Ok(Measured { pid: Pid::from_child(&child), log: log.to_path_buf(), started, running: true })
     }
 

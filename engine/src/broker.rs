@@ -116,7 +116,7 @@ pub struct GroupView {
     pub committed: BTreeMap<TopicPartition, Committed>,
 }
 
-/// What tells a topic from an earlier one of the same name: a topic that is deleted and created again gets another id.
+/// Distinguishes a topic from an earlier one of the same name: a recreated topic gets another id.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct TopicId(pub String);
 
@@ -190,7 +190,7 @@ pub enum Outcome {
     Aborted(String),
     /// Another member or producer has taken over: stop writing for these partitions.
     Fenced(String),
-    /// Nobody can say: the answer was lost. Only a new producer with the same id (whose start settles the old
+    /// Unknown: the reply was lost. Only a new producer with the same id (whose start settles the old
     /// transaction one way or the other) and the group's committed offsets tell.
     Unknown(String),
 }
@@ -198,7 +198,7 @@ pub enum Outcome {
 /// Where the end of a transaction stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// Records are still on their way.
+    /// Records are still in flight.
     Sending,
     /// Every record is acknowledged (and ordered before whatever is sent from now on); the commit is in progress.
     Acknowledged,
@@ -211,13 +211,13 @@ pub trait Producer: Send {
     /// Hands a record over; waits while the client's buffer is full (back-pressure).
     fn send(&mut self, record: Outgoing<'_>) -> Result<(), BrokerError>;
     /// Starts to end the transaction: waits for all acknowledgements, adds the positions as `membership`, commits.
-    /// Returns at once; [`Producer::progress`] tells how it goes.
+    /// Returns at once; [`Producer::progress`] returns the progress.
     fn commit(&mut self, offsets: Vec<(TopicPartition, Committed)>, membership: Membership) -> Result<(), BrokerError>;
     /// How the commit goes, waiting up to `timeout` for a change.
     fn progress(&mut self, timeout: Duration) -> Progress;
     /// Aborts the open transaction and waits for it. An error means: throw the producer away.
     fn abort(&mut self) -> Result<(), BrokerError>;
-    /// After a transaction that failed: the records that the brokers refused for themselves, each told once. There may be
+    /// After a transaction that failed: the records that the brokers refused because of their content, each returned once. There may be
     /// others, which were not judged yet. None is named where the brokers refuse a batch as a whole; the producer then sends
     /// smaller ones in the next transactions, until the record stands alone.
     fn refused(&mut self) -> Vec<Refused>;

@@ -16,7 +16,7 @@ pub fn push(out: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
     }
 }
 
-/// The headers that were pushed, in order; ends early at bytes that nobody pushed.
+/// The headers that were pushed, in order; ends early at invalid bytes.
 pub fn iter(mut bytes: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     std::iter::from_fn(move || {
         let (length, rest) = bytes.split_first_chunk::<2>()?;

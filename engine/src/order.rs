@@ -33,7 +33,7 @@ pub struct Way {
 }
 
 /// A row's place among those that descend from the same batch: its offset. Rows that an operator made when time moved have
-/// none, and keep the order in which they came; lint warns where they meet others (`no-order`).
+/// none, and keep the order in which they came; lint warns if they are merged with others (`no-order`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place(Turn, i64);
 

@@ -351,7 +351,7 @@ fn named(
     }
     let partitions =
         broker.partitions(&name).map_err(later)?.ok_or_else(|| Unnamed::Never(format!("the topic `{name}` does not exist")))?;
-    // Who may not read the settings hears of them from records that are refused.
+    // Without permission to read the settings, refused records show them.
     let config = broker.topic_config(&name).unwrap_or_default();
     let compacted = is_compacted(config.iter().map(|(name, value)| (name, value)));
     let found = Known { name: name.as_str().into(), partitions, compacted };

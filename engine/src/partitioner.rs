@@ -23,7 +23,7 @@ pub enum Partitioner {
     Fnv1aRandom,
 }
 
-/// What is computed of a key: all that decides whether equal keys of two topics meet.
+/// The function of a key that a partitioner computes: it decides whether equal keys of two topics are in one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyHash {
     Murmur2,

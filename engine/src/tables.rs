@@ -191,7 +191,7 @@ impl TableLoader {
             }
         }
         if !moved && !self.waiting.is_empty() {
-            // Nothing tells when the registry has answered.
+            // There is no event for an answer of the registry.
             std::thread::sleep(wait);
         }
         Ok(())

@@ -239,7 +239,7 @@ impl Task {
         Ok(emitted || dirty || ledger != Ledger::default())
     }
 
-    /// Calls an operator, checks what it emitted and sends it on. Also tells whether anything was emitted.
+    /// Calls an operator, checks what it emitted and sends it on. Returns whether anything was emitted.
     fn call(
         &mut self,
         index: usize,

@@ -1,4 +1,4 @@
-//! A worker: lanes on threads of their own, the tables they share, and a supervisor that restarts a lane when
+//! A worker: lanes on their own threads, the tables they share, and a supervisor that restarts a lane when
 //! it ends with an uncertain outcome.
 
 use std::sync::Arc;
@@ -115,7 +115,7 @@ fn drive(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd>
 fn tables(world: World, stop: Stop) -> Result<JoinHandle<Result<(), LaneEnd>>, LaneEnd> {
     spawn("tables", move || {
         let _span = tracing::info_span!("tables", pipeline = %world.plan.pipeline).entered();
-        // Lanes must not continue with tables that nobody keeps current.
+        // Lanes must not continue with tables that are not kept current.
         let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read_tables(&world, &stop)));
         stop.stop();
         ended.unwrap_or_else(|_| Err(LaneEnd::Stop("reading tables panicked: this is a bug".into())))
@@ -145,8 +145,8 @@ fn read_tables(world: &World, stop: &Stop) -> Result<(), LaneEnd> {
     Ok(())
 }
 
-/// Notices partitions that are added to topics: tables read them, sources can't before the next start, which is said. On a
-/// thread that nobody waits for: with brokers away a question takes longer than a worker has to stop.
+/// Notices partitions that are added to topics: tables read them, sources can't before the next start, which is logged. On a
+/// detached thread: with brokers away a question takes longer than a worker has to stop.
 fn watch_partitions(world: World, stop: Stop) -> Result<(), LaneEnd> {
     spawn("topics", move || {
         let inputs = world.plan.stages.iter().flat_map(|stage| &stage.inputs).filter(|i| matches!(i.kind, InputKind::Source(_)));

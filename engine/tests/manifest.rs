@@ -423,7 +423,7 @@ fn a_checkpoint_that_may_have_missed_deletions_is_not_used() {
     assert_eq!(windows(day / 2), 2);
 }
 
-/// A version without a manifest may have left state that nobody can read: the worker ends with the reason, and doesn't go round.
+/// A version without a manifest may have left state that can't be decoded: the worker ends with the reason instead of restarting forever.
 #[test]
 fn state_that_can_not_be_read_stops_the_worker() {
     let broker = deployed();

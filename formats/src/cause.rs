@@ -32,7 +32,7 @@ impl fmt::Display for DecodeError {
 
 impl std::error::Error for DecodeError {}
 
-/// A failure on its way up through the fields of a record.
+/// A failure, passed up through the fields of a record.
 #[derive(Debug)]
 pub(crate) struct Fail(Box<Cause>);
 

@@ -18,7 +18,7 @@ use crate::masked;
 /// Nodes and buffers one batch may have.
 const MAX_PARTS: usize = 100_000;
 
-/// Writes a batch with its schema, uncompressed. Values under nulls are left out: nobody who reads the bytes finds them.
+/// Writes a batch with its schema, uncompressed. Values under nulls are left out of the bytes.
 ///
 /// # Errors
 /// The schema has a type that IPC cannot carry.

@@ -236,7 +236,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(1);
 const FLUSH: Duration = Duration::from_secs(330);
 
 impl Run {
-    /// Serves delivery reports until the moment has come; false when told to stop before.
+    /// Serves delivery reports until the moment has come; false when stopped before.
     fn wait_until(&self, at: Instant, stop: &AtomicBool) -> Result<bool, GenerateError> {
         loop {
             let left = at.saturating_duration_since(Instant::now());
@@ -289,7 +289,7 @@ impl Run {
     }
 
     fn report(&mut self, event: &Event, totals: &Totals, next_due: Option<Instant>, progress: &mut dyn FnMut(&Progress)) {
-        // Asking the clock for every record would cost more than it tells.
+        // Reading the clock for every record would cost too much.
         if !self.records.is_multiple_of(64) && next_due.is_none() {
             return;
         }

@@ -190,13 +190,13 @@ fn input_comparison(input: &headwater_engine::plan::StageInput, topics: &BTreeMa
     input.topics.iter().filter_map(|topic| topics.get(topic.name.as_ref())).cloned().fold(Comparison::Rows, worse)
 }
 
-/// Rows of several partitions, or topics, meet in a task of this stage.
+/// Rows of several partitions, or topics, are in one task of this stage.
 fn meets_others(stage: &Stage) -> bool {
     let topics: usize = stage.inputs.iter().map(|input| input.topics.len()).sum();
     topics > 1 || stage.inputs.iter().any(|input| matches!(input.kind, InputKind::Repartition { .. }))
 }
 
-/// Groups can be told apart only by columns that are still there.
+/// Groups can be distinguished only by columns that still exist.
 fn comparable(comparison: Comparison, output: &Output) -> Comparison {
     match comparison {
         Comparison::LastOf(by) if !by.iter().all(|column| output.schema.index_of(column).is_ok()) => Comparison::Open,

@@ -119,7 +119,7 @@ fn matched<'a>(expected: &'a [Expected], rows: &'a [Row]) -> (Vec<(usize, &'a Ro
 }
 
 /// Finds out from the rows of the reference schedule which source partition each line belongs to. Equal rows of different
-/// partitions can't be told apart: they belong to none.
+/// partitions can't be distinguished: they belong to none.
 pub fn classes(expected: &[Expected], reference: &[Row]) -> Classes {
     let mut classes = vec![None; expected.len()];
     for (line, row) in matched(expected, reference).0 {

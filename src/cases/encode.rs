@@ -76,7 +76,7 @@ struct Encoder<'a> {
     pipeline: &'a Pipeline,
     folder: &'a Folder,
     shapes: BTreeMap<String, Shape>,
-    /// Writer schemas; the place of one tells its id.
+    /// Writer schemas; the index of one is its id.
     schemas: Vec<String>,
 }
 

@@ -58,7 +58,7 @@ impl Schedule {
 /// Steps of the protocol at which a worker dies: those of lanes, and those of deliveries.
 const LANE_STEPS: [Step; 6] = [Step::Join, Step::Init, Step::Read, Step::Send, Step::Commit, Step::Committed];
 const TABLE_STEPS: [Step; 2] = [Step::Insert, Step::Position];
-/// Faults that a commit, or what leads to it, can meet. An abort is only asked for after something else has failed.
+/// Faults of a commit, or of the steps before it. An abort is only asked for after something else has failed.
 const FAULTS: [(&str, &[Fault]); 9] = [
     ("commit-refused", &[Fault::CommitRefused]),
     ("commit-request-lost", &[Fault::CommitRequestLost]),

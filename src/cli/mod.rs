@@ -231,7 +231,7 @@ fn generate(args: GenerateArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// The runtime for HTTP, the registry and ClickHouse; lanes have threads of their own.
+/// The runtime for HTTP, the registry and ClickHouse; lanes have their own threads.
 pub fn runtime() -> Result<tokio::runtime::Runtime, Problem> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(|e| Problem::plain(e.to_string()))
 }

@@ -119,7 +119,7 @@ fn remembers(tail: &[Token]) -> bool {
         value.to_string().trim_matches('\'').parse::<u64>().ok()
     };
     let remembers = match is_replicated(&engine) {
-        // Unless it is said otherwise, they do.
+        // By default they do.
         true => window(REPLICATED_WINDOW).is_none_or(|window| window >= SMALL_WINDOW),
         false => window(LOCAL_WINDOW).is_some_and(|window| window >= SMALL_WINDOW),
     };
@@ -135,7 +135,7 @@ fn statement(tokens: &[Token]) -> Result<Option<Statement>, String> {
     };
     let rest = after(rest, &["IF", "NOT", "EXISTS"]).unwrap_or(rest);
     let Some(open) = rest.iter().position(|t| *t == Token::LParen) else { return Ok(None) };
-    // `CREATE TABLE a.b AS ..`, or one of the session's database: its columns can't be told from here.
+    // `CREATE TABLE a.b AS ..`, or one of the session's database: its columns are unknown here.
     let head = rest.get(..open).unwrap_or_default();
     let name: String = head.iter().take_while(|t| !is(t, "ON") && !is(t, "UUID")).map(plain).collect();
     let Ok(table) = Table::parse(&name) else { return Ok(None) };

@@ -65,7 +65,7 @@ impl ClickHouseError {
 const MAX_MESSAGE: usize = 2_000;
 
 impl ClickHouseError {
-    /// A request that failed on its way, `limit` after it began at the latest.
+    /// A request that failed while it was sent, at most `limit` after its start.
     pub(super) fn of(error: reqwest::Error, limit: Duration) -> ClickHouseError {
         let (connecting, late) = (error.is_connect(), error.is_timeout());
         let error = error.without_url();

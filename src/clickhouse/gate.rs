@@ -154,7 +154,7 @@ async fn default_windows(connection: &Connection) -> Result<BTreeMap<String, u64
     Ok(rows.into_iter().filter_map(|row| Some((row.first()?.clone(), row.get(1)?.parse().ok()?))).collect())
 }
 
-/// Its tables remember inserts in common, by settings of their own.
+/// Its replicas remember inserts in common, with separate settings.
 pub(super) fn is_replicated(engine: &str) -> bool {
     engine.starts_with("Replicated") || engine.starts_with("Shared")
 }

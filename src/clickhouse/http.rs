@@ -105,7 +105,7 @@ impl Http {
             post = post.header(*name, value);
         }
         let post = match request.data {
-            // A stream of unknown length is sent in chunks, whose missing end tells the server that it was cut.
+            // A stream of unknown length is sent in chunks, whose missing end shows the server that it was cut.
             Some(data) => post.body(Body::wrap(StreamBody::new(stream::iter([Ok::<_, std::convert::Infallible>(Frame::data(data))])))),
             None => post.body(request.sql.to_owned()),
         };

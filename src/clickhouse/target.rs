@@ -20,7 +20,7 @@ use super::gate::{Inspection, columns_of};
 use super::token::{short_hash, token};
 
 /// Settings sent with every insert, as far as the server knows them. Together they make one block of one request, however
-/// the server is configured, and refuse rows that would be changed on their way in.
+/// the server is configured, and refuse rows that would be changed by the insert.
 pub(super) const PINNED: [(&str, &str); 18] = [
     // Waits for the table, and takes the token as it is.
     ("async_insert", "0"),

@@ -164,7 +164,7 @@ fn an_answer_that_is_not_clickhouses_proves_nothing() {
         if !matches!(rows, Err(ClickHouseError::Lost(_) | ClickHouseError::Unexpected(_))) {
             believed.push(format!("{what}: the query gives {rows:?}"));
         }
-        // A body tells nothing of a statement that has no answer: the table is looked at afterwards.
+        // The body of a statement without a result proves nothing: the table is checked afterwards.
         if !what.contains("body") && !what.contains("with the id") && runtime.block_on(connection.execute("CREATE DATABASE d")).is_ok() {
             believed.push(format!("{what}: the statement is done"));
         }

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 use super::connection::Table;
 
-/// SHA-256 in hexadecimal over everything that tells this insert from all others: the block's identity (pipeline, run,
+/// SHA-256 in hexadecimal over everything that distinguishes this insert from all others: the block's identity (pipeline, run,
 /// topic, partition, offsets, rows, part), the table, and the columns. Content is not part of it: ClickHouse does not
 /// compare content under a token either, so the lane proves that it is the same.
 pub fn token(block: &Block, table: &Table) -> String {

@@ -12,7 +12,7 @@ use crate::explain::port_name;
 pub use svg::svg;
 pub use text::{dot, mermaid};
 
-/// What a box stands for.
+/// The role of a box.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     Source,

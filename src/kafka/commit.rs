@@ -1,4 +1,4 @@
-//! The committer: ends transactions, on a thread of its own.
+//! The committer: ends transactions, on its own thread.
 //!
 //! ```text
 //! wait for every delivery report -> Acknowledged -> add the group's offsets -> EndTxn -> Done(outcome)
@@ -7,14 +7,14 @@
 //! The calls are made without a time limit, as librdkafka's documentation asks: a limit on `commit_transaction` leaves
 //! client and broker with different ideas of the transaction. A lane that will not wait drops the producer.
 //!
-//! [`verdict`] is the whole policy, and pure. Its rule: *not committed* is said only where the commit request cannot
+//! [`verdict`] is the whole policy, and pure. Its rule: *not committed* is reported only if the commit request cannot
 //! have been sent; afterwards everything but success is [`Outcome::Unknown`], which is always safe, because a new
 //! producer with the same id settles the old transaction and the group's offsets tell which way. This includes errors
 //! that librdkafka calls abortable when they come from the commit itself: its own source notes that the request "may
 //! have succeeded" then (`rd_kafka_txn_handle_EndTxn`).
 //!
 //! A transaction that ran out of its time looks like fencing to the client: brokers raise the producer's epoch for both.
-//! It is told apart by its age, since the answers differ: a fenced lane stops, a lane whose transaction timed out takes
+//! It is distinguished by its age, since the reactions differ: a fenced lane stops, a lane whose transaction timed out takes
 //! a new producer and continues.
 
 use std::sync::Arc;
@@ -65,7 +65,7 @@ pub(super) fn run(work: &Receiver<Job>, shared: &Shared) {
                 } else {
                     acknowledge_only(&client, held, shared)
                 };
-                // The lane may drop the producer as soon as it hears: let go of the client first.
+                // The lane may drop the producer as soon as it sees this: release the client first.
                 drop(client);
                 shared.set(Progress::Done(outcome));
             }
@@ -86,7 +86,7 @@ pub(super) enum Step {
     Acknowledge,
     /// `send_offsets_to_transaction`.
     Offsets,
-    /// `commit_transaction`: the request may be on its way.
+    /// `commit_transaction`: the request may be in flight.
     EndTransaction,
 }
 

@@ -17,7 +17,7 @@
 //!   that record is lost. So [`Consumer::resume`] seeks to the position kept here first.
 //!
 //! Before a revocation is reported librdkafka has paused the partitions and raised their versions; records that came in
-//! the same batch are dropped here: nobody has seen them and the next owner reads them.
+//! the same batch are dropped here: no one has seen them and the next owner reads them.
 //!
 //! **Offsets** are never stored or committed by the client itself, and `auto.offset.reset=error`: a position that isn't
 //! in the log is an error that an operator must resolve, never a silent jump.

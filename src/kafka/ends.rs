@@ -54,7 +54,7 @@ impl<C: Context> Ends<C> {
         }
     }
 
-    /// The answer to the oldest question, if it is there; empty where nobody answered.
+    /// The answer to the oldest question, if it has arrived; empty if there was none.
     pub(super) fn answer(&self) -> Option<Vec<(TopicPartition, i64)>> {
         // SAFETY: the queue is valid; the event is owned here and destroyed once, its parts are copied before that. An event
         // without a result of this kind has none.

@@ -3,7 +3,7 @@
 //! Ownership: a [`Client`] owns its `rd_kafka_t`, the queues and the topic handles made through it, and the context its
 //! callbacks see. Whatever borrows from the client's memory (fetched records, commits in progress) holds an `Arc` of it,
 //! so that the library's "destroy everything else first" holds by construction. Destroying waits for the client's
-//! threads, which can take long while brokers are away: it is done on a thread of its own and nobody waits for it.
+//! threads, which can take long while brokers are away: it is done on a detached thread.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::{Arc, Weak};
@@ -123,7 +123,7 @@ impl Settings {
         self.0
     }
 
-    /// SASL callbacks (OAUTHBEARER's token refresh) on librdkafka's own thread: a client that nobody polls for a while
+    /// SASL callbacks (OAUTHBEARER's token refresh) on librdkafka's own thread: a client that no one polls for a while
     /// must not lose its token.
     fn sasl_queue(&mut self) {
         // SAFETY: `self.0` is valid.

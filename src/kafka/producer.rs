@@ -72,7 +72,7 @@ pub(super) struct KafkaProducer {
     jobs: Option<Sender<Job>>,
     /// Disconnected when the committer has ended.
     ended: Receiver<()>,
-    /// What `progress` told last, to wait for a change of.
+    /// The last result of `progress`, to wait for a change.
     told: Option<Progress>,
     begun: Instant,
     open: bool,

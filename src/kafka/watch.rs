@@ -7,7 +7,7 @@
 //! starts only from a request or from a connection that breaks). With one broker that is forever.
 //!
 //! So one thread of the process asks every client, now and then, for something small. A client that cannot get an answer
-//! several times is told the bootstrap servers once more, which is harmless where brokers are merely away.
+//! several times gets the bootstrap servers again, which is harmless if brokers are merely away.
 
 use std::sync::{Once, Weak};
 use std::time::Duration;
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 /// Between two rounds.
 const EVERY: Duration = Duration::from_secs(5);
-/// Rounds without an answer before the bootstrap servers are told again.
+/// Rounds without an answer before the bootstrap servers are set again.
 const PATIENCE: u32 = 2;
 
 /// What is asked of a client.
@@ -54,7 +54,7 @@ pub(super) fn watch(client: Weak<dyn Probe>) {
     });
 }
 
-/// One round: forgets clients that are gone, and tells those without brokers where to find some.
+/// One round: forgets clients that are gone, and sets the bootstrap servers of those without brokers again.
 fn look_after(watched: &mut Vec<Watched>) {
     watched.retain_mut(|watched| {
         let Some(client) = watched.client.upgrade() else { return false };

@@ -39,7 +39,7 @@ fn key_of(path: &[String]) -> &str {
     path.iter().rev().find(|key| key.parse::<usize>().is_err()).map_or("", String::as_str)
 }
 
-/// Secrets that stand in a file. In a pipeline keys are columns, so only values are looked at there.
+/// Secrets in a file. In a pipeline keys are columns, so only values are looked at there.
 pub fn check(root: &Node, environment: bool) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     super::texts(root, &mut Vec::new(), &mut |path, _, text| {

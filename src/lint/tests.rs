@@ -72,7 +72,7 @@ fn every_code_has_a_file() {
     assert!(missing.is_empty(), "no file in tests/refused shows {missing:?}");
 }
 
-/// What is changed in a shipped pipeline, and what must be said: code, line and a part of message or help.
+/// What is changed in a shipped pipeline, and the expected finding: code, line and a part of message or help.
 const MUTATIONS: [(&str, &str, &str, &str, usize, &str); 10] = [
     ("a typo in a key", "out_of_order: 5s", "out_of_ordr: 5s", "unknown-key", 10, "did you mean `out_of_order`?"),
     (

@@ -17,7 +17,7 @@ pub fn exclusive() -> MutexGuard<'static, Ephemeral> {
     environment.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }
 
-/// Services of one test's own, for loads that must not meet those of other tests: event time has one past only.
+/// Services of one test's own, for loads that must not mix with those of other tests: event time never goes back.
 /// Hold the guard of [`exclusive`] beside them.
 pub fn fresh() -> Ephemeral {
     let front = vec![HW.into(), "local".into(), "clickhouse-front".into()];

@@ -1,4 +1,4 @@
-//! What someone meets before a pipeline runs: the tutorial, the editor, dry runs and rights, samples.
+//! The tools before a pipeline runs: the tutorial, the editor, dry runs and permissions, samples.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

@@ -22,7 +22,7 @@ const RESTART: Duration = Duration::from_secs(90);
 /// Where a proxy is to listen, and what it is to forward to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Route {
-    /// The address that clients are told.
+    /// The address that clients use.
     pub listen: SocketAddr,
     /// The address of the service itself.
     pub upstream: SocketAddr,

@@ -192,7 +192,7 @@ share.coordinator.state.topic.min.isr={in_sync}
 }
 
 /// Settings that do not depend on the cluster. Small internal topics start fast; short timers make failures visible
-/// soon. Retention is off because it goes by record timestamps: test data from last year would vanish.
+/// soon. Retention is off because it uses record timestamps: test data from last year would be deleted.
 const FIXED: &str = "num.network.threads=2
 num.io.threads=4
 offsets.topic.num.partitions=4

@@ -18,7 +18,7 @@
 //! # How it works
 //!
 //! [`Environment::up`] fetches what is missing into a cache folder, starts all services at the same time, each in
-//! a session of its own so that they outlive the caller and its terminal, and waits until each one answers. What
+//! its own session so that they outlive the caller and its terminal, and waits until each one answers. What
 //! runs is written to `environment.json` in the environment's folder the moment it runs, so that an interrupted
 //! `up` can still be taken down. Nothing is ever stopped by name: a process is signalled only when its id, its
 //! start time and its command line are those that were recorded.

@@ -46,7 +46,7 @@ pub struct Running {
 }
 
 impl Launch {
-    /// Starts the process in a session of its own: no controlling terminal, so neither Ctrl-C nor the end of the
+    /// Starts the process in its own session: no controlling terminal, so neither Ctrl-C nor the end of the
     /// caller reaches it.
     pub fn spawn(&self) -> io::Result<Running> {
         let log = OpenOptions::new().create(true).append(true).open(&self.log)?;

@@ -101,7 +101,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// What tells this block from every other of any pipeline, to be hashed into a token (with the table and its schema).
+    /// Distinguishes this block from every other of any pipeline; hashed into a token (with the table and its schema).
     pub fn identity(&self) -> String {
         let Block { pipeline, epoch, topic, partition, first, last, block_rows, crc, path, .. } = self;
         format!("{pipeline}/{epoch}/{topic}/{partition}/{first}-{last}/{block_rows}/{crc:08x}/{path}")

@@ -1,7 +1,7 @@
 //! What every [`Target`] must do, checked against the real thing and against the one in memory alike.
 //!
 //! The table under test has the columns `id Int64`, `amount Int64` and the position columns, refuses rows with a negative
-//! `amount`, remembers at least 100 tokens, and is empty. Every check uses a partition number of its own.
+//! `amount`, remembers at least 100 tokens, and is empty. Every check uses its own partition number.
 
 use std::sync::Arc;
 use std::time::Duration;

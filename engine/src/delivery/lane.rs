@@ -148,7 +148,7 @@ impl Delivery {
         }
     }
 
-    /// One round: hear the group, read, and continue with the current block. Waits up to `timeout` if there is nothing to do.
+    /// One round: handle events of the group, read, and continue with the current block. Waits up to `timeout` if there is nothing to do.
     ///
     /// # Errors
     /// Delivery has ended and the object must be dropped; nothing is lost.
@@ -399,7 +399,7 @@ impl Delivery {
         }
     }
 
-    /// Columns that delivery adds to every row, for whoever makes the table.
+    /// Columns that delivery adds to every row, for the code that creates the table.
     pub fn position_fields() -> [arrow::datatypes::Field; 3] {
         position_fields()
     }

@@ -2,7 +2,7 @@
 //!
 //! It remembers tokens as ClickHouse does: a bounded number of them for the whole table, oldest forgotten first, content not
 //! compared. Its faults say both whether an insert happened and what was reported. An insert whose target was dropped
-//! stays on its way and happens, or not, within [`MAX_INSERT`].
+//! stays in flight and takes effect, or not, within [`MAX_INSERT`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ struct State {
     rows: Vec<TableRow>,
     tokens: VecDeque<String>,
     window: usize,
-    /// Inserts on their way whose sender does not know: token, rows, when they happen.
+    /// Inserts in flight whose sender does not know: token, rows, when they happen.
     late: Vec<(String, Vec<TableRow>, Millis)>,
     script: VecDeque<(u32, TableFault)>,
     odds: Vec<(TableFault, u32)>,
@@ -136,7 +136,7 @@ impl MemoryTable {
         self.state.lock().script.is_empty()
     }
 
-    /// Ends all faults; what is on its way still happens.
+    /// Ends all faults; what is in flight still happens.
     pub fn heal(&self) {
         let mut state = self.state.lock();
         state.odds.clear();
@@ -202,7 +202,7 @@ impl State {
         }
     }
 
-    /// What is on its way and due happens now; of the rest, some.
+    /// What is in flight and due happens now; of the rest, some.
     fn deliver(&mut self, now: Millis) {
         let late = std::mem::take(&mut self.late);
         for (token, rows, due) in late {
@@ -215,7 +215,7 @@ impl State {
     }
 }
 
-/// Rows on their way, and their token.
+/// Rows in flight, and their token.
 type Insert = (String, Vec<TableRow>);
 
 /// A connection to a [`MemoryTable`].

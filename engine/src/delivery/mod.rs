@@ -30,7 +30,7 @@
 //! Honest limits. A process frozen between its check and its request, for longer than the table remembers tokens, can
 //! still insert twice. The table remembers blocks of all its writers together: the window must be larger than their
 //! inserts during [`Settings::safe_window`] (in ClickHouse 10,000 blocks; issue 83491 there). Rows that a materialized
-//! view refuses after the table has taken them stop delivery, because nobody can take them back. One insert is under
+//! view refuses after the table has taken them stop the delivery, because they can't be removed. One insert is under
 //! way at a time; more lanes of the same group go faster.
 
 mod block;

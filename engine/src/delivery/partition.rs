@@ -15,7 +15,7 @@ use crate::broker::{Committed, TopicPartition};
 pub(super) enum Phase {
     /// Nothing is read yet: the table must be asked first.
     Opening,
-    /// The block of an intent is being read again. The broker has said that the topic ends before the block does: if nothing
+    /// The block of an intent is being read again. The broker has reported that the topic ends before the block does: if nothing
     /// has come by this monotonic time, it never will. An outage is not an end.
     Rebuilding {
         until: Option<Millis>,
@@ -64,7 +64,7 @@ impl Pinned {
         })
     }
 
-    /// Turns to another part, which nobody has tried yet.
+    /// Turns to another part, which has not been tried yet.
     pub fn turn_to(&mut self, path: Path, settings: u32, wall: Millis) {
         self.intent = Intent { path, settings, created: wall, ..self.intent.clone() };
         (self.recorded, self.doubt, self.table, self.attempts) = (false, false, None, 0);

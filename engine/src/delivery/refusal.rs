@@ -15,7 +15,7 @@ use crate::broker::{Committed, Failure, Outcome, Progress};
 /// Refused rows are counted over this long: a stream of them means that it is not the rows that are wrong.
 const FLOOD: Millis = 60_000;
 
-/// What the target said.
+/// The target's message.
 #[derive(Clone)]
 pub(super) struct Refusal {
     pub code: i32,
@@ -122,7 +122,7 @@ impl Delivery {
                 self.counters.failed(why);
                 Ok(Next::Pause(Doing::Letter(refusal, false)))
             }
-            // What the group has stored tells, once a new producer has settled the transaction.
+            // The group's stored position shows it, once a new producer has settled the transaction.
             Outcome::Fenced(why) | Outcome::Unknown(why) => {
                 self.start_over(&why);
                 Ok(Next::Done)

@@ -32,7 +32,7 @@ pub enum Progress {
     Unfit(String),
     /// It did not happen: the target cannot be reached or takes no inserts now. Worth trying again.
     Unavailable(String),
-    /// Nobody can say whether it happened: the answer was lost. Try again with the same token.
+    /// It is unknown whether it happened: the reply was lost. Try again with the same token.
     Unknown(String),
 }
 

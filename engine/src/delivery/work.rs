@@ -257,7 +257,7 @@ impl Delivery {
         let wall = self.clock.wall();
         let Some(pinned) = self.pinned(number) else { return Ok(Next::Done) };
         if !pinned.doubt {
-            // Nobody has tried yet, so that the token's age begins now.
+            // No attempt was made yet, so the token's age begins now.
             pinned.intent.created = wall;
         }
         let position = pinned.position();

@@ -82,7 +82,7 @@ impl InputPartition {
     /// Back to what is committed.
     pub fn rewind(&mut self) {
         self.next = self.committed;
-        // Heard before the records that come again now: the position must not be moved to it past them.
+        // Received before the records that are read again now: the position must not be moved to it past them.
         self.end = self.committed;
         self.waiting.clear();
         self.paused = false;
@@ -114,7 +114,7 @@ impl InputPartition {
         }
     }
 
-    /// Silence counts from when this lane can hear again.
+    /// Silence is measured from when this lane can read again.
     pub fn resumed(&mut self) {
         self.paused = false;
         self.active();

@@ -103,7 +103,7 @@ impl Lane {
     /// Nothing that waits to be sent is known to be refused.
     ///
     /// # Errors
-    /// A record of a topic in which none may be missing is refused: state, rows on their way, dead letters.
+    /// A record of a topic in which none may be missing is refused: state, rows in flight, dead letters.
     pub(super) fn check_refusals(&self) -> Result<(), LaneEnd> {
         if self.refusals.is_empty() {
             return Ok(());

@@ -44,7 +44,7 @@ pub(super) struct Loading {
     pub high: i64,
 }
 
-/// A changelog partition on its way from `at` to `end`.
+/// A changelog partition that is being read from `at` to `end`.
 struct Target {
     task: (usize, i32),
     node: usize,

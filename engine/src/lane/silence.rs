@@ -23,7 +23,7 @@ use crate::time::{Held, Moment};
 const ENDS_EVERY: Millis = 1_000;
 /// How long to wait after an answer that left something unproven.
 const ASK_AGAIN: Millis = 200;
-/// A watermark held back for this long is reported: records that are on their way take less.
+/// A watermark held back for this long is reported: records in flight take less time.
 const REPORT_AFTER: Millis = 2_000;
 /// A wall clock that is this far from what is believed has jumped.
 const JUMP: Millis = 5_000;
@@ -115,7 +115,7 @@ impl Lane {
             moves |= would && proven;
             let shown = input.hold.note(held, monotonic);
             if would && !proven {
-                // What is held back for longer than records are on their way is in no hurry.
+                // A watermark held back for longer than records are in flight is not urgent.
                 rest = Some(rest.unwrap_or(ENDS_EVERY).min(if shown.is_some() { ENDS_EVERY } else { ASK_AGAIN }));
             }
             self.world.stats.held(partition, shown);
@@ -124,7 +124,7 @@ impl Lane {
             self.silence.rest = monotonic + rest;
         }
         let mut moved = BTreeSet::new();
-        // All that are proven move together, or each would want a question of its own.
+        // All proven partitions advance together, or each would need its own question.
         for (partition, input) in self.partitions.iter_mut().filter(|_| moves) {
             if ends.get(partition).is_some_and(|high| input.end >= *high) && input.silent(asked) {
                 moved.insert(input.task);

@@ -35,7 +35,7 @@ pub struct Agreed {
 }
 
 /// Compares `plan` with what is deployed, creates the topics that are missing, writes the manifest if anything differs, and
-/// tells the plan what the manifest knows.
+/// adds to the plan what the manifest records.
 ///
 /// # Errors
 /// See [`DeployError`]; nothing was changed if the first comparison refuses.

@@ -98,7 +98,7 @@ pub(super) struct MemoryConsumer {
     questions: VecDeque<Question>,
 }
 
-/// A question about high watermarks that is on its way.
+/// A question about high watermarks that is in flight.
 enum Question {
     /// To the leaders.
     Asked(Vec<TopicPartition>),
@@ -129,7 +129,7 @@ impl MemoryConsumer {
         world.groups.entry(self.group.clone()).or_default()
     }
 
-    /// Lets the world continue, having told the group that this member lives.
+    /// Lets the world continue, after a heartbeat of this member.
     fn tick(&self, world: &mut World) {
         let now = world.clock.monotonic();
         if let Some(member) = self.group(world).members.get_mut(&self.member) {

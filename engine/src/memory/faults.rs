@@ -36,7 +36,7 @@ pub enum Fault {
     /// The group expires the member, at its poll or between two of them (`Consumer::membership`): its partitions are lost,
     /// and it joins again.
     Kicked,
-    /// The group starts a rebalance although nobody came or went.
+    /// The group starts a rebalance although no one came or went.
     Rebalance,
 }
 

@@ -108,7 +108,7 @@ impl Group {
         }
     }
 
-    /// Ends the round if everyone has joined it. `partitions` tells how many partitions a topic has.
+    /// Ends the round if everyone has joined it. `partitions` returns the number of partitions of a topic.
     pub fn complete(&mut self, partitions: &dyn Fn(&str) -> i32) {
         if !self.preparing || !self.members.values().all(|member| member.joined) {
             return;
@@ -145,7 +145,7 @@ impl Group {
         assignments
     }
 
-    /// What the member must learn now. An assignment counts as told once it was returned here.
+    /// What the member must learn now. An assignment counts as received once it was returned here.
     pub fn standing(&mut self, member: &str) -> Standing {
         let Some(member) = self.members.get_mut(member) else { return Standing::Unknown };
         if !member.told {

@@ -216,7 +216,7 @@ impl MemoryBroker {
         Ok(offset)
     }
 
-    /// Lets nobody read a partition, or everyone again: its leader can't be reached. Writing is not affected.
+    /// Makes a partition unreadable or readable again: its leader can't be reached. Writing is not affected.
     pub fn set_reachable(&self, topic: &str, partition: i32, reachable: bool) {
         let (partition, unreachable) = (TopicPartition::new(topic, partition), &mut self.shared.lock().unreachable);
         if reachable {
@@ -255,7 +255,7 @@ impl MemoryBroker {
         self.shared.lock().log(&TopicPartition::new(topic, partition)).map(log::Log::stable)
     }
 
-    /// Partitions with an open transaction, or one whose marker is on its way: what is behind it can't be read yet.
+    /// Partitions with an open transaction, or one whose marker is in flight: what is behind it can't be read yet.
     pub fn open_transactions(&self) -> Vec<TopicPartition> {
         let world = self.shared.lock();
         let open = |name: &Arc<str>, topic: &world::Topic| {
@@ -320,7 +320,7 @@ impl MemoryBroker {
         self.shared.changed();
     }
 
-    /// Lets everything arrive that is on its way: markers of decided transactions, late commits, ends of what timed out.
+    /// Lets everything arrive that is in flight: markers of decided transactions, late commits, ends of what timed out.
     pub fn settle(&self) {
         let mut world = self.shared.lock();
         world.tick();

@@ -23,7 +23,7 @@ enum Phase {
     Sending(Vec<(TopicPartition, Committed)>, Membership),
     /// All records are in their logs: the commit goes out.
     Acknowledged(Vec<(TopicPartition, Committed)>, Membership),
-    /// It is decided, and the answer on its way.
+    /// It is decided, and the answer in flight.
     Answered(Outcome),
     Ended(Outcome),
     /// Good for nothing any more.
@@ -71,7 +71,7 @@ impl MemoryProducer {
         let aborted = self.identity.as_ref().map_or(Ok(()), |identity| world.end(identity, false));
         let expired = world.clock.monotonic() - self.begun > world.settings.transaction_timeout;
         match (aborted, error.failure) {
-            // The coordinator raises the epoch for both, so a client tells by the age: nobody has taken over here.
+            // The coordinator raises the epoch for both, so a client tells by the age: no one has taken over here.
             (Err(fenced), _) if expired => Outcome::Unknown(fenced.message),
             (Err(fenced), _) => Outcome::Fenced(fenced.message),
             (Ok(()), Failure::Fenced) => Outcome::Fenced(error.message),

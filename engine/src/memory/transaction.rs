@@ -39,7 +39,7 @@ pub(super) enum Target {
     Group(String),
 }
 
-/// A decided transaction whose markers are on their way.
+/// A decided transaction whose markers are in flight.
 pub(super) struct Completion {
     id: String,
     transaction: u64,

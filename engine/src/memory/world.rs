@@ -1,4 +1,4 @@
-//! Everything the brokers know, behind one lock: topics, groups, transactions, and what is still on its way.
+//! Everything the brokers know, behind one lock: topics, groups, transactions, and what is still in flight.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -95,7 +95,7 @@ impl Topic {
 
 pub(super) struct World {
     pub topics: BTreeMap<Arc<str>, Topic>,
-    /// Partitions whose leader answers nobody who reads.
+    /// Partitions whose leader answers no reads.
     pub unreachable: BTreeSet<TopicPartition>,
     /// Questions for high watermarks so far.
     pub questions: u64,
@@ -105,7 +105,7 @@ pub(super) struct World {
     pub buffers: BTreeMap<u64, Buffer>,
     /// Transactions decided whose markers are not all written yet.
     pub completions: Vec<Completion>,
-    /// Ends of transactions that are still on their way to the coordinator.
+    /// Ends of transactions that are still in flight to the coordinator.
     pub late: VecDeque<Late>,
     pub schedule: Schedule,
     pub faults: Faults,

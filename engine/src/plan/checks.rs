@@ -16,7 +16,7 @@ impl Builder<'_> {
         self.tables_once();
     }
 
-    /// One topic is one source's, and nobody's sink: the engine finds a record's source by its topic, and a pipeline
+    /// A topic belongs to one source and to no sink: the engine finds a record's source by its topic, and a pipeline
     /// that reads what it writes never ends.
     fn topics_once(&mut self) {
         let mut seen: BTreeMap<String, String> = BTreeMap::new();

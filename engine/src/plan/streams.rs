@@ -97,7 +97,7 @@ impl Builder<'_> {
         fit.then_some(columns)
     }
 
-    /// Rows that a window makes as it closes meet other rows here.
+    /// Window results are merged with other rows here.
     pub(super) fn no_order(&mut self, at: &[&str]) {
         let message = "window results are merged with other rows here; their relative order is undefined";
         let found = Diagnostic::warning("no-order", message).at(at.iter().copied());

@@ -61,7 +61,7 @@ pub fn read_all<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<YamlError>)
     (whole.read::<T>().ok(), errors)
 }
 
-/// How a missing key is told.
+/// The message of a missing key.
 pub(super) fn missing(key: &str) -> String {
     format!("`{key}` is missing")
 }

@@ -53,7 +53,7 @@ fn keys_of_every_serializer_come_out_as_they_came_in() {
             assert_eq!(record.partition, partition(key, 6), "{key:?}");
         }
     }
-    // Each key is a group of its own, wherever its records were.
+    // Each key is its own group, wherever its records were.
     let counts = read("counts");
     for key in &keys {
         let of_key: Vec<_> = counts.iter().filter(|r| r.key.as_deref() == *key).collect();

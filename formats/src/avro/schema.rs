@@ -64,7 +64,7 @@ impl AvroSchema {
     }
 
     fn zero_width(&self, schema: &Schema, known: &mut HashMap<String, bool>, depth: u32) -> bool {
-        // Nobody nests so deep in earnest; to call it a value with bytes only makes the check of its items stricter.
+        // Real schemas don't nest so deep; treating it as a value with bytes only makes the check of its items stricter.
         if depth > 64 {
             return false;
         }

@@ -1,4 +1,4 @@
-//! Passing over values that nobody asked for, without recursion.
+//! Skipping values that no column needs, without recursion.
 
 use super::{Cursor, MAX_DEPTH};
 use crate::cause::Fail;

@@ -306,7 +306,7 @@ fn a_null_for_a_column_that_is_not_nullable_is_bad() {
     assert_eq!(longs(&rows.finish().unwrap(), "a"), [Some(2)]);
 }
 
-/// Types that look alike are told apart by their names, at every level: the unqualified name, or an alias of the reader's.
+/// Types that look alike are distinguished by their names, at every level: the unqualified name, or an alias of the reader's.
 #[test]
 fn types_of_other_names_are_not_read() {
     let named = |kind: &str, name: &str, more: &str| {

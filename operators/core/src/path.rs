@@ -171,7 +171,7 @@ fn unquoted(text: &str) -> Option<(String, &str)> {
 pub fn unknown_column(text: &str, columns: &Fields) -> Diagnostic {
     let mut paths = Vec::new();
     paths_of(columns, None, &mut paths);
-    // A path that reads like a column's name has to be told apart from it.
+    // A path that reads like a column's name has to be distinguished from it.
     let written = |path: &Path| match path.to_string() {
         same if path.as_column().is_none() && columns.find(&same).is_some() => path.names().map(quoted).collect::<Vec<_>>().join("."),
         written => written,

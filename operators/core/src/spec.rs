@@ -24,7 +24,7 @@ pub trait Spec: DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// The columns the example's input has, as `name: type` lines (`items: list<struct<sku: string, quantity: int>>`).
     const EXAMPLE_INPUT: &'static str;
 
-    /// Checks the configuration against the schemas it will meet. All problems at once, not only the first.
+    /// Checks the configuration against its input schemas. Reports all problems at once, not only the first.
     fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>>;
 
     /// Ports whose rows have the columns of the input whatever is wrong with the rest (`""`: the main output): the steps
@@ -107,7 +107,7 @@ impl StateLayout {
 #[derive(Clone)]
 pub struct Planned {
     pub outputs: Vec<OutputPort>,
-    /// Rows with equal values in these columns must meet in one partition; the planner inserts a repartition topic
+    /// Rows with equal values in these columns must be in one partition; the planner inserts a repartition topic
     /// where they don't. `None`: any partitioning does.
     pub needs_key: Option<Vec<Path>>,
     /// What state the step keeps in its partition; `None`: it keeps none.

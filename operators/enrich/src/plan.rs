@@ -1,4 +1,4 @@
-//! Checks of joins against the rows and tables they meet, and what the operator works from.
+//! Checks of joins against their rows and tables, and the operator's plan.
 
 use std::sync::Arc;
 

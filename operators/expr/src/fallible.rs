@@ -31,7 +31,7 @@ pub(crate) const READERS: [&str; 9] = [
 #[derive(Clone, Debug)]
 pub(crate) struct Fallible {
     pub message: String,
-    /// From one kind of number to another: where nobody wrote the cast, it is arithmetic, like an overflow.
+    /// From one kind of number to another: an implicit cast is arithmetic, like an overflow.
     pub numeric: bool,
 }
 

@@ -1,6 +1,6 @@
 //! SQL scalar expressions over Arrow batches: the only crate that uses DataFusion.
 //!
-//! An expression is compiled once, against the schema it will meet, and then evaluated per batch:
+//! An expression is compiled once, against its input schema, and then evaluated per batch:
 //!
 //! ```text
 //! text -> syntax tree (limits, positions) -> names checked against the schema (did you mean)

@@ -1,4 +1,4 @@
-//! Numbers with a point: doubles, except where they meet decimals.
+//! Numbers with a point: doubles, except beside decimals.
 //!
 //! SQL engines disagree on what `0.5` is. As a double it spoils the exactness of a decimal column; as a decimal it
 //! drags double columns into decimals (`coalesce(price, 0.0)`) and fails for large values. So literals are read as

@@ -1,7 +1,7 @@
 //! `fanout`: sends each row to the routes whose conditions hold for it.
 //!
 //! Every route is a named output of the step: `routed.high_value` is what the route `high_value` of the step `routed`
-//! carries; the step itself has no output of its own. With `match: first` a row goes to the first route, in the order
+//! carries; the step itself has no main output. With `match: first` a row goes to the first route, in the order
 //! written, whose condition is true; with `match: all` to every such route. The route whose condition is the word
 //! `default` takes the rows that no other route took; without one they are filtered, and counted.
 //!

@@ -26,7 +26,7 @@ pub enum Function {
     CountRows,
     /// `count(x)`: rows in which `x` is not null.
     CountValues,
-    /// `count(DISTINCT x)`: the values are entries of their own in state, here only their number.
+    /// `count(DISTINCT x)`: the values are their own entries in state, here only their number.
     CountDistinct,
     SumInt,
     SumDecimal,

@@ -148,7 +148,7 @@ impl Groups {
         if stored && state.get(key, &mut self.buffer)? {
             return Ok(());
         }
-        // Not empty: an empty value could be taken for a deletion on its way through a changelog.
+        // Not empty: an empty value could be taken for a deletion in the changelog.
         state.put(key, &[VERSION])?;
         if let Some(accumulator) = self.accumulators.get_mut(slot * plan.aggregates.len() + aggregate) {
             accumulator.count_distinct();

@@ -9,7 +9,7 @@
 //!
 //! The window's end is big-endian with its sign flipped, so that windows are in order of time and closing is one scan
 //! from the front. The group is [`operator_core::keys::encode`]: its columns are read back from there when a window
-//! closes and are not stored a second time. Values of a DISTINCT are entries of their own, right behind their group,
+//! closes and are not stored a second time. Values of a DISTINCT are their own entries, right behind their group,
 //! so that one more value doesn't rewrite a large set.
 
 use arrow::datatypes::DataType;

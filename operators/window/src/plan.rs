@@ -1,4 +1,4 @@
-//! Checks of a window against the schema it meets, and what the operator works from.
+//! Checks of a window against its input schema, and the operator's plan.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ pub struct WindowPlan {
     pub guarded: Vec<usize>,
     /// Inputs whose values are kept in a group's entry and have no fixed size: texts and bytes.
     pub wide: Vec<usize>,
-    /// Places of the aggregates that keep values of their own in state.
+    /// Places of the aggregates that keep their own values in state.
     pub distinct: Vec<usize>,
     /// Schema of the main output.
     pub schema: SchemaRef,
@@ -141,7 +141,7 @@ fn state_layout(group: &[Group], plan: &WindowPlan) -> StateLayout {
         let argument = |input: &usize| {
             let sql = plan.inputs.get(*input).map_or_else(String::new, |expr| canonical(expr.sql()));
             let (of, _) = plan.inputs.column_type(*input);
-            // Values of a DISTINCT are keys of their own, whose bytes are those of the type.
+            // Values of a DISTINCT are their own keys, whose bytes are those of the type.
             let of = if aggregate.function == Function::CountDistinct { type_name(&of) } else { kept_as(&of) };
             format!("{sql} {of}")
         };

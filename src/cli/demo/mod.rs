@@ -61,7 +61,7 @@ struct Generated {
 /// What the demo runs on: real services, or everything in this process.
 trait Ground {
     fn services(&self) -> &Services;
-    /// Starts the load on a thread of its own.
+    /// Starts the load on its own thread.
     fn load(&self, rate: f64, generated: &Arc<Generated>) -> Result<LoadThread, Problem>;
     fn start(&self, prepared: &Prepared) -> Result<Running, Problem>;
     /// What the tables hold.

@@ -82,7 +82,7 @@ where
     Input { pieces, ended: false }
 }
 
-/// Passes the body on. When nobody wants it any more it is read to its end all the same: a client that is still
+/// Passes the body on. If it is no longer needed, it is still read to its end: a client that is still
 /// sending would otherwise see its connection reset instead of the answer.
 async fn pump<B>(mut body: B, framed: bool, sender: mpsc::Sender<Piece>)
 where

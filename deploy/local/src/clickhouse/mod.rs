@@ -43,7 +43,7 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Loads the engine library `lib`, opens the database in `data`, and serves it at `addr` until SIGTERM or SIGINT.
 ///
-/// Blocks, and builds a runtime of its own: call it from a plain `main`. One process can open one database, and a
+/// Blocks, and builds its own runtime: call it from a plain `main`. One process can open one database, and a
 /// database can be opened by one process. The address accepts connections once the engine is ready.
 ///
 /// # Errors

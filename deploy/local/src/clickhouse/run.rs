@@ -10,7 +10,7 @@ const MAX_STATEMENT: usize = 256 << 10;
 /// Largest statement without data, for long lists in a query.
 const MAX_QUERY: usize = 16 << 20;
 
-/// Runs the call's statement with a session of its own.
+/// Runs the call's statement with its own session.
 pub fn run(engine: &Engine, call: &Call, mut input: Input) -> Result<Output, Refusal> {
     let session = engine.session()?;
     if let Some(database) = call.database.as_deref().filter(|database| !database.is_empty()) {

@@ -6,7 +6,7 @@
 //! killing processes at random moments cannot. So beside the plain faults (stall, refuse, disconnect, cut after a
 //! number of bytes) it can lose the answers, or the requests, of chosen Kafka APIs and HTTP calls.
 //!
-//! A proxy runs on a thread of its own; its handle may be used from synchronous and asynchronous code. Faults with a
+//! A proxy runs on its own thread; its handle may be used from synchronous and asynchronous code. Faults with a
 //! count take effect that often and are then used up. Clients of Kafka must be told the proxy's address by the
 //! broker: see [`Options::proxied`](crate::Options::proxied). TLS is not understood.
 

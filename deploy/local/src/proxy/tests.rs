@@ -10,7 +10,7 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Serves every connection with `work` on a thread of its own, as long as the process lives.
+/// Serves every connection with `work` on its own thread, as long as the process lives.
 fn service(work: impl Fn(TcpStream) + Send + Sync + 'static) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::broker::{GroupView, TopicId};
 
-/// A broker whose consumers can be made deaf: they hear nothing and are not heard of, as behind a broken network, while
+/// A broker whose consumers can be made deaf: they receive and send nothing, as behind a broken network, while
 /// their commits get through.
 struct Deaf(MemoryBroker, Arc<AtomicBool>);
 

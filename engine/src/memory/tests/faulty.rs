@@ -102,7 +102,7 @@ fn a_transaction_that_times_out_ends_its_producer() {
     bed.producer.begin().unwrap();
     put(&mut *bed.producer, "out", 0, "k", Some("v"));
     bed.broker.clock().unwrap().advance(30_001);
-    // Not Fenced: nobody has taken over.
+    // Not Fenced: no one has taken over.
     assert!(matches!(finish(&mut *bed.producer, at("in", 1), bed.consumer.membership()), Outcome::Unknown(_)));
     assert!(bed.producer.begin().is_err());
     assert_eq!(bed.happened(), (0, false));

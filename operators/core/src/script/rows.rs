@@ -83,7 +83,7 @@ impl Drawn {
         }
         let mut decoder =
             arrow_json::ReaderBuilder::new(schema.clone()).with_batch_size(objects.len()).build_decoder().map_err(|e| e.to_string())?;
-        // As text: numbers keep every digit on their way, which makes them no plain numbers for another serializer.
+        // As text: numbers keep every digit, so they are not plain numbers for another serializer.
         let text: String = objects.iter().map(|object| format!("{object}\n")).collect();
         decoder.decode(text.as_bytes()).map_err(|e| e.to_string())?;
         decoder.flush().map_err(|e| e.to_string())?.ok_or_else(|| "the rows are gone".to_string())

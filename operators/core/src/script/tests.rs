@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::*;
 use crate::{Batch, Cx, Diagnostic, KeyEffect, Operator, OutputPort, PlanCx, Planned, Port, StateError, Time};
 
-/// Passes rows on and counts them in state; misbehaves as told.
+/// Passes rows on and counts them in state; misbehaves on request.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Count {

@@ -1,4 +1,4 @@
-//! Expressions from the outside: what compiles, what it gives, what is refused and how that is said.
+//! Expressions from the outside: what compiles, what it computes, what is refused and with which message.
 
 mod refusals;
 mod rows;
