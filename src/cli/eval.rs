@@ -25,9 +25,8 @@ use crate::say;
 use crate::style::{bad, dim, name, strong, wrapped};
 
 #[derive(Args)]
-#[command(after_help = "Rows come from --rows (JSON lines, or - for standard input), or from a case of a
-pipeline, decoded like its source. Without an expression a prompt opens: \\columns
-lists the columns, \\rows the rows, Tab completes, Ctrl-D ends.
+#[command(after_help = "Rows come from --rows (JSON lines, or - for standard input), or from a case of a pipeline, decoded like \
+its source. Without an expression a prompt opens: \\columns lists the columns, \\rows the rows, Tab completes, Ctrl-D ends.
 
 Examples:
   hw eval \"upper(status) || '!'\" --rows orders.jsonl

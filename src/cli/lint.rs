@@ -16,8 +16,7 @@ use crate::say;
   hw lint --strict --json pipeline.yaml | jq .code
   hw explain-error unknown-column
 
-Exit codes: 0 no errors (and, with --strict, no warnings), 1 a file can't be
-checked, 2 errors.")]
+Exit codes: 0 no errors (and, with --strict, no warnings), 1 a file can't be checked, 2 errors.")]
 pub struct LintArgs {
     /// Pipeline files and environment files; - is standard input
     #[arg(required = true)]

@@ -16,8 +16,8 @@ use crate::say;
 pub const DIR: &str = ".local/environment";
 
 #[derive(Args)]
-#[command(after_help = "All services listen on 127.0.0.1. The first start downloads Kafka and the registry
-(with Maven) and the ClickHouse engine (with npm).
+#[command(after_help = "All services listen on 127.0.0.1. The first start downloads Kafka and the registry (with Maven) and the \
+ClickHouse engine (with npm).
 
 Examples:
   hw local up && eval \"$(hw local env)\"

@@ -44,8 +44,7 @@ const STYLES: Styles = Styles::styled()
   hw local up                          start Kafka, a registry and ClickHouse
   hw run pipeline.yaml                 run a worker; repeat to add workers
 
-Exit codes: 0 success, 1 failure, 2 the pipeline, its configuration or the
-command line is invalid.")]
+Exit codes: 0 success, 1 failure, 2 the pipeline, its configuration or the command line is invalid.")]
 struct Hw {
     #[command(subcommand)]
     command: Command,
@@ -201,9 +200,8 @@ pub fn main() -> ExitCode {
 }
 
 #[derive(Args)]
-#[command(after_help = "Editors with the YAML language server (VS Code, Neovim, Helix, ...) use the
-schema for completion, documentation and error marks. Write it to a file, and
-name the file on the first line of the pipeline:
+#[command(after_help = "Editors with the YAML language server (VS Code, Neovim, Helix, ...) use the schema for completion, \
+documentation and error marks. Write it to a file, and name the file on the first line of the pipeline:
 
   hw schema --output pipeline.schema.json
   # yaml-language-server: $schema=pipeline.schema.json")]

@@ -22,9 +22,8 @@ use crate::say;
 use crate::style::{bad, dim, good, wrapped};
 
 #[derive(Args)]
-#[command(after_help = "The workers of a pipeline are members of one consumer group. On SIGTERM or Ctrl-C
-a worker commits its open transaction and leaves. /metrics, /health and /ready are
-served on `worker.http`.
+#[command(after_help = "The workers of a pipeline are members of one consumer group. On SIGTERM or Ctrl-C a worker \
+commits its open transaction and leaves. /metrics, /health and /ready are served on `worker.http`.
 
 Examples:
   hw run pipeline.yaml --config config/production.yaml --dry-run

@@ -15,9 +15,9 @@ use crate::style::{dim, good, name};
 use crate::{run, sample};
 
 #[derive(Args)]
-#[command(after_help = "Fields that the schema marks as personal data are masked: in Avro by the attribute
-\"pii\": true, in a declared `schema` by a type that ends in ` pii`. Equal values get
-equal masks within one sample, and across samples with the same --salt.
+#[command(after_help = "Fields that the schema marks as personal data are masked: in Avro by the attribute \"pii\": true, in a \
+declared `schema` by a type that ends in ` pii`. Equal values get equal masks within one sample, and across samples with the \
+same --salt.
 
 Examples:
   hw sample pipeline.yaml --case yesterday --count 50 -c config/production.yaml

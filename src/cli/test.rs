@@ -19,12 +19,12 @@ use crate::style::{bad, dim, good, name, strong, wrapped};
 #[derive(Args)]
 #[command(after_help = "A case is a folder `cases/<name>` beside the pipeline, with these files:
   why.txt                purpose of the case, one sentence
-  in.<topic>.jsonl       input, one record per line: the value, or an object with
-                         @value or @raw and @key, @headers, @timestamp,
-                         @partition, @schema (\"v1\"), @at (\"90s\" after the start)
+  in.<topic>.jsonl       input, one record per line: the value, or an object
+                         with @value or @raw and @key, @headers, @timestamp,
+                         @partition, @schema (\"v1\"), @at (\"90s\")
   in.jsonl               input of several topics, each record with @topic
-  out.<topic>.jsonl      expected output: values, or objects with @key, @headers,
-                         @value; rows of one source partition and key in order
+  out.<topic>.jsonl      expected output: values, or objects with @key,
+                         @headers, @value; in order per source partition and key
   out.<topic>.dlq.jsonl  expected dead letters:
                          {\"cause\": .., \"step\": .., \"value\": ..}
   table.<db.table>.jsonl expected rows of a ClickHouse table
@@ -32,10 +32,9 @@ use crate::style::{bad, dim, good, name, strong, wrapped};
 The line {\"@advance\": \"10m\"} advances the clock; {\"@base64\": \"..\"} is bytes.
 A missing output file means that no output is expected.
 
-Every case runs under many schedules, which must all produce the same output:
-row by row, in one go, partition by partition in several orders, on three lanes
-with a rebalance, with a crash before and after every protocol step, with commits
-and inserts whose outcome is unknown. docs/yaml.md describes the comparison.
+Every case runs under many schedules, which must all produce the same output: row by row, in one go, partition by \
+partition in several orders, on three lanes with a rebalance, with a crash before and after every protocol step, with \
+commits and inserts whose outcome is unknown. docs/yaml.md describes the comparison.
 
 Examples:
   hw test pipelines/*/pipeline.yaml

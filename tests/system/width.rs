@@ -13,8 +13,8 @@ fn printed(arguments: &[&str]) -> String {
 
 /// Lines that are too long. A line is not if it has one word, such as a path, or if `verbatim` says that it is the user's own text.
 fn wide(text: &str, verbatim: fn(&str) -> bool) -> Vec<&str> {
-    let fits = |line: &&str| line.chars().count() > 80 && line.split_whitespace().nth(1).is_some() && !verbatim(line);
-    text.lines().filter(fits).collect()
+    let too_wide = |line: &&str| line.chars().count() > 80 && line.split_whitespace().nth(1).is_some() && !verbatim(line);
+    text.lines().filter(too_wide).collect()
 }
 
 fn check(arguments: &[&str], verbatim: fn(&str) -> bool) {
