@@ -31,7 +31,7 @@ def svg(name: str, title: str, output: str, width: int) -> None:
 
 
 def run(hw: str, arguments: list[str], folder: pathlib.Path) -> str:
-    environment = {**os.environ, "CLICOLOR_FORCE": "1", "COLUMNS": "110"}
+    environment = {**os.environ, "CLICOLOR_FORCE": "1"}
     done = subprocess.run([hw, *arguments], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return done.stdout
 
@@ -48,15 +48,15 @@ def main() -> None:
         wrong = wrong.replace("add: [category]", "add: [categroy]").replace("fanout:\n", "fanuot:\n")
         pipeline.write_text(wrong)
         path = "pipelines/order-analytics/pipeline.yaml"
-        svg("lint", f"hw lint {path}", run(hw, ["lint", path], place), 112)
+        svg("lint", f"hw lint {path}", run(hw, ["lint", path], place), 84)
         pipeline.write_text(right)
         explained = run(hw, ["explain", path], place).splitlines()
         start = next(n for n, line in enumerate(explained) if "stage 2" in line)
-        svg("explain", f"hw explain {path}", "\n".join(explained[start : start + 42]), 112)
-        # A mistake that only some schedules show would be one of ours; a wrong expectation shows the same way.
+        svg("explain", f"hw explain {path}", "\n".join(explained[start : start + 42]), 84)
+        # A wrong expectation stands in for a defect: both are reported alike.
         case = place / "pipelines/order-analytics/cases/revenue_per_minute/table.analytics.revenue_per_minute.jsonl"
         case.write_text(case.read_text().replace('"orders":2', '"orders":3', 1))
-        svg("test", "hw test pipelines/*/pipeline.yaml", run(hw, ["test", *sorted(str(p.relative_to(place)) for p in place.glob("pipelines/*/pipeline.yaml"))], place), 150)
+        svg("test", "hw test pipelines/*/pipeline.yaml", run(hw, ["test", *sorted(str(p.relative_to(place)) for p in place.glob("pipelines/*/pipeline.yaml"))], place), 120)
         (OUT / "graph.svg").write_text(run(hw, ["graph", path], place))
 
 

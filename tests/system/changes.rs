@@ -88,17 +88,17 @@ fn changes_that_state_can_not_follow_are_refused() {
     deploy(&environment, &write(dir.path(), "carts", CARTS), dir.path(), "per_user", 6.0);
     let window = "tumbling: 10m, by: [user], compute: { rows: count(*), total: sum(n) }";
     let changes = [
-        ("smaller", "tumbling: 5m, by: [user], compute: { rows: count(*), total: sum(n) }", "was tumbling 10m, is tumbling 5m"),
-        ("larger", "tumbling: 20m, by: [user], compute: { rows: count(*), total: sum(n) }", "is tumbling 20m"),
+        ("smaller", "tumbling: 5m, by: [user], compute: { rows: count(*), total: sum(n) }", "was tumbling 10m, now tumbling 5m"),
+        ("larger", "tumbling: 20m, by: [user], compute: { rows: count(*), total: sum(n) }", "now tumbling 20m"),
         ("hopping", "hopping: { size: 10m, every: 5m }, by: [user], compute: { rows: count(*), total: sum(n) }", "hopping 10m every 5m"),
-        ("by", "tumbling: 10m, by: [shop], compute: { rows: count(*), total: sum(n) }", "`by`: was [user string], is [shop string]"),
+        ("by", "tumbling: 10m, by: [shop], compute: { rows: count(*), total: sum(n) }", "`by`: was [user string], now [shop string]"),
         (
             "reordered",
             "tumbling: 10m, by: [user], compute: { total: sum(n), rows: count(*) }",
-            "`compute` 1: was count(*), is sum(n integer)",
+            "`compute` 1: was count(*), now sum(n integer)",
         ),
-        ("argument", "tumbling: 10m, by: [user], compute: { rows: count(*), total: sum(n * 2) }", "is sum(n * 2 integer)"),
-        ("fewer", "tumbling: 10m, by: [user], compute: { rows: count(*) }", "is missing"),
+        ("argument", "tumbling: 10m, by: [user], compute: { rows: count(*), total: sum(n * 2) }", "now sum(n * 2 integer)"),
+        ("fewer", "tumbling: 10m, by: [user], compute: { rows: count(*) }", "now missing"),
     ];
     for (name, changed, words) in changes {
         let key = if name == "by" { "key: shop" } else { "key: user" };

@@ -39,7 +39,7 @@ const SAMPLED: i64 = 500;
 const POLLS: usize = 100;
 const POLL: Duration = Duration::from_millis(100);
 
-const LEAVE_OUT: &str = "Leave `key` out of the source: rows are then repartitioned (a step that has state must give it up first: \
+const LEAVE_OUT: &str = "Remove `key` from the source: rows are then repartitioned (a step that has state must give it up first: \
                          `hw run --dry-run` says how)";
 
 /// The notation of the keys that each step relies on, and the topic it was seen in first.
@@ -230,12 +230,12 @@ impl KeyCheck {
         let value = Value::at(column, row)?;
         let Some(notation) = value.notation(key) else {
             let remedy = format!("{LEAVE_OUT}, or name the column that is the record key");
-            return Some((format!("its key is another value than its `{name}`"), remedy));
+            return Some((format!("its key differs from its `{name}`"), remedy));
         };
         let (known, topic) = notations.entry(self.step.clone()).or_insert_with(|| (notation, partition.topic.clone()));
         if *known != notation {
             let what =
-                format!("its key is written as {notation}, others (in {topic}) as {known}, so that equal values differ in their bytes");
+                format!("its key is written as {notation}, other keys (in {topic}) as {known}, so equal values differ in their bytes");
             return Some((what, leave_out()));
         }
         if !matches!(notation, Notation::Text | Notation::Integer(_)) {
@@ -245,7 +245,7 @@ impl KeyCheck {
                 false => self.seen.get(&value).copied().unwrap_or(key),
             };
             if known != key {
-                return Some((format!("its key is not that of an earlier record with the same `{name}`"), leave_out()));
+                return Some((format!("its key differs from that of an earlier record with the same `{name}`"), leave_out()));
             }
         }
         None
@@ -259,14 +259,14 @@ impl KeyCheck {
         }
         let declared = self.partitioner.hash().described().0;
         let (found, remedy) = self.likely(partition.partition, records, first);
-        Some((format!("its key belongs into partition {home} by `{declared}`, the source's partitioner. {found}"), remedy))
+        Some((format!("its key belongs to partition {home} by `{declared}`, the source's partitioner. {found}"), remedy))
     }
 
     fn reason(&self, partition: &TopicPartition, offset: i64, what: &str, remedy: &str) -> String {
         let (source, step, name) = (&self.source, &self.step, self.column.to_string());
         format!(
-            "{partition} at offset {offset}: source `{source}` has `key: {name}`, which the record contradicts: {what}. Rows with one \
-             `{name}` would be in several partitions, and results of step `{step}` wrong. {remedy}"
+            "{partition} at offset {offset}: source `{source}` has `key: {name}`, which the record contradicts: {what}. Rows with the same \
+             `{name}` could be in several partitions, so results of step `{step}` would be wrong. {remedy}"
         )
     }
 
@@ -283,13 +283,13 @@ impl KeyCheck {
             // One in a hundred: so few keys fit another partitioner by chance.
             let by_chance = f64::from(self.partitions).powi(n.min(100) as i32) < 100.0;
             let hedge = if by_chance {
-                "So few keys may fit by chance: look which partitioner the producers use. If it is this one, write"
+                "So few keys may fit by chance: check which partitioner the producers use. If it is this one, write"
             } else {
                 "Write"
             };
             let remedy = format!(
-                "{hedge} `partitioner: {found}` at the source, or leave `key` out: rows are then repartitioned. Either way a step that has \
-                 state must give it up first: `hw run --dry-run` says how"
+                "{hedge} `partitioner: {found}` at the source, or remove `key`: rows are then repartitioned. In both cases a step that has \
+                 state must give it up first: `hw run --dry-run` shows how"
             );
             return (format!("{all} `{found}`, {whose}"), remedy);
         }
@@ -307,8 +307,8 @@ impl KeyCheck {
                 (found, format!("{LEAVE_OUT}; or write the records again"))
             }
             None => (
-                "The keys read here fit no one partitioner: producers may differ or choose partitions themselves, or partitions were \
-                 added while this worker ran"
+                "The keys read here fit no single partitioner: producers may differ or choose partitions themselves, or partitions \
+                 were added while this worker ran"
                     .to_string(),
                 LEAVE_OUT.to_string(),
             ),
@@ -326,7 +326,7 @@ impl Lane {
         LaneEnd::Stop(match (planned, found) {
             (Some(planned), Some(found)) if found > planned => format!(
                 "{} had {planned} partitions when the worker started and has {found} now: producers spread keys over all of them. Restart \
-                 all workers of the pipeline. Should it stay, then: {why}",
+                 all workers of the pipeline. If it happens again: {why}",
                 partition.topic
             ),
             _ => why,

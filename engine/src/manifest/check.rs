@@ -73,7 +73,7 @@ impl Check<'_> {
                     // What a pattern finds later was not there when `start` was to be applied.
                     let later = was.inputs.values().any(|i| i.source.as_ref() == Some(source)) && self.by_pattern(source);
                     input.first_partitions = if later { 0 } else { input.partitions };
-                    self.changes.push(format!("the source `{source}` reads the topic `{topic}`, too"));
+                    self.changes.push(format!("the source `{source}` now also reads the topic `{topic}`"));
                 }
                 (None, None) => self.changes.push(format!("the repartition topic `{topic}` is new")),
             }
@@ -105,8 +105,8 @@ impl Check<'_> {
                 return Ok(());
             }
             let belongs = match &kept {
-                Some(step) => format!("the state of the step `{step}` belongs to the rows of the topic before"),
-                None => format!("the positions of the group `{group}` belong to the topic before"),
+                Some(step) => format!("the state of the step `{step}` belongs to the rows of the old topic"),
+                None => format!("the positions of the group `{group}` belong to the old topic"),
             };
             let found = Diagnostic::error("recreated-topic", format!("the topic `{topic}` was deleted and created again: {belongs}"));
             let help = match kept {
@@ -136,11 +136,11 @@ impl Check<'_> {
             .collect();
         if !lost.is_empty() {
             let message = format!(
-                "the topic `{topic}` was read before, and the group `{group}` has no position in its partitions {}: positions expire while no worker runs (`offsets.retention.minutes`), or they were deleted",
+                "the group `{group}` has lost its positions in the topic `{topic}`, partitions {}: they expired while no worker ran (`offsets.retention.minutes`), or were deleted",
                 lost.join(", ")
             );
             let help = format!(
-                "set where to go on, then start again: `kafka-consumer-groups --group {group} --topic {topic} --reset-offsets --to-datetime ... --execute` (rows read twice count twice, rows left out are lost). To apply `start` as in the beginning: {}",
+                "set the positions, then start again: `kafka-consumer-groups --group {group} --topic {topic} --reset-offsets --to-datetime ... --execute` (rows read twice are counted twice, skipped rows are lost). To apply `start` again: {}",
                 self.start_over()
             );
             self.refused.push(self.at_source(Diagnostic::error("lost-positions", message), now).help(help));
@@ -173,15 +173,15 @@ impl Check<'_> {
         if replaced(&before.id, &now.id) {
             now.begun = 0;
             if !changed {
-                self.lost(topic, "rows on their way between two steps");
+                self.lost(topic, "rows between two steps");
             }
             return Ok(());
         }
         self.lost_positions(topic, now);
         if changed {
             let what = match before.key == now.key {
-                true => format!("columns were [{}], are [{}]", before.columns.join(", "), now.columns.join(", ")),
-                false => format!("rows were partitioned by [{}], are by [{}]", before.key.join(", "), now.key.join(", ")),
+                true => format!("columns were [{}], now [{}]", before.columns.join(", "), now.columns.join(", ")),
+                false => format!("rows were partitioned by [{}], now by [{}]", before.key.join(", "), now.key.join(", ")),
             };
             self.rows_left(topic, &format!("the rows in the topic `{topic}` were written by another version ({what})"))?;
         }
@@ -193,12 +193,10 @@ impl Check<'_> {
         let counts = if self.next_is_own(topic) { Counts::WithValue } else { Counts::All };
         let group = self.plan.names.group();
         if let Some(partition) = unread(self.broker, topic, &self.group, counts)? {
-            let found = Diagnostic::error(
-                "unread-rows",
-                format!("{cause}, and some are not read yet: {partition} has rows behind the group's position"),
-            );
+            let found =
+                Diagnostic::error("unread-rows", format!("{cause}, and some are unread: {partition} has rows after the group's position"));
             let help = format!(
-                "run the version before until it has read them and stop it; or give these rows up: stop all workers and delete {}",
+                "run the previous version until it has read them, then stop it; or give up these rows: stop all workers and delete {}",
                 match counts {
                     Counts::WithValue => format!("the topic `{topic}`"),
                     Counts::All => format!("the positions (`kafka-consumer-groups --group {group} --topic {topic} --delete-offsets`)"),
@@ -254,45 +252,46 @@ impl Check<'_> {
     }
 
     fn removed(&mut self, name: &str, before: &Step, was: &Manifest) -> Result<(), BrokerError> {
-        let cause = format!("step `{name}` kept state in `{}`, and there is no such step any more", before.changelog);
+        let cause = format!("step `{name}` kept state in `{}`, but the pipeline has no such step any more", before.changelog);
         if !has_entries(self.broker, &before.changelog)? {
             match self.alone {
-                true => self.changes.push(format!("step `{name}` is gone; it had no state")),
+                true => self.changes.push(format!("step `{name}` was removed; it had no state")),
                 false => self.running(&cause),
             }
             return Ok(());
         }
         let like = self.next.steps.iter().find(|(other, step)| !was.steps.contains_key(*other) && step.layout == before.layout);
-        let renamed = like.map(|(other, _)| format!("; `{other}` is new and keeps the same: was `{name}` renamed?"));
+        let renamed = like.map(|(other, _)| format!("; the new step `{other}` keeps the same state: was `{name}` renamed?"));
         let found = Diagnostic::error("changed-state", format!("{cause}{}", renamed.unwrap_or_default()));
-        self.refused.push(found.help(format!("call the step `{name}` again, or give its state up: {}", self.give_up(&before.changelog))));
+        self.refused
+            .push(found.help(format!("rename the step back to `{name}`, or give up its state: {}", self.give_up(&before.changelog))));
         Ok(())
     }
 
     fn changed(&mut self, name: &str, before: &Step, now: &Step) -> Result<(), BrokerError> {
         let mut differences = differences(&before.layout, &now.layout);
         match (&before.partitioned, &now.partitioned) {
-            (Partitioned::BySource(_), Partitioned::ByRepartition) => differences.push("rows came in the partitions of their source, now they come through a repartition topic (`key` was taken from a source, or `by` names other columns)".to_string()),
-            (Partitioned::ByRepartition, Partitioned::BySource(_)) => differences.push("rows came through a repartition topic, now they come in the partitions of their source (`key` was added to it)".to_string()),
+            (Partitioned::BySource(_), Partitioned::ByRepartition) => differences.push("rows were read in their source's partitions, now they go through a repartition topic (`key` was removed from a source, or `by` names other columns)".to_string()),
+            (Partitioned::ByRepartition, Partitioned::BySource(_)) => differences.push("rows went through a repartition topic, now they are read in their source's partitions (`key` was added to it)".to_string()),
             (Partitioned::BySource(was), Partitioned::BySource(is)) if was != is => {
                 let shown = |name: &Option<String>| name.as_ref().map_or("no `key`".to_string(), |name| format!("`{name}`"));
                 differences.push(format!(
-                    "`partitioner` of its source: was {}, is {}, so that groups are in other partitions than their state",
+                    "`partitioner` of its source: was {}, now {}, so groups would be in other partitions than their state",
                     shown(was),
                     shown(is)
                 ));
             }
             _ => {}
         }
-        let cause = format!("step `{name}` has state of another version of it: {}", differences.join("; "));
+        let cause = format!("step `{name}` has state of an incompatible version: {}", differences.join("; "));
         if !has_entries(self.broker, &before.changelog)? {
             match self.alone {
-                true => self.changes.push(format!("step `{name}` is another, and had no state: {}", differences.join("; "))),
+                true => self.changes.push(format!("step `{name}` changed; it had no state: {}", differences.join("; "))),
                 false => self.running(&cause),
             }
             return Ok(());
         }
-        let help = format!("undo the change, or give the state up: {}", self.give_up(&before.changelog));
+        let help = format!("undo the change, or give up the state: {}", self.give_up(&before.changelog));
         self.refused.push(self.at_step(Diagnostic::error("changed-state", cause), name).help(help));
         Ok(())
     }
@@ -323,14 +322,14 @@ impl Check<'_> {
         let positions = self.broker.group(&group)?;
         match unread(self.broker, &before.topic, &positions, Counts::WithValue)? {
             Some(partition) => {
-                let message = format!("the sink `{sink}` is gone, and {partition} has rows that are not in its table yet");
+                let message = format!("the sink `{sink}` was removed, but {partition} has rows that are not in its table yet");
                 let help = format!(
-                    "run the version before until they are, or give them up: stop all workers and delete the topic `{}`",
+                    "run the previous version until it has delivered them, or give them up: stop all workers and delete the topic `{}`",
                     before.topic
                 );
                 self.refused.push(Diagnostic::error("unread-rows", message).help(help));
             }
-            None => self.changes.push(format!("the sink `{sink}` is gone; all of its rows are in its table")),
+            None => self.changes.push(format!("the sink `{sink}` was removed; all of its rows are in its table")),
         }
         Ok(())
     }
@@ -341,11 +340,11 @@ impl Check<'_> {
             return;
         }
         let message = format!(
-            "the topic `{topic}` was deleted, and {what} with it: the group `{}` would go on as if nothing were missing",
+            "the topic `{topic}` was deleted, and {what} with it: the group `{}` would continue as if nothing were missing",
             self.plan.names.group()
         );
         let help = format!(
-            "to begin again: {}. To go on without what was in it, delete the topic `{}`, too",
+            "to start over: {}. To continue without its content, also delete the topic `{}`",
             self.start_over(),
             self.plan.names.manifest()
         );
@@ -353,7 +352,7 @@ impl Check<'_> {
     }
 
     fn running(&mut self, cause: &str) {
-        let message = format!("{cause}, and workers of the version before are running, or start at this moment");
+        let message = format!("{cause}, and workers of the previous version are running or starting");
         self.refused
             .push(Diagnostic::error("workers-running", message).help("stop all workers of the pipeline, then start the new version"));
     }
@@ -364,11 +363,11 @@ impl Check<'_> {
         )
     }
 
-    /// How to begin as a pipeline that never ran.
+    /// How to start like a pipeline that never ran.
     fn start_over(&self) -> String {
         let group = self.plan.names.group();
         format!(
-            "stop all workers, delete the topics `{group}.*` and the groups `{group}` and `{group}.*` (sinks then get rows again that they have)"
+            "stop all workers, delete the topics `{group}.*` and the groups `{group}` and `{group}.*` (sinks then get their rows a second time)"
         )
     }
 }
@@ -379,12 +378,12 @@ pub(super) fn conflict(mine: &Manifest, theirs: &Manifest) -> Option<String> {
     let steps = mine.steps.iter().filter_map(|(name, mine)| {
         let theirs = theirs.steps.get(name)?;
         let differs = (&mine.layout, &mine.partitioned) != (&theirs.layout, &theirs.partitioned);
-        differs.then(|| format!("the state of the step `{name}` is another ({})", differences(&mine.layout, &theirs.layout).join("; ")))
+        differs.then(|| format!("the state of the step `{name}` changed ({})", differences(&mine.layout, &theirs.layout).join("; ")))
     });
     let rows = mine.inputs.iter().filter_map(|(topic, mine)| {
         let theirs = theirs.inputs.get(topic)?;
         let differs = (&mine.key, &mine.columns) != (&theirs.key, &theirs.columns);
-        differs.then(|| format!("the rows in `{topic}` are others"))
+        differs.then(|| format!("the rows in `{topic}` changed"))
     });
     steps.chain(rows).next()
 }
@@ -401,8 +400,8 @@ fn differences(was: &[(String, String)], is: &[(String, String)]) -> Vec<String>
         };
         match (of(was, name), of(is, name)) {
             (Some(was), Some(is)) if was == is => None,
-            (Some(was), Some(is)) => Some(format!("{called}: was {was}, is {is}")),
-            (Some(was), None) => Some(format!("{called}: was {was}, is missing")),
+            (Some(was), Some(is)) => Some(format!("{called}: was {was}, now {is}")),
+            (Some(was), None) => Some(format!("{called}: was {was}, now missing")),
             (None, Some(is)) => Some(format!("{called}: is new, {is}")),
             (None, None) => None,
         }

@@ -91,6 +91,6 @@ impl Keeper {
 /// The reason to end when a topic is another one than at the start.
 pub(crate) fn recreated(topic: &str) -> String {
     format!(
-        "the topic `{topic}` was deleted and created again while the pipeline ran: positions and state belong to the topic before. Start again to see what can be done"
+        "the topic `{topic}` was deleted and created again while the pipeline ran: positions and state belong to the old topic. Restart the worker for the possible remedies"
     )
 }

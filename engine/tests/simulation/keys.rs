@@ -135,7 +135,7 @@ fn another_partitioner_is_named_and_can_be_declared() {
         let log = Log::new();
         log.customers("orders", hash, 3);
         let keys = format!("keys read here fit `{name}`");
-        let remedy = format!("`partitioner: {name}` at the source, or leave `key` out");
+        let remedy = format!("`partitioner: {name}` at the source, or remove `key`");
         assert!(log.sampled(ONE).unwrap_err().contains(&remedy));
         log.stops(ONE, &["orders-", "at offset", "source `orders` has `key: c`", "by `murmur2`", "step `totals`", &keys, &remedy]);
         assert_eq!(log.run(&ONE.replace("key: c }", &format!("key: c, partitioner: {name} }}"))), Ok(20));
@@ -182,7 +182,7 @@ fn a_key_that_is_not_the_column_stops() {
     let place = |key: &[u8]| KeyHash::Murmur2.partition(key, 3);
     let log = Log::new();
     log.write("orders", place(b"o1"), Some(b"o1"), "c1");
-    log.stops(ONE, &["its key is another value than its `c`", "name the column that is the record key"]);
+    log.stops(ONE, &["its key differs from its `c`", "name the column that is the record key"]);
 
     let log = Log::new();
     log.write("orders", 0, None, "c1");
@@ -201,7 +201,7 @@ fn a_key_that_is_not_the_column_stops() {
     let log = Log::new();
     log.write("orders", first, Some(br#"{"c":"c1","region":"a"}"#), "c1");
     log.write("orders", first, Some(other.as_bytes()), "c1");
-    log.stops(ONE, &["its key is not that of an earlier record with the same `c`"]);
+    log.stops(ONE, &["its key differs from that of an earlier record with the same `c`"]);
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn a_number_has_one_notation() {
     assert_eq!(log(&[b"7", b"7"]).run(&text), Ok(2));
     assert_eq!(log(&[b"007", b"007"]).run(&text), Ok(2));
     assert_eq!(log(&[&7i64.to_be_bytes()]).run(&text), Ok(1));
-    log(&[&8i64.to_be_bytes()]).stops(&text, &["its key is another value than its `c`"]);
+    log(&[&8i64.to_be_bytes()]).stops(&text, &["its key differs from its `c`"]);
 }
 
 /// The serializer of integers, beside a text of digits: the bytes of some are letters.
@@ -266,5 +266,5 @@ fn a_producer_that_comes_later_is_noticed() {
         let key = if n > 1_500 && n % 2 == 0 { &other } else { "c1" };
         log.write("orders", home, Some(key.as_bytes()), key);
     }
-    log.stops(ONE, &["at offset 15", "its key belongs into partition"]);
+    log.stops(ONE, &["at offset 15", "its key belongs to partition"]);
 }
