@@ -397,7 +397,7 @@ fn mask(value: &mut Value, path: &[String], salt: &str, told: &mut dyn FnMut(&st
     }
 }
 
-/// Writes a sample into a case beside the pipeline; answers its file.
+/// Writes a sample into a case beside the pipeline; returns its file.
 ///
 /// # Errors
 /// There is such a file already, or it can't be written.

@@ -300,7 +300,7 @@ pub struct Table {
     /// Subject in the schema registry instead of `{topic}-value`.
     #[serde(default)]
     pub subject: Option<String>,
-    /// The timestamp column from which a row is in force, for `as_of: event_time`; without it, the record's timestamp.
+    /// The timestamp column from which a row is valid, for `as_of: event_time`; without it, the record's timestamp.
     #[serde(default)]
     pub time: Option<String>,
     /// How long replaced rows are kept for `as_of: event_time`; 7d where a join asks for it, else not at all.

@@ -22,7 +22,7 @@ pub struct Kind {
 /// Why a step was refused: its configuration can't be read, or doesn't fit its input.
 pub enum Refused {
     Unreadable(Vec<YamlError>),
-    /// With the ports that are known all the same ([`Spec::passes_on`]).
+    /// With the ports that are known anyway ([`Spec::passes_on`]).
     Wrong(Vec<Diagnostic>, Vec<String>),
 }
 

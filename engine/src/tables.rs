@@ -2,7 +2,7 @@
 //!
 //! No lane starts before every table has been read to the end that its topic had when the worker started. After that, updates
 //! are applied as they come; a row looks up the table as it is at that moment (`as_of: event_time` looks at the
-//! version in force at the row's own time instead). Tables are not part of the transaction: a table row and a stream
+//! version valid at the row's own time instead). Tables are not part of the transaction: a table row and a stream
 //! row written at the same moment may meet in either order.
 //!
 //! Partitions that are added later are read as well. A transaction that is open at the start hides the end of its

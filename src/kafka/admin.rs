@@ -84,7 +84,7 @@ impl Admin {
         match described {
             None => Ok(None),
             Some(Described { code: codes::UNKNOWN_TOPIC_OR_PART | codes::UNKNOWN_TOPIC, .. }) => Ok(None),
-            // No leader yet for some partition: the topic is there all the same.
+            // No leader yet for some partition: the topic is there anyway.
             Some(Described { code: 0 | codes::LEADER_NOT_AVAILABLE, partitions, .. }) => Ok((partitions > 0).then_some(partitions)),
             Some(Described { code, .. }) => Err(codes::error(format!("topic {topic}"), code)),
         }

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! A record is one JSON document that users can read. It names the record it replaces, and counts only if that was the
-//! manifest in force: of two workers that write at once the first wins, and the other compares again. So the topic is
+//! current manifest: of two workers that write at once the first wins, and the other compares again. So the topic is
 //! not compacted, which could keep a record that lost; it holds a record per deployment that changed something.
 //!
 //! Honest limits: logic that does not show in a layout (such as a filter before a window) is not compared, and takes

@@ -12,7 +12,7 @@ use crate::plan::Names;
 const PATIENCE: u32 = 300;
 const POLL: Duration = Duration::from_millis(100);
 
-/// The manifest in force and its offset.
+/// The current manifest and its offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deployed {
     pub offset: i64,
@@ -38,7 +38,7 @@ struct Head {
     format: u32,
 }
 
-/// Reads the manifest in force; `None`: nothing was deployed with one.
+/// Reads the current manifest; `None`: nothing was deployed with one.
 ///
 /// # Errors
 /// See [`StoreError`].
@@ -95,7 +95,7 @@ fn decode(at: &TopicPartition, offset: i64, bytes: &[u8]) -> Result<Manifest, St
     serde_json::from_slice(bytes).map_err(unreadable)
 }
 
-/// Writes `next` behind `deployed` and reads what is in force then: `next`, or what another worker has written meanwhile.
+/// Writes `next` behind `deployed` and reads the manifest that is current then: `next`, or what another worker has written meanwhile.
 ///
 /// # Errors
 /// See [`StoreError`].

@@ -270,7 +270,7 @@ impl Builder<'_> {
         let streams: Vec<Option<Stream>> = step.from.iter().map(|from| self.resolve(from, &place)).collect();
         let streams: Option<Vec<Stream>> = streams.into_iter().collect();
         let Some(mut stream) = streams.and_then(|streams| self.union(name, &names, streams)) else {
-            // What it reads was refused: its own shape can be checked all the same.
+            // What it reads was refused: its own shape can be checked anyway.
             self.found.extend(kind.shape(config).into_iter().map(|e| unreadable(e, &path)));
             return;
         };

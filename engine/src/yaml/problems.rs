@@ -75,7 +75,7 @@ fn missing_key(error: &YamlError) -> Option<String> {
 pub(super) const STAND_IN: Place = Place { start: usize::MAX, end: usize::MAX, line: 0, column: 0 };
 
 impl Node {
-    /// Leaves out the section's entry (`sources.orders`) that `place` lies in; answers its key.
+    /// Leaves out the section's entry (`sources.orders`) that `place` lies in; returns its key.
     pub fn leave_out(&mut self, place: Place) -> Option<String> {
         let path = self.entry_around(place)?;
         self.remove_path(&path);

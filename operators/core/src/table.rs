@@ -28,7 +28,7 @@ pub struct Place {
 #[derive(Clone, Copy, Debug)]
 pub struct Change<'k> {
     pub key: &'k [u8],
-    /// From when on it is in force, in event time.
+    /// From when on it is valid, in event time.
     pub since: Millis,
     /// Where the record is.
     pub partition: i32,
@@ -154,7 +154,7 @@ impl Table {
         self.live = self.index.values().map(Vec::len).sum();
     }
 
-    /// The place of the row of `key`: the latest, or the one in force at `at`.
+    /// The place of the row of `key`: the latest, or the one valid at `at`.
     pub fn lookup(&self, key: &[u8], at: Option<Millis>) -> Option<Place> {
         let versions = self.index.get(key)?;
         match at {
@@ -199,7 +199,7 @@ impl Table {
         interleave(&arrays, &indices)
     }
 
-    /// Every row in force now, in no particular order.
+    /// Every row valid now, in no particular order.
     pub fn latest(&self) -> Result<RecordBatch, ArrowError> {
         let places: Vec<Option<Place>> = self.index.values().filter_map(|v| latest(v)).map(Some).collect();
         self.project(&places)
@@ -228,7 +228,7 @@ impl Table {
     }
 }
 
-/// Drops what was replaced more than `kept` before the newest version: answers up to there need the version in force
+/// Drops what was replaced more than `kept` before the newest version: answers up to there need the version valid
 /// at that time. Per key, for a row dated far ahead must not empty the history of the others.
 fn prune(versions: &mut Vec<Version>, kept: Millis) {
     let newest = versions.last().map_or(0, |v| v.since);
@@ -328,7 +328,7 @@ mod tests {
 
     #[test]
     fn one_answer_however_partitions_take_turns() {
-        // Times and values; the deletion at 20 comes after versions that are in force later.
+        // Times and values; the deletion at 20 comes after versions that are valid later.
         let a = [(10, Some("x")), (30, Some("z")), (20, None)];
         let b = [(15, Some("y")), (30, Some("w")), (5_000, None), (40, Some("late"))];
         for history in [None, Some(1_000)] {
