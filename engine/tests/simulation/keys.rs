@@ -186,7 +186,7 @@ fn a_key_that_is_not_the_column_stops() {
 
     let log = Log::new();
     log.write("orders", 0, None, "c1");
-    log.stops(ONE, &["it has no key, and its `c` is not null", "Leave `key` out"]);
+    log.stops(ONE, &["it has no key, and its `c` is not null", "Remove `key`"]);
 
     // An encoding that can't be read here is right if a value always has the same bytes.
     let log = Log::new();
