@@ -182,7 +182,7 @@ fn a_worker_may_start_before_its_services() {
     std::fs::write(&file, text).unwrap();
     let worker = Worker::start(&environment, &file, dir.path(), 0, None);
     wait_until("the worker says what it waits for", Duration::from_secs(60), || match worker.log_tail() {
-        log if log.contains("schema registry") && log.contains("waiting for it") => Ok(()),
+        log if log.contains("schema registry") && log.contains("retrying") => Ok(()),
         log => Err(log),
     });
     environment.start(Service::Registry).unwrap();
