@@ -288,7 +288,7 @@ fn values_that_do_not_fit_are_refused_and_not_bent() {
     let columns = columns.into_iter().chain(["_partition", "_offset", "_row"].map(|n| (n, good.rows.column_by_name(n).unwrap().clone())));
     let rows = RecordBatch::try_from_iter(columns).unwrap();
     target.start(&Block { rows, ..good });
-    assert_eq!(outcome(&mut target), Progress::Unfit("column `amount`: NULL, which `Int64` does not take".into()));
+    assert_eq!(outcome(&mut target), Progress::Unfit("column `amount`: NULL, which `Int64` does not accept".into()));
     assert!(runtime.block_on(found(&connection, &table)).is_empty());
 }
 
