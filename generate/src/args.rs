@@ -16,7 +16,7 @@ use crate::totals::Totals;
 /// event times as if so many events had happened per second, ending about now.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Events per second, written at that pace [default: 1000, unless --event-rate is given]
+    /// Events per second [default: 1000, unless --event-rate is given]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub rate: Option<f64>,
 
@@ -24,27 +24,27 @@ pub struct Args {
     #[arg(long, value_name = "SPIKE")]
     pub spike: Option<Spike>,
 
-    /// Backfill: events per second of event time, written as fast as possible unless --rate sets a pace
+    /// Backfill: events per second of event time, written as fast as possible unless --rate is set
     #[arg(long, value_name = "N", value_parser = positive)]
     pub event_rate: Option<f64>,
 
-    /// Event time of the first event, for example 2025-08-12T10:00:00Z [default: now for a live load; for a backfill so that it ends now, or six days ago when it has no limit]
+    /// Event time of the first event, for example 2025-08-12T10:00:00Z [default: now for a live load; a backfill ends now, or starts six days ago if it has no limit]
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub start: Option<i64>,
 
-    /// Stop after so many events, not counting the table rows that come first
+    /// Stop after this many events, not counting the table rows written first
     #[arg(long, value_name = "N", conflicts_with = "seconds")]
     pub events: Option<u64>,
 
-    /// Stop after so many seconds of event time (for a live load: seconds by the clock)
+    /// Stop after this many seconds of event time (for a live load: of the clock)
     #[arg(long, value_name = "N", value_parser = positive)]
     pub seconds: Option<f64>,
 
-    /// Number that all randomness follows from
+    /// Seed of all random choices
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
 
-    /// How values are written
+    /// Encoding of values
     #[arg(long, value_enum, default_value_t = Format::Avro)]
     pub format: Format,
 
@@ -64,11 +64,11 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub customers: u32,
 
-    /// How far events may be out of order: an event's own time lies at most this far before its arrival
+    /// Maximum disorder: an event's time is at most this far before its arrival
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = milliseconds)]
     pub out_of_order: i64,
 
-    /// Share of events that are sent twice, with the same eventId
+    /// Share of events that are sent twice with the same eventId
     #[arg(long, value_name = "SHARE", default_value_t = 0.001, value_parser = share)]
     pub duplicates: f64,
 
@@ -84,7 +84,7 @@ pub struct Args {
     #[arg(long)]
     pub no_tables: bool,
 
-    /// Say nothing about progress
+    /// Print no progress
     #[arg(long, short)]
     pub quiet: bool,
 }

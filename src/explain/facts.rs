@@ -133,7 +133,7 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
         }
         Target::Outbox { topic, table, flush, block_rows, .. } => {
             add("blocks", format!("after {} or {block_rows} rows", Span(*flush)));
-            add("blocks", topic.to_string());
+            add("outbox topic", topic.to_string());
             add("refused rows", plan.names.refused(&output.name).to_string());
             add("guarantee", table_guarantee(once).to_string());
             format!("ClickHouse {table}")
