@@ -339,7 +339,7 @@ mod tests {
         };
         assert!(place("worker:\n  lane: 4\n").ends_with("below.yaml:2:3"));
         assert!(place("worker:\n  lanes: 0\n").ends_with("below.yaml:2:10"));
-        // What is missing may stand in another layer.
+        // A missing key may be in another layer.
         let below = layer("below.yaml", "schema_registry: { username: hw }\nworker: { lanes: 3 }\n");
         let config = Config::load(&[below, upper]).unwrap();
         assert_eq!((config.worker.lanes, config.schema_registry.unwrap().username.as_deref()), (3, Some("hw")));

@@ -18,7 +18,7 @@ pub fn pipeline(registry: &Registry) -> Value {
         let example = format!("{}\n\n```yaml\n{}```", kind.summary, kind.example);
         properties.insert(kind.name.into(), json!({ "description": kind.summary, "markdownDescription": example, "allOf": [reference] }));
     }
-    // Exactly one operator. Said by what excludes what, since editors complete nothing inside a `oneOf` that fails.
+    // Exactly one operator. Expressed by exclusion, because editors offer no completion inside a failing `oneOf`.
     let others =
         |name: &str| registry.names().filter(|other| *other != name).map(|other| json!({ "required": [other] })).collect::<Vec<_>>();
     let one_operator: Map<String, Value> =

@@ -44,7 +44,7 @@ pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
 pub fn parse(source: Source) -> Result<Loaded, Vec<Problem>> {
     let mut root = yaml::parse(&source.text).map_err(|e| vec![Problem::yaml(&source, e)])?;
     let mut errors = root.substitute(&mut |text| substitute(text));
-    // What can't be filled in can't be checked.
+    // A value that can't be filled in can't be checked.
     let mut known = root.clone();
     let left_out: Vec<String> = errors.iter().filter_map(|e| e.place).filter_map(|place| known.leave_out(place)).collect();
     let (pipeline, unreadable) = Pipeline::read(&known);
@@ -71,7 +71,7 @@ pub fn make_plan(loaded: &Loaded, catalog: &dyn Catalog) -> Result<(Plan, Vec<Pr
         }
         Err(found) => (None, show(found)),
     };
-    // Much is unread only because what reads it was left out.
+    // Outputs may be unread only because their readers were left out.
     let follows = |p: &Problem| !loaded.problems.is_empty() && ["unread", "unread-port", "unused-table"].contains(&p.code.as_str());
     let mut problems: Vec<Problem> = loaded.problems.iter().cloned().chain(found.into_iter().filter(|p| !follows(p))).collect();
     problems.sort_by_key(Problem::position);

@@ -330,7 +330,7 @@ impl Values {
                 decoder.decode(bytes, rows).ok()?;
                 samples::json(&rows.finish().ok()?).ok()?.pop()
             }
-            // Its rows lie deeper than marks of personal data reach.
+            // Its rows are nested deeper than marks of personal data reach.
             (Format::Debezium, _) => None,
             _ => String::from_utf8(bytes.to_vec()).ok().map(Value::String),
         }

@@ -222,7 +222,7 @@ impl Checkpoint {
         let result = self.replace(store, next, wall);
         match result {
             Ok(()) => self.held = Held::Everything,
-            // What is left of the old file would lack what is not appended to it now.
+            // The old file would lack what is not appended to it now.
             Err(_) => self.wipe(),
         }
         result

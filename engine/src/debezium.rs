@@ -36,7 +36,7 @@ struct Wrapped<'a> {
     payload: Option<&'a RawValue>,
 }
 
-/// `null` is a value of its own here, unlike a missing member.
+/// Distinguishes `null` from a missing member.
 fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }

@@ -47,7 +47,7 @@ pub fn in_order(mut waiting: Vec<Way>) -> Result<Vec<Way>, ArrowError> {
         return Ok(waiting);
     }
     waiting.sort_by_key(|way| way.turn);
-    // Rows that time made have no offsets to be put in order by, and keep the origin of their own step.
+    // Rows made by time have no offsets to sort by, and keep the origin of their own step.
     let timed = waiting.split_off(waiting.partition_point(|way| way.turn < BY_TIME));
     let mut merged = waiting.chunk_by(|a, b| a.turn == b.turn).map(merged).collect::<Result<Vec<_>, _>>()?;
     merged.extend(timed);

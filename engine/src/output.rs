@@ -426,7 +426,7 @@ pub fn check_repartitioned(rows: &RecordBatch, schema: &SchemaRef) -> Result<Rec
         .iter()
         .map(|f| match rows.column_by_name(f.name()) {
             Some(column) => Ok(column.clone()),
-            // Rows that were written before this was noted.
+            // Rows that were written before this column existed.
             None if f.name() == FUTURE => Ok(Arc::new(BooleanArray::from(vec![false; rows.num_rows()])) as ArrayRef),
             None => Err(f.name().clone()),
         })

@@ -240,7 +240,7 @@ pub enum Declared {
     Record(BTreeMap<String, Declared>),
 }
 
-// By hand: an untagged enum would not know the place of what is wrong in it.
+// By hand: an untagged enum would not know the location of an error in it.
 impl<'de> Deserialize<'de> for Declared {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Declared, D::Error> {
         struct DeclaredVisitor;

@@ -16,7 +16,7 @@ use operator_core::{type_name, type_said};
 pub fn united(a: (&str, &Schema), b: (&str, &Schema)) -> Result<SchemaRef, Vec<String>> {
     let mut wrong = Vec::new();
     let mut fields = members(a.0, a.1.fields(), b.0, b.1.fields(), "", &mut wrong);
-    // Headers come with records. Rows that a window makes have none.
+    // Only records have headers; window results have none.
     if let (Err(_), Ok(headers)) = (a.1.field_with_name(HEADERS), b.1.field_with_name(HEADERS)) {
         fields.push(Arc::new(headers.clone()));
     }

@@ -95,7 +95,7 @@ mod tests {
         assert_eq!(read(NOW / 1_000, TimeUnit::Millisecond), Some("seconds"));
         assert_eq!(read(NOW * 1_000, TimeUnit::Millisecond), Some("microseconds"));
         assert_eq!(read(NOW * 1_000_000, TimeUnit::Millisecond), Some("nanoseconds"));
-        // In milliseconds, as they come out of a column of microseconds.
+        // In milliseconds, as converted from a column of microseconds.
         assert_eq!(read(NOW / 1_000, TimeUnit::Microsecond), Some("milliseconds"));
         assert_eq!(read(NOW / 1_000_000, TimeUnit::Microsecond), Some("seconds"));
         assert_eq!(read(NOW * 1_000, TimeUnit::Microsecond), Some("nanoseconds"));

@@ -61,7 +61,7 @@ pub fn run(world: &World, lanes: Vec<LaneConfig>, stop: &Stop) -> Result<(), Lan
         let (world, stop) = (world.clone(), stop.clone());
         let name = format!("lane-{}", config.index);
         threads.push(spawn(&name, move || {
-            // A panic is a bug, but the process must not live on with a dead lane.
+            // A panic is a bug, but the process must not continue with a dead lane.
             let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| supervise(&world, &config, &stop)));
             stop.stop();
             ended.unwrap_or_else(|_| Err(LaneEnd::Stop("a lane panicked: this is a bug".into())))

@@ -102,7 +102,7 @@ impl Dependence {
     /// `keeps_rows`: the step of this name and kind gives a row for each row.
     pub fn of(plan: &Plan, keeps_rows: &dyn Fn(&str, &str) -> bool) -> Dependence {
         let mut dependence = Dependence { outputs: Vec::new(), steps: BTreeSet::new() };
-        // What comes through each repartition topic.
+        // The rows of each repartition topic.
         let mut topics: BTreeMap<String, Comparison> = BTreeMap::new();
         for stage in &plan.stages {
             let inputs: Vec<Comparison> = stage.inputs.iter().map(|input| input_comparison(input, &topics)).collect();
@@ -143,7 +143,7 @@ impl Dependence {
     }
 
     fn add(&mut self, name: TopicName, comparison: Comparison, ordered: bool) {
-        // Updates of several steps in one topic: whose comes last is open.
+        // Updates of several steps in one topic: which comes last is undefined.
         let shared = self.outputs.iter().any(|(known, _, _)| *known == name);
         let comparison = if shared && comparison != Comparison::Rows { Comparison::Open } else { comparison };
         self.outputs.push((name, comparison, ordered));

@@ -160,7 +160,7 @@ fn disorder(expected: &[Expected], pairs: &[(usize, &Row)], classes: &Classes) -
     let mut together: BTreeMap<(&str, Option<&[u8]>), Vec<(usize, usize)>> = BTreeMap::new();
     for (at, row) in pairs {
         let (Some(Some(class)), Some(line)) = (classes.get(*at), expected.get(*at)) else { continue };
-        // Dead letters of a step are in order whatever their keys, and say themselves where they come from.
+        // Dead letters of a step are in order whatever their keys, and carry their origin.
         let letter = row.source.as_ref().is_some_and(|source| source == class) && row.value.get("cause").is_some();
         let key = row.key.as_deref().filter(|_| !letter);
         if key.is_some() || letter {
@@ -338,7 +338,7 @@ fn instant(text: &str) -> Option<DateTime<Utc>> {
 /// Whether a text is what a column of time prints for an instant.
 fn printed(instant: DateTime<Utc>, text: &str) -> bool {
     let formats = [SecondsFormat::Millis, SecondsFormat::Micros, SecondsFormat::Nanos];
-    // A format cuts digits off.
+    // A format truncates digits.
     formats.iter().any(|format| instant.to_rfc3339_opts(*format, true) == text) && self::instant(text) == Some(instant)
 }
 

@@ -105,7 +105,7 @@ pub fn records(plan: &Plan, pipeline: &Pipeline, folder: &Folder, case: &Case) -
                     match encoder.input(topic, record) {
                         Ok(input) => {
                             latest = latest.max(input.timestamp.unwrap_or(0));
-                            // Tables first, where a file of their own doesn't say when.
+                            // Tables first, unless their own file sets the time.
                             timeline.push((now, !(input.table && file.topic.is_some()), input));
                         }
                         Err(e) => wrong.push(line.wrong(&e)),
@@ -287,7 +287,7 @@ fn encode(shape: &Shape, writer: Option<&(u32, Option<String>)>, value: &Value) 
     let Some((id, text)) = writer else {
         return match (shape.format, value) {
             (Format::Json, value) if shape.table => {
-                // The pipeline counts and skips such a record; in a case it is most likely a typing error.
+                // The pipeline counts and skips such a record; in a case it is most likely a typo.
                 let (_, refused) = samples::decode(&shape.schema, std::slice::from_ref(value))?;
                 match refused.first().map(|e| e.trim_start_matches("row 1: ")) {
                     Some(why) => Err(format!("the table can't decode it and would skip it: {why}. To test that, write it as `@raw`")),

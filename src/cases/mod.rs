@@ -152,7 +152,7 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
     problems.extend(read.iter().filter_map(|case| case.as_ref().err()).flatten().map(Problem::plain));
     let (Ok((mut plan, _)), Ok(topics)) = (planned, topics) else { return Err(problems) };
     problems.extend(known::check_settings(&plan, &topics, &settings));
-    // No answer depends on it, and a longer one takes longer.
+    // No output depends on it, and a longer interval takes longer.
     plan.commit_interval = plan.commit_interval.min(COMMIT_INTERVAL);
     let mut cases = Vec::new();
     for case in read.into_iter().flatten() {
@@ -263,7 +263,7 @@ impl Suite {
 
     /// The first number of input lines with which a schedule comes to something else than the reference.
     fn smallest(&self, records: &encode::Records, schedule: &Schedule) -> Option<usize> {
-        // Some tries say enough about long cases.
+        // A few tries are enough for long cases.
         let all = records.steps.len();
         (1..=all).step_by(all.div_ceil(SMALLEST_TRIES)).find(|lines| {
             let part = records.first(*lines);

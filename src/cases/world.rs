@@ -177,7 +177,7 @@ impl Run<'_> {
         for (n, step) in steps.iter().enumerate() {
             match step {
                 Step::Record(input) if !input.table => together.push(input),
-                // Rows before it meet the table as it was.
+                // Rows before it see the table as it was.
                 Step::Record(input) => {
                     self.arrive(&mut together)?;
                     self.settle()?;

@@ -126,7 +126,7 @@ impl Schemas {
             return if given.is_dir() { Ok(given.clone()) } else { Err(missing()) };
         }
         let absolute = std::path::absolute(pipeline).unwrap_or_default();
-        // Paths as they were written come first: reports name files by them.
+        // Paths as given come first: reports name files by them.
         let near = pipeline.ancestors().skip(1).chain(absolute.ancestors().skip(1)).map(|dir| dir.join("schemas"));
         Ok(near.into_iter().find(|dir| dir.is_dir()).unwrap_or_else(|| "schemas".into()))
     }

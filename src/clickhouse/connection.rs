@@ -189,7 +189,7 @@ impl Connection {
     /// # Errors
     /// The server's.
     pub async fn rows(&self, sql: &str) -> Result<Vec<Vec<String>>, ClickHouseError> {
-        // One document, whose end and number of rows tell that it is whole.
+        // One document, whose end and number of rows prove that it is complete.
         let seconds = QUESTION_SECONDS.to_string();
         let settings = vec![("default_format", "JSONCompactStrings"), ("max_execution_time", seconds.as_str())];
         let limit = Duration::from_secs(QUESTION_SECONDS + 5);

@@ -172,7 +172,7 @@ fn column(entry: &[Token]) -> Option<Column> {
     let (native, after) = rest.split_at_checked(end)?;
     let mut text = String::new();
     for (n, token) in native.iter().enumerate() {
-        // `Tuple(a Int64)`: a name and its type are words apart.
+        // `Tuple(a Int64)`: a name and its type are separate words.
         let words = matches!((n.checked_sub(1).and_then(|n| native.get(n)), token), (Some(Token::Word(_)), Token::Word(_)));
         let space = if words || native.get(n.wrapping_sub(1)) == Some(&Token::Comma) { " " } else { "" };
         match token {

@@ -50,7 +50,7 @@ impl ClickHouseError {
             ClickHouseError::Unfit(_) => Progress::Unfit(message),
             ClickHouseError::Connect(_) | ClickHouseError::NotSent(_) => Progress::Unavailable(message),
             ClickHouseError::Lost(_) | ClickHouseError::Unexpected(_) => Progress::Unknown(message),
-            // One code for two things: parts to be merged (wait), and partitions in one insert (a smaller one may pass).
+            // One code has two meanings: parts to be merged (wait), and partitions in one insert (a smaller one may pass).
             ClickHouseError::Exception { code: TOO_MANY_PARTS, .. } if message.contains("Too many partitions") => {
                 Progress::Refused { code: TOO_MANY_PARTS, message }
             }

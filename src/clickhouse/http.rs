@@ -73,7 +73,7 @@ impl Http {
         let client = reqwest::Client::builder()
             .connect_timeout(config.connect_timeout)
             .tcp_keepalive(Duration::from_secs(60))
-            // Idle connections are closed before the server does it, whose default was 3 s for long.
+            // Idle connections are closed before the server does it, whose default was long 3 s.
             .pool_idle_timeout(Duration::from_millis(2_500))
             .redirect(reqwest::redirect::Policy::none())
             // Credentials go to the configured server only, whatever `http_proxy` says.
@@ -94,7 +94,7 @@ impl Http {
         let mut url = self.url.clone();
         {
             let mut pairs = url.query_pairs_mut();
-            // The server sends headers when the statement has ended, so that they tell its outcome.
+            // The server sends headers when the statement has ended, so that they show its outcome.
             pairs.extend_pairs([("query_id", id.as_str()), ("wait_end_of_query", "1")]).extend_pairs(&request.settings);
             if request.data.is_some() {
                 pairs.append_pair("query", request.sql);

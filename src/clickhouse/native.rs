@@ -118,7 +118,7 @@ impl Argument {
         if text.starts_with(|c: char| c.is_ascii_digit() || c == '\'' || c == '-') {
             return Ok(Argument::Text(text.to_owned()));
         }
-        // A name and a type are apart by a blank outside quotes and parentheses.
+        // A blank outside quotes and parentheses separates a name from its type.
         if let Some(rest) = text.strip_prefix('`') {
             let (name, native) = rest.split_once('`').ok_or_else(|| format!("no closing quote in `{text}`"))?;
             return Ok(Argument::Type(Some(name.to_owned()), Native::at(native.trim(), depth + 1)?));

@@ -38,7 +38,7 @@ pub(super) const PINNED: [(&str, &str); 18] = [
     ("parallel_view_processing", "0"),
     // A view that fails fails the insert, so that it is tried again.
     ("materialized_views_ignore_errors", "0"),
-    // Values that don't fit are refused, not bent.
+    // Values that don't fit are refused, not converted.
     ("input_format_null_as_default", "0"),
     ("date_time_overflow_behavior", "throw"),
     ("input_format_arrow_allow_missing_columns", "0"),
@@ -83,7 +83,7 @@ impl ClickHouse {
         let value = |value: &str| if value.is_empty() { seconds.clone() } else { value.to_owned() };
         let known = PINNED.iter().filter(|(name, _)| inspection.settings.contains(*name));
         let pinned: Vec<(&str, String)> = known.map(|(name, text)| (*name, value(text))).collect();
-        // A server of another minor version may tell repeated inserts by other means.
+        // A server of another minor version may recognise repeated inserts by other means.
         let version: String = inspection.version.split('.').take(2).collect::<Vec<_>>().join(".");
         let split = pinned.iter().filter(|(name, _)| *name != "max_execution_time");
         let split = split.flat_map(|(name, value)| [*name, value.as_str()]);
@@ -135,7 +135,7 @@ impl ClickHouse {
             (_, Ok(Some(answer))) => Progress::Answered(answer),
             (Work::Insert, Ok(None)) => Progress::Inserted,
             (Work::Insert, Err(error)) => error.outcome(),
-            // A question changes nothing, so that every failure of it may be tried again.
+            // A query changes nothing, so every failure of it may be retried.
             (Work::Ask, Ok(None)) => Progress::Unavailable("no answer".to_owned()),
             (Work::Ask, Err(error)) => Progress::Unavailable(error.to_string()),
         }

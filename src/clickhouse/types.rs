@@ -171,7 +171,7 @@ pub(super) fn unheld_null(field: &Field, native: &Native) -> Option<String> {
     if field.is_nullable() && !takes_null(native) {
         return Some(format!("`{}` is nullable, but `{}` is not", field.name(), bare.name));
     }
-    // What stands between the parentheses of `JSON(..)` are paths and limits.
+    // The arguments of `JSON(..)` are paths and limits.
     let members: Vec<&Native> = bare.inner().map(|(_, native)| native).filter(|_| bare.name != "JSON").collect();
     let fields: Vec<&Arc<Field>> = match field.data_type() {
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => vec![item],

@@ -43,7 +43,7 @@ struct Watch {
 impl Context for Watch {
     fn on_error(&self, code: i32, reason: &str) {
         self.quiet.warn("metadata", code, reason);
-        // That all brokers are down says less than why the last one is.
+        // The reason of the last broker says more than that all brokers are down.
         if code != codes::ALL_BROKERS_DOWN || self.reason.lock().is_empty() {
             *self.reason.lock() = reason.to_owned();
         }

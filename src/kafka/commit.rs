@@ -156,7 +156,7 @@ impl Ending<'_> {
     }
 
     fn acknowledge(&self, held: ClientHeld) -> Result<(), Outcome> {
-        // After a failure librdkafka holds back what it would have to repeat, until the abort: nothing more is heard of that.
+        // After a failure librdkafka holds back what it would have to repeat, until the abort: no report comes for that.
         rounds::deliver(self.client, held, || !self.client.context.failed.load(Ordering::Relaxed));
         match (self.client.fatal(), self.client.context.failure()) {
             (Some((code, text)), _) => {
@@ -232,7 +232,7 @@ impl Ending<'_> {
     fn aborted(&self, outcome: Outcome) -> Outcome {
         match (abort(self.client), outcome) {
             (Ok(()), outcome) => outcome,
-            // Whoever took over has the say, whatever became of this producer.
+            // The new owner decides, whatever happened to this producer.
             (Err(_), Outcome::Fenced(text)) => Outcome::Fenced(text),
             (Err(error), outcome) => Outcome::Unknown(format!("{}, after {outcome:?}", error.message)),
         }

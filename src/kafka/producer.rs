@@ -161,7 +161,7 @@ impl KafkaProducer {
             return BrokerError::new(failure, format!("{what}: {text}"));
         }
         let failure = match facts.code {
-            // Asked for a partition there isn't: no retry helps while the plan stands.
+            // A partition that does not exist: no retry helps with this plan.
             codes::UNKNOWN_PARTITION | codes::UNKNOWN_TOPIC => Failure::Fatal,
             code => codes::failure(code),
         };

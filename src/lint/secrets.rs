@@ -58,7 +58,7 @@ pub fn blanked(source: &Source, root: &Node, environment: bool) -> Arc<str> {
     super::texts(root, &mut Vec::new(), &mut |path, node, text| {
         let Some(range) = secret(key_of(path), text, environment) else { return };
         let (from, to) = (source.byte(node.place.start), source.byte(node.place.end));
-        // Where a part can't be found as it stands, all of it goes.
+        // If a part can't be found verbatim, the whole value is hidden.
         let part = source.text.get(from..to).and_then(|written| written.find(text.get(range)?)).map(|at| from + at);
         let range = match part.filter(|_| PARTS.as_ref().is_some_and(|parts| parts.is_match(text))) {
             Some(start) => start..to,

@@ -119,7 +119,7 @@ impl Registry {
         }
         let message: String = String::from_utf8_lossy(&body).chars().take(500).collect();
         Err(match status {
-            // What a proxy says while the registry is away looks the same, but for the registry's own code.
+            // A proxy's answer while the registry is away looks the same, except for the registry's own code.
             StatusCode::NOT_FOUND if is_registrys(&body) => RegistryError::NotFound(what.to_string()),
             // Not the schema's fault: wrong credentials, too many requests, trouble inside or in between.
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::TOO_MANY_REQUESTS => {

@@ -193,7 +193,7 @@ pub fn commits_outside_transactions(contract: &mut Contract<'_>) -> Verdict {
         contract.patiently("commit", || later(consumer.commit(&offsets)).map_err(said("commit")))?;
         expect("committed", contract.committed(&mut *consumer, &partition)?, Some(position))?;
     }
-    // A transaction that follows has the last word.
+    // A later transaction overrides it.
     let id = contract.name("writer");
     let mut producer = contract.producer(Some(&id))?;
     producer.begin().map_err(said("begin"))?;

@@ -43,7 +43,7 @@ pub fn start_delivers_exactly_from_there(contract: &mut Contract<'_>) -> Verdict
         let expected = expected.unwrap_or_default().to_vec();
         expect(&format!("records from {from}"), texts(&log, &partition), expected)?;
     }
-    // And once more from the middle of a delivery.
+    // And again from the middle of a delivery.
     consumer.start(&[(partition.clone(), 4)]).map_err(said("start"))?;
     some(contract, &mut *consumer, 3)?;
     consumer.start(&[(partition.clone(), 1)]).map_err(said("start"))?;
@@ -68,7 +68,7 @@ pub fn the_last_of_many_starts_counts(contract: &mut Contract<'_>) -> Verdict {
     for partition in &partitions {
         expect("records from the last start", texts(&log, partition), vec!["d".to_owned()])?;
     }
-    // And the member leaves right behind another.
+    // And the member leaves right after another.
     consumer.start(&[(first.clone(), 0)]).map_err(said("start"))
 }
 

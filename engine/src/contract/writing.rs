@@ -37,7 +37,7 @@ pub fn topics_have_ids(contract: &mut Contract<'_>) -> Verdict {
     let broker = contract.broker;
     let ids = contract.patiently("ids of two topics", || {
         let ids = later(broker.topic_ids(&names)).map_err(said("topic ids"))?;
-        // A broker may hear of a new topic a moment later.
+        // A broker may learn of a new topic a moment later.
         Ok(ids.filter(|ids| ids.len() == 2))
     })?;
     expect("ids differ", ids.get(one.topic.as_ref()) != ids.get(other.topic.as_ref()), true)?;

@@ -257,7 +257,7 @@ mod tests {
     fn an_intent_is_rebuilt_first_and_must_be_the_same() {
         assert_eq!(decide(&stored(), &Have { rebuilt: None, ..young() }), Plan::Rebuild { first: 10, last: 19 });
         for rebuilt in [(4, 77), (5, 78), (0, 0)] {
-            // Not even a table that collapses rows may get others than were meant.
+            // Even a table that collapses rows must not get other rows than intended.
             let have = Have { rebuilt: Some(rebuilt), repeatable: true, ..young() };
             let Stop::Changed { rows: 5, crc: 77, rows_now, crc_now, .. } = stop_of(&stored(), &have) else { panic!("{rebuilt:?}") };
             assert_eq!((rows_now, crc_now), rebuilt);

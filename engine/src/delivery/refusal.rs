@@ -37,10 +37,10 @@ impl Delivery {
         let refused = |why: String| Err(DeliveryError::Refused { partition: tp, offset, why });
         match answer {
             Answer::Counted { rows: 0, .. } => {}
-            // Where nothing takes rows from the table, a block that it refuses has left nothing, counted or not. One that is not sent
+            // Without materialized views, a refused block has left nothing, counted or not. One that is not sent
             // now may have been sent before, when its rows did fit.
             Answer::Uncountable(_) if !dependents && (*code != UNFIT || !pinned.doubt) => {}
-            // An earlier attempt has brought them there, before the table was altered.
+            // An earlier attempt inserted them, before the table was altered.
             Answer::Counted { rows, distinct } if pinned.doubt && !dependents && *rows == all && *distinct == all => {
                 self.counters.found(all);
                 return self.settle(number);

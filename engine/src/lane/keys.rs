@@ -111,7 +111,7 @@ impl Value<'_> {
             Value::Text(value) if key == value.as_bytes() => return Some(Notation::Text),
             Value::Bytes(value) if key == *value => return Some(Notation::Bytes),
             Value::Integer(value) if text.is_some_and(|text| text.parse::<i64>() == Ok(*value)) => {
-                // `007` is 7, too: then one value must always be written so.
+                // `007` is 7, too: one value must then always be written that way.
                 return Some(if is_plain(key) { Notation::Text } else { Notation::Padded });
             }
             Value::Integer(value) if big_endian(key) == Some(*value) => return Some(Notation::Integer(key.len())),
@@ -125,7 +125,7 @@ impl Value<'_> {
         match key {
             [0, a, b, c, d, _, ..] => Some(Notation::Registered(u32::from_be_bytes([*a, *b, *c, *d]))),
             [b'{' | b'[' | b'"', ..] if text.is_some() => Some(Notation::Json),
-            // Readable, and something else.
+            // Decodable, but a different value.
             _ if text.is_some_and(|text| !text.contains(char::is_control)) && !matches!(self, Value::Bytes(_)) => None,
             _ => Some(Notation::Bytes),
         }
@@ -193,7 +193,7 @@ impl KeyCheck {
                 continue;
             }
             self.fresh = self.fresh.saturating_sub(1);
-            // Rows are records in order, less those that are not rows.
+            // Rows are records in order, except those that are not rows.
             index = index.max(first + row);
             while index < records.len() && records.get(index).offset < *offset {
                 index += 1;
@@ -280,7 +280,7 @@ impl KeyCheck {
         if let Some(hash) = KeyHash::ALL.into_iter().filter(|hash| *hash != declared).find(|hash| fits(*hash, self.partitions)) {
             let (found, whose) = hash.described();
             let all = if n == 1 { "The one key read here fits".to_string() } else { format!("All {n} keys read here fit") };
-            // One in a hundred: so few keys fit another partitioner by chance.
+            // With probability 1 in 100, this few keys fit another partitioner by chance.
             let by_chance = f64::from(self.partitions).powi(n.min(100) as i32) < 100.0;
             let hedge = if by_chance {
                 "So few keys may fit by chance: check which partitioner the producers use. If it is this one, write"
@@ -293,7 +293,7 @@ impl KeyCheck {
             );
             return (format!("{all} `{found}`, {whose}"), remedy);
         }
-        // Not one partition, which everything fits, nor by the chance of a few keys.
+        // Not for one partition, which fits everything, nor for a few keys that fit by chance.
         let grown = (2..self.partitions).filter(|_| n >= 3).find(|count| {
             let either = |key: &&[u8]| [*count, self.partitions].iter().any(|count| declared.partition(key, *count) == partition);
             keys.iter().all(either)
@@ -367,7 +367,7 @@ impl KeyCheck {
         let from: Vec<(TopicPartition, i64)> = open.iter().map(|(partition, (from, _))| (partition.clone(), *from)).collect();
         let mut keys = 0;
         let mut reader = broker.reader(&from)?;
-        // Behind an open transaction there may be no end: what came by then is the sample.
+        // Behind an open transaction there may be no end: the records read by then are the sample.
         for _ in 0..POLLS {
             if open.is_empty() {
                 break;

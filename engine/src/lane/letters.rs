@@ -115,7 +115,7 @@ impl Lane {
         let start = self.outbox.len();
         let carried = self.write_letter(letter, original, json, MAX_RECORD)?;
         if !self.refusals.is_empty() && !self.refusals.take_out(&mut self.outbox, start).is_empty() {
-            // The dead-letter topic takes less than the copy needs.
+            // The dead-letter topic's limit is below the size of the copy.
             self.write_letter(letter, original, json, 0)?;
         }
         self.log(letter, &carried);

@@ -334,7 +334,7 @@ impl Lane {
             if let Some(last) = (first + taken.records).checked_sub(1).filter(|_| taken.records > 0) {
                 let last = records.get(last);
                 input.next = last.offset + 1;
-                // What this machine stamped itself, in a repartition topic, confirms nothing.
+                // Timestamps that this machine wrote itself, in a repartition topic, confirm nothing.
                 if let Some(timestamp) = last.timestamp.filter(|_| taken.source) {
                     self.world.wall.witness(timestamp, wall, self.world.clock.silence());
                 }

@@ -100,7 +100,7 @@ impl Lane {
             if !done {
                 continue;
             }
-            // Aborted transactions leave marks in a changelog too: only entries prove anything (rule 7).
+            // Aborted transactions leave markers in a changelog, too: only entries prove anything (rule 7).
             if !known && transactional && owned.task.stores().any(|(_, store)| !store.is_empty()) {
                 return Err(self.state_without_position(id));
             }

@@ -227,7 +227,7 @@ impl Lane {
                 let written = match next {
                     Some(next) if checkpoint.needs_rewrite(store.bytes()) => checkpoint.rewrite(store, next, wall),
                     Some(next) => checkpoint.append(&entries, next, wall),
-                    // Without the position the file would say too much.
+                    // Without the position the file would claim too much.
                     None => {
                         checkpoint.wipe();
                         Ok(())

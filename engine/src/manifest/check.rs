@@ -70,7 +70,7 @@ impl Check<'_> {
                 (Some(before), Some(_)) => self.source(topic, before, input, was)?,
                 (Some(before), None) => self.repartition(topic, before, input)?,
                 (None, Some(source)) => {
-                    // What a pattern finds later was not there when `start` was to be applied.
+                    // A topic that a pattern matches later did not exist when `start` applied.
                     let later = was.inputs.values().any(|i| i.source.as_ref() == Some(source)) && self.by_pattern(source);
                     input.first_partitions = if later { 0 } else { input.partitions };
                     self.changes.push(format!("the source `{source}` now also reads the topic `{topic}`"));
@@ -99,7 +99,7 @@ impl Check<'_> {
         if replaced(&before.id, &now.id) {
             let kept = self.state_beside(topic, was)?;
             if self.positions(topic) == 0 && kept.is_none() {
-                // Its rows are all new, whatever `start` says of the first ones.
+                // All of its rows are new, whatever `start` says.
                 now.first_partitions = 0;
                 self.changes.push(format!("the topic `{topic}` was deleted and created again: it is read from its beginning"));
                 return Ok(());

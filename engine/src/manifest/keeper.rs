@@ -44,7 +44,7 @@ impl Keeper {
             if found.contains_key(topic) && id.is_some() {
                 return Ok(Some(recreated(topic)));
             }
-            // Asked in another way, too: one broker may not know of it yet.
+            // Asked by another request, too: one broker may not know of it yet.
             if self.broker.partitions(topic)?.is_none() {
                 return Ok(Some(format!("the topic `{topic}` was deleted while the pipeline ran")));
             }

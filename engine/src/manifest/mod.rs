@@ -127,7 +127,7 @@ impl Manifest {
                 }
             }
             let sources = stage.inputs.iter().filter_map(|input| match &input.kind {
-                // Sources that meet in a stage have one partitioner.
+                // The sources of one stage have one partitioner.
                 InputKind::Source(decode) => Some(input.key.as_ref().map(|_| decode.partitioner.hash().described().0.to_string())),
                 InputKind::Repartition { .. } => None,
             });

@@ -69,7 +69,7 @@ fn read_to(reader: &mut dyn Reader, at: &TopicPartition, (low, high): (i64, i64)
                     for index in 0..records.len() {
                         let record = records.get(index);
                         let manifest = decode(at, record.offset, record.value.unwrap_or_default())?;
-                        // Whoever replaces a version that was replaced already came second. What came before the first
+                        // A record that replaces an already replaced version came second. What came before the first
                         // record that is left, if retention was set on the topic, can't be known.
                         let before = found.as_ref().map(|f: &Deployed| f.offset);
                         if manifest.replaces == before || (before.is_none() && low > 0) {

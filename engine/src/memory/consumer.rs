@@ -327,7 +327,7 @@ impl Consumer for MemoryConsumer {
         let shared = self.shared.clone();
         let mut world = shared.lock();
         world.questions += 1;
-        // Leaders look at once, or when the answer is read: any moment in between is as good.
+        // Leaders answer at once, or when the answer is read: any time in between is allowed.
         self.questions.push_back(match world.schedule.goes_on() {
             true => Question::Answered(world.ends(partitions)),
             false => Question::Asked(partitions.to_vec()),

@@ -71,7 +71,7 @@ impl MemoryProducer {
         let aborted = self.identity.as_ref().map_or(Ok(()), |identity| world.end(identity, false));
         let expired = world.clock.monotonic() - self.begun > world.settings.transaction_timeout;
         match (aborted, error.failure) {
-            // The coordinator raises the epoch for both, so a client tells by the age: no one has taken over here.
+            // The coordinator raises the epoch for both, so a client uses the age: no one has taken over here.
             (Err(fenced), _) if expired => Outcome::Unknown(fenced.message),
             (Err(fenced), _) => Outcome::Fenced(fenced.message),
             (Ok(()), Failure::Fenced) => Outcome::Fenced(error.message),

@@ -69,7 +69,7 @@ pub fn plan(pipeline: &Pipeline, root: &Node, text: &str, registry: &Registry, c
     builder.read_once();
     builder.shared_sinks();
     builder.without_effect();
-    // After an error much is unread only because what reads it was refused.
+    // After an error, outputs may be unread only because their readers were rejected.
     if builder.found.iter().all(|d| d.severity != Severity::Error) {
         builder.unread();
     }
@@ -93,7 +93,7 @@ pub fn plan(pipeline: &Pipeline, root: &Node, text: &str, registry: &Registry, c
 fn key_after(effect: &KeyEffect, key: Option<&Vec<Path>>) -> Option<Vec<Path>> {
     match (effect, key) {
         (KeyEffect::Unchanged, key) => key.cloned(),
-        // The group's rows are where the group's key put them.
+        // The group's rows are in the partitions of the group's key.
         (KeyEffect::Columns(_), Some(key)) => Some(key.iter().map(|path| Path::column(path.last())).collect()),
         (KeyEffect::Columns(columns), None) => Some(columns.iter().map(Path::column).collect()),
         (KeyEffect::Renamed(renames), key) => {
@@ -357,7 +357,7 @@ impl Builder<'_> {
         let node = self.nodes.len();
         let mut port_keys = Vec::new();
         for (port, output) in planned.outputs.iter().enumerate() {
-            // Rows of several streams have a key together only if it is the same in all of them.
+            // A union has a key only if it is the same in all streams.
             let keys: Vec<_> = streams.iter().map(|stream| key_after(&output.key, stream.input.key.as_ref())).collect();
             let key = keys.first().filter(|first| keys.iter().all(|key| key == *first)).cloned().flatten();
             port_keys.push(key.clone());

@@ -112,7 +112,7 @@ impl Builder<'_> {
         };
         for (name, sink) in &self.pipeline.sinks {
             match (&sink.clickhouse, sink.format) {
-                // Which of the two is meant is not known.
+                // It is unknown which of the two is meant.
                 (Some(_), _) if sink.topic.is_some() => {}
                 (Some(_), _) => {
                     let of_topics = ["key", "partition", "timestamp", "format", "headers", "subject", "create"];
@@ -131,7 +131,7 @@ impl Builder<'_> {
                 idle("sources", name, &["partitioner"], "the source has no `key`");
             }
         }
-        // Marks of personal data count beside any format: samples are masked by them.
+        // Marks of personal data apply to any format: samples are masked by them.
         let counts = |schema: &Option<Declared>| schema.as_ref().is_some_and(Declared::has_private);
         let inputs =
             self.pipeline.sources.iter().filter(|(_, s)| !counts(&s.schema)).map(|(n, s)| ("sources", n, s.format, s.schema.is_some()));

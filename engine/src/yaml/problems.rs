@@ -12,7 +12,7 @@ const MOST: usize = 100;
 /// which something was refused are left out of it, as far up as their section's entries (`sources.orders`).
 pub fn read_all<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<YamlError>) {
     let mut errors: Vec<YamlError> = Vec::new();
-    // What is tried again: as little as possible is left out, so that no other mistake hides behind the first.
+    // Candidates to leave out: as little as possible, so that the first mistake hides no other.
     let mut rest = node.clone();
     let mut removed: Vec<(Place, String)> = Vec::new();
     let mut value = None;
@@ -54,7 +54,7 @@ pub fn read_all<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<YamlError>)
     if errors.is_empty() {
         return (value, errors);
     }
-    // What continues to the planner lacks the whole of whatever is wrong: half of a source is another source.
+    // The planner gets no invalid entry, not even in part: half of a source would be another source.
     let wrong: Vec<Vec<String>> = errors.iter().filter_map(|e| node.entry_around(e.place?)).collect();
     let mut whole = node.clone();
     wrong.iter().for_each(|path| whole.remove_path(path));
@@ -91,7 +91,7 @@ impl Node {
             }
             Value::Map(entries) => entries.iter_mut().for_each(|(_, node)| node.stand_in(place, key)),
             Value::List(items) => items.iter_mut().for_each(|node| node.stand_in(place, key)),
-            // Nothing was written, where a mapping belongs.
+            // The value of a mapping is missing.
             Value::Scalar { .. } if self.place == place => {
                 self.value = Value::Map(Vec::new());
                 self.stand_in(place, key);
@@ -222,7 +222,7 @@ mod tests {
         let expected =
             [(2, "unknown-key"), (5, "unknown-key"), (5, "wrong-type"), (6, "missing-key"), (7, "wrong-type"), (7, "wrong-type")];
         assert_eq!(places, expected);
-        // Only what is right all through continues.
+        // Only fully valid entries remain.
         assert_eq!(file.unwrap().items.keys().collect::<Vec<_>>(), ["a"]);
     }
 
