@@ -23,6 +23,7 @@ pub mod batch;
 pub mod diagnostic;
 pub mod duration;
 pub mod keys;
+pub mod memory;
 pub mod operator;
 pub mod path;
 #[cfg(feature = "script")]

@@ -121,6 +121,9 @@ pub struct Planned {
     pub warnings: Vec<Diagnostic>,
     /// Casts and the like that fail for some rows: errors unless the step says what happens to those (`on_error`).
     pub fallible: Vec<Diagnostic>,
+    /// Rows can become far larger than those that came in: the engine gives such a step no more of them at a time than memory
+    /// allows ([`crate::memory`]).
+    pub grows: bool,
     /// Makes one operator; called once per partition.
     pub build: Arc<dyn Fn() -> Box<dyn Operator> + Send + Sync>,
 }
@@ -137,6 +140,7 @@ impl Planned {
             details: Vec::new(),
             warnings: Vec::new(),
             fallible: Vec::new(),
+            grows: false,
             build: Arc::new(build),
         }
     }

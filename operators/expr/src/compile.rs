@@ -20,6 +20,7 @@ use datafusion_sql::sqlparser::ast::{Expr as Ast, Visit, Visitor};
 
 use operator_core::{Diagnostic, Path, type_name};
 
+use crate::bounded;
 use crate::evaluate::{Decided, Evaluated, cause, panic_text};
 use crate::fallible;
 use crate::functions::FUNCTIONS;
@@ -27,6 +28,7 @@ use crate::literals::{self, is_constant};
 use crate::names;
 use crate::probe;
 use crate::refusal::ExprError;
+use crate::spread;
 use crate::syntax::{Parsed, parse};
 use crate::wording::reworded;
 
@@ -53,6 +55,8 @@ pub struct Expr {
     column: Option<(String, usize)>,
     path: Option<Path>,
     sql: Arc<str>,
+    /// See [`Expr::grows`].
+    grows: bool,
     /// What in it can fail by the types alone, and where that is written.
     fallible: Option<(String, Option<fallible::Written>)>,
 }
@@ -111,6 +115,12 @@ impl Expr {
     /// The column or field the expression is, if it is nothing else. Such an expression renames a value without changing it.
     pub fn as_path(&self) -> Option<&Path> {
         self.path.as_ref()
+    }
+
+    /// Whether values can be far larger than those of the columns that it reads: then they count in the budget of a round
+    /// ([`operator_core::memory`]).
+    pub fn grows(&self) -> bool {
+        self.grows
     }
 
     /// The cast, or the like, that fails for some values of its type. A step that has one must say what happens to the
@@ -232,7 +242,18 @@ impl Planner {
             let written = fallible::written(parsed, fails);
             (written.is_some() || !found.numeric).then_some((found.message, written))
         });
-        Ok(Expr { physical, data_type, nullable, columns, column, path: names::path(&parsed.ast), sql: parsed.sql().into(), fallible })
+        let grows = !bounded::has_fixed_width(&data_type) && bounded::multiplies(&physical);
+        Ok(Expr {
+            physical,
+            data_type,
+            nullable,
+            grows,
+            columns,
+            column,
+            path: names::path(&parsed.ast),
+            sql: parsed.sql().into(),
+            fallible,
+        })
     }
 
     /// Plans, coerces, folds and simplifies.
@@ -327,6 +348,7 @@ impl Planner {
 
 /// The value of an expression that reads no column.
 pub(crate) fn on_one_row(physical: &Arc<dyn PhysicalExpr>) -> Result<ColumnarValue> {
+    bounded::start();
     let options = RecordBatchOptions::new().with_row_count(Some(1));
     physical.evaluate(&RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?)
 }
@@ -338,7 +360,7 @@ fn physical(logical: &Logical, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr
     checked(physical, schema.as_arrow())
 }
 
-/// Makes arithmetic fail where it would wrap around. Negating whole numbers becomes a subtraction from zero, which has
+/// Makes calls say how much memory they need, and arithmetic fail where it would wrap around. Negating whole numbers becomes a subtraction from zero, which has
 /// a checked form (negating floats stays: `0.0 - 0.0` is not `-0.0`).
 fn checked(physical: Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Arc<dyn PhysicalExpr>> {
     physical
@@ -347,6 +369,9 @@ fn checked(physical: Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Arc<dyn P
                 && matches!(binary.op(), Operator::Plus | Operator::Minus | Operator::Multiply)
             {
                 return Ok(Transformed::yes(Arc::new(binary.clone().with_fail_on_overflow(true)) as Arc<dyn PhysicalExpr>));
+            }
+            if let Some(counted) = bounded::counted(&node, schema).or_else(|| spread::counted(&node)) {
+                return Ok(Transformed::yes(counted));
             }
             if let Some(negative) = node.downcast_ref::<NegativeExpr>()
                 && let Ok(data_type) = negative.arg().data_type(schema)

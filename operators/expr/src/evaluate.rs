@@ -2,7 +2,8 @@
 //!
 //! A batch is evaluated at once. If that fails (or panics: DataFusion's timestamp arithmetic has, see
 //! apache/datafusion#17534), it is halved, and so on until each failing row is alone: with `k` of `n` rows failing
-//! that is O(k log n) evaluations. The rows that fail are those that fail *alone*, which makes the answer independent
+//! that is O(k log n) evaluations. A batch that would need too much memory at once ([`crate::bounded`]) is halved in the
+//! same manner. The rows that fail are those that fail *alone*, which makes the answer independent
 //! of how rows are batched: `x <> 0 AND 10 / x > 1` never fails, although evaluating both sides for a whole batch may.
 
 use std::any::Any;
@@ -13,7 +14,10 @@ use arrow::compute::{cast, concat, prep_null_mask_filter};
 use arrow::datatypes::{DataType, Decimal128Type};
 use arrow::error::ArrowError;
 use datafusion_common::DataFusionError;
+use datafusion_expr::ColumnarValue;
+use operator_core::memory::{keep, size};
 
+use crate::bounded;
 use crate::compile::Expr;
 
 /// The values of an expression for the rows of a batch.
@@ -85,6 +89,8 @@ fn refuse_nulls(expr: &Expr, values: &ArrayRef, failed: &mut Vec<(usize, String)
 /// Depth is the logarithm of the number of rows.
 fn halve(expr: &Expr, rows: &RecordBatch, first: usize, pieces: &mut Vec<ArrayRef>, failed: &mut Vec<(usize, String)>) {
     match attempt(expr, rows) {
+        // Where the round is void, nothing more has to be computed.
+        Ok(values) if expr.grows() && keep(size(&values)).is_err() => pieces.push(new_null_array(expr.data_type(), rows.num_rows())),
         Ok(values) => pieces.push(values),
         Err(cause) if rows.num_rows() <= 1 => {
             failed.push((first, cause));
@@ -99,7 +105,16 @@ fn halve(expr: &Expr, rows: &RecordBatch, first: usize, pieces: &mut Vec<ArrayRe
 }
 
 fn attempt(expr: &Expr, rows: &RecordBatch) -> Result<ArrayRef, String> {
-    let evaluated = catch_unwind(AssertUnwindSafe(|| expr.physical.evaluate(rows)?.into_array(rows.num_rows())));
+    let evaluate = || {
+        bounded::start();
+        let values = expr.physical.evaluate(rows)?;
+        if let ColumnarValue::Scalar(value) = &values {
+            // A constant becomes a value of each row.
+            bounded::charge("the constant", size(&value.to_array()?) as i128 * rows.num_rows() as i128)?;
+        }
+        values.into_array(rows.num_rows())
+    };
+    let evaluated = catch_unwind(AssertUnwindSafe(evaluate));
     let values = match evaluated {
         Ok(values) => values.map_err(|e| cause(&e))?,
         Err(panic) => return Err(format!("a function failed: {}", panic_text(panic.as_ref()))),

@@ -132,6 +132,12 @@ impl Functions {
         }
     }
 
+    /// Names of all functions that may be used, without their aliases.
+    #[cfg(test)]
+    pub fn canonical(&self) -> impl Iterator<Item = &str> {
+        self.scalar.values().map(|f| f.name()).chain(self.higher_order.values().map(|f| f.name()))
+    }
+
     /// Names of all functions that may be used.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.scalar.keys().chain(self.higher_order.keys()).map(String::as_str)

@@ -20,8 +20,8 @@
 //! (`data.items[1].price`), texts are in single quotes. A number with a point is a double, next to
 //! decimals an exact decimal ([`literals`]).
 //!
-//! Honest limits: what one row may ask for is bounded ([`bounded`]), what a batch of such rows asks for is not. A kernel
-//! that panics fails its row, but its message still appears on standard error.
+//! What a row and a batch of rows may ask for is bounded ([`bounded`]). An honest limit: a kernel that panics fails its
+//! row, but its message still appears on standard error.
 
 // Bad data must never end the process.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -36,6 +36,7 @@ pub mod literals;
 pub mod names;
 mod probe;
 pub mod refusal;
+mod spread;
 pub mod syntax;
 pub mod text;
 mod wording;
