@@ -20,6 +20,8 @@ pub struct Store {
     committing: Overlay,
     open: Overlay,
     bytes: usize,
+    /// What the open overlay had where it was changed since [`Store::mark`], in the order of the changes.
+    undo: Option<Vec<(Vec<u8>, Option<Option<Bytes>>)>>,
 }
 
 impl Store {
@@ -70,6 +72,33 @@ impl Store {
         self.open.clear();
     }
 
+    /// What changes from here on can be taken back by [`Store::undo`], until [`Store::keep`].
+    pub fn mark(&mut self) {
+        self.undo = Some(Vec::new());
+    }
+
+    /// The changes since the mark stay.
+    pub fn keep(&mut self) {
+        self.undo = None;
+    }
+
+    /// Takes back the changes since the mark.
+    pub fn undo(&mut self) {
+        for (key, before) in self.undo.take().unwrap_or_default().into_iter().rev() {
+            match before {
+                Some(value) => self.open.insert(key, value),
+                None => self.open.remove(&key),
+            };
+        }
+    }
+
+    fn set(&mut self, key: &[u8], value: Option<Bytes>) {
+        if let Some(undo) = &mut self.undo {
+            undo.push((key.to_vec(), self.open.get(key).cloned()));
+        }
+        *self.open.entry_ref(key).or_insert(None) = value;
+    }
+
     /// Sets a committed entry while restoring; `None` deletes it.
     pub fn load(&mut self, key: &[u8], value: Option<&[u8]>) {
         let replaced = match value {
@@ -108,12 +137,12 @@ impl State for Store {
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
-        *self.open.entry_ref(key).or_insert(None) = Some(value.into());
+        self.set(key, Some(value.into()));
         Ok(())
     }
 
     fn delete(&mut self, key: &[u8]) -> Result<(), StateError> {
-        *self.open.entry_ref(key).or_insert(None) = None;
+        self.set(key, None);
         Ok(())
     }
 
@@ -174,6 +203,8 @@ mod tests {
         Delete(u8),
         Commit,
         Abort,
+        Mark,
+        Undo,
     }
 
     fn op() -> impl Strategy<Value = Op> {
@@ -182,6 +213,8 @@ mod tests {
             3 => (0u8..20).prop_map(Op::Delete),
             1 => Just(Op::Commit),
             1 => Just(Op::Abort),
+            1 => Just(Op::Mark),
+            1 => Just(Op::Undo),
         ]
     }
 
@@ -191,16 +224,21 @@ mod tests {
         fn behaves_like_the_model(ops in proptest::collection::vec(op(), 1..200)) {
             let (mut store, mut model, mut saved) = (Store::default(), MemoryState::default(), MemoryState::default());
             let mut in_flight: Option<MemoryState> = None;
+            let mut marked: Option<MemoryState> = None;
             for op in ops {
                 match op {
                     Op::Put(k, v) => { store.put(&[k], &[v]).unwrap(); model.put(&[k], &[v]).unwrap(); }
                     Op::Delete(k) => { store.delete(&[k]).unwrap(); model.delete(&[k]).unwrap(); }
+                    Op::Mark => { store.mark(); marked = Some(model.clone()); }
+                    Op::Undo => { store.undo(); if let Some(before) = marked.take() { model = before; } }
                     Op::Commit => {
+                        store.keep();
+                        marked = None;
                         if let Some(done) = in_flight.take() { store.apply(|_, _| ()); saved = done; }
                         store.seal(|_, _| ());
                         in_flight = Some(model.clone());
                     }
-                    Op::Abort => { store.discard(); in_flight = None; model = saved.clone(); }
+                    Op::Abort => { store.keep(); marked = None; store.discard(); in_flight = None; model = saved.clone(); }
                 }
                 prop_assert_eq!(all(&store), all(&model));
                 let mut value = Vec::new();

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
+use operator_core::memory::{self, Exceeded};
 use operator_core::{Batch, Cx, Emitted, Ledger, MemoryState, Millis, NO_WATERMARK, Operator, Origin, Rejected, Tables, Time};
 
 use crate::order::{BY_TIME, Turn, Way, in_order};
@@ -190,13 +191,55 @@ impl Task {
         let mut acted = false;
         self.taken = 0;
         for index in 0..self.nodes.len() {
-            let waiting = self.nodes.get_mut(index).map(|n| std::mem::take(&mut n.waiting)).unwrap_or_default();
-            for Way { turn, rows, origin, .. } in in_order(waiting).map_err(|e| self.broken(index, e.to_string()))? {
-                self.batch(index, turn, &Batch::new(rows, origin), tables, leaving)?;
-            }
+            self.waiting(index, tables, leaving)?;
             acted |= self.time(index, inputs, wall, tables, leaving)?;
         }
         Ok(acted)
+    }
+
+    /// Runs one batch of input `input` through the steps, without time.
+    ///
+    /// # Errors
+    /// Inside: the rows would need too much memory, and nothing has happened.
+    pub fn try_push(&mut self, input: usize, batch: Batch, tables: &dyn Tables) -> Result<Result<Leaving, Exceeded>, TaskError> {
+        let before: Vec<(Ledger, u64, i64)> = self.nodes.iter().map(|n| (n.ledger, n.rows_in, n.held)).collect();
+        self.stores().for_each(|(_, store)| store.mark());
+        let ran = memory::within(memory::BUDGET, || {
+            let mut leaving = Leaving::default();
+            self.push(input, batch, &mut leaving)?;
+            for index in 0..self.nodes.len() {
+                self.waiting(index, tables, &mut leaving)?;
+            }
+            Ok(leaving)
+        });
+        self.taken = 0;
+        if let Ok(ran) = ran {
+            self.stores().for_each(|(_, store)| store.keep());
+            return ran.map(Ok);
+        }
+        for (node, (ledger, rows_in, held)) in self.nodes.iter_mut().zip(before) {
+            (node.ledger, node.rows_in, node.held) = (ledger, rows_in, held);
+            node.waiting.clear();
+            if let Some(store) = &mut node.store {
+                store.undo();
+            }
+            node.operator.on_restore();
+        }
+        Ok(Err(Exceeded))
+    }
+
+    /// Whether rows can become so large in the steps that memory does not suffice for a whole batch: see [`Task::try_push`].
+    pub fn grows(&self) -> bool {
+        self.stage().is_some_and(|stage| stage.nodes.iter().any(|node| node.planned.grows))
+    }
+
+    /// Runs the batches that wait for a step.
+    fn waiting(&mut self, index: usize, tables: &dyn Tables, leaving: &mut Leaving) -> Result<(), TaskError> {
+        let waiting = self.nodes.get_mut(index).map(|n| std::mem::take(&mut n.waiting)).unwrap_or_default();
+        for Way { turn, rows, origin, .. } in in_order(waiting).map_err(|e| self.broken(index, e.to_string()))? {
+            self.batch(index, turn, &Batch::new(rows, origin), tables, leaving)?;
+        }
+        Ok(())
     }
 
     fn batch(&mut self, index: usize, turn: Turn, batch: &Batch, tables: &dyn Tables, leaving: &mut Leaving) -> Result<(), TaskError> {

@@ -32,10 +32,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use operator_core::{Millis, Tables};
+use operator_core::{Batch, Millis, Rejected, Tables};
 
 use crate::broker::{Broker, BrokerError, Clock, Consumer, Event, Failure, Producer, RecordSet, TopicPartition};
 use crate::checkpoint::Checkpoint;
+use crate::decode::BadRecord;
 use crate::order::shared_topics;
 use crate::outbox::Outbox;
 use crate::output::Writer;
@@ -43,7 +44,7 @@ use crate::pipeline::Guarantee;
 use crate::plan::Plan;
 use crate::schemas::SchemaSource;
 use crate::stats::Stats;
-use crate::task::{Leaving, Task};
+use crate::task::{Leaving, Task, TaskError};
 use crate::time::TrustedWall;
 
 pub use assignment::{TOMBSTONE_RETENTION, topics_to_create};
@@ -343,18 +344,21 @@ impl Lane {
             self.opened(partition, taken.records as u64, taken.oldest);
             self.epoch.counts.decoded(&taken, partition);
             let mut leaving = Leaving::default();
-            if let Some(owned) = self.tasks.get_mut(&task) {
-                for batch in taken.batches {
-                    owned.task.push(index, batch, &mut leaving).map_err(|e| LaneEnd::Restart(e.to_string()))?;
+            match self.tasks.get_mut(&task) {
+                Some(owned) if owned.task.grows() => self.push_in_parts(task, index, taken.batches, partition)?,
+                Some(owned) => {
+                    for batch in taken.batches {
+                        owned.task.push(index, batch, &mut leaving).map_err(ended)?;
+                    }
                 }
+                None => {}
+            }
+            if delivery != self.delivery {
+                return Ok(true);
             }
             self.run(task, wall, &mut leaving)?;
-            let records = self.partitions.get_mut(partition).and_then(|p| p.waiting.pop_front());
-            self.leave(task, leaving, partition, records.as_ref().map(|(r, _)| r.as_ref()), &taken.bad)?;
-            if let (Some(records), Some(input)) = (records, self.partitions.get_mut(partition)) {
-                input.waiting.push_front(records);
-            }
-            self.flush()?;
+            self.leave_read(task, leaving, partition, &taken.bad)?;
+            self.make_room()?;
             if let Some(why) = taken.waits
                 && delivery == self.delivery
             {
@@ -367,6 +371,58 @@ impl Lane {
                 return Ok(false);
             }
         }
+    }
+
+    /// Takes batches through steps in which rows can become far larger, as many rows at a time as memory allows. A row that
+    /// needs too much alone is a dead letter.
+    fn push_in_parts(&mut self, task: (usize, i32), index: usize, batches: Vec<Batch>, partition: &TopicPartition) -> Result<(), LaneEnd> {
+        let delivery = self.delivery;
+        let mut open: Vec<Batch> = batches.into_iter().rev().collect();
+        while let Some(batch) = open.pop()
+            && delivery == self.delivery
+        {
+            let Some(owned) = self.tasks.get_mut(&task) else { return Ok(()) };
+            let rows = batch.num_rows();
+            let tried = owned.task.try_push(index, batch.clone(), self.world.tables.as_ref()).map_err(ended)?;
+            let leaving = match tried {
+                Ok(leaving) => leaving,
+                Err(_) if rows > 1 => {
+                    let part = |from: usize, length: usize| Batch::new(batch.rows.slice(from, length), batch.origin.clone());
+                    open.extend([part(rows / 2, rows - rows / 2), part(0, rows / 2)]);
+                    continue;
+                }
+                Err(exceeded) => {
+                    let rejected = Rejected { asked: false, row: batch.rows, cause: exceeded.to_string(), inputs: 1 };
+                    let step = self.source_name(task.0, partition).into();
+                    Leaving { rejected: vec![(step, rejected, batch.origin)], ..Leaving::default() }
+                }
+            };
+            self.leave_read(task, leaving, partition, &[])?;
+            self.make_room()?;
+        }
+        Ok(())
+    }
+
+    /// Writes what left a task while the records at the front of `partition` are processed.
+    fn leave_read(&mut self, task: (usize, i32), leaving: Leaving, partition: &TopicPartition, bad: &[BadRecord]) -> Result<(), LaneEnd> {
+        let records = self.partitions.get_mut(partition).and_then(|p| p.waiting.pop_front());
+        self.leave(task, leaving, partition, records.as_ref().map(|(r, _)| r.as_ref()), bad)?;
+        if let (Some(records), Some(input)) = (records, self.partitions.get_mut(partition)) {
+            input.waiting.push_front(records);
+        }
+        Ok(())
+    }
+
+    /// Sends the outbox. If it is full, the epoch before is waited for: until it is acknowledged nothing may be sent.
+    fn make_room(&mut self) -> Result<(), LaneEnd> {
+        let delivery = self.delivery;
+        while delivery == self.delivery
+            && self.outbox.bytes() >= self.config.epoch_bytes
+            && self.in_flight.as_ref().is_some_and(|f| !f.acknowledged)
+        {
+            self.settle(Duration::from_millis(50))?;
+        }
+        self.flush()
     }
 
     /// Marks the epoch as opened by records of `partition`.
@@ -397,7 +453,7 @@ impl Lane {
             }
             Err(e) => {
                 self.epoch.opened.get_or_insert(self.world.clock.monotonic());
-                Err(if e.unreadable { LaneEnd::Stop(e.to_string()) } else { LaneEnd::Restart(e.to_string()) })
+                Err(ended(e))
             }
         }
     }
@@ -459,6 +515,11 @@ impl Lane {
         }
         Ok(())
     }
+}
+
+/// How a lane ends whose task failed.
+fn ended(e: TaskError) -> LaneEnd {
+    if e.unreadable { LaneEnd::Stop(e.to_string()) } else { LaneEnd::Restart(e.to_string()) }
 }
 
 impl Drop for Lane {

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, ListArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{filter, take};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
+use operator_core::memory::{BUDGET, bytes, keep, size};
 use operator_core::{Batch, Cx, Operator, Port, StateError};
 use operator_expr::{Evaluated, Expr};
 
@@ -56,6 +57,9 @@ impl Operator for Mapping {
         done.map_err(|e| StateError::new(e.to_string()))
     }
 }
+
+/// Bytes that a row to be made takes in [`Places`].
+const PLACE: usize = 12;
 
 /// The first cause of every failing row.
 type Failures = BTreeMap<usize, String>;
@@ -116,8 +120,7 @@ struct Places {
 
 impl Places {
     /// Rows in `failures` make no rows.
-    fn of(lists: &dyn Array, keep_empty: bool, failures: &Failures) -> Result<Places, ArrowError> {
-        let lists = lists.as_list_opt::<i32>().ok_or_else(|| ArrowError::SchemaError("unnest of a value that is not a list".into()))?;
+    fn of(lists: &ListArray, keep_empty: bool, failures: &Failures) -> Result<Places, ArrowError> {
         let mut places = Places { parents: Vec::new(), elements: Vec::new(), without: 0 };
         for (row, bounds) in lists.value_offsets().windows(2).enumerate() {
             let (parent, [from, to]) = (row as u32, [bounds.first(), bounds.last()].map(|b| b.map_or(0, |b| *b as u32)));
@@ -160,8 +163,11 @@ fn explode(program: &Program, unnest: &Unnest, batch: &Batch, cx: &mut Cx<'_>) -
     let mut failures = Failures::new();
     let lists = unnest.list.evaluate(rows);
     note(&mut failures, "unnest", lists.failed, Some);
-    let places = Places::of(lists.values.as_ref(), unnest.keep_empty, &failures)?;
     let list = lists.values.as_list_opt::<i32>().ok_or_else(|| ArrowError::SchemaError("unnest of a value that is not a list".into()))?;
+    let kept = program.sources.iter().filter_map(|source| if let Source::Kept(index) = source { Some(index) } else { None });
+    let beside = kept.chain(&program.system).chain(&unnest.outer).map(|index| rows.column(*index));
+    reserve(list, &beside.collect::<Vec<_>>())?;
+    let places = Places::of(list, unnest.keep_empty, &failures)?;
     let element = places.elements(list.values())?;
     let parents = UInt32Array::from(places.parents.clone());
     let narrow = narrow_rows(unnest, rows, &parents, &element)?;
@@ -181,6 +187,7 @@ fn explode(program: &Program, unnest: &Unnest, batch: &Batch, cx: &mut Cx<'_>) -
                 let Evaluated { values, failed } = expr.evaluate(rows);
                 // A row that makes no row has nothing that could fail.
                 note(&mut failures, name, failed, |row| makes_rows.get(row).copied().unwrap_or(false).then_some(row));
+                reserve(list, &[&values])?;
                 take(&values, &parents, None)?
             }
             Source::PerElement(name, expr) => {
@@ -203,6 +210,18 @@ fn explode(program: &Program, unnest: &Unnest, batch: &Batch, cx: &mut Cx<'_>) -
     let made = columns.first().map_or(0, |c| c.len());
     cx.pass(Port::OUT, build(&program.output, columns, made)?, passed);
     Ok(())
+}
+
+/// Asks for the memory that `columns` need beside the elements of `lists`, where each element gets a copy of its row.
+fn reserve(lists: &ListArray, columns: &[&ArrayRef]) -> Result<(), ArrowError> {
+    // What the longest list of all rows would need is found without looking at each row, and is little in most batches.
+    let longest = lists.offsets().lengths().max().unwrap_or(0);
+    let mut need = longest.saturating_mul(columns.iter().map(|column| size(column)).sum());
+    if need > BUDGET / 4 {
+        let row = |row: usize| columns.iter().map(|column| bytes(column.as_ref(), row, 1)).sum::<usize>();
+        need = lists.offsets().lengths().enumerate().map(|(at, elements)| elements * (PLACE + row(at))).sum();
+    }
+    keep(need).map_err(|e| ArrowError::ExternalError(Box::new(e)))
 }
 
 /// What expressions over elements read.

@@ -44,13 +44,14 @@ pub(crate) fn plan(map: &Map, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic
     }
     let alias = unnest.as_ref().map(|(_, alias, _)| alias.name().as_str());
     let fallible = fallible(map, unnest.as_ref(), &columns);
+    let grows = unnest.is_some() || columns.iter().any(|column| matches!(&column.source, Planning::Computed(expr) if expr.grows()));
     let key = key_effect(map, &columns, &schema, alias);
     let output = with_system_fields(columns.iter().map(|c| c.field.clone()), input);
     let keep_empty = map.unnest_empty == Empty::Keep;
     let program = program(unnest, keep_empty, columns, input, output.clone()).map_err(|e| vec![e.diagnostic()])?;
     let program = Arc::new(program);
     let planned = Planned::stateless(OutputPort::main(output, key), move || Box::new(Mapping { program: program.clone() }));
-    let planned = Planned { fallible, ..planned };
+    let planned = Planned { fallible, grows, ..planned };
     Ok(match &map.unnest {
         Some(unnest) => {
             let empty = if map.unnest_empty == Empty::Keep { "kept with a null element" } else { "filtered" };

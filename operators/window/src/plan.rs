@@ -128,6 +128,7 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
         details,
         warnings,
         fallible,
+        grows: false,
         build: Arc::new(move || Box::new(WindowOperator::new(plan.clone()))),
     }
 }
