@@ -18,6 +18,7 @@ pub mod http;
 pub mod json_schema;
 pub mod kafka;
 pub mod lint;
+pub mod logs;
 pub mod outages;
 pub mod preflight;
 pub mod prepare;

@@ -294,7 +294,7 @@ impl Decoder {
         let mut bytes = Vec::new();
         for place in &self.places {
             bytes.clear();
-            records.headers(*place, &mut |name, value| headers::push(&mut bytes, name, value));
+            records.headers(*place, &mut |name, value| headers::push(&mut bytes, &headers::of_record(name), value));
             column.append_option((!bytes.is_empty()).then_some(bytes.as_slice()));
         }
         Arc::new(column.finish())
@@ -346,7 +346,7 @@ impl Decoder {
         let cause = format!("{what} is decades from {reference}: it looks like {looks}");
         if !std::mem::replace(&mut self.warned, true) {
             let offset = record.offset;
-            tracing::warn!(topic = %self.topic, partition, offset, "{cause}; further ones are counted, not logged");
+            tracing::warn!(topic = %self.topic, partition, offset, "{cause}. Further rows of this partition with such a time are counted (headwater_source_wrong_unit_total), not logged");
         }
         match self.plan.wrong_unit {
             // Out of range in any case.

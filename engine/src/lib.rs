@@ -32,5 +32,6 @@ pub mod task;
 pub mod time;
 mod union;
 mod units;
+pub mod wording;
 pub mod worker;
 pub mod yaml;

@@ -24,6 +24,7 @@ use crate::broker::{Broker, BrokerError, Clock, Event, Reader, RecordSet, TopicP
 use crate::lane::LaneEnd;
 use crate::plan::Plan;
 use crate::schemas::SchemaSource;
+use crate::wording::without_values;
 
 /// The tables of a worker.
 pub struct LoadedTables {
@@ -72,6 +73,7 @@ impl LoadedTables {
 
     fn bad(&self, table: &str, partition: &TopicPartition, offset: i64, cause: &str) {
         *self.bad.lock().entry(table.to_string()).or_default() += 1;
+        let cause = without_values(cause);
         tracing::warn!(%partition, offset, cause, table, "skipped an invalid table record; the previous row stays");
     }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 use clap::Args;
 use headwater_engine::worker::Stop;
 use tokio::runtime::Handle;
-use tracing_subscriber::EnvFilter;
 
 use super::{Environment, Failure, Schemas, runtime};
 use crate::catalog::Live;
@@ -14,6 +13,7 @@ use crate::config::Config;
 use crate::deliver::Tables;
 use crate::diagnose::Problem;
 use crate::dry_run;
+use crate::logs;
 use crate::outages::Outages;
 use crate::preflight;
 use crate::prepare::{self, Loaded};
@@ -47,22 +47,11 @@ pub struct RunArgs {
     dry_run: bool,
 }
 
-/// Logs to standard error: JSON for machines, or plain. `HW_LOG` filters (`info` by default).
-pub fn logs(plain: bool) {
-    let filter = EnvFilter::try_from_env("HW_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second call, in the demo for one, keeps the first subscriber.
-    let _ = match plain {
-        true => builder.with_ansi(false).try_init(),
-        false => builder.json().flatten_event(true).with_current_span(true).try_init(),
-    };
-}
-
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     if args.dry_run {
         return dry_run(args);
     }
-    logs(args.plain_logs);
+    logs::start(args.plain_logs);
     let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
     let mut config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
     if let Some(lanes) = args.lanes {

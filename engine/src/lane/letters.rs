@@ -10,13 +10,18 @@ use operator_core::{Origin, Path};
 use super::{Lane, LaneEnd};
 use crate::broker::{Outgoing, RecordSet, TopicPartition};
 use crate::decode::BadRecord;
+use crate::headers::of_record;
 use crate::order::together;
 use crate::output::{MAX_RECORD, Writer};
 use crate::plan::dead_letters;
 use crate::task::Leaving;
+use crate::wording::without_values;
 
 /// Headers that carry the correlation id of an event.
 const CORRELATION: [&[u8]; 3] = [b"correlation-id", b"correlationId", b"correlation_id"];
+
+/// Characters of a correlation id that are logged.
+const MAX_CORRELATION: usize = 64;
 
 /// Name and value of a header.
 type Header = (Vec<u8>, Option<Vec<u8>>);
@@ -85,7 +90,7 @@ impl Lane {
         Ok(())
     }
 
-    fn source_name(&self, stage: usize, partition: &TopicPartition) -> String {
+    pub(super) fn source_name(&self, stage: usize, partition: &TopicPartition) -> String {
         let inputs = self.world.plan.stages.get(stage).map(|s| s.inputs.as_slice()).unwrap_or_default();
         inputs.iter().find(|i| i.topics.iter().any(|t| t.name == partition.topic)).map_or_else(String::new, |i| i.name.clone())
     }
@@ -136,7 +141,7 @@ impl Lane {
         let mut carried: Vec<Header> = Vec::new();
         let (mut key, mut value, mut timestamp) = (None, json, String::new());
         if let Some((records, index)) = original {
-            records.headers(index, &mut |name, value| carried.push((name.to_vec(), value.map(<[u8]>::to_vec))));
+            records.headers(index, &mut |name, value| carried.push((of_record(name).into_owned(), value.map(<[u8]>::to_vec))));
             let record = records.get(index);
             (key, value) = (record.key, record.value);
             timestamp = record.timestamp.map(|t| t.to_string()).unwrap_or_default();
@@ -173,8 +178,9 @@ impl Lane {
         Ok(carried)
     }
 
-    /// Tells of a dead letter, without its value. A flood is cut off: the counter and the topic have all of them.
+    /// Logs a dead letter, without values of its record: those are in the topic alone.
     fn log(&self, letter: &Letter<'_>, headers: &[Header]) {
+        // Enough for people to read: the rest costs an event each, in the log's own limit.
         const PER_EPOCH: u64 = 10;
         if self.epoch.counts.dead_letters.values().sum::<u64>() >= PER_EPOCH {
             return;
@@ -182,8 +188,9 @@ impl Lane {
         let named = |(name, _): &&Header| CORRELATION.contains(&name.as_slice());
         let carried = headers.iter().find(named).and_then(|(_, v)| v.as_deref()).map(String::from_utf8_lossy);
         let Letter { step, cause, topic, partition, offset, correlation } = letter;
-        let correlation_id = carried.as_deref().or(correlation.as_deref()).unwrap_or_default();
-        let pipeline = &self.world.plan.pipeline;
+        let id = carried.as_deref().or(correlation.as_deref()).filter(|id| !id.is_empty());
+        let correlation_id = id.map(|id| id.chars().take(MAX_CORRELATION).collect::<String>());
+        let (pipeline, cause) = (&self.world.plan.pipeline, without_values(cause));
         tracing::warn!(%pipeline, step, topic, partition, offset, correlation_id, cause, "dead letter");
     }
 

@@ -102,7 +102,8 @@ fn run() {
         // One row needs more than there is for a whole round.
         let (s, n, m) = if row == 777 { ("x".repeat(1_000), 1, 1_000_000) } else { (format!("{row:025}"), 10_000, 10_000) };
         let value = format!("{{\"id\":\"k{}\",\"s\":\"{s}\",\"n\":{n},\"m\":{m}}}", row % 10);
-        broker.append("orders", 0, Some(format!("k{}", row % 10).as_bytes()), Some(value.as_bytes()), Some(row as i64), &[]).unwrap();
+        let own = [(b"hw-topic".to_vec(), Some(b"elsewhere".to_vec()))];
+        broker.append("orders", 0, Some(format!("k{}", row % 10).as_bytes()), Some(value.as_bytes()), Some(row as i64), &own).unwrap();
     }
     for _ in 0..100 {
         clock.advance(20);
@@ -112,9 +113,12 @@ fn run() {
 
     let letters = broker.read_all_committed("orders.dlq");
     assert_eq!(letters.len(), 1, "one row needs too much alone");
-    let cause = letters[0].headers.iter().find(|(name, _)| name == b"hw-cause").and_then(|(_, value)| value.clone()).unwrap();
-    let cause = String::from_utf8(cause).unwrap();
-    assert!(cause.contains("256 MiB"), "{cause}");
+    let header = |name: &str| {
+        let value = letters[0].headers.iter().find(|(found, _)| found == name.as_bytes()).and_then(|(_, value)| value.clone());
+        String::from_utf8(value.unwrap()).unwrap()
+    };
+    assert!(header("hw-cause").contains("256 MiB"), "{}", header("hw-cause"));
+    assert_eq!((header("hw-topic").as_str(), header("hw-original-topic").as_str()), ("orders", "elsewhere"), "the first of a name");
     // What was computed of a part that did not fit is not counted twice in state.
     let totals = values(&broker, "totals");
     let (small, first) = (values(&broker, "small"), values(&broker, "first"));

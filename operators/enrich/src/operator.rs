@@ -114,8 +114,8 @@ fn no_row(table: &str, keys: &ArrayRef, row: usize) -> String {
     }
     let key = array_value_to_string(keys, row).unwrap_or_default();
     match key.char_indices().nth(MAX_KEY) {
-        Some((end, _)) => format!("no row in table {table} for key {}...", key.get(..end).unwrap_or_default()),
-        None => format!("no row in table {table} for key {key}"),
+        Some((end, _)) => format!("no row in table {table} for key '{}...'", key.get(..end).unwrap_or_default()),
+        None => format!("no row in table {table} for key '{key}'"),
     }
 }
 

@@ -18,8 +18,9 @@ use clap::Args;
 use headwater_generate::{GenerateError, Progress, SoFar, Sums, Totals};
 use parking_lot::Mutex;
 
-use super::{Failure, run as run_command, runtime};
+use super::{Failure, runtime};
 use crate::diagnose::{Problem, Source};
+use crate::logs;
 use crate::prepare;
 use crate::run::{self, Prepared, Running, Services};
 use crate::say;
@@ -94,7 +95,7 @@ impl Comparison {
 
 pub fn run(args: &DemoArgs) -> Result<(), Failure> {
     if std::env::var_os("HW_LOG").is_some() {
-        run_command::logs(true);
+        logs::start(true);
     }
     let runtime = runtime()?;
     if args.embedded || !headwater_local::java_available() {
