@@ -12,8 +12,9 @@
 //! another changelog, older than tombstones live, ahead of the changelog) is deleted and restored from the changelog.
 //! Files are not synced: after a power cut the tail is torn, and the changelog has it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use operator_core::Millis;
@@ -29,6 +30,8 @@ const MAX_FRAME: u32 = 1 << 28;
 const PART: i64 = -1;
 /// A file is rewritten when it is larger than this and four times its content.
 const REWRITE_BYTES: u64 = 32 << 20;
+/// Pauses after a file could not be written: doubled from the first to the second. Each attempt writes all state.
+const PAUSE: (Millis, Millis) = (5_000, 300_000);
 
 /// How much of a file can be relied on.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -50,6 +53,8 @@ pub struct Checkpoint {
     size: u64,
     held: Held,
     loading: Option<Loading>,
+    /// The last pause after a failure, and the monotonic time of its end.
+    pause: Option<(Millis, Millis)>,
 }
 
 /// A file that is being read.
@@ -86,7 +91,7 @@ impl Checkpoint {
         let mut head = MAGIC.to_vec();
         head.extend_from_slice(&(changelog.len() as u32).to_be_bytes());
         head.extend_from_slice(changelog.as_bytes());
-        Checkpoint { path: dir.join(format!("{name}.ckpt")), head, file: None, size: 0, held: Held::Nothing, loading: None }
+        Checkpoint { path: dir.join(format!("{name}.ckpt")), head, file: None, size: 0, held: Held::Nothing, loading: None, pause: None }
     }
 
     /// Loads about `budget` bytes into `store`, from the beginning at the first call. To be called until it is done.
@@ -137,11 +142,14 @@ impl Checkpoint {
 
     /// Opens the file if it is of this format and of this changelog.
     fn open(&self) -> io::Result<Option<Loading>> {
-        let file = match File::open(&self.path) {
-            Ok(file) => file,
+        match fs::symlink_metadata(&self.path) {
+            Ok(found) if found.is_file() => {}
+            // Not a file of ours.
+            Ok(_) => return Ok(None),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e),
-        };
+        }
+        let file = File::open(&self.path)?;
         let (length, start) = (file.metadata()?.len(), self.head.len() as u64);
         let mut reader = BufReader::new(file);
         let mut head = vec![0; self.head.len()];
@@ -176,6 +184,11 @@ impl Checkpoint {
         self.write(entries, PART, 0)
     }
 
+    /// There is a file, which may lack its end.
+    pub fn is_begun(&self) -> bool {
+        self.held != Held::Nothing
+    }
+
     /// The restore has reached the end of the changelog, which is `next`.
     pub fn restored(&mut self, next: i64, wall: Millis) -> io::Result<()> {
         if self.held == Held::Nothing {
@@ -196,15 +209,15 @@ impl Checkpoint {
 
     fn try_write<'a>(&mut self, entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>, next: i64, wall: Millis) -> io::Result<()> {
         if self.file.is_none() {
-            if let Some(dir) = self.path.parent() {
-                fs::create_dir_all(dir)?;
-            }
-            let mut file = OpenOptions::new().create(true).append(true).open(&self.path)?;
-            if file.metadata()?.len() == 0 {
-                file.write_all(&self.head)?;
-                self.size = self.head.len() as u64;
-            }
-            self.file = Some(file);
+            self.file = Some(match self.size {
+                0 => {
+                    let mut file = self.create(&self.path)?;
+                    file.write_all(&self.head)?;
+                    self.size = self.head.len() as u64;
+                    file
+                }
+                _ => OpenOptions::new().append(true).open(&self.path)?,
+            });
         }
         if let Some(file) = &mut self.file {
             self.size += frames(entries, next, wall, file)?;
@@ -217,23 +230,46 @@ impl Checkpoint {
         self.held != Held::Everything || (self.size > REWRITE_BYTES && self.size > 4 * content as u64)
     }
 
+    /// Whether it may be tried to write the file, after a failure.
+    pub fn may_write(&self, now: Millis) -> bool {
+        self.pause.is_none_or(|(_, end)| now >= end)
+    }
+
+    /// What came of writing the file. `now`: monotonic time.
+    pub fn wrote(&mut self, succeeded: bool, now: Millis) {
+        let longer = |(last, _): (Millis, Millis)| (last * 2).min(PAUSE.1);
+        self.pause = (!succeeded).then(|| self.pause.map_or(PAUSE.0, longer)).map(|pause| (pause, now + pause));
+    }
+
+    /// A new file that nobody else may read, in place of whatever has this name: a link is not followed.
+    fn create(&self, path: &Path) -> io::Result<File> {
+        if let Some(dir) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+        }
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        OpenOptions::new().create_new(true).append(true).mode(0o600).open(path)
+    }
+
     /// Replaces the file by the whole state: written beside it, then renamed over it.
     pub fn rewrite(&mut self, store: &Store, next: i64, wall: Millis) -> io::Result<()> {
         let result = self.replace(store, next, wall);
         match result {
             Ok(()) => self.held = Held::Everything,
-            // The old file would lack what is not appended to it now.
-            Err(_) => self.wipe(),
+            Err(_) => {
+                // The old file would lack what is not appended to it now.
+                self.wipe();
+                let _ = fs::remove_file(self.fresh());
+            }
         }
         result
     }
 
     fn replace(&mut self, store: &Store, next: i64, wall: Millis) -> io::Result<()> {
-        if let Some(dir) = self.path.parent() {
-            fs::create_dir_all(dir)?;
-        }
-        let fresh = self.path.with_extension("new");
-        let mut file = BufWriter::new(File::create(&fresh)?);
+        let fresh = self.fresh();
+        let mut file = BufWriter::new(self.create(&fresh)?);
         file.write_all(&self.head)?;
         let written = frames(store.entries().map(|(k, v)| (k, Some(v))), next, wall, &mut file)?;
         file.flush()?;
@@ -241,6 +277,11 @@ impl Checkpoint {
         self.file = None;
         self.size = self.head.len() as u64 + written;
         Ok(())
+    }
+
+    /// The file beside it, until it is whole.
+    fn fresh(&self) -> PathBuf {
+        self.path.with_extension("new")
     }
 
     /// Deletes the file: it can't be trusted.

@@ -125,6 +125,14 @@ pub struct Snapshot {
     pub held: BTreeMap<TopicPartition, Held>,
     /// Topics of sources with more partitions than the worker was planned for: planned, found.
     pub grown: BTreeMap<Arc<str>, (i32, i32)>,
+    /// State of steps by task and step: committed entries, and bytes of their keys and values.
+    pub state: BTreeMap<(usize, i32, Arc<str>), (usize, usize)>,
+    /// Local checkpoints that can't be written, and why.
+    pub unwritten: BTreeMap<(usize, i32, Arc<str>), String>,
+    /// Attempts to write a local checkpoint that failed.
+    pub checkpoint_failures: u64,
+    /// When a local checkpoint was last written.
+    pub checkpointed: Option<Millis>,
     /// Restarts of lanes, and the last cause.
     pub restarts: u64,
     pub last_error: Option<String>,
@@ -210,7 +218,10 @@ impl Stats {
     /// The lane has no assignment: it ended, or the group is moving partitions.
     pub(crate) fn unassigned<'a>(&self, lane: usize, partitions: impl Iterator<Item = &'a TopicPartition>) {
         let mut s = self.0.lock();
-        s.tasks.remove(&lane);
+        for (stage, partition) in s.tasks.remove(&lane).unwrap_or_default() {
+            s.state.retain(|(of, at, _), _| (*of, *at) != (stage, partition));
+            s.unwritten.retain(|(of, at, _), _| (*of, *at) != (stage, partition));
+        }
         for partition in partitions {
             s.partitions.remove(partition);
             s.waiting.remove(partition);
@@ -241,6 +252,33 @@ impl Stats {
             }
             (Some(_), None) => tracing::info!(%partition, "the watermark is no longer held back"),
             _ => {}
+        }
+    }
+
+    /// How large a step's committed state is.
+    pub(crate) fn state(&self, (stage, partition): (usize, i32), step: &str, entries: usize, bytes: usize) {
+        self.0.lock().state.insert((stage, partition, step.into()), (entries, bytes));
+    }
+
+    /// A local checkpoint was written, or could not be: in the log when this begins and when it ends.
+    pub(crate) fn checkpoint(&self, (stage, partition): (usize, i32), step: &str, written: Result<(), String>, wall: Millis) {
+        let mut s = self.0.lock();
+        let key = (stage, partition, step.into());
+        let before = s.unwritten.len();
+        match written {
+            Ok(()) => {
+                s.checkpointed = Some(wall);
+                if s.unwritten.remove(&key).is_some() && s.unwritten.is_empty() {
+                    tracing::info!("local checkpoints are written again");
+                }
+            }
+            Err(cause) => {
+                s.checkpoint_failures += 1;
+                if before == 0 {
+                    tracing::warn!(step, partition, %cause, "a local checkpoint can't be written: results are not affected, but a restart reads the whole changelog. It is tried again with pauses");
+                }
+                s.unwritten.insert(key, cause);
+            }
         }
     }
 

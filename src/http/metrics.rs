@@ -1,6 +1,8 @@
 //! The numbers of [`headwater_engine::stats`] in the Prometheus text format.
 
-use headwater_engine::stats::{Histogram, LATENCY_BUCKETS};
+use std::collections::BTreeMap;
+
+use headwater_engine::stats::{Histogram, LATENCY_BUCKETS, Snapshot};
 use prometheus::proto::{Bucket, Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
@@ -69,6 +71,28 @@ impl Families {
         histogram.set_sample_sum(h.sum / 1_000.0);
         metric.set_histogram(histogram);
         self.family(name, help, MetricType::HISTOGRAM).mut_metric().push(metric);
+    }
+}
+
+/// What steps keep, and whether it is kept on disk, too.
+fn state(f: &mut Families, s: &Snapshot) {
+    let mut steps: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for ((_, _, step), (entries, bytes)) in &s.state {
+        let total = steps.entry(step).or_default();
+        (total.0, total.1) = (total.0 + entries, total.1 + bytes);
+    }
+    for (step, (entries, bytes)) in steps {
+        let labels = [("step", step)];
+        f.gauge("headwater_state_entries", "Committed entries in the state of a step, of this worker's tasks.", &labels, entries as f64);
+        f.gauge("headwater_state_bytes", "Bytes of their keys and values; memory needs about twice as much.", &labels, bytes as f64);
+    }
+    let help = "Local checkpoints that can't be written: a restart reads the whole changelog instead.";
+    f.gauge("headwater_checkpoints_unwritten", help, &[], s.unwritten.len() as f64);
+    let help = "Attempts to write a local checkpoint that failed.";
+    f.counter("headwater_checkpoint_failures_total", help, &[], s.checkpoint_failures as f64);
+    if let Some(at) = s.checkpointed {
+        let help = "When a local checkpoint was last written.";
+        f.gauge("headwater_checkpoint_timestamp_seconds", help, &[], at as f64 / 1_000.0);
     }
 }
 
@@ -172,6 +196,7 @@ pub fn render(shown: &Shown) -> Result<String, String> {
         let labels = [("topic", tp.topic.as_ref()), ("partition", partition.as_str()), ("reason", held.reason())];
         f.gauge("headwater_watermark_held", "Silent input partitions whose watermark can't follow the wall clock, and why.", &labels, 1.0);
     }
+    state(&mut f, &s);
     for (table, rows) in shown.tables.sizes() {
         f.gauge("headwater_table_rows", "Rows of a table.", &[("table", &table)], rows as f64);
     }

@@ -67,11 +67,15 @@ async fn metrics_page(State(shown): State<Shown>) -> impl IntoResponse {
 
 /// The process works, also where a sink has stopped: starting it again would not help. What holds results back stands below.
 async fn health(State(shown): State<Shown>) -> String {
-    let held = shown.stats.snapshot().held;
+    let snapshot = shown.stats.snapshot();
+    let held = snapshot.held;
+    let unwritten = snapshot.unwritten.iter().map(|((_, partition, step), cause)| {
+        format!("warning: the local checkpoint of step `{step}`, partition {partition}, can't be written: {cause}\n")
+    });
     let down = shown.down().map(|down| down + "\n");
     let stopped = shown.stopped().map(|(sink, why)| format!("stopped: sink `{sink}`: {why}\n"));
     let held = held.iter().map(|(partition, held)| format!("the watermark of {partition} is held back: {held}\n"));
-    "ok\n".to_string() + &down.chain(stopped).chain(held).collect::<String>()
+    "ok\n".to_string() + &down.chain(stopped).chain(held).chain(unwritten).collect::<String>()
 }
 
 async fn ready(State(shown): State<Shown>) -> impl IntoResponse {

@@ -140,3 +140,76 @@ fn a_file_of_another_changelog_or_format_is_not_used() {
     fs::write(dir.path().join("s-0.ckpt"), b"hwckpt1\nwhatever came next").unwrap();
     assert_eq!(content(dir.path()), (None, Vec::new()));
 }
+
+/// Runs this test again in a process that may write files of at most 64 KiB: further writes fail, as on a full disk.
+fn on_a_full_disk(name: &str, test: impl FnOnce()) {
+    const CHILD: &str = "HW_TEST_FULL_DISK";
+    if std::env::var_os(CHILD).is_some() {
+        return test();
+    }
+    let program = std::env::current_exe().unwrap();
+    let script = "trap '' XFSZ; ulimit -f 128 && exec \"$0\" --exact \"$1\" --nocapture";
+    let ran = std::process::Command::new("sh").args(["-c", script]).arg(program).arg(name).env(CHILD, "1").output().unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
+    assert!(ran.status.success() && said.contains("1 passed"), "{said}");
+}
+
+#[test]
+fn a_full_disk_keeps_no_part_of_a_file_and_is_tried_with_pauses() {
+    on_a_full_disk("checkpoint::tests::a_full_disk_keeps_no_part_of_a_file_and_is_tried_with_pauses", || {
+        let dir = tempfile::tempdir().unwrap();
+        let files = || fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
+        let mut checkpoint = fresh(dir.path());
+        let mut store = Store::default();
+        store.load(b"k", Some(&[7; 200_000]));
+        assert!(checkpoint.rewrite(&store, 1, 0).is_err());
+        assert_eq!(files(), Vec::<std::ffi::OsString>::new());
+        // What is appended, likewise.
+        let mut checkpoint = fresh(dir.path());
+        assert!(checkpoint.append(&[("k".into(), Some(vec![7; 200_000]))], 1, 0).is_err());
+        assert_eq!(files(), Vec::<std::ffi::OsString>::new());
+        assert!(checkpoint.needs_rewrite(0));
+        // An attempt per commit would write all state each time: of 1,000 commits within 100 s, five are tried.
+        let tried = (0..1_000).filter(|commit| {
+            let now = commit * 100;
+            let tries = checkpoint.may_write(now);
+            if tries {
+                let written = checkpoint.rewrite(&store, 1, now);
+                checkpoint.wrote(written.is_ok(), now);
+            }
+            tries
+        });
+        assert_eq!(tried.count(), 5);
+        // There is room again.
+        let now = 10_000_000;
+        assert!(checkpoint.may_write(now));
+        checkpoint.rewrite(&Store::default(), 1, now).unwrap();
+        checkpoint.wrote(true, now);
+        assert!(checkpoint.may_write(now) && !checkpoint.needs_rewrite(0));
+    });
+}
+
+#[test]
+fn files_are_private_and_links_are_not_followed() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let dir = tempfile::tempdir().unwrap();
+    let (state, victim) = (dir.path().join("state"), dir.path().join("victim"));
+    fs::write(&victim, "precious").unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    drop(fresh(&state));
+    assert_eq!((mode(&state), mode(&state.join("s-0.ckpt"))), (0o700, 0o600));
+    for link in ["s-0.new", "s-0.ckpt"] {
+        let _ = fs::remove_file(state.join(link));
+        symlink(&victim, state.join(link)).unwrap();
+        let mut checkpoint = open(&state);
+        if link == "s-0.ckpt" {
+            assert_eq!(load(&mut checkpoint, &mut Store::default()), None);
+        }
+        checkpoint.rewrite(&Store::default(), 1, 0).unwrap();
+        checkpoint.append(&[put("a", "1")], 2, 0).unwrap();
+        symlink(&victim, state.join("s-0.new")).unwrap();
+        checkpoint.rewrite(&Store::default(), 3, 0).unwrap();
+        assert_eq!(fs::read_to_string(&victim).unwrap(), "precious", "{link}");
+        assert_eq!(mode(&state.join("s-0.ckpt")), 0o600);
+    }
+}

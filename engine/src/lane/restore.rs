@@ -10,6 +10,7 @@ use operator_core::Millis;
 use super::{Lane, LaneEnd, OwnedTask};
 use crate::broker::{Event, Reader, RecordSet, TopicPartition};
 use crate::checkpoint::{Checkpoint, Load};
+use crate::plan::Plan;
 
 /// Bytes of checkpoint files that are loaded per turn of the lane, about.
 const LOAD_PER_TURN: u64 = 8 << 20;
@@ -105,7 +106,9 @@ impl Lane {
                 return Err(self.state_without_position(id));
             }
             owned.restore = None;
-            owned.restored(&self.restorer.take(id), wall);
+            for (node, written) in owned.restored(&self.restorer.take(id), wall) {
+                self.world.stats.checkpoint(id, step(&self.world.plan, id, node), written.map_err(|e| e.to_string()), wall);
+            }
             tracing::info!(stage = id.0, partition = id.1, records = total, "state restored");
         }
         Ok(())
@@ -162,8 +165,13 @@ impl Lane {
             match event {
                 Event::Records { records, .. } => {
                     if let Some(owned) = self.tasks.get_mut(&target.task) {
-                        target.at = owned.take(target.node, records.as_ref()).unwrap_or(target.at);
+                        let (at, written) = owned.take(target.node, records.as_ref());
+                        target.at = at.unwrap_or(target.at);
                         *progressed = now;
+                        if let Err(e) = written {
+                            let step = step(&self.world.plan, target.task, target.node);
+                            self.world.stats.checkpoint(target.task, step, Err(e.to_string()), self.world.clock.wall());
+                        }
                     }
                 }
                 Event::End { offset, .. } if offset > target.at => {
@@ -183,33 +191,31 @@ impl Lane {
     }
 }
 
+/// The name of a step.
+pub(super) fn step(plan: &Plan, task: (usize, i32), node: usize) -> &str {
+    plan.stages.get(task.0).and_then(|stage| stage.nodes.get(node)).map_or("", |node| node.step.as_str())
+}
+
 impl OwnedTask {
     fn checkpoint(&mut self, node: usize) -> Option<&mut Checkpoint> {
         self.checkpoints.iter_mut().find(|(n, _)| *n == node).map(|(_, checkpoint)| checkpoint)
     }
 
-    /// Takes records of a changelog into a store and its checkpoint; the position after them.
-    fn take(&mut self, node: usize, records: &dyn RecordSet) -> Option<i64> {
+    /// Takes records of a changelog into a store and its checkpoint; the position after them, and whether the file was written.
+    fn take(&mut self, node: usize, records: &dyn RecordSet) -> (Option<i64>, std::io::Result<()>) {
         let entries = || (0..records.len()).map(|index| records.get(index)).filter_map(|r| Some((r.key?, r.value)));
-        let store = self.task.store(node)?;
+        let Some(store) = self.task.store(node) else { return (None, Ok(())) };
         entries().for_each(|(key, value)| store.load(key, value));
-        if let Some(Err(e)) = self.checkpoint(node).map(|checkpoint| checkpoint.part(entries())) {
-            unwritten(&e);
-        }
-        Some(records.get(records.len().checked_sub(1)?).offset + 1)
+        let written = self.checkpoint(node).map_or(Ok(()), |checkpoint| checkpoint.part(entries()));
+        (records.len().checked_sub(1).map(|last| records.get(last).offset + 1), written)
     }
 
-    /// Checkpoint files stand for what was restored: frames appended later continue from there.
-    fn restored(&mut self, ends: &[(usize, i64)], wall: Millis) {
-        for (node, next) in ends {
-            if let Some(Err(e)) = self.checkpoint(*node).map(|checkpoint| checkpoint.restored(*next, wall)) {
-                unwritten(&e);
-            }
-        }
+    /// Checkpoint files stand for what was restored: frames appended later continue from there. Says of each whether it was written.
+    fn restored(&mut self, ends: &[(usize, i64)], wall: Millis) -> Vec<(usize, std::io::Result<()>)> {
+        let restored = |(node, next): &(usize, i64)| {
+            let checkpoint = self.checkpoint(*node).filter(|checkpoint| checkpoint.is_begun())?;
+            Some((*node, checkpoint.restored(*next, wall)))
+        };
+        ends.iter().filter_map(restored).collect()
     }
-}
-
-/// A cache: losing it costs a longer restore, nothing else.
-pub(super) fn unwritten(e: &std::io::Error) {
-    tracing::warn!(cause = %e, "can't write the local checkpoint");
 }

@@ -9,7 +9,7 @@ use super::{Epoch, Lane, LaneEnd};
 use crate::broker::{Committed, MAX_METADATA, Outcome, Outgoing, Progress, TopicPartition};
 use crate::failpoint::failpoint;
 use crate::lane::assignment::is_transactional;
-use crate::lane::restore::unwritten;
+use crate::lane::restore::step;
 use crate::stats::Counts;
 use crate::time::encode_watermarks;
 
@@ -209,7 +209,7 @@ impl Lane {
                 .collect();
             self.consumer.commit(&offsets)?;
         }
-        let wall = self.world.clock.wall();
+        let (wall, now) = (self.world.clock.wall(), self.world.clock.monotonic());
         for (index, (id, node)) in done.tags.iter().enumerate() {
             let next = tags.iter().find(|(tag, _)| *tag as usize == index).map(|(_, offset)| offset + 1);
             let Some(owned) = self.tasks.get_mut(id) else { continue };
@@ -223,7 +223,9 @@ impl Lane {
                 }
             });
             failpoint("lane-applied");
-            if let Some(checkpoint) = checkpoint {
+            let step = step(&self.world.plan, *id, *node);
+            self.world.stats.state(*id, step, store.len(), store.bytes());
+            if let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.may_write(now)) {
                 let written = match next {
                     Some(next) if checkpoint.needs_rewrite(store.bytes()) => checkpoint.rewrite(store, next, wall),
                     Some(next) => checkpoint.append(&entries, next, wall),
@@ -233,9 +235,8 @@ impl Lane {
                         Ok(())
                     }
                 };
-                if let Err(e) = written {
-                    unwritten(&e);
-                }
+                checkpoint.wrote(written.is_ok(), now);
+                self.world.stats.checkpoint(*id, step, written.map_err(|e| e.to_string()), wall);
             }
         }
         for (partition, offset, marks) in done.positions {
@@ -247,7 +248,6 @@ impl Lane {
             }
             self.world.stats.position(&partition, offset, marks.iter().copied().min());
         }
-        let now = self.world.clock.monotonic();
         self.world.stats.committed(&done.counts, now - done.opened, now - done.sealed, done.oldest.map(|t| wall.saturating_sub(t)));
         Ok(())
     }
