@@ -2,6 +2,8 @@
 //! step relies on them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, TopicSpec};
@@ -11,6 +13,7 @@ use headwater_engine::manifest;
 use headwater_engine::pipeline::Guarantee;
 use headwater_engine::plan::{InputKind, Output, Plan, Target, TopicName};
 use operator_core::{Diagnostic, Span};
+use rustix::fs::Access;
 use tokio::runtime::Handle;
 
 use crate::clickhouse::{self, ClickHouse, Created, Table, inspect, misfits};
@@ -22,6 +25,9 @@ use crate::preflight::{check_internal, short_lived, tombstones_kept};
 
 /// The check of the plan against what is deployed.
 const DEPLOYED: &str = "deployed version";
+
+/// Bytes below which a state folder has too little room for anything.
+const LITTLE_ROOM: u64 = 64 << 20;
 
 /// How long a table may take to count its rows.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
@@ -79,12 +85,35 @@ pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, ru
         let said = |kept| if kept < TOMBSTONE_RETENTION { short_lived(kept) } else { format!("kept for {}", Span(kept)) };
         checks.push(check("tombstones of changelogs", kept.map(said)));
     }
+    checks.push(check("state folder", state_folder(&config.worker.state_dir, &plan.pipeline)));
     checks.extend(groups(plan, kafka)?);
     if plan.guarantee == Guarantee::ExactlyOnce {
         checks.push(transactions(plan, kafka));
     }
     checks.extend(tables(plan, kafka, config, files, runtime));
     Ok(checks)
+}
+
+/// Whether a worker can keep local checkpoints, and how much room they have.
+fn state_folder(state_dir: &Path, pipeline: &str) -> Result<String, String> {
+    let wanted = std::path::absolute(state_dir.join(pipeline)).map_err(|e| format!("{}: {e}", state_dir.display()))?;
+    // The start makes what is missing.
+    let there = wanted.ancestors().find(|folder| folder.symlink_metadata().is_ok()).unwrap_or(&wanted);
+    let fail =
+        |e: std::io::Error| format!("{} can't be used: {e}. Set `worker.state_dir` to a folder that the worker may write", there.display());
+    if !there.metadata().map_err(fail)?.is_dir() {
+        return Err(format!("{} is not a folder: set `worker.state_dir` to another", there.display()));
+    }
+    rustix::fs::access(there, Access::WRITE_OK | Access::EXEC_OK).map_err(|e| fail(e.into()))?;
+    let room = rustix::fs::statvfs(there).map_err(|e| fail(e.into()))?;
+    let free = room.f_bavail.saturating_mul(room.f_frsize);
+    // Some file systems don't tell their size.
+    if room.f_blocks > 0 && free < LITTLE_ROOM {
+        return Err(format!("{} has {} MiB left: checkpoints need about the size of the state", there.display(), free >> 20));
+    }
+    let readable = there == wanted && wanted.metadata().map_err(fail)?.permissions().mode() & 0o077 != 0;
+    let mode = if readable { "; others can read it, the start closes it (mode 700)" } else { "" };
+    Ok(format!("{}, {} MiB free{mode}", wanted.display(), free >> 20))
 }
 
 /// What the start would say of the plan and the deployed version.
@@ -249,4 +278,25 @@ fn to_be_created(
         return Err(format!("{} creates it without a deduplication window: see `hw explain-error clickhouse-guarantee`", file.file));
     }
     Ok(format!("will be created by {}", file.file))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::state_folder;
+
+    #[test]
+    fn the_state_folder_is_looked_at_and_not_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let said = state_folder(&state, "orders").unwrap();
+        assert!(said.contains("state/orders, ") && said.ends_with("MiB free"), "{said}");
+        assert!(!state.exists(), "a dry run makes nothing");
+        std::fs::create_dir_all(state.join("orders")).unwrap();
+        std::fs::set_permissions(state.join("orders"), std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(state_folder(&state, "orders").unwrap().contains("others can read it"));
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        assert!(state_folder(&dir.path().join("file/state"), "orders").unwrap_err().contains("not a folder"));
+    }
 }

@@ -1,7 +1,8 @@
 //! Running a pipeline: connect, check, create what is missing, start lanes and deliveries, and stop cleanly.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use headwater_engine::delivery::Counters;
 use headwater_engine::lane::{LaneConfig, TOMBSTONE_RETENTION, World};
 use headwater_engine::manifest::store::Deployed;
 use headwater_engine::manifest::{Keeper, deploy};
+use headwater_engine::pipeline::can_name_a_pipeline;
 use headwater_engine::plan::{Output, Plan, Target};
 use headwater_engine::schemas::SchemaSource;
 use headwater_engine::stats::Stats;
@@ -22,7 +24,7 @@ use parking_lot::Mutex;
 use sha2::Digest;
 
 use crate::catalog::{Live, NoSubjects, RegistrySubjects, Subjects};
-use crate::config::Config;
+use crate::config::{Config, can_name_a_worker};
 use crate::deliver::{Delivering, Tables};
 use crate::diagnose::Problem;
 use crate::http::{self, Shown};
@@ -158,8 +160,12 @@ pub struct Slot {
 impl Slot {
     /// Takes `id`, or the first free slot of `state_dir`.
     pub fn take(state_dir: &Path, pipeline: &str, id: Option<&str>) -> Result<Slot, String> {
-        let base = state_dir.join(pipeline);
-        std::fs::create_dir_all(&base).map_err(|e| format!("can't create the state folder {}: {e}", base.display()))?;
+        let base = state_folder(state_dir, pipeline)?;
+        if let Some(id) = id.filter(|id| !can_name_a_worker(id)) {
+            return Err(format!(
+                "`{id}` can't be the name of a worker (worker.id): letters, digits, `.`, `_` and `-`, a letter or digit first"
+            ));
+        }
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let host: String = host.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '-' }).collect();
         let names: Vec<String> = match id {
@@ -174,14 +180,37 @@ impl Slot {
         };
         for name in names {
             let lock = base.join(format!("{name}.lock"));
-            let file =
-                OpenOptions::new().create(true).truncate(false).write(true).open(&lock).map_err(|e| format!("{}: {e}", lock.display()))?;
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o600)
+                .open(&lock)
+                .map_err(|e| format!("{}: {e}", lock.display()))?;
             if rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_ok() {
                 return Ok(Slot { dir: base.join(&name), name, _lock: Some(file) });
             }
         }
         Err(format!("running processes hold every worker slot of {}", base.display()))
     }
+}
+
+/// The folder of a pipeline's workers, readable by their user alone. A folder of a version that did not see to this is closed, too.
+///
+/// # Errors
+/// It can't be made or closed, or it is a link.
+pub fn state_folder(state_dir: &Path, pipeline: &str) -> Result<PathBuf, String> {
+    if !can_name_a_pipeline(pipeline) {
+        return Err(format!("`{pipeline}` can't be the name of a pipeline"));
+    }
+    let base = state_dir.join(pipeline);
+    let fail = |e: std::io::Error| format!("the state folder {} can't be used: {e}", base.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(&base).map_err(fail)?;
+    if !std::fs::symlink_metadata(&base).map_err(fail)?.is_dir() {
+        return Err(format!("the state folder {} is a link: name the folder itself in `worker.state_dir`", base.display()));
+    }
+    std::fs::set_permissions(&base, Permissions::from_mode(0o700)).map_err(fail)?;
+    Ok(base)
 }
 
 /// A pipeline that runs.
@@ -338,4 +367,33 @@ pub fn stop_on_signals(runtime: &tokio::runtime::Handle, stop: Stop) {
             stop.stop();
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::symlink_metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_slot_stays_in_its_folder_and_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        for id in ["../../../x", "..", "/x", "a/b", "", "-x", ".hidden", "x\u{0}", &"x".repeat(101)] {
+            assert!(Slot::take(&state, "orders", Some(id)).is_err(), "{id}");
+        }
+        assert!(Slot::take(&state, "../orders", None).is_err());
+        // Open to others, as a version before this one left it.
+        std::fs::create_dir_all(state.join("orders")).unwrap();
+        std::fs::set_permissions(state.join("orders"), Permissions::from_mode(0o755)).unwrap();
+        let slot = Slot::take(&state, "orders", Some("worker-1.eu_west")).unwrap();
+        assert_eq!(slot.dir, state.join("orders/worker-1.eu_west"));
+        assert_eq!((mode(&state.join("orders")), mode(&state.join("orders/worker-1.eu_west.lock"))), (0o700, 0o600));
+        let elsewhere = dir.path().join("elsewhere");
+        std::fs::create_dir(&elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, state.join("linked")).unwrap();
+        assert!(Slot::take(&state, "linked", None).is_err_and(|e| e.contains("is a link")));
+    }
 }

@@ -1,6 +1,8 @@
 //! `hw sample`: records of a real topic as the input of a case, with personal data masked.
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -409,7 +411,9 @@ pub fn write(sample: &Sample, pipeline: &Path, case: &str) -> Result<PathBuf, St
     }
     let fail = |e: std::io::Error| format!("{}: {e}", dir.display());
     std::fs::create_dir_all(&dir).map_err(fail)?;
-    std::fs::write(&file, sample.lines.iter().map(|line| format!("{line}\n")).collect::<String>()).map_err(fail)?;
+    // Records of a real topic: for who took them to pass on.
+    let mut out = std::fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(&file).map_err(fail)?;
+    sample.lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(fail)?;
     let why = dir.join("why.txt");
     if !why.exists() {
         std::fs::write(&why, format!("Records sampled from {}: say here what they show.\n", sample.topic)).map_err(fail)?;
