@@ -162,7 +162,20 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// Whether a worker can have this name: it is part of file names and of transactional ids.
+pub fn can_name_a_worker(name: &str) -> bool {
+    let simple = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=100).contains(&name.len()) && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(simple)
+}
+
 impl Secret {
+    /// The permissions of its file, if others than the owner may read it.
+    pub fn readable_by_others(&self) -> Option<u32> {
+        let Secret::File(path) = self else { return None };
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).ok()?.permissions()) & 0o777;
+        (mode & 0o077 != 0).then_some(mode)
+    }
+
     /// The secret itself.
     pub fn reveal(&self) -> Result<String, String> {
         match self {
@@ -247,6 +260,20 @@ impl Config {
         Ok(())
     }
 
+    /// All secrets, each with its place.
+    pub fn secrets(&self) -> Vec<(Vec<String>, &Secret)> {
+        let at = |section: &str, key: &str| vec![section.to_string(), key.to_string()];
+        let registry = self.schema_registry.as_ref().and_then(|registry| registry.password.as_ref());
+        let clickhouse = self.clickhouse.as_ref().and_then(|clickhouse| clickhouse.password.as_ref());
+        let properties = self.kafka.properties.iter().filter_map(|(name, setting)| match setting {
+            Setting::Secret(secret) => Some((vec!["kafka".to_string(), "properties".to_string(), name.clone()], secret)),
+            Setting::Text(_) => None,
+        });
+        let services = [("schema_registry", registry), ("clickhouse", clickhouse)];
+        let services = services.into_iter().filter_map(|(section, secret)| Some((at(section, "password"), secret?)));
+        properties.chain(services).collect()
+    }
+
     /// The brokers, or what to do about their absence.
     pub fn bootstrap(&self) -> Result<&str, String> {
         match (&self.local, self.kafka.bootstrap.is_empty()) {
@@ -298,8 +325,27 @@ fn merge(below: Node, over: Node) -> Node {
     }
 }
 
+/// Names of the environment variables that pipelines may use begin with this.
+pub const PIPELINE_VARIABLES: &str = "HW_VAR_";
+
+/// [`substitute`] for the text of a pipeline. A pipeline is often written by others than those who run it, and what it reads can
+/// reach a topic: it sees the variables that are meant for it and not the secrets of its worker.
+pub fn substitute_in_pipeline(text: &str) -> Result<Option<String>, String> {
+    substitute_allowed(text, &|name| match name.starts_with(PIPELINE_VARIABLES) {
+        true => Ok(()),
+        false => Err(format!(
+            "a pipeline can't use the environment variable `{name}`: only those whose names begin with `{PIPELINE_VARIABLES}`, such as `{PIPELINE_VARIABLES}{}`",
+            name.trim_start_matches("HW_")
+        )),
+    })
+}
+
 /// Replaces `${NAME}` and `${NAME:-default}` by environment variables.
 pub fn substitute(text: &str) -> Result<Option<String>, String> {
+    substitute_allowed(text, &|_| Ok(()))
+}
+
+fn substitute_allowed(text: &str, allowed: &dyn Fn(&str) -> Result<(), String>) -> Result<Option<String>, String> {
     if !text.contains("${") {
         return Ok(None);
     }
@@ -309,6 +355,7 @@ pub fn substitute(text: &str) -> Result<Option<String>, String> {
         let (name, tail) = after.split_once('}').ok_or("`${` without `}`")?;
         let (name, default) = name.split_once(":-").map_or((name, None), |(n, d)| (n, Some(d)));
         out.push_str(before);
+        allowed(name)?;
         match (std::env::var(name), default) {
             (Ok(value), _) => out.push_str(&value),
             (Err(_), Some(default)) => out.push_str(default),

@@ -11,7 +11,7 @@ use headwater_formats::JsonEncoder;
 use operator_core::{Diagnostic, Severity};
 
 use crate::clickhouse::column_type;
-use crate::config::substitute;
+use crate::config::substitute_in_pipeline;
 use crate::deliver::rows_of;
 use crate::diagnose::{Problem, Source};
 use crate::registry::operators;
@@ -43,7 +43,7 @@ pub fn load(path: &Path) -> Result<Loaded, Vec<Problem>> {
 /// Those of [`load`].
 pub fn parse(source: Source) -> Result<Loaded, Vec<Problem>> {
     let mut root = yaml::parse(&source.text).map_err(|e| vec![Problem::yaml(&source, e)])?;
-    let mut errors = root.substitute(&mut |text| substitute(text));
+    let mut errors = root.substitute(&mut |text| substitute_in_pipeline(text));
     // A value that can't be filled in can't be checked.
     let mut known = root.clone();
     let left_out: Vec<String> = errors.iter().filter_map(|e| e.place).filter_map(|place| known.leave_out(place)).collect();

@@ -128,13 +128,19 @@ impl Contender {
                 command
             }
         };
-        command.env("BENCH_RUN", format!("-{}", run.id));
-        command.env("BENCH_BOOTSTRAP", &run.bootstrap);
-        command.env("BENCH_GROUP", self.group(run));
-        command.env("BENCH_INPUT", &run.input);
-        command.env("BENCH_OUTPUT", run.output());
-        command.env("BENCH_COMMIT", format!("{}ms", run.commit_ms));
-        command.env("BENCH_COMMIT_MS", run.commit_ms.to_string());
+        let told = [
+            ("BENCH_RUN", format!("-{}", run.id)),
+            ("BENCH_BOOTSTRAP", run.bootstrap.clone()),
+            ("BENCH_GROUP", self.group(run)),
+            ("BENCH_INPUT", run.input.clone()),
+            ("BENCH_OUTPUT", run.output()),
+            ("BENCH_COMMIT", format!("{}ms", run.commit_ms)),
+            ("BENCH_COMMIT_MS", run.commit_ms.to_string()),
+        ];
+        for (name, value) in told {
+            // Pipelines see variables of this prefix alone.
+            command.env(format!("HW_VAR_{name}"), &value).env(name, value);
+        }
         Ok(command)
     }
 

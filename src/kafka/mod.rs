@@ -45,8 +45,9 @@ use native::Settings;
 /// suspect; see [`producer`].
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Client properties a user may not set: each carries part of a guarantee, or is set from a field of its own.
-pub const RESERVED: [&str; 30] = [
+/// Client properties a user may not set: each carries part of a guarantee, is set from a field of its own, or makes the client load
+/// a library or run a command.
+pub const RESERVED: [&str; 32] = [
     "acks",
     "allow.auto.create.topics",
     "auto.offset.reset",
@@ -73,8 +74,10 @@ pub const RESERVED: [&str; 30] = [
     "partition.assignment.strategy",
     "plugin.library.paths",
     "queue.buffering.max.ms",
+    "sasl.kerberos.kinit.cmd",
     "session.timeout.ms",
     "socket.timeout.ms",
+    "ssl.engine.location",
     "transaction.timeout.ms",
     "transactional.id",
 ];

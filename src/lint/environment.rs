@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use operator_core::Diagnostic;
 
-use crate::config::{Config, Setting};
+use crate::config::{Config, Setting, can_name_a_worker};
 use crate::kafka;
 
 /// What can't be. A text with a variable in it is judged where the variable is known.
@@ -32,11 +32,61 @@ pub fn check(config: &Config) -> Vec<Diagnostic> {
     if worker.epoch_bytes < 1_000 {
         found.push(wrong("`epoch_bytes` must be at least 1000").at(["worker", "epoch_bytes"]));
     }
+    if let Some(id) = config.worker.id.as_deref().filter(|id| is_known(id) && !can_name_a_worker(id)) {
+        let problem = wrong(format!("`{id}` can't be the name of a worker")).at(["worker", "id"]);
+        found.push(
+            problem.help("letters, digits, `.`, `_` and `-`, at most 100 and a letter or digit first: it names files and transactions"),
+        );
+    }
     let http = &config.worker.http;
     if is_known(http) && !http.is_empty() && !is_host_and_port(http) {
         found.push(wrong(format!("`{http}` is not a listen address")).at(["worker", "http"]).help("such as `127.0.0.1:9644`"));
     }
     found
+}
+
+/// What works and should not be in use: a connection that others can read or take over, a secret that others can read.
+pub fn risks(config: &Config) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let risk = |message: String, help: &str| Diagnostic::warning("unsafe-setting", message).help(help);
+    let property = |name: &str| match config.kafka.properties.get(name) {
+        Some(Setting::Text(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    let brokers: Vec<&str> = config.kafka.bootstrap.split(',').map(str::trim).filter(|broker| !broker.is_empty()).collect();
+    let leaves = brokers.iter().any(|broker| !is_loopback(broker));
+    let protocol = property("security.protocol").unwrap_or("plaintext").to_ascii_lowercase();
+    if leaves && matches!(protocol.as_str(), "plaintext" | "sasl_plaintext") && brokers.iter().all(|broker| is_known(broker)) {
+        let what = if protocol == "plaintext" { "records" } else { "records and the password" };
+        let set = config.kafka.properties.contains_key("security.protocol");
+        let at: &[&str] = if set { &["kafka", "properties", "security.protocol"] } else { &["kafka", "bootstrap"] };
+        found.push(
+            risk(format!("{what} go to the brokers without encryption"), "set `security.protocol: SASL_SSL` or `SSL`")
+                .at(at.iter().copied()),
+        );
+    }
+    let off = [("enable.ssl.certificate.verification", "false"), ("ssl.endpoint.identification.algorithm", "none")];
+    for (name, value) in off.into_iter().filter(|(name, value)| property(name).is_some_and(|set| set.eq_ignore_ascii_case(value))) {
+        let message = format!("`{name}: {value}` lets anybody between worker and broker pretend to be the broker");
+        found.push(risk(message, "leave it out, and name the authority that signed the brokers' certificates in `ssl.ca.location`").at([
+            "kafka",
+            "properties",
+            name,
+        ]));
+    }
+    for (place, secret) in config.secrets() {
+        if let Some(mode) = secret.readable_by_others() {
+            let message = format!("others can read {secret:?} (mode {mode:o})");
+            found.push(risk(message, "`chmod 600`; in Kubernetes `defaultMode: 0400` of the volume").at(place));
+        }
+    }
+    found
+}
+
+/// `host:port` of this machine.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn wrong(message: impl Into<String>) -> Diagnostic {

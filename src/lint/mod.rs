@@ -92,7 +92,10 @@ fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
 /// The variables of an environment are known there only: what depends on them is left out.
 fn environment(source: &Source, raw: &Node) -> Vec<Problem> {
     let (config, errors) = yaml::read_all::<Config>(raw);
-    let found = config.iter().flat_map(environment::check).map(|d| Problem::found(source, raw, d));
+    let found = config
+        .iter()
+        .flat_map(|config| [environment::check(config), environment::risks(config)].concat())
+        .map(|d| Problem::found(source, raw, d));
     let depends = |e: &YamlError| {
         e.place.and_then(|p| source.text.get(source.byte(p.start)..source.byte(p.end))).is_some_and(|text| text.contains("${"))
     };

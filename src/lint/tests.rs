@@ -96,7 +96,7 @@ const MUTATIONS: [(&str, &str, &str, &str, usize, &str); 10] = [
     ("a syntax error", "total > 1000,", "total >> > 1000,", "syntax", 64, "expected"),
     ("an unknown aggregate", "sum(quantity)", "summ(quantity)", "unknown-aggregate", 46, "did you mean `sum`?"),
     ("broken YAML", "      lateness: 2m", "     lateness: 2m", "yaml-syntax", 48, "start in the same column"),
-    ("an alias bomb", "description:", BOMB, "too-many-nodes", 6, "counting what aliases expand to"),
+    ("an alias bomb", "description:", BOMB, "too-many-nodes", 7, "counting what anchors and aliases copy"),
     ("a wrong ClickHouse type", "revenue: sum(revenue)", "revenue: max(product_id)", "clickhouse-type", 73, "`Decimal(38, 2)`"),
 ];
 
@@ -142,5 +142,23 @@ fn shipped_pipelines_and_environments_are_clean() {
     for file in pipelines.iter().chain(&environments) {
         let found = check(&root.join(file), &rules);
         assert!(found.is_empty(), "{file}: {:?}", found.iter().map(|p| &p.message).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn a_secret_that_others_can_read_is_a_warning() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let (secret, file) = (dir.path().join("password"), dir.path().join("env.yaml"));
+    std::fs::write(&secret, "s3cret").unwrap();
+    let text = format!("clickhouse:\n  url: http://localhost:8123\n  password: {{ file: {} }}\n", secret.display());
+    std::fs::write(&file, text).unwrap();
+    let folder = Folder::read(Path::new("tests/refused/schemas")).unwrap();
+    let rules = Rules::new(&folder, CONVENTION).unwrap();
+    for (mode, findings) in [(0o644, 1), (0o640, 1), (0o600, 0), (0o400, 0)] {
+        std::fs::set_permissions(&secret, std::fs::Permissions::from_mode(mode)).unwrap();
+        let found = check(&file, &rules);
+        assert_eq!(found.len(), findings, "{mode:o}");
+        assert!(found.iter().all(|p| p.code == "unsafe-setting" && p.position().0 == 3 && p.message.contains(&format!("{mode:o}"))));
     }
 }

@@ -212,5 +212,19 @@ mod tests {
         assert_eq!(parse(&text).unwrap_err().code, "too-many-nodes");
         let deep = "[".repeat(200);
         assert!(parse(&deep).is_err());
+        // Anchors within anchors are copies, too, whether or not an alias uses them.
+        let items = vec!["x"; 45_000].join(",");
+        let anchors = |n: usize| (0..n).map(|i| format!("&a{i} [")).collect::<String>() + &items + &"]".repeat(n);
+        assert!(parse(&anchors(1)).is_ok());
+        assert_eq!(parse(&anchors(60)).unwrap_err().code, "too-many-nodes");
+    }
+
+    #[test]
+    fn many_keys_are_read_and_a_second_one_is_found() {
+        let mut text: String = (0..49_000).map(|i| format!("k{i}: 1\n")).collect();
+        assert_eq!(parse(&text).unwrap().keys().count(), 49_000);
+        text.push_str("k7: 2\n");
+        let error = parse(&text).unwrap_err();
+        assert_eq!((error.code, error.message.as_str()), ("duplicate-key", "duplicate key `k7` (first on line 8)"));
     }
 }

@@ -1,5 +1,7 @@
 //! From text to a tree, within limits.
 
+use std::collections::HashMap;
+
 use saphyr_parser::{Event, Parser, ScalarStyle, Span as ParserSpan};
 
 use super::{Key, MAX_BYTES, MAX_DEPTH, MAX_NODES, Node, Place, Value, YamlError};
@@ -16,7 +18,7 @@ pub fn parse(text: &str) -> Result<Node, YamlError> {
     if text.len() > MAX_BYTES {
         return Err(YamlError { code: "too-large", message: format!("the file is larger than {MAX_BYTES} bytes"), ..YamlError::default() });
     }
-    let mut builder = Builder { stack: Vec::new(), anchors: Vec::new(), nodes: 0, expanded: 0, root: None, documents: 0 };
+    let mut builder = Builder { stack: Vec::new(), anchors: HashMap::new(), nodes: 0, expanded: 0, root: None, documents: 0 };
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|e| {
             let place =
@@ -48,13 +50,17 @@ struct Open {
     node: Node,
     /// A mapping's key that waits for its value.
     key: Option<Key>,
+    /// The lines of a mapping's keys.
+    lines: HashMap<String, usize>,
 }
 
 struct Builder {
     stack: Vec<Open>,
-    anchors: Vec<(usize, Node, usize)>,
+    /// What has an anchor, and its number of nodes.
+    anchors: HashMap<usize, (Node, usize)>,
+    /// Those of anchors and aliases included: each is a copy.
     nodes: usize,
-    /// Bytes that aliases stand for.
+    /// Bytes that are copied for anchors and aliases.
     expanded: usize,
     root: Option<Node>,
     documents: usize,
@@ -90,14 +96,13 @@ impl Builder {
                 }
             }
             Event::Alias(id) => {
-                let found = self.anchors.iter().find(|(anchor, _, _)| *anchor == id).cloned();
-                let Some((_, node, size)) = found else {
+                let Some((node, size)) = self.anchors.get(&id) else {
                     return Err(YamlError::new("alias", "this alias refers to itself or to nothing", place));
                 };
-                self.expanded += bytes(&node);
-                if self.expanded > MAX_BYTES {
-                    return Err(YamlError::new("too-many-nodes", format!("aliases expand to more than {MAX_BYTES} bytes"), place));
-                }
+                let size = *size;
+                self.expanded += bytes(node);
+                within_limits(self.nodes + size, self.expanded, place)?;
+                let node = node.clone();
                 self.complete(node, 0, size)?;
             }
             _ => {}
@@ -109,22 +114,21 @@ impl Builder {
         if self.stack.len() >= MAX_DEPTH {
             return Err(YamlError::new("too-deep", format!("nested deeper than {MAX_DEPTH} levels"), node.place));
         }
-        self.stack.push(Open { anchor, node, key: None });
+        self.stack.push(Open { anchor, node, key: None, lines: HashMap::new() });
         Ok(())
     }
 
     fn complete(&mut self, node: Node, anchor: usize, size: usize) -> Result<(), YamlError> {
         self.nodes += size;
-        if self.nodes > MAX_NODES {
-            return Err(YamlError::new(
-                "too-many-nodes",
-                format!("more than {MAX_NODES} values, counting what aliases expand to"),
-                node.place,
-            ));
-        }
         if anchor > 0 {
-            self.anchors.push((anchor, node.clone(), count(&node)));
+            // Anchors within anchors: each is a copy of all that is in it.
+            let size = count(&node);
+            self.nodes += size;
+            self.expanded += bytes(&node);
+            within_limits(self.nodes, self.expanded, node.place)?;
+            self.anchors.insert(anchor, (node.clone(), size));
         }
+        within_limits(self.nodes, self.expanded, node.place)?;
         let Some(top) = self.stack.last_mut() else {
             self.root = Some(node);
             return Ok(());
@@ -139,8 +143,8 @@ impl Builder {
                 if let Some(error) = entries.last().filter(|_| plain).and_then(|(_, before)| cut_at_comma(before, &text, node.place)) {
                     return Err(error);
                 }
-                if let Some((first, _)) = entries.iter().find(|(key, _)| key.text == text) {
-                    let message = format!("duplicate key `{text}` (first on line {})", first.place.line);
+                if let Some(first) = top.lines.insert(text.clone(), node.place.line) {
+                    let message = format!("duplicate key `{text}` (first on line {first})");
                     return Err(YamlError::new("duplicate-key", message, node.place));
                 }
                 top.key = Some(Key { text, place: node.place });
@@ -149,6 +153,15 @@ impl Builder {
         }
         Ok(())
     }
+}
+
+fn within_limits(nodes: usize, copied: usize, place: Place) -> Result<(), YamlError> {
+    let message = match (nodes > MAX_NODES, copied > MAX_BYTES) {
+        (true, _) => format!("more than {MAX_NODES} values, counting what anchors and aliases copy"),
+        (_, true) => format!("anchors and aliases copy more than {MAX_BYTES} bytes"),
+        _ => return Ok(()),
+    };
+    Err(YamlError::new("too-many-nodes", message, place))
 }
 
 /// `{ total: decimal(12,2) }`: between braces the comma begins the next entry.
