@@ -18,7 +18,7 @@ const FINISH: Duration = Duration::from_secs(20);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// How often topics are asked for their number of partitions.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// A lane that ran this long was well: the next restart waits the short time again.
+/// The restart backoff resets after a lane has run this long without failure.
 const WELL_AFTER: i64 = 60_000;
 
 /// Asks a worker to stop, from a signal handler or another thread.

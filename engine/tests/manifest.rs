@@ -110,7 +110,7 @@ fn lane_with(broker: &MemoryBroker, plan: &Arc<Plan>, config: LaneConfig) -> Lan
     Lane::start(world, config).unwrap()
 }
 
-/// Starts a worker with one lane, runs it until nothing happens, looks after the manifest, and stops it.
+/// Starts a worker with one lane, runs it until nothing makes progress, updates the manifest, and stops it.
 fn run(broker: &MemoryBroker, text: &str) -> Result<Agreed, Vec<String>> {
     let (plan, agreed) = start(broker, text)?;
     let plan = Arc::new(plan);

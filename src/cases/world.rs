@@ -33,9 +33,9 @@ const STRIDE: Millis = 3_000;
 const GROWTH: Millis = 5;
 /// The brokers end a transaction that is open for longer.
 const TRANSACTION_TIMEOUT: Millis = 30_000;
-/// Living members stay, however far a step goes.
+/// Live members stay in the group, however long a step takes.
 const SESSION: Millis = i64::MAX / 4;
-/// More turns than any case needs: a run that is not at its end by then did not finish.
+/// More turns than any case needs: a run that has not ended by then did not finish.
 const TURNS: usize = 20_000;
 /// Steps in which a table's new records are read: a step takes some thousand of them.
 const TABLE_STEPS: usize = 100;

@@ -179,10 +179,10 @@ pub struct Lane {
     outbox: Outbox,
     epoch: Epoch,
     in_flight: Option<InFlight>,
-    /// Epochs thrown away since the last commit.
+    /// Epochs discarded since the last commit.
     rewinds: u32,
     refusals: Refusals,
-    /// Counts restarts of delivery: records polled before one must not be processed after it.
+    /// Fetch generation, raised by every rewind; records fetched under an older one are discarded.
     delivery: u64,
     silence: Silence,
 }

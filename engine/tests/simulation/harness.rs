@@ -313,7 +313,7 @@ impl<'a> Run<'a> {
         self.work(lanes, 500);
     }
 
-    /// Steps until every source record is committed and nothing happens any more.
+    /// Steps until every source record is committed and nothing makes progress any more.
     fn settle(&self, lanes: &mut [Option<Lane>]) {
         for _ in 0..20 {
             self.work(lanes, 500);
