@@ -93,7 +93,7 @@ pub(crate) fn span(offsets: &[i32], row: usize) -> std::ops::Range<usize> {
 }
 
 fn cast<T: 'static>(array: &dyn Array) -> Result<&T, String> {
-    array.as_any().downcast_ref::<T>().ok_or_else(|| format!("an array of {} is not what it says", array.data_type()))
+    array.as_any().downcast_ref::<T>().ok_or_else(|| format!("an array of {} has another type than it declares", array.data_type()))
 }
 
 fn primitive<T: ArrowPrimitiveType>(array: &dyn Array) -> Result<&[T::Native], String> {

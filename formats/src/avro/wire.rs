@@ -45,7 +45,7 @@ impl<'a> Wire<'a> {
                 self.units = rest;
                 Ok(())
             }
-            None => Err(self.fail("the record expands beyond all proportion to its size")),
+            None => Err(self.fail("the record expands to far more than its size")),
         }
     }
 

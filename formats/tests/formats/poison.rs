@@ -176,10 +176,10 @@ fn avro_frames_and_lengths_that_lie() {
         ("union branch 2 of 2", "does not have", body(&[&[2, 2, b'x', 4, 2], &GOOD[5..]])),
         ("union branch -1", "does not have", body(&[&[2, 2, b'x', 1, 2], &GOOD[5..]])),
         ("enum symbol 2 of 2", "does not have", body(&[&[2, 2, b'x', 2, 2, 4], &GOOD[6..]])),
-        ("2^62 nulls", "beyond all proportion", body(&[&head, &[2], &varint(1 << 62), &[0, 0, 0, 0, 0]])),
+        ("2^62 nulls", "far more than its size", body(&[&head, &[2], &varint(1 << 62), &[0, 0, 0, 0, 0]])),
         (
             "nulls beyond the limit in blocks",
-            "beyond all proportion",
+            "far more than its size",
             body(&[&head, &[2], &[varint(1 << 19), varint(1 << 19), varint(1 << 19)].concat(), &[0, 0, 0, 0, 0]]),
         ),
         ("2^62 arrays", "more items", body(&[&head, &varint(1 << 62), &[0, 0, 0, 0]])),
@@ -226,6 +226,6 @@ fn avro_defaults_cannot_multiply_without_bound() {
     let (mut decoder, mut rows) = avro(&reader, writer);
     decoder.decode(&framed(1, &[20, 0]), &mut rows).unwrap();
     let bomb = framed(1, &[0x80, 0x80, 0x40, 0]); // 2^19 items
-    assert!(cause(decoder.decode(&bomb, &mut rows).unwrap_err()).contains("beyond all proportion"));
+    assert!(cause(decoder.decode(&bomb, &mut rows).unwrap_err()).contains("far more than its size"));
     assert_eq!(rows.len(), 1);
 }
