@@ -1,26 +1,25 @@
 //! `hw run --dry-run`: everything a worker needs, checked without creating anything. Of records it reads only keys, where a
 //! step relies on them.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use headwater_engine::broker::{Broker, TopicSpec};
+use headwater_engine::broker::Broker;
 use headwater_engine::delivery::{Answer, Progress, Range, Target as _};
-use headwater_engine::lane::{Sampled, TOMBSTONE_RETENTION, sample_keys, topics_to_create};
+use headwater_engine::lane::{Sampled, TOMBSTONE_RETENTION, sample_keys};
 use headwater_engine::manifest;
-use headwater_engine::pipeline::Guarantee;
-use headwater_engine::plan::{InputKind, Output, Plan, Target, TopicName};
+use headwater_engine::plan::{Output, Plan, Target};
 use operator_core::{Diagnostic, Span};
 use rustix::fs::Access;
 use tokio::runtime::Handle;
 
+use crate::access::{self, Check};
 use crate::clickhouse::{self, ClickHouse, Created, Table, inspect, misfits};
 use crate::config::Config;
 use crate::deliver::{self, Tables, rows_of};
 use crate::diagnose::Problem;
-use crate::kafka::{Kafka, Operation, Rights};
+use crate::kafka::Kafka;
 use crate::preflight::{check_internal, short_lived, tombstones_kept};
 
 /// The check of the plan against what is deployed.
@@ -32,51 +31,33 @@ const LITTLE_ROOM: u64 = 64 << 20;
 /// How long a table may take to count its rows.
 const ANSWER_WITHIN: Duration = Duration::from_secs(60);
 
-/// A thing that was checked.
-pub struct Check {
-    pub what: String,
-    /// What was found, or what is wrong and what to do.
-    pub result: Result<String, String>,
-}
-
 fn check(what: impl Into<String>, result: Result<String, String>) -> Check {
-    Check { what: what.into(), result }
+    Check::new(what, result)
 }
 
-/// Topics with what is done to them.
-type Needs = BTreeMap<String, BTreeSet<Operation>>;
-
-/// Checks a plan against the services of an environment.
+/// Checks a plan against the services of an environment. The second answer are commands that grant missing rights.
 ///
 /// # Errors
 /// A service can't be asked.
-pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, runtime: &Handle) -> Result<Vec<Check>, Problem> {
-    let fail = |e: headwater_engine::broker::BrokerError| Problem::plain(e.to_string());
-    let create = topics_to_create(plan);
-    let needs = needs(plan, &create);
-    let existing: BTreeSet<String> = kafka.topics().map_err(fail)?.into_iter().collect();
-    let (there, missing): (Vec<String>, Vec<String>) = needs.keys().cloned().partition(|topic| existing.contains(topic));
-    let rights = kafka.rights_on_topics(&there).map_err(fail)?;
-    let mut checks: Vec<Check> = there.iter().map(|topic| topic_check(topic, &needs, &rights)).collect();
-    let to_create: Vec<TopicSpec> = create.into_iter().filter(|spec| missing.contains(&spec.name)).collect();
-    for (topic, refusal) in kafka.could_create(&to_create).map_err(fail)? {
-        let result = match refusal {
-            None => Ok("will be created".to_string()),
-            Some(why) => Err(format!("can't be created: {why}")),
-        };
-        checks.push(check(format!("topic {topic}"), result));
+pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, runtime: &Handle) -> Result<(Vec<Check>, String), Problem> {
+    let access = access::check(plan, kafka).map_err(|e| Problem::plain(e.to_string()))?;
+    let grants = access.grants();
+    let mut checks = access.checks;
+    // Without rights the other questions would only be refused in their own words.
+    if checks.iter().all(|check| check.wrong().is_none()) {
+        checks.extend(topics(plan, kafka));
     }
-    for output in plan.stages.iter().flat_map(|s| &s.outputs) {
-        if let Target::Topic(sink) = &output.target
-            && let TopicName::Column(before, column, after) = &sink.topic
-        {
-            checks.push(check(format!("topics {before}{{{column}}}{after}"), Ok("not checked: their names are in the rows".to_string())));
-        }
-    }
-    match sample_keys(plan, kafka) {
-        Ok(sampled) => checks.extend(sampled.into_iter().map(keys_check)),
-        Err(e) => checks.push(check("keys of sources", Err(format!("can't be read: {e}")))),
-    }
+    checks.push(check("state folder", state_folder(&config.worker.state_dir, &plan.pipeline)));
+    checks.extend(tables(plan, kafka, config, files, runtime));
+    Ok((checks, grants))
+}
+
+/// What is in topics, and how they are set.
+fn topics(plan: &Plan, kafka: &Kafka) -> Vec<Check> {
+    let mut checks: Vec<Check> = match sample_keys(plan, kafka) {
+        Ok(sampled) => sampled.into_iter().map(keys_check).collect(),
+        Err(e) => vec![check("keys of sources", Err(format!("can't be read: {e}")))],
+    };
     let compared = deployed(plan, kafka);
     checks.extend(compared.unwrap_or_else(|e| vec![check(DEPLOYED, Err(format!("can't be compared: {e}")))]));
     checks.push(check("internal topics", check_internal(plan, kafka).map(|()| "as planned".to_string())));
@@ -85,13 +66,7 @@ pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, ru
         let said = |kept| if kept < TOMBSTONE_RETENTION { short_lived(kept) } else { format!("kept for {}", Span(kept)) };
         checks.push(check("tombstones of changelogs", kept.map(said)));
     }
-    checks.push(check("state folder", state_folder(&config.worker.state_dir, &plan.pipeline)));
-    checks.extend(groups(plan, kafka)?);
-    if plan.guarantee == Guarantee::ExactlyOnce {
-        checks.push(transactions(plan, kafka));
-    }
-    checks.extend(tables(plan, kafka, config, files, runtime));
-    Ok(checks)
+    checks
 }
 
 /// Whether a worker can keep local checkpoints, and how much room they have.
@@ -134,69 +109,8 @@ fn deployed(plan: &Plan, kafka: &Kafka) -> Result<Vec<Check>, manifest::store::S
     Ok(vec![check(what, Ok(found))])
 }
 
-/// What a worker does to which topics.
-fn needs(plan: &Plan, create: &[TopicSpec]) -> Needs {
-    let mut needs = Needs::new();
-    let mut need = |topic: &str, operations: &[Operation]| needs.entry(topic.to_string()).or_default().extend(operations.iter().copied());
-    for input in plan.stages.iter().flat_map(|s| &s.inputs).filter(|i| matches!(i.kind, InputKind::Source(_))) {
-        input.topics.iter().for_each(|topic| need(&topic.name, &[Operation::Read, Operation::Describe]));
-    }
-    plan.tables.iter().for_each(|table| need(&table.topic.name, &[Operation::Read, Operation::Describe]));
-    for output in plan.stages.iter().flat_map(|s| &s.outputs) {
-        if let Target::Topic(sink) = &output.target
-            && let TopicName::Fixed(topic) = &sink.topic
-        {
-            need(topic, &[Operation::Write, Operation::Describe]);
-        }
-    }
-    for spec in create {
-        let internal = spec.name.starts_with("hw.") && !spec.name.ends_with(".dlq");
-        let read = if internal { &[Operation::Read][..] } else { &[] };
-        need(&spec.name, &[Operation::Write, Operation::Describe]);
-        need(&spec.name, read);
-    }
-    needs
-}
-
-fn topic_check(topic: &str, needs: &Needs, rights: &BTreeMap<String, Rights>) -> Check {
-    let needed = needs.get(topic).into_iter().flatten();
-    let refused: Vec<String> = needed
-        .clone()
-        .filter(|operation| !rights.get(topic).is_some_and(|rights| rights.allow(**operation)))
-        .map(|operation| format!("{operation:?}").to_uppercase())
-        .collect();
-    let names: Vec<String> = needed.map(|operation| format!("{operation:?}").to_lowercase()).collect();
-    let result = match refused.is_empty() {
-        true => Ok(format!("may {}", names.join(", "))),
-        false => Err(format!("not permitted to {}: an ACL for this client's principal must allow it", refused.join(", "))),
-    };
-    check(format!("topic {topic}"), result)
-}
-
 fn keys_check((topic, sampled): Sampled) -> Check {
     check(format!("keys of {topic}"), sampled.map(|keys| format!("the newest {keys} are in their partitions")))
-}
-
-fn groups(plan: &Plan, kafka: &Kafka) -> Result<Vec<Check>, Problem> {
-    let outputs = plan.stages.iter().flat_map(|s| &s.outputs);
-    let sinks = outputs.filter(|o| matches!(o.target, Target::Outbox { .. })).map(|o| plan.names.sink_group(&o.name));
-    let names: Vec<String> = std::iter::once(plan.names.group()).chain(sinks).collect();
-    let rights = kafka.rights_on_groups(&names).map_err(|e| Problem::plain(e.to_string()))?;
-    let of = |name: &String| {
-        let allowed = rights.get(name).is_some_and(|rights| rights.allow(Operation::Read));
-        let result = if allowed { Ok("may join".to_string()) } else { Err("not permitted to READ: the worker could not join".to_string()) };
-        check(format!("group {name}"), result)
-    };
-    Ok(names.iter().map(of).collect())
-}
-
-/// A transactional id that no worker has, under the pipeline's prefix: those of running workers must not be fenced. The
-/// brokers remember it for a week.
-fn transactions(plan: &Plan, kafka: &Kafka) -> Check {
-    let id = plan.names.transactional_id(&format!("dry-run-{}", uuid::Uuid::new_v4()), 0, 0);
-    let opened = kafka.producer(Some(&id)).map(drop);
-    let what = format!("transactional ids hw.{}.*", plan.pipeline);
-    check(what, opened.map(|()| "may write".to_string()).map_err(|e| format!("can't open transactions: {e}")))
 }
 
 fn tables(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, runtime: &Handle) -> Vec<Check> {

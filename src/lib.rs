@@ -2,6 +2,7 @@
 //! Kafka clients, HTTP or each other; here they are combined. A library so that the system tests can run the contract suites
 //! against the real services.
 
+pub mod access;
 pub mod cases;
 pub mod catalog;
 pub mod cli;

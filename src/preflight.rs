@@ -38,7 +38,7 @@ pub fn check_internal(plan: &Plan, broker: &dyn Broker) -> Result<(), String> {
                 spec.partitions
             ));
         }
-        if spec.name.ends_with(".changelog") {
+        if partitions.is_some() && spec.name.ends_with(".changelog") {
             let config = broker.topic_config(&spec.name).map_err(|e| e.to_string())?;
             if config.iter().any(|(k, v)| k == "cleanup.policy" && v != "compact") {
                 return Err(format!("the changelog `{}` must have exactly cleanup.policy=compact, or state is lost", spec.name));

@@ -23,6 +23,7 @@ use operator_core::{Millis, Span};
 use parking_lot::Mutex;
 use sha2::Digest;
 
+use crate::access;
 use crate::catalog::{Live, NoSubjects, RegistrySubjects, Subjects};
 use crate::config::{Config, can_name_a_worker};
 use crate::deliver::{Delivering, Tables};
@@ -38,6 +39,8 @@ use crate::schema_registry::{Registry, RegistryConfig, Schemas};
 #[derive(Clone)]
 pub struct Services {
     pub broker: Arc<dyn Broker>,
+    /// The same, where it is real brokers: only they have access rules.
+    pub kafka: Option<Arc<Kafka>>,
     pub subjects: Arc<dyn Subjects>,
     pub schemas: Arc<dyn SchemaSource>,
     pub runtime: tokio::runtime::Handle,
@@ -47,7 +50,7 @@ pub struct Services {
 
 /// Connects to the brokers and the registry of an environment, whose clients report to `outages` whether they answer.
 pub fn connect(config: &Config, client_id: &str, runtime: &tokio::runtime::Handle, outages: &Outages) -> Result<Services, Problem> {
-    let broker = kafka(config, client_id)?;
+    let kafka = Arc::new(kafka(config, client_id)?);
     let (subjects, schemas): (Arc<dyn Subjects>, Arc<dyn SchemaSource>) = match registry(config)? {
         Some(registry) => {
             let schemas = Schemas::new(registry.clone(), runtime.clone());
@@ -55,7 +58,7 @@ pub fn connect(config: &Config, client_id: &str, runtime: &tokio::runtime::Handl
         }
         None => (Arc::new(NoSubjects), Arc::new(headwater_engine::schemas::MemorySchemas::default())),
     };
-    Ok(Services { broker: Arc::new(broker), subjects, schemas, runtime: runtime.clone(), outages: outages.clone() })
+    Ok(Services { broker: kafka.clone(), kafka: Some(kafka), subjects, schemas, runtime: runtime.clone(), outages: outages.clone() })
 }
 
 /// The brokers of an environment.
@@ -106,11 +109,27 @@ impl Services {
     }
 }
 
+/// Plans against the live services; warnings come beside the plan.
+///
+/// # Errors
+/// Everything that is wrong with the pipeline. Commands that grant missing rights have been shown.
+pub fn plan_on(loaded: &Loaded, services: &Services) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
+    let catalog = Live::new(services.broker.clone(), services.subjects.clone());
+    prepare::make_plan(loaded, &catalog).inspect_err(|problems| {
+        // A topic that can't be described can't be planned with.
+        if let Some(kafka) = services.kafka.as_ref().filter(|_| problems.iter().any(|p| p.code == "broker")) {
+            access::show_grants(&access::grants_for_named(&loaded.pipeline, kafka));
+        }
+    })
+}
+
 /// Plans against the live services and creates the topics the pipeline needs.
 pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Problem>> {
-    let catalog = Live::new(services.broker.clone(), services.subjects.clone());
-    let (mut plan, warnings) = prepare::make_plan(loaded, &catalog)?;
+    let (mut plan, warnings) = plan_on(loaded, &services)?;
     prepare::print(&warnings);
+    if let Some(kafka) = &services.kafka {
+        may_run(&plan, kafka)?;
+    }
     check_internal(&plan, services.broker.as_ref()).map_err(|e| vec![Problem::plain(e)])?;
     let agreed = deploy(services.broker.as_ref(), &mut plan).map_err(|e| refusals(loaded, e))?;
     let version = agreed.deployed.manifest.version;
@@ -147,6 +166,17 @@ pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Prob
         stats: Arc::new(Stats::default()),
     };
     Ok(Prepared { plan, services, world, deployed: agreed.deployed, checkpoint_age: kept / 2 })
+}
+
+/// Whether this client has the rights that the worker will need.
+fn may_run(plan: &Plan, kafka: &Kafka) -> Result<(), Vec<Problem>> {
+    let access = access::check(plan, kafka).map_err(|e| vec![Problem::plain(e.to_string())])?;
+    let problems = access.problems();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    access::show_grants(&access.grants());
+    Err(problems)
 }
 
 /// A worker's slot: the first free one of the state folder, held by a file lock that dies with the process, so that a

@@ -8,7 +8,7 @@ use headwater_engine::worker::Stop;
 use tokio::runtime::Handle;
 
 use super::{Environment, Failure, Schemas, runtime};
-use crate::catalog::Live;
+use crate::access::{self, Found};
 use crate::config::Config;
 use crate::deliver::Tables;
 use crate::diagnose::Problem;
@@ -91,21 +91,23 @@ fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     if let Some(why) = services.unreachable() {
         return Err(Problem::plain(why).with_code(run::UNREACHABLE).into());
     }
-    let catalog = Live::new(services.broker.clone(), services.subjects.clone());
-    let (plan, warnings) = prepare::make_plan(&loaded, &catalog).map_err(Failure::Wrong)?;
+    let (plan, warnings) = run::plan_on(&loaded, &services).map_err(Failure::Wrong)?;
     prepare::print(&warnings);
     say!("{} the pipeline fits the topics and schemas of the environment", good("✓"));
-    let kafka = run::kafka(&config, "hw-dry-run")?;
-    let checks = dry_run::check_all(&plan, &kafka, &config, &files, runtime.handle())?;
+    let kafka = services.kafka.as_ref().ok_or_else(|| Problem::plain("no brokers to ask"))?;
+    let (checks, grants) = dry_run::check_all(&plan, kafka, &config, &files, runtime.handle())?;
     for check in &checks {
-        match &check.result {
-            Ok(found) => say!("{}", wrapped(&format!("{} {} {}", good("✓"), check.what, dim(found)), 2)),
-            Err(wrong) => say!("{}", wrapped(&format!("{} {}: {wrong}", bad("✗"), check.what), 2)),
-        }
+        let line = match &check.found {
+            Found::Fine(found) => format!("{} {} {}", good("✓"), check.what, dim(found)),
+            Found::Unknown(why) => format!("{} {}: {why}", dim("?"), check.what),
+            Found::Wrong(wrong) => format!("{} {}: {wrong}", bad("✗"), check.what),
+        };
+        say!("{}", wrapped(&line, 2));
     }
-    match checks.iter().filter(|check| check.result.is_err()).count() {
+    access::show_grants(&grants);
+    match checks.iter().filter(|check| check.wrong().is_some()).count() {
         0 => Ok(()),
-        wrong => Err(Problem::plain(format!("{wrong} of {} checks failed", checks.len() + 1)).into()),
+        wrong => Err(Failure::Wrong(vec![Problem::plain(format!("{wrong} of {} checks failed", checks.len() + 1))])),
     }
 }
 

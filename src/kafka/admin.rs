@@ -1,30 +1,24 @@
 //! Topics: which exist, their bounds and settings, and creating new ones.
 //!
-//! Questions go through one librdkafka client of the consumer kind, because a producer's metadata request may create
-//! the topic it asks about. It reads uncommitted: under `read_committed` librdkafka answers a question for the high
-//! watermark with the last stable offset, and a restore that stops there, below an open transaction, is silently short. Creating topics and reading their settings is rare: `rdkafka`'s admin client is made for it
-//! and dropped again.
+//! All goes through one librdkafka client of the consumer kind, because a producer's metadata request may create the topic it asks
+//! about, and because a client more is a connection more to open at each start. It reads uncommitted: under `read_committed`
+//! librdkafka answers a question for the high watermark with the last stable offset, and a restore that stops there, below an open
+//! transaction, is silently short.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use headwater_engine::broker::{BrokerError, Failure, GroupView, TopicId, TopicPartition, TopicSpec};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::bindings as sys;
-use rdkafka::client::DefaultClientContext;
-use rdkafka::error::KafkaError;
-use rdkafka::types::RDKafkaErrorCode;
 
 use super::codes;
+use super::create;
 use super::describe;
 use super::native::{self, Client, Context, NativeTopic, raw};
 use super::quiet::Quiet;
-use super::rights::{self, Kind, Rights};
+use super::rights::{self, Creation, Kind, Rights};
 use super::{KafkaConfig, Role};
 
 /// How long a question about the cluster may take.
@@ -86,6 +80,7 @@ impl Admin {
             Some(Described { code: codes::UNKNOWN_TOPIC_OR_PART | codes::UNKNOWN_TOPIC, .. }) => Ok(None),
             // No leader yet for some partition: the topic is there anyway.
             Some(Described { code: 0 | codes::LEADER_NOT_AVAILABLE, partitions, .. }) => Ok((partitions > 0).then_some(partitions)),
+            Some(Described { code, .. }) if codes::is_authorization(code) => Err(no_right_to_describe(topic)),
             Some(Described { code, .. }) => Err(codes::error(format!("topic {topic}"), code)),
         }
     }
@@ -158,18 +153,26 @@ impl Admin {
         Ok(handle)
     }
 
+    /// Creates what is missing, and only that: CREATE is a right of its own, which a worker whose topics exist need not have.
     pub(super) fn create(&self, wanted: &[TopicSpec]) -> Result<(), BrokerError> {
-        if wanted.is_empty() {
-            return Ok(());
+        let names: Vec<String> = wanted.iter().map(|spec| spec.name.clone()).collect();
+        let found = self.rights(Kind::Topics, &names)?;
+        if let Some((topic, _)) = found.iter().find(|(_, rights)| **rights == Rights::Refused) {
+            // It may exist: nothing is known of it.
+            return Err(no_right_to_describe(topic));
         }
-        let new: Vec<_> = wanted.iter().map(new_topic).collect();
-        let admin = self.admin_client()?;
-        let options = AdminOptions::new().request_timeout(Some(ANSWER_WITHIN)).operation_timeout(Some(ANSWER_WITHIN));
-        let results = wait_for(admin.create_topics(&new, &options)).map_err(|error| failed("creating topics", &error))?;
-        for result in results {
-            match result {
-                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((topic, code)) => return Err(codes::error(format!("creating topic {topic}"), code as i32)),
+        let missing: Vec<TopicSpec> = wanted.iter().filter(|s| found.get(&s.name).is_none_or(|r| *r == Rights::Missing)).cloned().collect();
+        if !missing.is_empty() {
+            for (topic, code) in create::create(self.client.ptr(), &missing, false)? {
+                match code {
+                    0 | codes::TOPIC_ALREADY_EXISTS => {}
+                    code if codes::is_authorization(code) => {
+                        return Err(BrokerError::fatal(format!(
+                            "the topic `{topic}` is missing, and this client is not permitted to CREATE it"
+                        )));
+                    }
+                    code => return Err(codes::error(format!("creating topic {topic}"), code)),
+                }
             }
         }
         wanted.iter().try_for_each(|spec| self.wait_until_usable(spec))
@@ -187,19 +190,17 @@ impl Admin {
         patiently(|| describe::group(self.client.ptr(), group))
     }
 
-    pub(super) fn could_create(&self, wanted: &[TopicSpec]) -> Result<Vec<(String, Option<String>)>, BrokerError> {
+    pub(super) fn could_create(&self, wanted: &[TopicSpec]) -> Result<Vec<(String, Creation)>, BrokerError> {
         if wanted.is_empty() {
             return Ok(Vec::new());
         }
-        let new: Vec<_> = wanted.iter().map(new_topic).collect();
-        let options = AdminOptions::new().request_timeout(Some(ANSWER_WITHIN)).validate_only(true);
-        let admin = self.admin_client()?;
-        let results = wait_for(admin.create_topics(&new, &options)).map_err(|error| failed("asking to create topics", &error))?;
-        let answer = results.into_iter().map(|result| match result {
-            Ok(topic) | Err((topic, RDKafkaErrorCode::TopicAlreadyExists)) => (topic, None),
-            Err((topic, code)) => (topic, Some(native::describe(code as i32))),
-        });
-        Ok(answer.collect())
+        let answers = patiently(|| create::create(self.client.ptr(), wanted, true))?;
+        let creation = |code| match code {
+            0 | codes::TOPIC_ALREADY_EXISTS => Creation::Possible,
+            code if codes::is_authorization(code) => Creation::NoRight,
+            code => Creation::Refused(native::describe(code)),
+        };
+        Ok(answers.into_iter().map(|(topic, code)| (topic, creation(code))).collect())
     }
 
     fn wait_until_usable(&self, spec: &TopicSpec) -> Result<(), BrokerError> {
@@ -218,35 +219,17 @@ impl Admin {
     }
 
     pub(super) fn config_of(&self, topic: &str) -> Result<Vec<(String, String)>, BrokerError> {
-        let admin = self.admin_client()?;
-        let options = AdminOptions::new().request_timeout(Some(ANSWER_WITHIN));
-        let what = format!("settings of topic {topic}");
-        let resources = [ResourceSpecifier::Topic(topic)];
-        let results = wait_for(admin.describe_configs(&resources, &options)).map_err(|error| failed(&what, &error))?;
-        let mut settings = Vec::new();
-        for result in results {
-            match result {
-                Ok(resource) => {
-                    let told = resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
-                    settings.extend(told);
-                }
-                Err(code) if codes::is_authorization(code as i32) => {
-                    tracing::warn!(topic, "not permitted to read the topic's settings");
-                }
-                Err(code) => return Err(codes::error(&what, code as i32)),
-            }
+        let settings = patiently(|| describe::topic_config(self.client.ptr(), topic))?;
+        if settings.is_none() {
+            tracing::warn!(topic, "not permitted to DESCRIBE_CONFIGS: the topic's settings are not known");
         }
-        Ok(settings)
+        Ok(settings.unwrap_or_default())
     }
+}
 
-    fn admin_client(&self) -> Result<AdminClient<DefaultClientContext>, BrokerError> {
-        let mut config = rdkafka::ClientConfig::new();
-        for (name, value) in self.config.connection() {
-            config.set(name, value);
-        }
-        // The error may quote the value of a setting, hence a password; `Kafka::connect` has tried them all anyway.
-        config.create().map_err(|_| BrokerError::fatal("librdkafka refuses the settings of the admin client"))
-    }
+/// Whether the topic exists can't be known then.
+fn no_right_to_describe(topic: &str) -> BrokerError {
+    BrokerError::fatal(format!("not permitted to DESCRIBE the topic `{topic}`, which READ and WRITE imply"))
 }
 
 /// Asks again while the answer is that it may come later: from a coordinator that is still loading, for one.
@@ -259,19 +242,6 @@ fn patiently<T>(mut ask: impl FnMut() -> Result<T, BrokerError>) -> Result<T, Br
             }
             answer => return answer,
         }
-    }
-}
-
-fn new_topic(spec: &TopicSpec) -> NewTopic<'_> {
-    // -1: the broker's default.
-    let topic = NewTopic::new(&spec.name, spec.partitions, TopicReplication::Fixed(spec.replication.unwrap_or(-1)));
-    spec.config.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
-}
-
-fn failed(what: &str, error: &KafkaError) -> BrokerError {
-    match error.rdkafka_error_code() {
-        Some(code) => codes::error(what, code as i32),
-        None => BrokerError::new(Failure::Transient, format!("{what}: {error}")),
     }
 }
 
@@ -298,25 +268,5 @@ unsafe fn describe(metadata: *const sys::rd_kafka_metadata) -> Vec<Described> {
                 }
             })
             .collect()
-    }
-}
-
-/// Waits for a future of the admin client, which completes it from its own thread. No runtime is needed, so that this
-/// may be called on any thread.
-fn wait_for<F: Future>(future: F) -> F::Output {
-    struct Unpark(std::thread::Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    let mut future = pin!(future);
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut context = std::task::Context::from_waker(&waker);
-    loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => return output,
-            Poll::Pending => std::thread::park(),
-        }
     }
 }

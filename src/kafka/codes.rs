@@ -68,6 +68,7 @@ pub(super) const TOPIC_AUTHORIZATION_FAILED: i32 = 29;
 pub(super) const GROUP_AUTHORIZATION_FAILED: i32 = 30;
 pub(super) const CLUSTER_AUTHORIZATION_FAILED: i32 = 31;
 pub(super) const INVALID_TIMESTAMP: i32 = 32;
+pub(super) const TOPIC_ALREADY_EXISTS: i32 = 36;
 pub(super) const NOT_CONTROLLER: i32 = 41;
 pub(super) const INVALID_PRODUCER_EPOCH: i32 = 47;
 pub(super) const CONCURRENT_TRANSACTIONS: i32 = 51;
@@ -132,7 +133,8 @@ pub(super) fn failure(code: i32) -> Failure {
 
 /// An error that says what was tried and what came of it.
 pub(super) fn error(what: impl std::fmt::Display, code: i32) -> BrokerError {
-    BrokerError::new(failure(code), format!("{what}: {}", native::describe(code)))
+    let hint = if is_authorization(code) { "; `hw run --dry-run` says which rights are missing" } else { "" };
+    BrokerError::new(failure(code), format!("{what}: {}{hint}", native::describe(code)))
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::native::{Native, c_string, raw, string};
 const ANSWER_WITHIN_MS: i32 = 30_000;
 
 /// What a question hands over: the client, the options and the queue for the answer.
-pub(super) type Asking = (*mut Native, *const sys::rd_kafka_AdminOptions_t, *mut sys::rd_kafka_queue_t);
+pub(super) type Asking = (*mut Native, *mut sys::rd_kafka_AdminOptions_t, *mut sys::rd_kafka_queue_t);
 
 /// The answer to a question; the results that are read from it live as long as it does.
 pub(super) struct Answer(*mut sys::rd_kafka_event_t);
@@ -111,6 +111,45 @@ pub(super) fn describe_topics(client: *mut Native, topics: &[String], rights: bo
             sys::rd_kafka_TopicCollection_destroy(topics);
         }
     })
+}
+
+/// The settings of a topic, by name; none of one that doesn't exist. `None`: this client may not see them.
+pub(super) fn topic_config(client: *mut Native, topic: &str) -> Result<Option<Vec<(String, String)>>, BrokerError> {
+    let (name, what) = (c_string(topic)?, format!("settings of topic {topic}"));
+    let operation = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS;
+    let answer = question(client, operation, &what, false, |(client, options, queue)| {
+        // SAFETY: all are valid; the resource is copied by the call, and destroyed once.
+        unsafe {
+            let mut resource = sys::rd_kafka_ConfigResource_new(sys::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC, name.as_ptr());
+            sys::rd_kafka_DescribeConfigs(client, &mut resource, 1, options, queue);
+            sys::rd_kafka_ConfigResource_destroy(resource);
+        }
+    })?;
+    let mut settings = Vec::new();
+    // SAFETY: arrays hold the counts that come with them; results live as long as the answer.
+    unsafe {
+        let mut count = 0_usize;
+        let result = sys::rd_kafka_event_DescribeConfigs_result(answer.event());
+        let resources = sys::rd_kafka_DescribeConfigs_result_resources(result, &mut count);
+        for at in 0..count {
+            let resource = *resources.add(at);
+            match raw::rd_kafka_ConfigResource_error(resource) {
+                0 => {}
+                codes::UNKNOWN_TOPIC_OR_PART | codes::UNKNOWN_TOPIC => continue,
+                code if codes::is_authorization(code) => return Ok(None),
+                code => return Err(codes::error(&what, code)),
+            }
+            let mut entries = 0_usize;
+            let list = sys::rd_kafka_ConfigResource_configs(resource, &mut entries);
+            for entry in (0..entries).map(|at| *list.add(at)) {
+                let value = sys::rd_kafka_ConfigEntry_value(entry);
+                if !value.is_null() {
+                    settings.push((string(sys::rd_kafka_ConfigEntry_name(entry)), string(value)));
+                }
+            }
+        }
+    }
+    Ok(Some(settings))
 }
 
 /// Asks for the descriptions of groups.

@@ -14,6 +14,7 @@ mod batches;
 mod codes;
 mod commit;
 mod consumer;
+mod create;
 mod deliveries;
 mod describe;
 mod ends;
@@ -30,7 +31,7 @@ mod rights;
 mod rounds;
 mod watch;
 
-pub use rights::{Operation, Rights};
+pub use rights::{Creation, Operation, Rights};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -327,8 +328,24 @@ impl Kafka {
         asked.collect::<Result<Vec<_>, _>>().map(|rights| rights.into_iter().flatten().collect())
     }
 
-    /// Which of these topics could be created, without doing it: why not, where not.
-    pub fn could_create(&self, topics: &[TopicSpec]) -> Result<Vec<(String, Option<String>)>, BrokerError> {
+    /// The addresses that the brokers were asked for at first.
+    pub fn bootstrap(&self) -> &str {
+        &self.config.bootstrap
+    }
+
+    /// Who this client is for the brokers' access rules, as far as its settings tell.
+    pub fn principal(&self) -> String {
+        let property = |name: &str| self.config.properties.get(name).map(String::as_str);
+        match (property("security.protocol").map(str::to_ascii_lowercase).as_deref(), property("sasl.username")) {
+            (None | Some("plaintext"), _) => "User:ANONYMOUS".into(),
+            (Some("sasl_ssl" | "sasl_plaintext"), Some(user)) => format!("User:{user}"),
+            // The subject of a certificate, or what a token or a ticket says.
+            _ => "User:NAME".into(),
+        }
+    }
+
+    /// Which of these topics could be created, without doing it.
+    pub fn could_create(&self, topics: &[TopicSpec]) -> Result<Vec<(String, Creation)>, BrokerError> {
         self.admin.could_create(topics)
     }
 }

@@ -24,8 +24,8 @@ pub(super) type NativeQueue = sys::rd_kafka_queue_t;
 /// The same functions as in `rdkafka::bindings`, with error codes as integers (see [`codes`]).
 pub(super) mod raw {
     use super::sys::{
-        rd_kafka_error_t, rd_kafka_event_t, rd_kafka_metadata as Metadata, rd_kafka_queue_t, rd_kafka_t, rd_kafka_topic_partition_list_t,
-        rd_kafka_topic_t,
+        rd_kafka_ConfigResource_t, rd_kafka_error_t, rd_kafka_event_t, rd_kafka_metadata as Metadata, rd_kafka_queue_t, rd_kafka_t,
+        rd_kafka_topic_partition_list_t, rd_kafka_topic_result_t, rd_kafka_topic_t,
     };
     use std::ffi::{c_char, c_int, c_void};
 
@@ -68,6 +68,8 @@ pub(super) mod raw {
             metadata: *mut *const Metadata,
             timeout_ms: c_int,
         ) -> c_int;
+        pub(in super::super) fn rd_kafka_topic_result_error(result: *const rd_kafka_topic_result_t) -> c_int;
+        pub(in super::super) fn rd_kafka_ConfigResource_error(resource: *const rd_kafka_ConfigResource_t) -> c_int;
         pub(in super::super) fn rd_kafka_flush(rk: *mut rd_kafka_t, timeout_ms: c_int) -> c_int;
         pub(in super::super) fn rd_kafka_consumer_close(rk: *mut rd_kafka_t) -> c_int;
         pub(in super::super) fn rd_kafka_poll_set_consumer(rk: *mut rd_kafka_t) -> c_int;

@@ -5,24 +5,33 @@ use std::collections::BTreeMap;
 use headwater_engine::broker::BrokerError;
 use rdkafka::bindings as sys;
 
-use super::native::string;
+use super::native::{Native, string};
 use super::{codes, describe};
 
-/// An operation on a topic or group, as Kafka's access rules name it.
+/// An operation, as Kafka's access rules name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operation {
     Read,
     Write,
+    Create,
     Describe,
+    DescribeConfigs,
+    IdempotentWrite,
 }
 
 impl Operation {
+    const ALL: [Operation; 6] =
+        [Operation::Read, Operation::Write, Operation::Create, Operation::Describe, Operation::DescribeConfigs, Operation::IdempotentWrite];
+
     /// The number in Kafka's protocol.
     fn code(self) -> i32 {
         match self {
             Operation::Read => 3,
             Operation::Write => 4,
+            Operation::Create => 5,
             Operation::Describe => 8,
+            Operation::DescribeConfigs => 10,
+            Operation::IdempotentWrite => 12,
         }
     }
 }
@@ -30,15 +39,33 @@ impl Operation {
 /// What may be done to a topic or group.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rights {
-    /// It does not exist, or the user may not describe it.
-    Unseen,
+    /// There is no topic of this name.
+    Missing,
+    /// It may not even be described. Whether it exists is not known.
+    Refused,
+    /// These brokers don't answer such a question.
+    Untold,
     Known(Vec<Operation>),
 }
 
 impl Rights {
-    pub fn allow(&self, operation: Operation) -> bool {
-        matches!(self, Rights::Known(operations) if operations.contains(&operation))
+    /// `None`: it is not known.
+    pub fn allow(&self, operation: Operation) -> Option<bool> {
+        match self {
+            Rights::Missing | Rights::Untold => None,
+            Rights::Refused => Some(false),
+            Rights::Known(operations) => Some(operations.contains(&operation)),
+        }
     }
+}
+
+/// Whether a topic could be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Creation {
+    Possible,
+    NoRight,
+    /// For another reason, in the brokers' words.
+    Refused(String),
 }
 
 /// What a question is about.
@@ -49,7 +76,7 @@ pub(super) enum Kind {
 }
 
 /// Asks for the rights on topics or groups. `client` must be valid.
-pub(super) fn ask(client: *mut sys::rd_kafka_t, kind: Kind, names: &[String]) -> Result<BTreeMap<String, Rights>, BrokerError> {
+pub(super) fn ask(client: *mut Native, kind: Kind, names: &[String]) -> Result<BTreeMap<String, Rights>, BrokerError> {
     let mut rights = BTreeMap::new();
     if names.is_empty() {
         return Ok(rights);
@@ -90,7 +117,7 @@ pub(super) fn ask(client: *mut sys::rd_kafka_t, kind: Kind, names: &[String]) ->
 }
 
 /// # Safety
-/// `error` is null or valid, `operations` holds `count` of them.
+/// `error` is null or valid; `operations` is null, whatever `count` says, or holds `count` of them.
 unsafe fn of(
     what: &str,
     error: *const sys::rd_kafka_error_t,
@@ -98,14 +125,35 @@ unsafe fn of(
     count: usize,
 ) -> Result<Rights, BrokerError> {
     // SAFETY: per the contract.
-    let (code, allowed): (i32, Vec<i32>) =
-        unsafe { (describe::code_of(error), (0..count).map(|at| operations.add(at).cast::<i32>().read()).collect()) };
-    match code {
+    match unsafe { describe::code_of(error) } {
         0 => {}
-        codes::UNKNOWN_TOPIC_OR_PART | codes::UNKNOWN_TOPIC => return Ok(Rights::Unseen),
-        code if codes::is_authorization(code) => return Ok(Rights::Unseen),
+        codes::UNKNOWN_TOPIC_OR_PART | codes::UNKNOWN_TOPIC => return Ok(Rights::Missing),
+        codes::GROUP_ID_NOT_FOUND => return Ok(Rights::Untold),
+        code if codes::is_authorization(code) => return Ok(Rights::Refused),
         code => return Err(codes::error(what, code)),
     }
-    let known = [Operation::Read, Operation::Write, Operation::Describe];
-    Ok(Rights::Known(known.into_iter().filter(|operation| allowed.contains(&operation.code())).collect()))
+    // Brokers that don't tell come as a null pointer and a count of -1. What was described may be described: none at all is no answer.
+    if operations.is_null() || count == 0 {
+        return Ok(Rights::Untold);
+    }
+    // SAFETY: per the contract. Read as integers (see the module text of `codes`).
+    let allowed: Vec<i32> = unsafe { (0..count).map(|at| operations.add(at).cast::<i32>().read()).collect() };
+    Ok(Rights::Known(Operation::ALL.into_iter().filter(|operation| allowed.contains(&operation.code())).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The array was read as long as its count says, which for brokers that don't tell is -1.
+    #[test]
+    fn brokers_that_do_not_tell_leave_rights_unknown() {
+        // SAFETY: null pointers are allowed.
+        let untold = unsafe { of("topic t", std::ptr::null(), std::ptr::null(), usize::MAX) }.unwrap();
+        assert_eq!((untold.clone(), untold.allow(Operation::Read)), (Rights::Untold, None));
+        let read = [sys::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ];
+        // SAFETY: the array holds one.
+        let known = unsafe { of("topic t", std::ptr::null(), read.as_ptr(), 1) }.unwrap();
+        assert_eq!((known.allow(Operation::Read), known.allow(Operation::Write)), (Some(true), Some(false)));
+    }
 }

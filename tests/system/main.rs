@@ -19,6 +19,7 @@ mod names;
 mod outages;
 mod outputs;
 mod poison;
+mod rights;
 mod silence;
 mod tooling;
 mod width;

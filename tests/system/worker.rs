@@ -39,9 +39,6 @@ impl Worker {
 
     /// The same with variables of the environment.
     pub fn start_with(environment: &Ephemeral, pipeline: &Path, dir: &Path, slot: usize, variables: &[(&str, &str)]) -> Worker {
-        let log = dir.join(format!("worker-{slot}.log"));
-        let file = File::options().create(true).append(true).open(&log).expect("a log file");
-        let began = file.metadata().expect("a log file").len() as usize;
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml");
         let mut command = Command::new(HW);
         command.arg("run").arg(pipeline).arg("--config").arg(config);
@@ -49,8 +46,21 @@ impl Worker {
         command.env("HW_REGISTRY", environment.registry.as_deref().unwrap_or_default());
         command.env("HW_CLICKHOUSE", environment.clickhouse.as_deref().unwrap_or_default());
         command.env("HW_STATE_DIR", dir.join(format!("state-{slot}")));
-        command.env("HW_LOG", "info");
         command.env_remove("HW_FAIL").envs(variables.iter().copied());
+        Worker::spawn(command, dir.join(format!("worker-{slot}.log")))
+    }
+
+    /// The same with a configuration that names the services itself.
+    pub fn start_configured(config: &Path, pipeline: &Path, dir: &Path) -> Worker {
+        let mut command = Command::new(HW);
+        command.arg("run").arg(pipeline).arg("--config").arg(config).env_remove("HW_FAIL");
+        Worker::spawn(command, dir.join("worker.log"))
+    }
+
+    fn spawn(mut command: Command, log: PathBuf) -> Worker {
+        let file = File::options().create(true).append(true).open(&log).expect("a log file");
+        let began = file.metadata().expect("a log file").len() as usize;
+        command.env("HW_LOG", "info");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn().expect("hw starts");
         Worker { child, log, began }
     }

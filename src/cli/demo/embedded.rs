@@ -83,8 +83,14 @@ impl Embedded {
         config.worker.lanes = 1;
         config.worker.state_dir = args.dir.join("state");
         config.worker.http = "127.0.0.1:0".into();
-        let services =
-            Services { broker: Arc::new(broker.clone()), subjects, schemas, runtime: runtime.clone(), outages: Outages::default() };
+        let services = Services {
+            broker: Arc::new(broker.clone()),
+            kafka: None,
+            subjects,
+            schemas,
+            runtime: runtime.clone(),
+            outages: Outages::default(),
+        };
         Ok(Embedded { broker, ids, services, config, tally: Arc::default() })
     }
 }

@@ -1,0 +1,182 @@
+//! A cluster that denies whatever no rule allows, and a client with a password: what a worker needs there, and what it says of
+//! what is missing.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use headwater_local::{Ephemeral, Options, Protocol, Proxy};
+
+use crate::environment::{HW, exclusive, oracle_dir, python, wait_until};
+use crate::log::{create, produce, read};
+use crate::worker::Worker;
+
+/// The one of the documentation's list of rights: it reads `orders`, keeps state under another key than its records', and writes
+/// `totals`.
+const PIPELINE: &str = "apiVersion: headwater/v1
+name: totals
+sources: { orders: { topic: orders, schema: { id: string, customer: string } } }
+steps:
+  totals: { from: orders, window: { tumbling: 1h, by: [customer], compute: { n: count(*) }, emit: on_update } }
+sinks: { totals: { from: totals, topic: totals } }
+";
+
+/// Brokers with access rules. The tests' own clients come by the plain listener and may do everything; workers come as `hw` by the
+/// other one.
+struct Secured {
+    environment: Ephemeral,
+    proxies: Vec<Proxy>,
+    dir: tempfile::TempDir,
+}
+
+impl Secured {
+    fn up() -> Secured {
+        let settings = [
+            ("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer"),
+            ("super.users", "User:ANONYMOUS"),
+            ("listener.security.protocol.map", "PLAINTEXT:PLAINTEXT,PROXIED:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT"),
+            ("sasl.enabled.mechanisms", "PLAIN"),
+            (
+                "listener.name.proxied.plain.sasl.jaas.config",
+                "org.apache.kafka.common.security.plain.PlainLoginModule required user_hw=\"right\";",
+            ),
+        ];
+        let kafka_settings = settings.map(|(name, value)| (name.to_string(), value.to_string())).to_vec();
+        let options = Options { kafka_settings, proxied: true, registry: false, clickhouse: false, ..Options::new("") };
+        let environment = Ephemeral::up(&options).unwrap_or_else(|e| panic!("the local environment does not start: {e}"));
+        let proxies = environment.proxied.iter().map(|route| Proxy::start(route.listen, route.upstream, Protocol::Tcp).unwrap()).collect();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("pipeline.yaml"), PIPELINE).unwrap();
+        Secured { environment, proxies, dir }
+    }
+
+    fn pipeline(&self) -> PathBuf {
+        self.dir.path().join("pipeline.yaml")
+    }
+
+    /// The configuration of a client with this password.
+    fn config(&self, password: &str) -> PathBuf {
+        let file = self.dir.path().join(format!("{password}.yaml"));
+        std::fs::write(self.dir.path().join(password), password).unwrap();
+        let text = format!(
+            "kafka:\n  bootstrap: {}\n  session_timeout: 3s\n  transaction_timeout: 12s\n  properties: {{ security.protocol: SASL_PLAINTEXT, \
+             sasl.mechanisms: PLAIN, sasl.username: hw, sasl.password: {{ file: {} }} }}\n\
+             worker: {{ state_dir: {}, http: \"127.0.0.1:0\" }}\n",
+            self.environment.proxied_bootstrap().unwrap(),
+            self.dir.path().join(password).display(),
+            self.dir.path().join("state").display(),
+        );
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    fn acls(&self, commands: &str) {
+        let mut python = Command::new(python());
+        python.arg(oracle_dir().join("acl.py")).arg(&self.environment.bootstrap).stdin(Stdio::piped());
+        let mut child = python.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(commands.as_bytes()).unwrap();
+        assert!(child.wait().unwrap().success(), "{commands}");
+    }
+
+    /// `hw run` with these options, which is expected to end by itself: exit code, and what it said.
+    fn run(&self, options: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new("timeout");
+        command.args(["60", HW, "run"]).arg(self.pipeline()).arg("--config").arg(self.config("right")).args(options);
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+    }
+
+    fn worker(&self, password: &str) -> Worker {
+        Worker::start_configured(&self.config(password), &self.pipeline(), self.dir.path())
+    }
+}
+
+/// The rights that the documentation asks for: those that are always needed, and those that create topics.
+fn documented() -> (String, String) {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/yaml.md")).unwrap();
+    let lines = page.lines().filter(|line| line.starts_with("kafka-acls "));
+    let (create, always): (Vec<&str>, Vec<&str>) = lines.partition(|line| line.contains(" Create "));
+    assert!(create.len() >= 2 && always.len() >= 6, "{create:?} {always:?}");
+    (always.join("\n"), create.join("\n"))
+}
+
+/// CREATE was asked for topics that exist, so that only a worker that may create topics could start; and the dry run, which asked for
+/// missing ones only, said that all was well.
+#[test]
+fn a_worker_runs_with_the_documented_rights_and_says_which_are_missing() {
+    let _alone = exclusive();
+    let cluster = Secured::up();
+    create(&cluster.environment, "orders", 2);
+    create(&cluster.environment, "totals", 2);
+    let (always, to_create) = documented();
+    cluster.acls(&always);
+
+    // The topics are missing, and may not be created: both say so, and what grants it.
+    for options in [&["--dry-run"][..], &[]] {
+        let (code, said) = cluster.run(options);
+        assert_eq!(code, Some(2), "{said}");
+        for topic in ["hw.totals.manifest", "orders.dlq"] {
+            assert!(said.contains(&format!("topic {topic}: it is missing, and there is no right to CREATE it")), "{said}");
+        }
+        let grant = "--operation Create --topic hw.totals. --resource-pattern-type prefixed";
+        assert!(said.lines().any(|line| line.starts_with("kafka-acls ") && line.contains(grant)), "{said}");
+    }
+    cluster.acls(&to_create);
+    let (code, said) = cluster.run(&["--dry-run"]);
+    assert_eq!(code, Some(0), "{said}");
+    let totals = |n: usize| {
+        let order = |n: usize| format!(r#"{{"id":"{n}","customer":"{}"}}"#, n % 7).into_bytes();
+        let orders: Vec<Vec<u8>> = (0..50).map(order).collect();
+        let orders: Vec<_> = orders.iter().enumerate().map(|(n, order)| ((n % 2) as i32, None, Some(order.as_slice()))).collect();
+        produce(&cluster.environment, "orders", &orders);
+        wait_until("totals", Duration::from_secs(60), || match read(&cluster.environment, "totals").len() {
+            found if found >= n => Ok(()),
+            found => Err(format!("{found}")),
+        });
+    };
+    let worker = cluster.worker("right");
+    totals(7);
+    assert!(worker.stop().success());
+
+    // They exist now: nobody needs the right to create them.
+    cluster.acls(&to_create.replace("--add", "--remove"));
+    let (code, said) = cluster.run(&["--dry-run"]);
+    assert_eq!(code, Some(0), "{said}");
+    let worker = cluster.worker("right");
+    totals(14);
+    assert!(worker.stop().success());
+
+    // One right less each time.
+    for (missing, what) in [
+        // Nothing can be planned without these: they are refused at their places in the file.
+        ("--operation Write --topic totals", "no right to DESCRIBE the topic `totals`"),
+        ("--operation Read --topic orders", "no right to DESCRIBE the topic `orders`"),
+        ("--operation Read --group hw.totals", "group hw.totals: no right to READ it"),
+    ] {
+        let rule = always.lines().find(|line| line.trim_end().ends_with(missing)).unwrap_or_else(|| panic!("no {missing} in\n{always}"));
+        cluster.acls(&rule.replace("--add", "--remove"));
+        for options in [&["--dry-run"][..], &[]] {
+            let (code, said) = cluster.run(options);
+            assert!(code == Some(2) && said.contains(what), "without {missing}: {code:?}\n{said}");
+            let granted = |line: &str| line.starts_with("kafka-acls ") && line.ends_with(missing);
+            assert!(said.lines().any(granted), "without {missing}\n{said}");
+        }
+        cluster.acls(rule);
+    }
+    // Lanes that could not open transactions were started again without end.
+    let rule = always.lines().find(|line| line.contains("--transactional-id")).unwrap();
+    cluster.acls(&rule.replace("--add", "--remove"));
+    for options in [&[][..], &["--dry-run"]] {
+        let (code, said) = cluster.run(options);
+        assert!(code == Some(2) && said.contains("transactional ids hw.totals.*: transactions can't be opened"), "{code:?}\n{said}");
+        let granted: Vec<&str> = said.lines().filter(|line| line.starts_with("kafka-acls ")).collect();
+        assert!(
+            granted.len() == 1 && granted[0].ends_with("--operation Write --transactional-id hw.totals. --resource-pattern-type prefixed"),
+            "{said}"
+        );
+    }
+    cluster.acls(rule);
+    assert_eq!(cluster.run(&["--dry-run"]).0, Some(0));
+    drop(cluster.proxies);
+}
