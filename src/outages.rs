@@ -65,6 +65,16 @@ impl Outages {
         new
     }
 
+    /// Whether a service of this name, for whatever sink, is known not to answer.
+    pub fn is_down(&self, name: &str) -> bool {
+        self.0.lock().iter().any(|service| &*service.name == name && service.state.lock().outage.is_some())
+    }
+
+    /// Logs the outages that last, also where no client tries any more. To be called every few seconds.
+    pub fn remind(&self) {
+        self.0.lock().iter().for_each(|service| service.remind_at(Instant::now()));
+    }
+
     /// All services that were asked for, in the order of that.
     pub fn seen(&self) -> Vec<Seen> {
         let services = self.0.lock();
@@ -101,7 +111,12 @@ impl Service {
             return;
         };
         outage.cause = cause;
-        if now.duration_since(outage.said) >= REMINDER {
+    }
+
+    fn remind_at(&self, now: Instant) {
+        if let Some(outage) = &mut self.state.lock().outage
+            && now.duration_since(outage.said) >= REMINDER
+        {
             outage.said = now;
             let seconds = now.duration_since(outage.began).as_secs();
             tracing::warn!(
@@ -177,6 +192,7 @@ mod tests {
             service.up_at(start);
             for second in 0..130 {
                 service.down_at(format!("refused ({second})"), after(second));
+                service.remind_at(after(second));
             }
             service.up_at(after(130));
             service.up_at(after(131));

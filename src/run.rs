@@ -28,7 +28,7 @@ use crate::catalog::{Live, NoSubjects, RegistrySubjects, Subjects};
 use crate::config::{Config, can_name_a_worker};
 use crate::deliver::{Delivering, Tables};
 use crate::diagnose::Problem;
-use crate::http::{self, Shown};
+use crate::http::{Pages, Shown};
 use crate::kafka::{Kafka, KafkaConfig};
 use crate::outages::Outages;
 use crate::preflight::{check_internal, check_times, refusals, short_lived, tombstones_kept};
@@ -51,6 +51,11 @@ pub struct Services {
 /// Connects to the brokers and the registry of an environment, whose clients report to `outages` whether they answer.
 pub fn connect(config: &Config, client_id: &str, runtime: &tokio::runtime::Handle, outages: &Outages) -> Result<Services, Problem> {
     let kafka = Arc::new(kafka(config, client_id)?);
+    let service = outages.service("kafka", "");
+    kafka.report(move |answered| match answered {
+        Ok(()) => service.up(),
+        Err(why) => service.down(why),
+    });
     let (subjects, schemas): (Arc<dyn Subjects>, Arc<dyn SchemaSource>) = match registry(config)? {
         Some(registry) => {
             let schemas = Schemas::new(registry.clone(), runtime.clone());
@@ -61,8 +66,7 @@ pub fn connect(config: &Config, client_id: &str, runtime: &tokio::runtime::Handl
     Ok(Services { broker: kafka.clone(), kafka: Some(kafka), subjects, schemas, runtime: runtime.clone(), outages: outages.clone() })
 }
 
-/// The brokers of an environment.
-pub fn kafka(config: &Config, client_id: &str) -> Result<Kafka, Problem> {
+fn kafka(config: &Config, client_id: &str) -> Result<Kafka, Problem> {
     let bootstrap = config.bootstrap().map_err(Problem::plain)?.to_string();
     let mut properties = BTreeMap::new();
     for (name, setting) in &config.kafka.properties {
@@ -104,8 +108,8 @@ pub struct Prepared {
 impl Services {
     /// A service that doesn't answer, and what came instead: what failed because of it may work later.
     pub fn unreachable(&self) -> Option<String> {
-        let broker = self.broker.topics().err().map(|e| format!("Kafka: {e}"));
-        broker.or_else(|| self.subjects.unreachable())
+        let away = self.broker.topics().err().filter(|e| e.failure == Failure::Transient);
+        away.map(|e| format!("Kafka: {e}")).or_else(|| self.subjects.unreachable())
     }
 }
 
@@ -247,7 +251,7 @@ pub fn state_folder(state_dir: &Path, pipeline: &str) -> Result<PathBuf, String>
 pub struct Running {
     pub stop: Stop,
     pub shown: Shown,
-    pub address: Option<std::net::SocketAddr>,
+    pub pages: Arc<Pages>,
     /// Why the worker had to end because of what others did to topics.
     changed: Arc<Mutex<Option<String>>>,
     worker: std::thread::JoinHandle<Result<(), String>>,
@@ -255,9 +259,9 @@ pub struct Running {
     _slot: Slot,
 }
 
-/// Starts lanes, deliveries to ClickHouse, and pages; `stop` ends them. `files`: the tables that files create.
-pub fn start(prepared: &Prepared, config: &Config, files: &Tables, stop: Stop) -> Result<Running, Problem> {
-    start_with(prepared, config, stop, &|output, slot| {
+/// Starts lanes and deliveries to ClickHouse, and shows them on the pages; `stop` ends them. `files`: the tables that files create.
+pub fn start(prepared: &Prepared, config: &Config, files: &Tables, stop: Stop, pages: &Arc<Pages>) -> Result<Running, Problem> {
+    start_with(prepared, config, stop, pages, &|output, slot| {
         let settings = config.clickhouse.as_ref();
         let settings = settings
             .ok_or_else(|| Problem::plain(format!("sink `{}` needs ClickHouse: set `clickhouse.url` in the configuration", output.name)))?;
@@ -272,21 +276,21 @@ const REMINDER: Duration = Duration::from_secs(3_600);
 pub type MakeDelivery<'a> = dyn Fn(&Output, &str) -> Result<Delivering, Problem> + 'a;
 
 /// [`start`] with deliveries of the caller's own making.
-pub fn start_with(prepared: &Prepared, config: &Config, stop: Stop, make: &MakeDelivery<'_>) -> Result<Running, Problem> {
+pub fn start_with(
+    prepared: &Prepared,
+    config: &Config,
+    stop: Stop,
+    pages: &Arc<Pages>,
+    make: &MakeDelivery<'_>,
+) -> Result<Running, Problem> {
     check_times(prepared.plan.guarantee, Span(prepared.plan.commit_interval), config)?;
     let slot = Slot::take(&config.worker.state_dir, &prepared.plan.pipeline, config.worker.id.as_deref()).map_err(Problem::plain)?;
     let (deliveries, counters) = deliveries(prepared, make, &slot, &stop)?;
     let shown = Shown {
-        pipeline: prepared.plan.pipeline.clone(),
-        lanes: config.worker.lanes.max(1),
         stats: prepared.world.stats.clone(),
+        clock: prepared.world.clock.clone(),
         tables: prepared.world.tables.clone(),
         deliveries: counters,
-        outages: prepared.services.outages.clone(),
-    };
-    let address = match config.worker.http.as_str() {
-        "" => None,
-        address => Some(prepared.services.runtime.block_on(http::serve(address, shown.clone())).map_err(Problem::plain)?),
     };
     let (epoch_rows, epoch_bytes) = (config.worker.epoch_rows.max(1), config.worker.epoch_bytes.max(1));
     let lane = |index| LaneConfig {
@@ -303,7 +307,8 @@ pub fn start_with(prepared: &Prepared, config: &Config, stop: Stop, make: &MakeD
         .spawn(move || worker::run(&world, lanes, &stopping).map_err(|e| e.to_string()))
         .map_err(|e| Problem::plain(e.to_string()))?;
     let changed = keep_manifest(prepared, &stop)?;
-    Ok(Running { stop, shown, address, changed, worker, deliveries, _slot: slot })
+    pages.runs(shown.clone());
+    Ok(Running { stop, shown, pages: pages.clone(), changed, worker, deliveries, _slot: slot })
 }
 
 /// How often a worker looks at the manifest and at the topics it names.
@@ -378,17 +383,21 @@ impl Running {
     }
 }
 
-/// Stops on SIGINT and SIGTERM: what is open is committed first. A second signal ends the process at once.
+/// Stops on SIGINT, SIGTERM and SIGHUP (a terminal that was closed; there is no configuration to be read again): what is open is
+/// committed first. A second signal ends the process at once.
 pub fn stop_on_signals(runtime: &tokio::runtime::Handle, stop: Stop) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let _entered = runtime.enter();
+    let signals = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()].map(signal);
+    let [Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)] = signals else {
+        return tracing::error!("can't install signal handlers: a signal ends the process at once");
+    };
     runtime.spawn(async move {
         for stopped in [false, true] {
-            let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-                Ok(signal) => signal,
-                Err(e) => return tracing::error!(cause = %e, "can't install a signal handler"),
-            };
             tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
+                _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
             }
             if stopped {
                 std::process::exit(130);

@@ -1,6 +1,8 @@
 //! A worker's statistics. Numbers of rows count what is committed: an epoch's counts join when its
 //! transaction did, so that the row ledger (rule R3) is exact whatever was rewound in between.
 
+mod life;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use parking_lot::Mutex;
 use crate::broker::TopicPartition;
 use crate::lane::Taken;
 use crate::time::Held;
+
+pub use life::{Life, Pulse};
 
 /// Upper bounds of latency buckets in milliseconds.
 pub const LATENCY_BUCKETS: [f64; 14] =
@@ -154,11 +158,26 @@ impl Snapshot {
 
 /// Shared by the lanes of a worker.
 #[derive(Default)]
-pub struct Stats(Mutex<Snapshot>);
+pub struct Stats(Mutex<Snapshot>, life::Lives);
 
 impl Stats {
     pub fn snapshot(&self) -> Snapshot {
         self.0.lock().clone()
+    }
+
+    /// How each lane is doing.
+    pub fn lanes(&self) -> BTreeMap<usize, Life> {
+        self.1.all()
+    }
+
+    /// What a lane shows by that its loop turns.
+    pub fn pulse(&self, lane: usize) -> Pulse {
+        self.1.pulse(lane)
+    }
+
+    /// A lane makes progress: it has committed, or runs for long.
+    pub(crate) fn is_well(&self, lane: usize) {
+        self.1.is_well(lane);
     }
 
     pub(crate) fn committed(&self, counts: &Counts, epoch: Millis, commit: Millis, end_to_end: Option<Millis>) {
@@ -304,7 +323,8 @@ impl Stats {
     }
 
     /// A lane ended and is restarted.
-    pub fn restarted(&self, cause: &str) {
+    pub fn restarted(&self, lane: usize, cause: &str, now: Millis) {
+        self.1.restarted(lane, cause, now);
         let mut s = self.0.lock();
         s.restarts += 1;
         s.last_error = Some(cause.to_string());

@@ -94,19 +94,24 @@ fn supervise(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), Lane
             // What was not committed is read again by the next worker.
             return Ok(());
         }
-        world.stats.restarted(&cause);
-        tracing::warn!(lane = config.index, %cause, "the lane ended; restarting it from the last commit");
-        if world.clock.monotonic() - started > WELL_AFTER {
+        let now = world.clock.monotonic();
+        if now - started > WELL_AFTER {
             backoff = BACKOFF.0;
+            world.stats.is_well(config.index);
         }
+        world.stats.restarted(config.index, &cause, now);
+        tracing::warn!(lane = config.index, %cause, "the lane ended; restarting it from the last commit");
         stop.pause(backoff);
         backoff = (backoff * 2).min(BACKOFF.1);
     }
 }
 
 fn drive(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd> {
+    let pulse = world.stats.pulse(config.index);
+    pulse.beat(world.clock.monotonic());
     let mut lane = Lane::start(world.clone(), config.clone())?;
     while !stop.is_stopped() {
+        pulse.beat(world.clock.monotonic());
         lane.step(POLL_WAIT)?;
     }
     lane.finish(FINISH)

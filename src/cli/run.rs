@@ -1,6 +1,7 @@
 //! `hw run`: a worker.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -13,6 +14,7 @@ use crate::config::Config;
 use crate::deliver::Tables;
 use crate::diagnose::Problem;
 use crate::dry_run;
+use crate::http::Pages;
 use crate::logs;
 use crate::outages::Outages;
 use crate::preflight;
@@ -22,8 +24,8 @@ use crate::say;
 use crate::style::{bad, dim, good, wrapped};
 
 #[derive(Args)]
-#[command(after_help = "The workers of a pipeline are members of one consumer group. On SIGTERM or Ctrl-C a worker \
-commits its open transaction and leaves. /metrics, /health and /ready are served on `worker.http`.
+#[command(after_help = "The workers of a pipeline are members of one consumer group. On SIGTERM, SIGHUP or Ctrl-C a worker \
+commits its open transaction and leaves; a second signal ends it at once. /metrics, /health and /ready are served on `worker.http`.
 
 Examples:
   hw run pipeline.yaml --config config/production.yaml --dry-run
@@ -63,9 +65,15 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let name = loaded.pipeline.name.clone();
     let stop = Stop::default();
     run::stop_on_signals(runtime.handle(), stop.clone());
-    let Some(prepared) = ready(&loaded, &config, runtime.handle(), &stop)? else { return Ok(()) };
-    let running = run::start(&prepared, &config, &files, stop)?;
-    let address = running.address.map(|a| a.to_string()).unwrap_or_default();
+    let pages = Pages::open(&config, &name, &Outages::default(), runtime.handle())?;
+    let address = pages.address().map(|a| a.to_string()).unwrap_or_default();
+    tracing::info!(pipeline = %name, http = %address, "starting");
+    let Some(prepared) = ready(loaded, &config, runtime.handle(), &stop, &pages)? else {
+        // A question to a service may be under way, which ends with the process; nothing is open.
+        tracing::info!(pipeline = %name, "stopped before anything was read");
+        std::process::exit(0);
+    };
+    let running = run::start(&prepared, &config, &files, stop, &pages)?;
     tracing::info!(pipeline = %name, lanes = config.worker.lanes, http = %address, "running");
     running.wait()?;
     tracing::info!(pipeline = %name, "stopped; everything processed is committed");
@@ -115,18 +123,35 @@ fn dry_run(args: &RunArgs) -> Result<(), Failure> {
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
 /// Connects and plans. Waits for services that can't be reached yet, as a running worker would; reports problems of the
-/// pipeline at once. `None`: stopped meanwhile.
-fn ready(loaded: &Loaded, config: &Config, runtime: &Handle, stop: &Stop) -> Result<Option<Prepared>, Failure> {
-    let (mut backoff, outages) = (BACKOFF.0, Outages::default());
+/// pipeline at once. On a thread of its own, since a question to a service may take longer than somebody who stops
+/// the worker wants to wait. `None`: stopped meanwhile.
+fn ready(loaded: Loaded, config: &Config, runtime: &Handle, stop: &Stop, pages: &Arc<Pages>) -> Result<Option<Prepared>, Failure> {
+    let (config, runtime, stopping, pages) = (config.clone(), runtime.clone(), stop.clone(), pages.clone());
+    let thread = std::thread::Builder::new()
+        .name("start".into())
+        .spawn(move || prepare(&loaded, &config, &runtime, &stopping, &pages))
+        .map_err(|e| Problem::plain(e.to_string()))?;
+    while !thread.is_finished() {
+        if stop.is_stopped() {
+            return Ok(None);
+        }
+        stop.pause(LOOK);
+    }
+    thread.join().unwrap_or_else(|_| Err(Problem::plain("the start panicked: this is a bug").into()))
+}
+
+/// How often the start is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+
+fn prepare(loaded: &Loaded, config: &Config, runtime: &Handle, stop: &Stop, pages: &Pages) -> Result<Option<Prepared>, Failure> {
+    let mut backoff = BACKOFF.0;
     while !stop.is_stopped() {
-        let why = match run::connect(config, &format!("hw-{}", loaded.pipeline.name), runtime, &outages) {
-            Err(problem) if problem.code == run::UNREACHABLE => problem.message,
-            Err(problem) => return Err(problem.into()),
-            Ok(services) => match run::prepare(loaded, services.clone()) {
-                Ok(prepared) => return Ok(Some(prepared)),
-                Err(problems) => services.unreachable().ok_or(Failure::Wrong(problems))?,
-            },
+        let services = run::connect(config, &format!("hw-{}", loaded.pipeline.name), runtime, &pages.outages)?;
+        let why = match run::prepare(loaded, services.clone()) {
+            Ok(prepared) => return Ok(Some(prepared)),
+            Err(problems) => services.unreachable().ok_or(Failure::Wrong(problems))?,
         };
+        pages.waits(&why);
         tracing::warn!(pipeline = %loaded.pipeline.name, cause = %why, "can't reach a service; retrying");
         stop.pause(backoff);
         backoff = (backoff * 2).min(BACKOFF.1);

@@ -6,7 +6,7 @@ use headwater_engine::stats::{Histogram, LATENCY_BUCKETS, Snapshot};
 use prometheus::proto::{Bucket, Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
-use super::Shown;
+use super::{Pages, Shown};
 
 struct Families {
     pipeline: String,
@@ -97,9 +97,26 @@ fn state(f: &mut Families, s: &Snapshot) {
 }
 
 /// All metrics of a worker.
-pub fn render(shown: &Shown) -> Result<String, String> {
+pub fn render(pages: &Pages) -> Result<String, String> {
+    let mut f = Families { pipeline: pages.pipeline.clone(), families: Vec::new() };
+    for seen in pages.outages.seen() {
+        let help = "1: the service answered the last request; 0: it did not. Absent: it was not asked yet.";
+        if let Some(up) = seen.up {
+            let labels = [("service", seen.service.as_ref()), ("sink", seen.sink.as_ref())];
+            f.gauge("headwater_service_up", help, &labels, f64::from(u8::from(up)));
+        }
+    }
+    if let Some(shown) = pages.shown() {
+        running(&mut f, shown);
+    }
+    let mut out = Vec::new();
+    TextEncoder::new().encode(&f.families, &mut out).map_err(|e| e.to_string())?;
+    String::from_utf8(out).map_err(|e| e.to_string())
+}
+
+/// What a running worker counts.
+fn running(f: &mut Families, shown: &Shown) {
     let s = shown.stats.snapshot();
-    let mut f = Families { pipeline: shown.pipeline.clone(), families: Vec::new() };
     for (tp, c) in &s.sources {
         let partition = tp.partition.to_string();
         for (result, n) in [("row", c.rows), ("skipped", c.skipped), ("dead_lettered", c.dead)] {
@@ -196,7 +213,7 @@ pub fn render(shown: &Shown) -> Result<String, String> {
         let labels = [("topic", tp.topic.as_ref()), ("partition", partition.as_str()), ("reason", held.reason())];
         f.gauge("headwater_watermark_held", "Silent input partitions whose watermark can't follow the wall clock, and why.", &labels, 1.0);
     }
-    state(&mut f, &s);
+    state(f, &s);
     for (table, rows) in shown.tables.sizes() {
         f.gauge("headwater_table_rows", "Rows of a table.", &[("table", &table)], rows as f64);
     }
@@ -220,14 +237,4 @@ pub fn render(shown: &Shown) -> Result<String, String> {
         f.gauge("headwater_delivery_lag_records", "Outbox records not yet in the table.", &labels, counters.lag() as f64);
         f.gauge("headwater_delivery_buffered_rows", "Rows read but not yet inserted.", &labels, counters.buffered() as f64);
     }
-    for seen in shown.outages.seen() {
-        let help = "1: the service answered the last request; 0: it did not. Absent: it was not asked yet.";
-        if let Some(up) = seen.up {
-            let labels = [("service", seen.service.as_ref()), ("sink", seen.sink.as_ref())];
-            f.gauge("headwater_service_up", help, &labels, f64::from(u8::from(up)));
-        }
-    }
-    let mut out = Vec::new();
-    TextEncoder::new().encode(&f.families, &mut out).map_err(|e| e.to_string())?;
-    String::from_utf8(out).map_err(|e| e.to_string())
 }

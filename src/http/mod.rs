@@ -1,112 +1,157 @@
-//! A worker's HTTP pages: `/metrics` for Prometheus, `/health` (the process works), `/ready` (it processes its
-//! partitions). Loopback by default.
+//! What a worker shows: `/metrics` for Prometheus, `/health` (restart it or not), `/ready` (it processes its partitions). Loopback
+//! by default. The server answers before anything else of the worker works, and is bounded: half-open connections, long headers and
+//! bodies cost it little, and the worker nothing.
 
 mod metrics;
+mod pages;
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
-use axum::routing::get;
-use headwater_engine::stats::Stats;
-use headwater_engine::tables::LoadedTables;
-use tokio::net::TcpListener;
-
-use crate::outages::Outages;
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::CONTENT_TYPE;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
 
 pub use metrics::render;
+pub use pages::{Pages, Shown};
 
-/// What the pages tell about.
-#[derive(Clone)]
-pub struct Shown {
-    pub pipeline: String,
-    /// How many lanes this worker has.
-    pub lanes: usize,
-    pub stats: Arc<Stats>,
-    pub tables: Arc<LoadedTables>,
-    pub deliveries: Vec<(String, Arc<headwater_engine::delivery::Counters>)>,
-    pub outages: Outages,
-}
-
-impl Shown {
-    /// Services that don't answer, and why.
-    fn down(&self) -> impl Iterator<Item = String> {
-        let down = self.outages.seen().into_iter().filter_map(|seen| Some((seen.shown(), seen.outage?.0)));
-        down.map(|(service, cause)| format!("{service} does not answer: {cause}"))
-    }
-
-    /// Sinks that have stopped permanently, and why.
-    fn stopped(&self) -> impl Iterator<Item = (&str, String)> {
-        self.deliveries.iter().filter_map(|(sink, counters)| Some((sink.as_str(), counters.stopped()?)))
-    }
-}
+/// Connections at once; one more ends the oldest. A scrape takes milliseconds, so that the oldest is one that does nothing.
+const CONNECTIONS: usize = 64;
+/// How long a connection may last, from its first byte to its end: it serves one request.
+const LONGEST: Duration = Duration::from_secs(10);
+/// How long a client may take to send the head of its request.
+const HEAD: Duration = Duration::from_secs(5);
+/// Largest head of a request, bytes. Bodies are not read.
+const HEAD_BYTES: usize = 16 << 10;
+/// What is open where the pages are not on loopback.
+pub const EXPOSED: &str = "the pages are open to other machines, and ask for no password: whoever reaches the port reads names of topics \
+and sinks, causes of errors and all metrics. Let a firewall or a network policy admit what monitors the worker, and nothing else";
+/// A pause after a connection could not be accepted: most likely the process has no file descriptor left.
+const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
 
 /// Serves the pages until the runtime ends. Returns the address (port 0 took a free one).
-pub async fn serve(address: &str, shown: Shown) -> Result<SocketAddr, String> {
+pub async fn serve(address: &str, pages: Arc<Pages>) -> Result<SocketAddr, String> {
     let listener = TcpListener::bind(address).await.map_err(|e| format!("can't listen on {address}: {e}"))?;
     let bound = listener.local_addr().map_err(|e| e.to_string())?;
-    let router =
-        Router::new().route("/metrics", get(metrics_page)).route("/health", get(health)).route("/ready", get(ready)).with_state(shown);
-    tokio::spawn(async move {
-        if let Err(e) = axum::serve(listener, router).await {
-            tracing::error!(cause = %e, "the HTTP server ended");
-        }
-    });
+    tokio::spawn(accept(listener, pages));
     Ok(bound)
 }
 
-async fn metrics_page(State(shown): State<Shown>) -> impl IntoResponse {
-    match render(&shown) {
-        Ok(text) => (StatusCode::OK, [("content-type", "text/plain; version=0.0.4")], text),
-        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, [("content-type", "text/plain")], e),
+async fn accept(listener: TcpListener, pages: Arc<Pages>) {
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                tracing::debug!(cause = %e, "a connection to the HTTP server can't be accepted");
+                tokio::time::sleep(NO_DESCRIPTOR).await;
+                continue;
+            }
+        };
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= CONNECTIONS
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
+        open.push_back(tokio::spawn(tokio::time::timeout(LONGEST, answer(stream, pages.clone()))).abort_handle());
     }
 }
 
-/// The process works, also where a sink has stopped: starting it again would not help. What holds results back stands below.
-async fn health(State(shown): State<Shown>) -> String {
-    let snapshot = shown.stats.snapshot();
-    let held = snapshot.held;
-    let unwritten = snapshot.unwritten.iter().map(|((_, partition, step), cause)| {
-        format!("warning: the local checkpoint of step `{step}`, partition {partition}, can't be written: {cause}\n")
+async fn answer(stream: TcpStream, pages: Arc<Pages>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = respond(&pages, request.method(), request.uri().path());
+        async move { Ok::<_, Infallible>(response) }
     });
-    let down = shown.down().map(|down| down + "\n");
-    let stopped = shown.stopped().map(|(sink, why)| format!("stopped: sink `{sink}`: {why}\n"));
-    let held = held.iter().map(|(partition, held)| format!("the watermark of {partition} is held back: {held}\n"));
-    "ok\n".to_string() + &down.chain(stopped).chain(held).chain(unwritten).collect::<String>()
+    let mut connection = http1::Builder::new();
+    connection.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(false).max_buf_size(HEAD_BYTES);
+    // Whoever breaks a connection knows why.
+    let _ = connection.serve_connection(TokioIo::new(stream), service).await;
 }
 
-async fn ready(State(shown): State<Shown>) -> impl IntoResponse {
-    let snapshot = shown.stats.snapshot();
-    let mut reasons: Vec<String> = shown.down().collect();
-    if !shown.tables.ready() {
-        reasons.push("tables are being loaded".to_string());
+fn respond(pages: &Pages, method: &Method, path: &str) -> Response<Full<Bytes>> {
+    let text = "text/plain; charset=utf-8";
+    let (status, kind, body) = match (method, path) {
+        (&Method::GET | &Method::HEAD, "/metrics") => match render(pages) {
+            Ok(text) => (StatusCode::OK, "text/plain; version=0.0.4", text),
+            Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, text, e),
+        },
+        (&Method::GET | &Method::HEAD, "/health" | "/ready") => {
+            let (good, body) = if path == "/health" { pages.health() } else { pages.ready() };
+            (if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, "application/json", body)
+        }
+        (_, "/metrics" | "/health" | "/ready") => (StatusCode::METHOD_NOT_ALLOWED, text, "these pages are read with GET\n".to_string()),
+        _ => (StatusCode::NOT_FOUND, text, "pages: /metrics /health /ready\n".to_string()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(kind));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+    use crate::outages::Outages;
+
+    async fn get(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        // The server may end the connection before all is sent.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8_lossy(&answer).into_owned()
     }
-    reasons.extend(shown.tables.waits());
-    reasons.extend(snapshot.grown.iter().map(|(topic, (planned, found))| {
-        format!(
-            "{topic} has {found} partitions and had {planned} at the start: the new ones are not read. Restart all workers of the pipeline; \
-             if a step has state, run `hw run --dry-run` first: it shows what to give up"
-        )
-    }));
-    let lanes = shown.lanes.saturating_sub(snapshot.tasks.len());
-    if lanes > 0 {
-        let cause = snapshot.last_error.as_deref().map_or(String::new(), |cause| format!(" (last failure: {cause})"));
-        reasons.push(format!("{lanes} of {} lanes have no assignment from the consumer group{cause}", shown.lanes));
+
+    fn with_pages(test: impl AsyncFnOnce(SocketAddr)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let pages = Arc::new(Pages::new("p", 1, Duration::from_secs(20), Outages::default()));
+            test(serve("127.0.0.1:0", pages).await.unwrap()).await;
+        });
     }
-    reasons.extend(snapshot.waiting.iter().map(|(partition, why)| format!("{partition} waits: {why}")));
-    reasons.extend(shown.stopped().map(|(sink, why)| format!("sink `{sink}`: {why}: it has stopped")));
-    let running = shown.deliveries.iter().filter(|(_, counters)| counters.stopped().is_none());
-    reasons.extend(running.filter_map(|(sink, counters)| Some(format!("sink `{sink}`: {}", counters.last_error()?))));
-    reasons.extend(
-        snapshot.restoring.iter().map(|((stage, partition), (left, total))| {
-            format!("stage {stage} partition {partition}: {left} of {total} records to restore")
-        }),
-    );
-    match reasons.is_empty() {
-        true => (StatusCode::OK, "ready\n".to_string()),
-        false => (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
+
+    /// At 214 of them `/health` did not answer, and the worker's sockets to Kafka failed.
+    #[test]
+    fn half_open_connections_neither_block_the_pages_nor_pile_up() {
+        with_pages(async |address| {
+            let mut held = Vec::new();
+            for _ in 0..4 * CONNECTIONS {
+                let mut stream = TcpStream::connect(address).await.unwrap();
+                stream.write_all(b"GET /health HT").await.unwrap();
+                held.push(stream);
+            }
+            let answer = get(address, "GET /health HTTP/1.1\r\nhost: h\r\n\r\n").await;
+            assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+            // The oldest was ended for it: reading comes to an end without waiting for a timeout.
+            let mut rest = Vec::new();
+            let _ = held[0].read_to_end(&mut rest).await;
+            assert_eq!(rest, b"");
+        });
+    }
+
+    #[test]
+    fn a_head_has_a_largest_size_and_bodies_are_not_read() {
+        with_pages(async |address| {
+            let long = format!("GET /health HTTP/1.1\r\nhost: h\r\nx: {}\r\n\r\n", "x".repeat(64 << 10));
+            let answer = get(address, &long).await;
+            assert!(!answer.contains("200 OK"), "{answer}");
+            let posted = get(address, "POST /health HTTP/1.1\r\nhost: h\r\ncontent-length: 1000000000\r\n\r\n").await;
+            assert!(posted.starts_with("HTTP/1.1 405"), "{posted}");
+            let none = get(address, "GET /pages HTTP/1.1\r\nhost: h\r\n\r\n").await;
+            assert!(none.starts_with("HTTP/1.1 404") && none.contains("/metrics"), "{none}");
+        });
     }
 }

@@ -19,12 +19,17 @@ use super::describe;
 use super::native::{self, Client, Context, NativeTopic, raw};
 use super::quiet::Quiet;
 use super::rights::{self, Creation, Kind, Rights};
+use super::watch::Probe;
 use super::{KafkaConfig, Role};
 
 /// How long a question about the cluster may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// And the first one: more likely the address is wrong than all brokers away, and someone waits.
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long a login may be refused before that is the answer: a broker may refuse one while it starts.
+const LOGIN_WITHIN: Duration = Duration::from_secs(3);
+/// How often brokers are asked whether they answer.
+const REPORT_EVERY: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 struct Watch {
@@ -32,15 +37,34 @@ struct Watch {
     /// What last went wrong, in librdkafka's words: they name the broker.
     reason: parking_lot::Mutex<String>,
     answered: AtomicBool,
+    /// The last answer was that the login is refused.
+    refused: AtomicBool,
 }
 
 impl Context for Watch {
     fn on_error(&self, code: i32, reason: &str) {
+        if code == codes::AUTHENTICATION {
+            self.refused.store(true, Ordering::Relaxed);
+        }
         self.quiet.warn("metadata", code, reason);
         // The reason of the last broker says more than that all brokers are down.
         if code != codes::ALL_BROKERS_DOWN || self.reason.lock().is_empty() {
             *self.reason.lock() = reason.to_owned();
         }
+    }
+}
+
+impl Watch {
+    /// A broker has answered.
+    fn answers(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+        self.refused.store(false, Ordering::Relaxed);
+        self.reason.lock().clear();
+    }
+
+    fn cause(&self) -> String {
+        let reason = self.reason.lock().clone();
+        if reason.is_empty() { "connected, but no answer comes".to_string() } else { reason }
     }
 }
 
@@ -115,7 +139,8 @@ impl Admin {
         let handle = topic.map(|topic| self.handle(topic)).transpose()?;
         let watch = &self.client.context;
         let patience = if watch.answered.load(Ordering::Relaxed) { ANSWER_WITHIN } else { FIRST_ANSWER_WITHIN };
-        let deadline = Instant::now() + patience;
+        let asked = Instant::now();
+        let deadline = asked + patience;
         loop {
             // Errors of the client are served here, for the log.
             // SAFETY: the client is valid.
@@ -124,9 +149,9 @@ impl Admin {
             let only = handle.map_or(std::ptr::null_mut(), |handle| handle.0);
             let all = i32::from(handle.is_none());
             // SAFETY: client and handle are valid; on success `metadata` is set and owned here.
-            let code = unsafe { raw::rd_kafka_metadata(self.client.ptr(), all, only, &mut metadata, 5_000) };
+            let code = unsafe { raw::rd_kafka_metadata(self.client.ptr(), all, only, &mut metadata, 1_000) };
             if code == 0 && !metadata.is_null() {
-                watch.answered.store(true, Ordering::Relaxed);
+                watch.answers();
                 // SAFETY: valid until destroyed, and destroyed once, after copying.
                 unsafe {
                     let described = describe(metadata);
@@ -134,12 +159,49 @@ impl Admin {
                     return Ok(described);
                 }
             }
+            // Of a client that could log in once it may be a password that is being replaced.
+            let refused = watch.refused.load(Ordering::Relaxed) && !watch.answered.load(Ordering::Relaxed);
+            if refused && asked.elapsed() >= LOGIN_WITHIN {
+                return Err(BrokerError::fatal(format!(
+                    "the brokers at {} refuse the login of this client: {}. Correct `kafka.properties` (`sasl.username`, `sasl.password`, \
+                     `sasl.mechanisms`)",
+                    self.config.bootstrap,
+                    watch.reason.lock()
+                )));
+            }
             if !codes::is_transient(code) || Instant::now() >= deadline {
                 let reason = watch.reason.lock();
                 let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
                 return Err(codes::error(format!("no answer from the brokers at {}{why}", self.config.bootstrap), code));
             }
             std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    pub(super) fn report(&self, tell: impl Fn(Result<(), String>) + Send + 'static) {
+        let client = Arc::downgrade(&self.client);
+        let work = move || {
+            let mut missed = 0;
+            while let Some(client) = client.upgrade() {
+                // Errors of the client are served here, for the cause.
+                // SAFETY: the client is valid.
+                unsafe { sys::rd_kafka_poll(client.ptr(), 0) };
+                if client.answers() {
+                    missed = 0;
+                    client.context.answers();
+                    tell(Ok(()));
+                } else {
+                    missed += 1;
+                    if missed >= 2 {
+                        tell(Err(client.context.cause()));
+                    }
+                }
+                drop(client);
+                std::thread::sleep(if missed == 1 { Duration::ZERO } else { REPORT_EVERY });
+            }
+        };
+        if std::thread::Builder::new().name("kafka-report".into()).spawn(work).is_err() {
+            tracing::error!("no thread to ask whether Kafka answers");
         }
     }
 

@@ -27,7 +27,6 @@ pub(super) const PREV_IN_PROGRESS: i32 = -177;
 pub(super) const ASSIGN_PARTITIONS: i32 = -175;
 pub(super) const CONFLICT: i32 = -173;
 pub(super) const STATE: i32 = -172;
-#[cfg(test)]
 pub(super) const AUTHENTICATION: i32 = -169;
 pub(super) const NO_OFFSET: i32 = -168;
 pub(super) const OUTDATED: i32 = -167;

@@ -316,6 +316,12 @@ impl Kafka {
         Ok(Kafka { config, admin, batches: Arc::new(batches::Batches::new(batch)) })
     }
 
+    /// Tells every few seconds whether the brokers answer, until this is dropped; two questions in a row without an answer are an
+    /// outage. The cause is the client's last error.
+    pub fn report(&self, tell: impl Fn(Result<(), String>) + Send + 'static) {
+        self.admin.report(tell);
+    }
+
     /// What this client may do to topics.
     pub fn rights_on_topics(&self, topics: &[String]) -> Result<BTreeMap<String, Rights>, BrokerError> {
         self.admin.rights(rights::Kind::Topics, topics)

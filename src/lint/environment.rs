@@ -5,6 +5,7 @@ use std::time::Duration;
 use operator_core::Diagnostic;
 
 use crate::config::{Config, Setting, can_name_a_worker};
+use crate::http::EXPOSED;
 use crate::kafka;
 
 /// What can't be. A text with a variable in it is judged where the variable is known.
@@ -41,6 +42,9 @@ pub fn check(config: &Config) -> Vec<Diagnostic> {
     let http = &config.worker.http;
     if is_known(http) && !http.is_empty() && !is_host_and_port(http) {
         found.push(wrong(format!("`{http}` is not a listen address")).at(["worker", "http"]).help("such as `127.0.0.1:9644`"));
+    } else if is_known(http) && !http.is_empty() && !is_loopback(http) {
+        let exposed = Diagnostic::warning("exposed-pages", EXPOSED).at(["worker", "http"]);
+        found.push(exposed.help("`127.0.0.1:9644` where the monitoring is on the same machine, or in the same pod"));
     }
     found
 }

@@ -209,7 +209,7 @@ fn a_copy_under_another_name_needs_another_table() {
     assert!(worker.stop().success());
     let copy = text.replace("name: tabled", "name: tabled-copy");
     let (code, said) = run(&environment, &write(dir.path(), "copy", &copy), dir.path(), &["--dry-run"]);
-    assert!(code == Some(1) && said.contains("the table has 3 rows with `_partition` 0"), "{said}");
+    assert!(code == Some(2) && said.contains("the table has 3 rows with `_partition` 0"), "{said}");
     let elsewhere = copy.replace("default.tabled", "default.tabled_copy");
     let (code, said) = run(&environment, &write(dir.path(), "elsewhere", &elsewhere), dir.path(), &["--dry-run"]);
     assert!(code == Some(0) && said.contains("ClickHouse default.tabled_copy"), "{said}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use headwater_local::{Ephemeral, Options, Protocol, Proxy};
 
-use crate::environment::{HW, exclusive, oracle_dir, python, wait_until};
+use crate::environment::{HW, exclusive, oracle_dir, page, python, wait_until};
 use crate::log::{create, produce, read};
 use crate::worker::Worker;
 
@@ -79,12 +79,31 @@ impl Secured {
         assert!(child.wait().unwrap().success(), "{commands}");
     }
 
+    /// All rights that are documented.
+    fn allow_all(&self) {
+        let (always, create) = documented();
+        self.acls(&(always + "\n" + &create));
+    }
+
+    fn cut_off(&self) {
+        self.proxies.iter().for_each(|proxy| proxy.refuse().unwrap());
+        self.proxies.iter().for_each(Proxy::disconnect);
+    }
+
     /// `hw run` with these options, which is expected to end by itself: exit code, and what it said.
     fn run(&self, options: &[&str]) -> (Option<i32>, String) {
+        self.run_as("right", options)
+    }
+
+    /// Commands to be copied are lines of their own; all else is wrapped, and made one line here.
+    fn run_as(&self, password: &str, options: &[&str]) -> (Option<i32>, String) {
         let mut command = Command::new("timeout");
-        command.args(["60", HW, "run"]).arg(self.pipeline()).arg("--config").arg(self.config("right")).args(options);
+        command.args(["60", HW, "run"]).arg(self.pipeline()).arg("--config").arg(self.config(password)).args(options);
         let output = command.stdin(Stdio::null()).output().unwrap();
-        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        let (commands, texts): (Vec<&str>, Vec<&str>) = said.lines().partition(|line| line.starts_with("kafka-acls "));
+        let words: Vec<&str> = texts.iter().flat_map(|line| line.split_whitespace()).filter(|word| *word != "│").collect();
+        (output.status.code(), words.join(" ") + "\n" + &commands.join("\n"))
     }
 
     fn worker(&self, password: &str) -> Worker {
@@ -117,7 +136,7 @@ fn a_worker_runs_with_the_documented_rights_and_says_which_are_missing() {
         let (code, said) = cluster.run(options);
         assert_eq!(code, Some(2), "{said}");
         for topic in ["hw.totals.manifest", "orders.dlq"] {
-            assert!(said.contains(&format!("topic {topic}: it is missing, and there is no right to CREATE it")), "{said}");
+            assert!(said.contains(&format!("topic {topic}: it is missing, and this client is not permitted to CREATE it")), "{said}");
         }
         let grant = "--operation Create --topic hw.totals. --resource-pattern-type prefixed";
         assert!(said.lines().any(|line| line.starts_with("kafka-acls ") && line.contains(grant)), "{said}");
@@ -150,9 +169,9 @@ fn a_worker_runs_with_the_documented_rights_and_says_which_are_missing() {
     // One right less each time.
     for (missing, what) in [
         // Nothing can be planned without these: they are refused at their places in the file.
-        ("--operation Write --topic totals", "no right to DESCRIBE the topic `totals`"),
-        ("--operation Read --topic orders", "no right to DESCRIBE the topic `orders`"),
-        ("--operation Read --group hw.totals", "group hw.totals: no right to READ it"),
+        ("--operation Write --topic totals", "not permitted to DESCRIBE the topic `totals`"),
+        ("--operation Read --topic orders", "not permitted to DESCRIBE the topic `orders`"),
+        ("--operation Read --group hw.totals", "group hw.totals: not permitted to READ it"),
     ] {
         let rule = always.lines().find(|line| line.trim_end().ends_with(missing)).unwrap_or_else(|| panic!("no {missing} in\n{always}"));
         cluster.acls(&rule.replace("--add", "--remove"));
@@ -179,4 +198,66 @@ fn a_worker_runs_with_the_documented_rights_and_says_which_are_missing() {
     cluster.acls(rule);
     assert_eq!(cluster.run(&["--dry-run"]).0, Some(0));
     drop(cluster.proxies);
+}
+
+/// A worker with a wrong password tried again without end, and a dry run said that no broker answered.
+#[test]
+fn a_login_that_is_refused_ends_the_start() {
+    let _alone = exclusive();
+    let cluster = Secured::up();
+    cluster.allow_all();
+    create(&cluster.environment, "orders", 2);
+    create(&cluster.environment, "totals", 2);
+    for options in [&[][..], &["--dry-run"]] {
+        let (code, said) = cluster.run_as("wrong", options);
+        assert!(code == Some(2) && said.contains("refuse the login of this client"), "{code:?}\n{said}");
+    }
+}
+
+/// With Kafka away a worker said nothing but that lanes had no assignment, and before it had reached Kafka it had no pages at all.
+#[test]
+fn an_outage_of_kafka_is_named_and_waited_for() {
+    let _alone = exclusive();
+    let cluster = Secured::up();
+    cluster.allow_all();
+    create(&cluster.environment, "orders", 2);
+    create(&cluster.environment, "totals", 2);
+    let named = |worker: &Worker| {
+        wait_until("the outage is named", Duration::from_secs(30), || {
+            let ready = page(&worker.address(), "/ready").err().unwrap_or_default();
+            let (health, up) = (page(&worker.address(), "/health")?, worker.metric("headwater_service_up", &["kafka"])?);
+            let says = |page: &str| page.contains("Kafka does not answer");
+            match says(&ready) && says(&health) && health.contains(r#""status": "waiting""#) && up == 0.0 {
+                true => Ok(()),
+                false => Err(format!("{ready}\n{health}\n{up}")),
+            }
+        });
+    };
+    // From the start on: it can be stopped, too.
+    cluster.cut_off();
+    let mut worker = cluster.worker("right");
+    named(&worker);
+    worker.ask_to_stop();
+    let status = worker.wait(Duration::from_secs(10)).unwrap_or_else(|| panic!("it does not stop:\n{}", worker.log_tail()));
+    assert!(status.success(), "{}", worker.log_tail());
+
+    cluster.proxies.iter().for_each(|proxy| proxy.pass().unwrap());
+    let worker = cluster.worker("right");
+    let is_ready = |worker: &Worker| {
+        wait_until("the worker is ready", Duration::from_secs(60), || page(&worker.address(), "/ready").map(drop));
+    };
+    is_ready(&worker);
+    // Brokers that stand still, and brokers that are gone.
+    for frozen in [true, false] {
+        match frozen {
+            true => cluster.proxies.iter().for_each(|proxy| proxy.blackhole().unwrap()),
+            false => cluster.cut_off(),
+        }
+        named(&worker);
+        cluster.proxies.iter().for_each(|proxy| proxy.pass().unwrap());
+        is_ready(&worker);
+    }
+    let (away, back) = (worker.said("Kafka does not answer"), worker.said("Kafka answers again"));
+    assert!(away >= 2 && away == back, "{away} {back}\n{}", worker.log_tail());
+    assert!(worker.stop().success());
 }

@@ -78,6 +78,11 @@ impl Worker {
         self.wait(Duration::from_secs(60)).unwrap_or_else(|| panic!("the worker does not stop:\n{}", self.log_tail()))
     }
 
+    /// SIGTERM, and nothing else.
+    pub fn ask_to_stop(&self) {
+        self.signal(rustix::process::Signal::TERM);
+    }
+
     /// SIGSTOP: the process does nothing until [`Worker::thaw`].
     pub fn freeze(&self) {
         self.signal(rustix::process::Signal::STOP);
@@ -149,6 +154,13 @@ impl Worker {
     pub fn log_lines(&self) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"))).collect()
+    }
+
+    /// How many lines of its log, since it was started, have this message.
+    pub fn said(&self, message: &str) -> usize {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let begins = format!("\"message\":\"{message}");
+        text.get(self.began..).unwrap_or_default().lines().filter(|line| line.contains(&begins)).count()
     }
 
     pub fn log_tail(&self) -> String {

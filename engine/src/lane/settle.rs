@@ -248,6 +248,7 @@ impl Lane {
             }
             self.world.stats.position(&partition, offset, marks.iter().copied().min());
         }
+        self.world.stats.is_well(self.config.index);
         self.world.stats.committed(&done.counts, now - done.opened, now - done.sealed, done.oldest.map(|t| wall.saturating_sub(t)));
         Ok(())
     }

@@ -23,6 +23,7 @@ use crate::catalog::Subjects;
 use crate::config::Config;
 use crate::deliver::{Delivering, NoTarget};
 use crate::diagnose::Problem;
+use crate::http::Pages;
 use crate::outages::Outages;
 use crate::run::{self, Prepared, Running, Services};
 
@@ -117,7 +118,9 @@ impl Ground for Embedded {
                 self.broker.retain(topic, KEPT);
             }
         }
-        let running = run::start_with(prepared, &self.config, Stop::default(), &|output, slot| {
+        let services = &prepared.services;
+        let pages = Pages::open(&self.config, &prepared.plan.pipeline, &services.outages, &services.runtime)?;
+        let running = run::start_with(prepared, &self.config, Stop::default(), &pages, &|output, slot| {
             let (tally, name) = (self.tally.clone(), output.name.clone());
             let target = move || -> Result<Box<dyn Target>, NoTarget> {
                 Ok(Box::new(Counting { tally: tally.clone(), sink: name.clone(), outcome: None }))

@@ -227,12 +227,12 @@ fn frame(ground: &dyn Ground, running: &[Running], generated: &Generated, starte
         let read: u64 = s.sources.values().map(|c| c.records).sum();
         let written: u64 = s.outputs.values().map(|(rows, _, _)| rows).sum();
         let lag: i64 = s.partitions.values().map(|p| (p.end - p.position).max(0)).sum();
-        let address = r.address.map(|a| format!("http://{a}/metrics")).unwrap_or_default();
+        let address = r.pages.address().map(|a| format!("http://{a}/metrics")).unwrap_or_default();
         let p95 = s.end_to_end.quantile(0.95);
         let now = Instant::now();
-        let before = seen.insert(r.shown.pipeline.clone(), (read, now)).unwrap_or((read, now));
+        let before = seen.insert(r.pages.pipeline.clone(), (read, now)).unwrap_or((read, now));
         let rate = (read - before.0) as f64 / (now - before.1).as_secs_f64().max(0.001);
-        let _ = writeln!(out, "{:<18} {read:>10} {rate:>9.0} {written:>10} {lag:>9} {p95:>9.0} ms  {address}", r.shown.pipeline);
+        let _ = writeln!(out, "{:<18} {read:>10} {rate:>9.0} {written:>10} {lag:>9} {p95:>9.0} ms  {address}", r.pages.pipeline);
     }
     let held = ground.held();
     let _ = writeln!(out, "\nlatest closed windows ({})", ground.tables());

@@ -11,6 +11,7 @@ use crate::clickhouse::Connection;
 use crate::config::{ClickHouseConfig, Config, RegistryConfig};
 use crate::deliver::{self, Tables};
 use crate::diagnose::Problem;
+use crate::http::Pages;
 use crate::outages::Outages;
 use crate::run::{self, Prepared, Running, Services};
 
@@ -82,7 +83,8 @@ impl Ground for Real {
     }
 
     fn start(&self, prepared: &Prepared) -> Result<Running, Problem> {
-        run::start(prepared, &self.config, &Tables::new(), Stop::default())
+        let pages = Pages::open(&self.config, &prepared.plan.pipeline, &prepared.services.outages, &self.runtime)?;
+        run::start(prepared, &self.config, &Tables::new(), Stop::default(), &pages)
     }
 
     fn held(&self) -> Held {
