@@ -60,6 +60,8 @@ pub struct Decoder {
     offsets: Vec<i64>,
     timestamps: Vec<Option<Millis>>,
     places: Vec<usize>,
+    /// Records of a batch at most.
+    most: usize,
     /// A wrong unit of event times was logged.
     warned: bool,
 }
@@ -95,8 +97,19 @@ impl Decoder {
             offsets: Vec::new(),
             timestamps: Vec::new(),
             places: Vec::new(),
+            most: MAX_ROWS,
             warned: false,
         })
+    }
+
+    /// The last batch was too large for the steps: the next one has half its `records`.
+    pub fn take_fewer(&mut self, records: usize) {
+        self.most = (records / 2).max(1);
+    }
+
+    /// The last batch was not too large: the next one may have more records.
+    pub fn take_more(&mut self) {
+        self.most = (self.most * 2).min(MAX_ROWS);
     }
 
     /// Decodes records from `first` on. Moves `time` past the rows it returns.
@@ -113,7 +126,7 @@ impl Decoder {
         self.timestamps.clear();
         self.places.clear();
         let mut raw: Vec<Option<Vec<u8>>> = Vec::new();
-        let last = records.len().min(first + MAX_ROWS);
+        let last = records.len().min(first + self.most);
         for index in first..last {
             // Not for every record: it looks at every column.
             if (index - first) % 64 == 63 && self.rows.estimated_bytes() > MAX_BATCH_BYTES {

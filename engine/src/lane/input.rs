@@ -157,11 +157,42 @@ impl InputPartition {
         }
     }
 
-    /// Decodes waiting records from `first` of the front set on.
+    /// What was decoded last was too large for the steps, and nothing has become of it: fewer records are decoded again.
+    pub fn take_fewer(&mut self, records: usize, before: Option<PartitionTime>) {
+        if let (InputKind::Source { decoder, time, .. }, Some(before)) = (&mut self.kind, before) {
+            *time = before;
+            decoder.take_fewer(records);
+        }
+    }
+
+    /// What was decoded last was not too large.
+    pub fn take_more(&mut self) {
+        if let InputKind::Source { decoder, .. } = &mut self.kind {
+            decoder.take_more();
+        }
+    }
+
+    /// The time of a source, to go back to.
+    pub fn time(&self) -> Option<PartitionTime> {
+        match &self.kind {
+            InputKind::Source { time, .. } => Some(*time),
+            InputKind::Repartition { .. } => None,
+        }
+    }
+
+    /// Decodes waiting records from `first` of the front set on. `grows`: their rows can become far larger in the steps, so that
+    /// records of a repartition topic, which have many rows, are taken one by one.
     ///
     /// # Errors
     /// Reading on would give wrong results.
-    pub fn decode(&mut self, partition: &TopicPartition, first: usize, wall: Millis, notations: &mut Notations) -> Result<Taken, String> {
+    pub fn decode(
+        &mut self,
+        partition: &TopicPartition,
+        first: usize,
+        grows: bool,
+        wall: Millis,
+        notations: &mut Notations,
+    ) -> Result<Taken, String> {
         let mut taken = Taken { source: true, ..Taken::default() };
         let Some((records, _)) = self.waiting.front() else { return Ok(taken) };
         match &mut self.kind {
@@ -180,7 +211,8 @@ impl InputPartition {
             }
             InputKind::Repartition { writers, schema } => {
                 taken.source = false;
-                for index in first..records.len() {
+                let last = if grows { records.len().min(first + 1) } else { records.len() };
+                for index in first..last {
                     let record = records.get(index);
                     let head = head(records.as_ref(), index);
                     if let Some(value) = record.value {

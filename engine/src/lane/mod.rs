@@ -22,6 +22,7 @@ mod assignment;
 mod input;
 mod keys;
 mod letters;
+mod parts;
 mod refusals;
 mod restore;
 mod settle;
@@ -32,7 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use operator_core::{Batch, Millis, Rejected, Tables};
+use operator_core::{Millis, Tables};
 
 use crate::broker::{Broker, BrokerError, Clock, Consumer, Event, Failure, Producer, RecordSet, TopicPartition};
 use crate::checkpoint::Checkpoint;
@@ -319,6 +320,7 @@ impl Lane {
         let (wall, delivery) = (self.world.clock.wall(), self.delivery);
         let reference = self.world.wall.reference(wall, self.world.clock.silence());
         loop {
+            let full = self.is_full();
             let Some(input) = self.partitions.get_mut(partition) else { return Ok(true) };
             let Some((records, first)) = input.waiting.front() else { return Ok(true) };
             let (first, length) = (*first, records.len());
@@ -326,39 +328,46 @@ impl Lane {
                 input.waiting.pop_front();
                 continue;
             }
-            let taken = match input.decode(partition, first, reference, &mut self.notations) {
+            let (task, index, before) = (input.task, input.index, input.time());
+            let grows = self.tasks.get(&task).is_some_and(|owned| owned.task.grows());
+            if grows && full {
+                return Ok(true);
+            }
+            let taken = match input.decode(partition, first, grows, reference, &mut self.notations) {
                 Ok(taken) => taken,
                 Err(why) => return Err(self.misread(partition, why)),
             };
+            let mut leaving = Leaving::default();
+            if grows {
+                match self.try_batches(task, index, &taken, partition)? {
+                    Some(left) => leaving = left,
+                    None => {
+                        self.partitions.get_mut(partition).into_iter().for_each(|input| input.take_fewer(taken.records, before));
+                        continue;
+                    }
+                }
+            }
+            let Some(input) = self.partitions.get_mut(partition).filter(|_| delivery == self.delivery) else { return Ok(true) };
             let Some((records, next)) = input.waiting.front_mut() else { return Ok(true) };
             *next = first + taken.records;
             if let Some(last) = (first + taken.records).checked_sub(1).filter(|_| taken.records > 0) {
                 let last = records.get(last);
                 input.next = last.offset + 1;
-                // Timestamps that this machine wrote itself, in a repartition topic, confirm nothing.
+                // What this machine stamped itself, in a repartition topic, confirms nothing.
                 if let Some(timestamp) = last.timestamp.filter(|_| taken.source) {
                     self.world.wall.witness(timestamp, wall, self.world.clock.silence());
                 }
             }
-            let (task, index) = (input.task, input.index);
             self.opened(partition, taken.records as u64, taken.oldest);
             self.epoch.counts.decoded(&taken, partition);
-            let mut leaving = Leaving::default();
-            match self.tasks.get_mut(&task) {
-                Some(owned) if owned.task.grows() => self.push_in_parts(task, index, taken.batches, partition)?,
-                Some(owned) => {
-                    for batch in taken.batches {
-                        owned.task.push(index, batch, &mut leaving).map_err(ended)?;
-                    }
+            if let Some(owned) = self.tasks.get_mut(&task).filter(|_| !grows) {
+                for batch in taken.batches {
+                    owned.task.push(index, batch, &mut leaving).map_err(ended)?;
                 }
-                None => {}
-            }
-            if delivery != self.delivery {
-                return Ok(true);
             }
             self.run(task, wall, &mut leaving)?;
             self.leave_read(task, leaving, partition, &taken.bad)?;
-            self.make_room()?;
+            self.flush()?;
             if let Some(why) = taken.waits
                 && delivery == self.delivery
             {
@@ -373,36 +382,6 @@ impl Lane {
         }
     }
 
-    /// Takes batches through steps in which rows can become far larger, as many rows at a time as memory allows. A row that
-    /// needs too much alone is a dead letter.
-    fn push_in_parts(&mut self, task: (usize, i32), index: usize, batches: Vec<Batch>, partition: &TopicPartition) -> Result<(), LaneEnd> {
-        let delivery = self.delivery;
-        let mut open: Vec<Batch> = batches.into_iter().rev().collect();
-        while let Some(batch) = open.pop()
-            && delivery == self.delivery
-        {
-            let Some(owned) = self.tasks.get_mut(&task) else { return Ok(()) };
-            let rows = batch.num_rows();
-            let tried = owned.task.try_push(index, batch.clone(), self.world.tables.as_ref()).map_err(ended)?;
-            let leaving = match tried {
-                Ok(leaving) => leaving,
-                Err(_) if rows > 1 => {
-                    let part = |from: usize, length: usize| Batch::new(batch.rows.slice(from, length), batch.origin.clone());
-                    open.extend([part(rows / 2, rows - rows / 2), part(0, rows / 2)]);
-                    continue;
-                }
-                Err(exceeded) => {
-                    let rejected = Rejected { asked: false, row: batch.rows, cause: exceeded.to_string(), inputs: 1 };
-                    let step = self.source_name(task.0, partition).into();
-                    Leaving { rejected: vec![(step, rejected, batch.origin)], ..Leaving::default() }
-                }
-            };
-            self.leave_read(task, leaving, partition, &[])?;
-            self.make_room()?;
-        }
-        Ok(())
-    }
-
     /// Writes what left a task while the records at the front of `partition` are processed.
     fn leave_read(&mut self, task: (usize, i32), leaving: Leaving, partition: &TopicPartition, bad: &[BadRecord]) -> Result<(), LaneEnd> {
         let records = self.partitions.get_mut(partition).and_then(|p| p.waiting.pop_front());
@@ -411,18 +390,6 @@ impl Lane {
             input.waiting.push_front(records);
         }
         Ok(())
-    }
-
-    /// Sends the outbox. If it is full, the epoch before is waited for: until it is acknowledged nothing may be sent.
-    fn make_room(&mut self) -> Result<(), LaneEnd> {
-        let delivery = self.delivery;
-        while delivery == self.delivery
-            && self.outbox.bytes() >= self.config.epoch_bytes
-            && self.in_flight.as_ref().is_some_and(|f| !f.acknowledged)
-        {
-            self.settle(Duration::from_millis(50))?;
-        }
-        self.flush()
     }
 
     /// Marks the epoch as opened by records of `partition`.

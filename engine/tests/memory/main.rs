@@ -61,7 +61,7 @@ impl Catalog for Topics<'_> {
     }
 }
 
-fn lane() -> (MemoryBroker, Arc<MemoryClock>, Lane) {
+fn lane() -> (MemoryBroker, Arc<MemoryClock>, Lane, Arc<Stats>) {
     let settings = Settings { session_timeout: i64::MAX / 4, transaction_timeout: i64::MAX / 4, ..Settings::default() };
     let clock = MemoryClock::at(1_767_225_600_000);
     let broker = MemoryBroker::with(clock.clone(), settings);
@@ -82,8 +82,9 @@ fn lane() -> (MemoryBroker, Arc<MemoryClock>, Lane) {
         tables: Arc::new(LoadedTables::new(&plan)),
         stats: Arc::new(Stats::default()),
     };
-    let lane = Lane::start(world, LaneConfig::new("w", 0)).unwrap();
-    (broker, clock, lane)
+    let stats = world.stats.clone();
+    let lane = Lane::start(world, LaneConfig { epoch_bytes: 10_000, ..LaneConfig::new("w", 0) }).unwrap();
+    (broker, clock, lane, stats)
 }
 
 /// The values of a topic, by the number in their key.
@@ -97,7 +98,7 @@ fn values(broker: &MemoryBroker, topic: &str) -> BTreeMap<String, Vec<String>> {
 }
 
 fn run() {
-    let (broker, clock, mut lane) = lane();
+    let (broker, clock, mut lane, stats) = lane();
     for row in 0..ROWS {
         // One row needs more than there is for a whole round.
         let (s, n, m) = if row == 777 { ("x".repeat(1_000), 1, 1_000_000) } else { (format!("{row:025}"), 10_000, 10_000) };
@@ -110,6 +111,8 @@ fn run() {
         lane.step(Duration::ZERO).unwrap();
     }
     lane.finish(Duration::from_secs(10)).unwrap();
+    // What one part makes fills an epoch: the next part waits for the next one instead of adding to it.
+    assert!(stats.snapshot().epochs > 2, "{} epochs", stats.snapshot().epochs);
 
     let letters = broker.read_all_committed("orders.dlq");
     assert_eq!(letters.len(), 1, "one row needs too much alone");
