@@ -28,8 +28,8 @@ pub struct Contender {
 enum How {
     /// The copy loop with this many group members, and producers for each.
     Copy { lanes: usize, producers: usize },
-    /// `hw run`; another build of it than the one under test, if it is given.
-    Headwater(Option<PathBuf>),
+    /// `hw run` with this many lanes; another build of it than the one under test, if it is given.
+    Headwater { program: Option<PathBuf>, lanes: usize },
     /// A shell command that takes what it needs from its environment.
     Peer(String),
 }
@@ -44,8 +44,6 @@ pub struct Run {
     pub commit_ms: u64,
     /// The `hw` program.
     pub hw: PathBuf,
-    /// Lanes of `hw`.
-    pub lanes: usize,
     /// A folder for files of the run.
     pub dir: PathBuf,
 }
@@ -66,19 +64,23 @@ impl Contender {
         Contender { name, work: Work::Copy, how: How::Copy { lanes, producers } }
     }
 
-    pub fn headwater(work: Work) -> Contender {
+    pub fn headwater(work: Work, lanes: usize) -> Contender {
         let name = match work {
             Work::Copy | Work::W1 => "hw W1",
             Work::W2 => "hw W2",
             Work::W2R => "hw W2R",
         };
-        Contender { name: name.into(), work, how: How::Headwater(None) }
+        Contender { name: format!("{name}, {lanes} lanes"), work, how: How::Headwater { program: None, lanes } }
     }
 
     /// The same work done by another build, to compare the two in one run.
-    pub fn against(work: Work, program: &Path) -> Contender {
-        let contender = Contender::headwater(work);
-        Contender { name: format!("{}, against", contender.name), how: How::Headwater(Some(program.into())), ..contender }
+    pub fn against(work: Work, lanes: usize, program: &Path) -> Contender {
+        let contender = Contender::headwater(work, lanes);
+        Contender {
+            name: format!("{}, against", contender.name),
+            how: How::Headwater { program: Some(program.into()), lanes },
+            ..contender
+        }
     }
 
     /// A peer as given on the command line: `NAME:w1|w2:COMMAND`.
@@ -95,8 +97,8 @@ impl Contender {
     /// The consumer group whose positions tell its progress.
     pub fn group(&self, run: &Run) -> String {
         match (&self.how, self.work) {
-            (How::Headwater(_), Work::W1 | Work::Copy) => format!("hw.w1-{}", run.id),
-            (How::Headwater(_), Work::W2 | Work::W2R) => format!("hw.w2-{}", run.id),
+            (How::Headwater { .. }, Work::W1 | Work::Copy) => format!("hw.w1-{}", run.id),
+            (How::Headwater { .. }, Work::W2 | Work::W2R) => format!("hw.w2-{}", run.id),
             _ => format!("bench-{}", run.id),
         }
     }
@@ -116,9 +118,9 @@ impl Contender {
                 command.args(["--lanes", &lanes.to_string()]);
                 command
             }
-            How::Headwater(program) => {
+            How::Headwater { program, lanes } => {
                 let mut command = Command::new(program.as_ref().unwrap_or(&run.hw));
-                command.arg("run").arg(self.pipeline(run)?).arg("--config").arg(config(run)?).arg("--plain-logs");
+                command.arg("run").arg(self.pipeline(run)?).arg("--config").arg(config(run, *lanes)?).arg("--plain-logs");
                 command.env("HW_LOG", "warn");
                 command
             }
@@ -164,14 +166,10 @@ impl Contender {
     }
 }
 
-fn config(run: &Run) -> Result<PathBuf, String> {
+fn config(run: &Run, lanes: usize) -> Result<PathBuf, String> {
     let state = run.dir.join(format!("state-{}", run.id));
-    let text = format!(
-        "kafka:\n  bootstrap: {}\nworker:\n  lanes: {}\n  state_dir: {}\n  http: \"\"\n",
-        run.bootstrap,
-        run.lanes,
-        state.display()
-    );
+    let text =
+        format!("kafka:\n  bootstrap: {}\nworker:\n  lanes: {}\n  state_dir: {}\n  http: \"\"\n", run.bootstrap, lanes, state.display());
     write(run, "config.yaml", &text)
 }
 

@@ -72,9 +72,9 @@ struct Settings {
     /// Another build of the program, which takes turns with the one under test
     #[arg(long)]
     against: Option<PathBuf>,
-    /// Lanes of the program under test
-    #[arg(long, default_value_t = 2)]
-    lanes: usize,
+    /// Lanes of the program under test; with several numbers, each is measured
+    #[arg(long, value_delimiter = ',', default_values_t = [2])]
+    lanes: Vec<usize>,
     /// Only contenders whose name contains one of these (copy always runs)
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -160,25 +160,24 @@ impl Settings {
         self.only.is_empty() || contender.name == "copy" || self.only.iter().any(|part| contender.name.contains(part.as_str()))
     }
 
-    fn run(&self, cluster: &Cluster, dir: &Path, id: String, input: &str, commit_ms: u64) -> Run {
-        Run {
-            id,
-            bootstrap: cluster.distant.clone(),
-            input: input.into(),
-            commit_ms,
-            hw: self.hw.clone(),
-            lanes: self.lanes,
-            dir: dir.into(),
+    /// The copy loop, and each work by the program under test and the other one.
+    fn contenders(&self, works: &[Work]) -> Vec<Contender> {
+        let most = self.lanes.iter().max().copied().unwrap_or(2);
+        let mut contenders = vec![Contender::copy(1, 2), Contender::copy(most.max(2), 2)];
+        for (work, lanes) in works.iter().flat_map(|work| self.lanes.iter().map(move |lanes| (*work, *lanes))) {
+            contenders.push(Contender::headwater(work, lanes));
+            contenders.extend(self.against.iter().map(|program| Contender::against(work, lanes, program)));
         }
+        contenders
+    }
+
+    fn run(&self, cluster: &Cluster, dir: &Path, id: String, input: &str, commit_ms: u64) -> Run {
+        Run { id, bootstrap: cluster.distant.clone(), input: input.into(), commit_ms, hw: self.hw.clone(), dir: dir.into() }
     }
 }
 
 fn drained(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String, String> {
-    let mut contenders = vec![Contender::copy(1, 2), Contender::copy(settings.lanes.max(2), 2)];
-    for work in [Work::W1, Work::W2, Work::W2R] {
-        contenders.push(Contender::headwater(work));
-        contenders.extend(settings.against.iter().map(|program| Contender::against(work, program)));
-    }
+    let mut contenders = settings.contenders(&[Work::W1, Work::W2, Work::W2R]);
     contenders.extend(settings.peer.iter().map(|p| Contender::peer(p)).collect::<Result<Vec<_>, _>>()?);
     contenders.push(Contender::copy(1, 1));
     contenders.retain(|c| settings.wanted(c));
@@ -223,8 +222,7 @@ fn drained(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String,
 }
 
 fn delayed(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String, String> {
-    let mut contenders = vec![Contender::copy(1, 2), Contender::copy(settings.lanes.max(2), 2), Contender::headwater(Work::W1)];
-    contenders.extend(settings.against.iter().map(|program| Contender::against(Work::W1, program)));
+    let mut contenders = settings.contenders(&[Work::W1]);
     contenders.retain(|c| settings.wanted(c));
     let load = latency::Load { rate: settings.rate, length: Duration::from_secs(settings.seconds) };
     let mut series: Vec<(String, u64, Vec<latency::Measurement>)> = Vec::new();
@@ -273,8 +271,7 @@ fn circumstances(settings: &Settings) -> String {
     let far = if settings.delay > 0 { format!(", answers {} ms late", settings.delay) } else { String::new() };
     let date = chrono::Utc::now().format("%Y-%m-%d %H:%M UTC");
     format!(
-        "{date}: {hw}, {} lanes; {kafka}{far}, librdkafka {}; {cores} cores of {model}, broker and clients on them; load average at the start {load}\n",
-        settings.lanes,
+        "{date}: {hw}; {kafka}{far}, librdkafka {}; {cores} cores of {model}, broker and clients on them; load average at the start {load}\n",
         native::version()
     )
 }
