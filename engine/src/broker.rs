@@ -13,6 +13,8 @@ use std::time::Duration;
 use operator_core::Millis;
 use serde::{Deserialize, Serialize};
 
+use crate::printable::printable;
+
 /// A partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TopicPartition {
@@ -295,12 +297,16 @@ pub struct BrokerError {
     pub message: String,
 }
 
+/// Longest message of a broker that is kept, bytes.
+const MAX_MESSAGE: usize = 2_000;
+
 impl BrokerError {
-    pub fn new(failure: Failure, message: impl Into<String>) -> BrokerError {
-        BrokerError { failure, message: message.into() }
+    /// `message` may repeat what brokers say, and is made [`printable`].
+    pub fn new(failure: Failure, message: impl AsRef<str>) -> BrokerError {
+        BrokerError { failure, message: printable(message.as_ref(), MAX_MESSAGE) }
     }
 
-    pub fn fatal(message: impl Into<String>) -> BrokerError {
+    pub fn fatal(message: impl AsRef<str>) -> BrokerError {
         BrokerError::new(Failure::Fatal, message)
     }
 }

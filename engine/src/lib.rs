@@ -23,6 +23,7 @@ pub mod output;
 pub mod partitioner;
 pub mod pipeline;
 pub mod plan;
+pub mod printable;
 pub mod registry;
 pub mod schemas;
 pub mod state;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use headwater_engine::broker::BrokerError;
+use headwater_engine::printable::printable;
 use parking_lot::Mutex;
 use rdkafka::bindings as sys;
 
@@ -352,6 +353,9 @@ pub(super) fn c_string(text: &str) -> Result<CString, BrokerError> {
     CString::new(text).map_err(|_| BrokerError::fatal(format!("{text:?} contains a NUL character")))
 }
 
+/// Longest line of librdkafka that is logged, bytes: it repeats what brokers say.
+const LONGEST: usize = 2_000;
+
 /// A C string as text; what is not UTF-8 in it is replaced.
 pub(super) fn string(text: *const c_char) -> String {
     if text.is_null() {
@@ -375,11 +379,11 @@ pub(super) fn millis(duration: Duration) -> c_int {
 unsafe extern "C" fn on_error<C: Context>(_rk: *mut Native, code: c_int, reason: *const c_char, opaque: *mut c_void) {
     // SAFETY: `opaque` is the context given in `Client::new`, alive as long as the client.
     let context = unsafe { &*(opaque as *const C) };
-    context.on_error(code, &string(reason));
+    context.on_error(code, &printable(&string(reason), LONGEST));
 }
 
 unsafe extern "C" fn on_log(_rk: *const Native, level: c_int, facility: *const c_char, text: *const c_char) {
-    let (facility, text) = (string(facility), string(text));
+    let (facility, text) = (string(facility), printable(&string(text), LONGEST));
     match level {
         0..=3 => tracing::error!(target: "librdkafka", facility, "{text}"),
         4 => tracing::warn!(target: "librdkafka", facility, "{text}"),
