@@ -22,6 +22,9 @@ use crate::broker::{Broker, BrokerError, Clock, Consumer, Event, Failure, Record
 /// A lane begins at most one insert in this time, so that it is known how fast all of them fill the target's memory of tokens.
 pub(super) const PACE: Millis = 20;
 
+/// How long what is under way may take when the delivery ends.
+pub(super) const FINISH: Millis = 5_000;
+
 /// What a step came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
@@ -131,15 +134,23 @@ impl Delivery {
         self.settings.safe_window.min(self.target.remembers(per_second) / 2)
     }
 
-    /// Steps until `stop` is set, then settles what is in progress.
+    /// Steps until `stop` is set, then settles what is in progress if that takes no longer than [`FINISH`]. Otherwise it leaves what
+    /// a crash leaves: the stored intent records which rows may be in the table.
     ///
     /// # Errors
     /// Those of [`Delivery::step`].
     pub fn run(&mut self, stop: &AtomicBool) -> Result<(), DeliveryError> {
         const TICK: Duration = Duration::from_millis(100);
+        let mut until = None;
         loop {
-            self.closing = stop.load(Ordering::Relaxed) || self.revoking;
+            let stopping = stop.load(Ordering::Relaxed);
+            self.closing = stopping || self.revoking;
             if self.closing && !self.revoking && self.job.is_none() {
+                return Ok(());
+            }
+            let now = self.clock.monotonic();
+            if stopping && now >= *until.get_or_insert(now.saturating_add(FINISH)) {
+                self.forget();
                 return Ok(());
             }
             if self.step(TICK)? == Step::Unavailable {
