@@ -27,14 +27,15 @@ struct Registered {
 /// [`GenerateError::Registry`] when the registry cannot be reached or refuses a schema.
 pub(crate) async fn register(url: &str) -> Result<SchemaIds, GenerateError> {
     let url = url.trim_end_matches('/');
-    if !url.starts_with("http://") {
-        let message = format!("the address of the schema registry must start with http://, it is `{url}`");
+    if !url.starts_with("http://") || url.contains('@') {
+        let message = "the address of the schema registry must begin with http:// and hold no user and password".to_string();
         return Err(GenerateError::Registry(message));
     }
     let failed = |error: reqwest::Error| {
         GenerateError::Registry(format!("schema registry {url}: {error}; check the address and that it is running"))
     };
-    let client = reqwest::Client::builder().timeout(TIMEOUT).build().map_err(failed)?;
+    let client =
+        reqwest::Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none()).no_proxy().build().map_err(failed)?;
     let mut ids = SchemaIds::new();
     for topic in Topic::ALL {
         let subject = topic.subject();
