@@ -7,11 +7,12 @@ use std::path::PathBuf;
 
 use headwater_engine::yaml::{self, Node, Value};
 use headwater_local::Environment;
-use operator_core::Span;
+use operator_core::{Diagnostic, Span};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::diagnose::{Problem, Source};
+use crate::web::{Files, Tls};
 
 /// The environment.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -76,6 +77,49 @@ pub struct RegistryConfig {
     pub username: Option<String>,
     #[serde(default)]
     pub password: Option<Secret>,
+    /// A bearer token, instead of user and password.
+    #[serde(default)]
+    pub token: Option<Secret>,
+    #[serde(default)]
+    pub tls: TlsConfig,
+}
+
+/// How server and client authenticate over `https://`. Verification can't be disabled.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// File of the CA certificates (PEM) that the server's certificate is verified against, instead of those of the system.
+    #[serde(default)]
+    pub ca: Option<PathBuf>,
+    /// File of the client certificate (PEM, intermediate certificates behind it), for servers that ask for one.
+    #[serde(default)]
+    pub certificate: Option<PathBuf>,
+    /// File of the private key of `certificate` (PEM).
+    #[serde(default)]
+    pub key: Option<PathBuf>,
+    /// Opens `key`, if it is encrypted.
+    #[serde(default)]
+    pub key_password: Option<Secret>,
+    /// The name that the server's certificate must have, where that is not the host of `url`: through a tunnel, at an IP address.
+    #[serde(default)]
+    pub server_name: Option<String>,
+}
+
+impl TlsConfig {
+    /// Reads the files and the key's password.
+    ///
+    /// # Errors
+    /// The key of the setting that is wrong, and why.
+    pub fn read(&self) -> Result<Tls, (&'static str, String)> {
+        let password = self.key_password.as_ref().map(Secret::reveal).transpose().map_err(|why| ("key_password", why))?;
+        let files = Files { ca: self.ca.as_deref(), certificate: self.certificate.as_deref(), key: self.key.as_deref() };
+        Tls::read(files, password.as_deref(), self.server_name.clone())
+    }
+
+    pub fn is_default(&self) -> bool {
+        let TlsConfig { ca, certificate, key, key_password, server_name } = self;
+        ca.is_none() && certificate.is_none() && key.is_none() && key_password.is_none() && server_name.is_none()
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -87,12 +131,29 @@ pub struct ClickHouseConfig {
     pub user: Option<String>,
     #[serde(default)]
     pub password: Option<Secret>,
+    #[serde(default)]
+    pub tls: TlsConfig,
     /// Run even where a table can't give exactly once (see the start-up report).
     #[serde(default)]
     pub allow_weaker_guarantee: bool,
     /// Create databases and tables that are missing (`hw clickhouse ddl` shows how).
     #[serde(default)]
     pub create_tables: bool,
+}
+
+impl RegistryConfig {
+    /// A registry without authentication.
+    pub fn at(url: String) -> RegistryConfig {
+        RegistryConfig { url, username: None, password: None, token: None, tls: TlsConfig::default() }
+    }
+}
+
+impl ClickHouseConfig {
+    /// A server without authentication.
+    pub fn at(url: String) -> ClickHouseConfig {
+        let tls = TlsConfig::default();
+        ClickHouseConfig { url, user: None, password: None, tls, allow_weaker_guarantee: false, create_tables: false }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -207,7 +268,7 @@ impl Setting {
 impl Config {
     /// Reads layers of configuration, and the local environment that one of them names.
     pub fn load(paths: &[PathBuf]) -> Result<Config, Problem> {
-        let mut merged: Option<(Node, Source)> = None;
+        let (mut merged, mut layers): (Option<Node>, Vec<(Node, Source)>) = (None, Vec::new());
         for path in paths {
             let source = Source::read(path)?;
             let mut node = yaml::parse(&source.text).map_err(|e| Problem::yaml(&source, e))?;
@@ -215,18 +276,16 @@ impl Config {
                 return Err(Problem::yaml(&source, e));
             }
             wrong_by_itself(&source, &node)?;
-            merged = Some(match merged {
-                None => (node, source),
-                Some((below, _)) => (merge(below, node), source),
-            });
+            merged = Some(merged.map_or(node.clone(), |below| merge(below, node.clone())));
+            layers.push((node, source));
         }
-        let mut config = match &merged {
-            None => Config::default(),
-            Some((node, source)) => {
+        let mut config = match (&merged, layers.last()) {
+            (Some(node), Some((_, source))) => {
                 let config = node.read::<Config>().map_err(|e| without_secrets(source, Problem::yaml(source, e)))?;
-                let wrong = crate::lint::of_environment(&config).into_iter().next();
-                wrong.map_or(Ok(config), |wrong| Err(without_secrets(source, Problem::found(source, node, wrong))))?
+                let wrong = crate::lint::of_environment(&config).into_iter().chain(config.unreadable()).next();
+                wrong.map_or(Ok(config), |wrong| Err(in_its_layer(&layers, wrong)))?
             }
+            _ => Config::default(),
         };
         config.fill().map_err(Problem::plain)?;
         Ok(config)
@@ -246,32 +305,41 @@ impl Config {
             self.kafka.bootstrap = environment.bootstrap.clone();
         }
         if self.schema_registry.is_none() {
-            self.schema_registry = environment.registry.clone().map(|url| RegistryConfig { url, username: None, password: None });
+            self.schema_registry = environment.registry.clone().map(RegistryConfig::at);
         }
         if self.clickhouse.is_none() {
-            self.clickhouse = environment.clickhouse.clone().map(|url| ClickHouseConfig {
-                url,
-                user: None,
-                password: None,
-                allow_weaker_guarantee: false,
-                create_tables: true,
-            });
+            self.clickhouse =
+                environment.clickhouse.clone().map(|url| ClickHouseConfig { create_tables: true, ..ClickHouseConfig::at(url) });
         }
         Ok(())
     }
 
     /// All secrets, each with its place.
     pub fn secrets(&self) -> Vec<(Vec<String>, &Secret)> {
-        let at = |section: &str, key: &str| vec![section.to_string(), key.to_string()];
-        let registry = self.schema_registry.as_ref().and_then(|registry| registry.password.as_ref());
-        let clickhouse = self.clickhouse.as_ref().and_then(|clickhouse| clickhouse.password.as_ref());
         let properties = self.kafka.properties.iter().filter_map(|(name, setting)| match setting {
-            Setting::Secret(secret) => Some((vec!["kafka".to_string(), "properties".to_string(), name.clone()], secret)),
+            Setting::Secret(secret) => Some((vec!["kafka", "properties", name], Some(secret))),
             Setting::Text(_) => None,
         });
-        let services = [("schema_registry", registry), ("clickhouse", clickhouse)];
-        let services = services.into_iter().filter_map(|(section, secret)| Some((at(section, "password"), secret?)));
-        properties.chain(services).collect()
+        let mut found: Vec<(Vec<&str>, Option<&Secret>)> = properties.collect();
+        if let Some(RegistryConfig { password, token, tls, .. }) = &self.schema_registry {
+            found.push((vec!["schema_registry", "password"], password.as_ref()));
+            found.push((vec!["schema_registry", "token"], token.as_ref()));
+            found.push((vec!["schema_registry", "tls", "key_password"], tls.key_password.as_ref()));
+        }
+        if let Some(ClickHouseConfig { password, tls, .. }) = &self.clickhouse {
+            found.push((vec!["clickhouse", "password"], password.as_ref()));
+            found.push((vec!["clickhouse", "tls", "key_password"], tls.key_password.as_ref()));
+        }
+        let owned = |place: Vec<&str>| place.into_iter().map(str::to_string).collect();
+        found.into_iter().filter_map(|(place, secret)| Some((owned(place), secret?))).collect()
+    }
+
+    /// Certificates and keys that can't be read here.
+    fn unreadable(&self) -> Vec<Diagnostic> {
+        let registry = self.schema_registry.iter().map(|registry| ("schema_registry", &registry.tls));
+        let clickhouse = self.clickhouse.iter().map(|clickhouse| ("clickhouse", &clickhouse.tls));
+        let wrong = registry.chain(clickhouse).filter_map(|(section, tls)| Some((section, tls.read().err()?)));
+        wrong.map(|(section, (key, why))| Diagnostic::error("invalid-value", why).at([section, "tls", key])).collect()
     }
 
     /// The brokers, or what to do about their absence.
@@ -295,6 +363,15 @@ fn wrong_by_itself(source: &Source, node: &Node) -> Result<(), Problem> {
         None => config.iter().flat_map(crate::lint::of_environment).next().map(|d| Problem::found(source, node, d)),
     };
     problem.map_or(Ok(()), |problem| Err(without_secrets(source, problem)))
+}
+
+/// Shown where it is written: in the last layer that has the key.
+fn in_its_layer(layers: &[(Node, Source)], wrong: Diagnostic) -> Problem {
+    let has = |path: &[String]| layers.iter().rev().find(|(node, _)| node.find(path).is_some());
+    match has(&wrong.path).or(layers.last()) {
+        Some((node, source)) => without_secrets(source, Problem::found(source, node, wrong)),
+        None => Problem::plain(wrong.message),
+    }
 }
 
 /// The line of a mistake may be that of a secret.

@@ -40,8 +40,8 @@ pub enum NoTarget {
     Refused(String),
 }
 
-/// Makes a target, again after a failure.
-pub type MakeTarget = Box<dyn Fn() -> Result<Box<dyn delivery::Target>, NoTarget> + Send>;
+/// Makes a target, again after a failure. Does not outlive a stop.
+pub type MakeTarget = Box<dyn Fn(&Stop) -> Result<Box<dyn delivery::Target>, NoTarget> + Send>;
 
 impl Delivering {
     /// Delivery into a table of ClickHouse. What the table can promise is looked at when the delivery runs, after it was created if
@@ -62,7 +62,7 @@ impl Delivering {
         };
         let gate = Gate {
             sink: output.name.clone(),
-            connection: connect(config)?,
+            connection: connect(config)?.reporting(prepared.services.outages.service("clickhouse", &output.name)),
             table: Table::parse(table).map_err(|e| Problem::plain(format!("sink `{}`: {e}", output.name)))?,
             schema: rows_of(output),
             create: match (config.create_tables, files.get(table)) {
@@ -73,8 +73,13 @@ impl Delivering {
             wanted: if config.allow_weaker_guarantee { Guarantee::AtLeastOnce } else { Guarantee::ExactlyOnce },
         };
         let runtime = prepared.services.runtime.clone();
-        let make = move || -> Result<Box<dyn delivery::Target>, NoTarget> {
-            let inspection = runtime.block_on(gate.pass())?;
+        let make = move |stop: &Stop| -> Result<Box<dyn delivery::Target>, NoTarget> {
+            let inspection = runtime.block_on(async {
+                tokio::select! {
+                    passed = gate.pass() => passed,
+                    () = stopped(stop) => Err(NoTarget::NotNow("the worker stops".to_string())),
+                }
+            })?;
             Ok(Box::new(ClickHouse::new(gate.connection.clone(), &inspection, runtime.clone())))
         };
         Delivering::to(prepared, output, session_timeout, slot, Box::new(make))
@@ -108,9 +113,10 @@ impl Delivering {
         let _span = tracing::info_span!("sink", pipeline = %self.settings.pipeline, sink = %self.sink).entered();
         let mut backoff = BACKOFF.0;
         while !stop.is_stopped() {
-            let target = match (self.target)() {
+            let target = match (self.target)(stop) {
                 Ok(target) => target,
                 Err(NoTarget::Refused(why)) => return Err(why),
+                Err(NoTarget::NotNow(_)) if stop.is_stopped() => return Ok(()),
                 Err(NoTarget::NotNow(why)) => {
                     if self.counters.last_error().as_ref() != Some(&why) {
                         tracing::warn!(cause = %why, "the sink waits for ClickHouse; everything else continues");
@@ -135,6 +141,13 @@ impl Delivering {
             }
         }
         Ok(())
+    }
+}
+
+/// Waits for a stop, so that a hung server does not delay it.
+async fn stopped(stop: &Stop) {
+    while !stop.is_stopped() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
@@ -195,8 +208,9 @@ fn needs_a_person(e: &DeliveryError) -> bool {
 /// A connection to the environment's ClickHouse.
 pub fn connect(config: &ClickHouseConfig) -> Result<Connection, Problem> {
     let password = config.password.as_ref().map(|p| p.reveal()).transpose().map_err(Problem::plain)?;
-    let settings = Config { user: config.user.clone(), password: password.map(Secret::new), ..Config::new(config.url.clone()) };
-    Connection::new(settings).map_err(|e| Problem::plain(format!("ClickHouse: {e}")))
+    let tls = config.tls.read().map_err(|(key, why)| Problem::plain(format!("`clickhouse.tls.{key}`: {why}")))?;
+    let settings = Config { user: config.user.clone(), password: password.map(Secret::new), tls, ..Config::new(config.url.clone()) };
+    Connection::new(settings).map_err(|e| Problem::plain(e.to_string()))
 }
 
 /// The columns that a sink's table gets.

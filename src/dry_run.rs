@@ -15,7 +15,7 @@ use rustix::fs::Access;
 use tokio::runtime::Handle;
 
 use crate::access::{self, Check};
-use crate::clickhouse::{self, ClickHouse, Created, Table, inspect, misfits};
+use crate::clickhouse::{self, ClickHouse, ClickHouseError, Created, Table, inspect, misfits};
 use crate::config::Config;
 use crate::deliver::{self, Tables, rows_of};
 use crate::diagnose::Problem;
@@ -135,17 +135,21 @@ fn table_check(
 ) -> Result<String, String> {
     let settings = config.clickhouse.as_ref().ok_or("the configuration has no `clickhouse.url`")?;
     let connection = deliver::connect(settings).map_err(|p| p.message)?;
+    let verified = connection.verifies().map_or(String::new(), |how| format!("; {how}"));
     let name = Table::parse(table)?;
     let wanted = if settings.allow_weaker_guarantee { clickhouse::Guarantee::AtLeastOnce } else { clickhouse::Guarantee::ExactlyOnce };
     let found = match runtime.block_on(inspect(&connection, &name, &rows_of(output))) {
         Ok(found) => found,
         Err(e) if settings.create_tables && e.to_string().contains("does not exist") => {
-            return to_be_created(&name, files.get(table), &rows_of(output), wanted);
+            return to_be_created(&name, files.get(table), &rows_of(output), wanted).map(|found| found + &verified);
+        }
+        Err(e @ (ClickHouseError::Connect(_) | ClickHouseError::Lost(_))) => {
+            return Err(format!("{e}. A worker would start, and only this sink would wait until ClickHouse responds"));
         }
         Err(e) => return Err(e.to_string()),
     };
     found.require(wanted).map_err(|e| e.to_string())?;
-    let promised = found.guarantee.to_string();
+    let promised = format!("{}{verified}", found.guarantee);
     let group = plan.names.sink_group(&output.name);
     if kafka.group(&group).map_err(|e| e.to_string())?.committed.is_empty() {
         has_none_of_others(output, ClickHouse::new(connection, &found, runtime.clone()), &group)?;

@@ -29,3 +29,4 @@ pub mod sample;
 pub mod samples;
 pub mod schema_registry;
 pub mod style;
+pub mod web;

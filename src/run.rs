@@ -58,6 +58,7 @@ pub fn connect(config: &Config, client_id: &str, runtime: &tokio::runtime::Handl
     });
     let (subjects, schemas): (Arc<dyn Subjects>, Arc<dyn SchemaSource>) = match registry(config)? {
         Some(registry) => {
+            let registry = registry.reporting(outages.service("schema_registry", ""));
             let schemas = Schemas::new(registry.clone(), runtime.clone());
             (Arc::new(RegistrySubjects { registry, runtime: runtime.clone() }), Arc::new(schemas))
         }
@@ -88,8 +89,11 @@ fn kafka(config: &Config, client_id: &str) -> Result<Kafka, Problem> {
 fn registry(config: &Config) -> Result<Option<Registry>, Problem> {
     let Some(settings) = &config.schema_registry else { return Ok(None) };
     let password = settings.password.as_ref().map(|p| p.reveal()).transpose().map_err(Problem::plain)?;
-    let settings = RegistryConfig { username: settings.username.clone(), password, ..RegistryConfig::new(settings.url.clone()) };
-    Registry::new(settings).map(Some).map_err(|e| Problem::plain(e.to_string()))
+    let token = settings.token.as_ref().map(|t| t.reveal()).transpose().map_err(Problem::plain)?;
+    let tls = settings.tls.read().map_err(|(key, why)| Problem::plain(format!("`schema_registry.tls.{key}`: {why}")))?;
+    let settings =
+        RegistryConfig { username: settings.username.clone(), password, token, tls, ..RegistryConfig::new(settings.url.clone()) };
+    Registry::new(settings).map(Some).map_err(Problem::plain)
 }
 
 /// Code of a problem that may pass by itself.

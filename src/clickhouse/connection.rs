@@ -4,10 +4,13 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use headwater_engine::printable::printable;
 use serde::Deserialize;
 
 use super::failure::ClickHouseError;
 use super::http::{Http, Request};
+use crate::outages::Service;
+use crate::web::Tls;
 
 /// A text that must not be shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -32,13 +35,13 @@ impl fmt::Debug for Secret {
 /// Where ClickHouse is, and how to insert.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// URL of the HTTP interface, such as `http://localhost:8123`. Without user and password: URLs are logged.
+    /// URL of the HTTP interface, such as `http://localhost:8123`; without user and password.
     pub url: String,
     pub user: Option<String>,
     pub password: Option<Secret>,
     /// `max_execution_time` of an insert; an answer is waited for a little longer.
     pub max_execution: Duration,
-    pub connect_timeout: Duration,
+    pub tls: Tls,
     /// Other pipelines write to the table too, so that positions don't tell their rows apart and rows are not counted.
     pub shared_table: bool,
 }
@@ -50,7 +53,7 @@ impl Config {
             user: None,
             password: None,
             max_execution: Duration::from_secs(30),
-            connect_timeout: Duration::from_secs(5),
+            tls: Tls::default(),
             shared_table: false,
         }
     }
@@ -103,6 +106,8 @@ pub(super) fn literal(text: &str) -> String {
 
 /// Seconds a question (not an insert) may take.
 const QUESTION_SECONDS: u64 = 30;
+/// ... and the first one, which asks whether the server is there.
+const PING_SECONDS: u64 = 5;
 /// How long a statement without an answer may take: `ON CLUSTER` waits for every host.
 const STATEMENT: Duration = Duration::from_secs(60);
 
@@ -125,17 +130,17 @@ impl Connection {
     /// # Errors
     /// The URL is not one that can be used.
     pub fn new(config: Config) -> Result<Connection, ClickHouseError> {
-        let wrong = |why: &str| ClickHouseError::Unexpected(why.to_owned());
-        let Some(rest) = config.url.strip_prefix("http://") else {
-            let scheme = config.url.split(':').next().unwrap_or_default();
-            return Err(ClickHouseError::Unexpected(format!(
-                "the URL of ClickHouse starts with `{scheme}:`; it must start with `http://` (TLS is not compiled in)"
-            )));
-        };
-        if rest.contains('@') {
-            return Err(wrong("set `clickhouse.user` and `clickhouse.password` instead of putting them into the URL"));
-        }
         Ok(Connection { http: Http::new(&config)?, config })
+    }
+
+    /// Tells `service` whether the server answers.
+    pub fn reporting(self, service: Service) -> Connection {
+        Connection { http: self.http.reporting(service), ..self }
+    }
+
+    /// How the server is verified, in words; `None`: not at all.
+    pub fn verifies(&self) -> Option<String> {
+        self.http.verifies()
     }
 
     pub fn config(&self) -> &Config {
@@ -147,7 +152,7 @@ impl Connection {
     /// # Errors
     /// It cannot be reached or refuses.
     pub async fn ping(&self) -> Result<String, ClickHouseError> {
-        let rows = self.rows("SELECT version()").await?;
+        let rows = self.within("SELECT version()", PING_SECONDS).await?;
         rows.into_iter().flatten().next().ok_or_else(|| ClickHouseError::Unexpected("no version".to_owned()))
     }
 
@@ -189,12 +194,16 @@ impl Connection {
     /// # Errors
     /// The server's.
     pub async fn rows(&self, sql: &str) -> Result<Vec<Vec<String>>, ClickHouseError> {
+        self.within(sql, QUESTION_SECONDS).await
+    }
+
+    async fn within(&self, sql: &str, seconds: u64) -> Result<Vec<Vec<String>>, ClickHouseError> {
         // One document, whose end and number of rows prove that it is complete.
-        let seconds = QUESTION_SECONDS.to_string();
+        let limit = Duration::from_secs(seconds + 5);
+        let seconds = seconds.to_string();
         let settings = vec![("default_format", "JSONCompactStrings"), ("max_execution_time", seconds.as_str())];
-        let limit = Duration::from_secs(QUESTION_SECONDS + 5);
         let reply = self.http.run(Request { sql, settings, data: None, limit }).await?;
-        let wrong = |why: String| ClickHouseError::Lost(format!("not a ClickHouse result ({why}): {}", reply.text()));
+        let wrong = |why: String| ClickHouseError::Lost(format!("not a ClickHouse result ({}): {}", printable(&why, 500), reply.text()));
         let answer: Answer = serde_json::from_slice(&reply.body).map_err(|e| wrong(e.to_string()))?;
         if let Some(exception) = answer.exception {
             return Err(wrong(exception));
@@ -229,7 +238,7 @@ mod tests {
 
     #[test]
     fn urls_that_cannot_be_used_are_refused_without_showing_them() {
-        for url in ["https://host:8443", "tcp://host:9000", "http://user:hunter2@host:8123", "host"] {
+        for url in ["tcp://host:9000", "http://user:hunter2@host:8123", "host"] {
             let shown = Connection::new(Config::new(url)).unwrap_err().to_string();
             assert!(!shown.contains("hunter2"), "{shown}");
         }

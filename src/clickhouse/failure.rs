@@ -7,10 +7,10 @@
 //! Most errors of a running insert are *unknown*, out of memory and a full disk included: the table may have taken the rows
 //! before a materialized view behind it failed.
 
-use std::error::Error;
-use std::time::Duration;
-
 use headwater_engine::delivery::Progress;
+use headwater_engine::printable::printable;
+
+use crate::web::Trouble;
 
 /// A request to ClickHouse that failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -65,28 +65,18 @@ impl ClickHouseError {
 const MAX_MESSAGE: usize = 2_000;
 
 impl ClickHouseError {
-    /// A request that failed while it was sent, at most `limit` after its start.
-    pub(super) fn of(error: reqwest::Error, limit: Duration) -> ClickHouseError {
-        let (connecting, late) = (error.is_connect(), error.is_timeout());
-        let error = error.without_url();
-        let mut text = error.to_string();
-        let mut source = error.source();
-        while let Some(inner) = source {
-            text.push_str(": ");
-            text.push_str(&inner.to_string());
-            source = inner.source();
-        }
-        match (connecting, late) {
-            (true, _) => ClickHouseError::Connect(text),
-            (false, true) => ClickHouseError::Lost(format!("nothing within {} s", limit.as_secs())),
-            (false, false) => ClickHouseError::Lost(text),
-        }
-    }
-
     /// `Code: 60. DB::Exception: ... (UNKNOWN_TABLE)`
     pub(super) fn exception(code: i32, text: &str) -> ClickHouseError {
-        let message = text.get(..text.floor_char_boundary(MAX_MESSAGE)).unwrap_or(text).trim().to_owned();
-        ClickHouseError::Exception { code, message }
+        ClickHouseError::Exception { code, message: printable(text, MAX_MESSAGE) }
+    }
+}
+
+impl From<Trouble> for ClickHouseError {
+    fn from(trouble: Trouble) -> ClickHouseError {
+        match trouble {
+            Trouble::Connect(why) => ClickHouseError::Connect(why),
+            Trouble::Lost(why) => ClickHouseError::Lost(why),
+        }
     }
 }
 

@@ -12,14 +12,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream;
+use headwater_engine::printable::printable;
 use http_body_util::StreamBody;
 use hyper::body::Frame;
 use reqwest::header::HeaderMap;
-use reqwest::{Body, StatusCode, Url};
+use reqwest::{Body, Method, StatusCode};
 use serde::Deserialize;
 
 use super::connection::Config;
 use super::failure::ClickHouseError;
+use crate::outages::Service;
+use crate::web::Web;
 
 /// Longest answer that is read, bytes.
 const MAX_ANSWER: usize = 64 << 20;
@@ -55,34 +58,30 @@ impl Reply {
 }
 
 fn shown(body: &[u8]) -> String {
-    String::from_utf8_lossy(body.get(..SHOWN).unwrap_or(body)).trim().escape_debug().to_string()
+    printable(&String::from_utf8_lossy(body), SHOWN)
 }
 
 /// HTTP connections to one server.
 #[derive(Clone)]
 pub(super) struct Http {
-    client: reqwest::Client,
-    url: Url,
+    web: Web,
     credentials: Vec<(&'static str, String)>,
 }
 
 impl Http {
     pub fn new(config: &Config) -> Result<Http, ClickHouseError> {
-        let wrong = |why: String| ClickHouseError::Unexpected(format!("the URL of ClickHouse is invalid: {why}"));
-        let url = Url::parse(&config.url).map_err(|e| wrong(e.to_string()))?;
-        let client = reqwest::Client::builder()
-            .connect_timeout(config.connect_timeout)
-            .tcp_keepalive(Duration::from_secs(60))
-            // Idle connections are closed before the server does it, whose default was long 3 s.
-            .pool_idle_timeout(Duration::from_millis(2_500))
-            .redirect(reqwest::redirect::Policy::none())
-            // Credentials go to the configured server only, whatever `http_proxy` says.
-            .no_proxy()
-            .build()
-            .map_err(|e| wrong(e.to_string()))?;
+        let web = Web::new(&config.url, &config.tls).map_err(|why| ClickHouseError::Unexpected(format!("`clickhouse`: {why}")))?;
         let user = config.user.clone().map(|user| ("X-ClickHouse-User", user));
         let password = config.password.as_ref().map(|password| ("X-ClickHouse-Key", password.reveal().to_owned()));
-        Ok(Http { client, url, credentials: user.into_iter().chain(password).collect() })
+        Ok(Http { web, credentials: user.into_iter().chain(password).collect() })
+    }
+
+    pub fn reporting(self, service: Service) -> Http {
+        Http { web: self.web.reporting(service), ..self }
+    }
+
+    pub fn verifies(&self) -> Option<String> {
+        self.web.verifies()
     }
 
     /// Runs a statement.
@@ -90,8 +89,17 @@ impl Http {
     /// # Errors
     /// ClickHouse's exception; no connection; an answer that does not prove to be ClickHouse's.
     pub async fn run(&self, request: Request<'_>) -> Result<Reply, ClickHouseError> {
+        let result = self.exchange(request).await;
+        self.web.answers(match &result {
+            Err(e @ (ClickHouseError::Connect(_) | ClickHouseError::Lost(_))) => Some(e.to_string()),
+            _ => None,
+        });
+        result
+    }
+
+    async fn exchange(&self, request: Request<'_>) -> Result<Reply, ClickHouseError> {
         let id = uuid::Uuid::new_v4().to_string();
-        let mut url = self.url.clone();
+        let mut url = self.web.url().clone();
         {
             let mut pairs = url.query_pairs_mut();
             // The server sends headers when the statement has ended, so that they show its outcome.
@@ -100,7 +108,7 @@ impl Http {
                 pairs.append_pair("query", request.sql);
             }
         }
-        let mut post = self.client.post(url).timeout(request.limit);
+        let mut post = self.web.request(Method::POST, url);
         for (name, value) in &self.credentials {
             post = post.header(*name, value);
         }
@@ -109,17 +117,8 @@ impl Http {
             Some(data) => post.body(Body::wrap(StreamBody::new(stream::iter([Ok::<_, std::convert::Infallible>(Frame::data(data))])))),
             None => post.body(request.sql.to_owned()),
         };
-        let failed = |e| ClickHouseError::of(e, request.limit);
-        let mut answer = post.send().await.map_err(failed)?;
-        let (status, headers) = (answer.status(), answer.headers().clone());
-        let mut body = Vec::new();
-        while let Some(piece) = answer.chunk().await.map_err(failed)? {
-            body.extend_from_slice(&piece);
-            if body.len() > MAX_ANSWER {
-                return Err(ClickHouseError::Lost(format!("a response of more than {} MiB", MAX_ANSWER >> 20)));
-            }
-        }
-        judge(status, &headers, body, &id)
+        let answer = self.web.send(post, request.limit, MAX_ANSWER).await?;
+        judge(answer.status, &answer.headers, answer.body, &id)
     }
 }
 
@@ -137,9 +136,10 @@ fn judge(status: StatusCode, headers: &HeaderMap, body: Vec<u8>, id: &str) -> Re
         Some(found) if found == id => {}
         Some(found) if !found.is_empty() => {
             return Err(ClickHouseError::Unexpected(format!(
-                "the response belongs to the query {found} instead of {id}: a proxy in between (chproxy, for example) replaces \
+                "the response belongs to the query {} instead of {id}: a proxy in between (chproxy, for example) replaces \
                  URL parameters, and with them the settings that deduplication needs. Connect to ClickHouse directly, or through \
-                 a proxy that passes URLs and headers unchanged"
+                 a proxy that passes URLs and headers unchanged",
+                printable(found, SHOWN)
             )));
         }
         _ => return Err(foreign("without X-ClickHouse-Query-Id")),

@@ -17,7 +17,7 @@
 //! any of these it appends the rows again and says nothing. So one delivery block is one insert of one ClickHouse block,
 //! the settings are sent with every insert, and tables that forget are refused at the start.
 //!
-//! Honest limits. Plain HTTP only: TLS is not compiled in, put a TLS proxy beside it. The body is sent with chunked
+//! Honest limits. The body is sent with chunked
 //! transfer encoding: a cut connection is seen by its missing end. A block over several
 //! partitions of the table becomes several parts, which ClickHouse writes one after the other; a repeat completes
 //! them, a count in between stops delivery. `Distributed` tables are not recognised as exactly once: insert into the

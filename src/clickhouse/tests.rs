@@ -280,3 +280,33 @@ fn a_column_that_was_altered_blames_no_row() {
     assert!(matches!(attempt(), Progress::Unavailable(why) if why.contains("columns")));
     assert_eq!(attempt(), Progress::Inserted);
 }
+
+/// The server takes an insert and never answers: a worker that is told to stop does not wait for it. What may be in the table is
+/// in the stored intent.
+#[test]
+fn a_stop_does_not_wait_for_a_server_that_hangs() {
+    let runtime = Runtime::new().unwrap();
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let broker = MemoryBroker::realtime();
+    broker.create_topic("outbox", 1);
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..10));
+    let value = encode_batch(&RecordBatch::try_from_iter([("id", ids)]).unwrap()).unwrap();
+    broker.append("outbox", 0, None, Some(&value), None, &[]).unwrap();
+    let mut settings = Settings::new("p", "outbox", "g", "lane");
+    settings.limits = Limits { flush: 1, ..settings.limits };
+    // Nothing is asked of such a table before the first insert.
+    let inspection = Inspection { repeatable: true, ..inspection() };
+    let target = ClickHouse::new(Connection::new(Config::new(url)).unwrap(), &inspection, runtime.handle().clone());
+    let mut delivery = Delivery::new(Arc::new(broker.clone()), Arc::new(SystemClock::default()), Box::new(target), settings).unwrap();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (done, ended) = std::sync::mpsc::channel();
+    let stopping = stop.clone();
+    std::thread::spawn(move || done.send(delivery.run(&stopping).map_err(|e| e.to_string())));
+    // The insert is under way.
+    let _held = runtime.block_on(listener.accept()).unwrap();
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    ended.recv_timeout(Duration::from_secs(20)).expect("the delivery ends while the server still has the insert").unwrap();
+    let stored = broker.group_offsets("g").remove(&TopicPartition::new("outbox", 0)).unwrap();
+    assert!(stored.offset == 0 && stored.metadata != CLEAN, "{stored:?}");
+}

@@ -4,22 +4,23 @@ use std::time::Duration;
 
 use operator_core::Diagnostic;
 
-use crate::config::{Config, Setting, can_name_a_worker};
+use crate::config::{Config, Setting, TlsConfig, can_name_a_worker};
 use crate::http::EXPOSED;
 use crate::kafka;
+use crate::web;
 
 /// What can't be. A text with a variable in it is judged where the variable is known.
 pub fn check(config: &Config) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     kafka_settings(config, &mut found);
-    let registry = config.schema_registry.as_ref().map(|registry| ("schema_registry", &registry.url));
-    let clickhouse = config.clickhouse.as_ref().map(|clickhouse| ("clickhouse", &clickhouse.url));
-    for (section, url) in registry.into_iter().chain(clickhouse).filter(|(_, url)| is_known(url)) {
-        let good = reqwest::Url::parse(url).is_ok_and(|url| url.scheme() == "http" && url.has_host());
-        if !good {
-            let problem = wrong(format!("`{url}` is not an address of plain HTTP")).at([section, "url"]);
-            found.push(problem.help("such as `http://localhost:8081`; TLS ends at a proxy beside the worker"));
+    if let Some(registry) = &config.schema_registry {
+        service("schema_registry", &registry.url, &registry.tls, &mut found);
+        if registry.token.is_some() && registry.username.is_some() {
+            found.push(wrong("`token` and `username` exclude each other").at(["schema_registry", "token"]).key());
         }
+    }
+    if let Some(clickhouse) = &config.clickhouse {
+        service("clickhouse", &clickhouse.url, &clickhouse.tls, &mut found);
     }
     let worker = &config.worker;
     match worker.lanes {
@@ -47,6 +48,37 @@ pub fn check(config: &Config) -> Vec<Diagnostic> {
         found.push(exposed.help("`127.0.0.1:9644` where the monitoring is on the same machine, or in the same pod"));
     }
     found
+}
+
+/// An address and how it is verified. The files are looked at where a worker starts.
+fn service(section: &str, url: &str, tls: &TlsConfig, found: &mut Vec<Diagnostic>) {
+    if !is_known(url) {
+        return;
+    }
+    match web::address(url) {
+        Err(why) => {
+            let problem = wrong(format!("the address can't be used: {why}")).at([section, "url"]);
+            found.push(problem.help("such as `https://registry.example.com`"));
+        }
+        Ok(address) if address.scheme() == "http" && !tls.is_default() => {
+            let problem = wrong("`tls` needs an address that starts with `https://`").at([section, "tls"]).key();
+            found.push(problem.help("write `https://` in `url`, or remove `tls`"));
+        }
+        Ok(_) => {}
+    }
+    if let Some(Err(why)) = tls.server_name.as_deref().filter(|name| is_known(name)).map(web::is_name) {
+        found.push(wrong(why).at([section, "tls", "server_name"]));
+    }
+    let (has_certificate, has_key) = (tls.certificate.is_some(), tls.key.is_some());
+    for (present, key, other) in [
+        (has_certificate && !has_key, "certificate", "key"),
+        (has_key && !has_certificate, "key", "certificate"),
+        (tls.key_password.is_some() && !has_key, "key_password", "key"),
+    ] {
+        if present {
+            found.push(wrong(format!("`{key}` needs `{other}`")).at([section, "tls", key]).key());
+        }
+    }
 }
 
 /// What works and should not be in use: a connection that others can read or take over, a secret that others can read.

@@ -3,18 +3,20 @@
 //! [`Registry`] asks and waits; [`Schemas`] is what lanes use: it answers at once from its cache and fetches in the
 //! background. A registry that is down never looks like a missing schema: an outage is waited out with backoff, and
 //! only a 404, three times in a row, counts as "not registered" (and is asked again after a while).
-//!
-//! Honest limit: addresses are `http://`; TLS for the registry is not compiled in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use headwater_engine::printable::printable;
 use headwater_engine::schemas::{Lookup, SchemaSource};
 use parking_lot::Mutex;
-use reqwest::StatusCode;
+use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
+
+use crate::outages::Service;
+use crate::web::{Tls, Web};
 
 /// Pauses between attempts to reach the registry: doubled from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
@@ -23,8 +25,10 @@ const MISSES: u32 = 3;
 /// How long a missing schema stays missing before it is asked for again.
 const MISSING_FOR: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// Most schemas that one schema may refer to.
+/// Most schemas that one schema may refer to, directly and through others.
 const MAX_REFERENCES: usize = 32;
+/// Longest message of the registry that is shown, bytes.
+const SHOWN: usize = 500;
 /// Longest answer that is read, bytes.
 const MAX_ANSWER: usize = 8 << 20;
 /// Ids asked for at the same time, and ids remembered as missing: records with made-up ids must not fill the memory.
@@ -37,11 +41,14 @@ pub struct RegistryConfig {
     pub url: String,
     pub username: Option<String>,
     pub password: Option<String>,
+    /// A bearer token, instead of user and password.
+    pub token: Option<String>,
+    pub tls: Tls,
 }
 
 impl RegistryConfig {
     pub fn new(url: impl Into<String>) -> RegistryConfig {
-        RegistryConfig { url: url.into(), username: None, password: None }
+        RegistryConfig { url: url.into(), username: None, password: None, token: None, tls: Tls::default() }
     }
 }
 
@@ -89,35 +96,60 @@ impl Schema {
 #[derive(Clone)]
 pub struct Registry {
     config: Arc<RegistryConfig>,
-    client: reqwest::Client,
+    web: Web,
 }
 
 impl Registry {
-    pub fn new(config: RegistryConfig) -> Result<Registry, RegistryError> {
-        let client = reqwest::Client::builder()
-            .timeout(TIMEOUT)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|e| RegistryError::Unavailable(e.to_string()))?;
-        Ok(Registry { config: Arc::new(config), client })
+    /// Prepares a client; nothing is sent yet.
+    ///
+    /// # Errors
+    /// The address or the TLS material can't be used, and why.
+    pub fn new(config: RegistryConfig) -> Result<Registry, String> {
+        let web = Web::new(&config.url, &config.tls).map_err(|why| format!("`schema_registry`: {why}"))?;
+        Ok(Registry { config: Arc::new(config), web })
     }
 
-    fn request(&self, method: reqwest::Method, path: &str) -> reqwest::RequestBuilder {
-        let request = self.client.request(method, format!("{}{path}", self.config.url.trim_end_matches('/')));
-        match &self.config.username {
-            Some(user) => request.basic_auth(user, self.config.password.as_deref()),
-            None => request,
+    /// Tells `service` whether the registry answers.
+    pub fn reporting(self, service: Service) -> Registry {
+        Registry { web: self.web.reporting(service), ..self }
+    }
+
+    /// How the server is verified, in words; `None`: not at all.
+    pub fn verifies(&self) -> Option<String> {
+        self.web.verifies()
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        let mut url = self.web.url().clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        let request = self.web.request(method, url);
+        match (&self.config.token, &self.config.username) {
+            (Some(token), _) => request.bearer_auth(token),
+            (None, Some(user)) => request.basic_auth(user, self.config.password.as_deref()),
+            (None, None) => request,
         }
     }
 
-    async fn send<T: for<'de> Deserialize<'de>>(&self, request: reqwest::RequestBuilder, what: &str) -> Result<T, RegistryError> {
-        let response = request.send().await.map_err(|e| RegistryError::Unavailable(without_address(&e)))?;
-        let status = response.status();
-        let body = read(response).await?;
+    async fn send<T: for<'de> Deserialize<'de>>(&self, request: RequestBuilder, what: &str) -> Result<T, RegistryError> {
+        let result = self.ask(request, what).await;
+        self.web.answers(match &result {
+            Err(RegistryError::Unavailable(why)) => Some(why.clone()),
+            _ => None,
+        });
+        result
+    }
+
+    async fn ask<T: for<'de> Deserialize<'de>>(&self, request: RequestBuilder, what: &str) -> Result<T, RegistryError> {
+        let answer = self.web.send(request, TIMEOUT, MAX_ANSWER).await.map_err(|e| RegistryError::Unavailable(e.to_string()))?;
+        let (status, body) = (answer.status, answer.body);
         if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|e| RegistryError::Unavailable(format!("unreadable answer: {e}")));
+            let unreadable =
+                |e: serde_json::Error| RegistryError::Unavailable(format!("unreadable response: {}", printable(&e.to_string(), SHOWN)));
+            return serde_json::from_slice(&body).map_err(unreadable);
         }
-        let message: String = String::from_utf8_lossy(&body).chars().take(500).collect();
+        let message = printable(&String::from_utf8_lossy(&body), SHOWN);
         Err(match status {
             // A proxy's answer while the registry is away looks the same, except for the registry's own code.
             StatusCode::NOT_FOUND if is_registrys(&body) => RegistryError::NotFound(what.to_string()),
@@ -133,15 +165,13 @@ impl Registry {
     /// The text of a schema, with what it refers to put in place.
     pub async fn by_id(&self, id: u32) -> Result<String, RegistryError> {
         let schema: Schema =
-            self.send(self.request(reqwest::Method::GET, &format!("/schemas/ids/{id}")), &format!("schema with id {id}")).await?;
+            self.send(self.request(Method::GET, &["schemas", "ids", &id.to_string()]), &format!("schema with id {id}")).await?;
         self.whole(schema).await
     }
 
     /// The latest schema of a subject; `None` if there is no such subject.
     pub async fn latest(&self, subject: &str) -> Result<Option<Schema>, RegistryError> {
-        let found = self
-            .send::<Schema>(self.request(reqwest::Method::GET, &format!("/subjects/{}/versions/latest", escaped(subject))), subject)
-            .await;
+        let found = self.send::<Schema>(self.request(Method::GET, &["subjects", subject, "versions", "latest"]), subject).await;
         match found {
             Ok(schema) => {
                 let text = self.whole(schema.clone()).await?;
@@ -158,8 +188,7 @@ impl Registry {
         struct Registered {
             id: u32,
         }
-        let request =
-            self.request(reqwest::Method::POST, &format!("/subjects/{}/versions", escaped(subject))).json(&json!({ "schema": schema }));
+        let request = self.request(Method::POST, &["subjects", subject, "versions"]).json(&json!({ "schema": schema }));
         Ok(self.send::<Registered>(request, &format!("a schema of `{subject}`")).await?.id)
     }
 
@@ -169,8 +198,8 @@ impl Registry {
         struct Answer {
             is_compatible: bool,
         }
-        let path = format!("/compatibility/subjects/{}/versions/latest", escaped(subject));
-        let request = self.request(reqwest::Method::POST, &path).json(&json!({ "schema": schema }));
+        let path = ["compatibility", "subjects", subject, "versions", "latest"];
+        let request = self.request(Method::POST, &path).json(&json!({ "schema": schema }));
         match self.send::<Answer>(request, subject).await {
             Ok(answer) => Ok(answer.is_compatible),
             Err(RegistryError::NotFound(_)) => Ok(true),
@@ -183,20 +212,26 @@ impl Registry {
         if schema.references.is_empty() || schema.is_json() {
             return Ok(schema.schema);
         }
-        let mut named = HashMap::new();
-        let mut open = schema.references;
-        while let Some(reference) = open.pop() {
-            if named.len() > MAX_REFERENCES {
-                return Err(RegistryError::Refused {
-                    what: "the schema".into(),
-                    message: format!("more than {MAX_REFERENCES} references"),
-                });
+        let refused = |message: String| RegistryError::Refused { what: "the schema".into(), message: printable(&message, SHOWN) };
+        let (mut named, mut asked) = (HashMap::new(), BTreeSet::new());
+        // References that are not looked up yet, with the schemas that led to them.
+        let mut open: Vec<(Reference, Vec<String>)> = schema.references.into_iter().map(|reference| (reference, Vec::new())).collect();
+        while let Some((Reference { name, subject, version }, mut way)) = open.pop() {
+            let step = format!("`{subject}` version {version}");
+            if way.contains(&step) {
+                return Err(refused(format!("{step} refers to itself through {}", way.join(", "))));
             }
-            let path = format!("/subjects/{}/versions/{}", escaped(&reference.subject), reference.version);
-            let found: Schema = self.send(self.request(reqwest::Method::GET, &path), &reference.subject).await?;
-            let tree = parsed(&found.schema)?;
-            open.extend(found.references);
-            named.insert(reference.name, tree);
+            if !asked.insert((name.clone(), step.clone())) {
+                continue;
+            }
+            if asked.len() > MAX_REFERENCES {
+                return Err(refused(format!("it refers to more than {MAX_REFERENCES} others, directly and through them")));
+            }
+            let request = self.request(Method::GET, &["subjects", &subject, "versions", &version.to_string()]);
+            let found: Schema = self.send(request, &subject).await?;
+            way.push(step);
+            open.extend(found.references.into_iter().map(|reference| (reference, way.clone())));
+            named.insert(name, parsed(&found.schema)?);
         }
         let mut tree = parsed(&schema.schema)?;
         inline(&mut tree, &mut named);
@@ -205,7 +240,8 @@ impl Registry {
 }
 
 fn parsed(text: &str) -> Result<serde_json::Value, RegistryError> {
-    serde_json::from_str(text).map_err(|e| RegistryError::Refused { what: "the schema".into(), message: e.to_string() })
+    let wrong = |e: serde_json::Error| RegistryError::Refused { what: "the schema".into(), message: printable(&e.to_string(), SHOWN) };
+    serde_json::from_str(text).map_err(wrong)
 }
 
 /// Puts each named type where it is first used; later uses refer to it by name.
@@ -237,35 +273,6 @@ fn is_registrys(body: &[u8]) -> bool {
         _code: i64,
     }
     serde_json::from_slice::<Error>(body).is_ok()
-}
-
-/// The body of an answer, up to a limit.
-async fn read(mut response: reqwest::Response) -> Result<Vec<u8>, RegistryError> {
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(|e| RegistryError::Unavailable(without_address(&e)))? {
-        if body.len() + chunk.len() > MAX_ANSWER {
-            return Err(RegistryError::Unavailable(format!("an answer of more than {MAX_ANSWER} bytes")));
-        }
-        body.extend_from_slice(&chunk);
-    }
-    Ok(body)
-}
-
-/// Errors of the HTTP client repeat the address, which may hold credentials.
-fn without_address(e: &reqwest::Error) -> String {
-    let mut text = String::new();
-    let mut source: Option<&dyn std::error::Error> = std::error::Error::source(e);
-    while let Some(cause) = source {
-        text = cause.to_string();
-        source = cause.source();
-    }
-    if text.is_empty() { "the request failed".to_string() } else { text }
-}
-
-/// A subject as part of a path.
-fn escaped(subject: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
-    subject.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 enum Known {

@@ -14,8 +14,10 @@ fn named_types_are_put_in_place_once() {
 
 #[test]
 fn subjects_are_escaped() {
-    assert_eq!(escaped("business.orders-value"), "business.orders-value");
-    assert_eq!(escaped("a/b c"), "a%2Fb%20c");
+    let registry = Registry::new(RegistryConfig::new("http://host/apis/v7/")).unwrap();
+    let path = |subject: &str| registry.request(Method::GET, &["subjects", subject]).build().unwrap().url().path().to_owned();
+    assert_eq!(path("business.orders-value"), "/apis/v7/subjects/business.orders-value");
+    assert_eq!(path("a/b c%?#"), "/apis/v7/subjects/a%2Fb%20c%25%3F%23");
 }
 
 /// Status and body for the path of a request.
@@ -135,4 +137,38 @@ async fn answers_mean_what_the_api_says() {
     );
     assert!(!registry.is_compatible("orders-value", "{}").await.unwrap());
     assert!(registry.is_compatible("none", "{}").await.unwrap());
+}
+
+/// A registry whose schemas refer to others: the way back to where one came from was followed for ever.
+#[tokio::test]
+async fn references_end() {
+    let answers = Answers::default();
+    let refers = |to: &[(&str, u32)]| {
+        let name = |subject: &str, version: &u32| json!({"name": format!("{subject}{version}"), "subject": subject, "version": version});
+        let to: Vec<_> = to.iter().map(|(subject, version)| name(subject, version)).collect();
+        json!({"id": 1, "schema": json!({"type": "record", "name": "R", "fields": []}).to_string(), "references": to}).to_string()
+    };
+    for (path, to) in [
+        ("/schemas/ids/1", &[("a", 1)][..]),
+        ("/subjects/a/versions/1", &[("b", 1)]),
+        ("/subjects/b/versions/1", &[("a", 1)]),
+        ("/schemas/ids/2", &[("left", 1), ("right", 1)]),
+        ("/subjects/left/versions/1", &[("shared", 1)]),
+        ("/subjects/right/versions/1", &[("shared", 1)]),
+        ("/subjects/shared/versions/1", &[]),
+        ("/schemas/ids/3", &[("deep", 1)]),
+    ] {
+        answers.lock().insert(path, (200, refers(to)));
+    }
+    for depth in 1..100 {
+        let path: &'static str = format!("/subjects/deep/versions/{depth}").leak();
+        answers.lock().insert(path, (200, refers(&[("deep", depth + 1)])));
+    }
+    let (registry, asked) = fake(answers).await;
+    let refused = registry.by_id(1).await.unwrap_err().to_string();
+    assert!(refused.contains("`a` version 1 refers to itself through `a` version 1, `b` version 1"), "{refused}");
+    registry.by_id(2).await.unwrap();
+    asked.lock().clear();
+    let refused = registry.by_id(3).await.unwrap_err().to_string();
+    assert!(refused.contains("more than 32 others") && asked.lock().len() < 40, "{} requests: {refused}", asked.lock().len());
 }

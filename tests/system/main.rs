@@ -5,6 +5,7 @@
 //! after the others are done ([`environment::exclusive`]). Needs Java 17, Maven, npm and Python; a missing tool fails
 //! with what to install.
 
+mod certificates;
 mod changes;
 mod cli;
 mod contracts;
@@ -21,6 +22,7 @@ mod outputs;
 mod poison;
 mod rights;
 mod silence;
+mod tls;
 mod tooling;
 mod width;
 mod words;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use headwater_local::{Service, Stop};
+use headwater_local::{Protocol, Proxy, Service, Stop};
 
 use crate::environment::{clickhouse, exclusive, page, wait_until};
 use crate::log::{avro_long, create, produce, read, register};
@@ -199,5 +199,70 @@ fn a_worker_may_start_before_its_services() {
         }
     });
     wait_until("the worker is ready", Duration::from_secs(30), || page(&worker.address(), "/ready").map(|_| ()));
+    assert!(worker.stop().success());
+}
+
+/// A server that takes connections and never answers, at the start and later: the sink alone waits and says so, and a stop does not
+/// wait for it.
+#[test]
+fn a_clickhouse_that_hangs_holds_up_nothing_but_its_sink() {
+    let environment = exclusive();
+    create(&environment, "hangs.json", 1);
+    let upstream = environment.clickhouse.clone().unwrap().trim_start_matches("http://").parse().unwrap();
+    let proxy = Proxy::start("127.0.0.1:0".parse().unwrap(), upstream, Protocol::Http).unwrap();
+    proxy.blackhole().unwrap();
+    let url = format!("http://{}", proxy.address());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("hangs.yaml");
+    let text = "apiVersion: headwater/v1\nname: hangs\nsources: { s: { topic: hangs.json, schema: { n: long } } }\n\
+                sinks:\n  out: { from: s, topic: hangs.json-out, create: { partitions: 1 } }\n  \
+                table: { from: s, clickhouse: hangs.numbers, flush_interval: 100ms }\n";
+    std::fs::write(&file, text).unwrap();
+    let start = || Worker::start_with(&environment, &file, dir.path(), 0, &[("HW_CLICKHOUSE", url.as_str())]);
+    let sent = std::cell::Cell::new(0);
+    let send = |rows: usize| {
+        let values: Vec<Vec<u8>> = (sent.get()..sent.get() + rows).map(|n| format!("{{\"n\":{n}}}").into_bytes()).collect();
+        produce(&environment, "hangs.json", &values.iter().map(|value| (0, None, Some(value.as_slice()))).collect::<Vec<_>>());
+        sent.set(sent.get() + rows);
+        expect("the topic goes on", sent.get(), || read(&environment, "hangs.json-out").len());
+    };
+    let named = |worker: &Worker| {
+        wait_until("the outage is named", Duration::from_secs(30), || match page(&worker.address(), "/ready") {
+            Err(text) if text.contains("ClickHouse (sink `table`) does not answer: no response within") => Ok(()),
+            other => Err(format!("{other:?}\n{}", worker.log_tail())),
+        });
+        assert!(worker.log_tail().contains("does not answer"), "{}", worker.log_tail());
+        assert_eq!(worker.metric("headwater_service_up", &["clickhouse", "table"]), Ok(0.0));
+    };
+    let ends = |mut worker: Worker| {
+        // The requests of the worker take 30 s and more.
+        worker.ask_to_stop();
+        assert!(worker.wait(Duration::from_secs(20)).is_some_and(|status| status.success()));
+    };
+    let in_table = || {
+        wait_until("rows in the table", Duration::from_secs(90), || {
+            match clickhouse(&environment, "SELECT count(), uniqExact(n) FROM hangs.numbers") {
+                Ok(found) if found == format!("{0}\t{0}", sent.get()) => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+    };
+    let worker = start();
+    send(100);
+    named(&worker);
+    ends(worker);
+
+    proxy.pass().unwrap();
+    let worker = start();
+    in_table();
+    proxy.blackhole().unwrap();
+    send(100);
+    named(&worker);
+    ends(worker);
+
+    proxy.pass().unwrap();
+    let worker = start();
+    send(100);
+    in_table();
     assert!(worker.stop().success());
 }

@@ -122,7 +122,7 @@ impl Ground for Embedded {
         let pages = Pages::open(&self.config, &prepared.plan.pipeline, &services.outages, &services.runtime)?;
         let running = run::start_with(prepared, &self.config, Stop::default(), &pages, &|output, slot| {
             let (tally, name) = (self.tally.clone(), output.name.clone());
-            let target = move || -> Result<Box<dyn Target>, NoTarget> {
+            let target = move |_: &Stop| -> Result<Box<dyn Target>, NoTarget> {
                 Ok(Box::new(Counting { tally: tally.clone(), sink: name.clone(), outcome: None }))
             };
             Delivering::to(prepared, output, self.config.kafka.session_timeout.millis(), slot, Box::new(target))

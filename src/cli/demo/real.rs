@@ -41,9 +41,9 @@ impl Real {
     pub(super) fn new(args: &DemoArgs, environment: &Environment, runtime: &tokio::runtime::Handle) -> Result<Real, Problem> {
         let mut config = Config::default();
         config.kafka.bootstrap = environment.bootstrap.clone();
-        config.schema_registry = environment.registry.clone().map(|url| RegistryConfig { url, username: None, password: None });
+        config.schema_registry = environment.registry.clone().map(RegistryConfig::at);
         let clickhouse = environment.clickhouse.clone().ok_or_else(|| Problem::plain("no ClickHouse engine"))?;
-        let settings = ClickHouseConfig { url: clickhouse, user: None, password: None, allow_weaker_guarantee: false, create_tables: true };
+        let settings = ClickHouseConfig { create_tables: true, ..ClickHouseConfig::at(clickhouse) };
         config.clickhouse = Some(settings.clone());
         config.worker.lanes = 1;
         config.worker.state_dir = args.dir.join("state");
