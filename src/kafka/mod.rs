@@ -94,6 +94,12 @@ pub fn check_property(name: &str, value: Option<&str>) -> Result<(), String> {
     value.map_or(Ok(()), |value| Settings::new().set(name, value).map_err(|e| e.message))
 }
 
+/// Whether the Kafka client has a setting of this name.
+pub fn is_property(name: &str) -> bool {
+    // Not every setting takes an empty text, but then that is what is wrong.
+    Settings::new().set(name, "").map_or_else(|e| !e.message.contains("does not exist"), |()| true)
+}
+
 /// Whether a transaction may take this long.
 ///
 /// # Errors

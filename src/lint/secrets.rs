@@ -1,5 +1,6 @@
 //! Passwords and keys in plain text.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
@@ -7,7 +8,9 @@ use headwater_engine::yaml::Node;
 use operator_core::Diagnostic;
 use regex::Regex;
 
+use crate::config::Config;
 use crate::diagnose::Source;
+use crate::kafka;
 
 /// Keys whose values are secret.
 static KEYS: LazyLock<Option<Regex>> =
@@ -21,6 +24,35 @@ static PARTS: LazyLock<Option<Regex>> = LazyLock::new(|| {
 /// Texts that are secret as a whole: private keys, JAAS options with a password.
 static WHOLES: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r#"(?i)-----BEGIN [A-Z ]*PRIVATE KEY|\bpassword\s*=\s*['"]?[^'"\s${]"#).ok());
+
+/// Every key that an environment's configuration has somewhere.
+static KNOWN: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+    fn collect(schema: &serde_json::Value, known: &mut BTreeSet<String>) {
+        if let Some(properties) = schema.get("properties").and_then(serde_json::Value::as_object) {
+            known.extend(properties.keys().cloned());
+        }
+        match schema {
+            serde_json::Value::Object(members) => members.values().for_each(|member| collect(member, known)),
+            serde_json::Value::Array(items) => items.iter().for_each(|item| collect(item, known)),
+            _ => {}
+        }
+    }
+    let mut known = BTreeSet::new();
+    collect(&schemars::schema_for!(Config).to_value(), &mut known);
+    known
+});
+
+/// What stands under a key that no configuration has may be a secret whose key is misspelt; what stands in an address may be a
+/// password, however it is written.
+fn may_be_secret(path: &[String], text: &str) -> bool {
+    let known = match path {
+        [kafka, properties, name, rest @ ..] if kafka == "kafka" && properties == "properties" => {
+            kafka::is_property(name) && rest.iter().all(|key| KNOWN.contains(key))
+        }
+        path => path.iter().all(|key| KNOWN.contains(key) || key.parse::<usize>().is_ok()),
+    };
+    !known || (key_of(path) == "url" && text.contains('@'))
+}
 
 /// The secret part of a text, if there is one.
 fn secret(key: &str, text: &str, environment: bool) -> Option<Range<usize>> {
@@ -56,11 +88,12 @@ pub fn check(root: &Node, environment: bool) -> Vec<Diagnostic> {
 pub fn blanked(source: &Source, root: &Node, environment: bool) -> Arc<str> {
     let mut bytes = source.text.as_bytes().to_vec();
     super::texts(root, &mut Vec::new(), &mut |path, node, text| {
-        let Some(range) = secret(key_of(path), text, environment) else { return };
+        let whole = environment && may_be_secret(path, text);
+        let Some(range) = secret(key_of(path), text, environment).or(whole.then_some(0..text.len())) else { return };
         let (from, to) = (source.byte(node.place.start), source.byte(node.place.end));
         // If a part can't be found verbatim, the whole value is hidden.
         let part = source.text.get(from..to).and_then(|written| written.find(text.get(range)?)).map(|at| from + at);
-        let range = match part.filter(|_| PARTS.as_ref().is_some_and(|parts| parts.is_match(text))) {
+        let range = match part.filter(|_| !whole && PARTS.as_ref().is_some_and(|parts| parts.is_match(text))) {
             Some(start) => start..to,
             None => from..to,
         };
