@@ -38,6 +38,9 @@ impl Source {
     pub fn read(path: &Path) -> Result<Source, Problem> {
         let is_stdin = path == Path::new("-");
         let name = if is_stdin { STDIN.to_string() } else { path.display().to_string() };
+        if path.is_dir() {
+            return Err(Problem::plain(format!("{name} is a folder: give the path of the pipeline's file in it")));
+        }
         let mut bytes = Vec::new();
         let most = MAX_BYTES as u64 + 1;
         let read = match is_stdin {
@@ -108,8 +111,17 @@ impl Problem {
 
     /// A finding of the planner. `root`: the tree its path leads into.
     pub fn found(source: &Source, root: &Node, d: Diagnostic) -> Problem {
-        let cut = d.code == "syntax" && root.find(&d.path).is_some_and(|node| is_cut(source, node));
-        let help = if cut { Some(CUT.to_string()) } else { d.help };
+        let node = root.find(&d.path);
+        let cut = d.code == "syntax" && node.is_some_and(|node| is_cut(source, node));
+        let help = match node.filter(|_| is_sql(&d.path)).and_then(unquoted) {
+            _ if cut => Some(CUT.to_string()),
+            Some(unquoted) if d.code == "syntax" => Some(unquoted),
+            Some(unquoted) if d.code == "unknown-column" => Some(match d.help {
+                Some(help) => format!("{help}{} {unquoted}", if help.ends_with('?') { "" } else { "." }),
+                None => unquoted,
+            }),
+            _ => d.help,
+        };
         let problem = Problem { severity: d.severity, code: d.code.to_string(), help, ..Problem::plain(d.message) };
         if d.path.last().is_some_and(|p| p == "@")
             && let Some(range) = d.within
@@ -232,6 +244,24 @@ fn cut(text: &str, mark: &Range<usize>) -> (String, Range<usize>) {
 
 /// What to do about a text that [`is_cut`].
 const CUT: &str = "` #` starts a comment in YAML and ends the text: if it belongs to the text, quote the whole value";
+
+/// The path leads to an expression, not to the name of a column.
+fn is_sql(path: &[String]) -> bool {
+    let [section, _, operator, rest @ ..] = path else { return false };
+    section == "steps"
+        && match operator.as_str() {
+            "filter" | "fanout" => true,
+            "map" | "window" => rest.first().is_some_and(|key| ["select", "add", "compute"].contains(&key.as_str())),
+            _ => false,
+        }
+}
+
+/// What to do about an expression that looks like a text whose quotes were YAML's, as in `kind: 'gift card'`.
+fn unquoted(node: &Node) -> Option<String> {
+    let Value::Scalar { text, plain: false, block: false } = &node.value else { return None };
+    let looks_like_text = text.chars().any(char::is_alphabetic) && text.chars().all(|c| c.is_alphanumeric() || " _-./:'".contains(c));
+    looks_like_text.then(|| format!("YAML removed the quotes: a text is written \"'{}'\"", text.replace('\'', "''")))
+}
 
 /// A text without quotes that a comment follows.
 fn is_cut(source: &Source, node: &Node) -> bool {

@@ -35,6 +35,13 @@ pub fn parse(text: &str) -> Result<Node, YamlError> {
 fn syntax_help(info: &str) -> &'static str {
     match info {
         _ if info.contains("tab") => "indent with spaces; YAML does not allow tabs",
+        _ if info.contains("trailing content") => {
+            "a value that starts with a quote ends at the next one, and in `{ .. }` a value ends at a comma: put the whole value in other \
+             quotes, such as \"status = 'paid'\""
+        }
+        _ if info.contains("unexpected character") || info.contains("anchor") => {
+            "a YAML value can't start with this character: quote the whole value"
+        }
         _ if info.contains("mapping values") => "quote a value that contains `: `, and start all keys of a mapping in the same column",
         _ if info.contains("quoted scalar") || info.contains("end of stream") => {
             "a quote or a bracket in the lines above may not be closed"

@@ -292,10 +292,7 @@ impl Check<'_> {
         if let Some(meant) = meant(name, known()) {
             return error.help(meant);
         }
-        let columns = format!("the columns are {}", listed(user()));
-        // `kind: 'cart'`: the quotes were YAML's.
-        let alone = self.parsed.sql().trim() == name;
-        error.help(if alone { format!("{columns}; a text keeps its quotes in YAML within others: \"'{name}'\"") } else { columns })
+        error.help(format!("the columns are {}", listed(user())))
     }
 
     fn range(&self, part: &Ident) -> Option<Range<usize>> {

@@ -46,7 +46,10 @@ impl Visitor<'_> for SqlVisitor {
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<Sql, E> {
-        Err(E::custom("the expression is missing: in `{ .. }` a comma ends a value, so quote an expression that contains commas"))
+        Err(E::custom(
+            "the expression is missing: in `{ .. }` a comma ends a value, so quote an expression that contains commas; \
+             SQL's NULL needs a type: `CAST(NULL AS VARCHAR)`",
+        ))
     }
 }
 
