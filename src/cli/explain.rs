@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use headwater_engine::plan::Plan;
 use operator_core::diagnostic::did_you_mean;
 
-use super::{Failure, Schemas, page, runtime};
+use super::{Failure, Schemas, folders, page, runtime};
 use crate::catalog::Live;
 use crate::config::Config;
 use crate::diagnose::Problem;
@@ -18,7 +18,7 @@ use crate::{codes, explain, graph, run, style};
 /// A pipeline and what it is planned against.
 #[derive(Args)]
 pub struct Planned {
-    /// The pipeline file
+    /// The pipeline file, or a folder with one pipeline in it
     pub pipeline: PathBuf,
     #[command(flatten)]
     pub schemas: Schemas,
@@ -30,9 +30,10 @@ pub struct Planned {
 impl Planned {
     /// Plans the pipeline; warnings are printed.
     pub fn plan(&self) -> Result<(Loaded, Plan), Failure> {
-        let loaded = prepare::load(&self.pipeline).map_err(Failure::Wrong)?;
+        let pipeline = folders::only(&self.pipeline)?;
+        let loaded = prepare::load(&pipeline).map_err(Failure::Wrong)?;
         let (plan, warnings) = if self.configs.is_empty() {
-            prepare::make_plan(&loaded, &self.schemas.read(&self.pipeline)?).map_err(Failure::Wrong)?
+            prepare::make_plan(&loaded, &self.schemas.read(&pipeline)?).map_err(Failure::Wrong)?
         } else {
             let config = Config::load(&self.configs).map_err(|p| Failure::Wrong(vec![p]))?;
             let runtime = runtime()?;

@@ -6,9 +6,9 @@ use clap::Args;
 use headwater_engine::yaml::{self, Node, Value};
 use pretty_yaml::config::{FormatOptions, LanguageOptions, LayoutOptions};
 
-use super::Failure;
+use super::{Failure, folders};
 use crate::diagnose::{Problem, Source};
-use crate::lint;
+use crate::lint::{self, Document};
 use crate::say;
 use crate::style::{good, name};
 
@@ -17,11 +17,11 @@ const WIDTH: usize = 120;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
-  hw fmt pipelines/*/pipeline.yaml
-  hw fmt --check pipelines/*/pipeline.yaml config/*.yaml      in CI
+  hw fmt pipelines
+  hw fmt --check pipelines config       in CI
   hw fmt -                              standard input to output, for editors")]
 pub struct FmtArgs {
-    /// Pipeline files and environment files; - is standard input
+    /// Pipeline files, environment files, and folders to search for both; - is standard input
     #[arg(required = true)]
     files: Vec<PathBuf>,
     /// Only check; exit code 1 if a file is not formatted
@@ -31,7 +31,8 @@ pub struct FmtArgs {
 
 pub fn run(args: &FmtArgs) -> Result<(), Failure> {
     let (mut unformatted, mut wrong) = (0, Vec::new());
-    for path in &args.files {
+    let files = folders::files(&args.files, &[Document::Pipeline, Document::Environment])?;
+    for path in &files {
         let read = Source::read(path).and_then(|source| Ok((format(&source)?, source)));
         let (formatted, source) = match read {
             Ok(read) => read,
@@ -57,7 +58,7 @@ pub fn run(args: &FmtArgs) -> Result<(), Failure> {
     }
     match args.check && unformatted > 0 {
         _ if !wrong.is_empty() => Err(Failure::Wrong(wrong)),
-        true => Err(Problem::plain(format!("{unformatted} of {} files are not formatted: run `hw fmt`", args.files.len())).into()),
+        true => Err(Problem::plain(format!("{unformatted} of {} files are not formatted: run `hw fmt`", files.len())).into()),
         false => Ok(()),
     }
 }

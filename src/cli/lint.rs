@@ -5,20 +5,20 @@ use std::path::PathBuf;
 use clap::Args;
 use operator_core::Severity;
 
-use super::{Failure, Schemas};
+use super::{Failure, Schemas, folders};
 use crate::diagnose::Problem;
-use crate::lint::{self, CONVENTION, Rules};
+use crate::lint::{self, CONVENTION, Document, Rules};
 use crate::say;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
-  hw lint pipelines/*/pipeline.yaml config/*.yaml
+  hw lint pipelines config               every pipeline and configuration in these folders
   hw lint --strict --json pipeline.yaml | jq .code
   hw explain-error unknown-column
 
 Exit codes: 0 no errors (and, with --strict, no warnings), 1 a file can't be checked, 2 errors.")]
 pub struct LintArgs {
-    /// Pipeline files and environment files; - is standard input
+    /// Pipeline files, environment files, and folders to search for both; - is standard input
     #[arg(required = true)]
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -36,7 +36,8 @@ pub struct LintArgs {
 
 pub fn run(args: &LintArgs) -> Result<(), Failure> {
     let mut found = Vec::new();
-    for file in &args.files {
+    let files = folders::files(&args.files, &[Document::Pipeline, Document::Environment])?;
+    for file in &files {
         let folder = args.schemas.read(file)?;
         let rules = Rules::new(&folder, &args.topics).map_err(|e| Failure::Wrong(vec![Problem::plain(format!("--topics: {e}"))]))?;
         let mut problems = lint::check(file, &rules);
@@ -48,6 +49,11 @@ pub fn run(args: &LintArgs) -> Result<(), Failure> {
         }
         found.extend(problems);
     }
+    let mut twice = lint::same_names(&files);
+    if args.strict {
+        twice.iter_mut().for_each(|p| p.severity = Severity::Error);
+    }
+    found.extend(twice);
     if args.json {
         found.iter().for_each(|p| say!("{}", p.json()));
     }
@@ -66,6 +72,9 @@ pub fn run(args: &LintArgs) -> Result<(), Failure> {
         (false, json) => {
             if !json {
                 crate::prepare::print(&found);
+                if files.len() > 1 {
+                    say!("{} files checked", files.len());
+                }
             }
             Ok(())
         }

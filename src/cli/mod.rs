@@ -6,6 +6,7 @@ mod demo;
 mod eval;
 mod explain;
 mod fmt;
+mod folders;
 mod lint;
 mod local;
 mod new;

@@ -8,7 +8,7 @@ use clap::Args;
 use headwater_engine::worker::Stop;
 use tokio::runtime::Handle;
 
-use super::{Environment, Failure, Schemas, runtime};
+use super::{Environment, Failure, Schemas, folders, runtime};
 use crate::access::{self, Found};
 use crate::config::Config;
 use crate::deliver::Tables;
@@ -23,7 +23,7 @@ use crate::run::{self, Prepared};
 use crate::say;
 use crate::style::{bad, dim, good, wrapped};
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[command(after_help = "The workers of a pipeline are members of one consumer group. On SIGTERM, SIGHUP or Ctrl-C a worker \
 commits its open transaction and leaves; a second signal ends it at once. /metrics, /health and /ready are served on `worker.http`.
 
@@ -32,7 +32,7 @@ Examples:
   hw run pipeline.yaml --config config/production.yaml --lanes 4
   HW_LOG=debug hw run pipeline.yaml --plain-logs")]
 pub struct RunArgs {
-    /// The pipeline file
+    /// The pipeline file, or a folder with one pipeline in it
     pipeline: PathBuf,
     #[command(flatten)]
     environment: Environment,
@@ -50,6 +50,7 @@ pub struct RunArgs {
 }
 
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let args = &RunArgs { pipeline: folders::only(&args.pipeline)?, ..args.clone() };
     if args.dry_run {
         return dry_run(args);
     }

@@ -9,9 +9,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use notify::{RecursiveMode, Watcher};
 use quick_junit::{NonSuccessKind, Report as JUnit, TestCase, TestCaseStatus, TestSuite};
 
-use super::{Failure, Schemas};
+use super::{Failure, Schemas, folders};
 use crate::cases::{self, Options, Report, Suite};
 use crate::diagnose::Problem;
+use crate::lint::Document;
 use crate::prepare;
 use crate::say;
 use crate::style::{bad, dim, good, name, strong, wrapped};
@@ -42,7 +43,7 @@ Examples:
   hw test pipeline.yaml --case late --schedule crash-after-commit-1
   hw test pipeline.yaml --watch")]
 pub struct TestArgs {
-    /// Pipeline files; the folder `cases` beside each has its cases
+    /// Pipeline files, or folders to search for pipelines; the folder `cases` beside each has its cases
     #[arg(required = true)]
     pipelines: Vec<PathBuf>,
     #[command(flatten)]
@@ -96,7 +97,31 @@ fn suites(args: &TestArgs) -> Result<Vec<Suite>, Failure> {
         let options = Options { schemas, only: args.case.clone(), schedule: args.schedule.clone() };
         cases::suite(pipeline, &options).map_err(Failure::Wrong)
     };
-    args.pipelines.iter().map(suite).collect()
+    let (mut suites, mut wrong) = (Vec::new(), Vec::new());
+    for pipeline in pipelines(args)? {
+        match suite(&pipeline) {
+            Ok(suite) => suites.push(suite),
+            Err(Failure::Wrong(problems)) => wrong.extend(problems),
+            Err(other) => return Err(other),
+        }
+    }
+    if wrong.is_empty() { Ok(suites) } else { Err(Failure::Wrong(wrong)) }
+}
+
+/// The pipelines that were named, and those with cases in the folders that were.
+fn pipelines(args: &TestArgs) -> Result<Vec<PathBuf>, Failure> {
+    let mut found = Vec::new();
+    for given in &args.pipelines {
+        let files = folders::files(std::slice::from_ref(given), &[Document::Pipeline])?;
+        let (with, without): (Vec<PathBuf>, Vec<PathBuf>) =
+            files.into_iter().partition(|file| !given.is_dir() || file.with_file_name("cases").is_dir());
+        without.iter().for_each(|file| say!("{} {}", file.display(), dim("has no cases")));
+        found.extend(with);
+    }
+    match found.is_empty() {
+        true => Err(Failure::Wrong(vec![Problem::plain("no pipeline has cases: a case is a folder in `cases` beside the pipeline")])),
+        false => Ok(found),
+    }
 }
 
 fn update(args: &TestArgs) -> Result<(), Failure> {
@@ -133,7 +158,8 @@ fn once(args: &TestArgs) -> Result<(), Failure> {
     let result = if failed == 0 { good("ok") } else { bad("FAILED") };
     let (passed, took) = (reports.len() - failed - stopped, started.elapsed().as_secs_f64());
     let cases = if passed == 1 { "case" } else { "cases" };
-    say!("\n{result}: {passed} {cases} passed, {failed} failed; {runs} runs in {took:.1} s");
+    let of = if suites.len() > 1 { format!(" in {} pipelines", suites.len()) } else { String::new() };
+    say!("\n{result}: {passed} {cases} passed, {failed} failed{of}; {runs} runs in {took:.1} s");
     match failed {
         0 => Ok(()),
         _ => Err(Problem::plain(format!("{failed} of {} cases failed", reports.len())).into()),
@@ -224,7 +250,7 @@ fn classname(pipeline: &Path) -> String {
 }
 
 /// Tells of changes to what the tests read.
-fn changes(args: &TestArgs) -> Result<(Receiver<()>, notify::RecommendedWatcher), Problem> {
+fn changes(args: &TestArgs) -> Result<(Receiver<()>, notify::RecommendedWatcher), Failure> {
     let (sender, receiver) = channel();
     let fail = |e: notify::Error| Problem::plain(format!("can't watch files: {e}"));
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -234,8 +260,9 @@ fn changes(args: &TestArgs) -> Result<(Receiver<()>, notify::RecommendedWatcher)
         }
     })
     .map_err(fail)?;
-    let folders = args.pipelines.iter().map(|pipeline| PathBuf::from(folder(pipeline)));
-    let schemas: Vec<PathBuf> = args.pipelines.iter().map(|pipeline| args.schemas.folder(pipeline)).collect::<Result<_, _>>()?;
+    let pipelines = pipelines(args)?;
+    let folders = pipelines.iter().map(|pipeline| PathBuf::from(folder(pipeline)));
+    let schemas: Vec<PathBuf> = pipelines.iter().map(|pipeline| args.schemas.folder(pipeline)).collect::<Result<_, _>>()?;
     for path in folders.chain(schemas).filter(|path| path.is_dir()) {
         watcher.watch(&path, RecursiveMode::Recursive).map_err(fail)?;
     }

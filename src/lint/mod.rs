@@ -5,7 +5,8 @@ mod names;
 mod secrets;
 mod tables;
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use headwater_engine::plan::Plan;
 use headwater_engine::yaml::{self, Node, YamlError};
@@ -68,6 +69,32 @@ pub fn document(root: &Node) -> Option<Document> {
         _ if environment > pipeline => Some(Document::Environment),
         _ => Some(Document::Pipeline),
     }
+}
+
+/// Pipelines among the files that have the name of one before them.
+pub fn same_names(files: &[PathBuf]) -> Vec<Problem> {
+    let mut names: BTreeMap<String, &Path> = BTreeMap::new();
+    let mut found = Vec::new();
+    for path in files {
+        let Some((source, root)) = Source::read(path).ok().and_then(|source| Some((source.clone(), yaml::parse(&source.text).ok()?)))
+        else {
+            continue;
+        };
+        let name = root.get("name").and_then(Node::text).filter(|_| document(&root) == Some(Document::Pipeline));
+        let Some(name) = name else { continue };
+        match names.get(name) {
+            Some(first) => {
+                let message =
+                    format!("`{name}` is the name of {}, too: they would share consumer group, topics and state", first.display());
+                let twice = Diagnostic::warning("same-name", message).at(["name"]);
+                found.push(Problem::found(&source, &root, twice.help("give each pipeline that runs on one cluster a name of its own")));
+            }
+            None => {
+                names.insert(name.to_string(), path);
+            }
+        }
+    }
+    found
 }
 
 fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {

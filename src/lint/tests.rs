@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
-/// Codes that no file alone shows: they need a service or what was deployed before, a file of 1 MiB, or are not findings
+/// Codes that no file alone shows: they need another file, a service or what was deployed before, a file of 1 MiB, or are not findings
 /// about a file.
-const ELSEWHERE: [&str; 13] = [
+const ELSEWHERE: [&str; 14] = [
     "broker",
     "schema-registry",
     "error",
@@ -22,6 +22,7 @@ const ELSEWHERE: [&str; 13] = [
     "lost-positions",
     "unread-rows",
     "workers-running",
+    "same-name",
 ];
 
 fn cases() -> Vec<PathBuf> {

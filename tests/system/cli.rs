@@ -42,6 +42,32 @@ fn colours_are_for_terminals() {
 }
 
 #[test]
+fn folders_are_searched() {
+    let dir = tempfile::tempdir().unwrap();
+    let orders = new(dir.path(), "filter");
+    let hw = |args: &[&str]| hw(dir.path(), args, &[]);
+    let output = hw(&["lint", "."]);
+    assert!(output.status.success() && text(&output).contains("orders/pipeline.yaml: ok"), "{}", text(&output));
+    let more = dir.path().join("more/copy");
+    std::fs::create_dir_all(&more).unwrap();
+    std::fs::copy(orders.join("pipeline.yaml"), more.join("pipeline.yaml")).unwrap();
+    std::fs::write(dir.path().join("local.yaml"), "kafka: { bootstrap: \"localhost:9092\" }\n").unwrap();
+    let output = hw(&["lint", "."]);
+    let said = text(&output);
+    assert!(output.status.success() && said.contains("same-name") && said.contains("3 files checked"), "{said}");
+    assert_eq!(hw(&["lint", "--strict", "."]).status.code(), Some(2));
+    let output = hw(&["test", "."]);
+    let said = text(&output);
+    assert!(output.status.success() && said.contains("copy/pipeline.yaml has no cases") && said.contains("ok: 1 case passed"), "{said}");
+    assert!(hw(&["explain", "more"]).status.success() && hw(&["fmt", "--check", "."]).status.success());
+    let output = hw(&["graph", "."]);
+    assert!(output.status.code() == Some(2) && text(&output).contains("several pipelines"), "{}", text(&output));
+    std::fs::create_dir(dir.path().join("empty")).unwrap();
+    let output = hw(&["test", "empty"]);
+    assert!(output.status.code() == Some(2) && text(&output).contains("there is no pipeline in this folder"), "{}", text(&output));
+}
+
+#[test]
 fn lint_speaks_json_and_has_exit_codes() {
     let dir = tempfile::tempdir().unwrap();
     let orders = new(dir.path(), "filter");
