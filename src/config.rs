@@ -166,8 +166,9 @@ pub struct WorkerConfig {
     /// Name of this worker's slot: the same after a restart, another for every worker. By default the host name and
     /// the first free slot of the state folder.
     pub id: Option<String>,
-    /// Address of `/metrics`, `/health` and `/ready`; port 0 takes a free one.
-    pub http: String,
+    /// Address of `/metrics`, `/health` and `/ready`; port 0 takes a free one, an empty text none. By default
+    /// `127.0.0.1:9644`, or a free port where another worker has that one.
+    pub http: Option<String>,
     /// A lane commits after so many records even before `commit_interval` is over: a limit of memory and of repeated work.
     pub epoch_rows: u64,
     /// ... or after about so many bytes of output.
@@ -176,14 +177,7 @@ pub struct WorkerConfig {
 
 impl Default for WorkerConfig {
     fn default() -> WorkerConfig {
-        WorkerConfig {
-            lanes: 2,
-            state_dir: ".local/state".into(),
-            id: None,
-            http: "127.0.0.1:9644".into(),
-            epoch_rows: 200_000,
-            epoch_bytes: 32 << 20,
-        }
+        WorkerConfig { lanes: 2, state_dir: ".local/state".into(), id: None, http: None, epoch_rows: 200_000, epoch_bytes: 32 << 20 }
     }
 }
 

@@ -21,6 +21,7 @@ use std::process::ExitCode;
 
 use anstyle::AnsiColor;
 use clap::builder::Styles;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::catalog::Folder;
@@ -166,7 +167,7 @@ impl From<Problem> for Failure {
 
 /// Runs the command line.
 pub fn main() -> ExitCode {
-    let matches = Hw::command().term_width(crate::style::width()).get_matches();
+    let matches = Hw::command().term_width(crate::style::width()).try_get_matches().unwrap_or_else(|e| misplaced(&e));
     let hw = Hw::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     let result = match hw.command {
         Command::Run(args) => run::run(&args),
@@ -198,6 +199,34 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints why the command line is wrong, and which commands have an option that is unknown where it was written.
+fn misplaced(error: &clap::Error) -> ! {
+    let option = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(option))) => option.split('=').next(),
+        _ => None,
+    };
+    let takers: Vec<String> = option.map_or_else(Vec::new, |option| taking(&Hw::command(), option));
+    if takers.is_empty() {
+        error.exit();
+    }
+    let _ = error.print();
+    anstream::eprintln!("\n`{}` is an option of {}, and goes after the command", option.unwrap_or_default(), takers.join(", "));
+    std::process::exit(error.exit_code());
+}
+
+/// The commands with this option, each with its own name and those of the commands above it.
+fn taking(command: &clap::Command, option: &str) -> Vec<String> {
+    let is = |arg: &clap::Arg| {
+        arg.get_long().is_some_and(|long| option == format!("--{long}"))
+            || arg.get_short().is_some_and(|short| option == format!("-{short}"))
+    };
+    let mut takers: Vec<String> = command.get_arguments().any(is).then(|| command.get_name().to_string()).into_iter().collect();
+    for inner in command.get_subcommands().filter(|inner| !inner.is_hide_set()) {
+        takers.extend(taking(inner, option).into_iter().map(|name| format!("{} {name}", command.get_name())));
+    }
+    takers
 }
 
 #[derive(Args)]

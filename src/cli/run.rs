@@ -25,7 +25,7 @@ use crate::style::{bad, dim, good, wrapped};
 
 #[derive(Args, Clone)]
 #[command(after_help = "The workers of a pipeline are members of one consumer group. On SIGTERM, SIGHUP or Ctrl-C a worker \
-commits its open transaction and leaves; a second signal ends it at once. /metrics, /health and /ready are served on `worker.http`.
+commits its open transaction and leaves; a second signal ends it at once. /metrics, /health and /ready are served on `worker.http`, or --http.
 
 Examples:
   hw run pipeline.yaml --config config/production.yaml --dry-run
@@ -39,6 +39,9 @@ pub struct RunArgs {
     /// Number of lanes (threads that process partitions); overrides `worker.lanes`
     #[arg(long)]
     lanes: Option<usize>,
+    /// Address of /metrics, /health and /ready, instead of `worker.http`; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS")]
+    http: Option<String>,
     /// Log plain text instead of JSON
     #[arg(long)]
     plain_logs: bool,
@@ -59,6 +62,9 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let mut config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
     if let Some(lanes) = args.lanes {
         config.worker.lanes = lanes;
+    }
+    if args.http.is_some() {
+        config.worker.http.clone_from(&args.http);
     }
     preflight::check_times(loaded.pipeline.guarantee, loaded.pipeline.commit_interval, &config)?;
     let files = files(args, &config)?;

@@ -7,6 +7,7 @@ mod pages;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,9 +40,31 @@ and sinks, causes of errors and all metrics. Let a firewall or a network policy 
 /// A pause after a connection could not be accepted: most likely the process has no file descriptor left.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
 
-/// Serves the pages until the runtime ends. Returns the address (port 0 took a free one).
-pub async fn serve(address: &str, pages: Arc<Pages>) -> Result<SocketAddr, String> {
-    let listener = TcpListener::bind(address).await.map_err(|e| format!("can't listen on {address}: {e}"))?;
+/// Where the pages are unless `worker.http` says otherwise.
+const USUAL: &str = "127.0.0.1:9644";
+
+/// Listens where it was asked to. Without that, at `usual`, or on a free port: a second worker on this host is no mistake.
+async fn listen(chosen: Option<&str>, usual: &str) -> Result<TcpListener, String> {
+    let address = chosen.unwrap_or(usual);
+    match (TcpListener::bind(address).await, chosen) {
+        (Ok(listener), _) => Ok(listener),
+        (Err(e), None) if e.kind() == ErrorKind::AddrInUse => {
+            let listener = TcpListener::bind("127.0.0.1:0").await.map_err(|e| format!("can't listen on 127.0.0.1: {e}"))?;
+            let http = listener.local_addr().map(|address| address.to_string()).unwrap_or_default();
+            tracing::warn!(%http, "{usual} is taken, by another worker perhaps: the pages are on a free port; `worker.http` chooses one");
+            Ok(listener)
+        }
+        (Err(e), Some(_)) if e.kind() == ErrorKind::AddrInUse => Err(format!(
+            "`worker.http`: another process listens on {address}: give each worker of this host an address of its own, or port 0, which \
+             takes a free one"
+        )),
+        (Err(e), _) => Err(format!("`worker.http`: can't listen on {address}: {e}")),
+    }
+}
+
+/// Serves the pages until the runtime ends, at the address that was chosen or the usual one. Returns the address.
+pub async fn serve(address: Option<&str>, pages: Arc<Pages>) -> Result<SocketAddr, String> {
+    let listener = listen(address, USUAL).await?;
     let bound = listener.local_addr().map_err(|e| e.to_string())?;
     tokio::spawn(accept(listener, pages));
     Ok(bound)
@@ -119,7 +142,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
             let pages = Arc::new(Pages::new("p", 1, Duration::from_secs(20), Outages::default()));
-            test(serve("127.0.0.1:0", pages).await.unwrap()).await;
+            test(serve(Some("127.0.0.1:0"), pages).await.unwrap()).await;
         });
     }
 
@@ -139,6 +162,19 @@ mod tests {
             let mut rest = Vec::new();
             let _ = held[0].read_to_end(&mut rest).await;
             assert_eq!(rest, b"");
+        });
+    }
+
+    #[test]
+    fn only_a_chosen_address_has_to_be_free() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let first = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let taken = first.local_addr().unwrap().to_string();
+            let second = listen(None, &taken).await.unwrap().local_addr().unwrap();
+            assert!(second.ip().is_loopback() && second.to_string() != taken);
+            let refused = listen(Some(&taken), USUAL).await.unwrap_err();
+            assert!(refused.contains("`worker.http`") && refused.contains(&taken), "{refused}");
         });
     }
 

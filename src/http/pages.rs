@@ -114,8 +114,9 @@ impl Pages {
                 looking.lines(looking.causes());
             }
         });
-        if !config.worker.http.is_empty() {
-            let bound = runtime.block_on(serve(&config.worker.http, pages.clone())).map_err(Problem::plain)?;
+        let chosen = config.worker.http.as_deref();
+        if chosen != Some("") {
+            let bound = runtime.block_on(serve(chosen, pages.clone())).map_err(Problem::plain)?;
             if !bound.ip().is_loopback() {
                 tracing::warn!(http = %bound, "{EXPOSED}");
             }

@@ -68,6 +68,17 @@ fn folders_are_searched() {
 }
 
 #[test]
+fn an_option_before_its_command_is_shown_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = hw(dir.path(), &["--dry-run", "run", "pipeline.yaml"], &[]);
+    assert!(output.status.code() == Some(2) && text(&output).contains("`--dry-run` is an option of hw run"), "{}", text(&output));
+    let output = hw(dir.path(), &["lint", "pipeline.yaml", "--case", "x"], &[]);
+    assert!(output.status.code() == Some(2) && text(&output).contains("an option of hw eval, hw test"), "{}", text(&output));
+    let output = hw(dir.path(), &["lint", "--nonsense"], &[]);
+    assert!(output.status.code() == Some(2) && !text(&output).contains("is an option of"), "{}", text(&output));
+}
+
+#[test]
 fn lint_speaks_json_and_has_exit_codes() {
     let dir = tempfile::tempdir().unwrap();
     let orders = new(dir.path(), "filter");

@@ -83,7 +83,7 @@ impl Embedded {
         let mut config = Config::default();
         config.worker.lanes = 1;
         config.worker.state_dir = args.dir.join("state");
-        config.worker.http = "127.0.0.1:0".into();
+        config.worker.http = Some("127.0.0.1:0".into());
         let services = Services {
             broker: Arc::new(broker.clone()),
             kafka: None,

@@ -47,7 +47,7 @@ impl Real {
         config.clickhouse = Some(settings.clone());
         config.worker.lanes = 1;
         config.worker.state_dir = args.dir.join("state");
-        config.worker.http = "127.0.0.1:0".into();
+        config.worker.http = Some("127.0.0.1:0".into());
         Ok(Real {
             bootstrap: environment.bootstrap.clone(),
             registry: environment.registry.clone(),
