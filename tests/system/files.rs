@@ -84,6 +84,22 @@ fn regressions_stay_fixed() {
     }
 }
 
+/// The cases of the recipes pass, and the page shows the pipelines as they are.
+#[test]
+fn recipes_work_as_they_are_shown() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    let output = hw(&["test", docs.join("recipes").to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && !text.contains("has no cases"), "{text}");
+    let page = std::fs::read_to_string(docs.join("recipes.md")).unwrap();
+    let folders: Vec<_> = std::fs::read_dir(docs.join("recipes")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!folders.is_empty());
+    for folder in folders {
+        let pipeline = std::fs::read_to_string(folder.join("pipeline.yaml")).unwrap();
+        assert!(page.contains(&format!("```yaml\n{pipeline}```\n")), "docs/recipes.md shows another {}", folder.display());
+    }
+}
+
 /// A wrong expectation must fail, or the cases prove nothing.
 #[test]
 fn a_case_with_another_expectation_fails() {

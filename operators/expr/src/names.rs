@@ -189,7 +189,7 @@ impl Check<'_> {
             return refuse(
                 error
                     .at(within)
-                    .help("group the rows in a `window` step, which has `first`, `last`, `count`, `sum`, `min`, `max` and `avg`"),
+                    .help("group the rows in a `window` step, which has `first`, `last`, `count`, `sum`, `min`, `max` and `avg` (docs/recipes.md)"),
             );
         }
         let error = match FUNCTIONS.look_up(&name) {

@@ -65,7 +65,7 @@ fn refusals_point_and_suggest() {
             "sum(n) OVER ()",
             "window-function",
             "sum",
-            "group the rows in a `window` step, which has `first`, `last`, `count`, `sum`, `min`, `max` and `avg`",
+            "group the rows in a `window` step, which has `first`, `last`, `count`, `sum`, `min`, `max` and `avg` (docs/recipes.md)",
         ),
         ("n IN (SELECT 1)", "subquery", "SELECT 1", "look up rows of a table with an `enrich` step"),
         ("unnest(data.items)", "unsupported", "unnest", "write `unnest: data.items AS item` in a `map` step"),
