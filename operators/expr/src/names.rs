@@ -186,11 +186,9 @@ impl Check<'_> {
         let within = self.parsed.range_of(&call.name);
         if call.over.is_some() {
             let error = ExprError::new("window-function", format!("`{name}(...) OVER` needs other rows; an expression sees one"));
-            return refuse(
-                error
-                    .at(within)
-                    .help("group the rows in a `window` step, which has `first`, `last`, `count`, `sum`, `min`, `max` and `avg` (docs/recipes.md)"),
-            );
+            return refuse(error.at(within).help(
+                "group the rows in a `window` step, which has `first`, `last`, `count`, `sum`, `min`, `max` and `avg` (docs/recipes.md)",
+            ));
         }
         let error = match FUNCTIONS.look_up(&name) {
             Known::Scalar => return ControlFlow::Continue(()),
