@@ -18,7 +18,7 @@ use headwater_engine::worker::Stop;
 use headwater_generate::{AvroEncoder, Event, GenerateError, Limit, Model, Options, Progress, SchemaIds, Topic, Totals};
 use parking_lot::Mutex;
 
-use super::{DemoArgs, Generated, Ground, Held, LoadThread};
+use super::{DemoArgs, Generated, Ground, Held, LoadThread, OUT_OF_ORDER_MS};
 use crate::catalog::Subjects;
 use crate::config::Config;
 use crate::deliver::{Delivering, NoTarget};
@@ -104,8 +104,15 @@ impl Ground for Embedded {
     fn load(&self, rate: f64, generated: &Arc<Generated>) -> Result<LoadThread, Problem> {
         let encoder = AvroEncoder::new(&self.ids).map_err(|e| Problem::plain(e.to_string()))?;
         let (broker, generated) = (self.broker.clone(), generated.clone());
-        let options =
-            Options { products: 200, customers: 2_000, v2_share: 0.3, event_rate: rate, limit: Limit::Endless, ..Options::default() };
+        let options = Options {
+            products: 200,
+            customers: 2_000,
+            v2_share: 0.3,
+            event_rate: rate,
+            limit: Limit::Endless,
+            out_of_order_ms: OUT_OF_ORDER_MS,
+            ..Options::default()
+        };
         let work = move || generate(&broker, &encoder, options, &generated);
         std::thread::Builder::new().name("generator".into()).spawn(work).map_err(|e| Problem::plain(e.to_string()))
     }

@@ -6,16 +6,15 @@
 
 mod embedded;
 mod real;
+mod show;
 
-use std::collections::BTreeMap;
-use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use headwater_generate::{GenerateError, Progress, SoFar, Sums, Totals};
+use headwater_generate::{GenerateError, Progress, Sums, Totals};
 use parking_lot::Mutex;
 
 use super::{Failure, runtime};
@@ -24,6 +23,7 @@ use crate::logs;
 use crate::prepare;
 use crate::run::{self, Prepared, Running, Services};
 use crate::say;
+use show::Display;
 
 /// The shipped pipelines, and what the demo changes in them.
 const PIPELINES: [(&str, &str); 3] = [
@@ -32,7 +32,9 @@ const PIPELINES: [(&str, &str); 3] = [
     ("audit-trail", include_str!("../../../pipelines/audit-trail/pipeline.yaml")),
 ];
 const CHANGES: [(&str, &str); 3] =
-    [("tumbling: 1m", "tumbling: 5s"), ("lateness: 2m", "lateness: 2s"), ("out_of_order: 5s", "out_of_order: 5s, idle: 15s")];
+    [("tumbling: 1m", "tumbling: 2s"), ("lateness: 2m", "lateness: 500ms"), ("out_of_order: 5s", "out_of_order: 1s, idle: 15s")];
+/// How far the generator's events are out of order: within `out_of_order` above. Both are short, so that totals appear soon.
+const OUT_OF_ORDER_MS: i64 = 500;
 /// How long the totals may take to agree once the load has ended: windows wait for lateness and silence.
 const DRAIN: Duration = Duration::from_secs(180);
 
@@ -137,13 +139,13 @@ fn on(args: &DemoArgs, ground: &dyn Ground, runtime: &tokio::runtime::Runtime) -
             seen.store(true, Ordering::Relaxed);
         }
     });
-    let (started, mut seen) = (Instant::now(), Seen::new());
+    let (started, mut display) = (Instant::now(), Display::new());
     let limit = args.seconds.map(Duration::from_secs);
     while !interrupted.load(Ordering::Relaxed)
         && limit.is_none_or(|l| started.elapsed() < l)
         && !running.iter().any(|r| r.stop.is_stopped())
     {
-        show(&frame(ground, &running, &generated, started, &mut seen));
+        display.show(ground, &running, &generated);
         std::thread::sleep(Duration::from_millis(1_000));
     }
     generated.stop.store(true, Ordering::Relaxed);
@@ -208,60 +210,4 @@ fn summary(ground: &dyn Ground, running: &[Running], totals: &Totals, interrupte
         }
         false => Err(Problem::plain("the totals differ").into()),
     }
-}
-
-/// Records of each pipeline at the frame before, for rates.
-type Seen = BTreeMap<String, (u64, Instant)>;
-
-fn frame(ground: &dyn Ground, running: &[Running], generated: &Generated, started: Instant, seen: &mut Seen) -> String {
-    use std::fmt::Write;
-    let mut out = String::new();
-    let progress = *generated.progress.lock();
-    let (records, rate, so_far) = progress.map_or((0, 0.0, SoFar::default()), |p| (p.acknowledged, p.rate, p.so_far));
-    let _ = writeln!(out, "Headwater demo, {} s. Press Ctrl-C to stop.\n", started.elapsed().as_secs());
-    let _ = writeln!(out, "generator          {records:>10} events sent, {rate:.0}/s\n");
-    let _ =
-        writeln!(out, "{:<18} {:>10} {:>9} {:>10} {:>9} {:>12}  metrics", "pipeline", "records", "per s", "outputs", "lag", "latency p95");
-    for r in running {
-        let s = r.shown.stats.snapshot();
-        let read: u64 = s.sources.values().map(|c| c.records).sum();
-        let written: u64 = s.outputs.values().map(|(rows, _, _)| rows).sum();
-        let lag: i64 = s.partitions.values().map(|p| (p.end - p.position).max(0)).sum();
-        let address = r.pages.address().map(|a| format!("http://{a}/metrics")).unwrap_or_default();
-        let p95 = s.end_to_end.quantile(0.95);
-        let now = Instant::now();
-        let before = seen.insert(r.pages.pipeline.clone(), (read, now)).unwrap_or((read, now));
-        let rate = (read - before.0) as f64 / (now - before.1).as_secs_f64().max(0.001);
-        let _ = writeln!(out, "{:<18} {read:>10} {rate:>9.0} {written:>10} {lag:>9} {p95:>9.0} ms  {address}", r.pages.pipeline);
-    }
-    let held = ground.held();
-    let _ = writeln!(out, "\nlatest closed windows ({})", ground.tables());
-    for window in &held.windows {
-        let _ = writeln!(out, "  {window}");
-    }
-    let _ = writeln!(out, "\n{:<28} {:>18} {:>18}", "totals", "generator", ground.tables());
-    let rows = [
-        ("items (closed windows)", so_far.quantity as f64, held.items),
-        ("revenue (closed windows)", so_far.revenue_cents as f64 / 100.0, held.revenue),
-        ("events (audit table)", so_far.events as f64, held.audited),
-    ];
-    for (what, generator, table) in rows {
-        let _ = writeln!(out, "{what:<28} {generator:>18.2} {table:>18.2}");
-    }
-    out
-}
-
-fn show(frame: &str) {
-    let mut out = std::io::stdout();
-    let text = match out.is_terminal() {
-        true => format!("\x1b[H\x1b[J{frame}"),
-        // Into a file or a pipe: one line a second is enough.
-        false => {
-            let shown = |line: &&str| ["generator", "revenue (", "events ("].iter().any(|start| line.starts_with(start));
-            let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-            frame.lines().filter(shown).map(squeezed).collect::<Vec<_>>().join(" | ") + "\n"
-        }
-    };
-    let _ = out.write_all(text.as_bytes());
-    let _ = out.flush();
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use headwater_engine::worker::Stop;
 use headwater_local::Environment;
 
-use super::{DemoArgs, Generated, Ground, Held, LoadThread};
+use super::{DemoArgs, Generated, Ground, Held, LoadThread, OUT_OF_ORDER_MS};
 use crate::cli::local;
 use crate::clickhouse::Connection;
 use crate::config::{ClickHouseConfig, Config, RegistryConfig};
@@ -71,7 +71,21 @@ impl Ground for Real {
 
     fn load(&self, rate: f64, generated: &Arc<Generated>) -> Result<LoadThread, Problem> {
         let rate = rate.to_string();
-        let words = ["load", "--rate", &rate, "--products", "200", "--customers", "2000", "--v2-share", "0.3", "--quiet"];
+        let disorder = format!("{OUT_OF_ORDER_MS}ms");
+        let words = [
+            "load",
+            "--rate",
+            &rate,
+            "--out-of-order",
+            &disorder,
+            "--products",
+            "200",
+            "--customers",
+            "2000",
+            "--v2-share",
+            "0.3",
+            "--quiet",
+        ];
         let load = <Load as clap::Parser>::try_parse_from(words).map_err(|e| Problem::plain(e.to_string()))?.args;
         let (bootstrap, registry, generated) = (self.bootstrap.clone(), self.registry.clone(), generated.clone());
         let work = move || {

@@ -1,0 +1,160 @@
+//! What the demo shows every second: a page on a terminal, a row of a table in a file or a pipe.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write};
+use std::time::Instant;
+
+use headwater_generate::SoFar;
+
+use super::{Generated, Ground, Held};
+use crate::run::Running;
+
+/// In a file or a pipe: the heading comes again after so many rows.
+const ROWS_PER_HEADING: usize = 30;
+
+/// Shows what is going on, second by second.
+pub(super) struct Display {
+    started: Instant,
+    /// Records of the generator and of each pipeline at the look before, for rates.
+    seen: BTreeMap<String, (u64, Instant)>,
+    rows: usize,
+}
+
+/// Everything at one moment.
+struct Look {
+    seconds: u64,
+    /// Events that the generator sent, and how many per second.
+    sent: u64,
+    rate: f64,
+    so_far: SoFar,
+    pipelines: Vec<Line>,
+    held: Held,
+    /// The place where the tables are.
+    tables: &'static str,
+}
+
+/// A pipeline at one moment. Latency in milliseconds, lag in records.
+struct Line {
+    name: String,
+    read: u64,
+    rate: f64,
+    written: u64,
+    lag: i64,
+    p95: f64,
+    address: String,
+}
+
+impl Display {
+    pub(super) fn new() -> Display {
+        Display { started: Instant::now(), seen: BTreeMap::new(), rows: 0 }
+    }
+
+    pub(super) fn show(&mut self, ground: &dyn Ground, running: &[Running], generated: &Generated) {
+        let look = self.look(ground, running, generated);
+        let mut out = std::io::stdout();
+        let text = match out.is_terminal() {
+            true => format!("\x1b[H\x1b[J{}", page(&look)),
+            false => {
+                let heading = if self.rows.is_multiple_of(ROWS_PER_HEADING) { heading(look.tables) } else { String::new() };
+                self.rows += 1;
+                heading + &row(&look)
+            }
+        };
+        let _ = out.write_all(text.as_bytes());
+        let _ = out.flush();
+    }
+
+    fn look(&mut self, ground: &dyn Ground, running: &[Running], generated: &Generated) -> Look {
+        let progress = *generated.progress.lock();
+        let (sent, so_far) = progress.map_or((0, SoFar::default()), |p| (p.acknowledged, p.so_far));
+        let rate = self.per_second("generator", sent);
+        let pipelines = running.iter().map(|r| self.line(r)).collect();
+        Look { seconds: self.started.elapsed().as_secs(), sent, rate, so_far, pipelines, held: ground.held(), tables: ground.tables() }
+    }
+
+    /// How fast a counter has grown since the look before.
+    fn per_second(&mut self, name: &str, count: u64) -> f64 {
+        let now = Instant::now();
+        let (before, then) = self.seen.insert(name.to_string(), (count, now)).unwrap_or((count, now));
+        count.saturating_sub(before) as f64 / (now - then).as_secs_f64().max(0.001)
+    }
+
+    fn line(&mut self, running: &Running) -> Line {
+        let s = running.shown.stats.snapshot();
+        let read: u64 = s.sources.values().map(|c| c.records).sum();
+        let name = running.pages.pipeline.clone();
+        Line {
+            rate: self.per_second(&name, read),
+            name,
+            read,
+            written: s.outputs.values().map(|(rows, _, _)| rows).sum(),
+            lag: s.partitions.values().map(|p| (p.end - p.position).max(0)).sum(),
+            p95: s.end_to_end.quantile(0.95),
+            address: running.pages.address().map(|a| format!("http://{a}/metrics")).unwrap_or_default(),
+        }
+    }
+}
+
+fn page(look: &Look) -> String {
+    let mut out = String::new();
+    let _ = writeln!(out, "Headwater demo, {} s. Press Ctrl-C to stop.\n", look.seconds);
+    let _ = writeln!(out, "generator          {:>10} events sent, {:.0} per second\n", look.sent, look.rate);
+    let _ =
+        writeln!(out, "{:<18} {:>10} {:>9} {:>10} {:>9} {:>12}  metrics", "pipeline", "records", "per s", "outputs", "lag", "latency p95");
+    for Line { name, read, rate, written, lag, p95, address } in &look.pipelines {
+        let _ = writeln!(out, "{name:<18} {read:>10} {rate:>9.0} {written:>10} {lag:>9} {p95:>9.0} ms  {address}");
+    }
+    let _ = writeln!(out, "\nlatest closed windows ({})", look.tables);
+    for window in &look.held.windows {
+        let _ = writeln!(out, "  {window}");
+    }
+    let _ = writeln!(out, "\n{:<28} {:>18} {:>18}", "totals", "generator", look.tables);
+    let rows = [
+        ("items (closed windows)", look.so_far.quantity as f64, look.held.items, 0),
+        ("revenue (closed windows)", revenue(look), look.held.revenue, 2),
+        ("events (audit table)", look.so_far.events as f64, look.held.audited, 0),
+    ];
+    for (what, generator, table, digits) in rows {
+        let _ = writeln!(out, "{what:<28} {generator:>18.digits$} {table:>18.digits$}");
+    }
+    out
+}
+
+fn revenue(look: &Look) -> f64 {
+    look.so_far.revenue_cents as f64 / 100.0
+}
+
+/// Two lines: what the columns are, and their units or where the figures are from.
+fn heading(tables: &str) -> String {
+    let line = |cells: [&str; 7]| {
+        let [time, sent, rate, lag, p95, generated, held] = cells;
+        format!("{time:>5} {sent:>10} {rate:>8} {lag:>8} {p95:>8} {generated:>16} {held:>16}\n")
+    };
+    line(["time", "sent", "rate", "lag", "p95", "revenue", "revenue"])
+        + &line(["s", "events", "events/s", "records", "ms", "generator", tables])
+}
+
+fn row(look: &Look) -> String {
+    let lag: i64 = look.pipelines.iter().map(|line| line.lag).sum();
+    let p95 = look.pipelines.iter().map(|line| line.p95).fold(0.0, f64::max);
+    let (sent, rate, held) = (look.sent, look.rate, look.held.revenue);
+    format!("{:>5} {sent:>10} {rate:>8.0} {lag:>8} {p95:>8.0} {:>16.2} {held:>16.2}\n", look.seconds, revenue(look))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_stand_under_their_headings_and_fit_into_80_columns() {
+        let line = Line { name: "p".into(), read: 1, rate: 1.0, written: 1, lag: 3, p95: 41.7, address: String::new() };
+        let held = Held { revenue: 1_234.5, ..Held::default() };
+        let look =
+            Look { seconds: 7, sent: 14_000, rate: 2_000.0, so_far: SoFar::default(), pipelines: vec![line], held, tables: "ClickHouse" };
+        let table = heading(look.tables) + &row(&look);
+        let widths: Vec<usize> = table.lines().map(str::len).collect();
+        assert!(widths.iter().all(|width| *width == widths[0] && *width <= 80), "{table}");
+        assert!(table.lines().nth(1).unwrap().contains("events/s") && table.ends_with("1234.50\n"), "{table}");
+    }
+}
