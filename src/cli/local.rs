@@ -22,6 +22,7 @@ ClickHouse engine (with npm).
 Examples:
   hw local up && eval \"$(hw local env)\"
   hw local topic business.orders.created --partitions 6
+  hw local topic business.catalog.products --set cleanup.policy=compact
   hw local down --wipe")]
 pub struct LocalArgs {
     #[command(subcommand)]
@@ -56,6 +57,9 @@ enum Command {
         /// Number of partitions
         #[arg(long, default_value_t = 6)]
         partitions: i32,
+        /// A setting of the topic, such as cleanup.policy=compact
+        #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
+        settings: Vec<(String, String)>,
     },
     /// Serve the ClickHouse engine over HTTP (started by `up`)
     #[command(hide = true)]
@@ -72,7 +76,11 @@ pub fn run(args: &LocalArgs) -> Result<(), Failure> {
         }
         Command::Down { wipe } => {
             match Environment::load(&args.dir).map_err(plain)? {
-                Some(environment) => environment.down(*wipe).map_err(plain)?,
+                Some(environment) => {
+                    environment.down(*wipe).map_err(plain)?;
+                    let done = if *wipe { "stopped, and its data deleted" } else { "stopped; its data is kept" };
+                    say!("{}: {done}", args.dir.display());
+                }
                 None => say!("nothing runs in {}", args.dir.display()),
             }
             Ok(())
@@ -91,15 +99,20 @@ pub fn run(args: &LocalArgs) -> Result<(), Failure> {
             say!("export HW_CLICKHOUSE={}", environment.clickhouse.unwrap_or_default());
             Ok(())
         }
-        Command::Topic { name, partitions } => {
+        Command::Topic { name, partitions, settings } => {
             let kafka = Kafka::connect(KafkaConfig::new(running(&args.dir)?.bootstrap)).map_err(|e| Problem::plain(e.to_string()))?;
-            let spec = TopicSpec { name: name.clone(), partitions: *partitions, replication: None, config: Vec::new() };
+            let spec = TopicSpec { name: name.clone(), partitions: *partitions, replication: None, config: settings.clone() };
             kafka.create_topics(&[spec]).map_err(|e| Problem::plain(e.to_string()))?;
             say!("{name} with {partitions} partitions");
             Ok(())
         }
         Command::ClickhouseFront { library, data, address } => headwater_local::serve_clickhouse(library, data, *address).map_err(plain),
     }
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE, such as cleanup.policy=compact")?;
+    Ok((name.to_string(), value.to_string()))
 }
 
 fn running(dir: &Path) -> Result<Environment, Problem> {

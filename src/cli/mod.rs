@@ -14,6 +14,7 @@ mod operators;
 mod page;
 mod run;
 mod sample;
+mod schema;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -73,7 +74,7 @@ enum Command {
     /// Evaluate SQL on sample rows; opens a prompt without an expression
     Eval(eval::EvalArgs),
     /// Print the JSON Schema of pipeline files, for editors
-    Schema(SchemaArgs),
+    Schema(schema::SchemaArgs),
     /// Test a pipeline's cases under crashes, rebalances and lost replies, without a broker
     Test(test::TestArgs),
     /// Turn records of a real topic into a case, with personal data masked
@@ -179,7 +180,7 @@ pub fn main() -> ExitCode {
         Command::Operators(args) => operators::run(&args),
         Command::Fmt(args) => fmt::run(&args),
         Command::Eval(args) => eval::run(&args),
-        Command::Schema(args) => schema(&args),
+        Command::Schema(args) => schema::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Sample(args) => sample::run(&args),
         Command::Demo(args) => demo::run(&args),
@@ -227,28 +228,6 @@ fn taking(command: &clap::Command, option: &str) -> Vec<String> {
         takers.extend(taking(inner, option).into_iter().map(|name| format!("{} {name}", command.get_name())));
     }
     takers
-}
-
-#[derive(Args)]
-#[command(after_help = "Editors with the YAML language server (VS Code, Neovim, Helix, ...) use the schema for completion, \
-documentation and error marks. Write it to a file, and name the file on the first line of the pipeline:
-
-  hw schema --output pipeline.schema.json
-  # yaml-language-server: $schema=pipeline.schema.json")]
-struct SchemaArgs {
-    /// Output file [default: standard output]
-    #[arg(long, short)]
-    output: Option<PathBuf>,
-}
-
-fn schema(args: &SchemaArgs) -> Result<(), Failure> {
-    let schema = crate::json_schema::pipeline(&crate::registry::operators());
-    let text = serde_json::to_string_pretty(&schema).map_err(|e| Problem::plain(e.to_string()))? + "\n";
-    match &args.output {
-        Some(path) => std::fs::write(path, text).map_err(|e| Problem::plain(format!("{}: {e}", path.display())))?,
-        None => say!("{}", text.trim_end()),
-    }
-    Ok(())
 }
 
 fn generate(args: GenerateArgs) -> Result<(), Failure> {

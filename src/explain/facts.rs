@@ -164,7 +164,9 @@ fn table_guarantee(once: bool) -> &'static str {
     }
 }
 
-pub(super) fn topics(plan: &Plan) -> Vec<InternalTopic> {
+const CREATED: &str = "output, created if it is missing";
+
+pub(super) fn topics(plan: &Plan, pipeline: &Pipeline) -> Vec<InternalTopic> {
     let mut topics = Vec::new();
     for spec in topics_to_create(plan) {
         let why = match spec.name.rsplit('.').next().filter(|_| spec.name.starts_with("hw.")) {
@@ -173,9 +175,18 @@ pub(super) fn topics(plan: &Plan) -> Vec<InternalTopic> {
             Some("outbox") => "rows to be inserted into ClickHouse",
             Some("dlq") => "rows that the table refused",
             _ if spec.name.ends_with(".dlq") => "records that could not be processed, with the cause",
-            _ => "output, created if it is missing",
+            _ => CREATED,
         };
         topics.push(InternalTopic { name: spec.name, partitions: spec.partitions, settings: settings(&spec.config), why: why.to_string() });
+    }
+    // Without a cluster every topic is taken to exist.
+    for sink in pipeline.sinks.values() {
+        let (Some(name), Some(create)) = (&sink.topic, &sink.create) else { continue };
+        if topics.iter().all(|topic| topic.name != *name) {
+            let config: Vec<_> = create.config.clone().into_iter().collect();
+            let (partitions, settings) = (create.partitions, settings(&config));
+            topics.push(InternalTopic { name: name.clone(), partitions, settings, why: CREATED.to_string() });
+        }
     }
     topics
 }

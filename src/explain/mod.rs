@@ -83,7 +83,7 @@ pub fn explain(plan: &Plan, pipeline: &Pipeline, assumed: bool) -> Explained {
         assumed_partitions: assumed,
         tables: plan.tables.iter().map(|table| facts::table(table, pipeline)).collect(),
         stages: plan.stages.iter().map(|stage| explained_stage(plan, stage)).collect(),
-        topics: facts::topics(plan),
+        topics: facts::topics(plan, pipeline),
     }
 }
 

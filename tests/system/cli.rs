@@ -68,6 +68,20 @@ fn folders_are_searched() {
 }
 
 #[test]
+fn explain_and_schema_tell_what_is_created() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let pipeline = "pipelines/order-analytics/pipeline.yaml";
+    let explained: Value = serde_json::from_slice(&hw(root, &["explain", "--json", pipeline], &[]).stdout).unwrap();
+    let topics = explained["topics"].as_array().unwrap();
+    let created = topics.iter().find(|topic| topic["name"] == "analytics.orders.late-lines").unwrap();
+    assert_eq!((created["partitions"].as_i64(), created["why"].as_str()), (Some(6), Some("output, created if it is missing")));
+    let schema: Value = serde_json::from_slice(&hw(root, &["schema", "--sink", "revenue_topic", pipeline], &[]).stdout).unwrap();
+    assert_eq!((schema["type"].as_str(), schema["name"].as_str()), (Some("record"), Some("RevenuePerMinute")));
+    let output = hw(root, &["schema", "--sink", "nothing", pipeline], &[]);
+    assert!(output.status.code() == Some(2) && text(&output).contains("`revenue_topic`"), "{}", text(&output));
+}
+
+#[test]
 fn an_option_before_its_command_is_shown_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let output = hw(dir.path(), &["--dry-run", "run", "pipeline.yaml"], &[]);

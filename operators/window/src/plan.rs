@@ -332,7 +332,10 @@ fn fallible(window: &Window, plan: &WindowPlan) -> Vec<Diagnostic> {
 fn details(window: &Window, plan: &WindowPlan) -> Vec<(String, String)> {
     let Windows { size, every, lateness, unbounded } = plan.windows;
     let shape = match size == every {
-        _ if unbounded => "one, for all time".to_string(),
+        _ if unbounded => match plan.expire {
+            Some(expire) => format!("one, for all time; expires after {}", Span(expire)),
+            None => "one, for all time; never expires".to_string(),
+        },
         true => format!("tumbling, {}", Span(size)),
         false => format!("hopping, {} every {}: each row is in {} windows", Span(size), Span(every), plan.windows.overlapping()),
     };
