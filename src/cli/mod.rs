@@ -29,7 +29,6 @@ use crate::catalog::Folder;
 use crate::config::Config;
 use crate::diagnose::Problem;
 use crate::prepare;
-use crate::say;
 
 /// Headings and names in help texts.
 const STYLES: Styles = Styles::styled()
