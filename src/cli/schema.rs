@@ -1,6 +1,6 @@
 //! `hw schema`: the JSON Schema of pipeline files, and the Avro schemas that a pipeline's sinks write with.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use headwater_engine::plan::Target;
@@ -48,7 +48,7 @@ pub fn run(args: &SchemaArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn of_sink(args: &SchemaArgs, sink: &str, pipeline: &PathBuf) -> Result<serde_json::Value, Failure> {
+fn of_sink(args: &SchemaArgs, sink: &str, pipeline: &Path) -> Result<serde_json::Value, Failure> {
     let loaded = prepare::load(pipeline).map_err(Failure::Wrong)?;
     let (plan, _) = prepare::make_plan(&loaded, &args.schemas.read(pipeline)?).map_err(Failure::Wrong)?;
     let written = plan.stages.iter().flat_map(|stage| &stage.outputs).filter_map(|output| match &output.target {
