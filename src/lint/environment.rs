@@ -40,11 +40,8 @@ pub fn check(config: &Config) -> Vec<Diagnostic> {
             problem.help("letters, digits, `.`, `_` and `-`, at most 100 and a letter or digit first: it names files and transactions"),
         );
     }
-    if let Some(http) = &config.worker.http
-        && is_known(http)
-        && !http.is_empty()
-        && !is_host_and_port(http)
-    {
+    let http = config.worker.http.as_deref().unwrap_or_default();
+    if is_known(http) && !http.is_empty() && !is_host_and_port(http) {
         found.push(wrong(format!("`{http}` is not a listen address")).at(["worker", "http"]).help("such as `127.0.0.1:9644`"));
     } else if is_known(http) && !http.is_empty() && !is_loopback(http) {
         let exposed = Diagnostic::warning("exposed-pages", EXPOSED).at(["worker", "http"]);
