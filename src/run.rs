@@ -48,9 +48,16 @@ pub struct Services {
     pub outages: Outages,
 }
 
-/// Connects to the brokers and the registry of an environment, whose clients report to `outages` whether they answer.
-pub fn connect(config: &Config, client_id: &str, runtime: &tokio::runtime::Handle, outages: &Outages) -> Result<Services, Problem> {
-    let kafka = Arc::new(kafka(config, client_id)?);
+/// Connects to the brokers and the registry of an environment, whose clients report to `outages` whether they answer. `commit`: how often a
+/// pipeline commits what it reads, if one is to run.
+pub fn connect(
+    config: &Config,
+    client_id: &str,
+    commit: Option<Span>,
+    runtime: &tokio::runtime::Handle,
+    outages: &Outages,
+) -> Result<Services, Problem> {
+    let kafka = Arc::new(kafka(config, client_id, commit)?);
     let service = outages.service("kafka", "");
     kafka.report(move |answered| match answered {
         Ok(()) => service.up(),
@@ -67,7 +74,8 @@ pub fn connect(config: &Config, client_id: &str, runtime: &tokio::runtime::Handl
     Ok(Services { broker: kafka.clone(), kafka: Some(kafka), subjects, schemas, runtime: runtime.clone(), outages: outages.clone() })
 }
 
-fn kafka(config: &Config, client_id: &str) -> Result<Kafka, Problem> {
+/// The brokers of an environment; `commit` as for [`connect`].
+fn kafka(config: &Config, client_id: &str, commit: Option<Span>) -> Result<Kafka, Problem> {
     let bootstrap = config.bootstrap().map_err(Problem::plain)?.to_string();
     let mut properties = BTreeMap::new();
     for (name, setting) in &config.kafka.properties {
@@ -79,6 +87,10 @@ fn kafka(config: &Config, client_id: &str) -> Result<Kafka, Problem> {
         session_timeout: Duration::from_millis(config.kafka.session_timeout.millis() as u64),
         client_id: client_id.to_string(),
         ..KafkaConfig::new(bootstrap.clone())
+    };
+    let kafka = match commit {
+        Some(interval) => kafka.committing_every(Duration::from_millis(interval.millis().unsigned_abs())),
+        None => kafka,
     };
     Kafka::connect(kafka).map_err(|e| {
         let problem = Problem::plain(format!("can't reach Kafka at {bootstrap}: {e}"));

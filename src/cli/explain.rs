@@ -37,7 +37,7 @@ impl Planned {
         } else {
             let config = Config::load(&self.configs).map_err(|p| Failure::Wrong(vec![p]))?;
             let runtime = runtime()?;
-            let services = run::connect(&config, "hw-explain", runtime.handle(), &Outages::default())?;
+            let services = run::connect(&config, "hw-explain", None, runtime.handle(), &Outages::default())?;
             let catalog = Live::new(services.broker.clone(), services.subjects.clone());
             prepare::make_plan(&loaded, &catalog).map_err(Failure::Wrong)?
         };

@@ -102,7 +102,7 @@ fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     preflight::check_times(loaded.pipeline.guarantee, loaded.pipeline.commit_interval, &config)?;
     let files = files(args, &config)?;
     let runtime = runtime()?;
-    let services = run::connect(&config, "hw-dry-run", runtime.handle(), &Outages::default())?;
+    let services = run::connect(&config, "hw-dry-run", None, runtime.handle(), &Outages::default())?;
     if let Some(why) = services.unreachable() {
         return Err(Problem::plain(why).with_code(run::UNREACHABLE).into());
     }
@@ -153,7 +153,8 @@ const LOOK: Duration = Duration::from_millis(10);
 fn prepare(loaded: &Loaded, config: &Config, runtime: &Handle, stop: &Stop, pages: &Pages) -> Result<Option<Prepared>, Failure> {
     let mut backoff = BACKOFF.0;
     while !stop.is_stopped() {
-        let services = run::connect(config, &format!("hw-{}", loaded.pipeline.name), runtime, &pages.outages)?;
+        let services =
+            run::connect(config, &format!("hw-{}", loaded.pipeline.name), Some(loaded.pipeline.commit_interval), runtime, &pages.outages)?;
         let why = match run::prepare(loaded, services.clone()) {
             Ok(prepared) => return Ok(Some(prepared)),
             Err(problems) => services.unreachable().ok_or(Failure::Wrong(problems))?,

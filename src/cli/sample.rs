@@ -52,7 +52,7 @@ pub fn run(args: &SampleArgs) -> Result<(), Failure> {
     let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
     let config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
     let runtime = runtime()?;
-    let services = run::connect(&config, "hw-sample", runtime.handle(), &Outages::default())?;
+    let services = run::connect(&config, "hw-sample", None, runtime.handle(), &Outages::default())?;
     let catalog = Live::new(services.broker.clone(), services.subjects.clone());
     let (plan, _) = prepare::make_plan(&loaded, &catalog).map_err(Failure::Wrong)?;
     let wanted = sample::Wanted {

@@ -51,7 +51,7 @@ impl Real {
         Ok(Real {
             bootstrap: environment.bootstrap.clone(),
             registry: environment.registry.clone(),
-            services: run::connect(&config, "hw-demo", runtime, &Outages::default())?,
+            services: run::connect(&config, "hw-demo", None, runtime, &Outages::default())?,
             config,
             connection: deliver::connect(&settings)?,
             runtime: runtime.clone(),
