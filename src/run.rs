@@ -303,6 +303,7 @@ pub fn start_with(
     let slot = Slot::take(&config.worker.state_dir, &prepared.plan.pipeline, config.worker.id.as_deref()).map_err(Problem::plain)?;
     let (deliveries, counters) = deliveries(prepared, make, &slot, &stop)?;
     let shown = Shown {
+        plan: prepared.plan.clone(),
         stats: prepared.world.stats.clone(),
         clock: prepared.world.clock.clone(),
         tables: prepared.world.tables.clone(),

@@ -44,6 +44,13 @@ impl Outbox {
         self.bytes.len()
     }
 
+    /// Bytes of keys, values and headers of the records from `start` on.
+    pub fn bytes_from(&self, start: usize) -> usize {
+        let length = |range: &Option<Range<usize>>| range.as_ref().map_or(0, Range::len);
+        let records = self.entries.iter().skip(start);
+        records.map(|entry| length(&entry.key) + length(&entry.value) + length(&entry.headers)).sum()
+    }
+
     pub fn clear(&mut self) {
         self.entries.clear();
         self.bytes.clear();
@@ -127,5 +134,33 @@ impl Outbox {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
         start..self.bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_those_of_records_that_stay() {
+        let topic: Arc<str> = "t".into();
+        let record = |value: &'static [u8], headers| Outgoing {
+            topic: &topic,
+            partition: 0,
+            timestamp: None,
+            key: Some(b"key"),
+            value: Some(value),
+            headers,
+            tag: None,
+        };
+        let mut outbox = Outbox::default();
+        outbox.push(record(b"before", &[]));
+        outbox.push(record(b"12", &[]));
+        outbox.push(record(b"refused", &[]));
+        outbox.push(record(b"", &[(b"name", Some(b"1234"))]));
+        outbox.remove(1, &[1]);
+        let with_headers = outbox.bytes_from(2);
+        assert!(with_headers >= 3 + 4 + 4, "{with_headers}");
+        assert_eq!(outbox.bytes_from(1), 3 + 2 + with_headers);
     }
 }

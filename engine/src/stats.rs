@@ -9,7 +9,7 @@ use std::sync::Arc;
 use operator_core::{Ledger, Millis};
 use parking_lot::Mutex;
 
-use crate::broker::TopicPartition;
+use crate::broker::{Outcome, TopicPartition};
 use crate::lane::Taken;
 use crate::time::Held;
 
@@ -62,15 +62,55 @@ pub struct SourceCounts {
     pub wrong_unit: u64,
 }
 
+/// What was written to an output.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OutputCounts {
+    pub rows: u64,
+    pub records: u64,
+    /// Of keys, values and headers, before compression.
+    pub bytes: u64,
+    /// Rows that could not be written.
+    pub refused: u64,
+}
+
+impl OutputCounts {
+    fn add(&mut self, other: &OutputCounts) {
+        self.rows += other.rows;
+        self.records += other.records;
+        self.bytes += other.bytes;
+        self.refused += other.refused;
+    }
+}
+
+/// The class of a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// A source could not make a row of a record, or refuses its event time.
+    Undecodable,
+    /// A step refused a row.
+    Rejected,
+    /// An output could not write a row.
+    Unwritable,
+}
+
+/// Commits that were not known to succeed, by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommitFailures {
+    pub aborted: u64,
+    pub fenced: u64,
+    pub unknown: u64,
+}
+
 /// What one epoch did.
 #[derive(Default)]
 pub struct Counts {
     pub sources: BTreeMap<TopicPartition, SourceCounts>,
     /// Step, partition, rows that went in, and what became of them.
     pub steps: Vec<(Arc<str>, i32, u64, Ledger)>,
-    /// By output: rows, records, refused rows.
-    pub outputs: BTreeMap<String, (u64, u64, u64)>,
-    pub dead_letters: BTreeMap<String, u64>,
+    /// By sink or repartition topic.
+    pub outputs: BTreeMap<String, OutputCounts>,
+    /// By the source, step or output that they come from, and class.
+    pub dead_letters: BTreeMap<(String, Cause), u64>,
 }
 
 impl Counts {
@@ -86,18 +126,16 @@ impl Counts {
         counts.dead += taken.bad.len() as u64;
     }
 
-    pub(crate) fn written(&mut self, output: &str, rows: u64, records: u64, refused: u64) {
+    pub(crate) fn written(&mut self, output: &str, written: &OutputCounts) {
         let counts = match self.outputs.get_mut(output) {
             Some(counts) => counts,
             None => self.outputs.entry(output.to_string()).or_default(),
         };
-        counts.0 += rows;
-        counts.1 += records;
-        counts.2 += refused;
+        counts.add(written);
     }
 
-    pub(crate) fn dead_letter(&mut self, step: &str) {
-        *self.dead_letters.entry(step.to_string()).or_default() += 1;
+    pub(crate) fn dead_letter(&mut self, step: &str, cause: Cause) {
+        *self.dead_letters.entry((step.to_string(), cause)).or_default() += 1;
     }
 }
 
@@ -107,10 +145,16 @@ pub struct Snapshot {
     pub sources: BTreeMap<TopicPartition, SourceCounts>,
     /// By step and partition: rows in, and where they went.
     pub steps: BTreeMap<(Arc<str>, i32), (u64, Ledger)>,
-    /// By output: rows, records, refused rows.
-    pub outputs: BTreeMap<String, (u64, u64, u64)>,
-    pub dead_letters: BTreeMap<String, u64>,
+    /// By sink or repartition topic.
+    pub outputs: BTreeMap<String, OutputCounts>,
+    /// By source, step or output that they come from, and class.
+    pub dead_letters: BTreeMap<(String, Cause), u64>,
     pub epochs: u64,
+    /// Wall clock of the last commit.
+    pub last_commit: Option<Millis>,
+    pub commit_failures: CommitFailures,
+    /// Assignments that lanes received.
+    pub rebalances: u64,
     pub rewinds: u64,
     /// From an epoch's first record to its commit, and from seal to commit, in milliseconds.
     pub epoch_latency: Histogram,
@@ -180,8 +224,10 @@ impl Stats {
         self.1.is_well(lane);
     }
 
-    pub(crate) fn committed(&self, counts: &Counts, epoch: Millis, commit: Millis, end_to_end: Option<Millis>) {
+    /// An epoch is committed, at `wall`. The durations: of the epoch, of its commit, and since its oldest record.
+    pub(crate) fn committed(&self, counts: &Counts, wall: Millis, (epoch, commit): (Millis, Millis), end_to_end: Option<Millis>) {
         let mut s = self.0.lock();
+        s.last_commit = Some(wall);
         for (partition, c) in &counts.sources {
             let total = s.sources.entry(partition.clone()).or_default();
             total.records += c.records;
@@ -195,20 +241,28 @@ impl Stats {
             total.0 += rows;
             total.1.add(ledger);
         }
-        for (output, (rows, records, refused)) in &counts.outputs {
-            let total = s.outputs.entry(output.clone()).or_default();
-            total.0 += rows;
-            total.1 += records;
-            total.2 += refused;
+        for (output, written) in &counts.outputs {
+            s.outputs.entry(output.clone()).or_default().add(written);
         }
-        for (step, n) in &counts.dead_letters {
-            *s.dead_letters.entry(step.clone()).or_default() += n;
+        for (from, n) in &counts.dead_letters {
+            *s.dead_letters.entry(from.clone()).or_default() += n;
         }
         s.epochs += 1;
         s.epoch_latency.observe(epoch as f64);
         s.commit_latency.observe(commit as f64);
         if let Some(latency) = end_to_end {
             s.end_to_end.observe(latency as f64);
+        }
+    }
+
+    /// A commit ended; if it did not succeed, it counts as a failure.
+    pub(crate) fn ended(&self, outcome: &Outcome) {
+        let failures = &mut self.0.lock().commit_failures;
+        match outcome {
+            Outcome::Committed { .. } => {}
+            Outcome::Aborted(_) => failures.aborted += 1,
+            Outcome::Fenced(_) => failures.fenced += 1,
+            Outcome::Unknown(_) => failures.unknown += 1,
         }
     }
 
@@ -230,6 +284,7 @@ impl Stats {
     /// The lane knows its tasks and their positions; there may be none for it.
     pub(crate) fn assigned(&self, lane: usize, tasks: impl IntoIterator<Item = (usize, i32)>) {
         let mut s = self.0.lock();
+        s.rebalances += 1;
         s.tasks.insert(lane, tasks.into_iter().collect());
         s.forget_restores();
     }

@@ -2,61 +2,65 @@
 
 use std::collections::BTreeMap;
 
-use headwater_engine::stats::{Histogram, LATENCY_BUCKETS, Snapshot};
+use headwater_engine::broker::TopicPartition;
+use headwater_engine::plan::InputKind;
+use headwater_engine::stats::{Cause, Histogram, LATENCY_BUCKETS, Snapshot};
 use prometheus::proto::{Bucket, Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, TextEncoder};
 
-use super::{Pages, Shown};
+use super::families::{self as of, Family, Kind};
+use super::{Pages, Shown, process};
 
+/// The families that are served.
 struct Families {
     pipeline: String,
     families: Vec<MetricFamily>,
 }
 
 impl Families {
-    fn family(&mut self, name: &str, help: &str, kind: MetricType) -> &mut MetricFamily {
-        let at = self.families.iter().position(|f| f.name() == name).unwrap_or_else(|| {
-            let mut family = MetricFamily::default();
-            family.set_name(name.to_string());
-            family.set_help(help.to_string());
-            family.set_field_type(kind);
-            self.families.push(family);
-            self.families.len() - 1
-        });
-        &mut self.families[at]
-    }
-
-    fn metric(&self, labels: &[(&str, &str)]) -> Metric {
+    fn add(&mut self, family: &Family, labels: &[&str], fill: impl FnOnce(&mut Metric)) {
         let mut metric = Metric::default();
-        let own = [("pipeline", self.pipeline.as_str())];
-        let pairs = own.iter().chain(labels).map(|(name, value)| {
+        let own = [("pipeline", self.pipeline.as_str())].into_iter();
+        let pairs = own.chain(family.labels.iter().copied().zip(labels.iter().copied())).map(|(name, value)| {
             let mut pair = LabelPair::default();
             pair.set_name(name.to_string());
             pair.set_value(value.to_string());
             pair
         });
         metric.set_label(pairs.collect());
-        metric
+        fill(&mut metric);
+        let at = self.families.iter().position(|f| f.name() == family.name).unwrap_or_else(|| {
+            let mut new = MetricFamily::default();
+            new.set_name(family.name.to_string());
+            new.set_help(family.help.to_string());
+            new.set_field_type(match family.kind {
+                Kind::Counter => MetricType::COUNTER,
+                Kind::Gauge => MetricType::GAUGE,
+                Kind::Histogram => MetricType::HISTOGRAM,
+            });
+            self.families.push(new);
+            self.families.len() - 1
+        });
+        self.families[at].mut_metric().push(metric);
     }
 
-    fn counter(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
-        let mut metric = self.metric(labels);
-        let mut counter = Counter::default();
-        counter.set_value(value);
-        metric.set_counter(counter);
-        self.family(name, help, MetricType::COUNTER).mut_metric().push(metric);
+    /// A series of a counter or gauge; `labels` are the values of the family's labels, in order.
+    fn set(&mut self, family: &Family, labels: &[&str], value: f64) {
+        self.add(family, labels, |metric| match family.kind {
+            Kind::Counter => {
+                let mut counter = Counter::default();
+                counter.set_value(value);
+                metric.set_counter(counter);
+            }
+            Kind::Gauge | Kind::Histogram => {
+                let mut gauge = Gauge::default();
+                gauge.set_value(value);
+                metric.set_gauge(gauge);
+            }
+        });
     }
 
-    fn gauge(&mut self, name: &str, help: &str, labels: &[(&str, &str)], value: f64) {
-        let mut metric = self.metric(labels);
-        let mut gauge = Gauge::default();
-        gauge.set_value(value);
-        metric.set_gauge(gauge);
-        self.family(name, help, MetricType::GAUGE).mut_metric().push(metric);
-    }
-
-    fn histogram(&mut self, name: &str, help: &str, h: &Histogram) {
-        let mut metric = self.metric(&[]);
+    fn histogram(&mut self, family: &Family, h: &Histogram) {
         let mut histogram = prometheus::proto::Histogram::default();
         let mut below = 0;
         let buckets = LATENCY_BUCKETS.iter().zip(h.buckets).map(|(bound, n)| {
@@ -69,8 +73,148 @@ impl Families {
         histogram.set_bucket(buckets.collect());
         histogram.set_sample_count(h.count);
         histogram.set_sample_sum(h.sum / 1_000.0);
-        metric.set_histogram(histogram);
-        self.family(name, help, MetricType::HISTOGRAM).mut_metric().push(metric);
+        self.add(family, &[], |metric| metric.set_histogram(histogram));
+    }
+}
+
+/// All metrics of a worker.
+pub fn render(pages: &Pages) -> Result<String, String> {
+    let mut f = Families { pipeline: pages.pipeline.clone(), families: Vec::new() };
+    f.set(&of::BUILD_INFO, &[env!("CARGO_PKG_VERSION")], 1.0);
+    for (family, value) in process::numbers() {
+        f.set(&family, &[], value);
+    }
+    for seen in pages.outages.seen() {
+        if let Some(up) = seen.up {
+            f.set(&of::SERVICE_UP, &[&seen.service, &seen.sink], flag(up));
+        }
+    }
+    if let Some(shown) = pages.shown() {
+        let s = from_the_start(shown);
+        lanes(&mut f, &s, pages.lanes);
+        positions(&mut f, &s);
+        rows(&mut f, &s);
+        state(&mut f, &s);
+        tables(&mut f, shown);
+        deliveries(&mut f, shown);
+    }
+    let mut out = Vec::new();
+    TextEncoder::new().encode(&f.families, &mut out).map_err(|e| e.to_string())?;
+    String::from_utf8(out).map_err(|e| e.to_string())
+}
+
+fn flag(value: bool) -> f64 {
+    f64::from(u8::from(value))
+}
+
+/// The numbers with 0 for what has not happened yet: an alert on growth misses the first event of a series that begins with it.
+fn from_the_start(shown: &Shown) -> Snapshot {
+    let mut s = shown.stats.snapshot();
+    for (index, partition) in s.tasks.values().flatten().copied().collect::<Vec<_>>() {
+        let Some(stage) = shown.plan.stages.get(index) else { continue };
+        for input in stage.inputs.iter().filter(|input| matches!(input.kind, InputKind::Source(_))) {
+            for topic in input.topics.iter().filter(|topic| partition < topic.partitions) {
+                s.sources.entry(TopicPartition::new(topic.name.clone(), partition)).or_default();
+            }
+        }
+        for node in &stage.nodes {
+            s.steps.entry((node.step.as_str().into(), partition)).or_default();
+            if node.changelog.is_some() {
+                s.state.entry((index, partition, node.step.as_str().into())).or_default();
+            }
+        }
+    }
+    for stage in &shown.plan.stages {
+        for input in stage.inputs.iter().filter(|input| matches!(input.kind, InputKind::Source(_))) {
+            s.dead_letters.entry((input.name.clone(), Cause::Undecodable)).or_default();
+            for topic in &input.topics {
+                s.grown.entry(topic.name.clone()).or_default();
+            }
+        }
+        for node in &stage.nodes {
+            s.dead_letters.entry((node.step.clone(), Cause::Rejected)).or_default();
+        }
+        for output in &stage.outputs {
+            s.dead_letters.entry((output.name.clone(), Cause::Unwritable)).or_default();
+            s.outputs.entry(output.counted_as().to_string()).or_default();
+        }
+    }
+    s
+}
+
+/// Assignments, commits, and how long they take.
+fn lanes(f: &mut Families, s: &Snapshot, lanes: usize) {
+    for lane in 0..lanes {
+        f.set(&of::ASSIGNED, &[&lane.to_string()], s.tasks.get(&lane).map_or(0, Vec::len) as f64);
+    }
+    f.set(&of::REBALANCES, &[], s.rebalances as f64);
+    f.set(&of::LANE_RESTARTS, &[], s.restarts as f64);
+    f.set(&of::EPOCHS, &[], s.epochs as f64);
+    let failed = &s.commit_failures;
+    for (outcome, n) in [("aborted", failed.aborted), ("fenced", failed.fenced), ("unknown", failed.unknown)] {
+        f.set(&of::COMMIT_FAILURES, &[outcome], n as f64);
+    }
+    f.set(&of::REWINDS, &[], s.rewinds as f64);
+    f.set(&of::LAST_COMMIT, &[], s.last_commit.unwrap_or(0) as f64 / 1_000.0);
+    f.histogram(&of::EPOCH, &s.epoch_latency);
+    f.histogram(&of::COMMIT, &s.commit_latency);
+    f.histogram(&of::END_TO_END, &s.end_to_end);
+}
+
+/// Where the inputs are read, and what holds them up.
+fn positions(f: &mut Families, s: &Snapshot) {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
+    for (tp, p) in &s.partitions {
+        let partition = tp.partition.to_string();
+        let labels = [tp.topic.as_ref(), partition.as_str()];
+        let lag = (p.end - p.position).max(0);
+        f.set(&of::LAG_RECORDS, &labels, lag as f64);
+        if let Some(w) = p.watermark.filter(|w| *w > 0) {
+            f.set(&of::WATERMARK, &labels, w as f64 / 1_000.0);
+            let behind = if lag == 0 { 0.0 } else { (now - w as f64 / 1_000.0).max(0.0) };
+            f.set(&of::LAG_SECONDS, &labels, behind);
+        }
+    }
+    for (tp, held) in &s.held {
+        f.set(&of::WATERMARK_HELD, &[&tp.topic, &tp.partition.to_string(), held.reason()], 1.0);
+    }
+    f.set(&of::WAITING, &[], s.waiting.len() as f64);
+    for (topic, (planned, found)) in &s.grown {
+        f.set(&of::UNREAD, &[topic], f64::from(found - planned));
+    }
+}
+
+/// What became of records and rows.
+fn rows(f: &mut Families, s: &Snapshot) {
+    for (tp, c) in &s.sources {
+        let partition = tp.partition.to_string();
+        for (result, n) in [("row", c.rows), ("skipped", c.skipped), ("dead_lettered", c.dead)] {
+            f.set(&of::SOURCE_RECORDS, &[&tp.topic, &partition, result], n as f64);
+        }
+        f.set(&of::WRONG_UNIT, &[&tp.topic, &partition], c.wrong_unit as f64);
+    }
+    for ((step, partition), (rows, ledger)) in &s.steps {
+        let partition = partition.to_string();
+        f.set(&of::STEP_ROWS_IN, &[step, &partition], *rows as f64);
+        for (result, n) in [("passed", ledger.passed), ("filtered", ledger.filtered), ("late", ledger.late), ("rejected", ledger.rejected)]
+        {
+            f.set(&of::STEP_ROWS, &[step, &partition, result], n as f64);
+        }
+        f.set(&of::STEP_ROWS_HELD, &[step, &partition], ledger.held as f64);
+    }
+    for (output, written) in &s.outputs {
+        f.set(&of::OUTPUT_ROWS, &[output], written.rows as f64);
+        f.set(&of::OUTPUT_RECORDS, &[output], written.records as f64);
+        f.set(&of::OUTPUT_BYTES, &[output], written.bytes as f64);
+        f.set(&of::OUTPUT_REFUSED, &[output], written.refused as f64);
+    }
+    for ((step, cause), n) in &s.dead_letters {
+        let cause = match cause {
+            Cause::Undecodable => "undecodable",
+            Cause::Rejected => "rejected",
+            Cause::Unwritable => "unwritable",
+        };
+        f.set(&of::DEAD_LETTERS, &[step, cause], *n as f64);
     }
 }
 
@@ -82,159 +226,34 @@ fn state(f: &mut Families, s: &Snapshot) {
         (total.0, total.1) = (total.0 + entries, total.1 + bytes);
     }
     for (step, (entries, bytes)) in steps {
-        let labels = [("step", step)];
-        f.gauge("headwater_state_entries", "Committed entries in the state of a step, of this worker's tasks.", &labels, entries as f64);
-        f.gauge("headwater_state_bytes", "Bytes of their keys and values; memory needs about twice as much.", &labels, bytes as f64);
+        f.set(&of::STATE_ENTRIES, &[step], entries as f64);
+        f.set(&of::STATE_BYTES, &[step], bytes as f64);
     }
-    let help = "Local checkpoints that can't be written: a restart reads the whole changelog instead.";
-    f.gauge("headwater_checkpoints_unwritten", help, &[], s.unwritten.len() as f64);
-    let help = "Attempts to write a local checkpoint that failed.";
-    f.counter("headwater_checkpoint_failures_total", help, &[], s.checkpoint_failures as f64);
-    if let Some(at) = s.checkpointed {
-        let help = "When a local checkpoint was last written.";
-        f.gauge("headwater_checkpoint_timestamp_seconds", help, &[], at as f64 / 1_000.0);
-    }
-}
-
-/// All metrics of a worker.
-pub fn render(pages: &Pages) -> Result<String, String> {
-    let mut f = Families { pipeline: pages.pipeline.clone(), families: Vec::new() };
-    for seen in pages.outages.seen() {
-        let help = "1: the service answered the last request; 0: it did not. Absent: it was not asked yet.";
-        if let Some(up) = seen.up {
-            let labels = [("service", seen.service.as_ref()), ("sink", seen.sink.as_ref())];
-            f.gauge("headwater_service_up", help, &labels, f64::from(u8::from(up)));
-        }
-    }
-    if let Some(shown) = pages.shown() {
-        running(&mut f, shown);
-    }
-    let mut out = Vec::new();
-    TextEncoder::new().encode(&f.families, &mut out).map_err(|e| e.to_string())?;
-    String::from_utf8(out).map_err(|e| e.to_string())
-}
-
-/// What a running worker counts.
-fn running(f: &mut Families, shown: &Shown) {
-    let s = shown.stats.snapshot();
-    for (tp, c) in &s.sources {
-        let partition = tp.partition.to_string();
-        for (result, n) in [("row", c.rows), ("skipped", c.skipped), ("dead_lettered", c.dead)] {
-            f.counter(
-                "headwater_source_records_total",
-                "Committed source records by result.",
-                &[("topic", &tp.topic), ("partition", &partition), ("result", result)],
-                n as f64,
-            );
-        }
-        f.counter(
-            "headwater_source_wrong_unit_total",
-            "Committed source records whose event time looks like another unit, seconds for milliseconds.",
-            &[("topic", &tp.topic), ("partition", &partition)],
-            c.wrong_unit as f64,
-        );
-    }
-    for ((step, partition), (rows, ledger)) in &s.steps {
-        let partition = partition.to_string();
-        let labels = [("step", step.as_ref()), ("partition", partition.as_str())];
-        f.counter("headwater_step_rows_in_total", "Committed input rows of a step.", &labels, *rows as f64);
-        for (result, n) in [("passed", ledger.passed), ("filtered", ledger.filtered), ("late", ledger.late), ("rejected", ledger.rejected)]
-        {
-            f.counter(
-                "headwater_step_rows_total",
-                "Committed rows of a step by result; in = sum of these + held.",
-                &[labels[0], labels[1], ("result", result)],
-                n as f64,
-            );
-        }
-        f.gauge(
-            "headwater_step_rows_held",
-            "Change of rows held in a step's state since this worker started.",
-            &labels,
-            ledger.held as f64,
-        );
-    }
-    for (output, (rows, records, refused)) in &s.outputs {
-        f.counter("headwater_output_rows_total", "Committed rows written to an output.", &[("output", output)], *rows as f64);
-        f.counter("headwater_output_records_total", "Committed records written to an output.", &[("output", output)], *records as f64);
-        f.counter(
-            "headwater_output_refused_rows_total",
-            "Rows that an output could not encode and that became dead letters.",
-            &[("output", output)],
-            *refused as f64,
-        );
-    }
-    for (step, n) in &s.dead_letters {
-        f.counter("headwater_dead_letters_total", "Committed dead letters by the step that refused the row.", &[("step", step)], *n as f64);
-    }
-    f.counter("headwater_epochs_total", "Committed epochs.", &[], s.epochs as f64);
-    f.counter("headwater_rewinds_total", "Epochs discarded and processed again.", &[], s.rewinds as f64);
-    f.counter(
-        "headwater_lane_restarts_total",
-        "Lane restarts after a commit that was fenced or whose outcome is unknown.",
-        &[],
-        s.restarts as f64,
-    );
-    f.histogram("headwater_epoch_seconds", "From an epoch's first record to its commit.", &s.epoch_latency);
-    f.histogram("headwater_commit_seconds", "From the end of an epoch to its commit.", &s.commit_latency);
-    f.histogram("headwater_end_to_end_seconds", "From the timestamp of an epoch's oldest record to its commit.", &s.end_to_end);
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
-    for (tp, p) in &s.partitions {
-        let partition = tp.partition.to_string();
-        let labels = [("topic", tp.topic.as_ref()), ("partition", partition.as_str())];
-        let lag = (p.end - p.position).max(0);
-        f.gauge("headwater_lag_records", "Records of an input partition that are not committed yet.", &labels, lag as f64);
-        if let Some(w) = p.watermark.filter(|w| *w > 0) {
-            f.gauge("headwater_watermark_timestamp_seconds", "Committed watermark of an input partition.", &labels, w as f64 / 1_000.0);
-            let behind = if lag == 0 { 0.0 } else { (now - w as f64 / 1_000.0).max(0.0) };
-            f.gauge(
-                "headwater_lag_seconds",
-                "How far the event time of an input partition is behind the clock; 0 when everything is read.",
-                &labels,
-                behind,
-            );
-        }
-    }
+    f.set(&of::UNWRITTEN, &[], s.unwritten.len() as f64);
+    f.set(&of::CHECKPOINT_FAILURES, &[], s.checkpoint_failures as f64);
+    f.set(&of::CHECKPOINTED, &[], s.checkpointed.unwrap_or(0) as f64 / 1_000.0);
     let (left, total) = s.restoring.values().fold((0, 0), |(left, total), (l, t)| (left + l, total + t));
-    f.gauge("headwater_restore_records_left", "Changelog records still to be read before all tasks run.", &[], left as f64);
-    f.gauge("headwater_restore_records", "Total changelog records of the running restores.", &[], total as f64);
-    f.gauge(
-        "headwater_partitions_waiting",
-        "Input partitions that are waiting, for example for the schema registry.",
-        &[],
-        s.waiting.len() as f64,
-    );
-    for (topic, (planned, found)) in &s.grown {
-        let help = "Partitions added to a source's topic since the start; they are read after a restart.";
-        f.gauge("headwater_source_partitions_unread", help, &[("topic", topic)], f64::from(found - planned));
-    }
-    for (tp, held) in &s.held {
-        let partition = tp.partition.to_string();
-        let labels = [("topic", tp.topic.as_ref()), ("partition", partition.as_str()), ("reason", held.reason())];
-        f.gauge("headwater_watermark_held", "Silent input partitions whose watermark can't follow the wall clock, and why.", &labels, 1.0);
-    }
-    state(f, &s);
+    f.set(&of::RESTORE_LEFT, &[], left as f64);
+    f.set(&of::RESTORE, &[], total as f64);
+}
+
+fn tables(f: &mut Families, shown: &Shown) {
+    let bad = shown.tables.bad_records();
     for (table, rows) in shown.tables.sizes() {
-        f.gauge("headwater_table_rows", "Rows of a table.", &[("table", &table)], rows as f64);
+        f.set(&of::TABLE_ROWS, &[&table], rows as f64);
+        f.set(&of::TABLE_BAD, &[&table], bad.get(&table).copied().unwrap_or(0) as f64);
     }
-    for (table, bad) in shown.tables.bad_records() {
-        let help = "Invalid records of a table's topic (no key, or not decodable), which are skipped.";
-        f.counter("headwater_table_bad_records_total", help, &[("table", &table)], bad as f64);
-    }
+}
+
+fn deliveries(f: &mut Families, shown: &Shown) {
     for (sink, counters) in &shown.deliveries {
-        let labels = [("sink", sink.as_str())];
-        f.counter("headwater_delivery_rows_total", "Rows confirmed to be in the table.", &labels, counters.rows() as f64);
-        f.counter("headwater_delivery_blocks_total", "Blocks inserted.", &labels, counters.blocks() as f64);
-        f.counter("headwater_delivery_retries_total", "Insert attempts after the first.", &labels, counters.retries() as f64);
-        f.counter(
-            "headwater_delivery_refused_rows_total",
-            "Rows that the table refused and that became dead letters.",
-            &labels,
-            counters.refused() as f64,
-        );
-        let stopped = if counters.stopped().is_some() { 1.0 } else { 0.0 };
-        f.gauge("headwater_delivery_stopped", "1 if the sink has stopped; its rows are kept in its outbox topic.", &labels, stopped);
-        f.gauge("headwater_delivery_lag_records", "Outbox records not yet in the table.", &labels, counters.lag() as f64);
-        f.gauge("headwater_delivery_buffered_rows", "Rows read but not yet inserted.", &labels, counters.buffered() as f64);
+        let sink = [sink.as_str()];
+        f.set(&of::DELIVERY_ROWS, &sink, counters.rows() as f64);
+        f.set(&of::DELIVERY_BLOCKS, &sink, counters.blocks() as f64);
+        f.set(&of::DELIVERY_RETRIES, &sink, counters.retries() as f64);
+        f.set(&of::DELIVERY_REFUSED, &sink, counters.refused() as f64);
+        f.set(&of::DELIVERY_STOPPED, &sink, flag(counters.stopped().is_some()));
+        f.set(&of::DELIVERY_LAG, &sink, counters.lag() as f64);
+        f.set(&of::DELIVERY_BUFFERED, &sink, counters.buffered() as f64);
     }
 }

@@ -2,8 +2,10 @@
 //! by default. The server answers before anything else of the worker works, and is bounded: half-open connections, long headers and
 //! bodies cost it little, and the worker nothing.
 
+mod families;
 mod metrics;
 mod pages;
+mod process;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use chrono::{DateTime, SecondsFormat, Utc};
 use headwater_engine::broker::Clock;
 use headwater_engine::delivery::Counters;
+use headwater_engine::plan::Plan;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::LoadedTables;
 use operator_core::Millis;
@@ -31,6 +32,7 @@ const HANGS: Millis = 120_000;
 /// What the pages of a running worker tell about.
 #[derive(Clone)]
 pub struct Shown {
+    pub plan: Arc<Plan>,
     pub stats: Arc<Stats>,
     pub clock: Arc<dyn Clock>,
     pub tables: Arc<LoadedTables>,

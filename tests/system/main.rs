@@ -16,6 +16,7 @@ mod files;
 mod keys;
 mod kills;
 mod log;
+mod metrics;
 mod names;
 mod outages;
 mod outputs;

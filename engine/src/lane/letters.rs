@@ -14,6 +14,7 @@ use crate::headers::of_record;
 use crate::order::together;
 use crate::output::{MAX_RECORD, Writer};
 use crate::plan::dead_letters;
+use crate::stats::{Cause, OutputCounts};
 use crate::task::Leaving;
 use crate::wording::without_values;
 
@@ -29,6 +30,7 @@ type Header = (Vec<u8>, Option<Vec<u8>>);
 /// Where a dead letter comes from and why it is one.
 struct Letter<'a> {
     step: &'a str,
+    class: Cause,
     cause: &'a str,
     topic: &'a str,
     partition: i32,
@@ -54,6 +56,7 @@ impl Lane {
             let offset = records.get(bad.index).offset;
             let letter = Letter {
                 step: &step,
+                class: Cause::Undecodable,
                 cause: &bad.cause,
                 topic: &partition.topic,
                 partition: partition.partition,
@@ -63,7 +66,7 @@ impl Lane {
             self.dead_letter(&letter, Some((records, bad.index)), None)?;
         }
         for (step, rejected, origin) in &leaving.rejected {
-            self.reject(step, &rejected.row, &rejected.cause, origin, partition, records)?;
+            self.reject((step, Cause::Rejected), &rejected.row, &rejected.cause, origin, partition, records)?;
         }
         let (plan, wall) = (self.world.plan.clone(), self.world.clock.wall());
         let Some(stage) = plan.stages.get(task.0) else { return Ok(()) };
@@ -77,11 +80,16 @@ impl Lane {
             if each {
                 self.refused_rows(before, way.rows.num_rows(), &mut unwritable);
             }
-            let name = stage.outputs.get(way.way).map_or("", |o| o.name.as_str());
-            let written = (way.rows.num_rows() - unwritable.len()) as u64;
-            self.epoch.counts.written(name, written, (self.outbox.len() - before) as u64, unwritable.len() as u64);
+            let (name, counted_as) = stage.outputs.get(way.way).map_or(("", ""), |o| (o.name.as_str(), o.counted_as()));
+            let written = OutputCounts {
+                rows: (way.rows.num_rows() - unwritable.len()) as u64,
+                records: (self.outbox.len() - before) as u64,
+                bytes: self.outbox.bytes_from(before) as u64,
+                refused: unwritable.len() as u64,
+            };
+            self.epoch.counts.written(counted_as, &written);
             for (row, cause) in unwritable {
-                self.reject(name, &way.rows.slice(row, 1), &cause, &way.origin, partition, records)?;
+                self.reject((name, Cause::Unwritable), &way.rows.slice(row, 1), &cause, &way.origin, partition, records)?;
             }
         }
         if self.writers.get(task.0).is_some_and(|writers| writers.iter().any(Writer::is_shared)) {
@@ -98,7 +106,7 @@ impl Lane {
     /// A row that a step or a sink refused: the original record if it is available, else the row as JSON.
     fn reject(
         &mut self,
-        step: &str,
+        (step, class): (&str, Cause),
         row: &RecordBatch,
         cause: &str,
         origin: &Origin,
@@ -108,7 +116,7 @@ impl Lane {
         let offset = offset_of(row);
         let original = records.filter(|_| origin.topic == partition.topic && offset >= 0).and_then(|r| find(r, offset).map(|i| (r, i)));
         let topic = if self.world.plan.reads(&origin.topic) { origin.topic.clone() } else { self.world.plan.first_source() };
-        let letter = Letter { step, cause, topic: &topic, partition: origin.partition, offset, correlation: correlation_of(row) };
+        let letter = Letter { step, class, cause, topic: &topic, partition: origin.partition, offset, correlation: correlation_of(row) };
         let json = match original {
             Some(_) => None,
             None => Some(as_json(row)),
@@ -124,7 +132,7 @@ impl Lane {
             self.write_letter(letter, original, json, 0)?;
         }
         self.log(letter, &carried);
-        self.epoch.counts.dead_letter(letter.step);
+        self.epoch.counts.dead_letter(letter.step, letter.class);
         Ok(())
     }
 
@@ -187,7 +195,7 @@ impl Lane {
         }
         let named = |(name, _): &&Header| CORRELATION.contains(&name.as_slice());
         let carried = headers.iter().find(named).and_then(|(_, v)| v.as_deref()).map(String::from_utf8_lossy);
-        let Letter { step, cause, topic, partition, offset, correlation } = letter;
+        let Letter { step, cause, topic, partition, offset, correlation, .. } = letter;
         let id = carried.as_deref().or(correlation.as_deref()).filter(|id| !id.is_empty());
         let correlation_id = id.map(|id| id.chars().take(MAX_CORRELATION).collect::<String>());
         let (pipeline, cause) = (&self.world.plan.pipeline, without_values(cause));

@@ -106,6 +106,9 @@ impl Lane {
                 return Err(self.state_without_position(id));
             }
             owned.restore = None;
+            for (node, store) in owned.task.stores() {
+                self.world.stats.state(id, step(&self.world.plan, id, node), store.len(), store.bytes());
+            }
             for (node, written) in owned.restored(&self.restorer.take(id), wall) {
                 self.world.stats.checkpoint(id, step(&self.world.plan, id, node), written.map_err(|e| e.to_string()), wall);
             }

@@ -190,6 +190,7 @@ impl Lane {
             Progress::Done(outcome) => outcome,
         };
         let Some(in_flight) = self.in_flight.take() else { return Ok(()) };
+        self.world.stats.ended(&outcome);
         match (decide(&outcome), outcome) {
             (Next::Apply, Outcome::Committed { tags }) => self.apply(in_flight, &tags),
             (Next::Rewind, outcome) => self.rewind(&format!("{outcome:?}")),
@@ -249,7 +250,8 @@ impl Lane {
             self.world.stats.position(&partition, offset, marks.iter().copied().min());
         }
         self.world.stats.is_well(self.config.index);
-        self.world.stats.committed(&done.counts, now - done.opened, now - done.sealed, done.oldest.map(|t| wall.saturating_sub(t)));
+        let (took, end_to_end) = ((now - done.opened, now - done.sealed), done.oldest.map(|t| wall.saturating_sub(t)));
+        self.world.stats.committed(&done.counts, wall, took, end_to_end);
         Ok(())
     }
 
@@ -318,6 +320,7 @@ impl Lane {
         if let Progress::Done(outcome) = producer.progress(Duration::from_millis(100))
             && let Some(in_flight) = self.in_flight.take()
         {
+            self.world.stats.ended(&outcome);
             return match (decide(&outcome), outcome) {
                 (Next::Apply, Outcome::Committed { tags }) => self.apply(in_flight, &tags),
                 (Next::Rewind, _) => Ok(()),

@@ -210,6 +210,16 @@ pub struct Output {
     pub target: Target,
 }
 
+impl Output {
+    /// What its rows are counted under: the sink, or the repartition topic, because a step may have the name of a sink.
+    pub fn counted_as(&self) -> &str {
+        match &self.target {
+            Target::Repartition { topic, .. } => topic,
+            Target::Topic(_) | Target::Outbox { .. } => &self.name,
+        }
+    }
+}
+
 pub enum Target {
     Topic(TopicSink),
     Repartition {

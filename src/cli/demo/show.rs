@@ -88,7 +88,7 @@ impl Display {
             rate: self.per_second(&name, read),
             name,
             read,
-            written: s.outputs.values().map(|(rows, _, _)| rows).sum(),
+            written: s.outputs.values().map(|written| written.rows).sum(),
             lag: s.partitions.values().map(|p| (p.end - p.position).max(0)).sum(),
             p95: s.end_to_end.quantile(0.95),
             address: running.pages.address().map(|a| format!("http://{a}/metrics")).unwrap_or_default(),
