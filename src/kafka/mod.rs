@@ -49,9 +49,11 @@ const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes that make a fetch worth its while: some forty records of a few hundred bytes.
 const GATHERED: u32 = 16_384;
 
-/// Client properties a user may not set: each carries part of a guarantee, is set from a field of its own, or makes the client load
-/// a library or run a command.
-pub const RESERVED: [&str; 32] = [
+/// Client properties that nobody may set: they make the client load a library or run a command.
+const LOADS_OR_RUNS: [&str; 4] = ["plugin.library.paths", "sasl.kerberos.kinit.cmd", "ssl.engine.location", "ssl.providers"];
+
+/// Client properties a user may not set either: each carries part of a guarantee, or is set from a field of its own.
+pub const RESERVED: [&str; 29] = [
     "acks",
     "allow.auto.create.topics",
     "auto.offset.reset",
@@ -76,12 +78,9 @@ pub const RESERVED: [&str; 32] = [
     "message.timeout.ms",
     "metadata.broker.list",
     "partition.assignment.strategy",
-    "plugin.library.paths",
     "queue.buffering.max.ms",
-    "sasl.kerberos.kinit.cmd",
     "session.timeout.ms",
     "socket.timeout.ms",
-    "ssl.engine.location",
     "transaction.timeout.ms",
     "transactional.id",
 ];
@@ -89,8 +88,11 @@ pub const RESERVED: [&str; 32] = [
 /// Whether a user may set this client property, to this value where it is known.
 ///
 /// # Errors
-/// It is [`RESERVED`], or librdkafka has no such property or no such value of it.
+/// It is [`RESERVED`], loads code, or librdkafka has no such property or no such value of it.
 pub fn check_property(name: &str, value: Option<&str>) -> Result<(), String> {
+    if LOADS_OR_RUNS.contains(&name) {
+        return Err(format!("Kafka client setting `{name}` loads a library or runs a command, which Headwater does not allow"));
+    }
     if RESERVED.contains(&name) {
         return Err(format!("Kafka client setting `{name}` is set by Headwater and can't be changed"));
     }
@@ -436,7 +438,7 @@ mod tests {
 
     #[test]
     fn every_reserved_setting_is_one_librdkafka_knows() {
-        for name in RESERVED {
+        for name in RESERVED.into_iter().chain(LOADS_OR_RUNS) {
             // Values don't matter: what counts is that the name is not refused as unknown.
             let message = Settings::new().set(name, "?").err().map(|error| error.message).unwrap_or_default();
             assert!(!message.contains("does not exist"), "{message}");
@@ -445,7 +447,7 @@ mod tests {
 
     #[test]
     fn settings_that_carry_a_guarantee_are_refused_by_name() {
-        for name in RESERVED {
+        for name in RESERVED.into_iter().chain(LOADS_OR_RUNS) {
             assert!(refusal(with(&[(name, "x")])).contains(&format!("`{name}`")));
         }
     }
