@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use headwater_engine::printable::printable;
+use headwater_engine::wording::without_values;
 use serde::Deserialize;
 
 use super::failure::ClickHouseError;
@@ -182,7 +183,7 @@ impl Connection {
             Some(written) if reply.body.is_empty() => {
                 Err(ClickHouseError::Lost(format!("the response counts {written} written rows of {rows} sent")))
             }
-            Some(_) => Err(ClickHouseError::Lost(format!("the response to an insert has a body: {}", reply.text()))),
+            Some(_) => Err(ClickHouseError::Lost(format!("the response to an insert has a body: {}", without_values(&reply.text())))),
             None => Err(ClickHouseError::Lost(
                 "the response has no X-ClickHouse-Summary header, so it does not show what was written".to_owned(),
             )),

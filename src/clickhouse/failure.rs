@@ -9,6 +9,7 @@
 
 use headwater_engine::delivery::Progress;
 use headwater_engine::printable::printable;
+use headwater_engine::wording::without_values;
 
 use crate::web::Trouble;
 
@@ -55,8 +56,12 @@ impl ClickHouseError {
                 Progress::Refused { code: TOO_MANY_PARTS, message }
             }
             ClickHouseError::Exception { code, .. } if ROWS.contains(code) => Progress::Refused { code: *code, message },
-            ClickHouseError::Exception { code, .. } if BEFORE.contains(code) => Progress::Unavailable(message),
-            ClickHouseError::Exception { .. } => Progress::Unknown(message),
+            ClickHouseError::Exception { code, message } => {
+                // To be logged and shown, by people who may not see the rows.
+                let text = message.split_once("DB::Exception: ").map_or(message.as_str(), |(_, text)| text);
+                let shown = format!("ClickHouse, code {code}: {}", without_values(text));
+                if BEFORE.contains(code) { Progress::Unavailable(shown) } else { Progress::Unknown(shown) }
+            }
         }
     }
 }
@@ -86,6 +91,17 @@ mod tests {
 
     fn outcome(code: i32, text: &str) -> Progress {
         ClickHouseError::exception(code, text).outcome()
+    }
+
+    #[test]
+    fn only_the_dead_letter_has_the_values_that_an_exception_quotes() {
+        let text = "Code: 6. DB::Exception: Cannot parse string 'ann@example.com' as UInt64: while pushing to view d.v. (CANNOT_PARSE_TEXT)";
+        assert!(matches!(outcome(6, text), Progress::Refused { message, .. } if message.contains("ann@example.com")));
+        for code in [62, 1001] {
+            let (Progress::Unknown(shown) | Progress::Unavailable(shown)) = outcome(code, text) else { panic!("{code}") };
+            assert!(shown.starts_with(&format!("ClickHouse, code {code}: ")) && shown.ends_with("(CANNOT_PARSE_TEXT)"), "{shown}");
+            assert!(!shown.contains("ann@"), "{shown}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::letters::Letter;
 use super::target::Answer;
 use super::work::{Doing, Next, UNFIT};
 use crate::broker::{Committed, Failure, Outcome, Progress};
+use crate::wording::without_values;
 
 /// Refused rows are counted over this long: a stream of them means that it is not the rows that are wrong.
 const FLOOD: Millis = 60_000;
@@ -33,7 +34,7 @@ impl Delivery {
         let Some(pinned) = &mut partition.pinned else { return Ok(Next::Done) };
         let offset = pinned.intent.first;
         let all = pinned.part().map_or(0, |part| part.num_rows() as u64);
-        let Refusal { code, message } = &refusal;
+        let (code, message) = (&refusal.code, without_values(&refusal.message));
         let refused = |why: String| Err(DeliveryError::Refused { partition: tp, offset, why });
         match answer {
             Answer::Counted { rows: 0, .. } => {}

@@ -22,6 +22,7 @@ use super::target::{Answer, Progress};
 use super::{DeliveryError, Stop};
 use crate::broker::{Committed, Failure};
 use crate::failpoint::failpoint;
+use crate::wording::without_values;
 
 /// Code of a row that was not sent to the target, which has codes of its own for those it refuses.
 pub(super) const UNFIT: i32 = 0;
@@ -366,7 +367,7 @@ impl Delivery {
                 self.settle(number)
             }
             Progress::Refused { code, message } => {
-                self.counters.failed(format!("rows refused, code {code}: {message}"));
+                self.counters.failed(format!("rows refused, code {code}: {}", without_values(&message)));
                 let refusal = Refusal { code, message };
                 if self.target.repeatable() {
                     return self.split(number, refusal, &Answer::Counted { rows: 0, distinct: 0 });
@@ -418,7 +419,7 @@ impl Delivery {
 fn describe(progress: Progress) -> String {
     match progress {
         Progress::Unknown(why) | Progress::Unavailable(why) | Progress::Unfit(why) => why,
-        Progress::Refused { code, message } => format!("code {code}: {message}"),
+        Progress::Refused { code, message } => format!("code {code}: {}", without_values(&message)),
         other => format!("unexpected outcome: {other:?}"),
     }
 }

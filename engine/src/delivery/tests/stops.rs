@@ -1,5 +1,7 @@
 //! What stops a delivery, and uncertain outcomes that it can settle itself.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::broker::{Broker, Outgoing};
 
@@ -168,6 +170,18 @@ fn refused_rows_without_a_place_to_go_stop_and_stay() {
     rig.settings.dead_letters = Some(DLQ.into());
     rig.finish(&mut [rig.lane(0)]);
     rig.assert_exact("continued");
+}
+
+/// Errors are logged and shown by `/ready`: what a target says of a row may quote its values.
+#[test]
+fn what_stops_or_delays_a_delivery_quotes_no_values() {
+    let mut rig = Rig::plain();
+    rig.table = MemoryTable::new(rig.clock.clone(), 1_000).checked(Arc::new(|_| Err("column `mail`: 'ann@example.com' of 4711".into())));
+    rig.settings.max_refused = 0;
+    rig.append(0, 1, false);
+    let mut lane = rig.lane(0);
+    let error = rig.run_until_error(&mut lane).to_string();
+    assert!(error.contains("column `mail`: '..' of #"), "{error}");
 }
 
 #[test]
