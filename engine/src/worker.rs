@@ -91,7 +91,7 @@ fn supervise(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), Lane
             Err(LaneEnd::Restart(cause)) => cause,
         };
         if stop.is_stopped() {
-            // What was not committed is read again by the next worker.
+            tracing::warn!(lane = config.index, %cause, "stopped without a last commit; the next worker reads again what was not committed");
             return Ok(());
         }
         let now = world.clock.monotonic();

@@ -83,7 +83,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let running = run::start(&prepared, &config, &files, stop, &pages)?;
     tracing::info!(pipeline = %name, lanes = config.worker.lanes, http = %address, "running");
     running.wait()?;
-    tracing::info!(pipeline = %name, "stopped; everything processed is committed");
+    tracing::info!(pipeline = %name, "stopped");
     Ok(())
 }
 
