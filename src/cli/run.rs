@@ -15,6 +15,7 @@ use crate::deliver::Tables;
 use crate::diagnose::Problem;
 use crate::dry_run;
 use crate::http::Pages;
+use crate::lint;
 use crate::logs;
 use crate::outages::Outages;
 use crate::preflight;
@@ -67,6 +68,9 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         config.worker.http.clone_from(&args.http);
     }
     preflight::check_times(loaded.pipeline.guarantee, loaded.pipeline.commit_interval, &config)?;
+    for risk in lint::risks_of_environment(&config) {
+        tracing::warn!(setting = risk.path.join("."), "unsafe setting: {}", risk.message);
+    }
     let files = files(args, &config)?;
     let runtime = runtime()?;
     let name = loaded.pipeline.name.clone();

@@ -95,7 +95,8 @@ mod tests {
 
     #[test]
     fn only_the_dead_letter_has_the_values_that_an_exception_quotes() {
-        let text = "Code: 6. DB::Exception: Cannot parse string 'ann@example.com' as UInt64: while pushing to view d.v. (CANNOT_PARSE_TEXT)";
+        let text =
+            "Code: 6. DB::Exception: Cannot parse string 'ann@example.com' as UInt64: while pushing to view d.v. (CANNOT_PARSE_TEXT)";
         assert!(matches!(outcome(6, text), Progress::Refused { message, .. } if message.contains("ann@example.com")));
         for code in [62, 1001] {
             let (Progress::Unknown(shown) | Progress::Unavailable(shown)) = outcome(code, text) else { panic!("{code}") };

@@ -110,6 +110,22 @@ pub fn risks(config: &Config) -> Vec<Diagnostic> {
             name,
         ]));
     }
+    let registry = config.schema_registry.as_ref().map(|registry| {
+        let secret = registry.username.is_some() || registry.token.is_some();
+        ("schema_registry", &registry.url, "the schema registry", if secret { "schemas and the password" } else { "" })
+    });
+    let clickhouse = config.clickhouse.as_ref().map(|clickhouse| {
+        let what = if clickhouse.password.is_some() { "rows and the password" } else { "rows" };
+        ("clickhouse", &clickhouse.url, "ClickHouse", what)
+    });
+    for (section, url, service, what) in
+        registry.into_iter().chain(clickhouse).filter(|(_, url, _, what)| is_known(url) && !what.is_empty())
+    {
+        if web::address(url).is_ok_and(|url| url.scheme() == "http" && !url.host_str().is_some_and(is_loopback_host)) {
+            let message = format!("{what} go to {service} without encryption");
+            found.push(risk(message, "write `https://` in `url`").at([section, "url"]));
+        }
+    }
     for (place, secret) in config.secrets() {
         if let Some(mode) = secret.readable_by_others() {
             let message = format!("others can read {secret:?} (mode {mode:o})");
@@ -121,7 +137,11 @@ pub fn risks(config: &Config) -> Vec<Diagnostic> {
 
 /// `host:port` of this machine.
 fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    is_loopback_host(address.rsplit_once(':').map_or(address, |(host, _)| host))
+}
+
+fn is_loopback_host(host: &str) -> bool {
+    let host = host.trim_matches(['[', ']']);
     host.eq_ignore_ascii_case("localhost") || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 

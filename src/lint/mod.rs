@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::diagnose::{Problem, Source};
 use crate::prepare::{self, Loaded};
 
-pub use environment::check as of_environment;
+pub use environment::{check as of_environment, risks as risks_of_environment};
 pub use names::CONVENTION;
 pub use secrets::blanked;
 
