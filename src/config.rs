@@ -191,7 +191,7 @@ pub enum Secret {
     File(PathBuf),
 }
 
-/// As it is written. Whatever else stands there may be the secret itself, so that no error repeats it.
+/// The YAML form. Any other value may be the secret itself, so errors must not repeat it.
 #[derive(Deserialize, JsonSchema)]
 #[serde(untagged, deny_unknown_fields, expecting = "write a secret as `{ env: NAME }` or `{ file: path }`")]
 enum SecretSource {

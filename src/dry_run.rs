@@ -76,6 +76,9 @@ fn state_folder(state_dir: &Path, pipeline: &str) -> Result<String, String> {
     let there = wanted.ancestors().find(|folder| folder.symlink_metadata().is_ok()).unwrap_or(&wanted);
     let fail =
         |e: std::io::Error| format!("{} can't be used: {e}. Set `worker.state_dir` to a folder that the worker may write", there.display());
+    if there == wanted && there.symlink_metadata().map_err(fail)?.is_symlink() {
+        return Err(crate::run::is_a_link(&wanted));
+    }
     if !there.metadata().map_err(fail)?.is_dir() {
         return Err(format!("{} is not a folder: set `worker.state_dir` to another", there.display()));
     }
@@ -216,5 +219,8 @@ mod tests {
         assert!(state_folder(&state, "orders").unwrap().contains("others can read it"));
         std::fs::write(dir.path().join("file"), "").unwrap();
         assert!(state_folder(&dir.path().join("file/state"), "orders").unwrap_err().contains("not a folder"));
+        std::os::unix::fs::symlink(state.join("orders"), state.join("linked")).unwrap();
+        let (said, at_the_start) = (state_folder(&state, "linked"), crate::run::state_folder(&state, "linked"));
+        assert_eq!(said.unwrap_err(), at_the_start.unwrap_err());
     }
 }

@@ -26,7 +26,7 @@ pub struct Service {
 
 #[derive(Default)]
 struct State {
-    /// It was heard of at all.
+    /// A request has been made, successful or not.
     asked: bool,
     outage: Option<Outage>,
 }

@@ -245,7 +245,12 @@ impl Slot {
     }
 }
 
-/// The folder of a pipeline's workers, readable by their user alone. A folder of a version that did not see to this is closed, too.
+/// Why a state folder that is a link is refused.
+pub fn is_a_link(folder: &Path) -> String {
+    format!("the state folder {} is a link: name the folder itself in `worker.state_dir`", folder.display())
+}
+
+/// The folder of a pipeline's workers, readable by their user alone. A folder left by an earlier version is restricted to mode 0700.
 ///
 /// # Errors
 /// It can't be made or closed, or it is a link.
@@ -257,7 +262,7 @@ pub fn state_folder(state_dir: &Path, pipeline: &str) -> Result<PathBuf, String>
     let fail = |e: std::io::Error| format!("the state folder {} can't be used: {e}", base.display());
     DirBuilder::new().recursive(true).mode(0o700).create(&base).map_err(fail)?;
     if !std::fs::symlink_metadata(&base).map_err(fail)?.is_dir() {
-        return Err(format!("the state folder {} is a link: name the folder itself in `worker.state_dir`", base.display()));
+        return Err(is_a_link(&base));
     }
     std::fs::set_permissions(&base, Permissions::from_mode(0o700)).map_err(fail)?;
     Ok(base)

@@ -1,4 +1,4 @@
-//! Text of others, made fit for a terminal and a log line.
+//! Makes untrusted text safe for terminals and log lines.
 
 /// The text on one line, at most `most` bytes long: without escape sequences, control characters and characters that change the
 /// direction of writing. What a server, a broker or a file of somebody else says goes through here before anybody reads it: an

@@ -1,4 +1,4 @@
-//! What of a cause may be logged.
+//! Removes values from causes before they are logged.
 
 /// Characters of a cause that are logged.
 const MOST: usize = 300;

@@ -54,7 +54,7 @@ fn search(dir: &Path, wanted: &[Document], files: &mut Vec<PathBuf>) -> std::io:
     entries.sort_by_key(std::fs::DirEntry::file_name);
     for entry in entries {
         let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-        // Links to folders are not followed: they may lead back here.
+        // file_type does not follow links, so a link to a parent can't recurse forever.
         if entry.file_type()?.is_dir() {
             if !name.starts_with('.') && !SKIPPED.contains(&name.as_str()) {
                 search(&path, wanted, files)?;

@@ -22,7 +22,8 @@ pub fn run(args: &OperatorsArgs) -> Result<(), Failure> {
         for kind in &registry.0 {
             say!("{}", wrapped(&format!("{} {}", name(&format!("{:<8}", kind.name)), kind.summary), 9));
         }
-        say!("{}", dim("hw operators NAME shows keys, types, defaults and an example; docs/recipes.md has pipelines for common tasks"));
+        let more = "hw operators NAME shows keys, types, defaults and an example; docs/recipes.md has pipelines for common tasks";
+        say!("{}", dim(&wrapped(more, 0)));
         return Ok(());
     };
     let Some(kind) = registry.get(wanted) else {

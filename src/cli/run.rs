@@ -60,13 +60,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     }
     logs::start(args.plain_logs);
     let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
-    let mut config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
-    if let Some(lanes) = args.lanes {
-        config.worker.lanes = lanes;
-    }
-    if args.http.is_some() {
-        config.worker.http.clone_from(&args.http);
-    }
+    let config = environment(args)?;
     preflight::check_times(loaded.pipeline.guarantee, loaded.pipeline.commit_interval, &config)?;
     for risk in lint::risks_of_environment(&config) {
         tracing::warn!(setting = risk.path.join("."), "unsafe setting: {}", risk.message);
@@ -99,10 +93,22 @@ fn files(args: &RunArgs, config: &Config) -> Result<Tables, Problem> {
     }
 }
 
+/// The environment with what the command line sets instead.
+fn environment(args: &RunArgs) -> Result<Config, Failure> {
+    let mut config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
+    if let Some(lanes) = args.lanes {
+        config.worker.lanes = lanes;
+    }
+    if args.http.is_some() {
+        config.worker.http.clone_from(&args.http);
+    }
+    Ok(config)
+}
+
 /// All checks of a start, without starting.
 fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
-    let config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
+    let config = environment(args)?;
     preflight::check_times(loaded.pipeline.guarantee, loaded.pipeline.commit_interval, &config)?;
     let files = files(args, &config)?;
     let runtime = runtime()?;

@@ -37,8 +37,8 @@ const HEAD: Duration = Duration::from_secs(5);
 /// Largest head of a request, bytes. Bodies are not read.
 const HEAD_BYTES: usize = 16 << 10;
 /// What is open where the pages are not on loopback.
-pub const EXPOSED: &str = "the pages are open to other machines, and ask for no password: whoever reaches the port reads names of topics \
-and sinks, causes of errors and all metrics. Let a firewall or a network policy admit what monitors the worker, and nothing else";
+pub const EXPOSED: &str = "the pages are reachable from other machines without a password: anyone who can connect reads topic and sink names, \
+error causes and all metrics. Allow only the monitoring system in the firewall or network policy";
 /// A pause after a connection could not be accepted: most likely the process has no file descriptor left.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
 
@@ -100,7 +100,7 @@ async fn answer(stream: TcpStream, pages: Arc<Pages>) {
     });
     let mut connection = http1::Builder::new();
     connection.timer(TokioTimer::new()).header_read_timeout(HEAD).keep_alive(false).max_buf_size(HEAD_BYTES);
-    // Whoever breaks a connection knows why.
+    // A broken connection is the client's business.
     let _ = connection.serve_connection(TokioIo::new(stream), service).await;
 }
 

@@ -170,7 +170,7 @@ impl<T: Copy> Rounds<T> {
         Ok(&mut self.topics[self.last])
     }
 
-    /// Ends the transaction here: what is held goes to whoever ends it there.
+    /// Takes out the held records, for the committer to send.
     pub(super) fn end(&mut self) -> Held<T> {
         self.held = 0;
         let slots = self.topics.iter_mut().flat_map(|topic| &mut topic.slots);

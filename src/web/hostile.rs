@@ -174,7 +174,7 @@ async fn a_server_that_hangs_is_reported_before_the_limit() {
     assert_eq!(server.asked.lock().len(), 2, "a small question beside the request");
 }
 
-/// A server that is only slow does not hang.
+/// A slow server is not reported as hung.
 #[tokio::test]
 async fn a_server_that_is_slow_is_not_reported() {
     let (go, wait) = std::sync::mpsc::channel::<()>();

@@ -140,11 +140,11 @@ impl Web {
     }
 
     async fn exchange(&self, request: RequestBuilder, limit: Duration, most: usize) -> Result<Answer, Trouble> {
-        let failed = |e| Trouble::of(&e, limit, &self.url, &self.tls);
-        let mut answer = request.timeout(limit).send().await.map_err(failed)?;
+        let failed = |answered| move |e: reqwest::Error| Trouble::of(&e, answered, limit, &self.url, &self.tls);
+        let mut answer = request.timeout(limit).send().await.map_err(failed(false))?;
         let (status, headers) = (answer.status(), answer.headers().clone());
         let mut body = Vec::new();
-        while let Some(piece) = answer.chunk().await.map_err(failed)? {
+        while let Some(piece) = answer.chunk().await.map_err(failed(true))? {
             body.extend_from_slice(&piece);
             if !status.is_success() && body.len() > MAX_REFUSAL {
                 body.truncate(MAX_REFUSAL);

@@ -63,13 +63,16 @@ enum Meaning {
 }
 
 impl Trouble {
-    pub(super) fn of(error: &reqwest::Error, limit: Duration, url: &Url, tls: &Tls) -> Trouble {
+    /// `answered`: the headers of the response have arrived.
+    pub(super) fn of(error: &reqwest::Error, answered: bool, limit: Duration, url: &Url, tls: &Tls) -> Trouble {
         let cause = deepest(error);
         if url.scheme() == "https"
-            && let Some(words) = in_words(&chain(error), url.host_str().unwrap_or_default(), tls)
+            && let Some((words, meaning)) = in_words(&chain(error), url.host_str().unwrap_or_default(), tls)
         {
-            // An alert may come with the first read only (TLS 1.3); the server has read no request before its handshake ended.
-            return Trouble::Connect(words);
+            // With TLS 1.3 the alert about the client's certificate arrives with the first read only; the server has read no request
+            // before its handshake ended. Every other failure of a connection that was established leaves the outcome unknown.
+            let not_sent = error.is_connect() || !answered && matches!(meaning, Meaning::Asked | Meaning::Own);
+            return if not_sent { Trouble::Connect(words) } else { Trouble::Lost(words) };
         }
         match (error.is_connect(), error.is_timeout()) {
             (true, true) => Trouble::Connect(format!("no connection within {} s", super::CONNECT.as_secs())),
@@ -89,11 +92,11 @@ fn is_no_http(error: &reqwest::Error) -> bool {
     text.contains("invalid http") || text.contains("connection closed before message completed") || text.contains("connection reset")
 }
 
-fn in_words(chain: &str, host: &str, tls: &Tls) -> Option<String> {
+fn in_words(chain: &str, host: &str, tls: &Tls) -> Option<(String, Meaning)> {
     let found =
         |(parts, meaning): &(&'static [&'static str], Meaning)| Some((*parts.iter().find(|part| chain.contains(**part))?, *meaning));
     let (detail, meaning) = CAUSES.iter().find_map(found)?;
-    Some(match meaning {
+    let words = match meaning {
         Meaning::Expired => format!("the certificate of {host} has expired: renew it on the server"),
         Meaning::Early => format!("the certificate of {host} is not valid yet: compare the clocks of this machine and of the server"),
         Meaning::Name => format!(
@@ -114,7 +117,8 @@ fn in_words(chain: &str, host: &str, tls: &Tls) -> Option<String> {
             )
         }
         Meaning::Other => format!("the certificate of {host} can't be verified ({detail})"),
-    })
+    };
+    Some((words, meaning))
 }
 
 /// All causes in one text, in lower case.

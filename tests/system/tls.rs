@@ -1,12 +1,14 @@
 //! TLS to the schema registry and ClickHouse, with valid and invalid certificates on both sides.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use headwater::clickhouse::{Config, Connection};
 use headwater::schema_registry::{Registry, RegistryConfig};
-use headwater::web::{Files, Tls};
+use headwater::web::{Files, Tls, Trouble, Web};
 
 use crate::certificates::{Authority, DAY, Terminator};
 use crate::environment::{HW, clickhouse, exclusive, page, wait_until};
@@ -75,6 +77,32 @@ fn a_wrong_certificate_is_named_with_what_to_set() {
     let plain_port = said(&runtime, &secure(&registry), &secure(&clickhouse), &tls(Some(&ca), None, NAME));
     expect("TLS to plain HTTP", plain_port, "does not use TLS on this port");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// An insert whose response breaks off may have happened: counting the rows decides, not another insert.
+#[test]
+fn a_connection_that_breaks_after_the_request_leaves_the_outcome_unknown() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = Authority::new("ours");
+    let acceptor = ours.issue(&[NAME], VALID).acceptor(None);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let server = std::thread::spawn(move || {
+        let mut stream = acceptor.accept(listener.accept().unwrap().0).unwrap();
+        let mut head = [0; 4096];
+        let read = stream.read(&mut head).unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf of it").unwrap();
+        stream.get_mut().write_all(b"HTTP/1.1 500 what a broken proxy writes into the encrypted stream\r\n\r\n").unwrap();
+        head.get(..read).is_some_and(|head| head.starts_with(b"GET /"))
+    });
+    let ca = ours.file(dir.path());
+    let tls = Tls::read(Files { ca: Some(&ca), certificate: None, key: None }, None, Some(NAME.to_string())).unwrap();
+    let web = Web::new(&url, &tls).unwrap();
+    let request = web.request(reqwest::Method::GET, web.url().clone());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let said = runtime.block_on(web.send(request, Duration::from_secs(20), 1 << 20)).map(|answer| answer.status).unwrap_err();
+    assert!(matches!(&said, Trouble::Lost(_)), "{said:?}");
+    assert!(server.join().unwrap(), "the request had arrived");
 }
 
 const PIPELINE: &str = "apiVersion: headwater/v1\nname: over-tls\nsources: { s: { topic: tls.avro, format: avro } }\n\

@@ -1,9 +1,8 @@
-//! How much memory the rows of one round may take.
+//! Memory budget of one attempt to run a batch.
 //!
-//! Some steps make more from a row than the row brought: `repeat(s, n)`, an `unnest`. Each row has its limit, but thousands
-//! of rows that use theirs together are more than there is. So whoever runs the steps gives each round a budget ([`within`]),
-//! and a step that would make more than that says so before it does ([`keep`]). The round is then void: what it made is
-//! dropped, and it is tried again with fewer rows.
+//! Some functions produce far more than they read (`repeat`, `unnest`), and limits per row don't bound a batch. The caller runs a
+//! batch within a budget ([`within`]); a step reserves before it allocates ([`keep`]). If the budget is exceeded, the attempt's
+//! output is discarded and it is repeated with fewer rows.
 //!
 //! The budget belongs to the thread: functions deep in an expression have no other way to reach it.
 
