@@ -94,6 +94,7 @@ impl Lane {
                     paused: false,
                     uncommitted: committed.is_none(),
                     end: position,
+                    at_end: false,
                     stored_at: self.world.clock.monotonic(),
                     hold: Default::default(),
                 };

@@ -37,6 +37,8 @@ pub(super) struct InputPartition {
     pub uncommitted: bool,
     /// The end of what can be read, as last heard: past the last record there may be markers of transactions.
     pub end: i64,
+    /// The end was delivered while records before it waited. It is delivered once only.
+    pub at_end: bool,
     /// Monotonic time of the last commit of its position.
     pub stored_at: Millis,
     /// What keeps it from following the wall clock.
@@ -85,6 +87,7 @@ impl InputPartition {
         // Received before the records that are read again now: the position must not be moved to it past them.
         self.end = self.committed;
         self.waiting.clear();
+        self.at_end = false;
         self.paused = false;
         match &mut self.kind {
             InputKind::Source { time, bounds, .. } => {
@@ -98,6 +101,7 @@ impl InputPartition {
     }
 
     pub fn active(&mut self) {
+        self.at_end = false;
         if let InputKind::Source { time, .. } = &mut self.kind {
             time.active();
         }
@@ -106,11 +110,20 @@ impl InputPartition {
     pub fn ended(&mut self, offset: i64, silence: Millis) {
         self.end = self.end.max(offset);
         if !self.waiting.is_empty() || self.paused {
-            // It is this lane that is behind, not the partition that is silent.
+            // It is this lane that is behind, not the partition that is silent. A paused partition hears of its end again.
+            self.at_end = !self.paused;
             return;
         }
         if let InputKind::Source { time, .. } = &mut self.kind {
             time.ended(silence);
+        }
+    }
+
+    /// Records that waited are processed: if the end came after them, silence is measured from now on.
+    pub fn caught_up(&mut self, silence: Millis) {
+        if self.at_end && self.hears() {
+            self.at_end = false;
+            self.ended(self.end, silence);
         }
     }
 
@@ -296,6 +309,7 @@ mod tests {
             paused: false,
             uncommitted: false,
             end: 5,
+            at_end: false,
             stored_at: 0,
             hold: Hold::default(),
         };

@@ -55,6 +55,7 @@ pub use settle::{Next, decide};
 
 use input::InputPartition;
 use keys::Notations;
+use parts::Tried;
 use refusals::Refusals;
 use restore::{Restorer, Restoring};
 use settle::InFlight;
@@ -340,8 +341,9 @@ impl Lane {
             let mut leaving = Leaving::default();
             if grows {
                 match self.try_batches(task, index, &taken, partition)? {
-                    Some(left) => leaving = left,
-                    None => {
+                    Tried::Leaving(left) => leaving = left,
+                    Tried::Written => {}
+                    Tried::TooLarge => {
                         self.partitions.get_mut(partition).into_iter().for_each(|input| input.take_fewer(taken.records, before));
                         continue;
                     }
@@ -435,7 +437,7 @@ impl Lane {
         owned.inputs.iter().map(of).collect()
     }
 
-    /// Partitions that waited for a schema try again.
+    /// Partitions whose records wait, for a schema or for room in an epoch, try again.
     fn retry_waiting(&mut self) -> Result<bool, LaneEnd> {
         let waiting: Vec<TopicPartition> =
             self.partitions.iter().filter(|(_, p)| !p.waiting.is_empty()).map(|(tp, _)| tp.clone()).collect();
@@ -449,6 +451,8 @@ impl Lane {
                     input.resumed();
                     self.consumer.resume(std::slice::from_ref(&partition))?;
                 }
+                let silence = self.world.clock.silence();
+                self.partitions.get_mut(&partition).into_iter().for_each(|input| input.caught_up(silence));
             }
         }
         Ok(busy)

@@ -9,33 +9,45 @@ use super::{Lane, LaneEnd, ended};
 use crate::broker::TopicPartition;
 use crate::task::Leaving;
 
+/// What has become of decoded batches.
+pub(super) enum Tried {
+    /// What left the task is still to be written.
+    Leaving(Leaving),
+    /// Everything is written.
+    Written,
+    /// They need more memory than there is; nothing has happened.
+    TooLarge,
+}
+
 impl Lane {
-    /// Takes batches through steps in which rows can become far larger. `None`: they need more memory than there is, nothing has
-    /// happened, and it is to be tried with fewer records.
+    /// Takes batches through steps in which rows can become far larger.
     pub(super) fn try_batches(
         &mut self,
         task: (usize, i32),
         index: usize,
         taken: &Taken,
         partition: &TopicPartition,
-    ) -> Result<Option<Leaving>, LaneEnd> {
+    ) -> Result<Tried, LaneEnd> {
         let tried = match (taken.batches.as_slice(), self.tasks.get_mut(&task)) {
             ([batch], Some(owned)) if taken.records > 1 => {
-                owned.task.try_push(index, batch.clone(), self.world.tables.as_ref()).map_err(ended)?.ok()
+                let tried = owned.task.try_push(index, batch.clone(), self.world.tables.as_ref()).map_err(ended)?;
+                tried.map_or(Tried::TooLarge, Tried::Leaving)
             }
-            ([batch], Some(_)) => {
-                self.push_in_parts(task, index, batch.clone(), partition)?;
-                Some(Leaving::default())
+            // One record, or records that were decoded into several batches: a batch is undone alone, so each goes as far as it can.
+            (batches, _) => {
+                for batch in batches {
+                    self.push_in_parts(task, index, batch.clone(), partition)?;
+                }
+                Tried::Written
             }
-            _ => Some(Leaving::default()),
         };
-        if let Some(input) = self.partitions.get_mut(partition).filter(|_| tried.is_some()) {
+        if let Some(input) = self.partitions.get_mut(partition).filter(|_| !matches!(tried, Tried::TooLarge)) {
             input.take_more();
         }
         Ok(tried)
     }
 
-    /// Takes the rows of one record through such steps, as many at a time as memory allows. A row that needs too much alone is a
+    /// Takes the rows of one batch through such steps, as many at a time as memory allows. A row that needs too much alone is a
     /// dead letter.
     fn push_in_parts(&mut self, task: (usize, i32), index: usize, batch: Batch, partition: &TopicPartition) -> Result<(), LaneEnd> {
         let delivery = self.delivery;
