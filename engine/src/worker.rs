@@ -18,7 +18,7 @@ const FINISH: Duration = Duration::from_secs(20);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// How often topics are asked for their number of partitions.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// The restart backoff resets after a lane has run this long without failure.
+/// A lane that has run this long without failure is well: it is no longer restarting, and its restart backoff is reset.
 const WELL_AFTER: i64 = 60_000;
 
 /// Asks a worker to stop, from a signal handler or another thread.
@@ -97,7 +97,6 @@ fn supervise(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), Lane
         let now = world.clock.monotonic();
         if now - started > WELL_AFTER {
             backoff = BACKOFF.0;
-            world.stats.is_well(config.index);
         }
         world.stats.restarted(config.index, &cause, now);
         tracing::warn!(lane = config.index, %cause, "the lane ended; restarting it from the last commit");
@@ -108,10 +107,18 @@ fn supervise(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), Lane
 
 fn drive(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd> {
     let pulse = world.stats.pulse(config.index);
-    pulse.beat(world.clock.monotonic());
+    let started = world.clock.monotonic();
+    pulse.beat(started);
     let mut lane = Lane::start(world.clone(), config.clone())?;
+    let mut is_well = false;
     while !stop.is_stopped() {
-        pulse.beat(world.clock.monotonic());
+        let now = world.clock.monotonic();
+        pulse.beat(now);
+        // Not only commits show it: there may be nothing to commit.
+        if !is_well && now - started > WELL_AFTER {
+            is_well = true;
+            world.stats.is_well(config.index);
+        }
         lane.step(POLL_WAIT)?;
     }
     lane.finish(FINISH)
@@ -171,4 +178,79 @@ fn watch_partitions(world: World, stop: Stop) -> Result<(), LaneEnd> {
         Ok(())
     })
     .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::{Broker, Clock};
+    use crate::lane::topics_to_create;
+    use crate::memory::{MemoryBroker, MemoryClock, Settings};
+    use crate::pipeline::Pipeline;
+    use crate::plan::{Catalog, Registered, plan};
+    use crate::registry::Registry;
+    use crate::schemas::MemorySchemas;
+    use crate::stats::Stats;
+    use crate::tables::LoadedTables;
+    use crate::time::TrustedWall;
+    use crate::yaml;
+
+    const TEXT: &str = "apiVersion: headwater/v1\nname: p\nsources: { s: { topic: t, schema: { id: string } } }\n\
+        sinks: { out: { from: s, topic: out, create: { partitions: 1 } } }\n";
+
+    struct Topics(MemoryBroker);
+
+    impl Catalog for Topics {
+        fn subject(&self, _: &str) -> Result<Option<Registered>, String> {
+            Ok(None)
+        }
+
+        fn partitions(&self, topic: &str) -> Result<Option<i32>, String> {
+            self.0.partitions(topic).map_err(|e| e.to_string())
+        }
+
+        fn topics(&self) -> Result<Vec<String>, String> {
+            self.0.topics().map_err(|e| e.to_string())
+        }
+    }
+
+    /// A lane that had been restarted, and runs since, counted as restarting endlessly where no record came for it to commit.
+    #[test]
+    fn a_lane_that_runs_is_well_without_a_commit() {
+        let patient = i64::MAX / 4;
+        let clock = MemoryClock::at(1_767_225_600_000);
+        let settings = Settings { session_timeout: patient, transaction_timeout: patient, ..Settings::default() };
+        let broker = MemoryBroker::with(clock.clone(), settings);
+        broker.create_topic("t", 1);
+        let root = yaml::parse(TEXT).unwrap();
+        let pipeline = Pipeline::read(&root).0.unwrap();
+        let planned = plan(&pipeline, &root, TEXT, &Registry(Vec::new()), &Topics(broker.clone()));
+        let plan = Arc::new(planned.unwrap_or_else(|found| panic!("{found:#?}")));
+        broker.create_topics(&topics_to_create(&plan)).unwrap();
+        let stats = Arc::new(Stats::default());
+        let world = World {
+            broker: Arc::new(broker),
+            wall: Arc::new(TrustedWall::of(clock.as_ref())),
+            clock: clock.clone(),
+            schemas: Arc::new(MemorySchemas::default()),
+            schema_ids: Arc::new(|_, _| Ok(1)),
+            tables: Arc::new(LoadedTables::new(&plan)),
+            stats: stats.clone(),
+            plan,
+        };
+        (0..5).for_each(|_| stats.restarted(0, "fenced", clock.monotonic()));
+        let stop = Stop::default();
+        let worker = std::thread::spawn({
+            let stop = stop.clone();
+            move || run(&world, vec![LaneConfig::new("w", 0)], &stop).is_ok()
+        });
+        let begun = std::time::Instant::now();
+        while stats.lanes()[&0].restarts_in_a_row > 0 {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", stats.lanes());
+            clock.advance(1_000);
+            std::thread::yield_now();
+        }
+        stop.stop();
+        assert!(worker.join().unwrap());
+    }
 }
