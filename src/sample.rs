@@ -344,7 +344,7 @@ fn wait_for(schemas: &dyn SchemaSource, id: u32) -> Option<Arc<str>> {
     while Instant::now() < deadline {
         match schemas.lookup(id) {
             Lookup::Known(text) => return Some(text),
-            Lookup::NotFound => return None,
+            Lookup::NotFound | Lookup::Unusable(_) => return None,
             Lookup::Pending | Lookup::Unavailable(_) => std::thread::sleep(Duration::from_millis(20)),
         }
     }

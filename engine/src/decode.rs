@@ -195,6 +195,7 @@ impl Decoder {
             // An incompatible writer makes every record of that id bad, with the reason: the decoder remembers it.
             Lookup::Known(text) => decoder.add_writer(id, &text).map_err(Unlearned::Missing),
             Lookup::NotFound => Err(Unlearned::Missing(format!("the schema registry has no schema with id {id}"))),
+            Lookup::Unusable(why) => Err(Unlearned::Missing(format!("schema {id} can't be used: {why}"))),
             Lookup::Pending => Err(Unlearned::Wait(format!("asking the schema registry for schema {id}"))),
             Lookup::Unavailable(why) => Err(Unlearned::Wait(format!("the schema registry does not answer: {why}"))),
         }

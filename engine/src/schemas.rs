@@ -17,6 +17,8 @@ pub enum Lookup {
     Pending,
     /// The registry has answered several times that it has no such schema. Records that name it are bad.
     NotFound,
+    /// The registry has such a schema, and it can't be used: why. Records that name it are bad.
+    Unusable(String),
     /// The registry cannot be asked right now, and why. It is tried again in the background: ask again later.
     Unavailable(String),
 }

@@ -27,6 +27,8 @@ const MISSING_FOR: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Most schemas that one schema may refer to, directly and through others.
 const MAX_REFERENCES: usize = 32;
+/// How deep a schema may be nested with them: what reads it has a limit of about this, and a stack.
+const MAX_DEPTH: usize = 120;
 /// Longest message of the registry that is shown, bytes.
 const SHOWN: usize = 500;
 /// Longest answer that is read, bytes.
@@ -182,6 +184,14 @@ impl Registry {
         }
     }
 
+    /// Why it can't be asked at this moment, if so.
+    pub async fn unavailable(&self) -> Option<String> {
+        match self.latest("headwater-is-there-a-registry").await {
+            Err(RegistryError::Unavailable(why)) => Some(why),
+            _ => None,
+        }
+    }
+
     /// Registers a schema (the same text again gives the same id) and returns its id.
     pub async fn register(&self, subject: &str, schema: &str) -> Result<u32, RegistryError> {
         #[derive(Deserialize)]
@@ -234,8 +244,10 @@ impl Registry {
             named.insert(name, parsed(&found.schema)?);
         }
         let mut tree = parsed(&schema.schema)?;
-        inline(&mut tree, &mut named);
-        Ok(tree.to_string())
+        match inline(&mut tree, &mut named, MAX_DEPTH) {
+            true => Ok(tree.to_string()),
+            false => Err(refused(format!("with what it refers to it is nested deeper than {MAX_DEPTH} levels"))),
+        }
     }
 }
 
@@ -244,24 +256,24 @@ fn parsed(text: &str) -> Result<serde_json::Value, RegistryError> {
     serde_json::from_str(text).map_err(wrong)
 }
 
-/// Puts each named type where it is first used; later uses refer to it by name.
-fn inline(tree: &mut serde_json::Value, named: &mut HashMap<String, serde_json::Value>) {
+/// Puts each named type where it is first used; later uses refer to it by name. `false`: that would be deeper than `room` levels.
+fn inline(tree: &mut serde_json::Value, named: &mut HashMap<String, serde_json::Value>, room: usize) -> bool {
+    let Some(room) = room.checked_sub(1) else { return false };
     match tree {
-        serde_json::Value::String(name) => {
-            if let Some(mut found) = named.remove(name.as_str()) {
-                inline(&mut found, named);
+        serde_json::Value::String(name) => match named.remove(name.as_str()) {
+            Some(mut found) => {
+                let fits = inline(&mut found, named, room);
                 *tree = found;
+                fits
             }
-        }
-        serde_json::Value::Array(items) => items.iter_mut().for_each(|t| inline(t, named)),
+            None => true,
+        },
+        serde_json::Value::Array(items) => items.iter_mut().all(|item| inline(item, named, room)),
         serde_json::Value::Object(members) => {
-            for (key, value) in members.iter_mut() {
-                if matches!(key.as_str(), "type" | "items" | "values" | "fields") {
-                    inline(value, named);
-                }
-            }
+            let mut types = members.iter_mut().filter(|(key, _)| matches!(key.as_str(), "type" | "items" | "values" | "fields"));
+            types.all(|(_, value)| inline(value, named, room))
         }
-        _ => {}
+        _ => true,
     }
 }
 
@@ -277,8 +289,14 @@ fn is_registrys(body: &[u8]) -> bool {
 
 enum Known {
     Text(Arc<str>),
-    Asking { trouble: Option<String> },
-    Missing { since: Instant },
+    Asking {
+        trouble: Option<String>,
+    },
+    /// `why`: there is one, and it can't be used.
+    Missing {
+        since: Instant,
+        why: Option<String>,
+    },
 }
 
 /// Writer schemas by id for the lanes: fetched in the background, cached forever.
@@ -302,8 +320,9 @@ impl Schemas {
                 let answer = this.registry.by_id(id).await;
                 let known = match answer {
                     Ok(text) => Known::Text(text.into()),
-                    Err(RegistryError::NotFound(_)) | Err(RegistryError::Refused { .. }) if misses + 1 >= MISSES => {
-                        Known::Missing { since: Instant::now() }
+                    Err(RegistryError::NotFound(_)) if misses + 1 >= MISSES => Known::Missing { since: Instant::now(), why: None },
+                    Err(RegistryError::Refused { message, .. }) if misses + 1 >= MISSES => {
+                        Known::Missing { since: Instant::now(), why: Some(message) }
                     }
                     Err(e) => {
                         if matches!(e, RegistryError::NotFound(_) | RegistryError::Refused { .. }) {
@@ -334,7 +353,9 @@ impl SchemaSource for Schemas {
             Some(Known::Text(text)) => return Lookup::Known(text.clone()),
             Some(Known::Asking { trouble: None }) => return Lookup::Pending,
             Some(Known::Asking { trouble: Some(why) }) => return Lookup::Unavailable(why.clone()),
-            Some(Known::Missing { since }) if since.elapsed() < MISSING_FOR => return Lookup::NotFound,
+            Some(Known::Missing { since, why }) if since.elapsed() < MISSING_FOR => {
+                return why.clone().map_or(Lookup::NotFound, Lookup::Unusable);
+            }
             _ => {}
         }
         if known.values().filter(|k| matches!(k, Known::Asking { .. })).count() >= MAX_ASKING {

@@ -7,7 +7,7 @@ fn named_types_are_put_in_place_once() {
     let mut tree =
         json!({"type": "record", "name": "Order", "fields": [{"name": "a", "type": "Money"}, {"name": "b", "type": ["null", "Money"]}]});
     let money = json!({"type": "fixed", "name": "Money", "size": 8});
-    inline(&mut tree, &mut HashMap::from([("Money".to_string(), money.clone())]));
+    assert!(inline(&mut tree, &mut HashMap::from([("Money".to_string(), money.clone())]), MAX_DEPTH));
     assert_eq!(tree["fields"][0]["type"], money);
     assert_eq!(tree["fields"][1]["type"][1], json!("Money"));
 }
@@ -171,4 +171,26 @@ async fn references_end() {
     asked.lock().clear();
     let refused = registry.by_id(3).await.unwrap_err().to_string();
     assert!(refused.contains("more than 32 others") && asked.lock().len() < 40, "{} requests: {refused}", asked.lock().len());
+    // What records get to hear is why, not that there is no such schema.
+    let schemas = Schemas::new(registry, tokio::runtime::Handle::current());
+    let found = until(&schemas, 1, |answer| *answer != Lookup::Pending).await;
+    assert!(format!("{found:?}").contains("refers to itself through"), "{found:?}");
+}
+
+/// Each schema is as deep as one may be, and refers to the next at its end: put together they would end the process by its stack.
+#[tokio::test]
+async fn references_do_not_nest_without_end() {
+    let answers = Answers::default();
+    for n in 0..30 {
+        let (deep, next) = ("{\"type\":\"array\",\"items\":".repeat(120), n + 1);
+        let text = format!("{deep}\"N{next}\"{}", "}".repeat(120));
+        let body = json!({"id": 1, "schema": text, "references": [{"name": format!("N{next}"), "subject": "n", "version": next}]});
+        let path = if n == 0 { "/schemas/ids/1".to_string() } else { format!("/subjects/n/versions/{n}") };
+        answers.lock().insert(path.leak(), (200, body.to_string()));
+    }
+    let last = json!({"id": 1, "schema": "\"int\""});
+    answers.lock().insert("/subjects/n/versions/30", (200, last.to_string()));
+    let (registry, _) = fake(answers).await;
+    let refused = registry.by_id(1).await.unwrap_err().to_string();
+    assert!(refused.contains("nested deeper than 120 levels"), "{refused}");
 }

@@ -92,6 +92,7 @@ impl Rows {
                     decoder.decode(value, &mut self.rows)
                 }
                 Lookup::NotFound => Err(DecodeError::Bad(format!("the schema registry has no schema with id {id}"))),
+                Lookup::Unusable(why) => Err(DecodeError::Bad(format!("schema {id} can't be used: {why}"))),
                 Lookup::Pending | Lookup::Unavailable(_) => Err(DecodeError::UnknownSchema(id)),
             },
             other => other,
