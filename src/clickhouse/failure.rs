@@ -22,6 +22,9 @@ pub enum ClickHouseError {
     /// No connection: the request was not sent.
     #[error("can't connect to ClickHouse: {0}")]
     Connect(String),
+    /// Server and client don't agree on TLS: the request was not sent.
+    #[error("can't connect to ClickHouse: {0}")]
+    Tls(String),
     /// The connection broke or timed out, or the answer is not one.
     #[error("no response from ClickHouse: {0}")]
     Lost(String),
@@ -49,7 +52,7 @@ impl ClickHouseError {
         let message = self.to_string();
         match self {
             ClickHouseError::Unfit(_) => Progress::Unfit(message),
-            ClickHouseError::Connect(_) | ClickHouseError::NotSent(_) => Progress::Unavailable(message),
+            ClickHouseError::Connect(_) | ClickHouseError::Tls(_) | ClickHouseError::NotSent(_) => Progress::Unavailable(message),
             ClickHouseError::Lost(_) | ClickHouseError::Unexpected(_) => Progress::Unknown(message),
             // One code has two meanings: parts to be merged (wait), and partitions in one insert (a smaller one may pass).
             ClickHouseError::Exception { code: TOO_MANY_PARTS, .. } if message.contains("Too many partitions") => {
@@ -80,6 +83,7 @@ impl From<Trouble> for ClickHouseError {
     fn from(trouble: Trouble) -> ClickHouseError {
         match trouble {
             Trouble::Connect(why) => ClickHouseError::Connect(why),
+            Trouble::Tls(why) => ClickHouseError::Tls(why),
             Trouble::Lost(why) => ClickHouseError::Lost(why),
         }
     }

@@ -91,7 +91,7 @@ impl Http {
     pub async fn run(&self, request: Request<'_>) -> Result<Reply, ClickHouseError> {
         let result = self.exchange(request).await;
         self.web.answers(match &result {
-            Err(e @ (ClickHouseError::Connect(_) | ClickHouseError::Lost(_))) => Some(e.to_string()),
+            Err(e @ (ClickHouseError::Connect(_) | ClickHouseError::Tls(_) | ClickHouseError::Lost(_))) => Some(e.to_string()),
             _ => None,
         });
         result

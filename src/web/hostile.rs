@@ -174,6 +174,29 @@ async fn a_server_that_hangs_is_reported_before_the_limit() {
     assert_eq!(server.asked.lock().len(), 2, "a small question beside the request");
 }
 
+/// One that responds again is reported as such while the request that found it hanging still waits.
+#[tokio::test]
+async fn a_server_that_hung_and_responds_again_is_up() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let server = Hostile::serve(move |answer| match seen.fetch_add(1, Ordering::SeqCst) {
+        0 | 1 => answer.never(),
+        _ => answer.whole(200, "", "Ok."),
+    });
+    let outages = Outages::default();
+    let web = server.web().reporting(outages.service("clickhouse", "orders"));
+    let reported = async {
+        for up in [Some(false), Some(true)] {
+            while outages.seen()[0].up != up {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = reported => {}
+        answer = get(&web, 100) => panic!("{:?}", answer.err()),
+    }
+}
+
 /// A slow server is not reported as hung.
 #[tokio::test]
 async fn a_server_that_is_slow_is_not_reported() {
@@ -200,4 +223,40 @@ async fn a_server_that_is_slow_is_not_reported() {
         answer = get(&web, 100) => assert_eq!(answer.unwrap().body, b"Ok."),
     }
     assert!(outages.seen()[0].outage.is_none());
+}
+
+/// What arrives on a connection whose handshake is over says nothing about the request that was sent: an insert of unknown outcome
+/// counted as one that was never sent.
+#[tokio::test]
+async fn a_request_that_was_sent_over_tls_may_have_been_processed() {
+    use openssl::ssl::{SslAcceptor, SslMethod};
+    let key = openssl::pkey::PKey::from_rsa(openssl::rsa::Rsa::generate(2048).unwrap()).unwrap();
+    let mut builder = openssl::x509::X509::builder().unwrap();
+    builder.set_version(2).unwrap();
+    builder.set_pubkey(&key).unwrap();
+    builder.set_not_before(&openssl::asn1::Asn1Time::days_from_now(0).unwrap()).unwrap();
+    builder.set_not_after(&openssl::asn1::Asn1Time::days_from_now(1).unwrap()).unwrap();
+    let mut names = openssl::x509::extension::SubjectAlternativeName::new();
+    builder.append_extension(names.dns("localhost").build(&builder.x509v3_context(None, None)).unwrap()).unwrap();
+    builder.sign(&key, openssl::hash::MessageDigest::sha256()).unwrap();
+    let certificate = builder.build();
+    let dir = tempfile::tempdir().unwrap();
+    let ca = dir.path().join("ca.pem");
+    std::fs::write(&ca, certificate.to_pem().unwrap()).unwrap();
+    let mut acceptor = SslAcceptor::mozilla_intermediate_v5(SslMethod::tls_server()).unwrap();
+    acceptor.set_private_key(&key).unwrap();
+    acceptor.set_certificate(&certificate).unwrap();
+    let (acceptor, listener) = (acceptor.build(), TcpListener::bind("127.0.0.1:0").unwrap());
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let read = std::thread::spawn(move || {
+        let mut tls = acceptor.accept(listener.accept().unwrap().0).unwrap();
+        let read = tls.read(&mut [0; 4096]).unwrap();
+        tls.get_mut().write_all(b"HTTP/1.1 502 x\r\ncontent-length: 0\r\n\r\n").unwrap();
+        read
+    });
+    let files = super::Files { ca: Some(&ca), ..super::Files::default() };
+    let tls = Tls::read(files, None, Some("localhost".into())).unwrap();
+    let trouble = get(&Web::new(&url, &tls).unwrap(), 100).await.err().unwrap();
+    assert!(read.join().unwrap() > 0);
+    assert!(matches!(trouble, Trouble::Lost(_)), "{trouble:?}");
 }

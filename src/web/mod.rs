@@ -130,11 +130,24 @@ impl Web {
 
     /// While a request takes long: whether the server responds at all.
     async fn doubt(&self) -> std::convert::Infallible {
+        let mut hangs = false;
         loop {
             tokio::time::sleep(DOUBT).await;
+            if self.service.is_none() {
+                continue;
+            }
             let question = self.client.request(Method::GET, self.url.clone()).timeout(DOUBT);
-            if self.service.is_some() && question.send().await.is_err() {
-                self.answers(Some(format!("no response within {} s, not even to a small request", 2 * DOUBT.as_secs())));
+            match question.send().await {
+                Err(_) => {
+                    hangs = true;
+                    self.answers(Some(format!("no response within {} s, not even to a small request", 2 * DOUBT.as_secs())));
+                }
+                // Of other outages only a real request knows the end.
+                Ok(_) if hangs => {
+                    hangs = false;
+                    self.answers(None);
+                }
+                Ok(_) => {}
             }
         }
     }

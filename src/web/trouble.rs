@@ -14,9 +14,12 @@ const SHOWN: usize = 300;
 /// Why there is no response.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
-    /// No connection: the request was not sent, or the server ended the TLS handshake that came with it.
+    /// No connection: the request was not sent.
     #[error("{0}")]
     Connect(String),
+    /// Server and client don't agree on TLS, for this reason: the request was not sent. It does not pass by itself.
+    #[error("{0}")]
+    Tls(String),
     /// The connection broke or timed out, or the response is not HTTP: the outcome of the request is unknown.
     #[error("{0}")]
     Lost(String),
@@ -72,7 +75,7 @@ impl Trouble {
             // With TLS 1.3 the alert about the client's certificate arrives with the first read only; the server has read no request
             // before its handshake ended. Every other failure of a connection that was established leaves the outcome unknown.
             let not_sent = error.is_connect() || !answered && matches!(meaning, Meaning::Asked | Meaning::Own);
-            return if not_sent { Trouble::Connect(words) } else { Trouble::Lost(words) };
+            return if not_sent { Trouble::Tls(words) } else { Trouble::Lost(words) };
         }
         match (error.is_connect(), error.is_timeout()) {
             (true, true) => Trouble::Connect(format!("no connection within {} s", super::CONNECT.as_secs())),
