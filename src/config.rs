@@ -275,7 +275,7 @@ impl Config {
         }
         let mut config = match (&merged, layers.last()) {
             (Some(node), Some((_, source))) => {
-                let config = node.read::<Config>().map_err(|e| without_secrets(source, Problem::yaml(source, e)))?;
+                let config = node.read::<Config>().map_err(|e| without_secrets(source, node, Problem::yaml(source, e)))?;
                 let wrong = crate::lint::of_environment(&config).into_iter().chain(config.unreadable()).next();
                 wrong.map_or(Ok(config), |wrong| Err(in_its_layer(&layers, wrong)))?
             }
@@ -356,20 +356,21 @@ fn wrong_by_itself(source: &Source, node: &Node) -> Result<(), Problem> {
         Some(e) => Some(Problem::yaml(source, e)),
         None => config.iter().flat_map(crate::lint::of_environment).next().map(|d| Problem::found(source, node, d)),
     };
-    problem.map_or(Ok(()), |problem| Err(without_secrets(source, problem)))
+    problem.map_or(Ok(()), |problem| Err(without_secrets(source, node, problem)))
 }
 
 /// Shown where it is written: in the last layer that has the key.
 fn in_its_layer(layers: &[(Node, Source)], wrong: Diagnostic) -> Problem {
     let has = |path: &[String]| layers.iter().rev().find(|(node, _)| node.find(path).is_some());
     match has(&wrong.path).or(layers.last()) {
-        Some((node, source)) => without_secrets(source, Problem::found(source, node, wrong)),
+        Some((node, source)) => without_secrets(source, node, Problem::found(source, node, wrong)),
         None => Problem::plain(wrong.message),
     }
 }
 
-/// The line of a mistake may be that of a secret.
-fn without_secrets(source: &Source, problem: Problem) -> Problem {
+/// The line of a mistake may be that of a secret, and the message may quote what was read (`node`).
+fn without_secrets(source: &Source, node: &Node, problem: Problem) -> Problem {
+    let problem = problem.without(&crate::lint::hidden(node));
     match yaml::parse(&source.text) {
         Ok(raw) => problem.shown_in(&crate::lint::blanked(source, &raw, true)),
         Err(_) => problem,
@@ -461,5 +462,51 @@ mod tests {
         let below = layer("below.yaml", "schema_registry: { username: hw }\nworker: { lanes: 3 }\n");
         let config = Config::load(&[below, upper]).unwrap();
         assert_eq!((config.worker.lanes, config.schema_registry.unwrap().username.as_deref()), (3, Some("hw")));
+    }
+
+    /// A secret that is put in the place of a mapping or list was repeated, in the message or in the line that is shown.
+    #[test]
+    fn what_is_misplaced_is_not_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("environment.yaml");
+        for text in [
+            "clickhouse: { url: 'https://h', tls: hunter2 }",
+            "clickhouse: { url: 'https://h', tls: [hunter2] }",
+            "clickhouse: { url: 'https://h', password: [hunter2] }",
+            "clickhouse: { url: 'https://h', password: { env: [hunter2] } }",
+            "clickhouse: { url: 'https://h', password: { env: { name: hunter2 } } }",
+            "clickhouse: { url: 'https://h', user: [hunter2] }",
+            "clickhouse: { url: 'https://h', tls: { key_password: hunter2 } }",
+            "clickhouse: hunter2",
+            "clickhouse: [hunter2]",
+            "schema_registry: hunter2",
+            "schema_registry: { url: { password: hunter2 } }",
+            "schema_registry: { url: 'https://h', token: ${HW_TEST_MISPLACED:-hunter2} }",
+            "schema_registry: { url: 'https://h', tls: ${HW_TEST_MISPLACED:-hunter2} }",
+            "kafka: hunter2",
+            "kafka: { properties: hunter2 }",
+            "kafka: { properties: [hunter2] }",
+            "kafka: { properties: { sasl.password: [hunter2] } }",
+            "kafka: { properties: { sasl.password: { env: [hunter2] } } }",
+            "kafka: { bootstrap: 'user:hunter2@h:9092' }",
+            "worker: hunter2",
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let problem = Config::load(std::slice::from_ref(&path)).expect_err(text);
+            let shown = format!("{} {}", problem.render(), problem.json());
+            assert!(!shown.contains("hunter2"), "{text}\n{shown}");
+            let source = Source::new("environment.yaml", text.to_string());
+            for problem in crate::lint::check_source(source, &crate::lint::Rules::new(&no_schemas(), crate::lint::CONVENTION).unwrap()) {
+                let shown = format!("{} {}", problem.render(), problem.json());
+                assert!(!shown.contains("hunter2"), "{text}\n{shown}");
+            }
+        }
+        // What is no secret helps.
+        std::fs::write(&path, "worker: { lanes: many }").unwrap();
+        assert!(Config::load(std::slice::from_ref(&path)).unwrap_err().render().contains("`many` is not a whole number"));
+    }
+
+    fn no_schemas() -> crate::catalog::Folder {
+        crate::catalog::Folder::read(std::path::Path::new("no-such-folder")).unwrap()
     }
 }

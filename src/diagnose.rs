@@ -163,6 +163,18 @@ impl Problem {
         self
     }
 
+    /// The same problem, without these texts where it quotes them.
+    pub fn without(mut self, hidden: &[String]) -> Problem {
+        for text in hidden {
+            let quoted = |before: &str, after: &str| (format!("{before}{text}{after}"), format!("{before}***{after}"));
+            for (found, shown) in [quoted("`", "`"), quoted("\"", "\""), quoted("[", "]"), quoted(": ", " }")] {
+                self.message = self.message.replace(&found, &shown);
+                self.help = self.help.map(|help| help.replace(&found, &shown));
+            }
+        }
+        self
+    }
+
     /// `file:line:col`, where there is one.
     pub fn place(&self) -> Option<String> {
         self.at.as_ref().map(|at| format!("{}:{}:{}", at.source.name, at.line, at.column))

@@ -20,7 +20,7 @@ use crate::prepare::{self, Loaded};
 
 pub use environment::{check as of_environment, risks as risks_of_environment};
 pub use names::CONVENTION;
-pub use secrets::blanked;
+pub use secrets::{blanked, hidden};
 
 /// More findings than anyone reads at once.
 const MOST: usize = 100;
@@ -97,7 +97,7 @@ pub fn same_names(files: &[PathBuf]) -> Vec<Problem> {
     found
 }
 
-fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
+pub(crate) fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
     // The text as written, before environment variables are filled in.
     let raw = match yaml::parse(&source.text) {
         Ok(raw) => raw,
@@ -113,7 +113,8 @@ fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
     problems.sort_by_key(Problem::position);
     problems.truncate(MOST);
     let blanked = secrets::blanked(&source, &raw, is_environment);
-    problems.into_iter().map(|problem| problem.shown_in(&blanked)).collect()
+    let hidden = if is_environment { secrets::hidden(&raw) } else { Vec::new() };
+    problems.into_iter().map(|problem| problem.shown_in(&blanked).without(&hidden)).collect()
 }
 
 /// The variables of an environment are known there only: what depends on them is left out.

@@ -1,12 +1,13 @@
 //! Passwords and keys in plain text.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use headwater_engine::yaml::Node;
 use operator_core::Diagnostic;
 use regex::Regex;
+use serde_json::Value;
 
 use crate::config::Config;
 use crate::diagnose::Source;
@@ -25,33 +26,45 @@ static PARTS: LazyLock<Option<Regex>> = LazyLock::new(|| {
 static WHOLES: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r#"(?i)-----BEGIN [A-Z ]*PRIVATE KEY|\bpassword\s*=\s*['"]?[^'"\s${]"#).ok());
 
-/// Every key that an environment's configuration has somewhere.
-static KNOWN: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
-    fn collect(schema: &serde_json::Value, known: &mut BTreeSet<String>) {
-        if let Some(properties) = schema.get("properties").and_then(serde_json::Value::as_object) {
-            known.extend(properties.keys().cloned());
+/// The keys that an environment's configuration has somewhere, and whether a text, a number, or true or false belongs there.
+static KNOWN: LazyLock<BTreeMap<String, bool>> = LazyLock::new(|| {
+    fn is_scalar(schema: &Value, root: &Value) -> bool {
+        let scalar = |name: &Value| matches!(name.as_str(), Some("string" | "integer" | "number" | "boolean"));
+        let named = schema.get("$ref").and_then(Value::as_str).and_then(|name| root.pointer(name.trim_start_matches('#')));
+        match (schema.get("type"), named) {
+            (Some(Value::Array(types)), _) => types.iter().any(scalar),
+            (Some(name), _) => scalar(name),
+            (None, named) => named.is_some_and(|named| is_scalar(named, root)),
+        }
+    }
+    fn collect(schema: &Value, root: &Value, known: &mut BTreeMap<String, bool>) {
+        for (key, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            *known.entry(key.clone()).or_default() |= is_scalar(property, root);
         }
         match schema {
-            serde_json::Value::Object(members) => members.values().for_each(|member| collect(member, known)),
-            serde_json::Value::Array(items) => items.iter().for_each(|item| collect(item, known)),
+            Value::Object(members) => members.values().for_each(|member| collect(member, root, known)),
+            Value::Array(items) => items.iter().for_each(|item| collect(item, root, known)),
             _ => {}
         }
     }
-    let mut known = BTreeSet::new();
-    collect(&schemars::schema_for!(Config).to_value(), &mut known);
+    let (mut known, schema) = (BTreeMap::new(), schemars::schema_for!(Config).to_value());
+    collect(&schema, &schema, &mut known);
     known
 });
 
-/// What stands under a key that no configuration has may be a secret whose key is misspelt; what stands in an address may be a
-/// password, however it is written.
+/// What stands under a key that no configuration has may be a secret whose key is misspelt, and what stands where a mapping belongs one
+/// that is misplaced; what stands in an address may be a password, however it is written.
 fn may_be_secret(path: &[String], text: &str) -> bool {
+    let fits = |path: &[String]| {
+        path.iter().all(|key| KNOWN.contains_key(key)) && path.last().is_some_and(|key| KNOWN.get(key).copied().unwrap_or_default())
+    };
     let known = match path {
         [kafka, properties, name, rest @ ..] if kafka == "kafka" && properties == "properties" => {
-            kafka::is_property(name) && rest.iter().all(|key| KNOWN.contains(key))
+            kafka::is_property(name) && (rest.is_empty() || fits(rest))
         }
-        path => path.iter().all(|key| KNOWN.contains(key) || key.parse::<usize>().is_ok()),
+        path => fits(path),
     };
-    !known || (key_of(path) == "url" && text.contains('@'))
+    !known || (matches!(key_of(path), "url" | "bootstrap") && text.contains('@'))
 }
 
 /// The secret part of a text, if there is one.
@@ -79,6 +92,17 @@ pub fn check(root: &Node, environment: bool) -> Vec<Diagnostic> {
             let problem = Diagnostic::warning("plain-secret", "this looks like a secret in plain text");
             let help = "write `{ env: NAME }` or `{ file: path }` in the environment file, and change the secret if the file was shared";
             found.push(problem.at(path.iter().cloned()).within(range).help(help));
+        }
+    });
+    found
+}
+
+/// The texts of an environment that may be secrets, as they are read: what messages must not repeat.
+pub fn hidden(root: &Node) -> Vec<String> {
+    let mut found = Vec::new();
+    super::texts(root, &mut Vec::new(), &mut |path, _, text| {
+        if !text.is_empty() && (may_be_secret(path, text) || secret(key_of(path), text, true).is_some()) {
+            found.push(text.to_string());
         }
     });
     found
