@@ -156,14 +156,16 @@ fn is_known(text: &str) -> bool {
 /// `host:port`, whether or not the host can be resolved here.
 fn is_host_and_port(address: &str) -> bool {
     let Some((host, port)) = address.rsplit_once(':') else { return false };
-    !host.is_empty() && !host.contains('/') && port.parse::<u16>().is_ok()
+    !host.is_empty() && !host.contains(['/', '@']) && port.parse::<u16>().is_ok()
 }
 
 fn kafka_settings(config: &Config, found: &mut Vec<Diagnostic>) {
     let brokers = &config.kafka.bootstrap;
     if is_known(brokers) && !brokers.is_empty() {
         for broker in brokers.split(',').map(str::trim).filter(|broker| !is_host_and_port(broker)) {
-            let problem = wrong(format!("`{broker}` is not a broker address")).at(["kafka", "bootstrap"]);
+            // What precedes an `@` may be a password.
+            let shown = if broker.contains('@') { "***" } else { broker };
+            let problem = wrong(format!("`{shown}` is not a broker address")).at(["kafka", "bootstrap"]);
             found.push(problem.help("write `host:port`, separated by commas, without `http://`: `kafka-1:9092,kafka-2:9092`"));
         }
     }
