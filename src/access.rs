@@ -19,10 +19,16 @@ pub struct Check {
 /// What came of it.
 pub enum Found {
     Fine(String),
-    /// It can't be known before a worker runs.
+    /// It can't be known now; a worker starts all the same.
     Unknown(String),
     /// What is wrong, and what to do.
     Wrong(String),
+}
+
+impl From<String> for Found {
+    fn from(wrong: String) -> Found {
+        Found::Wrong(wrong)
+    }
 }
 
 impl Check {

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use headwater_engine::broker::Broker;
+use headwater_engine::broker::{Broker, BrokerError, Failure};
 use headwater_engine::plan::{Catalog, Registered};
 use parking_lot::Mutex;
 
 use crate::clickhouse::{Created, tables_in};
-use crate::schema_registry::{Registry, RegistryError};
+use crate::schema_registry::Registry;
 
 /// Subjects of a schema registry, asked and waited for: planning and sinks need them before a record is read.
 pub trait Subjects: Send + Sync {
@@ -40,10 +40,7 @@ impl Subjects for RegistrySubjects {
     }
 
     fn unreachable(&self) -> Option<String> {
-        match self.runtime.block_on(self.registry.latest("headwater-is-there-a-registry")) {
-            Err(RegistryError::Unavailable(why)) => Some(format!("schema registry: {why}")),
-            _ => None,
-        }
+        self.runtime.block_on(self.registry.unavailable()).map(|why| format!("schema registry: {why}"))
     }
 }
 
@@ -65,11 +62,25 @@ pub struct Live {
     broker: Arc<dyn Broker>,
     registry: Arc<dyn Subjects>,
     subjects: Mutex<BTreeMap<String, Option<Registered>>>,
+    away: Mutex<Option<BrokerError>>,
 }
 
 impl Live {
     pub fn new(broker: Arc<dyn Broker>, registry: Arc<dyn Subjects>) -> Live {
-        Live { broker, registry, subjects: Mutex::default() }
+        Live { broker, registry, subjects: Mutex::default(), away: Mutex::default() }
+    }
+
+    /// An answer that brokers did not give and may give later, if one was missing.
+    pub fn away(&self) -> Option<BrokerError> {
+        self.away.lock().clone()
+    }
+
+    fn failed(&self, e: BrokerError) -> String {
+        let message = e.to_string();
+        if e.failure == Failure::Transient {
+            *self.away.lock() = Some(e);
+        }
+        message
     }
 }
 
@@ -84,7 +95,7 @@ impl Catalog for Live {
     }
 
     fn partitions(&self, topic: &str) -> Result<Option<i32>, String> {
-        self.broker.partitions(topic).map_err(|e| e.to_string())
+        self.broker.partitions(topic).map_err(|e| self.failed(e))
     }
 
     /// Without the right to read them, what depends on settings is found when records are refused.
@@ -96,7 +107,7 @@ impl Catalog for Live {
     }
 
     fn topics(&self) -> Result<Vec<String>, String> {
-        self.broker.topics().map_err(|e| e.to_string())
+        self.broker.topics().map_err(|e| self.failed(e))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arrow::datatypes::Schema;
 use headwater_engine::broker::{Broker, Failure, SystemClock};
@@ -21,6 +21,9 @@ use crate::run::Prepared;
 
 /// Pauses between restarts of a delivery: doubled from the first to the second.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+
+/// A delivery that ran this long without failure starts again after the shortest pause.
+const WELL_AFTER: Duration = Duration::from_secs(60);
 
 /// Everything to deliver one sink, again after a failure if need be.
 pub struct Delivering {
@@ -127,6 +130,7 @@ impl Delivering {
                     continue;
                 }
             };
+            let began = Instant::now();
             let started = Delivery::new(self.broker.clone(), Arc::new(SystemClock::default()), target, self.settings.clone());
             let ended = started.and_then(|delivery| delivery.counting(self.counters.clone()).run(stop.flag()));
             match ended {
@@ -135,6 +139,9 @@ impl Delivering {
                 Err(e) => {
                     tracing::warn!(cause = %e, "the delivery ended; restarting it from the last commit");
                     self.counters.failed(e.to_string());
+                    if began.elapsed() > WELL_AFTER {
+                        backoff = BACKOFF.0;
+                    }
                     stop.pause(backoff);
                     backoff = (backoff * 2).min(BACKOFF.1);
                 }
@@ -153,6 +160,15 @@ async fn stopped(stop: &Stop) {
 
 /// Exceptions that retrying can't resolve: syntax, unknown database, unknown table, no rights, wrong password.
 const FINAL: [i32; 6] = [62, 60, 81, 192, 497, 516];
+
+/// Whether a sink waits until this is over, instead of stopping.
+pub fn passes(e: &ClickHouseError) -> bool {
+    match e {
+        ClickHouseError::Unexpected(_) => false,
+        ClickHouseError::Exception { code, .. } => !FINAL.contains(code),
+        _ => true,
+    }
+}
 
 /// The check that a table must pass before rows are delivered to it.
 struct Gate {
@@ -179,11 +195,7 @@ pub type Tables = BTreeMap<String, Created>;
 
 impl Gate {
     async fn pass(&self) -> Result<Inspection, NoTarget> {
-        let failed = |e: ClickHouseError| match e {
-            ClickHouseError::Unexpected(_) => NoTarget::Refused(e.to_string()),
-            ClickHouseError::Exception { code, .. } if FINAL.contains(&code) => NoTarget::Refused(e.to_string()),
-            _ => NoTarget::NotNow(e.to_string()),
-        };
+        let failed = |e: ClickHouseError| if passes(&e) { NoTarget::NotNow(e.to_string()) } else { NoTarget::Refused(e.to_string()) };
         match &self.create {
             Create::ByFile(file) => run_file(&self.connection, file).await.map_err(failed)?,
             Create::ForRows => ensure_table(&self.connection, &self.table, &self.schema, &TableOptions::default()).await.map_err(failed)?,

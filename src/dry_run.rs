@@ -14,13 +14,14 @@ use operator_core::{Diagnostic, Span};
 use rustix::fs::Access;
 use tokio::runtime::Handle;
 
-use crate::access::{self, Check};
+use crate::access::{self, Check, Found};
 use crate::clickhouse::{self, ClickHouse, ClickHouseError, Created, Table, inspect, misfits};
 use crate::config::Config;
 use crate::deliver::{self, Tables, rows_of};
 use crate::diagnose::Problem;
 use crate::kafka::Kafka;
 use crate::preflight::{check_internal, short_lived, tombstones_kept};
+use crate::run;
 
 /// The check of the plan against what is deployed.
 const DEPLOYED: &str = "deployed version";
@@ -47,9 +48,21 @@ pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, ru
     if checks.iter().all(|check| check.wrong().is_none()) {
         checks.extend(topics(plan, kafka));
     }
+    checks.extend(registry(config, runtime)?);
     checks.push(check("state folder", state_folder(&config.worker.state_dir, &plan.pipeline)));
     checks.extend(tables(plan, kafka, config, files, runtime));
     Ok((checks, grants))
+}
+
+/// Whether the schema registry responds, and how it is verified. The plan may have needed nothing of it.
+fn registry(config: &Config, runtime: &Handle) -> Result<Option<Check>, Problem> {
+    let Some(registry) = run::registry(config)? else { return Ok(None) };
+    let how = registry.verifies().unwrap_or_else(|| "responds".to_string());
+    let found = match runtime.block_on(registry.unavailable()) {
+        None => Found::Fine(how),
+        Some(why) => Found::Unknown(format!("{why}. A worker starts; what needs a schema waits until it responds")),
+    };
+    Ok(Some(Check { what: "schema registry".to_string(), found }))
 }
 
 /// What is in topics, and how they are set.
@@ -60,11 +73,11 @@ fn topics(plan: &Plan, kafka: &Kafka) -> Vec<Check> {
     };
     let compared = deployed(plan, kafka);
     checks.extend(compared.unwrap_or_else(|e| vec![check(DEPLOYED, Err(format!("can't be compared: {e}")))]));
-    checks.push(check("internal topics", check_internal(plan, kafka).map(|()| "as planned".to_string())));
+    checks.push(check("internal topics", check_internal(plan, kafka).map(|()| "as planned".to_string()).map_err(|e| e.to_string())));
     if plan.stages.iter().flat_map(|s| &s.nodes).any(|n| n.changelog.is_some()) {
         let kept = tombstones_kept(plan, kafka);
         let said = |kept| if kept < TOMBSTONE_RETENTION { short_lived(kept) } else { format!("kept for {}", Span(kept)) };
-        checks.push(check("tombstones of changelogs", kept.map(said)));
+        checks.push(check("tombstones of changelogs", kept.map(said).map_err(|e| e.to_string())));
     }
     checks
 }
@@ -120,7 +133,8 @@ fn tables(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, runtime: 
     let outputs = plan.stages.iter().flat_map(|s| &s.outputs);
     let checks = outputs.filter_map(|output| match &output.target {
         Target::Outbox { table, .. } => {
-            Some(check(format!("ClickHouse {table}"), table_check(plan, (output, table), kafka, config, files, runtime)))
+            let found = table_check(plan, (output, table), kafka, config, files, runtime).map_or_else(|found| found, Found::Fine);
+            Some(Check { what: format!("ClickHouse {table}"), found })
         }
         _ => None,
     });
@@ -135,8 +149,8 @@ fn table_check(
     config: &Config,
     files: &Tables,
     runtime: &Handle,
-) -> Result<String, String> {
-    let settings = config.clickhouse.as_ref().ok_or("the configuration has no `clickhouse.url`")?;
+) -> Result<String, Found> {
+    let settings = config.clickhouse.as_ref().ok_or_else(|| "the configuration has no `clickhouse.url`".to_string())?;
     let connection = deliver::connect(settings).map_err(|p| p.message)?;
     let verified = connection.verifies().map_or(String::new(), |how| format!("; {how}"));
     let name = Table::parse(table)?;
@@ -144,12 +158,13 @@ fn table_check(
     let found = match runtime.block_on(inspect(&connection, &name, &rows_of(output))) {
         Ok(found) => found,
         Err(e) if settings.create_tables && e.to_string().contains("does not exist") => {
-            return to_be_created(&name, files.get(table), &rows_of(output), wanted).map(|found| found + &verified);
+            return Ok(to_be_created(&name, files.get(table), &rows_of(output), wanted)? + &verified);
         }
-        Err(e @ (ClickHouseError::Connect(_) | ClickHouseError::Lost(_))) => {
-            return Err(format!("{e}. A worker would start, and only this sink would wait until ClickHouse responds"));
+        // A certificate does not become right by waiting.
+        Err(e) if deliver::passes(&e) && !matches!(e, ClickHouseError::Tls(_)) => {
+            return Err(Found::Unknown(format!("{e}. A worker starts, and only this sink waits until ClickHouse responds")));
         }
-        Err(e) => return Err(e.to_string()),
+        Err(e) => return Err(e.to_string().into()),
     };
     found.require(wanted).map_err(|e| e.to_string())?;
     let promised = format!("{}{verified}", found.guarantee);
@@ -175,6 +190,7 @@ fn has_none_of_others(output: &Output, mut target: ClickHouse, group: &str) -> R
                     "the table has {rows} rows with `_partition` {partition}, written by another pipeline or before the group `{group}` lost its positions, and the delivery would stop there. Write to another table, or empty `{table}` first"
                 ));
             }
+            Progress::Unavailable(why) => return Err(format!("its rows can't be counted: {why}")),
             other => return Err(format!("its rows can't be counted: {other:?}")),
         }
     }

@@ -1,8 +1,9 @@
 //! Checks before a worker starts. The dry run makes the same ones.
 
-use headwater_engine::broker::Broker;
+use headwater_engine::broker::{Broker, BrokerError};
 use headwater_engine::lane::{TOMBSTONE_RETENTION, topics_to_create};
 use headwater_engine::manifest::DeployError;
+use headwater_engine::manifest::store::StoreError;
 use headwater_engine::pipeline::Guarantee;
 use headwater_engine::plan::Plan;
 use operator_core::{Diagnostic, Millis, Span};
@@ -10,6 +11,7 @@ use operator_core::{Diagnostic, Millis, Span};
 use crate::config::Config;
 use crate::diagnose::Problem;
 use crate::prepare::Loaded;
+use crate::run::of_broker;
 
 /// Whether an epoch fits into a transaction of this environment.
 ///
@@ -27,21 +29,24 @@ pub fn check_times(guarantee: Guarantee, interval: Span, config: &Config) -> Res
 
 /// Internal topics must be what the plan takes them for: another partition count silently moves keys, and
 /// deletion in a changelog loses state.
-pub fn check_internal(plan: &Plan, broker: &dyn Broker) -> Result<(), String> {
+pub fn check_internal(plan: &Plan, broker: &dyn Broker) -> Result<(), BrokerError> {
     for spec in topics_to_create(plan).iter().filter(|t| t.name.starts_with("hw.")) {
-        let partitions = broker.partitions(&spec.name).map_err(|e| e.to_string())?;
+        let partitions = broker.partitions(&spec.name)?;
         if partitions.is_some_and(|n| n != spec.partitions) {
-            return Err(format!(
+            return Err(BrokerError::fatal(format!(
                 "the topic `{}` has {} partitions, the plan needs {}: the number of input partitions has changed since the pipeline first ran. Run it under a new name, or delete its `hw.` topics, its groups and the content of its ClickHouse tables, and start again",
                 spec.name,
                 partitions.unwrap_or(0),
                 spec.partitions
-            ));
+            )));
         }
         if partitions.is_some() && spec.name.ends_with(".changelog") {
-            let config = broker.topic_config(&spec.name).map_err(|e| e.to_string())?;
+            let config = broker.topic_config(&spec.name)?;
             if config.iter().any(|(k, v)| k == "cleanup.policy" && v != "compact") {
-                return Err(format!("the changelog `{}` must have exactly cleanup.policy=compact, or state is lost", spec.name));
+                return Err(BrokerError::fatal(format!(
+                    "the changelog `{}` must have exactly cleanup.policy=compact, or state is lost",
+                    spec.name
+                )));
             }
         }
     }
@@ -53,11 +58,11 @@ const BROKERS_DEFAULT: Millis = 86_400_000;
 
 /// How long the changelogs keep tombstones at least. A checkpoint must not be older than half of that: a deletion that it
 /// missed would be gone from the changelog, and windows that were closed would be open again.
-pub fn tombstones_kept(plan: &Plan, broker: &dyn Broker) -> Result<Millis, String> {
+pub fn tombstones_kept(plan: &Plan, broker: &dyn Broker) -> Result<Millis, BrokerError> {
     let mut least = TOMBSTONE_RETENTION;
     for changelog in plan.stages.iter().flat_map(|s| &s.nodes).filter_map(|n| n.changelog.as_ref()) {
-        if broker.partitions(changelog).map_err(|e| e.to_string())?.is_some() {
-            let config = broker.topic_config(changelog).map_err(|e| e.to_string())?;
+        if broker.partitions(changelog)?.is_some() {
+            let config = broker.topic_config(changelog)?;
             let kept = config.iter().find(|(key, _)| key == "delete.retention.ms").and_then(|(_, value)| value.parse().ok());
             least = least.min(kept.unwrap_or(BROKERS_DEFAULT));
         }
@@ -78,6 +83,7 @@ pub fn short_lived(kept: Millis) -> String {
 /// Problems of a plan that can't run on what is deployed.
 pub fn refusals(loaded: &Loaded, e: DeployError) -> Vec<Problem> {
     match e {
+        DeployError::Store(StoreError::Broker(e)) => vec![of_broker(&e)],
         DeployError::Store(e) => vec![Problem::plain(e.to_string())],
         DeployError::Refused(found) => found.into_iter().map(|d| refusal(loaded, d)).collect(),
     }
@@ -110,13 +116,13 @@ mod tests {
         let catalog = crate::catalog::Live::new(std::sync::Arc::new(broker.clone()), std::sync::Arc::new(crate::catalog::NoSubjects));
         let loaded = parse(Source::new("p.yaml", TEXT)).unwrap_or_else(|_| panic!("it can be read"));
         let (plan, _) = make_plan(&loaded, &catalog).unwrap_or_else(|found| panic!("{found:?}"));
-        assert_eq!(tombstones_kept(&plan, &broker), Ok(TOMBSTONE_RETENTION), "it will be created");
+        assert_eq!(tombstones_kept(&plan, &broker).unwrap(), TOMBSTONE_RETENTION, "it will be created");
         broker.create_topic_with("hw.p.w.changelog", 2, &[("cleanup.policy", "compact"), ("delete.retention.ms", "3600000")]);
-        assert_eq!(tombstones_kept(&plan, &broker), Ok(3_600_000));
+        assert_eq!(tombstones_kept(&plan, &broker).unwrap(), 3_600_000);
         assert!(short_lived(3_600_000).contains("tombstones for 1h") && short_lived(3_600_000).contains("older than 30m"));
         broker.delete_topic("hw.p.w.changelog");
         broker.create_topic_with("hw.p.w.changelog", 2, &[("cleanup.policy", "compact")]);
-        assert_eq!(tombstones_kept(&plan, &broker), Ok(BROKERS_DEFAULT));
+        assert_eq!(tombstones_kept(&plan, &broker).unwrap(), BROKERS_DEFAULT);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use headwater_engine::broker::{Broker, Failure, SystemClock};
+use headwater_engine::broker::{Broker, BrokerError, Failure, SystemClock};
 use headwater_engine::delivery::Counters;
 use headwater_engine::lane::{LaneConfig, TOMBSTONE_RETENTION, World};
 use headwater_engine::manifest::store::Deployed;
@@ -98,7 +98,8 @@ fn kafka(config: &Config, client_id: &str, commit: Option<Span>) -> Result<Kafka
     })
 }
 
-fn registry(config: &Config) -> Result<Option<Registry>, Problem> {
+/// A client of the environment's schema registry, if it has one.
+pub fn registry(config: &Config) -> Result<Option<Registry>, Problem> {
     let Some(settings) = &config.schema_registry else { return Ok(None) };
     let password = settings.password.as_ref().map(|p| p.reveal()).transpose().map_err(Problem::plain)?;
     let token = settings.token.as_ref().map(|t| t.reveal()).transpose().map_err(Problem::plain)?;
@@ -124,8 +125,13 @@ pub struct Prepared {
 impl Services {
     /// A service that doesn't answer, and what came instead: what failed because of it may work later.
     pub fn unreachable(&self) -> Option<String> {
+        self.brokers_away().or_else(|| self.subjects.unreachable())
+    }
+
+    /// Why the brokers can't be asked now, if so.
+    pub fn brokers_away(&self) -> Option<String> {
         let away = self.broker.topics().err().filter(|e| e.failure == Failure::Transient);
-        away.map(|e| format!("Kafka: {e}")).or_else(|| self.subjects.unreachable())
+        away.map(|e| format!("Kafka: {e}"))
     }
 }
 
@@ -135,12 +141,22 @@ impl Services {
 /// Everything that is wrong with the pipeline. Commands that grant missing rights have been shown.
 pub fn plan_on(loaded: &Loaded, services: &Services) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
     let catalog = Live::new(services.broker.clone(), services.subjects.clone());
-    prepare::make_plan(loaded, &catalog).inspect_err(|problems| {
+    prepare::make_plan(loaded, &catalog).map_err(|problems| {
+        if let Some(away) = catalog.away() {
+            return vec![of_broker(&away)];
+        }
         // A topic that can't be described can't be planned with.
         if let Some(kafka) = services.kafka.as_ref().filter(|_| problems.iter().any(|p| p.code == "broker")) {
             access::show_grants(&access::grants_for_named(&loaded.pipeline, kafka));
         }
+        problems
     })
+}
+
+/// What brokers answered, or did not: [`UNREACHABLE`] if that may pass by itself.
+pub fn of_broker(e: &BrokerError) -> Problem {
+    let problem = Problem::plain(e.to_string());
+    if e.failure == Failure::Transient { problem.with_code(UNREACHABLE) } else { problem }
 }
 
 /// Plans against the live services and creates the topics the pipeline needs.
@@ -150,7 +166,7 @@ pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Prob
     if let Some(kafka) = &services.kafka {
         may_run(&plan, kafka)?;
     }
-    check_internal(&plan, services.broker.as_ref()).map_err(|e| vec![Problem::plain(e)])?;
+    check_internal(&plan, services.broker.as_ref()).map_err(|e| vec![of_broker(&e)])?;
     let agreed = deploy(services.broker.as_ref(), &mut plan).map_err(|e| refusals(loaded, e))?;
     let version = agreed.deployed.manifest.version;
     if agreed.adopted {
@@ -159,7 +175,7 @@ pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Prob
     for change in &agreed.changes {
         tracing::info!(pipeline = %plan.pipeline, version, %change, "the pipeline has changed");
     }
-    let kept = tombstones_kept(&plan, services.broker.as_ref()).map_err(|e| vec![Problem::plain(e)])?;
+    let kept = tombstones_kept(&plan, services.broker.as_ref()).map_err(|e| vec![of_broker(&e)])?;
     if kept < TOMBSTONE_RETENTION {
         tracing::warn!(pipeline = %plan.pipeline, "{}", short_lived(kept));
     }
@@ -190,7 +206,7 @@ pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Prob
 
 /// Whether this client has the rights that the worker will need.
 fn may_run(plan: &Plan, kafka: &Kafka) -> Result<(), Vec<Problem>> {
-    let access = access::check(plan, kafka).map_err(|e| vec![Problem::plain(e.to_string())])?;
+    let access = access::check(plan, kafka).map_err(|e| vec![of_broker(&e)])?;
     let problems = access.problems();
     if problems.is_empty() {
         return Ok(());
@@ -429,6 +445,9 @@ pub fn stop_on_signals(runtime: &tokio::runtime::Handle, stop: Stop) {
         }
     });
 }
+
+#[cfg(test)]
+mod starting;
 
 #[cfg(test)]
 mod tests {

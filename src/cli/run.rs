@@ -113,10 +113,14 @@ fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     let files = files(args, &config)?;
     let runtime = runtime()?;
     let services = run::connect(&config, "hw-dry-run", None, runtime.handle(), &Outages::default())?;
-    if let Some(why) = services.unreachable() {
+    if let Some(why) = services.brokers_away() {
         return Err(Problem::plain(why).with_code(run::UNREACHABLE).into());
     }
-    let (plan, warnings) = run::plan_on(&loaded, &services).map_err(Failure::Wrong)?;
+    // As at a start: the registry must respond only where the plan needs it.
+    let (plan, warnings) = run::plan_on(&loaded, &services).map_err(|problems| match services.unreachable() {
+        Some(why) => Problem::plain(why).with_code(run::UNREACHABLE).into(),
+        None => Failure::Wrong(problems),
+    })?;
     prepare::print(&warnings);
     say!("{} the pipeline fits the topics and schemas of the environment", good("✓"));
     let kafka = services.kafka.as_ref().ok_or_else(|| Problem::plain("no brokers to ask"))?;
@@ -167,7 +171,11 @@ fn prepare(loaded: &Loaded, config: &Config, runtime: &Handle, stop: &Stop, page
             run::connect(config, &format!("hw-{}", loaded.pipeline.name), Some(loaded.pipeline.commit_interval), runtime, &pages.outages)?;
         let why = match run::prepare(loaded, services.clone()) {
             Ok(prepared) => return Ok(Some(prepared)),
-            Err(problems) => services.unreachable().ok_or(Failure::Wrong(problems))?,
+            // Brokers may answer again by now.
+            Err(problems) => match problems.iter().find(|problem| problem.code == run::UNREACHABLE) {
+                Some(problem) => problem.message.clone(),
+                None => services.unreachable().ok_or(Failure::Wrong(problems))?,
+            },
         };
         pages.waits(&why);
         tracing::warn!(pipeline = %loaded.pipeline.name, cause = %why, "can't reach a service; retrying");

@@ -1,11 +1,12 @@
 //! Outages of services: work that needs them waits, everything else continues, nothing is lost or doubled, and
 //! an outage is never mistaken for a bad record.
 
+use std::process::Command;
 use std::time::Duration;
 
 use headwater_local::{Protocol, Proxy, Service, Stop};
 
-use crate::environment::{clickhouse, exclusive, page, wait_until};
+use crate::environment::{HW, clickhouse, exclusive, page, wait_until};
 use crate::log::{avro_long, create, produce, read, register};
 use crate::worker::Worker;
 
@@ -145,6 +146,20 @@ fn a_clickhouse_outage_holds_up_its_own_sink_only() {
         n => Err(format!("{n} rows\n{}", worker.log_tail())),
     });
     environment.stop(Service::ClickHouse, Stop::Kill).unwrap();
+    // A worker would start all the same; a registry is not needed here, and does not respond.
+    let config = dir.path().join("dry.yaml");
+    let (brokers, address) = (&environment.bootstrap, environment.clickhouse.as_deref().unwrap());
+    let text = format!(
+        "kafka: {{ bootstrap: \"{brokers}\" }}\nclickhouse: {{ url: \"{address}\" }}\nschema_registry: {{ url: \"http://127.0.0.1:1\" }}\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    let mut dry_run = Command::new(HW);
+    dry_run.arg("run").arg(&file).args(["--dry-run", "--config"]).arg(&config).current_dir(dir.path());
+    let output = dry_run.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(output.status.code(), Some(0), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("? ClickHouse outage.numbers: can't connect to ClickHouse"), "{said}");
+    assert!(said.contains("only this sink waits until ClickHouse responds") && said.contains("? schema registry:"), "{said}");
     send(&environment, 1_000..2_000);
     expect("the topic goes on", 2_000, || read(&environment, "outage.json-out").len());
     wait_until("the sink has noticed", Duration::from_secs(60), || match worker.metric("headwater_delivery_retries_total", &[])? {

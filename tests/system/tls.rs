@@ -168,7 +168,12 @@ fn a_pipeline_runs_over_tls_and_waits_while_a_certificate_is_wrong() {
     let (code, text) = dry_run(&pipeline, &config, &proxies);
     assert_eq!(code, Some(0), "{text}");
     let verified = format!("certificate of {NAME} verified against the CAs of {}", dir.path().join("ours.pem").display());
-    assert!(text.contains(&verified), "{text}");
+    assert!(text.contains(&format!("schema registry {verified}")) && text.matches(&verified).count() == 2, "{text}");
+    // Of ClickHouse alone a wrong certificate is a finding, too: it does not become right by waiting.
+    before_clickhouse.present(others.issue(&[NAME], VALID).acceptor(Some(&ours)));
+    let (code, text) = dry_run(&pipeline, &config, &[]);
+    assert!(code == Some(2) && text.contains("is not signed by a CA of `tls.ca`"), "{text}");
+    before_clickhouse.present(right.clone());
 
     let worker = Worker::start_configured(&config, &pipeline, dir.path());
     let sent = std::cell::Cell::new(0);
