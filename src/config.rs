@@ -265,7 +265,8 @@ impl Config {
         let (mut merged, mut layers): (Option<Node>, Vec<(Node, Source)>) = (None, Vec::new());
         for path in paths {
             let source = Source::read(path)?;
-            let mut node = yaml::parse(&source.text).map_err(|e| Problem::yaml(&source, e))?;
+            let mut node =
+                yaml::parse(&source.text).map_err(|e| Problem::yaml(&source, e).shown_in(&crate::lint::blanked_lines(&source.text)))?;
             if let Some(e) = node.substitute(&mut |text| substitute(text)).into_iter().next() {
                 return Err(Problem::yaml(&source, e));
             }
@@ -275,7 +276,9 @@ impl Config {
         }
         let mut config = match (&merged, layers.last()) {
             (Some(node), Some((_, source))) => {
-                let config = node.read::<Config>().map_err(|e| without_secrets(source, node, Problem::yaml(source, e)))?;
+                let config = node
+                    .read::<Config>()
+                    .map_err(|e| without_secrets(source, Problem::yaml(source, e).without(&crate::lint::hidden(node))))?;
                 let wrong = crate::lint::of_environment(&config).into_iter().chain(config.unreadable()).next();
                 wrong.map_or(Ok(config), |wrong| Err(in_its_layer(&layers, wrong)))?
             }
@@ -353,24 +356,23 @@ impl Config {
 fn wrong_by_itself(source: &Source, node: &Node) -> Result<(), Problem> {
     let (config, errors) = yaml::read_all::<Config>(node);
     let problem = match errors.into_iter().find(|e| e.code != "missing-key") {
-        Some(e) => Some(Problem::yaml(source, e)),
+        Some(e) => Some(Problem::yaml(source, e).without(&crate::lint::hidden(node))),
         None => config.iter().flat_map(crate::lint::of_environment).next().map(|d| Problem::found(source, node, d)),
     };
-    problem.map_or(Ok(()), |problem| Err(without_secrets(source, node, problem)))
+    problem.map_or(Ok(()), |problem| Err(without_secrets(source, problem)))
 }
 
 /// Shown where it is written: in the last layer that has the key.
 fn in_its_layer(layers: &[(Node, Source)], wrong: Diagnostic) -> Problem {
     let has = |path: &[String]| layers.iter().rev().find(|(node, _)| node.find(path).is_some());
     match has(&wrong.path).or(layers.last()) {
-        Some((node, source)) => without_secrets(source, node, Problem::found(source, node, wrong)),
+        Some((node, source)) => without_secrets(source, Problem::found(source, node, wrong)),
         None => Problem::plain(wrong.message),
     }
 }
 
-/// The line of a mistake may be that of a secret, and the message may quote what was read (`node`).
-fn without_secrets(source: &Source, node: &Node, problem: Problem) -> Problem {
-    let problem = problem.without(&crate::lint::hidden(node));
+/// The line of a mistake may be that of a secret.
+fn without_secrets(source: &Source, problem: Problem) -> Problem {
     match yaml::parse(&source.text) {
         Ok(raw) => problem.shown_in(&crate::lint::blanked(source, &raw, true)),
         Err(_) => problem,
@@ -481,8 +483,11 @@ mod tests {
             "clickhouse: [hunter2]",
             "schema_registry: hunter2",
             "schema_registry: { url: { password: hunter2 } }",
+            "schema_registry: { url: 'https://h', token: '${HW_TEST_MISPLACED:-hunter2}' }",
+            "schema_registry: { url: 'https://h', tls: '${HW_TEST_MISPLACED:-hunter2}' }",
+            // No YAML.
             "schema_registry: { url: 'https://h', token: ${HW_TEST_MISPLACED:-hunter2} }",
-            "schema_registry: { url: 'https://h', tls: ${HW_TEST_MISPLACED:-hunter2} }",
+            "clickhouse:\n  password: hunter2: {",
             "kafka: hunter2",
             "kafka: { properties: hunter2 }",
             "kafka: { properties: [hunter2] }",

@@ -20,7 +20,7 @@ use crate::prepare::{self, Loaded};
 
 pub use environment::{check as of_environment, risks as risks_of_environment};
 pub use names::CONVENTION;
-pub use secrets::{blanked, hidden};
+pub use secrets::{blanked, blanked_lines, hidden};
 
 /// More findings than anyone reads at once.
 const MOST: usize = 100;
@@ -101,7 +101,7 @@ pub(crate) fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
     // The text as written, before environment variables are filled in.
     let raw = match yaml::parse(&source.text) {
         Ok(raw) => raw,
-        Err(e) => return vec![Problem::yaml(&source, e)],
+        Err(e) => return vec![Problem::yaml(&source, e).shown_in(&blanked_lines(&source.text))],
     };
     let is_environment = document(&raw) == Some(Document::Environment);
     let mut problems = if is_environment { environment(&source, &raw) } else { pipeline(source.clone(), rules) };
@@ -113,8 +113,7 @@ pub(crate) fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
     problems.sort_by_key(Problem::position);
     problems.truncate(MOST);
     let blanked = secrets::blanked(&source, &raw, is_environment);
-    let hidden = if is_environment { secrets::hidden(&raw) } else { Vec::new() };
-    problems.into_iter().map(|problem| problem.shown_in(&blanked).without(&hidden)).collect()
+    problems.into_iter().map(|problem| problem.shown_in(&blanked)).collect()
 }
 
 /// The variables of an environment are known there only: what depends on them is left out.
@@ -124,10 +123,11 @@ fn environment(source: &Source, raw: &Node) -> Vec<Problem> {
         .iter()
         .flat_map(|config| [environment::check(config), environment::risks(config)].concat())
         .map(|d| Problem::found(source, raw, d));
+    let hidden = hidden(raw);
     let depends = |e: &YamlError| {
         e.place.and_then(|p| source.text.get(source.byte(p.start)..source.byte(p.end))).is_some_and(|text| text.contains("${"))
     };
-    errors.into_iter().filter(|e| !depends(e)).map(|e| Problem::yaml(source, e)).chain(found).collect()
+    errors.into_iter().filter(|e| !depends(e)).map(|e| Problem::yaml(source, e).without(&hidden)).chain(found).collect()
 }
 
 fn pipeline(source: Source, rules: &Rules<'_>) -> Vec<Problem> {

@@ -97,6 +97,19 @@ pub fn check(root: &Node, environment: bool) -> Vec<Diagnostic> {
     found
 }
 
+/// A text that is no YAML, without what follows keys of secrets in their lines. Bytes keep their places.
+pub fn blanked_lines(text: &str) -> Arc<str> {
+    let blank = |line: &str| match KEYS.as_ref().and_then(|keys| keys.find(line)) {
+        Some(key) => {
+            let (shown, rest) = line.split_at(key.end());
+            let hidden = rest.chars().map(|c| if matches!(c, ':' | '\n') { c.to_string() } else { "*".repeat(c.len_utf8()) });
+            hidden.fold(shown.to_string(), |line, c| line + &c)
+        }
+        None => line.to_string(),
+    };
+    text.split_inclusive('\n').map(blank).collect::<String>().into()
+}
+
 /// The texts of an environment that may be secrets, as they are read: what messages must not repeat.
 pub fn hidden(root: &Node) -> Vec<String> {
     let mut found = Vec::new();
