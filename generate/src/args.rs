@@ -142,7 +142,7 @@ impl Args {
 /// Those of [`publish`].
 pub fn run(args: &Args, bootstrap: &str, registry: Option<&str>) -> Result<Totals, GenerateError> {
     let quiet = args.quiet;
-    run_until(args, bootstrap, registry, &AtomicBool::new(false), &mut |progress: &Progress| {
+    run_until(args, bootstrap, registry, &AtomicBool::new(false), &mut || {}, &mut |progress: &Progress| {
         if !quiet {
             let time = chrono::DateTime::from_timestamp_millis(progress.time_ms).unwrap_or_default();
             let time = time.format("%Y-%m-%d %H:%M:%S");
@@ -155,7 +155,8 @@ pub fn run(args: &Args, bootstrap: &str, registry: Option<&str>) -> Result<Total
     })
 }
 
-/// [`run`] with the caller's own stop flag and progress report: every record sent before the flag was seen is acknowledged when it returns.
+/// [`run`] with the caller's own stop flag, beginning (see [`publish`]) and progress report: every record sent before the flag was seen is
+/// acknowledged when it returns.
 ///
 /// # Errors
 /// Those of [`publish`].
@@ -164,6 +165,7 @@ pub fn run_until(
     bootstrap: &str,
     registry: Option<&str>,
     stop: &AtomicBool,
+    begin: &mut dyn FnMut(),
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Totals, GenerateError> {
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
@@ -174,7 +176,7 @@ pub fn run_until(
         partitions: args.partitions,
         replication: args.replication,
     };
-    publish(options, &target, args.format, pace, stop, progress)
+    publish(options, &target, args.format, pace, stop, begin, progress)
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -89,6 +89,7 @@ pub struct Progress {
 
 /// Writes the load that `options` determine, first the tables (unless turned off), until its limit or `stop`.
 ///
+/// `begin` is called once, when every table row is acknowledged; events are written after it has returned.
 /// Missing topics are created; schemas are registered for Avro. Blocks the calling thread, which must not be one of an async runtime.
 ///
 /// # Errors
@@ -99,6 +100,7 @@ pub fn publish(
     format: Format,
     pace: Pace,
     stop: &AtomicBool,
+    begin: &mut dyn FnMut(),
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Totals, GenerateError> {
     let encoder = prepare(target, format)?;
@@ -116,8 +118,15 @@ pub fn publish(
         .map_err(|error| GenerateError::Kafka(format!("cannot create the producer: {error}")))?;
     let mut run = Run { producer, context, encoder, records: 0, reported: (Instant::now(), 0) };
     let mut model = Model::new(options);
-    let mut due = None;
+    let (mut begin, mut due) = (Some(begin), None);
     while !stop.load(Ordering::Relaxed) {
+        if model.tables_done()
+            && let Some(begin) = begin.take()
+        {
+            run.flush()?;
+            begin();
+            continue;
+        }
         if let Pace::Paced { rate, spike, follow_clock } = pace
             && model.tables_done()
         {
@@ -137,7 +146,7 @@ pub fn publish(
         let next_due = due.as_ref().map(|(s, began)| *began + Duration::from_micros(s.due_us(model.number())));
         run.report(&event, model.totals(), next_due, progress);
     }
-    run.finish()?;
+    run.flush()?;
     Ok(model.into_totals())
 }
 
@@ -310,10 +319,10 @@ impl Run {
     }
 
     /// Waits until every record is acknowledged.
-    fn finish(self) -> Result<(), GenerateError> {
+    fn flush(&self) -> Result<(), GenerateError> {
         let flushed = self.producer.flush(FLUSH);
         self.check()?;
-        flushed.map_err(|error| GenerateError::Kafka(format!("the last records were not acknowledged: {error}")))?;
+        flushed.map_err(|error| GenerateError::Kafka(format!("records were not acknowledged: {error}")))?;
         let acknowledged = self.context.acknowledged.load(Ordering::Relaxed);
         if acknowledged != self.records {
             let message = format!("{acknowledged} of {} records were acknowledged", self.records);

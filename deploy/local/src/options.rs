@@ -24,6 +24,8 @@ pub struct Options {
     pub proxied: bool,
     /// Settings of every Kafka node besides those that make it a node; these win.
     pub kafka_settings: Vec<(String, String)>,
+    /// Options of Kafka's Java besides its own, before them.
+    pub kafka_java: Vec<String>,
     /// Ports to use; a port left out is chosen freely.
     pub ports: Ports,
     /// Longest time each service may take from being started to answering.
@@ -57,6 +59,7 @@ impl Options {
             clickhouse_front: Vec::new(),
             proxied: false,
             kafka_settings: Vec::new(),
+            kafka_java: Vec::new(),
             ports: Ports::default(),
             patience: Duration::from_secs(120),
         }

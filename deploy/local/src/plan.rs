@@ -84,6 +84,7 @@ impl Environment {
             registry: registry.map(|own| Ok::<_, LocalError>((own, any()?))).transpose()?, // management on any port
             clickhouse,
             kafka_settings: options.kafka_settings.clone(),
+            kafka_java: options.kafka_java.clone(),
             patience: options.patience,
         };
         if let Some((port, _)) = plan.registry {

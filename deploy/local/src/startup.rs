@@ -84,6 +84,8 @@ pub struct Plan {
     pub clickhouse: Option<ClickHousePlan>,
     /// Settings of Kafka nodes besides those that make them nodes.
     pub kafka_settings: Vec<(String, String)>,
+    /// Options of Kafka's Java.
+    pub kafka_java: Vec<String>,
     pub patience: Duration,
 }
 
@@ -182,7 +184,8 @@ impl Starter<'_> {
         let program: JavaProgram = kafka::prepare(&|line| self.say(line))?;
         let mut started = Vec::new();
         for node in self.plan.nodes.iter().filter(|node| self.plan.start_nodes.contains(&node.id)) {
-            let launch = kafka::node_launch(&program, &self.plan.root, *node, &self.plan.nodes, &self.plan.kafka_settings)?;
+            let mut launch = kafka::node_launch(&program, &self.plan.root, *node, &self.plan.nodes, &self.plan.kafka_settings)?;
+            launch.args.splice(0..0, self.plan.kafka_java.clone());
             started.push(self.start(Service::Kafka(node.id), node.client, launch)?);
         }
         started.iter().try_for_each(|(record, from)| self.await_start(record, *from))

@@ -103,7 +103,7 @@ impl Ground for Embedded {
 
     fn load(&self, rate: f64, generated: &Arc<Generated>) -> Result<LoadThread, Problem> {
         let encoder = AvroEncoder::new(&self.ids).map_err(|e| Problem::plain(e.to_string()))?;
-        let (broker, generated) = (self.broker.clone(), generated.clone());
+        let broker = self.broker.clone();
         let options = Options {
             products: 200,
             customers: 2_000,
@@ -113,8 +113,7 @@ impl Ground for Embedded {
             out_of_order_ms: OUT_OF_ORDER_MS,
             ..Options::default()
         };
-        let work = move || generate(&broker, &encoder, options, &generated);
-        std::thread::Builder::new().name("generator".into()).spawn(work).map_err(|e| Problem::plain(e.to_string()))
+        generated.spawn(move |generated| generate(&broker, &encoder, options, generated))
     }
 
     fn start(&self, prepared: &Prepared) -> Result<Running, Problem> {
@@ -172,6 +171,10 @@ fn generate(broker: &MemoryBroker, encoder: &AvroEncoder, options: Options, gene
     while !generated.stop.load(Ordering::Relaxed) {
         if !live && model.tables_done() {
             live = true;
+            generated.tables_written();
+            if generated.stop.load(Ordering::Relaxed) {
+                break;
+            }
             started = Instant::now();
             model.start_at(now());
         }

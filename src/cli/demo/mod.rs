@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use headwater_generate::{GenerateError, Progress, Sums, Totals};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::{Failure, runtime};
 use crate::diagnose::{Problem, Source};
@@ -32,11 +32,15 @@ const PIPELINES: [(&str, &str); 3] = [
     ("audit-trail", include_str!("../../../pipelines/audit-trail/pipeline.yaml")),
 ];
 const CHANGES: [(&str, &str); 3] =
-    [("tumbling: 1m", "tumbling: 2s"), ("lateness: 2m", "lateness: 500ms"), ("out_of_order: 5s", "out_of_order: 1s, idle: 15s")];
+    [("tumbling: 1m", "tumbling: 1s"), ("lateness: 2m", "lateness: 200ms"), ("out_of_order: 5s", "out_of_order: 500ms, idle: 15s")];
 /// How far the generator's events are out of order: within `out_of_order` above. Both are short, so that totals appear soon.
-const OUT_OF_ORDER_MS: i64 = 500;
+const OUT_OF_ORDER_MS: i64 = 300;
 /// How long the totals may take to agree once the load has ended: windows wait for lateness and silence.
 const DRAIN: Duration = Duration::from_secs(180);
+/// How long the pipelines may take until they process their partitions.
+const START: Duration = Duration::from_secs(60);
+/// How often the demo looks at what the tables hold.
+const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Args)]
 pub struct DemoArgs {
@@ -54,17 +58,85 @@ pub struct DemoArgs {
     dir: PathBuf,
 }
 
-/// What the generator has done so far.
+/// What the generator has done so far, and how far it may go.
 #[derive(Default)]
 struct Generated {
     progress: Mutex<Option<Progress>>,
     stop: AtomicBool,
+    phase: Mutex<Phase>,
+    advanced: Condvar,
+}
+
+/// The parts of a load, one after the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd)]
+enum Phase {
+    /// Topics are created and table rows written.
+    #[default]
+    Tables,
+    /// Topics and tables are there; orders wait for the pipelines.
+    Waiting,
+    /// Orders are written, since then.
+    Orders(Instant),
+    /// The generator has ended.
+    Ended,
+}
+
+impl Generated {
+    /// Goes on to `phase`, unless it is there already.
+    fn advance(&self, phase: Phase) {
+        let mut now = self.phase.lock();
+        if *now < phase {
+            *now = phase;
+            self.advanced.notify_all();
+        }
+    }
+
+    /// Waits until `done` is true of the phase.
+    fn wait(&self, done: impl Fn(Phase) -> bool) -> Phase {
+        let mut phase = self.phase.lock();
+        self.advanced.wait_while(&mut phase, |phase| !done(*phase));
+        *phase
+    }
+
+    /// Says that the tables are written and waits until orders may begin.
+    fn tables_written(&self) {
+        self.advance(Phase::Waiting);
+        self.wait(|phase| phase > Phase::Waiting);
+    }
+
+    /// How long ago the first order was.
+    fn since_first_order(&self) -> Option<Duration> {
+        match *self.phase.lock() {
+            Phase::Orders(began) => Some(began.elapsed()),
+            _ => None,
+        }
+    }
+
+    /// Ends the load, whatever it waits for.
+    fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.advance(Phase::Orders(Instant::now()));
+    }
+
+    /// Runs a load on a thread of its own.
+    fn spawn(
+        self: &Arc<Self>,
+        load: impl FnOnce(&Generated) -> Result<Totals, GenerateError> + Send + 'static,
+    ) -> Result<LoadThread, Problem> {
+        let generated = self.clone();
+        let work = move || {
+            let result = load(&generated);
+            generated.advance(Phase::Ended);
+            result
+        };
+        std::thread::Builder::new().name("generator".into()).spawn(work).map_err(|e| Problem::plain(e.to_string()))
+    }
 }
 
 /// What the demo runs on: real services, or everything in this process.
 trait Ground {
     fn services(&self) -> &Services;
-    /// Starts the load on its own thread.
+    /// Starts the load on its own thread: topics and tables at once, orders when the pipelines process their partitions.
     fn load(&self, rate: f64, generated: &Arc<Generated>) -> Result<LoadThread, Problem>;
     fn start(&self, prepared: &Prepared) -> Result<Running, Problem>;
     /// What the tables hold.
@@ -122,16 +194,6 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
 
 fn on(args: &DemoArgs, ground: &dyn Ground, runtime: &tokio::runtime::Runtime) -> Result<(), Failure> {
     let generated = Arc::new(Generated::default());
-    let load = ground.load(args.rate, &generated)?;
-    wait_for_topics(ground.services(), &generated)?;
-    let mut running = Vec::new();
-    for (name, text) in PIPELINES {
-        let text = CHANGES.iter().fold(text.to_string(), |text, (old, new)| text.replace(old, new));
-        let source = Source::new(format!("pipelines/{name}/pipeline.yaml"), text);
-        let loaded = prepare::parse(source).map_err(Failure::Wrong)?;
-        let prepared = run::prepare(&loaded, ground.services().clone()).map_err(Failure::Wrong)?;
-        running.push(ground.start(&prepared)?);
-    }
     let interrupted = Arc::new(AtomicBool::new(false));
     let seen = interrupted.clone();
     runtime.spawn(async move {
@@ -139,6 +201,8 @@ fn on(args: &DemoArgs, ground: &dyn Ground, runtime: &tokio::runtime::Runtime) -
             seen.store(true, Ordering::Relaxed);
         }
     });
+    let (load, running) = prepare_all(args.rate, ground, &generated, &interrupted)?;
+    generated.advance(Phase::Orders(Instant::now()));
     let (started, mut display) = (Instant::now(), Display::new());
     let limit = args.seconds.map(Duration::from_secs);
     while !interrupted.load(Ordering::Relaxed)
@@ -146,10 +210,10 @@ fn on(args: &DemoArgs, ground: &dyn Ground, runtime: &tokio::runtime::Runtime) -
         && !running.iter().any(|r| r.stop.is_stopped())
     {
         display.show(ground, &running, &generated);
-        std::thread::sleep(Duration::from_millis(1_000));
+        std::thread::sleep(TICK);
     }
-    generated.stop.store(true, Ordering::Relaxed);
-    let totals = load.join().map_err(|_| Problem::plain("the generator panicked"))?.map_err(|e| Problem::plain(e.to_string()))?;
+    generated.end();
+    let totals = ended(load)?;
     let result = summary(ground, &running, &totals, &interrupted);
     for running in &running {
         running.stop.stop();
@@ -162,16 +226,43 @@ fn on(args: &DemoArgs, ground: &dyn Ground, runtime: &tokio::runtime::Runtime) -
 
 type LoadThread = std::thread::JoinHandle<Result<Totals, GenerateError>>;
 
-/// The generator creates its topics and tables before the load.
-fn wait_for_topics(services: &Services, generated: &Generated) -> Result<(), Problem> {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while generated.progress.lock().is_none() || services.broker.partitions("business.inventory.adjusted").ok().flatten().is_none() {
-        if Instant::now() > deadline {
-            return Err(Problem::plain("the generator's topics were not created in time"));
-        }
-        std::thread::sleep(Duration::from_millis(50));
+fn ended(load: LoadThread) -> Result<Totals, Problem> {
+    load.join().map_err(|_| Problem::plain("the generator panicked"))?.map_err(|e| Problem::plain(e.to_string()))
+}
+
+/// Starts the load and the pipelines, and returns when the pipelines process their partitions. Orders don't begin before that: they
+/// would be late for their windows, and the first totals, too.
+fn prepare_all(
+    rate: f64,
+    ground: &dyn Ground,
+    generated: &Arc<Generated>,
+    interrupted: &AtomicBool,
+) -> Result<(LoadThread, Vec<Running>), Failure> {
+    let load = ground.load(rate, generated)?;
+    if generated.wait(|phase| phase > Phase::Tables) == Phase::Ended {
+        ended(load)?;
+        return Err(Problem::plain("the generator ended before the first order").into());
     }
-    Ok(())
+    let mut running = Vec::new();
+    for (name, text) in PIPELINES {
+        let text = CHANGES.iter().fold(text.to_string(), |text, (old, new)| text.replace(old, new));
+        let source = Source::new(format!("pipelines/{name}/pipeline.yaml"), text);
+        let loaded = prepare::parse(source).map_err(Failure::Wrong)?;
+        let prepared = run::prepare(&loaded, ground.services().clone()).map_err(Failure::Wrong)?;
+        running.push(ground.start(&prepared)?);
+    }
+    let deadline = Instant::now() + START;
+    while let Some(waiting) = running.iter().find(|r: &&Running| !r.pages.ready().0)
+        && !interrupted.load(Ordering::Relaxed)
+        && !running.iter().any(|r| r.stop.is_stopped())
+    {
+        if Instant::now() > deadline {
+            let (pipeline, page) = (&waiting.pages.pipeline, waiting.pages.ready().1);
+            return Err(Problem::plain(format!("the pipeline `{pipeline}` does not process its partitions: {page}")).into());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok((load, running))
 }
 
 /// What the tables hold against what the generator sent.
@@ -209,5 +300,55 @@ fn summary(ground: &dyn Ground, running: &[Running], totals: &Totals, interrupte
             Ok(())
         }
         false => Err(Problem::plain("the totals differ").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use headwater_engine::broker::TopicPartition;
+    use headwater_generate::Topic;
+
+    use super::*;
+
+    #[test]
+    fn orders_begin_when_all_lanes_have_their_partitions() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = runtime().unwrap();
+        let args = DemoArgs { rate: 500.0, seconds: None, embedded: true, dir: dir.path().to_path_buf() };
+        let ground = embedded::Embedded::new(&args, runtime.handle()).unwrap();
+        let generated = Arc::new(Generated::default());
+        let Ok((load, running)) = prepare_all(args.rate, &ground, &generated, &AtomicBool::new(false)) else { panic!("the demo starts") };
+        assert!(running.iter().all(|r| r.pages.ready().0 && !r.shown.stats.snapshot().tasks.is_empty()));
+        let records = |topic: Topic| -> i64 {
+            let broker = &ground.services().broker;
+            let partitions = broker.partitions(topic.name()).unwrap().unwrap_or_default();
+            (0..partitions).map(|partition| broker.bounds(&TopicPartition::new(topic.name(), partition)).unwrap().1).sum()
+        };
+        for topic in Topic::ALL {
+            assert_eq!(records(topic) > 0, topic.is_table(), "{}", topic.name());
+        }
+        generated.advance(Phase::Orders(Instant::now()));
+        while ground.held().items == 0.0 {
+            assert!(!load.is_finished() && !running.iter().any(|r| r.stop.is_stopped()));
+            std::thread::yield_now();
+        }
+        generated.end();
+        assert!(ended(load).unwrap().sent().quantity > 0);
+        running.iter().for_each(|r| r.stop.stop());
+        running.into_iter().for_each(|r| r.wait().unwrap());
+    }
+
+    #[test]
+    fn a_load_that_ends_while_it_waits_writes_no_order() {
+        let generated = Arc::new(Generated::default());
+        let load = generated.spawn(|generated| {
+            generated.tables_written();
+            assert!(generated.stop.load(Ordering::Relaxed));
+            Ok(Totals::default())
+        });
+        assert_eq!(generated.wait(|phase| phase > Phase::Tables), Phase::Waiting);
+        generated.end();
+        ended(load.unwrap_or_else(|e| panic!("{}", e.message))).unwrap();
+        assert_eq!(generated.wait(|phase| phase == Phase::Ended), Phase::Ended);
     }
 }

@@ -19,7 +19,10 @@ use crate::run::{self, Prepared, Running, Services};
 pub(super) fn up(args: &DemoArgs) -> Result<Environment, Problem> {
     let dir = args.dir.join("environment");
     eprintln!("starting Kafka, the schema registry and the ClickHouse engine in {} (fetched on first use)", dir.display());
-    local::up(&local::options(dir, 1)?).map_err(|e| Problem::plain(e.to_string()))
+    let mut options = local::options(dir, 1)?;
+    // It lives for minutes: what the second compiler would gain later, its work costs at the start.
+    options.kafka_java = vec!["-XX:TieredStopAtLevel=1".to_string()];
+    local::up(&options).map_err(|e| Problem::plain(e.to_string()))
 }
 
 pub(super) struct Real {
@@ -87,13 +90,12 @@ impl Ground for Real {
             "--quiet",
         ];
         let load = <Load as clap::Parser>::try_parse_from(words).map_err(|e| Problem::plain(e.to_string()))?.args;
-        let (bootstrap, registry, generated) = (self.bootstrap.clone(), self.registry.clone(), generated.clone());
-        let work = move || {
-            headwater_generate::run_until(&load, &bootstrap, registry.as_deref(), &generated.stop, &mut |progress| {
-                *generated.progress.lock() = Some(*progress);
-            })
-        };
-        std::thread::Builder::new().name("generator".into()).spawn(work).map_err(|e| Problem::plain(e.to_string()))
+        let (bootstrap, registry) = (self.bootstrap.clone(), self.registry.clone());
+        generated.spawn(move |generated| {
+            let begin = &mut || generated.tables_written();
+            let progress = &mut |progress: &headwater_generate::Progress| *generated.progress.lock() = Some(*progress);
+            headwater_generate::run_until(&load, &bootstrap, registry.as_deref(), &generated.stop, begin, progress)
+        })
     }
 
     fn start(&self, prepared: &Prepared) -> Result<Running, Problem> {

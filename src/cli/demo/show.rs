@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use headwater_generate::SoFar;
 
@@ -12,6 +12,8 @@ use crate::run::Running;
 
 /// In a file or a pipe: the heading comes again after so many rows.
 const ROWS_PER_HEADING: usize = 30;
+/// How often everything is shown.
+const EVERY: Duration = Duration::from_secs(1);
 
 /// Shows what is going on, second by second.
 pub(super) struct Display {
@@ -19,11 +21,16 @@ pub(super) struct Display {
     /// Records of the generator and of each pipeline at the look before, for rates.
     seen: BTreeMap<String, (u64, Instant)>,
     rows: usize,
+    /// When everything is shown next.
+    next: Instant,
+    /// From the first order to the first totals in the tables.
+    first: Option<Duration>,
 }
 
 /// Everything at one moment.
 struct Look {
     seconds: u64,
+    first: Option<Duration>,
     /// Events that the generator sent, and how many per second.
     sent: u64,
     rate: f64,
@@ -47,30 +54,45 @@ struct Line {
 
 impl Display {
     pub(super) fn new() -> Display {
-        Display { started: Instant::now(), seen: BTreeMap::new(), rows: 0 }
+        Display { started: Instant::now(), seen: BTreeMap::new(), rows: 0, next: Instant::now(), first: None }
     }
 
+    /// Shows everything if it is time to, and the first totals as soon as they are there.
     pub(super) fn show(&mut self, ground: &dyn Ground, running: &[Running], generated: &Generated) {
-        let look = self.look(ground, running, generated);
+        let due = Instant::now() >= self.next;
+        if !due && self.first.is_some() {
+            return;
+        }
+        let held = ground.held();
+        let first = self.first.is_none() && held.items > 0.0;
+        if first {
+            self.first = generated.since_first_order();
+        }
+        if !due && !first {
+            return;
+        }
+        self.next = Instant::now() + EVERY;
+        let look = self.look(held, ground.tables(), running, generated);
         let mut out = std::io::stdout();
         let text = match out.is_terminal() {
             true => format!("\x1b[H\x1b[J{}", page(&look)),
             false => {
                 let heading = if self.rows.is_multiple_of(ROWS_PER_HEADING) { heading(look.tables) } else { String::new() };
                 self.rows += 1;
-                heading + &row(&look)
+                let first = look.first.filter(|_| first).map_or_else(String::new, |first| first_totals(first) + "\n");
+                heading + &row(&look) + &first
             }
         };
         let _ = out.write_all(text.as_bytes());
         let _ = out.flush();
     }
 
-    fn look(&mut self, ground: &dyn Ground, running: &[Running], generated: &Generated) -> Look {
+    fn look(&mut self, held: Held, tables: &'static str, running: &[Running], generated: &Generated) -> Look {
         let progress = *generated.progress.lock();
         let (sent, so_far) = progress.map_or((0, SoFar::default()), |p| (p.acknowledged, p.so_far));
         let rate = self.per_second("generator", sent);
         let pipelines = running.iter().map(|r| self.line(r)).collect();
-        Look { seconds: self.started.elapsed().as_secs(), sent, rate, so_far, pipelines, held: ground.held(), tables: ground.tables() }
+        Look { seconds: self.started.elapsed().as_secs(), first: self.first, sent, rate, so_far, pipelines, held, tables }
     }
 
     /// How fast a counter has grown since the look before.
@@ -96,6 +118,11 @@ impl Display {
     }
 }
 
+/// How soon the tables had something.
+fn first_totals(after: Duration) -> String {
+    format!("first totals {:.1} s after the first order", after.as_secs_f64())
+}
+
 fn page(look: &Look) -> String {
     let mut out = String::new();
     let _ = writeln!(out, "Headwater demo, {} s. Press Ctrl-C to stop.\n", look.seconds);
@@ -105,7 +132,8 @@ fn page(look: &Look) -> String {
     for Line { name, read, rate, written, lag, p95, address } in &look.pipelines {
         let _ = writeln!(out, "{name:<18} {read:>10} {rate:>9.0} {written:>10} {lag:>9} {p95:>9.0} ms  {address}");
     }
-    let _ = writeln!(out, "\nlatest closed windows ({})", look.tables);
+    let first = look.first.map_or_else(String::new, |first| format!("; {}", first_totals(first)));
+    let _ = writeln!(out, "\nlatest closed windows ({}){first}", look.tables);
     for window in &look.held.windows {
         let _ = writeln!(out, "  {window}");
     }
@@ -150,8 +178,16 @@ mod tests {
     fn rows_stand_under_their_headings_and_fit_into_80_columns() {
         let line = Line { name: "p".into(), read: 1, rate: 1.0, written: 1, lag: 3, p95: 41.7, address: String::new() };
         let held = Held { revenue: 1_234.5, ..Held::default() };
-        let look =
-            Look { seconds: 7, sent: 14_000, rate: 2_000.0, so_far: SoFar::default(), pipelines: vec![line], held, tables: "ClickHouse" };
+        let look = Look {
+            seconds: 7,
+            first: None,
+            sent: 14_000,
+            rate: 2_000.0,
+            so_far: SoFar::default(),
+            pipelines: vec![line],
+            held,
+            tables: "ClickHouse",
+        };
         let table = heading(look.tables) + &row(&look);
         let widths: Vec<usize> = table.lines().map(str::len).collect();
         assert!(widths.iter().all(|width| *width == widths[0] && *width <= 80), "{table}");
