@@ -1,9 +1,9 @@
-//! The picture of a pipeline: sources, steps, tables, sinks, and where rows change their partition.
+//! The picture of a pipeline: sources, steps, tables, sinks, dead letters, and where rows change their partition.
 
 mod svg;
 mod text;
 
-use headwater_engine::plan::{InputKind, Output, Plan, Stage, Target, TopicName, Upstream};
+use headwater_engine::plan::{InputKind, Output, Plan, Stage, Target, TopicName, Upstream, dead_letters};
 
 use operator_core::batch::user_fields;
 
@@ -21,6 +21,8 @@ pub enum Role {
     /// Rows go through a topic to the partition of another key.
     Repartition,
     Sink,
+    /// What could not be processed.
+    DeadLetters,
 }
 
 #[derive(Debug)]
@@ -80,7 +82,7 @@ pub fn graph(plan: &Plan) -> Graph {
         graph.add(Role::Table, "table", &table.name, "table", &table.topic.name);
     }
     for stage in &plan.stages {
-        graph.stage(stage);
+        graph.stage(plan, stage);
     }
     graph
 }
@@ -95,12 +97,23 @@ impl Graph {
         self.arrows.push(Arrow { from, to, label: label.to_string(), lookup });
     }
 
-    fn stage(&mut self, stage: &Stage) {
+    /// The topics for what `from` could not process; `of` names the box of their own.
+    fn dead_letters(&mut self, of: &str, from: String, topics: &str) {
+        self.add(Role::DeadLetters, "dlq", of, "topic", topics);
+        if let Some(added) = self.boxes.last_mut() {
+            added.title = "dead letters".to_string();
+        }
+        self.arrow(from, id("dlq", of), "", false);
+    }
+
+    fn stage(&mut self, plan: &Plan, stage: &Stage) {
         for input in &stage.inputs {
             match &input.kind {
                 InputKind::Source(_) => {
                     let topics: Vec<&str> = input.topics.iter().map(|t| t.name.as_ref()).collect();
                     self.add(Role::Source, "source", &input.name, "source", &topics.join(", "));
+                    let letters = topics.iter().map(|topic| dead_letters(topic)).collect::<Vec<_>>();
+                    self.dead_letters(&input.name, id("source", &input.name), &letters.join(", "));
                 }
                 InputKind::Repartition { .. } => {
                     let key = input.key.iter().flatten().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -124,10 +137,10 @@ impl Graph {
                 self.arrow(id("table", table), id("step", &node.step), "", true);
             }
         }
-        stage.outputs.iter().for_each(|output| self.output(stage, output));
+        stage.outputs.iter().for_each(|output| self.output(plan, stage, output));
     }
 
-    fn output(&mut self, stage: &Stage, output: &Output) {
+    fn output(&mut self, plan: &Plan, stage: &Stage, output: &Output) {
         let (from, label) = upstream(stage, output.from);
         let (kind, detail) = match &output.target {
             Target::Repartition { .. } => {
@@ -142,6 +155,9 @@ impl Graph {
         };
         self.add(Role::Sink, "sink", &output.name, kind, &detail);
         self.arrow(from, id("sink", &output.name), &label, false);
+        if matches!(output.target, Target::Outbox { .. }) {
+            self.dead_letters(&output.name, id("sink", &output.name), &plan.names.refused(&output.name));
+        }
     }
 }
 

@@ -24,6 +24,7 @@ pub(super) fn colors(role: Role) -> (&'static str, &'static str) {
         Role::Step => ("#ffffff", "#64748b"),
         Role::Repartition => ("#fef3c7", "#d97706"),
         Role::Sink => ("#dcfce7", "#16a34a"),
+        Role::DeadLetters => ("#fee2e2", "#dc2626"),
     }
 }
 
@@ -92,7 +93,7 @@ pub fn svg(graph: &Graph) -> String {
 fn drawn(out: &mut String, b: &Box, (x, y): (f64, f64)) {
     let (w, (fill, line)) = (width(b), colors(b.role));
     let (left, top) = (x - w / 2.0, y - HEIGHT / 2.0);
-    let round = if matches!(b.role, Role::Source | Role::Sink) { 16 } else { 7 };
+    let round = if matches!(b.role, Role::Source | Role::Sink | Role::DeadLetters) { 16 } else { 7 };
     let _ = writeln!(
         out,
         "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{w:.1}\" height=\"{HEIGHT}\" rx=\"{round}\" fill=\"{fill}\" stroke=\"{line}\" stroke-width=\"1.5\"/>\n\

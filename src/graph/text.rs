@@ -33,7 +33,7 @@ pub fn mermaid(graph: &Graph) -> String {
             Role::Table => ("[(", ")]"),
             Role::Step => ("[", "]"),
             Role::Repartition => ("{{", "}}"),
-            Role::Sink => ("[/", "/]"),
+            Role::Sink | Role::DeadLetters => ("[/", "/]"),
         };
         let label = format!("<b>{}</b><br/>{} {}", text(&b.title), text(&b.kind), text(&b.detail));
         let _ = writeln!(out, "  {}{open}\"{label}\"{close}", b.id);
@@ -43,7 +43,7 @@ pub fn mermaid(graph: &Graph) -> String {
         let label = if a.label.is_empty() { String::new() } else { format!("|{}|", text(&a.label)) };
         let _ = writeln!(out, "  {} {arrow}{label} {}", a.from, a.to);
     }
-    for role in [Role::Source, Role::Table, Role::Step, Role::Repartition, Role::Sink] {
+    for role in [Role::Source, Role::Table, Role::Step, Role::Repartition, Role::Sink, Role::DeadLetters] {
         let (fill, line) = super::svg::colors(role);
         let ids: Vec<&str> = graph.boxes.iter().filter(|b| b.role == role).map(|b| b.id.as_str()).collect();
         if !ids.is_empty() {
