@@ -1,15 +1,15 @@
 //! `hw local`: services on this machine without Docker.
 
+mod topic;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use headwater_engine::broker::{Broker, TopicSpec};
 use headwater_local::{Environment, Options};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
 use crate::diagnose::Problem;
-use crate::kafka::{Kafka, KafkaConfig};
 use crate::say;
 
 /// Where `hw local up` keeps its services, and other commands look for them.
@@ -23,6 +23,8 @@ Examples:
   hw local up && eval \"$(hw local env)\"
   hw local topic business.orders.created --partitions 6
   hw local topic business.catalog.products --set cleanup.policy=compact
+  hw local topic business.orders.created --partitions 12     grows it if it exists
+  hw local topic business.orders.created --delete
   hw local down --wipe")]
 pub struct LocalArgs {
     #[command(subcommand)]
@@ -50,17 +52,8 @@ enum Command {
     Status,
     /// Print the addresses as shell variables: eval "$(hw local env)"
     Env,
-    /// Create a topic
-    Topic {
-        /// Name of the topic
-        name: String,
-        /// Number of partitions
-        #[arg(long, default_value_t = 6)]
-        partitions: i32,
-        /// A setting of the topic, such as cleanup.policy=compact
-        #[arg(long = "set", value_name = "NAME=VALUE", value_parser = setting)]
-        settings: Vec<(String, String)>,
-    },
+    /// Create a topic, give it more partitions, or delete it
+    Topic(topic::TopicArgs),
     /// Serve the ClickHouse engine over HTTP (started by `up`)
     #[command(hide = true)]
     ClickhouseFront { library: PathBuf, data: PathBuf, address: std::net::SocketAddr },
@@ -99,20 +92,9 @@ pub fn run(args: &LocalArgs) -> Result<(), Failure> {
             say!("export HW_CLICKHOUSE={}", environment.clickhouse.unwrap_or_default());
             Ok(())
         }
-        Command::Topic { name, partitions, settings } => {
-            let kafka = Kafka::connect(KafkaConfig::new(running(&args.dir)?.bootstrap)).map_err(|e| Problem::plain(e.to_string()))?;
-            let spec = TopicSpec { name: name.clone(), partitions: *partitions, replication: None, config: settings.clone() };
-            kafka.create_topics(&[spec]).map_err(|e| Problem::plain(e.to_string()))?;
-            say!("{name} with {partitions} partitions");
-            Ok(())
-        }
+        Command::Topic(wanted) => Ok(topic::run(wanted, &running(&args.dir)?.bootstrap)?),
         Command::ClickhouseFront { library, data, address } => headwater_local::serve_clickhouse(library, data, *address).map_err(plain),
     }
-}
-
-fn setting(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE, such as cleanup.policy=compact")?;
-    Ok((name.to_string(), value.to_string()))
 }
 
 fn running(dir: &Path) -> Result<Environment, Problem> {

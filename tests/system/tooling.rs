@@ -69,6 +69,29 @@ fn the_tutorial_runs_as_it_stands() {
     assert!(blocks.iter().filter(|b| !b.shown.is_empty()).count() >= 9);
 }
 
+#[test]
+fn local_topics_are_created_grown_and_deleted() {
+    let environment = exclusive();
+    let topic = |arguments: &[&str]| {
+        let output = Command::new(HW).args(["local", "topic", "local.topics"]).args(arguments).arg("--dir").arg(&environment.dir).output();
+        let output = output.expect("hw starts");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), text)
+    };
+    for (arguments, succeeds, says) in [
+        (["--partitions", "2"].as_slice(), true, "local.topics with 2 partitions"),
+        (&["--partitions", "4"], true, "local.topics with 4 partitions, 2 before"),
+        (&[], true, "local.topics with 4 partitions, as before"),
+        (&["--partitions", "3"], false, "more than 3"),
+        (&["--set", "cleanup.policy=compact"], false, "exists already"),
+        (&["--delete"], true, "local.topics is deleted"),
+        (&["--delete"], false, "there is no topic"),
+    ] {
+        let (succeeded, text) = topic(arguments);
+        assert!(succeeded == succeeds && text.contains(says), "{arguments:?}: {text}");
+    }
+}
+
 /// The YAML language server, installed once under `target`.
 fn language_server() -> PathBuf {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
