@@ -258,7 +258,7 @@ fn cut(text: &str, mark: &Range<usize>) -> (String, Range<usize>) {
 const CUT: &str = "` #` starts a comment in YAML and ends the text: if it belongs to the text, quote the whole value";
 
 /// The path leads to an expression, not to the name of a column.
-fn is_sql(path: &[String]) -> bool {
+pub(crate) fn is_sql(path: &[String]) -> bool {
     let [section, _, operator, rest @ ..] = path else { return false };
     section == "steps"
         && match operator.as_str() {

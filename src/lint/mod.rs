@@ -2,6 +2,7 @@
 
 mod environment;
 mod names;
+mod quotes;
 mod secrets;
 mod tables;
 
@@ -109,6 +110,7 @@ pub(crate) fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
     problems.extend(show(secrets::check(&raw, is_environment)));
     if !is_environment {
         problems.extend(show(names::check(&raw, &rules.topics, rules.convention)));
+        problems.extend(show(quotes::check(&raw)));
     }
     problems.sort_by_key(Problem::position);
     problems.truncate(MOST);
