@@ -174,6 +174,7 @@ pub(super) fn topics(plan: &Plan, pipeline: &Pipeline) -> Vec<InternalTopic> {
             Some("repartition") => "rows repartitioned by another key",
             Some("outbox") => "rows to be inserted into ClickHouse",
             Some("dlq") => "rows that the table refused",
+            Some("manifest") => "what state and positions belong to",
             _ if spec.name.ends_with(".dlq") => "records that could not be processed, with the cause",
             _ => CREATED,
         };

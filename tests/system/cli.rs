@@ -75,6 +75,8 @@ fn explain_and_schema_tell_what_is_created() {
     let topics = explained["topics"].as_array().unwrap();
     let created = topics.iter().find(|topic| topic["name"] == "analytics.orders.late-lines").unwrap();
     assert_eq!((created["partitions"].as_i64(), created["why"].as_str()), (Some(6), Some("output, created if it is missing")));
+    let manifest = topics.iter().find(|topic| topic["name"] == "hw.order-analytics.manifest").unwrap();
+    assert_eq!(manifest["why"], "what state and positions belong to");
     let schema: Value = serde_json::from_slice(&hw(root, &["schema", "--sink", "revenue_topic", pipeline], &[]).stdout).unwrap();
     assert_eq!((schema["type"].as_str(), schema["name"].as_str()), (Some("record"), Some("RevenuePerMinute")));
     let output = hw(root, &["schema", "--sink", "nothing", pipeline], &[]);
@@ -136,6 +138,7 @@ fn explain_and_graph_speak_other_languages() {
         assert!(hw(&orders, &["graph", "pipeline.yaml", "--output", file], &[]).status.success());
         let graph = std::fs::read_to_string(orders.join(file)).unwrap();
         assert!(graph.starts_with(begins) && graph.contains("per_minute") && graph.contains("late"), "{graph}");
+        assert!(graph.contains("business.orders.created.dlq"), "{graph}");
     }
     // Python reads it as XML.
     let parse = "import sys, xml.etree.ElementTree as t; print(len(list(t.parse(sys.argv[1]).iter())))";
