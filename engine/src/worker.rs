@@ -12,8 +12,9 @@ use crate::tables::TableLoader;
 
 /// How long a lane waits for records before it looks after other things.
 const POLL_WAIT: Duration = Duration::from_millis(10);
-/// How long a lane has to commit what it has when the worker stops.
-const FINISH: Duration = Duration::from_secs(20);
+/// How long a lane has to commit what it has when the worker stops. With the 5 s each that a producer and a consumer without brokers
+/// take to close, that is below the 30 s after which Kubernetes kills.
+const FINISH: Duration = Duration::from_secs(15);
 /// Backoff between restarts of a lane: doubled each time up to the second figure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// How often topics are asked for their number of partitions.
