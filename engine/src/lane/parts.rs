@@ -2,6 +2,8 @@
 //! ([`operator_core::memory`]), or not at all and is tried with fewer records. Between such batches the epoch can end, so that what one
 //! of them makes is all that waits to be sent.
 
+use std::time::Duration;
+
 use operator_core::{Batch, Rejected};
 
 use super::input::Taken;
@@ -72,8 +74,21 @@ impl Lane {
                 }
             };
             self.leave_read(task, leaving, partition, &[])?;
-            self.flush()?;
+            self.make_room()?;
         }
         Ok(())
+    }
+
+    /// Hands over the outbox. If it is full, the epoch before is waited for: until it is acknowledged nothing may be handed over, and
+    /// the rows of a single record can be far more than an epoch's.
+    fn make_room(&mut self) -> Result<(), LaneEnd> {
+        let delivery = self.delivery;
+        while delivery == self.delivery
+            && self.outbox.bytes() >= self.config.epoch_bytes
+            && self.in_flight.as_ref().is_some_and(|f| !f.acknowledged)
+        {
+            self.settle(Duration::from_millis(50))?;
+        }
+        self.flush()
     }
 }
