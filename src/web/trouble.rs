@@ -84,9 +84,25 @@ impl Trouble {
             (false, false) if url.scheme() == "http" && is_no_http(error) => {
                 Trouble::Lost(format!("{cause}: if the server expects TLS on this port, use `https://`"))
             }
+            // The alert of a server that refuses the client is lost if the server closes the connection while the request is written.
+            (false, false) if url.scheme() == "https" && !answered && is_closed(error) => Trouble::Lost(format!(
+                "the server closed the connection without a response; if it always does, {}",
+                if tls.has_certificate() {
+                    "it may not accept the client certificate of `tls.certificate`"
+                } else {
+                    "it may ask for a client certificate: set `tls.certificate` and `tls.key`"
+                }
+            )),
             (false, false) => Trouble::Lost(cause),
         }
     }
+}
+
+/// The connection was closed while the request was written, or before a response.
+fn is_closed(error: &reqwest::Error) -> bool {
+    let text = chain(error);
+    let closed = ["tls_retry_write_records", "broken pipe", "connection reset", "closed before message completed", "unexpected eof"];
+    closed.iter().any(|part| text.contains(part))
 }
 
 /// The response is not HTTP, or the connection was closed without one.

@@ -71,7 +71,8 @@ fn a_wrong_certificate_is_named_with_what_to_set() {
     expect("too early", asked(&early, "https", &tls(Some(&ca), None, NAME)), "is not valid yet");
     expect("no client certificate", asked(&demanding, "https", &tls(Some(&ca), None, NAME)), "set `tls.certificate` and `tls.key`");
     let refused = asked(&demanding, "https", &tls(Some(&ca), Some(&foreign), NAME));
-    expect("a foreign client certificate", refused, "does not accept the client certificate of `tls.certificate`");
+    // The server's alert may be lost when it closes the connection.
+    expect("a foreign client certificate", refused, "accept the client certificate of `tls.certificate`");
     expect("plain HTTP to TLS", asked(&plain, "http", &Tls::default()), "use `https://`");
     let secure = |url: &str| url.replace("http://", "https://");
     let plain_port = said(&runtime, &secure(&registry), &secure(&clickhouse), &tls(Some(&ca), None, NAME));
