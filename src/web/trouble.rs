@@ -101,7 +101,8 @@ impl Trouble {
 /// The connection was closed while the request was written, or before a response.
 fn is_closed(error: &reqwest::Error) -> bool {
     let text = chain(error);
-    let closed = ["tls_retry_write_records", "broken pipe", "connection reset", "closed before message completed", "unexpected eof"];
+    let closed =
+        ["tls_retry_write_records", "broken pipe", "connection reset", "connection closed", "connection was not ready", "unexpected eof"];
     closed.iter().any(|part| text.contains(part))
 }
 
