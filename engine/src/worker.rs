@@ -186,9 +186,9 @@ mod tests {
     use super::*;
     use crate::broker::{Broker, Clock};
     use crate::lane::topics_to_create;
-    use crate::memory::{MemoryBroker, MemoryClock, Settings};
+    use crate::memory::{BrokerCatalog, MemoryBroker, MemoryClock, Settings};
     use crate::pipeline::Pipeline;
-    use crate::plan::{Catalog, Registered, plan};
+    use crate::plan::plan;
     use crate::registry::Registry;
     use crate::schemas::MemorySchemas;
     use crate::stats::Stats;
@@ -198,22 +198,6 @@ mod tests {
 
     const TEXT: &str = "apiVersion: headwater/v1\nname: p\nsources: { s: { topic: t, schema: { id: string } } }\n\
         sinks: { out: { from: s, topic: out, create: { partitions: 1 } } }\n";
-
-    struct Topics(MemoryBroker);
-
-    impl Catalog for Topics {
-        fn subject(&self, _: &str) -> Result<Option<Registered>, String> {
-            Ok(None)
-        }
-
-        fn partitions(&self, topic: &str) -> Result<Option<i32>, String> {
-            self.0.partitions(topic).map_err(|e| e.to_string())
-        }
-
-        fn topics(&self) -> Result<Vec<String>, String> {
-            self.0.topics().map_err(|e| e.to_string())
-        }
-    }
 
     /// A lane that had been restarted, and runs since, counted as restarting endlessly where no record came for it to commit.
     #[test]
@@ -225,7 +209,7 @@ mod tests {
         broker.create_topic("t", 1);
         let root = yaml::parse(TEXT).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
-        let planned = plan(&pipeline, &root, TEXT, &Registry(Vec::new()), &Topics(broker.clone()));
+        let planned = plan(&pipeline, &root, TEXT, &Registry(Vec::new()), &BrokerCatalog(&broker));
         let plan = Arc::new(planned.unwrap_or_else(|found| panic!("{found:#?}")));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         let stats = Arc::new(Stats::default());

@@ -7,9 +7,9 @@ use std::time::Duration;
 use headwater_engine::broker::{Broker, Clock, TopicPartition};
 use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World};
 use headwater_engine::manifest::{Agreed, DeployError, Keeper, deploy, store};
-use headwater_engine::memory::{MemoryBroker, Tombstones};
+use headwater_engine::memory::{BrokerCatalog, MemoryBroker, Tombstones};
 use headwater_engine::pipeline::Pipeline;
-use headwater_engine::plan::{Catalog, Names, Plan, Registered, plan};
+use headwater_engine::plan::{Names, Plan, plan};
 use headwater_engine::registry::{Kind, Registry};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::Stats;
@@ -43,27 +43,11 @@ sinks:
   copy: { from: clicks, topic: copy, create: { partitions: 1 } }
 "#;
 
-struct Topics<'a>(&'a MemoryBroker);
-
-impl Catalog for Topics<'_> {
-    fn subject(&self, _: &str) -> Result<Option<Registered>, String> {
-        Ok(None)
-    }
-
-    fn partitions(&self, topic: &str) -> Result<Option<i32>, String> {
-        self.0.partitions(topic).map_err(|e| e.to_string())
-    }
-
-    fn topics(&self) -> Result<Vec<String>, String> {
-        self.0.topics().map_err(|e| e.to_string())
-    }
-}
-
 fn planned(broker: &MemoryBroker, text: &str) -> Plan {
     let registry = Registry(vec![Kind::of::<operator_filter::Filter>(), Kind::of::<operator_window::Window>()]);
     let root = yaml::parse(text).unwrap();
     let pipeline = Pipeline::read(&root).0.unwrap();
-    plan(&pipeline, &root, text, &registry, &Topics(broker)).unwrap_or_else(|found| panic!("{found:#?}"))
+    plan(&pipeline, &root, text, &registry, &BrokerCatalog(broker)).unwrap_or_else(|found| panic!("{found:#?}"))
 }
 
 fn cluster(partitions: i32) -> MemoryBroker {

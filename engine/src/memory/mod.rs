@@ -49,6 +49,7 @@ use self::world::{World, transient};
 use crate::broker::{
     Broker, BrokerError, Committed, Consumer, Event, GroupView, Producer, Reader, SystemClock, TopicId, TopicPartition, TopicSpec,
 };
+use crate::plan::{Catalog, Registered};
 
 /// In real time, how often a waiting call looks for timeouts that no other call has announced.
 const WAKE: Duration = Duration::from_millis(100);
@@ -347,6 +348,23 @@ impl MemoryBroker {
     /// How often each fault has happened.
     pub fn faults_happened(&self) -> BTreeMap<Fault, u64> {
         self.shared.lock().faults.happened().clone()
+    }
+}
+
+/// The topics of a broker, for plans; there is no schema registry.
+pub struct BrokerCatalog<'a>(pub &'a MemoryBroker);
+
+impl Catalog for BrokerCatalog<'_> {
+    fn subject(&self, _: &str) -> Result<Option<Registered>, String> {
+        Ok(None)
+    }
+
+    fn partitions(&self, topic: &str) -> Result<Option<i32>, String> {
+        self.0.partitions(topic).map_err(|e| e.to_string())
+    }
+
+    fn topics(&self) -> Result<Vec<String>, String> {
+        self.0.topics().map_err(|e| e.to_string())
     }
 }
 

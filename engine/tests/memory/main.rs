@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use headwater_engine::broker::Broker;
 use headwater_engine::lane::{Lane, LaneConfig, World, topics_to_create};
-use headwater_engine::memory::{MemoryBroker, MemoryClock, Settings};
+use headwater_engine::memory::{BrokerCatalog, MemoryBroker, MemoryClock, Settings};
 use headwater_engine::pipeline::Pipeline;
-use headwater_engine::plan::{Catalog, Registered, plan};
+use headwater_engine::plan::plan;
 use headwater_engine::registry::{Kind, Registry};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::Stats;
@@ -45,22 +45,6 @@ const ROWS: usize = 2_000;
 const LIMIT: u64 = 900 << 10;
 const CHILD: &str = "HW_TEST_LIMITED";
 
-struct Topics<'a>(&'a MemoryBroker);
-
-impl Catalog for Topics<'_> {
-    fn subject(&self, _: &str) -> Result<Option<Registered>, String> {
-        Ok(None)
-    }
-
-    fn partitions(&self, topic: &str) -> Result<Option<i32>, String> {
-        self.0.partitions(topic).map_err(|e| e.to_string())
-    }
-
-    fn topics(&self) -> Result<Vec<String>, String> {
-        self.0.topics().map_err(|e| e.to_string())
-    }
-}
-
 fn lane() -> (MemoryBroker, Arc<MemoryClock>, Lane, Arc<Stats>) {
     let settings = Settings { session_timeout: i64::MAX / 4, transaction_timeout: i64::MAX / 4, ..Settings::default() };
     let clock = MemoryClock::at(1_767_225_600_000);
@@ -70,7 +54,7 @@ fn lane() -> (MemoryBroker, Arc<MemoryClock>, Lane, Arc<Stats>) {
     let pipeline = Pipeline::read(&root).0.unwrap();
     let registry =
         Registry(vec![Kind::of::<operator_window::Window>(), Kind::of::<operator_map::Map>(), Kind::of::<operator_filter::Filter>()]);
-    let plan = Arc::new(plan(&pipeline, &root, PIPELINE, &registry, &Topics(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
+    let plan = Arc::new(plan(&pipeline, &root, PIPELINE, &registry, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
     broker.create_topics(&topics_to_create(&plan)).unwrap();
     let world = World {
         plan: plan.clone(),

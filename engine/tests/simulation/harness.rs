@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock};
 use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, topics_to_create};
-use headwater_engine::memory::{Faults, MemoryBroker, MemoryClock};
+use headwater_engine::memory::{BrokerCatalog, Faults, MemoryBroker, MemoryClock};
 use headwater_engine::pipeline::Pipeline;
-use headwater_engine::plan::{Catalog, Plan, Registered, plan};
+use headwater_engine::plan::{Plan, plan};
 use headwater_engine::registry::{Kind, Registry};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::{Snapshot, Stats};
@@ -156,22 +156,6 @@ pub struct Run<'a> {
     stats: Vec<Arc<Stats>>,
 }
 
-pub struct Topics<'a>(pub &'a MemoryBroker);
-
-impl Catalog for Topics<'_> {
-    fn subject(&self, _: &str) -> Result<Option<Registered>, String> {
-        Ok(None)
-    }
-
-    fn partitions(&self, topic: &str) -> Result<Option<i32>, String> {
-        self.0.partitions(topic).map_err(|e| e.to_string())
-    }
-
-    fn topics(&self) -> Result<Vec<String>, String> {
-        self.0.topics().map_err(|e| e.to_string())
-    }
-}
-
 pub fn registry() -> Registry {
     Registry(vec![
         Kind::of::<operator_filter::Filter>(),
@@ -214,7 +198,7 @@ impl<'a> Run<'a> {
         broker.create_topic("orders", PARTITIONS);
         let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
-        let plan = plan(&pipeline, &root, text, &registry(), &Topics(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
+        let plan = plan(&pipeline, &root, text, &registry(), &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         Run { case, seed, broker, clock, plan: Arc::new(plan), state: tempfile::tempdir().unwrap(), stats: Vec::new() }
     }
@@ -372,7 +356,7 @@ impl Played {
         topics.iter().for_each(|(topic, partitions)| broker.create_topic(topic, *partitions));
         let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
-        let plan = plan(&pipeline, &root, text, &registry(), &Topics(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
+        let plan = plan(&pipeline, &root, text, &registry(), &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         Played { broker, plan: Arc::new(plan) }
     }

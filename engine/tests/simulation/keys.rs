@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use headwater_engine::broker::Broker;
 use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, sample_keys, topics_to_create};
-use headwater_engine::memory::MemoryBroker;
+use headwater_engine::memory::{BrokerCatalog, MemoryBroker};
 use headwater_engine::partitioner::KeyHash;
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{Plan, plan};
@@ -15,7 +15,7 @@ use headwater_engine::tables::LoadedTables;
 use headwater_engine::time::TrustedWall;
 use headwater_engine::yaml;
 
-use crate::harness::{Topics, registry};
+use crate::harness::registry;
 
 const ONE: &str = r#"
 apiVersion: headwater/v1
@@ -76,7 +76,7 @@ impl Log {
     fn plan(&self, text: &str) -> Plan {
         let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
-        let plan = plan(&pipeline, &root, text, &registry(), &Topics(&self.broker)).unwrap_or_else(|found| panic!("{found:#?}"));
+        let plan = plan(&pipeline, &root, text, &registry(), &BrokerCatalog(&self.broker)).unwrap_or_else(|found| panic!("{found:#?}"));
         self.broker.create_topics(&topics_to_create(&plan)).unwrap();
         plan
     }

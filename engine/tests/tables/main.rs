@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Membership, Outcome, Outgoing, Producer, Progress};
 use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, topics_to_create};
-use headwater_engine::memory::{MemoryBroker, MemoryClock, Settings};
+use headwater_engine::memory::{BrokerCatalog, MemoryBroker, MemoryClock, Settings};
 use headwater_engine::pipeline::Pipeline;
-use headwater_engine::plan::{Catalog, Plan, Registered, plan};
+use headwater_engine::plan::{Plan, plan};
 use headwater_engine::registry::{Kind, Registry};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::Stats;
@@ -30,22 +30,6 @@ steps:
 sinks:
   out: { from: some, topic: out, create: { partitions: 1 } }
 "#;
-
-struct Topics<'a>(&'a MemoryBroker);
-
-impl Catalog for Topics<'_> {
-    fn subject(&self, _: &str) -> Result<Option<Registered>, String> {
-        Ok(None)
-    }
-
-    fn partitions(&self, topic: &str) -> Result<Option<i32>, String> {
-        self.0.partitions(topic).map_err(|e| e.to_string())
-    }
-
-    fn topics(&self) -> Result<Vec<String>, String> {
-        self.0.topics().map_err(|e| e.to_string())
-    }
-}
 
 struct Run {
     broker: MemoryBroker,
@@ -69,7 +53,7 @@ impl Run {
         let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
         let registry = Registry(vec![Kind::of::<operator_filter::Filter>()]);
-        let plan = Arc::new(plan(&pipeline, &root, text, &registry, &Topics(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
+        let plan = Arc::new(plan(&pipeline, &root, text, &registry, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         let tables = Arc::new(LoadedTables::new(&plan));
         Run { broker, clock, plan, tables, stats: Arc::default() }
