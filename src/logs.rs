@@ -230,23 +230,33 @@ fn json(out: &mut Writer<'_>, time: String, level: Level, target: &str, span: Sp
     writeln!(out, "{}", Value::from(line))
 }
 
+/// What tests log.
+#[cfg(test)]
+#[derive(Clone, Default)]
+pub(crate) struct Written(Arc<Mutex<Vec<u8>>>);
+
+#[cfg(test)]
+impl Written {
+    pub(crate) fn lines(&self) -> Vec<String> {
+        String::from_utf8(self.0.lock().clone()).unwrap().lines().map(str::to_string).collect()
+    }
+}
+
+#[cfg(test)]
+impl std::io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
-
-    impl std::io::Write for Written {
-        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            self.0.lock().extend_from_slice(bytes);
-            Ok(bytes.len())
-        }
-
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
 
     /// The lines that `run` logs.
     fn logged(plain: bool, run: impl FnOnce()) -> Vec<String> {
@@ -261,8 +271,7 @@ mod tests {
                 tracing::subscriber::with_default(registry.with(lines), run)
             }
         }
-        let bytes = written.0.lock().clone();
-        String::from_utf8(bytes).unwrap().lines().map(str::to_string).collect()
+        written.lines()
     }
 
     #[test]

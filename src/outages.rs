@@ -161,26 +161,15 @@ fn shown(name: &str, sink: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logs::Written;
 
     /// Log lines of what is done in between.
     fn logged(act: impl FnOnce()) -> Vec<String> {
-        #[derive(Clone, Default)]
-        struct Lines(Arc<Mutex<Vec<u8>>>);
-        impl std::io::Write for Lines {
-            fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-                self.0.lock().extend_from_slice(bytes);
-                Ok(bytes.len())
-            }
-            fn flush(&mut self) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
-        let lines = Lines::default();
-        let writer = lines.clone();
+        let written = Written::default();
+        let writer = written.clone();
         let subscriber = tracing_subscriber::fmt().without_time().with_ansi(false).with_writer(move || writer.clone()).finish();
         tracing::subscriber::with_default(subscriber, act);
-        let text = String::from_utf8(lines.0.lock().clone()).unwrap();
-        text.lines().map(str::to_string).collect()
+        written.lines()
     }
 
     #[test]
