@@ -83,6 +83,14 @@ impl Outages {
 }
 
 impl Service {
+    /// Whether it answered, and why not.
+    pub fn report(&self, answered: Result<(), String>) {
+        match answered {
+            Ok(()) => self.up(),
+            Err(why) => self.down(why),
+        }
+    }
+
     /// It answered.
     pub fn up(&self) {
         self.up_at(Instant::now());

@@ -59,10 +59,7 @@ pub fn connect(
 ) -> Result<Services, Problem> {
     let kafka = Arc::new(kafka(config, client_id, commit)?);
     let service = outages.service("kafka", "");
-    kafka.report(move |answered| match answered {
-        Ok(()) => service.up(),
-        Err(why) => service.down(why),
-    });
+    kafka.report(move |answered| service.report(answered));
     let (subjects, schemas): (Arc<dyn Subjects>, Arc<dyn SchemaSource>) = match registry(config)? {
         Some(registry) => {
             let registry = registry.reporting(outages.service("schema_registry", ""));

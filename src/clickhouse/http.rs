@@ -90,9 +90,9 @@ impl Http {
     /// ClickHouse's exception; no connection; an answer that does not prove to be ClickHouse's.
     pub async fn run(&self, request: Request<'_>) -> Result<Reply, ClickHouseError> {
         let result = self.exchange(request).await;
-        self.web.answers(match &result {
-            Err(e @ (ClickHouseError::Connect(_) | ClickHouseError::Tls(_) | ClickHouseError::Lost(_))) => Some(e.to_string()),
-            _ => None,
+        self.web.report(match &result {
+            Err(e @ (ClickHouseError::Connect(_) | ClickHouseError::Tls(_) | ClickHouseError::Lost(_))) => Err(e.to_string()),
+            _ => Ok(()),
         });
         result
     }

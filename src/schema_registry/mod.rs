@@ -136,9 +136,9 @@ impl Registry {
 
     async fn send<T: for<'de> Deserialize<'de>>(&self, request: RequestBuilder, what: &str) -> Result<T, RegistryError> {
         let result = self.ask(request, what).await;
-        self.web.answers(match &result {
-            Err(RegistryError::Unavailable(why)) => Some(why.clone()),
-            _ => None,
+        self.web.report(match &result {
+            Err(RegistryError::Unavailable(why)) => Err(why.clone()),
+            _ => Ok(()),
         });
         result
     }

@@ -88,17 +88,15 @@ impl Web {
         Ok(Web { client, url, tls: tls.clone(), service: None })
     }
 
-    /// Reports a hung server to `service`, and what [`Web::answers`] is called with.
+    /// Reports a hung server to `service`, and what [`Web::report`] is called with.
     pub fn reporting(self, service: Service) -> Web {
         Web { service: Some(service), ..self }
     }
 
     /// Reports that the server responds, or why it does not.
-    pub fn answers(&self, down: Option<String>) {
-        match (&self.service, down) {
-            (Some(service), Some(why)) => service.down(why),
-            (Some(service), None) => service.up(),
-            (None, _) => {}
+    pub fn report(&self, answered: Result<(), String>) {
+        if let Some(service) = &self.service {
+            service.report(answered);
         }
     }
 
@@ -140,12 +138,12 @@ impl Web {
             match question.send().await {
                 Err(_) => {
                     hangs = true;
-                    self.answers(Some(format!("no response within {} s, not even to a small request", 2 * DOUBT.as_secs())));
+                    self.report(Err(format!("no response within {} s, not even to a small request", 2 * DOUBT.as_secs())));
                 }
                 // Of other outages only a real request knows the end.
                 Ok(_) if hangs => {
                     hangs = false;
-                    self.answers(None);
+                    self.report(Ok(()));
                 }
                 Ok(_) => {}
             }
