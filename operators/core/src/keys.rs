@@ -82,6 +82,30 @@ pub fn encode(columns: &[ArrayRef], row: usize, out: &mut Vec<u8>) {
     }
 }
 
+/// The length of the encoding of columns of these types that `bytes` begin with; `None` if they don't begin with one.
+pub fn length(types: &[DataType], bytes: &[u8]) -> Option<usize> {
+    use DataType::*;
+    let mut length = 0usize;
+    for data_type in types {
+        let (presence, rest) = bytes.get(length..)?.split_first()?;
+        length += 1;
+        let width = match (*presence, data_type) {
+            (NULL, _) => 0,
+            (VALUE, Utf8 | Binary) => {
+                let (written, _) = rest.split_first_chunk::<4>()?;
+                4usize.checked_add(u32::from_be_bytes(*written) as usize)?
+            }
+            (VALUE, Boolean) => 1,
+            // Floats of both widths are written as doubles.
+            (VALUE, Float32) => 8,
+            (VALUE, other) => other.primitive_width()?,
+            _ => return None,
+        };
+        length = length.checked_add(width)?;
+    }
+    (length <= bytes.len()).then_some(length)
+}
+
 /// The column with one spelling of equal values: results of a group must not depend on which of its rows came last.
 pub fn canonical(column: &ArrayRef) -> ArrayRef {
     match column.data_type() {
@@ -113,7 +137,7 @@ fn same(value: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{Float64Array, StringArray};
+    use arrow::array::{BooleanArray, Decimal128Array, Float32Array, Float64Array, StringArray};
 
     use super::*;
 
@@ -121,6 +145,28 @@ mod tests {
         let mut out = Vec::new();
         encode(columns, row, &mut out);
         out
+    }
+
+    #[test]
+    fn the_end_of_a_key_is_found() {
+        let columns: [ArrayRef; 4] = [
+            Arc::new(StringArray::from(vec![Some("grün"), None])),
+            Arc::new(Float32Array::from(vec![Some(1.5), None])),
+            Arc::new(BooleanArray::from(vec![Some(true), None])),
+            Arc::new(Decimal128Array::from(vec![Some(-5), None])),
+        ];
+        let types: Vec<DataType> = columns.iter().map(|c| c.data_type().clone()).collect();
+        for row in 0..2 {
+            let mut bytes = key(&columns, row);
+            let expected = bytes.len();
+            for cut in 0..expected {
+                assert_eq!(length(&types, &bytes[..cut]), None);
+            }
+            bytes.extend_from_slice(&[1; 30]);
+            assert_eq!(length(&types, &bytes), Some(expected));
+        }
+        assert_eq!(length(&[DataType::Int32], &[7, 0, 0, 0, 0]), None, "neither null nor a value");
+        assert_eq!(length(&[], &[7]), Some(0));
     }
 
     #[test]

@@ -30,6 +30,7 @@ pub mod path;
 pub mod script;
 pub mod spec;
 pub mod state;
+pub mod stores;
 pub mod table;
 pub mod types;
 

@@ -11,6 +11,7 @@ use crate::batch::Millis;
 use crate::diagnostic::Diagnostic;
 use crate::operator::Operator;
 use crate::path::Path;
+use crate::stores::StoreLayout;
 
 /// The configuration of one kind of operator: the YAML below its kind's key. JSON Schema for editors, `hw lint`,
 /// `hw explain`, the README's table and the example test all derive from it.
@@ -99,6 +100,12 @@ impl StateLayout {
     /// Adds a fact.
     pub fn with(mut self, name: impl Into<String>, value: impl Into<String>) -> StateLayout {
         self.0.push((name.into(), value.into()));
+        self
+    }
+
+    /// Adds the layout of a store. Stores are compared by their names.
+    pub fn store(mut self, name: &str, layout: &StoreLayout) -> StateLayout {
+        self.0.extend(layout.facts(name));
         self
     }
 }

@@ -9,9 +9,9 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow::datatypes::i256;
+use operator_core::stores::bytes::{Reader, put_bytes, put_i128, put_u64};
 use operator_core::{Millis, Origin};
 
-use crate::codec::{Reader, put_bytes, put_i128, put_u64};
 use crate::exact::ExactSum;
 use crate::sketch::Sketch;
 use crate::values::{Column, Value};

@@ -10,7 +10,7 @@
 //! Numbers near the limit of doubles are summed apart, scaled down by a power of two: so no step of an addition can
 //! overflow, and a sum that temporarily leaves the range of doubles is exact like any other.
 
-use crate::codec::{Reader, put_f64, put_u64};
+use operator_core::stores::bytes::{Reader, put_f64, put_u64};
 
 /// 2^900: from here on numbers are summed apart. 2^64 smaller ones stay below the largest double.
 const HUGE: f64 = f64::from_bits((1023 + 900) << 52);

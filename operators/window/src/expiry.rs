@@ -4,6 +4,7 @@
 //! the clock, on how rows were batched or on when the sweep came by (rule R6): a replay forgets what live forgot. The
 //! sweep only frees what is over for every row to come, since those have its watermark or a later one.
 
+use operator_core::stores::bytes::after;
 use operator_core::{Millis, State, StateError};
 
 use crate::groups::{read_group, with_time};
@@ -35,18 +36,6 @@ pub fn forget(group_key: &[u8], state: &mut dyn State) -> Result<(), StateError>
         true
     })?;
     keys.iter().try_for_each(|key| state.delete(key))
-}
-
-/// The first key that does not begin with `prefix`.
-fn after(prefix: &[u8]) -> Vec<u8> {
-    let mut end = prefix.to_vec();
-    while let Some(last) = end.pop() {
-        if let Some(next) = last.checked_add(1) {
-            end.push(next);
-            break;
-        }
-    }
-    end
 }
 
 /// Deletes every group that is over at `watermark`. Groups of unknown age, written before groups expired, are as old as
@@ -93,13 +82,6 @@ pub fn sweep(plan: &WindowPlan, expire: Millis, watermark: Millis, state: &mut d
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_range_of_a_prefix_ends_behind_it() {
-        assert_eq!(after(&[1, 2]), [1, 3]);
-        assert_eq!(after(&[1, 255]), [2]);
-        assert!(after(&[255]).is_empty());
-    }
 
     #[test]
     fn groups_of_unknown_age_stay() {

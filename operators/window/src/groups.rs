@@ -4,10 +4,10 @@ use std::hash::BuildHasher;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashTable;
+use operator_core::stores::bytes::{Reader, put_i128, put_u64};
 use operator_core::{Millis, State, StateError};
 
 use crate::accumulator::{Accumulator, Function, Row};
-use crate::codec::{Reader, put_i128, put_u64};
 use crate::expiry::{forget, is_over};
 use crate::layout::{VERSION, VERSION_TIMED, put_distinct_key, put_key};
 use crate::plan::WindowPlan;

@@ -13,9 +13,9 @@
 //! so that one more value doesn't rewrite a large set.
 
 use arrow::datatypes::DataType;
+use operator_core::stores::bytes::Reader;
 use operator_core::{Millis, StateError};
 
-use crate::codec::Reader;
 use crate::values::Value;
 
 /// Version of everything written to state here.

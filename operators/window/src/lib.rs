@@ -27,7 +27,6 @@
 pub mod accumulator;
 pub mod aggregate;
 pub mod bounds;
-pub mod codec;
 pub mod exact;
 pub mod expiry;
 mod groups;

@@ -17,10 +17,10 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, TimestampMillisecondArray, UInt32Array};
 use arrow::compute::{take, take_record_batch};
 use operator_core::batch::{HEADERS, derived_system_columns};
+use operator_core::stores::bytes::Reader;
 use operator_core::{Batch, Cx, Millis, NO_WATERMARK, Operator, Port, StateError, Time, keys};
 
 use crate::accumulator::Row;
-use crate::codec::Reader;
 use crate::expiry::{next_sweep, sweep};
 use crate::groups::{Groups, read_group};
 use crate::inputs::InputRows;

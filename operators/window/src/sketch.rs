@@ -9,7 +9,7 @@
 //! The logarithm is computed from additions and multiplications only, so that a value lands in the same bucket on
 //! every platform and every libm.
 
-use crate::codec::{Reader, put_f64, put_i128, put_u64};
+use operator_core::stores::bytes::{Reader, put_f64, put_i128, put_u64};
 
 /// Relative error of an answer.
 pub const ACCURACY: f64 = 0.01;

@@ -11,8 +11,7 @@ use arrow::datatypes::{
     TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type,
     UInt32Type, UInt64Type,
 };
-
-use crate::codec::{Reader, put_bytes, put_f64, put_i128};
+use operator_core::stores::bytes::{Reader, put_bytes, put_f64, put_i128};
 
 /// A value that is kept in state. Integers of all widths, booleans, dates, timestamps and decimals are their number.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,5 +1,6 @@
 //! Compact binary for values in state: varints, big-endian floats, length-prefixed bytes. Reading never panics and
 //! never allocates more than the available bytes: every read answers `None` when the bytes do not hold what was asked.
+//! What is written here is on disk and in changelogs: the encoding does not change.
 
 /// Appends `value` as a base-128 varint, lowest seven bits first.
 pub fn put_u64(value: u64, out: &mut Vec<u8>) {
@@ -22,7 +23,24 @@ pub fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-fn put_u128(mut value: u128, out: &mut Vec<u8>) {
+/// Appends `value` so that the order of the bytes is the order of the numbers: big-endian, sign flipped.
+pub fn put_ordered(value: i64, out: &mut Vec<u8>) {
+    out.extend_from_slice(&((value as u64) ^ (1 << 63)).to_be_bytes());
+}
+
+/// The first bytes after all that begin with `prefix`; empty if there are none.
+pub fn after(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if let Some(next) = last.checked_add(1) {
+            end.push(next);
+            break;
+        }
+    }
+    end
+}
+
+pub(crate) fn put_u128(mut value: u128, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -73,6 +91,11 @@ impl<'a> Reader<'a> {
         Some(f64::from_bits(u64::from_be_bytes(self.array()?)))
     }
 
+    /// Reads what [`put_ordered`] wrote.
+    pub fn ordered(&mut self) -> Option<i64> {
+        Some((u64::from_be_bytes(self.array()?) ^ (1 << 63)) as i64)
+    }
+
     pub fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = self.u64()?.try_into().ok()?;
         self.take(length)
@@ -92,7 +115,7 @@ impl<'a> Reader<'a> {
         Some(*taken)
     }
 
-    fn u128(&mut self) -> Option<u128> {
+    pub(crate) fn u128(&mut self) -> Option<u128> {
         let mut value = 0u128;
         for shift in (0..128).step_by(7) {
             let byte = self.u8()?;
@@ -129,6 +152,29 @@ mod tests {
         assert_eq!(reader.f64(), Some(-0.5));
         assert_eq!(reader.bytes(), Some(&b"abc"[..]));
         assert!(reader.is_empty());
+    }
+
+    #[test]
+    fn ordered_numbers_sort_as_bytes() {
+        let numbers = [i64::MIN, -60_000, -1, 0, 1, 60_000, i64::MAX];
+        let coded: Vec<Vec<u8>> = numbers
+            .iter()
+            .map(|n| {
+                let mut out = Vec::new();
+                put_ordered(*n, &mut out);
+                out
+            })
+            .collect();
+        assert!(coded.is_sorted());
+        let read: Vec<i64> = coded.iter().filter_map(|bytes| Reader::new(bytes).ordered()).collect();
+        assert_eq!(read, numbers);
+    }
+
+    #[test]
+    fn the_range_of_a_prefix_ends_behind_it() {
+        assert_eq!(after(&[1, 2]), [1, 3]);
+        assert_eq!(after(&[1, 255]), [2]);
+        assert!(after(&[255]).is_empty());
     }
 
     #[test]

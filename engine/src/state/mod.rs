@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use hashbrown::HashMap;
 use operator_core::{State, StateError};
 
+mod overlay;
+
+use overlay::Overlay;
+
 type Bytes = Box<[u8]>;
-type Overlay = HashMap<Vec<u8>, Option<Bytes>, foldhash::fast::FixedState>;
 
 /// State of a step in a partition.
 #[derive(Default)]
@@ -49,20 +51,17 @@ impl Store {
     pub fn seal(&mut self, mut write: impl FnMut(&[u8], Option<&[u8]>)) {
         debug_assert!(self.committing.is_empty(), "the epoch before was not settled");
         std::mem::swap(&mut self.committing, &mut self.open);
-        let mut entries: Vec<_> = self.committing.iter().collect();
-        entries.sort_unstable_by(|a, b| a.0.cmp(b.0));
-        for (key, value) in entries {
-            write(key, value.as_deref());
+        for (key, value) in self.committing.sorted() {
+            write(key, value);
         }
     }
 
     /// The commit is acknowledged: its writes, in key order, become committed (and go to the local checkpoint).
     pub fn apply(&mut self, mut visit: impl FnMut(&[u8], Option<&[u8]>)) {
-        let mut entries: Vec<_> = std::mem::take(&mut self.committing).into_iter().collect();
-        entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        for (key, value) in entries {
-            visit(&key, value.as_deref());
-            self.load(&key, value.as_deref());
+        let committed = std::mem::take(&mut self.committing);
+        for (key, value) in committed.sorted() {
+            visit(key, value);
+            self.load(key, value);
         }
     }
 
@@ -86,9 +85,9 @@ impl Store {
     pub fn undo(&mut self) {
         for (key, before) in self.undo.take().unwrap_or_default().into_iter().rev() {
             match before {
-                Some(value) => self.open.insert(key, value),
+                Some(value) => self.open.set(&key, value),
                 None => self.open.remove(&key),
-            };
+            }
         }
     }
 
@@ -96,7 +95,7 @@ impl Store {
         if let Some(undo) = &mut self.undo {
             undo.push((key.to_vec(), self.open.get(key).cloned()));
         }
-        *self.open.entry_ref(key).or_insert(None) = value;
+        self.open.set(key, value);
     }
 
     /// Sets a committed entry while restoring; `None` deletes it.
@@ -150,11 +149,7 @@ impl State for Store {
         if from >= to {
             return Ok(());
         }
-        let within = |key: &&[u8]| *key >= from && *key < to;
-        let mut fresh: Vec<&[u8]> = self.open.keys().chain(self.committing.keys()).map(Vec::as_slice).filter(within).collect();
-        fresh.sort_unstable();
-        fresh.dedup();
-        let mut fresh = fresh.into_iter().peekable();
+        let mut fresh = in_order(self.open.range(from, to), self.committing.range(from, to)).peekable();
         let mut old = self.committed.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))).peekable();
         loop {
             let (key, value) = match (fresh.peek(), old.peek()) {
@@ -179,9 +174,25 @@ impl State for Store {
     }
 }
 
+/// The keys of both, in order, each once.
+fn in_order<'a>(a: impl Iterator<Item = &'a [u8]>, b: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
+    let (mut a, mut b) = (a.peekable(), b.peekable());
+    std::iter::from_fn(move || match (a.peek(), b.peek()) {
+        (Some(x), Some(y)) if x == y => {
+            b.next();
+            a.next()
+        }
+        (Some(x), Some(y)) if x > y => b.next(),
+        (None, _) => b.next(),
+        _ => a.next(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::{DataType, Field};
     use operator_core::MemoryState;
+    use operator_core::stores::{Due, RowCodec, TimeQueue, TimedRow, TimedRows};
     use proptest::prelude::*;
 
     use super::*;
@@ -245,6 +256,61 @@ mod tests {
                 for k in 0..20u8 {
                     prop_assert_eq!(store.get(&[k], &mut value).unwrap(), model.entries.contains_key(&[k][..]));
                 }
+            }
+        }
+    }
+
+    fn row(key: u8, time: i64) -> Vec<u8> {
+        vec![key, time as u8]
+    }
+
+    proptest! {
+        /// Typed stores give the same on overlays as on plain state, through commits and aborts.
+        #[test]
+        fn typed_stores_behave_like_the_model(ops in proptest::collection::vec((0u8..12, 0i64..40, 0u8..4), 1..150)) {
+            let codec = RowCodec::new(Vec::<Field>::new());
+            let rows = TimedRows::new(1, vec![DataType::UInt8], codec.clone(), 7);
+            let queue = TimeQueue::new(2, vec![DataType::UInt8], codec);
+            let (mut store, mut model, mut saved) = (Store::default(), MemoryState::default(), MemoryState::default());
+            let mut stores = [(rows.clone(), queue.clone()), (rows, queue)];
+            let mut in_flight = false;
+            for (op, time, key) in ops {
+                let mut seen = Vec::new();
+                for (state, (rows, queue)) in [&mut store as &mut dyn State, &mut model].into_iter().zip(&mut stores) {
+                    let mut found: Vec<(i64, Vec<u8>)> = Vec::new();
+                    let key = [1, key];
+                    match op {
+                        0..4 => rows.put(&TimedRow { key: &key, time, sequence: &[], flags: op, row: &row(key[1], time) }, state).unwrap(),
+                        4 => rows.delete(&key, time, &[], state).unwrap(),
+                        5 => rows.rows(&key, (time - 10, time), state, &mut |r| { found.push((r.time, r.row.to_vec())); true }).unwrap(),
+                        6 => drop(rows.expire(time, 3, state, &mut |r| found.push((r.time, r.row.to_vec()))).unwrap()),
+                        7..9 => queue.put(&Due { time, key: &key, sequence: &[op], flags: 0, row: &row(key[1], time) }, state).unwrap(),
+                        9 => {
+                            let portion = queue.take_before(time, 3, state).unwrap();
+                            found.extend(portion.iter().map(|due| due.unwrap()).map(|due| (due.time, due.row.to_vec())));
+                        }
+                        _ => {}
+                    }
+                    seen.push((found, queue.first_time(state).unwrap()));
+                }
+                prop_assert_eq!(&seen[0], &seen[1]);
+                match op {
+                    10 => {
+                        if in_flight { store.apply(|_, _| ()); }
+                        store.seal(|_, _| ());
+                        in_flight = true;
+                        saved = model.clone();
+                    }
+                    11 => {
+                        // The commit in flight is settled before anything is discarded.
+                        if std::mem::take(&mut in_flight) { store.apply(|_, _| ()); }
+                        store.discard();
+                        model = saved.clone();
+                        stores.iter_mut().for_each(|(rows, queue)| { rows.forget(); queue.forget(); });
+                    }
+                    _ => {}
+                }
+                prop_assert_eq!(all(&store), all(&model));
             }
         }
     }
