@@ -11,7 +11,7 @@ pub fn pipeline(registry: &Registry) -> Value {
     let mut generator = SchemaSettings::draft07().into_generator();
     let root = Pipeline::json_schema(&mut generator);
     let mut properties = Map::new();
-    properties.insert("from".into(), from());
+    properties.insert("from".into(), from(registry));
     properties.insert("on_error".into(), on_error());
     for kind in &registry.0 {
         let reference = (kind.schema)(&mut generator).to_value();
@@ -51,11 +51,17 @@ pub fn pipeline(registry: &Registry) -> Value {
     schema
 }
 
-fn from() -> Value {
+fn from(registry: &Registry) -> Value {
     let name = json!({ "type": "string" });
+    let list = json!({ "type": "array", "minItems": 1, "items": name });
+    let mut forms = vec![name.clone(), list.clone()];
+    for kind in registry.0.iter().filter(|kind| !kind.inputs.is_empty()) {
+        let inputs: Map<String, Value> = kind.inputs.iter().map(|input| (input.to_string(), json!({ "anyOf": [name, list] }))).collect();
+        forms.push(json!({ "type": "object", "required": kind.inputs, "properties": inputs, "additionalProperties": false }));
+    }
     json!({
-        "description": "The source, step or port (`step.port`) whose rows the step reads, or a list of them with the same columns.",
-        "anyOf": [name, { "type": "array", "minItems": 1, "items": name }],
+        "description": "The source, step or port (`step.port`) whose rows the step reads, or a list of them with the same columns. Of an operator with several inputs, that of each by its name: `{ left: orders, right: payments }`.",
+        "anyOf": forms,
     })
 }
 

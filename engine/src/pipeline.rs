@@ -79,6 +79,57 @@ impl Names {
     }
 }
 
+/// What a step reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum From {
+    /// One input, of one stream or of several that are read as one.
+    Only(Names),
+    /// An input for each name, in the order of the file.
+    Named(Vec<(String, Names)>),
+}
+
+impl From {
+    /// All streams.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        let (only, named) = match self {
+            From::Only(names) => (Some(names), [].as_slice()),
+            From::Named(inputs) => (None, inputs.as_slice()),
+        };
+        only.into_iter().chain(named.iter().map(|(_, names)| names)).flat_map(Names::iter)
+    }
+}
+
+// By hand: an untagged enum would not know the location of an error in it.
+impl<'de> Deserialize<'de> for From {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<From, D::Error> {
+        struct FromVisitor;
+        impl<'de> serde::de::Visitor<'de> for FromVisitor {
+            type Value = From;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a name, a list of names such as `[orders, routed.big]`, or inputs such as `{ left: orders, right: payments }`")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<From, E> {
+                Ok(From::Only(Names::One(name.to_string())))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, seq: A) -> Result<From, A::Error> {
+                Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(seq)).map(|names| From::Only(Names::Many(names)))
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<From, A::Error> {
+                let mut inputs = Vec::new();
+                while let Some(input) = map.next_entry()? {
+                    inputs.push(input);
+                }
+                Ok(From::Named(inputs))
+            }
+        }
+        d.deserialize_any(FromVisitor)
+    }
+}
+
 /// A stream to read: one topic, a list, or all that match a pattern.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -322,7 +373,7 @@ pub enum OnError {
 /// A step: where its rows come from and one operator.
 #[derive(Clone, Debug)]
 pub struct Step {
-    pub from: Names,
+    pub from: From,
     /// `None`: not decided, which is an error where a cast can fail.
     pub on_error: Option<OnError>,
     /// The operator's key, such as `filter`. Its configuration is read from the tree once the operator is known.

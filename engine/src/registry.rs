@@ -13,6 +13,8 @@ pub struct Kind {
     pub summary: &'static str,
     pub example: &'static str,
     pub example_input: &'static str,
+    /// Names of its inputs; empty: one, without a name.
+    pub inputs: &'static [&'static str],
     /// JSON Schema of the configuration.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     plan: fn(&Node, &PlanCx<'_>) -> Result<Planned, Refused>,
@@ -34,6 +36,7 @@ impl Kind {
             summary: S::SUMMARY,
             example: S::EXAMPLE,
             example_input: S::EXAMPLE_INPUT,
+            inputs: S::INPUTS,
             schema: |generator| generator.subschema_for::<S>(),
             plan: |config, cx| match read_all::<S>(config) {
                 (Some(spec), errors) if errors.is_empty() => spec.plan(cx).map_err(|wrong| Refused::Wrong(wrong, spec.passes_on())),

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use operator_core::memory::{self, Exceeded};
-use operator_core::{Batch, Cx, Emitted, Ledger, MemoryState, Millis, NO_WATERMARK, Operator, Origin, Rejected, Tables, Time};
+use operator_core::{
+    Batch, Context, Emitted, Input, Ledger, MemoryState, Millis, NO_WATERMARK, Operator, Origin, Progress, Rejected, Tables, Time,
+};
 
 use crate::order::{BY_TIME, Turn, Way, in_order};
 use crate::pipeline::OnError;
@@ -53,7 +55,7 @@ struct Node {
     /// Rows in the open epoch and where they went.
     ledger: Ledger,
     rows_in: u64,
-    /// By input of the node.
+    /// Rows that wait, by branch of the node.
     waiting: Vec<Way>,
     /// Input rows now in state, over all epochs.
     held: i64,
@@ -144,7 +146,7 @@ impl Task {
             Upstream::Input(i) => inputs.get(*i).copied().unwrap_or(NO_WATERMARK),
             Upstream::Node(n, _) => self.nodes.get(*n).map_or(NO_WATERMARK, |n| n.passed_on),
         };
-        plan.inputs.iter().map(of).min().unwrap_or(NO_WATERMARK)
+        plan.branches.iter().map(|branch| of(&branch.from)).min().unwrap_or(NO_WATERMARK)
     }
 
     /// The watermark that has been passed on to output `output`.
@@ -175,8 +177,8 @@ impl Task {
             Ok(Way { way, turn, rows, origin: origin.clone() })
         };
         for (node, waits) in stage.nodes.iter().zip(&mut self.nodes) {
-            if let Some(input) = node.inputs.iter().position(|input| *input == from) {
-                waits.waiting.push(by(input, &node.step, node.united.as_ref())?);
+            for (way, branch) in node.branches.iter().enumerate().filter(|(_, branch)| branch.from == from) {
+                waits.waiting.push(by(way, &node.step, branch.united.as_ref())?);
             }
         }
         for (index, output) in stage.outputs.iter().enumerate().filter(|(_, output)| output.from == from) {
@@ -233,19 +235,33 @@ impl Task {
         self.stage().is_some_and(|stage| stage.nodes.iter().any(|node| node.planned.grows))
     }
 
-    /// Runs the batches that wait for a step.
+    /// Runs the batches that wait for a step, one input after the other: branches of different inputs have no common order.
     fn waiting(&mut self, index: usize, tables: &dyn Tables, leaving: &mut Leaving) -> Result<(), TaskError> {
-        let waiting = self.nodes.get_mut(index).map(|n| std::mem::take(&mut n.waiting)).unwrap_or_default();
-        for Way { turn, rows, origin, .. } in in_order(waiting).map_err(|e| self.broken(index, e.to_string()))? {
-            self.batch(index, turn, &Batch::new(rows, origin), tables, leaving)?;
+        let mut waiting = self.nodes.get_mut(index).map(|n| std::mem::take(&mut n.waiting)).unwrap_or_default();
+        let plan = self.plan.clone();
+        let node = plan.stages.get(self.stage).and_then(|stage| stage.nodes.get(index));
+        let input_of = |way: &Way| node.and_then(|node| node.branches.get(way.way)).map_or(Input::ONLY, |branch| branch.input);
+        while let Some(input) = waiting.iter().map(input_of).min() {
+            let (of_input, others): (Vec<Way>, Vec<Way>) = waiting.into_iter().partition(|way| input_of(way) == input);
+            waiting = others;
+            for Way { turn, rows, origin, .. } in in_order(of_input).map_err(|e| self.broken(index, e.to_string()))? {
+                self.batch(index, (input, turn), &Batch::new(rows, origin), tables, leaving)?;
+            }
         }
         Ok(())
     }
 
-    fn batch(&mut self, index: usize, turn: Turn, batch: &Batch, tables: &dyn Tables, leaving: &mut Leaving) -> Result<(), TaskError> {
+    fn batch(
+        &mut self,
+        index: usize,
+        (input, turn): (Input, Turn),
+        batch: &Batch,
+        tables: &dyn Tables,
+        leaving: &mut Leaving,
+    ) -> Result<(), TaskError> {
         let rows = batch.num_rows() as u64;
         let from = (turn, &batch.origin);
-        let (ledger, _) = self.call(index, tables, from, leaving, |operator, cx| operator.on_batch(batch, cx))?;
+        let (ledger, _, ()) = self.call(index, tables, from, leaving, |operator, cx| operator.on_batch(input, batch, cx))?;
         if ledger.accounted() != rows as i64 {
             return Err(self.broken(index, format!("{rows} rows went in, {} are accounted for ({ledger:?})", ledger.accounted())));
         }
@@ -268,12 +284,21 @@ impl Task {
         if watermark <= node.seen {
             return Ok(false);
         }
-        let time = Time { watermark, emitted: node.passed_on, wall };
+        let time = Time { watermark, emitted: node.passed_on, wall, budget: usize::MAX };
         node.seen = watermark;
         let origin = Origin { topic: node.step.clone(), partition: self.partition, from: -1, to: -1 };
-        let (ledger, emitted) = self.call(index, tables, (BY_TIME, &origin), leaving, |operator, cx| operator.on_time(time, cx))?;
-        if ledger.accounted() != 0 {
-            return Err(self.broken(index, format!("time made {} rows from nothing", ledger.accounted())));
+        let (mut ledger, mut emitted) = (Ledger::default(), false);
+        loop {
+            let call = self.call(index, tables, (BY_TIME, &origin), leaving, |operator, cx| operator.on_time(time, cx))?;
+            let (moved, any, progress) = call;
+            if moved.accounted() != 0 {
+                return Err(self.broken(index, format!("time made {} rows from nothing", moved.accounted())));
+            }
+            ledger.add(&moved);
+            emitted |= any;
+            if progress == Progress::Done {
+                break;
+            }
         }
         if let Some(node) = self.nodes.get_mut(index) {
             node.passed_on = node.passed_on.max(later(watermark, node.delay));
@@ -282,29 +307,30 @@ impl Task {
         Ok(emitted || dirty || ledger != Ledger::default())
     }
 
-    /// Calls an operator, checks what it emitted and sends it on. Returns whether anything was emitted.
-    fn call(
+    /// Calls an operator, checks what it emitted and sends it on. Returns whether anything was emitted, and the operator's answer.
+    fn call<T>(
         &mut self,
         index: usize,
         tables: &dyn Tables,
         (turn, origin): (Turn, &Origin),
         leaving: &mut Leaving,
-        run: impl FnOnce(&mut dyn Operator, &mut Cx<'_>) -> Result<(), operator_core::StateError>,
-    ) -> Result<(Ledger, bool), TaskError> {
+        run: impl FnOnce(&mut dyn Operator, &mut Context<'_>) -> Result<T, operator_core::StateError>,
+    ) -> Result<(Ledger, bool, T), TaskError> {
         let (mut emitted, mut rejected, mut ledger) = (Vec::new(), Vec::new(), Ledger::default());
-        let Some(node) = self.nodes.get_mut(index) else { return Ok((ledger, false)) };
+        let Some(node) = self.nodes.get_mut(index) else { return Err(self.broken(index, "there is no such step".to_string())) };
         let mut none = MemoryState::default();
         let state: &mut dyn operator_core::State = match &mut node.store {
             Some(store) => store,
             None => &mut none,
         };
         let result = {
-            let mut cx = Cx::new(&mut emitted, &mut rejected, &mut ledger, state, tables);
+            let mut cx = Context::new(&mut emitted, &mut rejected, &mut ledger, state, tables);
             run(node.operator.as_mut(), &mut cx)
         };
-        if let Err(e) = result {
-            return Err(TaskError { unreadable: true, ..self.broken(index, e.to_string()) });
-        }
+        let answer = match result {
+            Ok(answer) => answer,
+            Err(e) => return Err(TaskError { unreadable: true, ..self.broken(index, e.to_string()) }),
+        };
         if node.on_error == OnError::Drop {
             let dropped: u64 = rejected.extract_if(.., |rejected| !rejected.asked).map(|rejected| rejected.inputs).sum();
             ledger.rejected -= dropped;
@@ -333,7 +359,7 @@ impl Task {
             }
             self.deliver(Upstream::Node(index, port), turn, rows, origin, leaving)?;
         }
-        Ok((ledger, any))
+        Ok((ledger, any, answer))
     }
 
     fn broken(&self, index: usize, message: String) -> TaskError {

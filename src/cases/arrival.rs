@@ -108,7 +108,7 @@ impl Dependence {
             let inputs: Vec<Comparison> = stage.inputs.iter().map(|input| input_comparison(input, &topics)).collect();
             let mut nodes: Vec<Comparison> = Vec::new();
             for node in &stage.nodes {
-                let before = node.inputs.iter().map(|from| at(*from, &inputs, &nodes)).fold(Comparison::Rows, worse);
+                let before = node.branches.iter().map(|branch| at(branch.from, &inputs, &nodes)).fold(Comparison::Rows, worse);
                 if before != Comparison::Rows {
                     dependence.steps.insert(node.step.clone());
                 }
@@ -213,8 +213,8 @@ fn has_order(stage: &Stage, output: &Output, key: Option<&str>) -> bool {
         if let Some(KeyEffect::Columns(by)) = timed.map(|port| &port.key) {
             return matches!((by.as_slice(), key), ([by], Some(key)) if by == key);
         }
-        match node.inputs.first() {
-            Some(first) => from = *first,
+        match node.branches.first() {
+            Some(first) => from = first.from,
             None => break,
         }
     }

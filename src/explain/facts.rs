@@ -103,7 +103,7 @@ pub(super) fn step(stage: &Stage, node: &PlanNode) -> Entry {
         role: "step",
         name: node.step.clone(),
         what: node.kind.clone(),
-        from: node.inputs.iter().map(|u| upstream(stage, *u)).collect(),
+        from: node.branches.iter().map(|branch| upstream(stage, branch.from)).collect(),
         facts,
         schemas: schemas.collect(),
     }

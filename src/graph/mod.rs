@@ -129,8 +129,8 @@ impl Graph {
             };
             let detail = node.planned.details.first().map(|(_, value)| value.clone()).or_else(columns);
             self.add(Role::Step, "step", &node.step, &node.kind, &detail.unwrap_or_default());
-            for from in &node.inputs {
-                let (from, label) = upstream(stage, *from);
+            for branch in &node.branches {
+                let (from, label) = upstream(stage, branch.from);
                 self.arrow(from, id("step", &node.step), &label, false);
             }
             for table in &node.planned.tables {

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use operator_core::diagnostic::{did_you_mean, names as list};
-use operator_core::{Diagnostic, Input, KeyEffect, Path, PlanCx, Planned, Port, Severity, TableInfo};
+use operator_core::{Diagnostic, Input, InputInfo, KeyEffect, Path, PlanCx, Planned, Port, Severity, TableInfo};
 
-use super::{Catalog, InputKind, Names, Output, Plan, PlanNode, Stage, StageInput, Upstream, sink, source};
+use super::{Branch, Catalog, InputKind, Names, Output, Plan, PlanNode, Stage, StageInput, Upstream, sink, source};
 use crate::pipeline::{API_VERSION, Pipeline, Step, can_name_a_pipeline};
 use crate::registry::{Refused, Registry};
 use crate::yaml::{Node, YamlError};
@@ -16,7 +16,7 @@ use crate::yaml::{Node, YamlError};
 pub(super) struct Stream {
     pub(super) component: usize,
     pub(super) from: Upstream,
-    pub(super) input: Input,
+    pub(super) input: InputInfo,
     /// The inputs whose partitions its rows are in.
     pub(super) origins: Vec<usize>,
     pub(super) lossy: bool,
@@ -249,40 +249,25 @@ impl Builder<'_> {
             self.found.push(found.help(help));
             return;
         };
-        let place = ["steps".to_string(), name.to_string(), "from".to_string()];
-        if step.from.iter().next().is_none() {
-            self.found.push(
-                Diagnostic::error("from", "`from` is empty: a step reads at least one stream")
-                    .at(place)
-                    .help("name a source, a step or a port: `from: orders`"),
-            );
-            return;
-        }
         let path = ["steps".to_string(), name.to_string(), step.kind.clone()];
         let Some(config) = self.root.find(&path) else { return };
-        let names: Vec<&str> = step.from.iter().collect();
-        if let Some(twice) = names.iter().enumerate().find(|(n, from)| names.iter().take(*n).any(|before| before == *from)) {
-            let found = Diagnostic::error("stream-twice", format!("`from` lists `{}` twice", twice.1));
-            self.found
-                .push(found.at(["steps", name, "from", &twice.0.to_string()]).help("remove one: a step reads each row of a stream once"));
-        }
-        // All of them, so that every unknown one is reported.
-        let streams: Vec<Option<Stream>> = step.from.iter().map(|from| self.resolve(from, &place)).collect();
-        let streams: Option<Vec<Stream>> = streams.into_iter().collect();
-        let Some(mut stream) = streams.and_then(|streams| self.union(name, &names, streams)) else {
+        let Some(inputs) = self.inputs_of(name, &step.from, kind) else {
             // What it reads was refused: its own shape can be checked anyway.
             self.found.extend(kind.shape(config).into_iter().map(|e| unreadable(e, &path)));
             return;
         };
-        let cx = PlanCx { input: &stream[0].input, tables: &self.tables };
+        let infos: Vec<InputInfo> = inputs.iter().filter_map(|streams| streams.first()).map(|stream| stream.input.clone()).collect();
+        let [input, others @ ..] = infos.as_slice() else { return };
+        let cx = PlanCx { input, others, tables: &self.tables };
         let planned = match kind.plan(config, &cx) {
             Ok(planned) => planned,
             Err(Refused::Wrong(wrong, ports)) => {
                 self.refused.push(name.to_string());
-                let input = stream[0].clone();
+                let first = inputs.iter().flatten().next();
                 for port in ports {
                     let full = if port.is_empty() { name.to_string() } else { format!("{name}.{port}") };
-                    self.streams.insert(full, Stream { lossy: false, ..input.clone() });
+                    let stream = first.map(|first| Stream { lossy: false, ..first.clone() });
+                    self.streams.extend(stream.map(|stream| (full, stream)));
                 }
                 let wrong: Vec<_> = wrong.into_iter().map(|d| d.under(path.clone())).filter(|d| !self.said_of_table(d)).collect();
                 self.found.extend(wrong);
@@ -297,16 +282,9 @@ impl Builder<'_> {
         if step.on_error.is_none() {
             self.found.extend(planned.fallible.iter().cloned().map(|d| d.under(path.clone())));
         }
-        if let Some(needed) = &planned.needs_key {
-            stream = match self.co_located(&stream, needed) {
-                true => {
-                    self.rely_on_keys(name, &stream);
-                    stream
-                }
-                false => vec![self.repartition(name, &stream, needed, self.why_apart(&stream, needed))],
-            };
+        if let Some(inputs) = self.brought_together(name, kind, inputs, planned.needs_key.as_deref()) {
+            self.place(name, step, planned, inputs);
         }
-        self.place(name, step, planned, stream);
     }
 
     /// The file has `name` in a section, readable or not.
@@ -320,7 +298,7 @@ impl Builder<'_> {
         found.code == "unknown-table" && name.is_some_and(|name| self.declares("tables", name))
     }
 
-    fn resolve(&mut self, from: &str, place: &[String]) -> Option<Stream> {
+    pub(super) fn resolve(&mut self, from: &str, place: &[String]) -> Option<Stream> {
         self.read.push(from.to_string());
         if let Some(stream) = self.streams.get(from) {
             return Some(stream.clone());
@@ -352,32 +330,37 @@ impl Builder<'_> {
         None
     }
 
-    fn place(&mut self, name: &str, step: &Step, planned: Planned, streams: Vec<Stream>) {
-        let Some(first) = streams.first() else { return };
+    fn place(&mut self, name: &str, step: &Step, planned: Planned, inputs: Vec<Vec<Stream>>) {
+        let streams = || inputs.iter().flatten();
+        let Some(first) = streams().next() else { return };
         let node = self.nodes.len();
         let mut port_keys = Vec::new();
         for (port, output) in planned.outputs.iter().enumerate() {
             // A union has a key only if it is the same in all streams.
-            let keys: Vec<_> = streams.iter().map(|stream| key_after(&output.key, stream.input.key.as_ref())).collect();
+            let of = inputs.get(usize::from(output.key_of.0)).map(Vec::as_slice).unwrap_or_default();
+            let keys: Vec<_> = of.iter().map(|stream| key_after(&output.key, stream.input.key.as_ref())).collect();
             let key = keys.first().filter(|first| keys.iter().all(|key| key == *first)).cloned().flatten();
             port_keys.push(key.clone());
             let stream = Stream {
                 component: first.component,
                 from: Upstream::Node(node, Port(port as u16)),
-                input: Input { schema: output.schema.clone(), key },
-                origins: streams.iter().flat_map(|stream| stream.origins.iter().copied()).collect(),
+                input: InputInfo { schema: output.schema.clone(), key },
+                origins: streams().flat_map(|stream| stream.origins.iter().copied()).collect(),
                 lossy: output.lossy_if_unread,
-                timed: output.timed || streams.iter().any(|stream| stream.timed),
+                timed: output.timed || streams().any(|stream| stream.timed),
             };
             let full = if output.name.is_empty() { name.to_string() } else { format!("{name}.{}", output.name) };
             self.streams.insert(full, stream);
         }
         let changelog = planned.state.is_some().then(|| self.names.changelog(name));
-        let inputs = streams.iter().map(|s| s.from).collect();
+        let branches = inputs.iter().enumerate().flat_map(|(input, streams)| {
+            let united = |stream: &Stream| (streams.len() > 1).then(|| stream.input.schema.clone());
+            streams.iter().map(move |stream| Branch { from: stream.from, input: Input(input as u16), united: united(stream) })
+        });
+        let branches = branches.collect();
         let on_error = step.on_error.unwrap_or_default();
         let (kind, keys) = (step.kind.clone(), port_keys);
-        let united = (streams.len() > 1).then(|| first.input.schema.clone());
-        let node = PlanNode { step: name.to_string(), kind, planned, inputs, united, on_error, keys, changelog, changelog_id: None };
+        let node = PlanNode { step: name.to_string(), kind, planned, branches, on_error, keys, changelog, changelog_id: None };
         self.nodes.push((first.component, node));
     }
 
@@ -407,6 +390,7 @@ impl Builder<'_> {
         let mut roots: Vec<usize> = self.inputs.iter().map(|(c, _)| self.component(*c)).collect();
         roots.sort_unstable();
         roots.dedup();
+        let roots = self.in_flow_order(roots);
         let stage_of = |c: usize| roots.iter().position(|r| *r == self.component(c)).unwrap_or(0);
         let of_inputs: Vec<usize> = self.inputs.iter().map(|(c, _)| stage_of(*c)).collect();
         let of_nodes: Vec<usize> = self.nodes.iter().map(|(c, _)| stage_of(*c)).collect();
@@ -436,7 +420,7 @@ impl Builder<'_> {
             }
         }
         for (i, (_, mut node)) in self.nodes.into_iter().enumerate() {
-            node.inputs = node.inputs.into_iter().map(upstream).collect();
+            node.branches.iter_mut().for_each(|branch| branch.from = upstream(branch.from));
             if let Some(stage) = of_nodes.get(i).and_then(|s| stages.get_mut(*s)) {
                 stage.nodes.push(node);
             }

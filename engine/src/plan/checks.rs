@@ -98,7 +98,7 @@ impl Builder<'_> {
                 found.push(name.clone());
             }
         }
-        found.iter().for_each(|name| self.no_order(&["sinks", name, "topic"]));
+        found.into_iter().for_each(|name| self.no_order(&["sinks".to_string(), name, "topic".to_string()]));
     }
 
     /// Settings that say nothing where they stand.

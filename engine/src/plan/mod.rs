@@ -7,6 +7,7 @@
 
 mod build;
 mod checks;
+mod inputs;
 mod names;
 mod sink;
 mod source;
@@ -15,7 +16,7 @@ mod streams;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use operator_core::{Diagnostic, Millis, Path, Planned, Port};
+use operator_core::{Diagnostic, Input, Millis, Path, Planned, Port};
 
 use crate::broker::TopicId;
 use crate::partitioner::Partitioner;
@@ -187,9 +188,8 @@ pub struct PlanNode {
     pub step: String,
     pub kind: String,
     pub planned: Planned,
-    pub inputs: Vec<Upstream>,
-    /// Of a step that reads several streams: the columns that their rows are brought into.
-    pub united: Option<SchemaRef>,
+    /// The streams it reads.
+    pub branches: Vec<Branch>,
     pub on_error: OnError,
     /// By port: the columns whose values decide a row's partition, when known.
     pub keys: Vec<Option<Vec<Path>>>,
@@ -197,6 +197,15 @@ pub struct PlanNode {
     pub changelog: Option<Arc<str>>,
     /// The topic that must be, once the manifest was read.
     pub changelog_id: Option<TopicId>,
+}
+
+/// A stream that a step reads.
+pub struct Branch {
+    pub from: Upstream,
+    /// The input of the step that it belongs to.
+    pub input: Input,
+    /// Of an input of several streams: the columns that their rows are brought into.
+    pub united: Option<SchemaRef>,
 }
 
 /// A topic that a stage writes.

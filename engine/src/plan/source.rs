@@ -8,7 +8,7 @@ use operator_core::batch::{self, system_fields, time_type};
 use operator_core::diagnostic::{THE_KEY, did_you_mean};
 use operator_core::path::{in_sql, unknown_column};
 use operator_core::table::is_record_key;
-use operator_core::{Diagnostic, Input, Path, type_name, type_said};
+use operator_core::{Diagnostic, InputInfo, Path, type_name, type_said};
 
 use super::sink::not_a_topic;
 use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource};
@@ -133,8 +133,8 @@ pub(super) fn debezium_elsewhere(what: &str) -> Diagnostic {
 }
 
 /// The schema a step sees of a source.
-pub fn input_of(stage_input: &StageInput) -> Input {
-    Input { schema: stage_input.schema.clone(), key: stage_input.key.clone() }
+pub fn input_of(stage_input: &StageInput) -> InputInfo {
+    InputInfo { schema: stage_input.schema.clone(), key: stage_input.key.clone() }
 }
 
 /// How long replaced rows are kept where some join looks them up as of event time, unless the table says otherwise.

@@ -48,38 +48,43 @@ impl Builder<'_> {
         (most, counts.iter().all(|c| *c == most))
     }
 
-    /// Several streams as one: common columns, one component, co-partitioned if they are keyed. `names` are those of the streams.
-    pub(super) fn union(&mut self, step: &str, names: &[&str], mut streams: Vec<Stream>) -> Option<Vec<Stream>> {
-        let columns = self.common_columns(step, names, &streams)?;
+    /// Several streams as one: common columns, one component, co-partitioned if they are keyed. `names` are those of the streams,
+    /// `place` is where they are listed.
+    pub(super) fn union(&mut self, place: &[String], names: &[&str], mut streams: Vec<Stream>) -> Option<Vec<Stream>> {
+        let columns = self.common_columns(place, names, &streams)?;
         streams.iter_mut().for_each(|stream| stream.input.schema = columns.clone());
         let (first, rest) = streams.split_first()?;
         if !rest.is_empty() && streams.iter().any(|stream| stream.timed) {
-            self.no_order(&["steps", step, "from"]);
+            self.no_order(place);
         }
         for other in rest {
-            let (a, b) = (self.component(first.component), self.component(other.component));
-            if a != b {
-                let ((left, left_even), (right, right_even)) = (self.partitions(a), self.partitions(b));
-                if left != right || !left_even || !right_even {
-                    let topics = |c| list(self.topics_of(c).map(|t| t.name.as_ref()).collect::<Vec<_>>());
-                    let message = format!("{} with {left} partitions and {} with {right} are not co-partitioned", topics(a), topics(b));
-                    self.found.push(
-                        Diagnostic::error("co-partitioning", message)
-                            .at(["steps", step, "from"])
-                            .help("give the topics the same number of partitions, or process them in two pipelines"),
-                    );
-                    return None;
-                }
-                if let Some(parent) = self.parents.get_mut(b) {
-                    *parent = a;
-                }
-            }
+            self.merge(place, first.component, other.component)?;
         }
         Some(streams)
     }
 
+    /// Makes one component of two, which have as many partitions.
+    pub(super) fn merge(&mut self, place: &[String], a: usize, b: usize) -> Option<()> {
+        let (a, b) = (self.component(a), self.component(b));
+        if a == b {
+            return Some(());
+        }
+        let ((left, left_even), (right, right_even)) = (self.partitions(a), self.partitions(b));
+        if left != right || !left_even || !right_even {
+            let topics = |c| list(self.topics_of(c).map(|t| t.name.as_ref()).collect::<Vec<_>>());
+            let message = format!("{} with {left} partitions and {} with {right} are not co-partitioned", topics(a), topics(b));
+            let found = Diagnostic::error("co-partitioning", message).at(place.to_vec());
+            self.found.push(found.help("give the topics the same number of partitions, or process them in two pipelines"));
+            return None;
+        }
+        if let Some(parent) = self.parents.get_mut(b) {
+            *parent = a;
+        }
+        Some(())
+    }
+
     /// The columns that all of the streams have. What differs is reported, all of it.
-    fn common_columns(&mut self, step: &str, names: &[&str], streams: &[Stream]) -> Option<SchemaRef> {
+    fn common_columns(&mut self, place: &[String], names: &[&str], streams: &[Stream]) -> Option<SchemaRef> {
         let (first, mut columns) = (names.first()?, streams.first()?.input.schema.clone());
         let mut fit = true;
         for (at, (name, stream)) in names.iter().zip(streams).enumerate().skip(1) {
@@ -88,7 +93,7 @@ impl Builder<'_> {
                 Err(differing) => {
                     fit = false;
                     let message = format!("`{first}` and `{name}` can't be read together: {}", differing.join("; "));
-                    let found = Diagnostic::error("union-columns", message).at(["steps", step, "from", &at.to_string()]);
+                    let found = Diagnostic::error("union-columns", message).at([at.to_string()]).under(place.to_vec());
                     self.found
                         .push(found.help("give them the same columns with `map: { select: .. }` first; order and nullability may differ"));
                 }
@@ -98,9 +103,9 @@ impl Builder<'_> {
     }
 
     /// Window results are merged with other rows here.
-    pub(super) fn no_order(&mut self, at: &[&str]) {
+    pub(super) fn no_order(&mut self, at: &[String]) {
         let message = "window results are merged with other rows here; their relative order is undefined";
-        let found = Diagnostic::warning("no-order", message).at(at.iter().copied());
+        let found = Diagnostic::warning("no-order", message).at(at.to_vec());
         self.found.push(found.help("write each stream to its own topic or step, or use only results that don't depend on the order"));
     }
 
@@ -119,9 +124,9 @@ impl Builder<'_> {
     }
 
     /// How the rows came into their partitions, each way once. A repartition topic is written by the default.
-    fn partitioners(&self, streams: &[Stream]) -> Vec<KeyHash> {
+    pub(super) fn partitioners<'s>(&self, streams: impl IntoIterator<Item = &'s Stream>) -> Vec<KeyHash> {
         let mut found = Vec::new();
-        for (_, input) in streams.iter().flat_map(|s| &s.origins).filter_map(|origin| self.inputs.get(*origin)) {
+        for (_, input) in streams.into_iter().flat_map(|s| &s.origins).filter_map(|origin| self.inputs.get(*origin)) {
             let hash = match &input.kind {
                 InputKind::Source(decode) => decode.partitioner.hash(),
                 InputKind::Repartition { .. } => KeyHash::Murmur2,
@@ -134,11 +139,12 @@ impl Builder<'_> {
     }
 
     /// `step` does without a repartition: the keys of the sources are checked while they are read.
-    pub(super) fn rely_on_keys(&mut self, step: &str, streams: &[Stream]) {
-        if streams.first().is_some_and(|first| self.partitions(first.component).0 == 1) {
+    pub(super) fn rely_on_keys(&mut self, step: &str, inputs: &[Vec<Stream>]) {
+        let streams = || inputs.iter().flatten();
+        if streams().next().is_some_and(|first| self.partitions(first.component).0 == 1) {
             return;
         }
-        let origins: Vec<usize> = streams.iter().flat_map(|s| s.origins.iter().copied()).collect();
+        let origins: Vec<usize> = streams().flat_map(|s| s.origins.iter().copied()).collect();
         // Sources that two steps rely on, each with others, are one group: all their keys must agree.
         let earlier: Vec<Arc<str>> =
             origins.iter().filter_map(|origin| self.inputs.get(*origin)).filter_map(|(_, i)| relied_on(i)).collect();
@@ -170,9 +176,17 @@ impl Builder<'_> {
         }
     }
 
-    /// Ends the stage here: rows go through a repartition topic, keyed by `needed`.
-    pub(super) fn repartition(&mut self, step: &str, streams: &[Stream], needed: &[Path], why: String) -> Stream {
-        let topic = self.names.repartition(step);
+    /// Ends the stage here: rows go through a repartition topic of so many partitions, keyed by `needed`. `reader`: the step, or its
+    /// input.
+    pub(super) fn repartition(
+        &mut self,
+        (step, reader): (&str, &str),
+        streams: &[Stream],
+        needed: &[Path],
+        partitions: i32,
+        why: String,
+    ) -> Stream {
+        let topic = self.names.repartition(reader);
         if let Some(first) = streams.first()
             && !self.partitions(first.component).1
         {
@@ -185,10 +199,7 @@ impl Builder<'_> {
                 found.at(["steps", step, "from"]).help("give the topics the same number of partitions, or read them as separate sources"),
             );
         }
-        let (writers, partitions) = match streams.first() {
-            Some(first) => (self.partitions(first.component).0, if needed.is_empty() { 1 } else { self.partitions(first.component).0 }),
-            None => (1, 1),
-        };
+        let writers = streams.first().map_or(1, |first| self.partitions(first.component).0);
         let mut schema = None;
         let mut component = 0;
         for stream in streams {
@@ -196,11 +207,11 @@ impl Builder<'_> {
             schema.get_or_insert_with(|| stream.input.schema.clone());
             let target = Target::Repartition { topic: topic.clone(), partitions, key: needed.to_vec() };
             let (schema, united) = (stream.input.schema.clone(), streams.len() > 1);
-            let output = Output { name: step.to_string(), from: stream.from, schema, united, target };
+            let output = Output { name: reader.to_string(), from: stream.from, schema, united, target };
             self.outputs.push((stream.component, output));
         }
         let input = StageInput {
-            name: step.to_string(),
+            name: reader.to_string(),
             topics: vec![InputTopic::new(topic, partitions, None)],
             // The component stands in for the stage until stages are cut.
             kind: InputKind::Repartition { stage: component, writers, why },

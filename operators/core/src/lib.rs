@@ -1,16 +1,17 @@
 //! The contract between the engine and the operators.
 //!
 //! An operator is a deterministic state machine over Arrow batches: it does no I/O, reads no clock, draws no random
-//! numbers and has no checkpoint code. Everything it may do to the world goes through [`Cx`]: emit rows on a port,
+//! numbers and has no checkpoint code. Everything it may do to the world goes through [`Context`]: emit rows on a port,
 //! reject a row with a cause, read and write keyed state, look up a table. The engine owns time, state, commits and
 //! restores, and drives each operator with the same three calls in the same order:
 //!
 //! ```text
-//! for each batch of the step's input:   operator.on_batch(batch, cx)      rows, in the order of their partition
-//! then, if time moved:                  operator.on_time(time, cx)        watermark and wall clock, never backwards
+//! for each batch of each input:   operator.on_batch(input, batch, cx)   rows, in the order of their partition
+//! then, if time moved:            operator.on_time(time, cx)            watermark and wall clock, never backwards;
+//!                                                                       again, while it has more to do
 //! ```
 //!
-//! A bad row is data: [`Cx::reject`] sends it to the dead letters in the same transaction. An `Err` means that this
+//! A bad row is data: [`Context::reject`] sends it to the dead letters in the same transaction. An `Err` means that this
 //! epoch cannot be trusted: the engine aborts it and reads the input again.
 //!
 //! Every input row must be accounted for exactly once (rule R3): emitted, filtered, late, rejected or held in state.
@@ -37,9 +38,9 @@ pub mod types;
 pub use batch::{Batch, Millis, NO_WATERMARK, Origin};
 pub use diagnostic::{Diagnostic, Severity};
 pub use duration::Span;
-pub use operator::{Cx, Emitted, Ledger, Operator, Port, Rejected, Time};
+pub use operator::{Context, Emitted, Input, Ledger, Operator, Port, Progress, Rejected, Time};
 pub use path::Path;
-pub use spec::{Input, KeyEffect, OutputPort, PlanCx, Planned, Spec, StateLayout, TableInfo};
+pub use spec::{InputInfo, KeyEffect, OutputPort, PlanCx, Planned, Spec, StateLayout, TableInfo};
 pub use state::{MemoryState, State, StateError};
 pub use table::{Change, Table, Tables};
 pub use types::{name as type_name, said as type_said};

@@ -16,32 +16,56 @@ impl Port {
     pub const OUT: Port = Port(0);
 }
 
+/// An input of a step, by its place in [`Spec::INPUTS`](crate::Spec::INPUTS). A step without named inputs has input 0 alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Input(pub u16);
+
+impl Input {
+    /// The only input of a step that names none.
+    pub const ONLY: Input = Input(0);
+}
+
 /// Time as one step sees it. Never moves backwards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Time {
-    /// No row with an earlier event time is to be expected any more, up to lateness.
+    /// No row with an earlier event time is to be expected any more from any input, up to lateness.
     pub watermark: Millis,
     /// The watermark that the steps after this one have seen so far: rows emitted now come before the new one.
     pub emitted: Millis,
     /// Wall clock of the worker (virtual in tests). For timers that must fire in real time, never for lateness.
     pub wall: Millis,
+    /// Entries of state that one call may release or drop, at least 1. What is left is for the next call ([`Progress::More`]).
+    pub budget: usize,
 }
 
 impl Default for Time {
     fn default() -> Time {
-        Time { watermark: NO_WATERMARK, emitted: NO_WATERMARK, wall: 0 }
+        Time { watermark: NO_WATERMARK, emitted: NO_WATERMARK, wall: 0, budget: usize::MAX }
     }
+}
+
+/// How far an operator has come with a new time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Everything that the time brings about has happened.
+    Done,
+    /// The budget is used up. The engine may commit, and then calls again.
+    More,
 }
 
 /// A deterministic state machine over batches. See the crate documentation for the loop that drives it.
 pub trait Operator: Send {
-    /// Takes the rows of one batch. Must account for every row once (see [`Ledger`]).
-    fn on_batch(&mut self, batch: &Batch, cx: &mut Cx<'_>) -> Result<(), StateError>;
+    /// Takes the rows of one batch of an input. Must account for every row once (see [`Ledger`]).
+    fn on_batch(&mut self, input: Input, batch: &Batch, cx: &mut Context<'_>) -> Result<(), StateError>;
 
-    /// Called after the batches of a round when time moved.
-    fn on_time(&mut self, time: Time, cx: &mut Cx<'_>) -> Result<(), StateError> {
+    /// Called after the batches of a round when time moved, and again with the same watermark while it returns
+    /// [`Progress::More`] and after a restore. Steps downstream see the watermark once it returns [`Progress::Done`].
+    ///
+    /// How far it has come must be evident from the state: between two calls there can be batches (whose rows have this
+    /// watermark or a later one), a commit, or a restore.
+    fn on_time(&mut self, time: Time, cx: &mut Context<'_>) -> Result<Progress, StateError> {
         let _ = (time, cx);
-        Ok(())
+        Ok(Progress::Done)
     }
 
     /// State was replaced under the operator (restore, rewind): forget whatever was cached from it.
@@ -97,7 +121,7 @@ pub struct Rejected {
 }
 
 /// An operator's only way to act.
-pub struct Cx<'a> {
+pub struct Context<'a> {
     emitted: &'a mut Vec<Emitted>,
     rejected: &'a mut Vec<Rejected>,
     ledger: &'a mut Ledger,
@@ -105,15 +129,15 @@ pub struct Cx<'a> {
     tables: &'a dyn Tables,
 }
 
-impl<'a> Cx<'a> {
+impl<'a> Context<'a> {
     pub fn new(
         emitted: &'a mut Vec<Emitted>,
         rejected: &'a mut Vec<Rejected>,
         ledger: &'a mut Ledger,
         state: &'a mut dyn State,
         tables: &'a dyn Tables,
-    ) -> Cx<'a> {
-        Cx { emitted, rejected, ledger, state, tables }
+    ) -> Context<'a> {
+        Context { emitted, rejected, ledger, state, tables }
     }
 
     /// Emits `rows` (user columns, then system columns) that stand for `inputs` rows of the input: equal to the row

@@ -26,6 +26,7 @@
 //! * `spec: ...`: the step's configuration as YAML, on the line or as the indented lines below it.
 //! * `time: column`, `out_of_order: 5s` (the watermark trails the newest time by it), `key: a, b` (the input's
 //!   partitioning), `show: watermark` (print `_watermark` of emitted rows), `split: no` (see below).
+//! * Of a step with several inputs each is named: `input left: ...`, `key left: a`, and below `batch left`.
 //!
 //! Commands (tables are indented; cells are JSON for lists, structs and quoted texts; `null` or nothing is null):
 //! * `batch [partition=1]`: rows, of partition 0 without it. Columns `_time`, `_watermark`, `_offset` and
@@ -39,8 +40,9 @@
 //!
 //! Besides the expectation, every script checks the contract: all rows of a batch are in the ledger (rule R3), time
 //! only moves held rows, emitted rows have the planned schema. [`check_dir`] also runs each script a second time with
-//! one row per batch: lines may come in another order within a block, but must be the same, because results depend on
-//! the rows and not on how they were batched (rule R6). `split: no` waives that for an operator that prints by batch.
+//! one row per batch and with time in the smallest portions: lines may come in another order within a block, but must be the
+//! same, because results depend on the rows and not on how they were batched (rule R6). `split: no` waives that for an
+//! operator that prints by batch.
 
 // Part of tests: a script that fails ends its test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -98,10 +100,11 @@ pub fn plan_example<S: Spec>(tables: &std::collections::BTreeMap<String, crate::
     let name = name.ok_or_else(|| format!("no step of the example has `{}`", S::KIND))?;
     // Taken from the events again, because a JSON value does not keep the order of keys.
     let spec: S = serde_json::from_str(&yaml::to_json_at(S::EXAMPLE, &["steps", name, S::KIND])?).map_err(|e| e.to_string())?;
-    let schema = types::schema(S::EXAMPLE_INPUT)?;
-    let input = crate::Input { schema: rows::with_system(&schema), key: None };
+    let schemas = types::inputs(S::EXAMPLE_INPUT, S::INPUTS)?;
+    let inputs: Vec<_> = schemas.iter().map(|schema| crate::InputInfo { schema: rows::with_system(schema), key: None }).collect();
+    let (input, others) = inputs.split_first().ok_or("the example has no input")?;
     let planned = spec
-        .plan(&crate::PlanCx { input: &input, tables })
+        .plan(&crate::PlanCx { input, others, tables })
         .map_err(|found| found.iter().map(show::diagnostic).collect::<Vec<_>>().join("\n"))?;
     Ok(show::plan(&planned).join("\n"))
 }

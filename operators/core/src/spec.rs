@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::batch::Millis;
 use crate::diagnostic::Diagnostic;
-use crate::operator::Operator;
+use crate::operator::{Input, Operator};
 use crate::path::Path;
 use crate::stores::StoreLayout;
 
@@ -22,8 +22,12 @@ pub trait Spec: DeserializeOwned + JsonSchema + Send + Sync + 'static {
     const SUMMARY: &'static str;
     /// A complete pipeline fragment (`steps:` with this kind) that plans against [`Spec::EXAMPLE_INPUT`].
     const EXAMPLE: &'static str;
-    /// The columns the example's input has, as `name: type` lines (`items: list<struct<sku: string, quantity: int>>`).
+    /// The columns the example's inputs have, as `name: type` lines (`items: list<struct<sku: string, quantity: int>>`); those of
+    /// each input in [`Spec::INPUTS`] below a line `[name]`.
     const EXAMPLE_INPUT: &'static str;
+    /// Names of the inputs of a kind that has several, as in `from: { left: orders, right: payments }`. Empty: it has one
+    /// input, without a name.
+    const INPUTS: &'static [&'static str] = &[];
 
     /// Checks the configuration against its input schemas. Reports all problems at once, not only the first.
     fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>>;
@@ -37,14 +41,23 @@ pub trait Spec: DeserializeOwned + JsonSchema + Send + Sync + 'static {
 
 /// What a step is planned against.
 pub struct PlanCx<'a> {
-    /// The step's input: the schema with system columns, and its partitioning.
-    pub input: &'a Input,
+    /// The step's input: the schema with system columns, and its partitioning. Of several, the first in [`Spec::INPUTS`].
+    pub input: &'a InputInfo,
+    /// The other inputs, in the order of [`Spec::INPUTS`].
+    pub others: &'a [InputInfo],
     pub tables: &'a BTreeMap<String, TableInfo>,
+}
+
+impl<'a> PlanCx<'a> {
+    /// For a step with one input.
+    pub fn new(input: &'a InputInfo, tables: &'a BTreeMap<String, TableInfo>) -> PlanCx<'a> {
+        PlanCx { input, others: &[], tables }
+    }
 }
 
 /// A stream of rows at planning time.
 #[derive(Clone, Debug)]
-pub struct Input {
+pub struct InputInfo {
     /// User columns, then system columns.
     pub schema: SchemaRef,
     /// The columns whose values decide a row's partition, when known: rows with equal values share a partition.
@@ -79,6 +92,8 @@ pub struct OutputPort {
     /// User columns, then system columns.
     pub schema: SchemaRef,
     pub key: KeyEffect,
+    /// The input whose partitioning `key` starts from.
+    pub key_of: Input,
     /// A port whose rows are dropped unless something consumes it (late rows, an unmatched route): lint warns.
     pub lossy_if_unread: bool,
     /// Its rows are made when time moves: they have no place among those of another stream.
@@ -87,7 +102,7 @@ pub struct OutputPort {
 
 impl OutputPort {
     pub fn main(schema: SchemaRef, key: KeyEffect) -> OutputPort {
-        OutputPort { name: String::new(), schema, key, lossy_if_unread: false, timed: false }
+        OutputPort { name: String::new(), schema, key, key_of: Input::ONLY, lossy_if_unread: false, timed: false }
     }
 }
 
@@ -114,9 +129,9 @@ impl StateLayout {
 #[derive(Clone)]
 pub struct Planned {
     pub outputs: Vec<OutputPort>,
-    /// Rows with equal values in these columns must be in one partition; the planner inserts a repartition topic
-    /// where they don't. `None`: any partitioning does.
-    pub needs_key: Option<Vec<Path>>,
+    /// For each input, columns: rows with equal values in them, of any input, must be in one partition. Their types agree from
+    /// input to input. The planner inserts repartition topics where that is not so. `None`: any partitioning does.
+    pub needs_key: Option<Vec<Vec<Path>>>,
     /// What state the step keeps in its partition; `None`: it keeps none.
     pub state: Option<StateLayout>,
     /// The step's outputs trail its input's watermark by this much (a window that waits for late rows).

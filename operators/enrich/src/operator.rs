@@ -9,7 +9,7 @@ use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use operator_core::batch::is_system;
 use operator_core::table::{Place, put_record_key};
-use operator_core::{Batch, Cx, Operator, Port, StateError};
+use operator_core::{Batch, Context, Input, Operator, Port, StateError};
 
 use crate::plan::{EnrichPlan, JoinPlan};
 use crate::spec::{AsOf, Missing};
@@ -56,7 +56,7 @@ impl EnrichOperator {
         rows: &RecordBatch,
         batch: &Batch,
         fates: &mut Fates,
-        cx: &Cx<'_>,
+        cx: &Context<'_>,
     ) -> Result<RecordBatch, StateError> {
         let on = join.on.evaluate(rows);
         for (row, cause) in on.failed {
@@ -124,7 +124,7 @@ fn broken(error: ArrowError) -> StateError {
 }
 
 impl Operator for EnrichOperator {
-    fn on_batch(&mut self, batch: &Batch, cx: &mut Cx<'_>) -> Result<(), StateError> {
+    fn on_batch(&mut self, _: Input, batch: &Batch, cx: &mut Context<'_>) -> Result<(), StateError> {
         let plan = self.plan.clone();
         let mut fates = Fates { kept: vec![true; batch.num_rows()], dropped: 0, rejected: Vec::new() };
         let mut rows = batch.rows.clone();

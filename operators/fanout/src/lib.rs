@@ -21,7 +21,7 @@ use arrow::array::{BooleanArray, RecordBatch};
 use arrow::buffer::BooleanBuffer;
 use arrow::compute::filter_record_batch;
 use operator_core::diagnostic::names;
-use operator_core::{Batch, Cx, Diagnostic, KeyEffect, Operator, OutputPort, PlanCx, Planned, Port, Spec, StateError};
+use operator_core::{Batch, Context, Diagnostic, Input, KeyEffect, Operator, OutputPort, PlanCx, Planned, Port, Spec, StateError};
 use operator_expr::Predicate;
 
 pub use spec::{Fanout, Match};
@@ -169,7 +169,7 @@ struct Routing {
 }
 
 impl Operator for Routing {
-    fn on_batch(&mut self, batch: &Batch, cx: &mut Cx<'_>) -> Result<(), StateError> {
+    fn on_batch(&mut self, _: Input, batch: &Batch, cx: &mut Context<'_>) -> Result<(), StateError> {
         let rows = batch.num_rows();
         // Rows no route has taken yet, and rows whose condition failed while that still mattered.
         let mut open = BooleanBuffer::new_set(rows);

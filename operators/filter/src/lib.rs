@@ -8,7 +8,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 use arrow::compute::filter_record_batch;
-use operator_core::{Batch, Cx, Diagnostic, KeyEffect, Operator, OutputPort, PlanCx, Planned, Port, Spec, StateError};
+use operator_core::{Batch, Context, Diagnostic, Input, KeyEffect, Operator, OutputPort, PlanCx, Planned, Port, Spec, StateError};
 use operator_expr::{Predicate, Sql};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -65,7 +65,7 @@ struct Filtering {
 }
 
 impl Operator for Filtering {
-    fn on_batch(&mut self, batch: &Batch, cx: &mut Cx<'_>) -> Result<(), StateError> {
+    fn on_batch(&mut self, _: Input, batch: &Batch, cx: &mut Context<'_>) -> Result<(), StateError> {
         let decided = self.predicate.evaluate(&batch.rows);
         let (all, kept, failed) = (batch.num_rows(), decided.holds.true_count(), decided.failed.len());
         for (row, cause) in decided.failed {

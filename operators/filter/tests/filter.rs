@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{BooleanArray, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use operator_core::batch::system_fields;
-use operator_core::{Batch, Cx, Input, Ledger, MemoryState, Origin, PlanCx, Spec, Table, script};
+use operator_core::{Batch, Context, Input, InputInfo, Ledger, MemoryState, Origin, PlanCx, Spec, Table, script};
 use operator_filter::Filter;
 
 #[test]
@@ -31,12 +31,12 @@ fn whole_batches_are_not_copied() {
         RecordBatch::try_new(schema.clone(), vec![numbers, times, zeros.clone(), zeros, Arc::new(BooleanArray::from(vec![false; 3]))])
             .unwrap();
     let spec: Filter = serde_json::from_str("\"n > 0\"").unwrap();
-    let input = Input { schema, key: None };
-    let planned = spec.plan(&PlanCx { input: &input, tables: &BTreeMap::new() }).unwrap();
+    let input = InputInfo { schema, key: None };
+    let planned = spec.plan(&PlanCx::new(&input, &BTreeMap::new())).unwrap();
     let (mut emitted, mut rejected, mut ledger) = (Vec::new(), Vec::new(), Ledger::default());
     let (mut state, tables) = (MemoryState::default(), BTreeMap::<String, Table>::new());
     let batch = Batch::new(rows.clone(), Origin { topic: "t".into(), partition: 0, from: -1, to: 2 });
-    let mut cx = Cx::new(&mut emitted, &mut rejected, &mut ledger, &mut state, &tables);
-    (planned.build)().on_batch(&batch, &mut cx).unwrap();
+    let mut cx = Context::new(&mut emitted, &mut rejected, &mut ledger, &mut state, &tables);
+    (planned.build)().on_batch(Input::ONLY, &batch, &mut cx).unwrap();
     assert!(Arc::ptr_eq(emitted[0].rows.column(0), rows.column(0)));
 }

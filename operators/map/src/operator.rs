@@ -8,7 +8,7 @@ use arrow::compute::{filter, take};
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use operator_core::memory::{BUDGET, bytes, keep, size};
-use operator_core::{Batch, Cx, Operator, Port, StateError};
+use operator_core::{Batch, Context, Input, Operator, Port, StateError};
 use operator_expr::{Evaluated, Expr};
 
 /// Where an output column comes from.
@@ -46,7 +46,7 @@ pub(crate) struct Mapping {
 }
 
 impl Operator for Mapping {
-    fn on_batch(&mut self, batch: &Batch, cx: &mut Cx<'_>) -> Result<(), StateError> {
+    fn on_batch(&mut self, _: Input, batch: &Batch, cx: &mut Context<'_>) -> Result<(), StateError> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
@@ -72,7 +72,7 @@ fn note(failures: &mut Failures, name: &str, failed: Vec<(usize, String)>, row_o
     }
 }
 
-fn reject(failures: Failures, batch: &Batch, cx: &mut Cx<'_>) {
+fn reject(failures: Failures, batch: &Batch, cx: &mut Context<'_>) {
     for (row, cause) in failures {
         cx.reject(batch, row, cause);
     }
@@ -83,7 +83,7 @@ fn build(output: &SchemaRef, columns: Vec<ArrayRef>, rows: usize) -> Result<Reco
 }
 
 /// One row out per row in.
-fn project(program: &Program, batch: &Batch, cx: &mut Cx<'_>) -> Result<(), ArrowError> {
+fn project(program: &Program, batch: &Batch, cx: &mut Context<'_>) -> Result<(), ArrowError> {
     let rows = &batch.rows;
     let mut failures = Failures::new();
     let mut columns: Vec<ArrayRef> = Vec::with_capacity(program.sources.len() + program.system.len());
@@ -158,7 +158,7 @@ impl Places {
 }
 
 /// One row out per element.
-fn explode(program: &Program, unnest: &Unnest, batch: &Batch, cx: &mut Cx<'_>) -> Result<(), ArrowError> {
+fn explode(program: &Program, unnest: &Unnest, batch: &Batch, cx: &mut Context<'_>) -> Result<(), ArrowError> {
     let rows = &batch.rows;
     let mut failures = Failures::new();
     let lists = unnest.list.evaluate(rows);

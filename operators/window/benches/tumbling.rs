@@ -11,7 +11,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use operator_core::batch::system_fields;
-use operator_core::{Batch, Cx, Input, Ledger, MemoryState, NO_WATERMARK, Origin, PlanCx, Planned, Spec, Table, Time};
+use operator_core::{Batch, Context, Input, InputInfo, Ledger, MemoryState, Origin, PlanCx, Planned, Spec, Table, Time};
 use operator_window::Window;
 
 const BATCHES: usize = 32;
@@ -63,8 +63,8 @@ fn batches() -> Vec<Batch> {
 
 fn plan(spec: &str) -> Planned {
     let window: Window = serde_json::from_str(spec).expect("a window");
-    let input = Input { schema: schema(), key: None };
-    match window.plan(&PlanCx { input: &input, tables: &BTreeMap::new() }) {
+    let input = InputInfo { schema: schema(), key: None };
+    match window.plan(&PlanCx::new(&input, &BTreeMap::new())) {
         Ok(planned) => planned,
         Err(problems) => panic!("{problems:?}"),
     }
@@ -75,10 +75,10 @@ fn run(planned: &Planned, batches: &[Batch]) -> usize {
     let mut operator = (planned.build)();
     let (mut emitted, mut rejected, mut ledger, mut state) = (Vec::new(), Vec::new(), Ledger::default(), MemoryState::default());
     let tables: BTreeMap<String, Table> = BTreeMap::new();
-    let mut cx = Cx::new(&mut emitted, &mut rejected, &mut ledger, &mut state, &tables);
-    let mut time = Time { watermark: NO_WATERMARK, emitted: NO_WATERMARK, wall: 0 };
+    let mut cx = Context::new(&mut emitted, &mut rejected, &mut ledger, &mut state, &tables);
+    let mut time = Time::default();
     for (n, batch) in batches.iter().enumerate() {
-        operator.on_batch(batch, &mut cx).expect("a batch");
+        operator.on_batch(Input::ONLY, batch, &mut cx).expect("a batch");
         time.watermark = (n as i64 + 1) * 2 * MINUTE / BATCHES as i64;
         operator.on_time(time, &mut cx).expect("time");
     }

@@ -18,7 +18,7 @@ use arrow::array::{ArrayRef, BooleanArray, Int64Array, TimestampMillisecondArray
 use arrow::compute::{take, take_record_batch};
 use operator_core::batch::{HEADERS, derived_system_columns};
 use operator_core::stores::bytes::Reader;
-use operator_core::{Batch, Cx, Millis, NO_WATERMARK, Operator, Port, StateError, Time, keys};
+use operator_core::{Batch, Context, Input, Millis, NO_WATERMARK, Operator, Port, Progress, StateError, Time, keys};
 
 use crate::accumulator::Row;
 use crate::expiry::{next_sweep, sweep};
@@ -116,7 +116,7 @@ impl WindowOperator {
     }
 
     /// The watermark of the last closing.
-    fn closed(&mut self, cx: &mut Cx<'_>) -> Result<Millis, StateError> {
+    fn closed(&mut self, cx: &mut Context<'_>) -> Result<Millis, StateError> {
         if let Some(closed) = self.closed {
             return Ok(closed);
         }
@@ -134,7 +134,14 @@ impl WindowOperator {
     }
 
     /// Decides on one row and adds it where it belongs.
-    fn add(&mut self, plan: &WindowPlan, rows: &Rows<'_>, row: Row<'_>, watermark: Millis, cx: &mut Cx<'_>) -> Result<Fate, StateError> {
+    fn add(
+        &mut self,
+        plan: &WindowPlan,
+        rows: &Rows<'_>,
+        row: Row<'_>,
+        watermark: Millis,
+        cx: &mut Context<'_>,
+    ) -> Result<Fate, StateError> {
         let Some(last) = plan.windows.last_end(row.time) else {
             return Ok(Fate::Rejected(format!("event time {} is out of range for windows", row.time)));
         };
@@ -173,7 +180,7 @@ impl WindowOperator {
         Ok(Fate::Added)
     }
 
-    fn add_distinct(&mut self, plan: &WindowPlan, rows: &Rows<'_>, row: usize, cx: &mut Cx<'_>) -> Result<(), StateError> {
+    fn add_distinct(&mut self, plan: &WindowPlan, rows: &Rows<'_>, row: usize, cx: &mut Context<'_>) -> Result<(), StateError> {
         for (place, arguments) in &rows.distinct {
             let inputs = plan.aggregates.get(*place).map(|a| a.inputs.as_slice()).unwrap_or_default();
             if inputs.iter().filter_map(|i| rows.columns.get(*i)).any(|column| column.is_null(row)) {
@@ -189,7 +196,7 @@ impl WindowOperator {
     }
 
     /// Emits, deletes and releases the windows that end at `last` or earlier.
-    fn close(&mut self, plan: &WindowPlan, last: Millis, emitted: Millis, cx: &mut Cx<'_>) -> Result<(), StateError> {
+    fn close(&mut self, plan: &WindowPlan, last: Millis, emitted: Millis, cx: &mut Context<'_>) -> Result<(), StateError> {
         let (mut from, to) = range_to(last);
         let mut group = vec![Vec::new(); plan.group_types.len()];
         let mut results = Results::new(plan);
@@ -252,7 +259,7 @@ impl WindowOperator {
     }
 
     /// The end of the first window in state.
-    fn find_earliest(&self, cx: &mut Cx<'_>) -> Result<Earliest, StateError> {
+    fn find_earliest(&self, cx: &mut Context<'_>) -> Result<Earliest, StateError> {
         let (from, to) = range_to(Millis::MAX);
         let mut earliest = Ok(Earliest::NoWindow);
         let mut group = vec![Vec::new(); self.plan.group_types.len()];
@@ -290,7 +297,7 @@ fn refused(plan: &WindowPlan, columns: &[Column<'_>], row: usize) -> Option<Stri
 }
 
 impl Operator for WindowOperator {
-    fn on_batch(&mut self, batch: &Batch, cx: &mut Cx<'_>) -> Result<(), StateError> {
+    fn on_batch(&mut self, _: Input, batch: &Batch, cx: &mut Context<'_>) -> Result<(), StateError> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
@@ -341,7 +348,7 @@ impl Operator for WindowOperator {
         Ok(())
     }
 
-    fn on_time(&mut self, time: Time, cx: &mut Cx<'_>) -> Result<(), StateError> {
+    fn on_time(&mut self, time: Time, cx: &mut Context<'_>) -> Result<Progress, StateError> {
         if let Some(expire) = self.plan.expire
             && time.watermark >= self.next_sweep
         {
@@ -354,7 +361,7 @@ impl Operator for WindowOperator {
         }
         match self.earliest {
             Earliest::End(end) if end <= last => {}
-            _ => return Ok(()),
+            _ => return Ok(Progress::Done),
         }
         let plan = self.plan.clone();
         self.close(&plan, last, time.emitted, cx)?;
@@ -363,7 +370,7 @@ impl Operator for WindowOperator {
         cx.state().put(CLOSED, &value)?;
         self.closed = Some(time.watermark);
         self.earliest = Earliest::Unknown;
-        Ok(())
+        Ok(Progress::Done)
     }
 
     fn on_restore(&mut self) {
@@ -426,7 +433,7 @@ impl Updates {
 
     /// Emits what was collected. Results keep the offset of the row that changed them; their watermark is the row's,
     /// behind by the lateness like the watermark that later steps see.
-    fn emit_if(&mut self, now: bool, plan: &WindowPlan, rows: &Rows<'_>, cx: &mut Cx<'_>) -> Result<(), StateError> {
+    fn emit_if(&mut self, now: bool, plan: &WindowPlan, rows: &Rows<'_>, cx: &mut Context<'_>) -> Result<(), StateError> {
         if !now {
             return Ok(());
         }

@@ -121,7 +121,7 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
     outputs.extend((!plan.windows.unbounded).then_some(late));
     Planned {
         outputs,
-        needs_key: Some(group.iter().map(|g| g.path.clone()).collect()),
+        needs_key: Some(vec![group.iter().map(|g| g.path.clone()).collect()]),
         state: Some(state_layout(group, &plan)),
         delay: plan.windows.lateness,
         tables: Vec::new(),

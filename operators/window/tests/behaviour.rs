@@ -167,7 +167,7 @@ fn decimals_are_exact_and_have_38_digits() {
     let schema = schema(&[("price", DataType::Decimal128(38, 2))]);
     let mut d = Driver::new(r#"{"tumbling":"1m","by":[],"compute":{"s":"sum(price)","a":"avg(price)","hi":"max(price)"}}"#, &schema);
     assert_eq!(d.planned.warnings.len(), 1);
-    assert_eq!(d.planned.needs_key, Some(vec![]));
+    assert_eq!(d.planned.needs_key, Some(vec![vec![]]));
     let most = 10i128.pow(38) - 1;
     let prices = Decimal128Array::from(vec![most, 1, -200]).with_precision_and_scale(38, 2).unwrap();
     d.batch(&batch(&schema, vec![Arc::new(prices)], &[(0, NO_WATERMARK); 3], 0));

@@ -59,7 +59,7 @@ fn the_result_has_group_window_and_computed_columns() {
         ]
     );
     assert_eq!(main.key, KeyEffect::Columns(vec!["sku".into(), "amount".into()]));
-    assert_eq!(planned.needs_key, Some(vec![Path::column("sku"), Path::column("amount")]));
+    assert_eq!(planned.needs_key, Some(vec![vec![Path::column("sku"), Path::column("amount")]]));
     let late = &planned.outputs[1];
     assert_eq!((late.name.as_str(), &late.key, late.lossy_if_unread), ("late", &KeyEffect::Unchanged, true));
     assert_eq!(late.schema, schema());
@@ -72,7 +72,7 @@ fn the_result_has_group_window_and_computed_columns() {
 fn a_path_is_grouped_by_under_its_last_name() {
     let planned = plan(r#"{"hopping":{"size":"5m","every":"1m"},"by":["data.sku"],"compute":{"n":"count(*)"}}"#, &schema()).unwrap();
     assert_eq!(planned.outputs[0].schema.field(0).name(), "sku");
-    assert_eq!(planned.needs_key, Some(vec![Path::column("data").child("sku")]));
+    assert_eq!(planned.needs_key, Some(vec![vec![Path::column("data").child("sku")]]));
     assert_eq!(planned.outputs[0].key, KeyEffect::Columns(vec!["sku".into()]));
 }
 

@@ -171,24 +171,31 @@ pub(super) fn with_system(user: &Schema) -> SchemaRef {
 
 /// Time, watermark and offset as a source partition would give them to its rows.
 pub(super) struct Clock {
-    pub newest: Millis,
-    pub out_of_order: Millis,
+    newest: Millis,
     pub next_offset: i64,
     rows: i64,
 }
 
-impl Clock {
-    pub fn new() -> Clock {
-        Clock { newest: NO_WATERMARK, out_of_order: 0, next_offset: 0, rows: 0 }
+impl Default for Clock {
+    fn default() -> Clock {
+        Clock { newest: NO_WATERMARK, next_offset: 0, rows: 0 }
     }
+}
 
+impl Clock {
     /// The newest time minus the disorder that is waited for.
-    pub fn watermark(&self) -> Millis {
-        if self.newest == NO_WATERMARK { NO_WATERMARK } else { self.newest.saturating_sub(self.out_of_order) }
+    pub fn watermark(&self, out_of_order: Millis) -> Millis {
+        if self.newest == NO_WATERMARK { NO_WATERMARK } else { self.newest.saturating_sub(out_of_order) }
     }
 
     /// Adds the system columns to the rows of a table. `times`: event times that come from a user column.
-    pub fn stamp(&mut self, user: &RecordBatch, drawn: &Drawn, times: Option<Vec<Millis>>) -> Result<RecordBatch, String> {
+    pub fn stamp(
+        &mut self,
+        user: &RecordBatch,
+        drawn: &Drawn,
+        times: Option<Vec<Millis>>,
+        out_of_order: Millis,
+    ) -> Result<RecordBatch, String> {
         let (given, marks, numbers) = (drawn.times(TIME)?, drawn.times(WATERMARK)?, drawn.numbers(OFFSET)?);
         let futures = drawn.flags(FUTURE);
         let mut system: [Vec<i64>; 3] = Default::default();
@@ -197,7 +204,7 @@ impl Clock {
             let from_column = times.as_ref().and_then(|t| t.get(row)).copied();
             let time = time.or(from_column).unwrap_or(self.rows * 1000);
             all_times.push(time);
-            all_marks.push(mark.unwrap_or(self.watermark()));
+            all_marks.push(mark.unwrap_or(self.watermark(out_of_order)));
             all_offsets.push(offset.unwrap_or(self.next_offset));
             self.next_offset = offset.unwrap_or(self.next_offset) + 1;
             self.newest = if *future { self.newest } else { self.newest.max(time) };

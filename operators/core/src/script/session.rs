@@ -10,10 +10,10 @@ use arrow::datatypes::{Schema, SchemaRef, TimestampMillisecondType};
 use super::rows::{Clock, Drawn, drawn, with_system};
 use super::{BROKEN, parse_spec, show, types};
 use crate::Span;
-use crate::batch::{Batch, NO_WATERMARK, Origin, time_type};
-use crate::operator::{Cx, Emitted, Ledger, Operator, Rejected, Time};
+use crate::batch::{Batch, Millis, NO_WATERMARK, Origin, time_type};
+use crate::operator::{Context, Emitted, Input, Ledger, Operator, Progress, Rejected, Time};
 use crate::path::Path;
-use crate::spec::{Input, PlanCx, Planned, Spec, TableInfo};
+use crate::spec::{InputInfo, PlanCx, Planned, Spec, TableInfo};
 use crate::state::{MemoryState, StateError};
 use crate::table::{Change, Table, put_record_key};
 
@@ -24,13 +24,23 @@ enum Step {
     Running(Planned, Box<dyn Operator>),
 }
 
+/// An input of the step.
+#[derive(Default)]
+struct Stream {
+    schema: Option<Arc<Schema>>,
+    /// Its key columns, as written.
+    key: Option<String>,
+    clock: Clock,
+}
+
 pub(super) struct Session<S> {
     one_by_one: bool,
     headers: BTreeMap<String, String>,
     spec: Option<S>,
     step: Step,
-    schema: Option<Arc<Schema>>,
-    clock: Clock,
+    /// By the name of the input.
+    inputs: BTreeMap<String, Stream>,
+    out_of_order: Millis,
     time: Time,
     state: MemoryState,
     saved: MemoryState,
@@ -50,8 +60,8 @@ impl<S: Spec> Session<S> {
             headers: BTreeMap::new(),
             spec: None,
             step: Step::Unplanned,
-            schema: None,
-            clock: Clock::new(),
+            inputs: BTreeMap::new(),
+            out_of_order: 0,
             time: Time::default(),
             state: MemoryState::default(),
             saved: MemoryState::default(),
@@ -71,6 +81,20 @@ impl<S: Spec> Session<S> {
 
     pub fn whole_only(&self) -> bool {
         self.headers.get("split").is_some_and(|v| v == "no")
+    }
+
+    /// The names of the step's inputs.
+    fn names() -> &'static [&'static str] {
+        if S::INPUTS.is_empty() { &[""] } else { S::INPUTS }
+    }
+
+    /// The input called `name`, and its place.
+    fn input(&mut self, name: &str) -> Result<(Input, &mut Stream), String> {
+        let place = Self::names().iter().position(|known| *known == name).ok_or_else(|| match S::INPUTS {
+            [] => format!("the step has one input, without a name: `{name}` can't be one"),
+            names => format!("name the input: {}", names.join(" or ")),
+        })?;
+        Ok((Input(place as u16), self.inputs.entry(name.to_string()).or_default()))
     }
 
     /// What happened since the last report; at least one line.
@@ -121,6 +145,19 @@ impl<S: Spec> Session<S> {
     fn header(&mut self, line: &str, body: &[&str]) -> Result<(), String> {
         let (name, value) = line.split_once(':').ok_or_else(|| format!("there is no command `{line}`"))?;
         let text = if body.is_empty() { value.trim().to_string() } else { format!("{}\n{}", value.trim(), body.join("\n")) };
+        let (setting, of) = name.split_once(' ').unwrap_or((name, ""));
+        match setting {
+            "input" => {
+                let schema = Arc::new(types::schema(&text)?);
+                self.input(of)?.1.schema = Some(schema);
+                return Ok(());
+            }
+            "key" => {
+                self.input(of)?.1.key = Some(text);
+                return Ok(());
+            }
+            _ => {}
+        }
         match name {
             "spec" => match parse_spec(&text) {
                 Ok(spec) => self.spec = Some(spec),
@@ -129,9 +166,8 @@ impl<S: Spec> Session<S> {
                     self.step = Step::Refused;
                 }
             },
-            "input" => self.schema = Some(Arc::new(types::schema(&text)?)),
-            "out_of_order" => self.clock.out_of_order = text.parse::<Span>()?.millis(),
-            "time" | "key" | "show" | "split" => {
+            "out_of_order" => self.out_of_order = text.parse::<Span>()?.millis(),
+            "time" | "show" | "split" => {
                 self.headers.insert(name.to_string(), text);
             }
             _ => return Err(format!("there is no setting `{name}`")),
@@ -144,12 +180,17 @@ impl<S: Spec> Session<S> {
         if !matches!(self.step, Step::Unplanned) {
             return Ok(matches!(self.step, Step::Running(..)));
         }
-        let schema = self.schema.clone().ok_or("write `input:` before the first command")?;
         let spec = self.spec.as_ref().ok_or("write `spec:` before the first command")?;
-        let path = |text: &str| Path::resolve(text.trim(), schema.fields()).map_err(|found| found.message);
-        let key = self.headers.get("key").map(|key| key.split(',').map(path).collect::<Result<_, _>>()).transpose()?;
-        let input = Input { schema: with_system(&schema), key };
-        let planned = spec.plan(&PlanCx { input: &input, tables: &self.infos });
+        let mut inputs = Vec::new();
+        for name in Self::names() {
+            let stream = self.inputs.get(*name).and_then(|stream| Some((stream.schema.clone()?, stream.key.as_deref())));
+            let (schema, key) = stream.ok_or_else(|| format!("write `{}:` before the first command", format!("input {name}").trim()))?;
+            let path = |text: &str| Path::resolve(text.trim(), schema.fields()).map_err(|found| found.message);
+            let key = key.map(|key| key.split(',').map(path).collect::<Result<_, _>>()).transpose()?;
+            inputs.push(InputInfo { schema: with_system(&schema), key });
+        }
+        let [input, others @ ..] = inputs.as_slice() else { return Ok(false) };
+        let planned = spec.plan(&PlanCx { input, others, tables: &self.infos });
         self.step = match planned {
             Ok(planned) => {
                 let operator = (planned.build)();
@@ -189,49 +230,46 @@ impl<S: Spec> Session<S> {
     }
 
     fn batch(&mut self, setting: &str, body: &[&str]) -> Result<(), String> {
-        let partition = match setting.trim().split_once('=') {
-            None if setting.trim().is_empty() => 0,
-            Some(("partition", number)) => number.parse().map_err(|e| format!("partition {number}: {e}"))?,
-            _ => return Err(format!("a batch has no setting `{setting}`")),
-        };
+        let (mut partition, mut name) = (0, "");
+        for word in setting.split_whitespace() {
+            match word.split_once('=') {
+                None => name = word,
+                Some(("partition", number)) => partition = number.parse().map_err(|e| format!("partition {number}: {e}"))?,
+                Some(_) => return Err(format!("a batch has no setting `{word}`")),
+            }
+        }
         let drawn = drawn(body)?;
-        let schema = match &self.schema {
+        let time = self.headers.get("time").cloned();
+        let out_of_order = self.out_of_order;
+        let (input, stream) = self.input(name)?;
+        let schema = match &stream.schema {
             Some(schema) => schema.clone(),
-            None => self.schema.insert(Arc::new(drawn.schema()?)).clone(),
+            None => stream.schema.insert(Arc::new(drawn.schema()?)).clone(),
         };
         let user = drawn.batch(&schema)?;
-        let times = self.event_times(&user)?;
-        let from = self.clock.next_offset - 1;
-        let rows = self.clock.stamp(&user, &drawn, times)?;
+        let times = time.map(|column| event_times(&column, &user)).transpose()?;
+        let from = stream.clock.next_offset - 1;
+        let rows = stream.clock.stamp(&user, &drawn, times, out_of_order)?;
+        let to = stream.clock.next_offset - 1;
         if !self.planned()? {
             return Ok(());
         }
-        let origin = |from, to| Origin { topic: "script".into(), partition, from, to };
+        let topic = if name.is_empty() { "script" } else { name };
+        let origin = |from, to| Origin { topic: topic.into(), partition, from, to };
         if self.one_by_one {
             for row in 0..rows.num_rows() {
                 let to = from + 1 + row as i64;
-                self.push(Batch::new(rows.slice(row, 1), origin(to - 1, to)))?;
+                self.push(input, Batch::new(rows.slice(row, 1), origin(to - 1, to)))?;
             }
             return Ok(());
         }
-        self.push(Batch::new(rows, origin(from, self.clock.next_offset - 1)))
+        self.push(input, Batch::new(rows, origin(from, to)))
     }
 
-    /// The column named by `time:`, in milliseconds.
-    fn event_times(&self, user: &RecordBatch) -> Result<Option<Vec<i64>>, String> {
-        let Some(name) = self.headers.get("time") else { return Ok(None) };
-        let column = user.column_by_name(name).ok_or_else(|| format!("the input has no column `{name}`"))?;
-        let times = cast(column, &time_type()).map_err(|e| e.to_string())?;
-        if times.null_count() > 0 {
-            return Err(format!("`{name}` is null, but it is the event time"));
-        }
-        Ok(Some(times.as_primitive::<TimestampMillisecondType>().values().to_vec()))
-    }
-
-    fn push(&mut self, batch: Batch) -> Result<(), String> {
+    fn push(&mut self, input: Input, batch: Batch) -> Result<(), String> {
         let rows = batch.num_rows() as u64;
         self.rows_in += rows;
-        let ledger = self.drive(|operator, cx| operator.on_batch(&batch, cx))?;
+        let (ledger, ()) = self.drive(|operator, cx| operator.on_batch(input, &batch, cx))?;
         if ledger.accounted() != rows as i64 {
             return Err(format!("{rows} rows in, {} accounted for: {ledger:?}", ledger.accounted()));
         }
@@ -246,13 +284,28 @@ impl<S: Spec> Session<S> {
         for word in text.split_whitespace() {
             match word.strip_prefix("wall=") {
                 Some(at) => wall = Some(show::read_time(at)?),
-                None if word == "auto" => self.time.watermark = self.time.watermark.max(self.clock.watermark()),
+                None if word == "auto" => {
+                    let clocks = Self::names().iter().map(|name| self.inputs.get(*name));
+                    let marks = clocks.map(|stream| stream.map_or(NO_WATERMARK, |s| s.clock.watermark(self.out_of_order)));
+                    self.time.watermark = self.time.watermark.max(marks.min().unwrap_or(NO_WATERMARK));
+                }
                 None => self.time.watermark = show::read_time(word)?,
             }
         }
         self.time.wall = wall.unwrap_or(self.time.wall.max(self.time.watermark));
-        let time = self.time;
-        let ledger = self.drive(|operator, cx| operator.on_time(time, cx))?;
+        // In the smallest portions where rows come one by one, and with nothing in memory from one to the next.
+        let time = Time { budget: if self.one_by_one { 1 } else { usize::MAX }, ..self.time };
+        let mut ledger = Ledger::default();
+        loop {
+            let (moved, progress) = self.drive(|operator, cx| operator.on_time(time, cx))?;
+            ledger.add(&moved);
+            if progress == Progress::Done {
+                break;
+            }
+            if let Step::Running(_, operator) = &mut self.step {
+                operator.on_restore();
+            }
+        }
         let delay = match &self.step {
             Step::Running(planned, _) => planned.delay,
             _ => 0,
@@ -267,10 +320,10 @@ impl<S: Spec> Session<S> {
     }
 
     /// Calls the operator, prints what it did and checks it against the plan.
-    fn drive(&mut self, call: impl FnOnce(&mut dyn Operator, &mut Cx<'_>) -> Result<(), StateError>) -> Result<Ledger, String> {
-        let Step::Running(planned, operator) = &mut self.step else { return Ok(Ledger::default()) };
+    fn drive<T>(&mut self, call: impl FnOnce(&mut dyn Operator, &mut Context<'_>) -> Result<T, StateError>) -> Result<(Ledger, T), String> {
+        let Step::Running(planned, operator) = &mut self.step else { return Err("the step was refused".into()) };
         let (mut emitted, mut rejected, mut ledger) = (Vec::new(), Vec::new(), Ledger::default());
-        let mut cx = Cx::new(&mut emitted, &mut rejected, &mut ledger, &mut self.state, &self.tables);
+        let mut cx = Context::new(&mut emitted, &mut rejected, &mut ledger, &mut self.state, &self.tables);
         let done = call(operator.as_mut(), &mut cx);
         self.ledger.add(&ledger);
         let marks = self.headers.get("show").is_some_and(|v| v == "watermark");
@@ -287,8 +340,7 @@ impl<S: Spec> Session<S> {
         if inputs != ledger.rejected {
             return Err(format!("{inputs} rows rejected, {} in the ledger", ledger.rejected));
         }
-        done.map_err(|e| e.to_string())?;
-        Ok(ledger)
+        Ok((ledger, done.map_err(|e| e.to_string())?))
     }
 
     fn table(&mut self, line: &str, body: &[&str]) -> Result<(), String> {
@@ -312,6 +364,16 @@ impl<S: Spec> Session<S> {
         self.changes += deleted.len() as i64;
         change(table, info, &drawn, &deleted, (at, self.changes - deleted.len() as i64))
     }
+}
+
+/// The column named by `time:`, in milliseconds.
+fn event_times(name: &str, user: &RecordBatch) -> Result<Vec<Millis>, String> {
+    let column = user.column_by_name(name).ok_or_else(|| format!("the input has no column `{name}`"))?;
+    let times = cast(column, &time_type()).map_err(|e| e.to_string())?;
+    if times.null_count() > 0 {
+        return Err(format!("`{name}` is null, but it is the event time"));
+    }
+    Ok(times.as_primitive::<TimestampMillisecondType>().values().to_vec())
 }
 
 fn change(table: &mut Table, info: &TableInfo, drawn: &Drawn, deleted: &[bool], (at, first): (i64, i64)) -> Result<(), String> {

@@ -10,7 +10,7 @@ use arrow::util::display::array_value_to_string;
 use super::types;
 use crate::batch::{Millis, NO_WATERMARK, OFFSET, TIME, WATERMARK, is_system, time_type, user_fields};
 use crate::diagnostic::{Diagnostic, Severity};
-use crate::operator::Ledger;
+use crate::operator::{Input, Ledger};
 use crate::path::Path;
 use crate::spec::{KeyEffect, Planned};
 
@@ -140,10 +140,12 @@ pub(super) fn plan(planned: &Planned) -> Vec<String> {
             }
         };
         let lossy = if port.lossy_if_unread { "; lossy if unread" } else { "" };
-        lines.push(format!("output {name}: {} [key {key}{lossy}]", columns(&port.schema)));
+        let of = if port.key_of == Input::ONLY { String::new() } else { format!(" of input {}", port.key_of.0 + 1) };
+        lines.push(format!("output {name}: {} [key {key}{of}{lossy}]", columns(&port.schema)));
     }
-    if let Some(key) = &planned.needs_key {
-        lines.push(format!("needs key: {}", key.iter().map(Path::to_string).collect::<Vec<_>>().join(", ")));
+    if let Some(keys) = &planned.needs_key {
+        let keys: Vec<String> = keys.iter().map(|key| key.iter().map(Path::to_string).collect::<Vec<_>>().join(", ")).collect();
+        lines.push(format!("needs key: {}", keys.join(" | ")));
     }
     if planned.state.is_some() {
         lines.push("stateful".into());

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::*;
-use crate::{Batch, Cx, Diagnostic, KeyEffect, Operator, OutputPort, PlanCx, Planned, Port, StateError, Time};
+use crate::{Batch, Context, Diagnostic, Input, KeyEffect, Operator, OutputPort, PlanCx, Planned, Port, Progress, StateError, Time};
 
 /// Passes rows on and counts them in state; misbehaves on request.
 #[derive(Deserialize, JsonSchema)]
@@ -25,7 +25,7 @@ struct Counting {
 }
 
 impl Operator for Counting {
-    fn on_batch(&mut self, batch: &Batch, cx: &mut Cx<'_>) -> Result<(), StateError> {
+    fn on_batch(&mut self, _: Input, batch: &Batch, cx: &mut Context<'_>) -> Result<(), StateError> {
         if self.forget {
             return Ok(());
         }
@@ -41,10 +41,11 @@ impl Operator for Counting {
         Ok(())
     }
 
-    fn on_time(&mut self, time: Time, cx: &mut Cx<'_>) -> Result<(), StateError> {
+    fn on_time(&mut self, time: Time, cx: &mut Context<'_>) -> Result<Progress, StateError> {
         let mut seen = Vec::new();
         cx.state().get(b"n", &mut seen)?;
-        cx.state().put(b"n", &seen[..seen.len().min(time.wall as usize)])
+        cx.state().put(b"n", &seen[..seen.len().min(time.wall as usize)])?;
+        Ok(Progress::Done)
     }
 }
 
@@ -168,4 +169,59 @@ fn directories_are_checked() {
     std::fs::remove_file(dir.join("case.txt")).unwrap();
     assert!(fails(), "no script at all");
     std::fs::remove_dir_all(&dir).unwrap();
+}
+
+/// Emits what comes, with the name of its input.
+#[derive(Deserialize, JsonSchema)]
+struct Meet {}
+
+struct Meeting;
+
+impl Operator for Meeting {
+    fn on_batch(&mut self, input: Input, batch: &Batch, cx: &mut Context<'_>) -> Result<(), StateError> {
+        cx.pass(Port(input.0), batch.rows.clone(), batch.num_rows());
+        Ok(())
+    }
+
+    /// Counts down from ten, one at a time where the budget is that.
+    fn on_time(&mut self, time: Time, cx: &mut Context<'_>) -> Result<Progress, StateError> {
+        let mut left = Vec::new();
+        cx.state().get(b"left", &mut left)?;
+        let done = left.first().copied().unwrap_or_default().saturating_add(time.budget.min(10) as u8);
+        cx.state().put(b"left", &[done])?;
+        Ok(if done < 10 { Progress::More } else { Progress::Done })
+    }
+}
+
+impl Spec for Meet {
+    const KIND: &'static str = "meet";
+    const SUMMARY: &'static str = "Reads two inputs.";
+    const EXAMPLE: &'static str = "steps:\n  both: { from: { here: a, there: b }, meet: {} }";
+    const EXAMPLE_INPUT: &'static str = "[here]\na: string\n[there]\nb: long\n";
+    const INPUTS: &'static [&'static str] = &["here", "there"];
+
+    fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
+        let there = cx.others[0].clone();
+        let other = OutputPort { name: "there".to_string(), key_of: Input(1), ..OutputPort::main(there.schema, KeyEffect::Unchanged) };
+        let planned = Planned::stateless(OutputPort::main(cx.input.schema.clone(), KeyEffect::Unchanged), || Box::new(Meeting));
+        Ok(Planned { outputs: [planned.outputs.clone(), vec![other]].concat(), ..planned })
+    }
+}
+
+#[test]
+fn inputs_have_names_and_time_comes_in_portions() {
+    let script =
+        "input here: a: string\ninput there: b: long\nspec: {}\nbatch there partition=1\n b\n 7\nbatch here\n a\n x\ntime auto\n----\n";
+    let text = run::<Meet>(script);
+    let expected = "emit there: b=7 | time=00:00:00 offset=0\nemit out: a=x | time=00:00:00 offset=0\nledger: in=2 passed=2\n";
+    assert!(text.ends_with(expected), "{text}");
+    assert_eq!(play::<Meet>(script, true).blocks, play::<Meet>(script, false).blocks);
+    for (script, problem) in [
+        ("input: a: string\nspec: {}\n----\n", "name the input: here or there"),
+        ("input here: a: string\nspec: {}\nbatch here\n a\n x\n----\n", "write `input there:` before the first command"),
+    ] {
+        assert!(run::<Meet>(script).contains(problem), "{}", run::<Meet>(script));
+    }
+    let plan = plan_example::<Meet>(&BTreeMap::new()).unwrap();
+    assert_eq!(plan, "output out: a: string [key unchanged]\noutput there: b: long [key unchanged of input 2]");
 }

@@ -22,6 +22,21 @@ pub fn schema(text: &str) -> Result<Schema, String> {
     Ok(Schema::new(fields))
 }
 
+/// The schemas of the inputs called `names`: each below a line `[name]`. Without names, that of the only one.
+///
+/// # Errors
+/// What can't be read.
+pub fn inputs(text: &str, names: &[&str]) -> Result<Vec<Schema>, String> {
+    if names.is_empty() {
+        return Ok(vec![schema(text)?]);
+    }
+    let section = |name: &&str| {
+        let (_, rest) = text.split_once(&format!("[{name}]\n")).ok_or_else(|| format!("there is no `[{name}]`"))?;
+        schema(rest.split("\n[").next().unwrap_or(rest))
+    };
+    names.iter().map(section).collect()
+}
+
 /// One type.
 ///
 /// # Errors

@@ -9,8 +9,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use operator_core::batch::{is_system, system_fields};
 use operator_core::{
-    Batch, Cx, Diagnostic, Emitted, Input, Ledger, MemoryState, Millis, NO_WATERMARK, Operator, Origin, PlanCx, Planned, Rejected, Spec,
-    Table, Time,
+    Batch, Context, Diagnostic, Emitted, Input, InputInfo, Ledger, MemoryState, Millis, Operator, Origin, PlanCx, Planned, Progress,
+    Rejected, Spec, Table, Time,
 };
 use operator_window::Window;
 
@@ -21,7 +21,7 @@ pub fn schema(user: &[(&str, DataType)]) -> SchemaRef {
 
 pub fn plan(spec: &str, schema: &SchemaRef) -> Result<Planned, Vec<Diagnostic>> {
     let window: Window = serde_json::from_str(spec).unwrap();
-    window.plan(&PlanCx { input: &Input { schema: schema.clone(), key: None }, tables: &BTreeMap::new() })
+    window.plan(&PlanCx::new(&InputInfo { schema: schema.clone(), key: None }, &BTreeMap::new()))
 }
 
 /// A batch of `user` columns; each row with its event time and the watermark before it.
@@ -53,21 +53,21 @@ impl Driver {
     pub fn new(spec: &str, schema: &SchemaRef) -> Driver {
         let planned = plan(spec, schema).unwrap();
         let operator = (planned.build)();
-        let time = Time { watermark: NO_WATERMARK, emitted: NO_WATERMARK, wall: 0 };
+        let time = Time::default();
         let (state, ledger) = (MemoryState::default(), Ledger::default());
         Driver { planned, operator, state, ledger, time, rows_in: 0, log: Vec::new(), out: Vec::new() }
     }
 
     pub fn batch(&mut self, batch: &Batch) {
         self.rows_in += batch.num_rows() as i64;
-        self.call(|operator, cx| operator.on_batch(batch, cx).unwrap());
+        self.call(|operator, cx| operator.on_batch(Input::ONLY, batch, cx).unwrap());
         assert_eq!(self.ledger.accounted(), self.rows_in, "every row is accounted for");
     }
 
     pub fn time(&mut self, watermark: Millis) {
         self.time.watermark = watermark;
         let time = self.time;
-        self.call(|operator, cx| operator.on_time(time, cx).unwrap());
+        self.call(|operator, cx| while operator.on_time(time, cx).unwrap() == Progress::More {});
         self.time.emitted = watermark.saturating_sub(self.planned.delay);
         assert_eq!(self.ledger.accounted(), self.rows_in, "time moves rows from held to passed");
     }
@@ -86,10 +86,10 @@ impl Driver {
         std::mem::take(&mut self.log)
     }
 
-    fn call(&mut self, call: impl FnOnce(&mut dyn Operator, &mut Cx<'_>)) {
+    fn call(&mut self, call: impl FnOnce(&mut dyn Operator, &mut Context<'_>)) {
         let (mut emitted, mut rejected): (Vec<Emitted>, Vec<Rejected>) = Default::default();
         let tables: BTreeMap<String, Table> = BTreeMap::new();
-        let mut cx = Cx::new(&mut emitted, &mut rejected, &mut self.ledger, &mut self.state, &tables);
+        let mut cx = Context::new(&mut emitted, &mut rejected, &mut self.ledger, &mut self.state, &tables);
         call(self.operator.as_mut(), &mut cx);
         for Emitted { port, rows } in emitted {
             let planned = &self.planned.outputs[port.0 as usize];
