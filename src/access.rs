@@ -90,8 +90,7 @@ pub fn check(plan: &Plan, kafka: &Kafka) -> Result<Access, BrokerError> {
 /// Opens transactions under the pipeline's prefix with an id that no worker has, since those of running workers must not be fenced:
 /// rights on transactional ids can't be asked for. `false`: the pipeline has no transactions.
 fn open_transactions(plan: &Plan, kafka: &Kafka) -> Result<bool, BrokerError> {
-    let delivers = plan.stages.iter().flat_map(|s| &s.outputs).any(|o| matches!(o.target, Target::Outbox { .. }));
-    if plan.guarantee != Guarantee::ExactlyOnce && !delivers {
+    if plan.guarantee != Guarantee::ExactlyOnce && plan.outboxes().next().is_none() {
         return Ok(false);
     }
     // Always the same one: brokers remember each for a week. Workers' ids end with numbers.
@@ -104,7 +103,7 @@ pub fn grants_for_named(pipeline: &Pipeline, kafka: &Kafka) -> String {
     let mut needs = Needs::new();
     let sources = pipeline.sources.values().flat_map(|source| source.topic.iter().chain(source.topics.iter().flatten()));
     let read = sources.chain(pipeline.tables.values().map(|table| &table.topic)).map(|topic| (topic, Operation::Read));
-    let written = pipeline.sinks.values().filter_map(|sink| Some((sink.topic.as_ref()?, Operation::Write)));
+    let written = pipeline.sinks.values().filter_map(|sink| Some((&sink.topic()?.topic, Operation::Write)));
     for (topic, operation) in read.chain(written) {
         needs.entry(topic.clone()).or_default().insert(operation);
     }
@@ -187,8 +186,7 @@ impl Access {
     }
 
     fn groups(&mut self, plan: &Plan, kafka: &Kafka) -> Result<(), BrokerError> {
-        let outputs = plan.stages.iter().flat_map(|s| &s.outputs);
-        let sinks = outputs.filter(|o| matches!(o.target, Target::Outbox { .. })).map(|o| plan.names.sink_group(&o.name));
+        let sinks = plan.outboxes().map(|(output, _)| plan.names.sink_group(&output.name));
         let names: Vec<String> = std::iter::once(plan.names.group()).chain(sinks).collect();
         let rights = kafka.rights_on_groups(&names)?;
         for group in &names {

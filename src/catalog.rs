@@ -1,14 +1,13 @@
 //! Where schemas and topics come from: the live registry and cluster, or the `schemas/` folder.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use headwater_engine::broker::{Broker, BrokerError, Failure};
 use headwater_engine::plan::{Catalog, Registered};
 use parking_lot::Mutex;
 
-use crate::clickhouse::{Created, tables_in};
 use crate::schema_registry::Registry;
 
 /// Subjects of a schema registry, asked and waited for: planning and sinks need them before a record is read.
@@ -116,8 +115,8 @@ impl Catalog for Live {
 pub struct Folder {
     /// Versions of each subject, with their texts.
     subjects: BTreeMap<String, BTreeMap<u32, String>>,
-    /// The ClickHouse tables that `clickhouse/*.sql` create, by `database.table`.
-    pub tables: BTreeMap<String, Created>,
+    /// The folder itself: sinks have their statements in folders of it.
+    pub dir: PathBuf,
 }
 
 /// Partitions assumed for topics when there is no cluster to ask.
@@ -136,8 +135,7 @@ impl Folder {
                 }
             }
         }
-        let tables = tables_in(&dir.join("clickhouse")).map_err(std::io::Error::other)?;
-        Ok(Folder { subjects, tables })
+        Ok(Folder { subjects, dir: dir.to_path_buf() })
     }
 
     /// The text of one version of a subject.

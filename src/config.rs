@@ -12,7 +12,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::diagnose::{Problem, Source};
-use crate::web::{Files, Tls};
+use crate::web::{self, Files, Tls};
+
+pub use crate::clickhouse::ClickHouseConfig;
 
 /// The environment.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -122,37 +124,51 @@ impl TlsConfig {
     }
 }
 
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct ClickHouseConfig {
-    /// Address of the HTTP interface.
-    pub url: String,
-    #[serde(default)]
-    pub user: Option<String>,
-    #[serde(default)]
-    pub password: Option<Secret>,
-    #[serde(default)]
-    pub tls: TlsConfig,
-    /// Run even where a table can't give exactly once (see the start-up report).
-    #[serde(default)]
-    pub allow_weaker_guarantee: bool,
-    /// Create databases and tables that are missing (`hw clickhouse ddl` shows how).
-    #[serde(default)]
-    pub create_tables: bool,
+/// A service as its section of the configuration describes it.
+pub struct ServiceConfig<'a> {
+    pub section: &'static str,
+    pub title: &'static str,
+    pub url: &'a str,
+    pub tls: Option<&'a TlsConfig>,
+    /// The host, and whether the connection is encrypted; or why the address can't be used.
+    pub reached: Result<(String, bool), String>,
+    /// An address that can be used, and how to encrypt the connection, for help texts.
+    pub example: &'static str,
+    pub encrypt: &'static str,
+    /// What goes there, for warnings; empty: nothing that needs protection.
+    pub carries: &'static str,
+    /// Secrets by their keys.
+    pub secrets: Vec<(&'static str, Option<&'a Secret>)>,
+}
+
+impl<'a> ServiceConfig<'a> {
+    /// A service that is asked over HTTP.
+    pub fn http(section: &'static str, title: &'static str, url: &'a str, tls: &'a TlsConfig) -> ServiceConfig<'a> {
+        let host = |url: reqwest::Url| (url.host_str().unwrap_or_default().to_string(), url.scheme() == "https");
+        ServiceConfig {
+            section,
+            title,
+            url,
+            tls: Some(tls),
+            reached: web::address(url).map(host),
+            example: "such as `https://registry.example.com`",
+            encrypt: "write `https://` in `url`",
+            carries: "",
+            secrets: Vec::new(),
+        }
+    }
+
+    /// What rows go to, with a password or without.
+    pub fn taking_rows(self, password: Option<&'a Secret>) -> ServiceConfig<'a> {
+        let carries = if password.is_some() { "rows and the password" } else { "rows" };
+        ServiceConfig { carries, secrets: vec![("password", password)], ..self }
+    }
 }
 
 impl RegistryConfig {
     /// A registry without authentication.
     pub fn at(url: String) -> RegistryConfig {
         RegistryConfig { url, username: None, password: None, token: None, tls: TlsConfig::default() }
-    }
-}
-
-impl ClickHouseConfig {
-    /// A server without authentication.
-    pub fn at(url: String) -> ClickHouseConfig {
-        let tls = TlsConfig::default();
-        ClickHouseConfig { url, user: None, password: None, tls, allow_weaker_guarantee: false, create_tables: false }
     }
 }
 
@@ -311,6 +327,17 @@ impl Config {
         Ok(())
     }
 
+    /// The services besides Kafka.
+    pub fn services(&self) -> Vec<ServiceConfig<'_>> {
+        let registry = self.schema_registry.as_ref().map(|registry| ServiceConfig {
+            carries: if registry.username.is_some() || registry.token.is_some() { "schemas and the password" } else { "" },
+            secrets: vec![("password", registry.password.as_ref()), ("token", registry.token.as_ref())],
+            ..ServiceConfig::http("schema_registry", "the schema registry", &registry.url, &registry.tls)
+        });
+        let clickhouse = self.clickhouse.as_ref().map(ClickHouseConfig::service);
+        registry.into_iter().chain(clickhouse).collect()
+    }
+
     /// All secrets, each with its place.
     pub fn secrets(&self) -> Vec<(Vec<String>, &Secret)> {
         let properties = self.kafka.properties.iter().filter_map(|(name, setting)| match setting {
@@ -318,14 +345,10 @@ impl Config {
             Setting::Text(_) => None,
         });
         let mut found: Vec<(Vec<&str>, Option<&Secret>)> = properties.collect();
-        if let Some(RegistryConfig { password, token, tls, .. }) = &self.schema_registry {
-            found.push((vec!["schema_registry", "password"], password.as_ref()));
-            found.push((vec!["schema_registry", "token"], token.as_ref()));
-            found.push((vec!["schema_registry", "tls", "key_password"], tls.key_password.as_ref()));
-        }
-        if let Some(ClickHouseConfig { password, tls, .. }) = &self.clickhouse {
-            found.push((vec!["clickhouse", "password"], password.as_ref()));
-            found.push((vec!["clickhouse", "tls", "key_password"], tls.key_password.as_ref()));
+        for service in self.services() {
+            found.extend(service.secrets.into_iter().map(|(key, secret)| (vec![service.section, key], secret)));
+            let password = service.tls.and_then(|tls| tls.key_password.as_ref());
+            found.push((vec![service.section, "tls", "key_password"], password));
         }
         let owned = |place: Vec<&str>| place.into_iter().map(str::to_string).collect();
         found.into_iter().filter_map(|(place, secret)| Some((owned(place), secret?))).collect()
@@ -333,9 +356,7 @@ impl Config {
 
     /// Certificates and keys that can't be read here.
     fn unreadable(&self) -> Vec<Diagnostic> {
-        let registry = self.schema_registry.iter().map(|registry| ("schema_registry", &registry.tls));
-        let clickhouse = self.clickhouse.iter().map(|clickhouse| ("clickhouse", &clickhouse.tls));
-        let wrong = registry.chain(clickhouse).filter_map(|(section, tls)| Some((section, tls.read().err()?)));
+        let wrong = self.services().into_iter().filter_map(|service| Some((service.section, service.tls?.read().err()?)));
         wrong.map(|(section, (key, why))| Diagnostic::error("invalid-value", why).at([section, "tls", key])).collect()
     }
 

@@ -3,25 +3,24 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::Duration;
 
 use headwater_engine::broker::Broker;
-use headwater_engine::delivery::{Answer, Progress, Range, Target as _};
 use headwater_engine::lane::{Sampled, TOMBSTONE_RETENTION, sample_keys};
 use headwater_engine::manifest;
-use headwater_engine::plan::{Output, Plan, Target};
+use headwater_engine::plan::{OutboxSink, Output, Plan};
 use operator_core::{Diagnostic, Span};
 use rustix::fs::Access;
 use tokio::runtime::Handle;
 
 use crate::access::{self, Check, Found};
-use crate::clickhouse::{self, ClickHouse, ClickHouseError, Created, Table, inspect, misfits};
 use crate::config::Config;
-use crate::deliver::{self, Tables, rows_of};
 use crate::diagnose::Problem;
 use crate::kafka::Kafka;
+use crate::outages::Outages;
 use crate::preflight::{check_internal, short_lived, tombstones_kept};
+use crate::registry::title;
 use crate::run;
+use crate::sink::{self, Place, Sink};
 
 /// The check of the plan against what is deployed.
 const DEPLOYED: &str = "deployed version";
@@ -29,18 +28,21 @@ const DEPLOYED: &str = "deployed version";
 /// Bytes below which a state folder has too little room for anything.
 const LITTLE_ROOM: u64 = 64 << 20;
 
-/// How long a table may take to count its rows.
-const ANSWER_WITHIN: Duration = Duration::from_secs(60);
-
 fn check(what: impl Into<String>, result: Result<String, String>) -> Check {
     Check::new(what, result)
 }
 
-/// Checks a plan against the services of an environment. The second answer are commands that grant missing rights.
+/// Checks a plan against the services of an environment; `schemas`: the folder with statements that create tables. The second answer are commands that grant missing rights.
 ///
 /// # Errors
 /// A service can't be asked.
-pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, runtime: &Handle) -> Result<(Vec<Check>, String), Problem> {
+pub fn check_all(
+    plan: &Plan,
+    kafka: &Kafka,
+    config: &Config,
+    schemas: Option<&Path>,
+    runtime: &Handle,
+) -> Result<(Vec<Check>, String), Problem> {
     let access = access::check(plan, kafka).map_err(|e| Problem::plain(e.to_string()))?;
     let grants = access.grants();
     let mut checks = access.checks;
@@ -50,7 +52,7 @@ pub fn check_all(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, ru
     }
     checks.extend(registry(config, runtime)?);
     checks.push(check("state folder", state_folder(&config.worker.state_dir, &plan.pipeline)));
-    checks.extend(tables(plan, kafka, config, files, runtime));
+    checks.extend(tables(plan, kafka, config, schemas, runtime));
     Ok((checks, grants))
 }
 
@@ -129,92 +131,18 @@ fn keys_check((topic, sampled): Sampled) -> Check {
     check(format!("keys of {topic}"), sampled.map(|keys| format!("the newest {keys} are in their partitions")))
 }
 
-fn tables(plan: &Plan, kafka: &Kafka, config: &Config, files: &Tables, runtime: &Handle) -> Vec<Check> {
-    let outputs = plan.stages.iter().flat_map(|s| &s.outputs);
-    let checks = outputs.filter_map(|output| match &output.target {
-        Target::Outbox { table, .. } => {
-            let found = table_check(plan, (output, table), kafka, config, files, runtime).map_or_else(|found| found, Found::Fine);
-            Some(Check { what: format!("ClickHouse {table}"), found })
+fn tables(plan: &Plan, kafka: &Kafka, config: &Config, schemas: Option<&Path>, runtime: &Handle) -> Vec<Check> {
+    let outages = Outages::default();
+    let check = |(output, outbox, sink): (&Output, &OutboxSink, &dyn Sink)| {
+        let place = Place { plan, output, outbox, config, schemas, runtime, outages: &outages };
+        let group = kafka.group(&plan.names.sink_group(&output.name)).map_err(|e| Found::Wrong(e.to_string()));
+        let found = group.and_then(|group| sink.dry_run(&place, group.committed.is_empty()));
+        Check {
+            what: format!("{} {}", title(outbox.table.kind()), outbox.table.name()),
+            found: found.map_or_else(|found| found, Found::Fine),
         }
-        _ => None,
-    });
-    checks.collect()
-}
-
-/// What the table promises, and whether a delivery can begin there.
-fn table_check(
-    plan: &Plan,
-    (output, table): (&Output, &str),
-    kafka: &Kafka,
-    config: &Config,
-    files: &Tables,
-    runtime: &Handle,
-) -> Result<String, Found> {
-    let settings = config.clickhouse.as_ref().ok_or_else(|| "the configuration has no `clickhouse.url`".to_string())?;
-    let connection = deliver::connect(settings).map_err(|p| p.message)?;
-    let verified = connection.verifies().map_or(String::new(), |how| format!("; {how}"));
-    let name = Table::parse(table)?;
-    let wanted = if settings.allow_weaker_guarantee { clickhouse::Guarantee::AtLeastOnce } else { clickhouse::Guarantee::ExactlyOnce };
-    let found = match runtime.block_on(inspect(&connection, &name, &rows_of(output))) {
-        Ok(found) => found,
-        Err(e) if settings.create_tables && e.to_string().contains("does not exist") => {
-            return Ok(to_be_created(&name, files.get(table), &rows_of(output), wanted)? + &verified);
-        }
-        // A certificate does not become right by waiting.
-        Err(e) if deliver::passes(&e) && !matches!(e, ClickHouseError::Tls(_)) => {
-            return Err(Found::Unknown(format!("{e}. A worker starts, and only this sink waits until ClickHouse responds")));
-        }
-        Err(e) => return Err(e.to_string().into()),
     };
-    found.require(wanted).map_err(|e| e.to_string())?;
-    let promised = format!("{}{verified}", found.guarantee);
-    let group = plan.names.sink_group(&output.name);
-    if kafka.group(&group).map_err(|e| e.to_string())?.committed.is_empty() {
-        has_none_of_others(output, ClickHouse::new(connection, &found, runtime.clone()), &group)?;
-    }
-    Ok(promised)
-}
-
-/// A delivery that has no position stops at a table that has rows with positions: they would be taken for its own.
-fn has_none_of_others(output: &Output, mut target: ClickHouse, group: &str) -> Result<(), String> {
-    let Target::Outbox { topic, partitions, table, .. } = &output.target else { return Ok(()) };
-    if target.repeatable() {
-        return Ok(());
-    }
-    for partition in 0..*partitions {
-        target.ask(&Range::all(topic.clone(), partition));
-        match target.progress(ANSWER_WITHIN) {
-            Progress::Answered(Answer::Counted { rows: 0, .. } | Answer::Uncountable(_)) => {}
-            Progress::Answered(Answer::Counted { rows, .. }) => {
-                return Err(format!(
-                    "the table has {rows} rows with `_partition` {partition}, written by another pipeline or before the group `{group}` lost its positions, and the delivery would stop there. Write to another table, or empty `{table}` first"
-                ));
-            }
-            Progress::Unavailable(why) => return Err(format!("its rows can't be counted: {why}")),
-            other => return Err(format!("its rows can't be counted: {other:?}")),
-        }
-    }
-    Ok(())
-}
-
-/// How a missing table would be made.
-fn to_be_created(
-    table: &Table,
-    file: Option<&Created>,
-    rows: &arrow::datatypes::Schema,
-    wanted: clickhouse::Guarantee,
-) -> Result<String, String> {
-    let Some(file) = file else {
-        return Ok("will be created for its rows, sorted by their position: no file under schemas/clickhouse creates it".to_string());
-    };
-    file.only_creates()?;
-    if let Some(misfit) = misfits(table, rows, &file.columns).into_iter().next() {
-        return Err(format!("{} creates it, but rows don't fit: {misfit}", file.file));
-    }
-    if wanted == clickhouse::Guarantee::ExactlyOnce && !file.remembers {
-        return Err(format!("{} creates it without a deduplication window: see `hw explain-error clickhouse-guarantee`", file.file));
-    }
-    Ok(format!("will be created by {}", file.file))
+    sink::all(plan).map(check).collect()
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! JSON Schema of pipeline files, for editors: completion, documentation under the pointer, errors while typing.
 
-use headwater_engine::pipeline::Pipeline;
+use headwater_engine::pipeline::{Pipeline, TopicTarget};
 use headwater_engine::registry::Registry;
+use headwater_engine::sinks::Sinks;
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
-/// The schema, with one property per operator in a step. Draft 07, which YAML language servers know best.
-pub fn pipeline(registry: &Registry) -> Value {
+/// The schema, with one property per operator in a step, and the keys of every target in a sink. Draft 07, which YAML language servers
+/// know best.
+pub fn pipeline(registry: &Registry, sinks: &Sinks) -> Value {
     let mut generator = SchemaSettings::draft07().into_generator();
     let root = Pipeline::json_schema(&mut generator);
     let mut properties = Map::new();
@@ -18,12 +20,12 @@ pub fn pipeline(registry: &Registry) -> Value {
         let example = format!("{}\n\n```yaml\n{}```", kind.summary, kind.example);
         properties.insert(kind.name.into(), json!({ "description": kind.summary, "markdownDescription": example, "allOf": [reference] }));
     }
-    // Exactly one operator. Expressed by exclusion, because editors offer no completion inside a failing `oneOf`.
-    let others =
-        |name: &str| registry.names().filter(|other| *other != name).map(|other| json!({ "required": [other] })).collect::<Vec<_>>();
-    let one_operator: Map<String, Value> =
-        registry.names().map(|name| (name.to_string(), json!({ "not": { "anyOf": others(name) } }))).collect();
+    let targets: Vec<Value> = std::iter::once(generator.subschema_for::<TopicTarget>().to_value())
+        .chain(sinks.0.iter().map(|kind| (kind.schema)(&mut generator).to_value()))
+        .collect();
     let mut definitions = generator.take_definitions(true);
+    let sink = sink(sinks, &targets, &definitions);
+    definitions.insert("Sink".into(), sink);
     definitions.insert(
         "Step".into(),
         json!({
@@ -31,7 +33,7 @@ pub fn pipeline(registry: &Registry) -> Value {
             "type": "object",
             "required": ["from"],
             "minProperties": 2,
-            "dependencies": one_operator,
+            "dependencies": exactly_one(&registry.names().collect::<Vec<_>>()),
             "properties": properties,
             "additionalProperties": false,
         }),
@@ -49,6 +51,47 @@ pub fn pipeline(registry: &Registry) -> Value {
     inline(&mut schema, &known);
     documented(&mut schema);
     schema
+}
+
+/// One of these keys, and no other of them. Expressed by exclusion, because editors offer no completion inside a failing `oneOf`.
+fn exactly_one(names: &[&str]) -> Map<String, Value> {
+    let others = |name: &str| names.iter().filter(|other| **other != name).map(|other| json!({ "required": [other] })).collect::<Vec<_>>();
+    names.iter().map(|name| ((*name).to_string(), json!({ "not": { "anyOf": others(name) } }))).collect()
+}
+
+/// An entry of `sinks`: the keys of all targets, because editors choose no alternative before its key is written.
+fn sink(sinks: &Sinks, targets: &[Value], definitions: &Map<String, Value>) -> Value {
+    let name = json!({ "type": "string" });
+    let mut properties = Map::new();
+    properties
+        .insert("from".into(), json!({ "description": "The source, step or port (`step.port`) whose rows are written.", "anyOf": [name] }));
+    for target in targets {
+        let reference = target.get("$ref").and_then(Value::as_str).and_then(|reference| reference.rsplit('/').next());
+        let known = reference.and_then(|name| definitions.get(name)).and_then(|known| known.get("properties")).and_then(Value::as_object);
+        for (key, property) in known.into_iter().flatten() {
+            match properties.get_mut(key) {
+                None => drop(properties.insert(key.clone(), property.clone())),
+                Some(first) if first == property => {}
+                Some(first) => *first = either(first, property),
+            }
+        }
+    }
+    let names: Vec<&str> = std::iter::once("topic").chain(sinks.names()).collect();
+    json!({
+        "description": "A sink: `from`, exactly one target, and the target's settings.",
+        "type": "object",
+        "required": ["from"],
+        "minProperties": 2,
+        "dependencies": exactly_one(&names),
+        "properties": properties,
+        "additionalProperties": false,
+    })
+}
+
+/// A key that means something else for another target.
+fn either(first: &Value, second: &Value) -> Value {
+    let said = |value: &Value| value.get("description").and_then(Value::as_str).unwrap_or_default().to_string();
+    json!({ "description": format!("{}\n\n{}", said(first), said(second)), "anyOf": [first, second] })
 }
 
 fn from(registry: &Registry) -> Value {

@@ -28,5 +28,6 @@ pub mod run;
 pub mod sample;
 pub mod samples;
 pub mod schema_registry;
+pub mod sink;
 pub mod style;
 pub mod web;

@@ -1,4 +1,4 @@
-//! Whether the services outside of this process answer: Kafka, the schema registry, ClickHouse.
+//! Whether the services outside of this process answer: Kafka, the schema registry, the stores of sinks.
 //!
 //! A client holds a [`Service`] and reports its results: [`Service::up`] after any answer, and
 //! [`Service::down`] when none came. The rest follows from that: an outage is one log line when it starts, one per minute while it
@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
+
+use crate::registry::title;
 
 /// How often the log repeats that a service is away.
 const REMINDER: Duration = Duration::from_secs(60);
@@ -42,7 +44,7 @@ struct Outage {
 /// A service as the pages show it.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// `kafka`, `schema_registry`, `clickhouse`.
+    /// `kafka`, `schema_registry`, or a kind of sink: `clickhouse`.
     pub service: Arc<str>,
     /// The sink that uses it; empty: everything does.
     pub sink: Arc<str>,
@@ -160,8 +162,7 @@ fn shown(name: &str, sink: &str) -> String {
     let service = match name {
         "kafka" => "Kafka",
         "schema_registry" => "the schema registry",
-        "clickhouse" => "ClickHouse",
-        other => other,
+        store => title(store),
     };
     if sink.is_empty() { service.to_string() } else { format!("{service} (sink `{sink}`)") }
 }

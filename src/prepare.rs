@@ -1,20 +1,15 @@
 //! From files to a plan: the first step of every command that works on a pipeline.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use arrow::datatypes::Schema;
 use headwater_engine::pipeline::Pipeline;
-use headwater_engine::plan::{Catalog, Plan, Target, plan};
+use headwater_engine::plan::{Catalog, Plan, plan};
 use headwater_engine::yaml::{self, Node, YamlError};
-use headwater_formats::JsonEncoder;
-use operator_core::{Diagnostic, Severity};
+use operator_core::Severity;
 
-use crate::clickhouse::column_type;
 use crate::config::substitute_in_pipeline;
-use crate::deliver::rows_of;
 use crate::diagnose::{Problem, Source};
-use crate::registry::operators;
+use crate::registry::{operators, sinks};
 use crate::style::dim;
 
 /// More findings than anyone reads at once.
@@ -47,7 +42,7 @@ pub fn parse(source: Source) -> Result<Loaded, Vec<Problem>> {
     // A value that can't be filled in can't be checked.
     let mut known = root.clone();
     let left_out: Vec<String> = errors.iter().filter_map(|e| e.place).filter_map(|place| known.leave_out(place)).collect();
-    let (pipeline, unreadable) = Pipeline::read(&known);
+    let (pipeline, unreadable) = Pipeline::read_with(&known, &sinks());
     let follows = |e: &YamlError| e.code == "missing-key" && left_out.iter().any(|key| e.message.contains(&format!("`{key}`")));
     errors.extend(unreadable.into_iter().filter(|e| !follows(e)));
     let problems: Vec<Problem> = errors.into_iter().map(|e| Problem::yaml(&source, e)).collect();
@@ -65,9 +60,8 @@ pub fn make_plan(loaded: &Loaded, catalog: &dyn Catalog) -> Result<(Plan, Vec<Pr
     let show = |found: Vec<_>| found.into_iter().take(MOST).map(|d| Problem::found(&loaded.source, &loaded.root, d)).collect::<Vec<_>>();
     let (plan, found) = match plan(&loaded.pipeline, &loaded.root, &loaded.source.text, &operators(), catalog) {
         Ok(mut plan) => {
-            let (warnings, unwritable) = (std::mem::take(&mut plan.warnings), unwritable(&plan));
-            let plan = unwritable.is_empty().then_some(plan);
-            (plan, show(unwritable.into_iter().chain(warnings).collect()))
+            let warnings = std::mem::take(&mut plan.warnings);
+            (Some(plan), show(warnings))
         }
         Err(found) => (None, show(found)),
     };
@@ -79,22 +73,6 @@ pub fn make_plan(loaded: &Loaded, catalog: &dyn Catalog) -> Result<(Plan, Vec<Pr
         Some(plan) => Ok((plan, problems)),
         None => Err(problems),
     }
-}
-
-/// Columns for ClickHouse of types that it doesn't have, or that could not be shown in a case.
-fn unwritable(plan: &Plan) -> Vec<Diagnostic> {
-    let mut found = Vec::new();
-    for output in plan.stages.iter().flat_map(|stage| &stage.outputs).filter(|o| matches!(o.target, Target::Outbox { .. })) {
-        for field in rows_of(output).fields() {
-            let alone = Arc::new(Schema::new(vec![field.clone()]));
-            if let Some(why) = column_type(field).err().or(JsonEncoder::check(&alone).err()) {
-                let problem = Diagnostic::error("clickhouse-type", format!("the column `{}` can't be written: {why}", field.name()));
-                let help = "convert the column in a `map` step, such as CAST(... AS VARCHAR), or leave it out";
-                found.push(problem.at(["sinks", &output.name, "clickhouse"]).help(help));
-            }
-        }
-    }
-    found
 }
 
 /// Prints problems to standard error and says how many.

@@ -1,6 +1,10 @@
-//! The operators a pipeline may use. Adding one is a crate under `operators/` and a line here.
+//! What a pipeline may use. Adding an operator is a crate under `operators/` and a line here, adding a sink a folder and a line.
 
 use headwater_engine::registry::{Kind, Registry};
+use headwater_engine::sinks::Sinks;
+
+use crate::clickhouse::ClickHouseSink;
+use crate::sink;
 
 /// THE list of operators.
 pub fn operators() -> Registry {
@@ -11,4 +15,14 @@ pub fn operators() -> Registry {
         Kind::of::<operator_window::Window>(),
         Kind::of::<operator_fanout::Fanout>(),
     ])
+}
+
+/// THE list of sinks that write to tables.
+pub fn sinks() -> Sinks {
+    Sinks(vec![sink::kind::<ClickHouseSink>()])
+}
+
+/// A kind of sink in words: its store.
+pub fn title(kind: &str) -> &'static str {
+    sinks().get(kind).map_or("table", |kind| kind.title)
 }

@@ -13,7 +13,7 @@ use headwater_engine::lane::{LaneConfig, TOMBSTONE_RETENTION, World};
 use headwater_engine::manifest::store::Deployed;
 use headwater_engine::manifest::{Keeper, deploy};
 use headwater_engine::pipeline::can_name_a_pipeline;
-use headwater_engine::plan::{Output, Plan, Target};
+use headwater_engine::plan::{OutboxSink, Output, Plan};
 use headwater_engine::schemas::SchemaSource;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::LoadedTables;
@@ -26,7 +26,7 @@ use sha2::Digest;
 use crate::access;
 use crate::catalog::{Live, NoSubjects, RegistrySubjects, Subjects};
 use crate::config::{Config, can_name_a_worker};
-use crate::deliver::{Delivering, Tables};
+use crate::deliver::Delivering;
 use crate::diagnose::Problem;
 use crate::http::{Pages, Shown};
 use crate::kafka::{Kafka, KafkaConfig};
@@ -34,6 +34,7 @@ use crate::outages::Outages;
 use crate::preflight::{check_internal, check_times, refusals, short_lived, tombstones_kept};
 use crate::prepare::{self, Loaded};
 use crate::schema_registry::{Registry, RegistryConfig, Schemas};
+use crate::sink::{self, MakeStore, Place};
 
 /// What the services of an environment look like from here.
 #[derive(Clone)]
@@ -293,33 +294,27 @@ pub struct Running {
     _slot: Slot,
 }
 
-/// Starts lanes and deliveries to ClickHouse, and shows them on the pages; `stop` ends them. `files`: the tables that files create.
-pub fn start(prepared: &Prepared, config: &Config, files: &Tables, stop: Stop, pages: &Arc<Pages>) -> Result<Running, Problem> {
-    start_with(prepared, config, stop, pages, &|output, slot| {
-        let settings = config.clickhouse.as_ref();
-        let settings = settings
-            .ok_or_else(|| Problem::plain(format!("sink `{}` needs ClickHouse: set `clickhouse.url` in the configuration", output.name)))?;
-        Delivering::prepare(prepared, output, settings, files, config.kafka.session_timeout.millis(), slot)
+/// Starts lanes and deliveries to tables, and shows them on the pages; `stop` ends them. `schemas`: the folder with statements that
+/// create tables.
+pub fn start(prepared: &Prepared, config: &Config, schemas: Option<&Path>, stop: Stop, pages: &Arc<Pages>) -> Result<Running, Problem> {
+    let Services { runtime, outages, .. } = &prepared.services;
+    start_with(prepared, config, stop, pages, &|output, outbox| {
+        let sink = sink::of(outbox.table.as_ref()).ok_or_else(|| Problem::plain(format!("sink `{}` has no store", output.name)))?;
+        sink.prepare(&Place { plan: &prepared.plan, output, outbox, config, schemas, runtime, outages })
     })
 }
 
 /// How often the log repeats that a sink has stopped.
 const REMINDER: Duration = Duration::from_secs(3_600);
 
-/// Makes the delivery of an output; the second argument is the worker's slot.
-pub type MakeDelivery<'a> = dyn Fn(&Output, &str) -> Result<Delivering, Problem> + 'a;
+/// Makes what opens the store of an output.
+pub type MakeStores<'a> = dyn Fn(&Output, &OutboxSink) -> Result<MakeStore, Problem> + 'a;
 
-/// [`start`] with deliveries of the caller's own making.
-pub fn start_with(
-    prepared: &Prepared,
-    config: &Config,
-    stop: Stop,
-    pages: &Arc<Pages>,
-    make: &MakeDelivery<'_>,
-) -> Result<Running, Problem> {
+/// [`start`] with stores of the caller's own making.
+pub fn start_with(prepared: &Prepared, config: &Config, stop: Stop, pages: &Arc<Pages>, make: &MakeStores<'_>) -> Result<Running, Problem> {
     check_times(prepared.plan.guarantee, Span(prepared.plan.commit_interval), config)?;
     let slot = Slot::take(&config.worker.state_dir, &prepared.plan.pipeline, config.worker.id.as_deref()).map_err(Problem::plain)?;
-    let (deliveries, counters) = deliveries(prepared, make, &slot, &stop)?;
+    let (deliveries, counters) = deliveries(prepared, config, make, &slot, &stop)?;
     let shown = Shown {
         plan: prepared.plan.clone(),
         stats: prepared.world.stats.clone(),
@@ -374,13 +369,11 @@ fn keep_manifest(prepared: &Prepared, stop: &Stop) -> Result<Arc<Mutex<Option<St
 
 type Deliveries = (Vec<std::thread::JoinHandle<Result<(), String>>>, Vec<(String, Arc<Counters>)>);
 
-fn deliveries(prepared: &Prepared, make: &MakeDelivery<'_>, slot: &Slot, stop: &Stop) -> Result<Deliveries, Problem> {
+fn deliveries(prepared: &Prepared, config: &Config, make: &MakeStores<'_>, slot: &Slot, stop: &Stop) -> Result<Deliveries, Problem> {
     let (mut threads, mut counters) = (Vec::new(), Vec::new());
-    for output in prepared.plan.stages.iter().flat_map(|s| &s.outputs) {
-        if !matches!(output.target, Target::Outbox { .. }) {
-            continue;
-        }
-        let delivery = make(output, &slot.name)?;
+    let session_timeout = config.kafka.session_timeout.millis();
+    for (output, outbox) in prepared.plan.outboxes() {
+        let delivery = Delivering::to(prepared, output, outbox, session_timeout, &slot.name, make(output, outbox)?);
         let (counted, sink, stop) = (delivery.counters(), output.name.clone(), stop.clone());
         counters.push((sink.clone(), counted.clone()));
         let thread = std::thread::Builder::new().name(format!("sink-{sink}")).spawn(move || {

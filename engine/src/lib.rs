@@ -26,6 +26,7 @@ pub mod plan;
 pub mod printable;
 pub mod registry;
 pub mod schemas;
+pub mod sinks;
 pub mod state;
 pub mod stats;
 pub mod tables;

@@ -88,7 +88,7 @@ impl Writer {
             Target::Repartition { topic, partitions, key } => {
                 Kind::Repartition { topic: topic.clone(), partitions: *partitions, key: key.clone() }
             }
-            Target::Outbox { topic, partitions, .. } => Kind::Outbox { topic: topic.clone(), partitions: *partitions },
+            Target::Outbox(outbox) => Kind::Outbox { topic: outbox.topic.clone(), partitions: outbox.partitions },
         };
         Ok(Writer { kind, user, schema, shared })
     }

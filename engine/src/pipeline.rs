@@ -1,7 +1,10 @@
 //! A pipeline as written: sources, tables, steps and sinks. Only the shape is checked here; [`crate::plan`] checks
 //! the meaning against schemas and operators.
 
+mod target;
+
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use operator_core::Span;
 use operator_core::diagnostic::closest;
@@ -11,6 +14,7 @@ use serde::de::DeserializeSeed;
 use serde::{Deserialize, Serialize};
 
 use crate::partitioner::Partitioner;
+use crate::sinks::{SinkTable, Sinks};
 use crate::yaml::{Node, YamlError, read_all};
 
 /// The version of the pipeline language.
@@ -44,6 +48,8 @@ pub struct Pipeline {
     #[serde(default)]
     pub steps: BTreeMap<String, Step>,
     /// Where to write, by name.
+    #[serde(deserialize_with = "entries")]
+    #[schemars(with = "BTreeMap<String, Sink>")]
     pub sinks: BTreeMap<String, Sink>,
 }
 
@@ -380,18 +386,48 @@ pub struct Step {
     pub kind: String,
 }
 
-/// A place to write to: a topic or a ClickHouse table.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+/// A place to write to: where its rows come from, and one target.
+#[derive(Clone, Debug)]
 pub struct Sink {
     /// The source, step or port (`step.port`) whose rows are written.
     pub from: String,
+    pub to: SinkTarget,
+    /// Keys in its entry that say nothing of this target, but of another.
+    pub without_effect: Vec<String>,
+}
+
+/// What a sink writes to.
+#[derive(Clone, Debug)]
+pub enum SinkTarget {
+    Topic(TopicTarget),
+    /// A table of a store, handed over through an outbox topic.
+    Table(Arc<dyn SinkTable>),
+}
+
+impl Sink {
+    /// The topic it writes, if it writes one.
+    pub fn topic(&self) -> Option<&TopicTarget> {
+        match &self.to {
+            SinkTarget::Topic(topic) => Some(topic),
+            SinkTarget::Table(_) => None,
+        }
+    }
+
+    /// The table it writes to, if it does.
+    pub fn table(&self) -> Option<&dyn SinkTable> {
+        match &self.to {
+            SinkTarget::Topic(_) => None,
+            SinkTarget::Table(table) => Some(table.as_ref()),
+        }
+    }
+}
+
+/// A topic to write, and how.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TopicTarget {
     /// Write to this topic. `{column}` inserts the value of a text column: `audit.{rest}`.
-    #[serde(default)]
-    pub topic: Option<String>,
-    /// Write to this ClickHouse table (`database.table`).
-    #[serde(default)]
-    pub clickhouse: Option<String>,
+    pub topic: String,
     /// How values are encoded in the topic: `json`, `avro`, or `bytes`/`string` for a stream with one column `value`.
     #[serde(default)]
     pub format: Format,
@@ -415,24 +451,10 @@ pub struct Sink {
     /// Create the topic with this many partitions if it doesn't exist. Without it a missing topic stops the start.
     #[serde(default)]
     pub create: Option<Create>,
-    /// For ClickHouse: insert a block at the latest after this long.
-    #[serde(default = "default_flush")]
-    pub flush_interval: Span,
-    /// For ClickHouse: rows per block at most.
-    #[serde(default = "default_block_rows")]
-    pub block_rows: u32,
 }
 
 fn yes() -> bool {
     true
-}
-
-fn default_flush() -> Span {
-    Span(1_000)
-}
-
-fn default_block_rows() -> u32 {
-    100_000
 }
 
 /// How to create a topic that is missing.
@@ -456,11 +478,39 @@ pub fn can_name_a_pipeline(name: &str) -> bool {
 }
 
 impl Pipeline {
-    /// Reads a pipeline from its YAML tree, with everything that is wrong with its shape. What is wrong is left out of
-    /// the pipeline, so that the planner can say what else is; `None` if the file isn't a mapping at all.
+    /// Reads a pipeline whose sinks write to topics only.
     pub fn read(root: &Node) -> (Option<Pipeline>, Vec<YamlError>) {
-        read_all(root)
+        Pipeline::read_with(root, &Sinks::default())
     }
+
+    /// Reads a pipeline from its YAML tree, with everything that is wrong with its shape. What is wrong is left out of
+    /// the pipeline, so that the planner can say what else is; `None` if the file isn't a mapping at all. `sinks`: the tables that
+    /// sinks can write to.
+    pub fn read_with(root: &Node, sinks: &Sinks) -> (Option<Pipeline>, Vec<YamlError>) {
+        let (mut pipeline, mut errors) = read_all::<Pipeline>(root);
+        let entries = root.get("sinks").into_iter().flat_map(Node::entries).filter(|(_, entry)| entry.is_map());
+        for (key, entry) in entries {
+            let from = entry.get("from").and_then(Node::text);
+            match (target::read(key, entry, sinks), &mut pipeline, from) {
+                (Ok((to, without_effect)), Some(pipeline), Some(from)) => {
+                    pipeline.sinks.insert(key.text.clone(), Sink { from: from.to_string(), to, without_effect });
+                }
+                (Ok(_), ..) => {}
+                (Err(wrong), ..) => errors.extend(wrong),
+            }
+        }
+        (pipeline, errors)
+    }
+}
+
+/// The shape of a section of sinks: mappings with `from`. Their targets are read by who knows the stores.
+fn entries<'de, D: serde::Deserializer<'de>>(d: D) -> Result<BTreeMap<String, Sink>, D::Error> {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(rename = "from")]
+        _from: String,
+    }
+    BTreeMap::<String, Entry>::deserialize(d).map(|_| BTreeMap::new())
 }
 
 impl<'de> Deserialize<'de> for Step {
@@ -513,6 +563,17 @@ impl<'de> DeserializeSeed<'de> for StepKey<'_> {
                 "a step has one operator, this one has `{first}` and `{key}`: split it into two steps"
             ))),
         }
+    }
+}
+
+impl JsonSchema for Sink {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Sink".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        // The targets add their properties (`hw schema`).
+        schemars::json_schema!({ "type": "object", "required": ["from"] })
     }
 }
 

@@ -133,8 +133,8 @@ impl Dependence {
                         topics.insert(topic.to_string(), worse(known, comparison));
                     }
                     Target::Topic(sink) => dependence.add(sink.topic.clone(), comparison, has_order(stage, output, sink.key.as_deref())),
-                    Target::Outbox { table, .. } => {
-                        dependence.add(TopicName::Fixed(format!("table.{table}").into()), comparison, false);
+                    Target::Outbox(outbox) => {
+                        dependence.add(TopicName::Fixed(format!("table.{}", outbox.table.name()).into()), comparison, false);
                     }
                 }
             }

@@ -13,7 +13,7 @@ use headwater_engine::broker::{
     Broker, BrokerError, Committed, Consumer, Event, GroupView, Membership, Outcome, Outgoing, Producer, Progress, Reader, Refused,
     TopicId, TopicPartition, TopicSpec,
 };
-use headwater_engine::delivery::{self, Block, Range, Target};
+use headwater_engine::delivery::{self, Block, Position, Positioned, Range, Reply, Target};
 use parking_lot::Mutex;
 
 /// A step of the protocol: a call that changes something external, or reports a change.
@@ -258,5 +258,23 @@ impl<T: Target> Target for CrashingTarget<T> {
 
     fn max_insert(&self) -> i64 {
         self.target.max_insert()
+    }
+}
+
+impl<T: Positioned> Positioned for CrashingTarget<T> {
+    fn claim(&mut self, partition: i32) {
+        self.target.claim(partition);
+    }
+
+    fn write(&mut self, block: &Block, next: Position) {
+        self.trigger.step(Step::Insert, || self.target.write(block, next));
+    }
+
+    fn progress(&mut self, timeout: Duration) -> Reply {
+        self.target.progress(timeout)
+    }
+
+    fn abandon(&mut self) {
+        self.target.abandon();
     }
 }

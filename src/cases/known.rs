@@ -66,11 +66,10 @@ fn outputs(plan: &Plan, inputs: &[&str]) -> Vec<TopicName> {
     let one = |name: String| TopicName::Fixed(name.into());
     let written = plan.stages.iter().flat_map(|stage| &stage.outputs).flat_map(|output| match &output.target {
         Target::Repartition { .. } => Vec::new(),
-        Target::Outbox { table, .. } => vec![one(format!("table.{table}"))],
+        Target::Outbox(outbox) => vec![one(format!("table.{}", outbox.table.name()))],
         Target::Topic(sink) => vec![sink.topic.clone()],
     });
-    let sinks = plan.stages.iter().flat_map(|stage| &stage.outputs).filter(|output| matches!(output.target, Target::Outbox { .. }));
-    let refused = sinks.map(|output| one(plan.names.refused(&output.name).to_string()));
+    let refused = plan.outboxes().map(|(output, _)| one(plan.names.refused(&output.name).to_string()));
     written.chain(refused).chain(inputs.iter().map(|topic| one(dead_letters(topic)))).collect()
 }
 

@@ -8,7 +8,7 @@
 //!   in.jsonl                    records of several topics in order, each with its `@topic`
 //!   out.<topic>.jsonl           what is committed to a topic: exactly these values, per source partition and key in this order
 //!   out.<topic>.dlq.jsonl       dead letters: {"cause": .., "step": .., "value": ..}
-//!   table.<database.table>.jsonl   rows in a ClickHouse table
+//!   table.<table>.jsonl         rows in the table of a sink, such as table.analytics.orders.jsonl
 //!   out.hw.<pipeline>.<sink>.dlq.jsonl   rows that its columns do not accept
 //! ```
 //!
@@ -41,7 +41,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use headwater_engine::plan::{Plan, Target};
+use headwater_engine::plan::Plan;
 use headwater_engine::yaml::Node;
 use parking_lot::Mutex;
 
@@ -169,9 +169,8 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
     if !problems.is_empty() {
         return Err(problems);
     }
-    let tables = plan.stages.iter().flat_map(|s| &s.outputs).any(|o| matches!(o.target, Target::Outbox { .. }));
-    let mut family = schedule::family(tables);
-    let fits = tables::fits(&plan, &folder);
+    let mut family = schedule::family(plan.outboxes().next().is_some());
+    let fits = tables::fits(&plan, &folder).map_err(one)?;
     if let Some(name) = &options.schedule {
         let names: Vec<String> = family.iter().map(|s| s.name.clone()).collect();
         family.retain(|schedule| schedule.name == *name);

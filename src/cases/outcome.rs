@@ -90,7 +90,7 @@ impl Outcome {
                 self.dead_letters(broker, &topic, None);
             }
         }
-        for output in plan.stages.iter().flat_map(|stage| &stage.outputs).filter(|o| matches!(o.target, Target::Outbox { .. })) {
+        for (output, _) in plan.outboxes() {
             self.dead_letters(broker, &plan.names.refused(&output.name), Some(&output.name));
         }
     }

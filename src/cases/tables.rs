@@ -1,20 +1,19 @@
-//! The tables of a case: for each ClickHouse sink a table in memory and the production delivery into it.
+//! The tables of a case: for each sink that writes to a table, one in memory and the production delivery into it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock, TopicPartition};
-use headwater_engine::delivery::{Check, Delivery, Limits, MemoryTable, Settings, Step};
+use headwater_engine::delivery::{Check, Deliver, Limits, MemoryStore, MemoryTable, Settings, Step, Store, TableFault, TableRow};
 use headwater_engine::memory::MemoryBroker;
-use headwater_engine::plan::{Output, Plan, Target};
+use headwater_engine::plan::{OutboxSink, Output, Plan};
 use serde_json::Value;
 
 use super::crash::{CrashingTarget, Trigger};
 use super::schedule::Schedule;
 use crate::catalog::Folder;
-use crate::clickhouse::{Fit, columns_for};
-use crate::deliver::rows_of;
+use crate::sink::{self, Twin};
 
 /// Tokens that a table remembers: more than any case inserts.
 const WINDOW: usize = 10_000;
@@ -23,27 +22,70 @@ const WINDOW: usize = 10_000;
 pub type Fits = BTreeMap<String, Arc<Check>>;
 
 /// The columns as the files of `folder` create them; where none does, as they are made for the rows.
-pub fn fits(plan: &Plan, folder: &Folder) -> Fits {
-    let outputs = plan.stages.iter().flat_map(|stage| &stage.outputs);
-    let fit = |output: &Output| {
-        let Target::Outbox { table, .. } = &output.target else { return None };
-        let fit = match folder.tables.get(table) {
-            Some(created) => Fit::new(&created.columns),
-            None => Fit::new(&columns_for(&rows_of(output))),
-        };
-        let check: Arc<Check> = Arc::new(move |rows| fit.apply(rows).map(drop));
-        Some((output.name.clone(), check))
+///
+/// # Errors
+/// A file can't be read.
+pub fn fits(plan: &Plan, folder: &Folder) -> Result<Fits, String> {
+    let fit = |(output, outbox, sink): (&Output, &OutboxSink, &dyn sink::Sink)| {
+        let check = sink.fits(&output.rows(), &folder.dir.join(outbox.table.kind()))?;
+        Ok((output.name.clone(), check))
     };
-    outputs.filter_map(fit).collect()
+    sink::all(plan).map(fit).collect()
 }
 
 /// A sink, its table and what carries rows there.
 struct Sink {
     table: String,
-    memory: MemoryTable,
+    memory: Memory,
     settings: Settings,
     partitions: i32,
-    delivery: Option<Delivery>,
+    delivery: Option<Box<dyn Deliver>>,
+}
+
+/// A table in memory, by how its store makes rows exact.
+enum Memory {
+    Tokens(MemoryTable),
+    Positions(MemoryStore),
+}
+
+impl Memory {
+    fn new(twin: &Twin, check: Option<Arc<Check>>, clock: Arc<dyn Clock>, fault: Option<(TableFault, u32)>) -> Memory {
+        match twin {
+            Twin::Tokens => {
+                let table = MemoryTable::new(clock, WINDOW);
+                fault.iter().for_each(|(fault, skip)| table.inject(*skip, *fault));
+                Memory::Tokens(check.map_or(table.clone(), |check| table.checked(check)))
+            }
+            Twin::Positions(writing) => {
+                let store = MemoryStore::new(writing.clone());
+                fault.iter().for_each(|(fault, skip)| store.inject(*skip, *fault));
+                Memory::Positions(check.map_or(store.clone(), |check| store.checked(check)))
+            }
+        }
+    }
+
+    /// A new connection, which may crash.
+    fn open(&self, trigger: &Arc<Trigger>) -> Store {
+        let trigger = trigger.clone();
+        match self {
+            Memory::Tokens(table) => Store::Tokens(Box::new(CrashingTarget { target: table.target(), trigger })),
+            Memory::Positions(store) => Store::Positions(Box::new(CrashingTarget { target: store.connection(), trigger })),
+        }
+    }
+
+    fn is_struck(&self) -> bool {
+        match self {
+            Memory::Tokens(table) => table.is_struck(),
+            Memory::Positions(store) => store.is_struck(),
+        }
+    }
+
+    fn rows(&self) -> Vec<TableRow> {
+        match self {
+            Memory::Tokens(table) => table.rows(),
+            Memory::Positions(store) => store.rows(),
+        }
+    }
 }
 
 /// All tables of a run.
@@ -63,8 +105,7 @@ impl Sinks {
         trigger: Arc<Trigger>,
         schedule: &Schedule,
     ) -> Sinks {
-        let outputs = plan.stages.iter().flat_map(|stage| &stage.outputs);
-        let sinks = outputs.filter_map(|output| Sink::new(plan, fits, output, clock.clone(), schedule)).collect();
+        let sinks = plan.outboxes().map(|(output, outbox)| Sink::new(plan, fits, output, outbox, clock.clone(), schedule)).collect();
         Sinks { sinks, broker, clock, trigger }
     }
 
@@ -75,9 +116,8 @@ impl Sinks {
             let delivery = match &mut sink.delivery {
                 Some(delivery) => delivery,
                 none => {
-                    let target = CrashingTarget { target: sink.memory.target(), trigger: self.trigger.clone() };
-                    let started = Delivery::new(self.broker.clone(), self.clock.clone(), Box::new(target), sink.settings.clone());
-                    match started {
+                    let store = sink.memory.open(&self.trigger);
+                    match store.deliver(self.broker.clone(), self.clock.clone(), sink.settings.clone(), Arc::default()) {
                         Ok(delivery) => none.insert(delivery),
                         // The brokers can't be asked now.
                         Err(_) => continue,
@@ -127,20 +167,13 @@ impl Sinks {
 }
 
 impl Sink {
-    fn new(plan: &Plan, fits: &Fits, output: &Output, clock: Arc<dyn Clock>, schedule: &Schedule) -> Option<Sink> {
-        let Target::Outbox { topic, partitions, table, .. } = &output.target else { return None };
-        let memory = MemoryTable::new(clock, WINDOW);
-        let memory = match fits.get(&output.name) {
-            Some(check) => memory.checked(check.clone()),
-            None => memory,
-        };
-        if let Some((fault, skip)) = schedule.table_fault {
-            memory.inject(skip, fault);
-        }
+    fn new(plan: &Plan, fits: &Fits, output: &Output, outbox: &OutboxSink, clock: Arc<dyn Clock>, schedule: &Schedule) -> Sink {
+        let twin = sink::of(outbox.table.as_ref()).map_or(Twin::Tokens, |sink| sink.twin());
+        let memory = Memory::new(&twin, fits.get(&output.name).cloned(), clock, schedule.table_fault);
         let group = plan.names.sink_group(&output.name);
-        let defaults = Settings::new(&plan.pipeline, topic, &group, "case");
+        let defaults = Settings::new(&plan.pipeline, &outbox.topic, &group, "case");
         let limits = Limits { rows: schedule.epoch_rows.clamp(1, 100) as usize, flush: 20, ..defaults.limits };
         let settings = Settings { dead_letters: Some(plan.names.refused(&output.name)), limits, backoff: (10, 1_000), ..defaults };
-        Some(Sink { table: table.clone(), memory, settings, partitions: *partitions, delivery: None })
+        Sink { table: outbox.table.name().to_string(), memory, settings, partitions: outbox.partitions, delivery: None }
     }
 }

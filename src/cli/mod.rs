@@ -1,7 +1,7 @@
 //! The command line. One file per command; all share exit codes: 0 success, 1 failure, 2 the pipeline, its
 //! configuration or the command line is invalid.
 
-mod clickhouse;
+mod ddl;
 mod demo;
 mod eval;
 mod explain;
@@ -84,8 +84,8 @@ enum Command {
     Generate(GenerateArgs),
     /// Start and stop local services without Docker: Kafka, schema registry, ClickHouse engine
     Local(local::LocalArgs),
-    /// Print tables for ClickHouse sinks
-    Clickhouse(clickhouse::ClickhouseArgs),
+    /// Print CREATE TABLE statements for the sinks that write to tables
+    Ddl(ddl::DdlArgs),
 }
 
 /// Options of commands that need an environment.
@@ -111,8 +111,8 @@ impl Environment {
 /// The option of commands that take schemas from files.
 #[derive(Args, Clone)]
 pub struct Schemas {
-    /// Folder of schemas (`<subject>/v<n>.avsc`) and of CREATE TABLE statements (`clickhouse/*.sql`). Default: the nearest
-    /// folder `schemas`, beside the pipeline or above it
+    /// Folder of schemas (`<subject>/v<n>.avsc`) and of CREATE TABLE statements (`clickhouse/*.sql`, `postgres/*.sql`).
+    /// Default: the nearest folder `schemas`, beside the pipeline or above it
     #[arg(long = "schemas", value_name = "FOLDER")]
     pub given: Option<PathBuf>,
 }
@@ -185,7 +185,7 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args),
         Command::Generate(args) => generate(args),
         Command::Local(args) => local::run(&args),
-        Command::Clickhouse(args) => clickhouse::run(&args),
+        Command::Ddl(args) => ddl::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

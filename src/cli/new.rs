@@ -98,7 +98,8 @@ pub fn run(args: &NewArgs) -> Result<(), Failure> {
 }
 
 fn write(dir: &Path, pipeline: &str, template: Template) -> Result<(), Problem> {
-    let schema = serde_json::to_string_pretty(&json_schema::pipeline(&registry::operators())).map_err(|e| Problem::plain(e.to_string()))?;
+    let schema = serde_json::to_string_pretty(&json_schema::pipeline(&registry::operators(), &registry::sinks()))
+        .map_err(|e| Problem::plain(e.to_string()))?;
     let files = template.files().iter().map(|(path, text)| (path.replace("NAME", pipeline), text.replace("NAME", pipeline)));
     for (path, text) in files.chain([("pipeline.schema.json".to_string(), schema + "\n")]) {
         let path = dir.join(path);

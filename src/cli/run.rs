@@ -11,7 +11,6 @@ use tokio::runtime::Handle;
 use super::{Environment, Failure, Schemas, folders, runtime};
 use crate::access::{self, Found};
 use crate::config::Config;
-use crate::deliver::Tables;
 use crate::diagnose::Problem;
 use crate::dry_run;
 use crate::http::Pages;
@@ -65,7 +64,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     for risk in lint::risks_of_environment(&config) {
         tracing::warn!(setting = risk.path.join("."), "unsafe setting: {}", risk.message);
     }
-    let files = files(args, &config)?;
+    let schemas = args.schemas.folder(&args.pipeline)?;
     let runtime = runtime()?;
     let name = loaded.pipeline.name.clone();
     let stop = Stop::default();
@@ -78,19 +77,11 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         tracing::info!(pipeline = %name, "stopped before anything was read");
         std::process::exit(0);
     };
-    let running = run::start(&prepared, &config, &files, stop, &pages)?;
+    let running = run::start(&prepared, &config, Some(&schemas), stop, &pages)?;
     tracing::info!(pipeline = %name, lanes = config.worker.lanes, http = %address, "running");
     running.wait()?;
     tracing::info!(pipeline = %name, "stopped");
     Ok(())
-}
-
-/// The tables that files create, if files are run.
-fn files(args: &RunArgs, config: &Config) -> Result<Tables, Problem> {
-    match config.clickhouse.as_ref().is_some_and(|clickhouse| clickhouse.create_tables) {
-        true => Ok(args.schemas.read(&args.pipeline)?.tables),
-        false => Ok(Tables::new()),
-    }
 }
 
 /// The environment with what the command line sets instead.
@@ -110,7 +101,7 @@ fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
     let config = environment(args)?;
     preflight::check_times(loaded.pipeline.guarantee, loaded.pipeline.commit_interval, &config)?;
-    let files = files(args, &config)?;
+    let schemas = args.schemas.folder(&args.pipeline)?;
     let runtime = runtime()?;
     let services = run::connect(&config, "hw-dry-run", None, runtime.handle(), &Outages::default())?;
     if let Some(why) = services.brokers_away() {
@@ -124,7 +115,7 @@ fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     prepare::print(&warnings);
     say!("{} the pipeline fits the topics and schemas of the environment", good("✓"));
     let kafka = services.kafka.as_ref().ok_or_else(|| Problem::plain("no brokers to ask"))?;
-    let (checks, grants) = dry_run::check_all(&plan, kafka, &config, &files, runtime.handle())?;
+    let (checks, grants) = dry_run::check_all(&plan, kafka, &config, Some(&schemas), runtime.handle())?;
     for check in &checks {
         let line = match &check.found {
             Found::Fine(found) => format!("{} {} {}", good("✓"), check.what, dim(found)),

@@ -38,7 +38,7 @@ pub struct SchemaArgs {
 pub fn run(args: &SchemaArgs) -> Result<(), Failure> {
     let schema = match (&args.sink, &args.pipeline) {
         (Some(sink), Some(pipeline)) => of_sink(args, sink, pipeline)?,
-        _ => crate::json_schema::pipeline(&crate::registry::operators()),
+        _ => crate::json_schema::pipeline(&crate::registry::operators(), &crate::registry::sinks()),
     };
     let text = serde_json::to_string_pretty(&schema).map_err(|e| Problem::plain(e.to_string()))? + "\n";
     match &args.output {

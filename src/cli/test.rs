@@ -28,7 +28,7 @@ use crate::style::{bad, dim, good, name, strong, wrapped};
                          @headers, @value; in order per source partition and key
   out.<topic>.dlq.jsonl  expected dead letters:
                          {\"cause\": .., \"step\": .., \"value\": ..}
-  table.<db.table>.jsonl expected rows of a ClickHouse table
+  table.<table>.jsonl    expected rows of the table of a sink
   ../topics.yaml         settings of topics, such as `partitions: 6`
 The line {\"@advance\": \"10m\"} advances the clock; {\"@base64\": \"..\"} is bytes.
 A missing output file means that no output is expected.

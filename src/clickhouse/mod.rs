@@ -1,6 +1,7 @@
 //! ClickHouse as a [`Target`](headwater_engine::delivery::Target): exactly once by insert deduplication.
 //!
 //! ```text
+//! sink      the entry in a pipeline file, what lint, `explain` and cases ask about it; dry_run, delivering: its start
 //! gate      once, at the start: version, settings, engine, columns, windows of the table and of every materialized view
 //!           behind it -> the guarantee that holds here, and what would have to be changed for a better one
 //! target    per block: one INSERT ... FORMAT ArrowStream under a token, every setting that decides how it is split
@@ -24,14 +25,18 @@
 //! local table. Replicated tables are supported by the same rules, but only non-replicated ones are tested.
 
 mod columns;
+mod config;
 mod connection;
 mod created;
 mod ddl;
+mod delivering;
+mod dry_run;
 mod failure;
 mod fit;
 mod gate;
 mod http;
 mod native;
+mod sink;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -39,10 +44,13 @@ mod token;
 mod types;
 
 pub use self::columns::{Column, column_type, columns_for, compatible, misfits, unheld_nulls};
+pub use self::config::ClickHouseConfig;
 pub use self::connection::{Config, Connection, Secret, Table};
 pub use self::created::{Created, tables_in};
 pub use self::ddl::{TableOptions, ddl, ensure_table, run_file};
+pub use self::delivering::connect;
 pub use self::failure::ClickHouseError;
 pub use self::fit::Fit;
 pub use self::gate::{Guarantee, Inspection, inspect};
+pub use self::sink::ClickHouseSink;
 pub use self::target::ClickHouse;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use headwater_engine::broker::{SystemClock, TopicPartition};
-use headwater_engine::delivery::{Answer, Block, CLEAN, Delivery, Limits, Progress, Range, Settings, Target, contract};
+use headwater_engine::delivery::{Answer, Block, CLEAN, Deliver, Delivery, Limits, Progress, Range, Settings, Target, contract};
 use headwater_engine::memory::MemoryBroker;
 use headwater_formats::{decode_batch, encode_batch};
 use parking_lot::Mutex;

@@ -6,6 +6,8 @@ use headwater_engine::plan::{TablePlan, dead_letters};
 use operator_core::Path;
 
 use super::*;
+use crate::registry::title;
+use crate::sink;
 
 fn key(key: Option<&Vec<Path>>) -> String {
     match key {
@@ -131,12 +133,15 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
                 TopicName::Column(before, column, after) => format!("{before}{{{column}}}{after}"),
             }
         }
-        Target::Outbox { topic, table, flush, block_rows, .. } => {
-            add("blocks", format!("after {} or {block_rows} rows", Span(*flush)));
-            add("outbox topic", topic.to_string());
+        Target::Outbox(outbox) => {
+            let (table, blocks) = (outbox.table.as_ref(), outbox.table.blocks());
+            let sink = sink::of(table);
+            sink.iter().flat_map(|sink| sink.facts()).for_each(|(name, value)| add(name, value));
+            add("blocks", format!("after {} or {} rows", Span(blocks.flush), blocks.rows));
+            add("outbox topic", outbox.topic.to_string());
             add("refused rows", plan.names.refused(&output.name).to_string());
-            add("guarantee", table_guarantee(once).to_string());
-            format!("ClickHouse {table}")
+            sink.iter().for_each(|sink| add("guarantee", sink.guarantee(once)));
+            format!("{} {}", title(table.kind()), table.name())
         }
         Target::Repartition { .. } => String::new(),
     };
@@ -155,15 +160,6 @@ fn topic_guarantee(once: bool) -> &'static str {
     }
 }
 
-fn table_guarantee(once: bool) -> &'static str {
-    match once {
-        true => {
-            "exactly once if the table deduplicates inserts (non_replicated_deduplication_window > 0; checked at the start): a block is identified by its positions in the outbox, so a repeated one is recognised"
-        }
-        false => "at least once: the outbox itself may contain rows twice (`guarantee: at_least_once`)",
-    }
-}
-
 const CREATED: &str = "output, created if it is missing";
 
 pub(super) fn topics(plan: &Plan, pipeline: &Pipeline) -> Vec<InternalTopic> {
@@ -172,7 +168,7 @@ pub(super) fn topics(plan: &Plan, pipeline: &Pipeline) -> Vec<InternalTopic> {
         let why = match spec.name.rsplit('.').next().filter(|_| spec.name.starts_with("hw.")) {
             Some("changelog") => "state of a step, restored by the worker that takes over its partition",
             Some("repartition") => "rows repartitioned by another key",
-            Some("outbox") => "rows to be inserted into ClickHouse",
+            Some("outbox") => "rows to be written to a table",
             Some("dlq") => "rows that the table refused",
             Some("manifest") => "what state and positions belong to",
             _ if spec.name.ends_with(".dlq") => "records that could not be processed, with the cause",
@@ -182,7 +178,7 @@ pub(super) fn topics(plan: &Plan, pipeline: &Pipeline) -> Vec<InternalTopic> {
     }
     // Without a cluster every topic is taken to exist.
     for sink in pipeline.sinks.values() {
-        let (Some(name), Some(create)) = (&sink.topic, &sink.create) else { continue };
+        let Some((name, create)) = sink.topic().and_then(|to| Some((&to.topic, to.create.as_ref()?))) else { continue };
         if topics.iter().all(|topic| topic.name != *name) {
             let config: Vec<_> = create.config.clone().into_iter().collect();
             let (partitions, settings) = (create.partitions, settings(&config));

@@ -8,6 +8,7 @@ use headwater_engine::plan::{InputKind, Output, Plan, Stage, Target, TopicName, 
 use operator_core::batch::user_fields;
 
 use crate::explain::port_name;
+use crate::registry::title;
 
 pub use svg::svg;
 pub use text::{dot, mermaid};
@@ -151,11 +152,11 @@ impl Graph {
                 TopicName::Fixed(name) => ("topic", name.to_string()),
                 TopicName::Column(before, column, after) => ("topics", format!("{before}{{{column}}}{after}")),
             },
-            Target::Outbox { table, .. } => ("ClickHouse", table.clone()),
+            Target::Outbox(outbox) => (title(outbox.table.kind()), outbox.table.name().to_string()),
         };
         self.add(Role::Sink, "sink", &output.name, kind, &detail);
         self.arrow(from, id("sink", &output.name), &label, false);
-        if matches!(output.target, Target::Outbox { .. }) {
+        if matches!(output.target, Target::Outbox(_)) {
             self.dead_letters(&output.name, id("sink", &output.name), &plan.names.refused(&output.name));
         }
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use operator_core::Diagnostic;
 
-use crate::config::{Config, Setting, TlsConfig, can_name_a_worker};
+use crate::config::{Config, ServiceConfig, Setting, can_name_a_worker};
 use crate::http::EXPOSED;
 use crate::kafka;
 use crate::web;
@@ -13,14 +13,9 @@ use crate::web;
 pub fn check(config: &Config) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     kafka_settings(config, &mut found);
-    if let Some(registry) = &config.schema_registry {
-        service("schema_registry", &registry.url, &registry.tls, &mut found);
-        if registry.token.is_some() && registry.username.is_some() {
-            found.push(wrong("`token` and `username` exclude each other").at(["schema_registry", "token"]).key());
-        }
-    }
-    if let Some(clickhouse) = &config.clickhouse {
-        service("clickhouse", &clickhouse.url, &clickhouse.tls, &mut found);
+    config.services().iter().for_each(|settings| service(settings, &mut found));
+    if config.schema_registry.as_ref().is_some_and(|registry| registry.token.is_some() && registry.username.is_some()) {
+        found.push(wrong("`token` and `username` exclude each other").at(["schema_registry", "token"]).key());
     }
     let worker = &config.worker;
     match worker.lanes {
@@ -51,21 +46,23 @@ pub fn check(config: &Config) -> Vec<Diagnostic> {
 }
 
 /// An address and how it is verified. The files are looked at where a worker starts.
-fn service(section: &str, url: &str, tls: &TlsConfig, found: &mut Vec<Diagnostic>) {
-    if !is_known(url) {
+fn service(settings: &ServiceConfig<'_>, found: &mut Vec<Diagnostic>) {
+    let section = settings.section;
+    if !is_known(settings.url) {
         return;
     }
-    match web::address(url) {
+    match &settings.reached {
         Err(why) => {
             let problem = wrong(format!("the address can't be used: {why}")).at([section, "url"]);
-            found.push(problem.help("such as `https://registry.example.com`"));
+            found.push(problem.help(settings.example));
         }
-        Ok(address) if address.scheme() == "http" && !tls.is_default() => {
+        Ok((_, false)) if settings.tls.is_some_and(|tls| !tls.is_default()) => {
             let problem = wrong("`tls` needs an address that starts with `https://`").at([section, "tls"]).key();
             found.push(problem.help("write `https://` in `url`, or remove `tls`"));
         }
         Ok(_) => {}
     }
+    let Some(tls) = settings.tls else { return };
     if let Some(Err(why)) = tls.server_name.as_deref().filter(|name| is_known(name)).map(web::is_name) {
         found.push(wrong(why).at([section, "tls", "server_name"]));
     }
@@ -110,20 +107,10 @@ pub fn risks(config: &Config) -> Vec<Diagnostic> {
             name,
         ]));
     }
-    let registry = config.schema_registry.as_ref().map(|registry| {
-        let secret = registry.username.is_some() || registry.token.is_some();
-        ("schema_registry", &registry.url, "the schema registry", if secret { "schemas and the password" } else { "" })
-    });
-    let clickhouse = config.clickhouse.as_ref().map(|clickhouse| {
-        let what = if clickhouse.password.is_some() { "rows and the password" } else { "rows" };
-        ("clickhouse", &clickhouse.url, "ClickHouse", what)
-    });
-    for (section, url, service, what) in
-        registry.into_iter().chain(clickhouse).filter(|(_, url, _, what)| is_known(url) && !what.is_empty())
-    {
-        if web::address(url).is_ok_and(|url| url.scheme() == "http" && !url.host_str().is_some_and(is_loopback_host)) {
-            let message = format!("{what} go to {service} without encryption");
-            found.push(risk(message, "write `https://` in `url`").at([section, "url"]));
+    for settings in config.services().iter().filter(|settings| is_known(settings.url) && !settings.carries.is_empty()) {
+        let ServiceConfig { section, title, carries, encrypt, .. } = settings;
+        if matches!(&settings.reached, Ok((host, false)) if !is_loopback_host(host)) {
+            found.push(risk(format!("{carries} go to {title} without encryption"), encrypt).at([*section, "url"]));
         }
     }
     for (place, secret) in config.secrets() {

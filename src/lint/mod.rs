@@ -4,11 +4,11 @@ mod environment;
 mod names;
 mod quotes;
 mod secrets;
-mod tables;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use headwater_engine::pipeline::Guarantee;
 use headwater_engine::plan::Plan;
 use headwater_engine::yaml::{self, Node, YamlError};
 use operator_core::Diagnostic;
@@ -18,6 +18,8 @@ use crate::catalog::Folder;
 use crate::config::Config;
 use crate::diagnose::{Problem, Source};
 use crate::prepare::{self, Loaded};
+use crate::registry::sinks;
+use crate::sink;
 
 pub use environment::{check as of_environment, risks as risks_of_environment};
 pub use names::CONVENTION;
@@ -63,7 +65,8 @@ pub enum Document {
 /// What a file is for, by its keys, misspelt ones included; `None`: it has none of either.
 pub fn document(root: &Node) -> Option<Document> {
     let like = |known: &[&str]| root.keys().filter(|key| closest(key, known.iter().copied()).is_some()).count();
-    let environment = like(&["kafka", "worker", "local", "schema_registry", "clickhouse"]);
+    let sections: Vec<&str> = ["kafka", "worker", "local", "schema_registry"].into_iter().chain(sinks().names()).collect();
+    let environment = like(&sections);
     let pipeline = like(&["apiVersion", "name", "sources", "tables", "steps", "sinks"]);
     match environment.max(pipeline) {
         0 => None,
@@ -146,9 +149,20 @@ fn pipeline(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
     }
 }
 
+/// What sinks find in the statements that create their tables.
 fn of_plan(loaded: &Loaded, plan: &Plan, rules: &Rules<'_>) -> Vec<Problem> {
-    let found = tables::check(plan, rules.folder);
-    found.into_iter().map(|d| Problem::found(&loaded.source, &loaded.root, d)).collect()
+    let mut problems = Vec::new();
+    for (output, outbox, sink) in sink::all(plan) {
+        let files = rules.folder.dir.join(outbox.table.kind());
+        match sink.lint(&output.rows(), plan.guarantee == Guarantee::ExactlyOnce, &files) {
+            Ok(found) => {
+                let placed = found.into_iter().map(|d| d.under(["sinks", &output.name]));
+                problems.extend(placed.map(|d| Problem::found(&loaded.source, &loaded.root, d)));
+            }
+            Err(why) => problems.push(Problem::plain(why)),
+        }
+    }
+    problems
 }
 
 /// Every text of a tree with its path; keys are part of the path.

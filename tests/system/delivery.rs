@@ -12,7 +12,9 @@ use arrow::array::*;
 use arrow::datatypes::*;
 use headwater::clickhouse::*;
 use headwater_engine::broker::{SystemClock, TopicPartition};
-use headwater_engine::delivery::{Answer, Block, CLEAN, Delivery, DeliveryError, Limits, Progress, Range, Settings, Target, contract};
+use headwater_engine::delivery::{
+    Answer, Block, CLEAN, Deliver, Delivery, DeliveryError, Limits, Progress, Range, Settings, Target, contract,
+};
 use headwater_engine::memory::MemoryBroker;
 use headwater_formats::encode_batch;
 use headwater_local::{Lose, Protocol, Proxy};

@@ -84,6 +84,12 @@ pub enum Stop {
     Beyond { at: i64, high: i64 },
     #[error("the group has no position, but the table already has {rows} rows of this partition: the position was lost")]
     PositionLost { rows: u64 },
+    #[error(
+        "the store has no position of this sink, but the group has delivered up to offset {shown}. If the sink wrote to another store before, \
+         give it another name. Otherwise the position was lost: restore `headwater_positions`, or empty the table and delete the group to \
+         deliver again what is still in the outbox"
+    )]
+    StoreLostPosition { shown: i64 },
     #[error("the committed position {offset} was not written by a delivery: {why}")]
     Foreign { offset: i64, why: String },
     #[error("the committed position {offset} was moved: the unsettled block begins at {first}")]

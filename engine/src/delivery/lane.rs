@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use operator_core::Millis;
 
-use super::block::position_fields;
-use super::buffer::MAX_BLOCK_ROWS;
 use super::counters::Counters;
 use super::decide::{Plan, decide};
 use super::intent::Stored;
 use super::letters::Letters;
 use super::partition::{Partition, Phase};
+use super::pressure::Pressure;
+use super::refusal::Flood;
 use super::target::Target;
 use super::work::Job;
 use super::{DeliveryError, Settings};
@@ -34,6 +34,50 @@ pub enum Step {
     Idle,
     /// The brokers could not be asked. Wait a moment before the next step.
     Unavailable,
+}
+
+/// A delivery, whatever makes it exact.
+pub trait Deliver: Send {
+    /// One round: handle events of the group, read, and continue with the current block. Waits up to `timeout` if there is nothing to do.
+    ///
+    /// # Errors
+    /// Delivery has ended and the object must be dropped; nothing is lost.
+    fn step(&mut self, timeout: Duration) -> Result<Step, DeliveryError>;
+
+    /// Begins no new block while it is `stopping`. True if nothing is in progress then.
+    fn close(&mut self, stopping: bool) -> bool;
+
+    /// Forgets everything that is not stored: it is read and decided again.
+    fn forget(&mut self);
+
+    fn clock(&self) -> &dyn Clock;
+
+    /// Counters to read from anywhere.
+    fn counters(&self) -> Arc<Counters>;
+
+    /// Steps until `stop` is set, then settles what is in progress if that takes no longer than [`FINISH`]. Otherwise it leaves what
+    /// a crash leaves.
+    ///
+    /// # Errors
+    /// Those of [`Deliver::step`].
+    fn run(&mut self, stop: &AtomicBool) -> Result<(), DeliveryError> {
+        const TICK: Duration = Duration::from_millis(100);
+        let mut until = None;
+        loop {
+            let stopping = stop.load(Ordering::Relaxed);
+            if self.close(stopping) {
+                return Ok(());
+            }
+            let now = self.clock().monotonic();
+            if stopping && now >= *until.get_or_insert(now.saturating_add(FINISH)) {
+                self.forget();
+                return Ok(());
+            }
+            if self.step(TICK)? == Step::Unavailable {
+                std::thread::sleep(TICK);
+            }
+        }
+    }
 }
 
 /// Partitions to be opened, not before a monotonic time.
@@ -62,13 +106,12 @@ pub struct Delivery {
     pub(super) closing: bool,
     opening: Option<Opening>,
     revoking: bool,
-    paused: bool,
+    pressure: Pressure,
     /// Partitions of the outbox.
     width: i32,
     /// Monotonic time before which no insert is begun.
     pub(super) paced: Millis,
-    /// Rows refused since a monotonic time.
-    pub(super) refused: (Millis, u64),
+    pub(super) flood: Flood,
 }
 
 impl Delivery {
@@ -82,11 +125,7 @@ impl Delivery {
         target: Box<dyn Target>,
         settings: Settings,
     ) -> Result<Delivery, DeliveryError> {
-        let limits = settings.limits;
-        if !(1..=MAX_BLOCK_ROWS).contains(&limits.rows) || limits.bytes == 0 || limits.flush < 0 {
-            let what = format!("blocks need 1 to {MAX_BLOCK_ROWS} rows, some bytes and a time to wait: {limits:?}");
-            return Err(DeliveryError::Setup(what));
-        }
+        settings.check()?;
         let topics = [settings.topic.to_string()];
         let consumer = broker.consumer(&settings.group, &settings.instance, &topics)?;
         let width = broker.partitions(&settings.topic)?.unwrap_or(1).max(1);
@@ -106,10 +145,10 @@ impl Delivery {
             closing: false,
             opening: None,
             revoking: false,
-            paused: false,
+            pressure: Pressure::default(),
             width,
             paced: 0,
-            refused: (0, 0),
+            flood: Flood::default(),
         })
     }
 
@@ -117,11 +156,6 @@ impl Delivery {
     pub fn counting(mut self, counters: Arc<Counters>) -> Delivery {
         self.counters = counters;
         self
-    }
-
-    /// Counters to read from anywhere.
-    pub fn counters(&self) -> Arc<Counters> {
-        self.counters.clone()
     }
 
     /// How long after its first attempt a block's token is relied on: not longer than the target surely remembers it, with every
@@ -132,52 +166,6 @@ impl Delivery {
         let lanes = (self.width.max(owned) + owned - 1) / owned;
         let per_second = f64::from(lanes) * 1_000.0 / PACE as f64;
         self.settings.safe_window.min(self.target.remembers(per_second) / 2)
-    }
-
-    /// Steps until `stop` is set, then settles what is in progress if that takes no longer than [`FINISH`]. Otherwise it leaves what
-    /// a crash leaves: the stored intent records which rows may be in the table.
-    ///
-    /// # Errors
-    /// Those of [`Delivery::step`].
-    pub fn run(&mut self, stop: &AtomicBool) -> Result<(), DeliveryError> {
-        const TICK: Duration = Duration::from_millis(100);
-        let mut until = None;
-        loop {
-            let stopping = stop.load(Ordering::Relaxed);
-            self.closing = stopping || self.revoking;
-            if self.closing && !self.revoking && self.job.is_none() {
-                return Ok(());
-            }
-            let now = self.clock.monotonic();
-            if stopping && now >= *until.get_or_insert(now.saturating_add(FINISH)) {
-                self.forget();
-                return Ok(());
-            }
-            if self.step(TICK)? == Step::Unavailable {
-                std::thread::sleep(TICK);
-            }
-        }
-    }
-
-    /// One round: handle events of the group, read, and continue with the current block. Waits up to `timeout` if there is nothing to do.
-    ///
-    /// # Errors
-    /// Delivery has ended and the object must be dropped; nothing is lost.
-    pub fn step(&mut self, timeout: Duration) -> Result<Step, DeliveryError> {
-        let wait = if self.target_is_busy() || self.work_waits() { Duration::ZERO } else { self.wait(timeout) };
-        let mut busy = match self.consumer.poll(self.settings.poll_records, wait) {
-            Ok(events) => self.hear(events)?,
-            Err(error) => {
-                self.tolerate(error)?;
-                return Ok(Step::Unavailable);
-            }
-        };
-        busy |= self.open()?;
-        busy |= self.advance(timeout)?;
-        busy |= self.let_go()?;
-        self.balance()?;
-        self.count();
-        Ok(if busy { Step::Busy } else { Step::Idle })
     }
 
     /// `timeout`, or less if something is due earlier.
@@ -205,7 +193,7 @@ impl Delivery {
             match event {
                 Event::Assigned(partitions) => {
                     self.forget();
-                    self.paused = false;
+                    self.pressure = Pressure::default();
                     self.closing = false;
                     self.opening = Some(Opening { partitions, at: 0, failures: 0 });
                 }
@@ -265,7 +253,7 @@ impl Delivery {
         if matches!(partition.phase, Phase::Rebuilding { .. }) {
             let (offset, tp) = (partition.buffer.next(), partition.tp.clone());
             let corrupt = |why| DeliveryError::Corrupt { partition: tp.clone(), offset, why };
-            if partition.pin_rebuilt(quiet_at).map_err(corrupt)? && self.paused {
+            if partition.pin_rebuilt(quiet_at).map_err(corrupt)? && self.pressure.is_high() {
                 self.consumer.pause(&[tp])?;
             }
         }
@@ -328,7 +316,7 @@ impl Delivery {
         partition.read_from(from, phase);
         partition.stored_at = self.clock.monotonic();
         match self.consumer.start(&[(partition.tp.clone(), from)]) {
-            Ok(()) if self.paused && phase == Phase::Reading => Ok(self.consumer.pause(std::slice::from_ref(&partition.tp))?),
+            Ok(()) if self.pressure.is_high() && phase == Phase::Reading => Ok(self.consumer.pause(std::slice::from_ref(&partition.tp))?),
             result => Ok(result?),
         }
     }
@@ -341,15 +329,6 @@ impl Delivery {
             }
         }
         Ok(false)
-    }
-
-    /// Forgets everything that is not stored in the group: it is read and decided again.
-    pub(super) fn forget(&mut self) {
-        self.target.abandon();
-        self.letters.abandon();
-        self.partitions.clear();
-        self.job = None;
-        self.confirmed = None;
     }
 
     /// The group has refused a commit. Either an event will say why, or the partitions are opened again.
@@ -378,20 +357,14 @@ impl Delivery {
         }
     }
 
-    /// Pauses reading while too much is buffered. The member keeps polling, so it stays in the group. A block that is read
-    /// again is never paused: only when it is whole can it be inserted, and its bytes be freed.
+    /// A block that is read again is never paused: only when it is whole can it be inserted, and its bytes be freed.
     fn balance(&mut self) -> Result<(), DeliveryError> {
-        let bytes: usize = self.partitions.values().map(Partition::bytes).sum();
-        let pause = bytes > self.settings.max_buffer;
-        let resume = bytes <= self.settings.max_buffer / 2;
-        if self.revoking || (self.paused && !resume) || (!self.paused && !pause) {
+        if self.revoking {
             return Ok(());
         }
-        let reading = self.partitions.values().filter(|p| p.phase == Phase::Reading);
-        let partitions: Vec<TopicPartition> = reading.map(|p| p.tp.clone()).collect();
-        let result = if pause { self.consumer.pause(&partitions) } else { self.consumer.resume(&partitions) };
-        self.paused = pause;
-        Ok(result?)
+        let bytes = self.partitions.values().map(Partition::bytes).sum();
+        let reading = self.partitions.values().filter(|p| p.phase == Phase::Reading).map(|p| p.tp.clone());
+        Ok(self.pressure.balance(bytes, self.settings.max_buffer, self.consumer.as_mut(), reading)?)
     }
 
     fn count(&self) {
@@ -409,9 +382,45 @@ impl Delivery {
             Failure::OutOfRange | Failure::Fatal => Err(error.into()),
         }
     }
+}
 
-    /// Columns that delivery adds to every row, for the code that creates the table.
-    pub fn position_fields() -> [arrow::datatypes::Field; 3] {
-        position_fields()
+impl Deliver for Delivery {
+    fn step(&mut self, timeout: Duration) -> Result<Step, DeliveryError> {
+        let wait = if self.target_is_busy() || self.work_waits() { Duration::ZERO } else { self.wait(timeout) };
+        let mut busy = match self.consumer.poll(self.settings.poll_records, wait) {
+            Ok(events) => self.hear(events)?,
+            Err(error) => {
+                self.tolerate(error)?;
+                return Ok(Step::Unavailable);
+            }
+        };
+        busy |= self.open()?;
+        busy |= self.advance(timeout)?;
+        busy |= self.let_go()?;
+        self.balance()?;
+        self.count();
+        Ok(if busy { Step::Busy } else { Step::Idle })
+    }
+
+    fn close(&mut self, stopping: bool) -> bool {
+        self.closing = stopping || self.revoking;
+        self.closing && !self.revoking && self.job.is_none()
+    }
+
+    /// What a crash leaves, too: the stored intent records which rows may be in the table.
+    fn forget(&mut self) {
+        self.target.abandon();
+        self.letters.abandon();
+        self.partitions.clear();
+        self.job = None;
+        self.confirmed = None;
+    }
+
+    fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+
+    fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
     }
 }

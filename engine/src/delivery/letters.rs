@@ -24,7 +24,8 @@ pub(super) struct Letter {
     pub source: TopicPartition,
     pub position: (i64, i32),
     pub row: RecordBatch,
-    pub code: i32,
+    /// The store's own.
+    pub code: String,
     pub message: String,
 }
 
@@ -111,12 +112,12 @@ impl Letters {
         let value = value(&letter.row).map_err(BrokerError::fatal)?;
         let message = clip(&letter.message);
         let (offset, row) = letter.position;
-        let texts = [letter.code, letter.source.partition, row].map(|n| n.to_string());
-        let [code, partition, row] = &texts;
+        let texts = [letter.source.partition, row].map(|n| n.to_string());
+        let [partition, row] = &texts;
         let offset = offset.to_string();
         let headers: [(&[u8], Option<&[u8]>); 6] = [
             (b"hw-cause", Some(message.as_bytes())),
-            (b"hw-code", Some(code.as_bytes())),
+            (b"hw-code", Some(letter.code.as_bytes())),
             (b"hw-topic", Some(letter.source.topic.as_bytes())),
             (b"hw-partition", Some(partition.as_bytes())),
             (b"hw-offset", Some(offset.as_bytes())),

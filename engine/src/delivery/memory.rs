@@ -15,6 +15,7 @@ use operator_core::Millis;
 use parking_lot::Mutex;
 
 use super::block::{Block, OFFSET, PARTITION, ROW, Range};
+use super::strikes::Strikes;
 use super::target::{Answer, Progress, Target};
 use crate::broker::Clock;
 
@@ -56,9 +57,7 @@ struct State {
     window: usize,
     /// Inserts in flight whose sender does not know: token, rows, when they happen.
     late: Vec<(String, Vec<TableRow>, Millis)>,
-    script: VecDeque<(u32, TableFault)>,
-    odds: Vec<(TableFault, u32)>,
-    random: u64,
+    strikes: Strikes<TableFault>,
     inserts: u64,
     repeats: u64,
     constrained: bool,
@@ -83,9 +82,7 @@ impl MemoryTable {
             tokens: VecDeque::new(),
             window,
             late: Vec::new(),
-            script: VecDeque::new(),
-            odds: Vec::new(),
-            random: 0,
+            strikes: Strikes::none(),
             inserts: 0,
             repeats: 0,
             constrained: false,
@@ -121,26 +118,22 @@ impl MemoryTable {
 
     /// Draws faults from `seed`, each in so many of ten thousand occasions.
     pub fn seed(&self, seed: u64, odds: &[(TableFault, u32)]) {
-        let mut state = self.state.lock();
-        state.random = seed;
-        state.odds = odds.to_vec();
+        self.state.lock().strikes.seed(seed, odds);
     }
 
     /// Lets `fault` happen once, after `skip` occasions at which it could have.
     pub fn inject(&self, skip: u32, fault: TableFault) {
-        self.state.lock().script.push_back((skip, fault));
+        self.state.lock().strikes.inject(skip, fault);
     }
 
     /// Every fault that was injected has happened.
     pub fn is_struck(&self) -> bool {
-        self.state.lock().script.is_empty()
+        self.state.lock().strikes.is_struck()
     }
 
     /// Ends all faults; what is in flight still happens.
     pub fn heal(&self) {
-        let mut state = self.state.lock();
-        state.odds.clear();
-        state.script.clear();
+        self.state.lock().strikes.heal();
     }
 
     /// All rows, sorted by position.
@@ -165,30 +158,6 @@ impl MemoryTable {
 }
 
 impl State {
-    /// SplitMix64.
-    fn below(&mut self, limit: u64) -> u64 {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)).checked_rem(limit).unwrap_or(0)
-    }
-
-    fn strike(&mut self, possible: &[TableFault]) -> Option<TableFault> {
-        let due = self.script.iter().position(|(skip, fault)| *skip == 0 && possible.contains(fault));
-        for (at, (skip, fault)) in self.script.iter_mut().enumerate() {
-            if Some(at) != due && possible.contains(fault) {
-                *skip = skip.saturating_sub(1);
-            }
-        }
-        if let Some((_, fault)) = due.and_then(|at| self.script.remove(at)) {
-            return Some(fault);
-        }
-        let odds = self.odds.clone();
-        let mut odds = odds.into_iter().filter(|(fault, _)| possible.contains(fault));
-        odds.find(|(_, odds)| self.below(10_000) < u64::from(*odds)).map(|(fault, _)| fault)
-    }
-
     fn insert(&mut self, token: String, rows: Vec<TableRow>) {
         if self.tokens.contains(&token) {
             self.repeats += 1;
@@ -206,7 +175,7 @@ impl State {
     fn deliver(&mut self, now: Millis) {
         let late = std::mem::take(&mut self.late);
         for (token, rows, due) in late {
-            if due <= now || (self.random != 0 && self.below(4) == 0) {
+            if due <= now || (self.strikes.is_seeded() && self.strikes.below(4) == 0) {
                 self.insert(token, rows);
             } else {
                 self.late.push((token, rows, due));
@@ -284,12 +253,12 @@ impl MemoryTarget {
             return (Progress::Refused { code: VIOLATED, message }, None);
         }
         use TableFault::{Late, RefusedAfterWrite, ReplyLost, RequestLost, Unavailable};
-        match state.strike(&[Unavailable, RequestLost, ReplyLost, Late, RefusedAfterWrite]) {
+        match state.strikes.strike(&[Unavailable, RequestLost, ReplyLost, Late, RefusedAfterWrite]) {
             Some(Unavailable) => (Progress::Unavailable("injected fault".to_owned()), None),
             Some(RequestLost) => (unknown(), None),
             Some(ReplyLost) => (unknown(), Some(insert)),
             Some(Late) => {
-                let due = self.table.clock.monotonic() + state.below(MAX_INSERT as u64) as Millis;
+                let due = self.table.clock.monotonic() + state.strikes.below(MAX_INSERT as u64) as Millis;
                 state.late.push((insert.0, insert.1, due));
                 (unknown(), None)
             }
@@ -306,7 +275,7 @@ impl Target for MemoryTarget {
     fn start(&mut self, block: &Block) {
         let (progress, insert) = self.outcome(block);
         let mut state = self.table.state.lock();
-        let at_once = state.below(2) == 0;
+        let at_once = state.strikes.below(2) == 0;
         self.under_way = Some(match insert {
             Some((token, rows)) if at_once => {
                 state.insert(token, rows);
@@ -319,7 +288,7 @@ impl Target for MemoryTarget {
     fn ask(&mut self, range: &Range) {
         let mut state = self.table.state.lock();
         state.deliver(self.table.clock.monotonic());
-        let progress = match state.strike(&[TableFault::AskFails]) {
+        let progress = match state.strikes.strike(&[TableFault::AskFails]) {
             Some(_) => Progress::Unavailable("injected fault".to_owned()),
             None if self.uncountable => Progress::Answered(Answer::Uncountable("a shared table".to_owned())),
             None => {
@@ -337,7 +306,7 @@ impl Target for MemoryTarget {
     fn progress(&mut self, _timeout: Duration) -> Progress {
         let Some((progress, insert)) = self.under_way.take() else { return Progress::Idle };
         let mut state = self.table.state.lock();
-        if !state.odds.is_empty() && state.below(3) == 0 {
+        if state.strikes.is_drawing() && state.strikes.below(3) == 0 {
             self.under_way = Some((progress, insert));
             return Progress::Working;
         }
@@ -350,8 +319,8 @@ impl Target for MemoryTarget {
     fn abandon(&mut self) {
         if let Some((_, Some((token, rows)))) = self.under_way.take() {
             let mut state = self.table.state.lock();
-            if state.below(3) > 0 {
-                let due = self.table.clock.monotonic() + state.below(MAX_INSERT as u64) as Millis;
+            if state.strikes.below(3) > 0 {
+                let due = self.table.clock.monotonic() + state.strikes.below(MAX_INSERT as u64) as Millis;
                 state.late.push((token, rows, due));
             }
         }
@@ -385,12 +354,12 @@ impl Drop for MemoryTarget {
     }
 }
 
-fn negative_amount(rows: &RecordBatch) -> bool {
+pub(super) fn negative_amount(rows: &RecordBatch) -> bool {
     let amounts = rows.column_by_name("amount").and_then(|column| column.as_primitive_opt::<Int64Type>());
     amounts.is_some_and(|amounts| amounts.iter().flatten().any(|amount| amount < 0))
 }
 
-fn rows_of(rows: &RecordBatch) -> Result<Vec<TableRow>, String> {
+pub(super) fn rows_of(rows: &RecordBatch) -> Result<Vec<TableRow>, String> {
     let missing = |name: &str| format!("no column `{name}`");
     let column = |name: &str| rows.column_by_name(name).ok_or_else(|| missing(name));
     let partitions = column(PARTITION)?.as_primitive_opt::<Int32Type>().ok_or_else(|| missing(PARTITION))?;

@@ -1,4 +1,5 @@
-//! Delivery of a committed topic into a table, exactly once.
+//! Delivery of a committed topic into a table, exactly once. Into a store whose transactions can cover rows and position, see
+//! [`positioned`]; this page is about tables that only recognise repeated inserts.
 //!
 //! A table can't take part in a Kafka transaction. So the pipeline writes the table's rows to a separate topic, the outbox,
 //! inside its transaction, and a [`Delivery`] inserts them: it reads committed records, cuts blocks, and
@@ -43,10 +44,13 @@ mod lane;
 mod letters;
 mod memory;
 mod partition;
+pub mod positioned;
+mod pressure;
 mod refusal;
+mod strikes;
 mod target;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod work;
 
 use std::sync::Arc;
@@ -58,10 +62,38 @@ pub use self::buffer::{Limits, MAX_BLOCK_ROWS};
 pub use self::counters::Counters;
 pub use self::decide::{Have, Plan, Stop, decide};
 pub use self::intent::{CLEAN, Intent, MAX_INTENT, Stored};
-pub use self::lane::{Delivery, Step};
+pub use self::lane::{Deliver, Delivery, Step};
 pub use self::memory::{Check, MemoryTable, MemoryTarget, TableFault, TableRow};
+pub use self::positioned::{MemoryStore, Position, Positioned, PositionedDelivery, Reply, Writing};
 pub use self::target::{Answer, Progress, Target};
-use crate::broker::{BrokerError, TopicPartition};
+use crate::broker::{Broker, BrokerError, Clock, TopicPartition};
+
+/// A store that is ready to take rows, by how it makes them exact.
+pub enum Store {
+    /// It recognises repeated inserts.
+    Tokens(Box<dyn Target>),
+    /// It keeps positions beside the rows.
+    Positions(Box<dyn Positioned>),
+}
+
+impl Store {
+    /// Joins the group, to deliver into it.
+    ///
+    /// # Errors
+    /// Settings that make no sense; the broker's answer to joining.
+    pub fn deliver(
+        self,
+        broker: Arc<dyn Broker>,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+        counters: Arc<Counters>,
+    ) -> Result<Box<dyn Deliver>, DeliveryError> {
+        Ok(match self {
+            Store::Tokens(target) => Box::new(Delivery::new(broker, clock, target, settings)?.counting(counters)),
+            Store::Positions(store) => Box::new(PositionedDelivery::new(broker, clock, store, settings, counters)?),
+        })
+    }
+}
 
 /// What a delivery delivers, and how.
 #[derive(Clone, Debug)]
@@ -118,6 +150,16 @@ impl Settings {
             backoff: (100, 30_000),
             patience: 180_000,
         }
+    }
+
+    /// # Errors
+    /// Blocks of no rows, or of too many.
+    pub(crate) fn check(&self) -> Result<(), DeliveryError> {
+        let limits = self.limits;
+        if (1..=MAX_BLOCK_ROWS).contains(&limits.rows) && limits.bytes > 0 && limits.flush >= 0 {
+            return Ok(());
+        }
+        Err(DeliveryError::Setup(format!("blocks need 1 to {MAX_BLOCK_ROWS} rows, some bytes and a time to wait: {limits:?}")))
     }
 
     /// The pause after the attempt number `attempts` (from 1) failed.

@@ -16,6 +16,24 @@ use crate::wording::without_values;
 /// Refused rows are counted over this long: a stream of them means that it is not the rows that are wrong.
 const FLOOD: Millis = 60_000;
 
+/// Refused rows since a monotonic time.
+#[derive(Default)]
+pub(super) struct Flood {
+    since: Millis,
+    rows: u64,
+}
+
+impl Flood {
+    /// Counts a refused row; true if there are more than `limit` of them within [`FLOOD`].
+    pub fn is_over(&mut self, now: Millis, limit: u64) -> bool {
+        if now - self.since > FLOOD {
+            *self = Flood { since: now, rows: 0 };
+        }
+        self.rows += 1;
+        self.rows > limit
+    }
+}
+
 /// The target's message.
 #[derive(Clone)]
 pub(super) struct Refusal {
@@ -63,11 +81,7 @@ impl Delivery {
         if !letters {
             return refused(format!("a row is refused (code {code}) and there is no dead-letter topic: {message}"));
         }
-        if now - self.refused.0 > FLOOD {
-            self.refused = (now, 0);
-        }
-        self.refused.1 += 1;
-        if self.refused.1 > limit {
+        if self.flood.is_over(now, limit) {
             return refused(format!("more than {limit} rows refused within a minute, the last with code {code}: {message}"));
         }
         Ok(Next::Then(Doing::Letter(refusal, false)))
@@ -94,7 +108,7 @@ impl Delivery {
             None => Committed { offset: pinned.intent.last + 1, metadata: CLEAN.to_owned() },
         };
         let Refusal { code, message } = refusal.clone();
-        let letter = Letter { source, position: range.from, row, code, message };
+        let letter = Letter { source, position: range.from, row, code: code.to_string(), message };
         match self.letters.send(self.broker.as_ref(), &letter, position, membership) {
             Ok(()) => Ok(Next::Then(Doing::Letter(refusal, true))),
             Err(error) if error.failure == Failure::Fenced => {

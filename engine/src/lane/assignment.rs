@@ -279,8 +279,12 @@ pub fn topics_to_create(plan: &plan::Plan) -> Vec<crate::broker::TopicSpec> {
                         topics.push(spec(topic, *partitions, &[("retention.ms", week.clone()), ("retention.bytes", "-1".into())]));
                     }
                 }
-                plan::Target::Outbox { topic, partitions, .. } => {
-                    topics.push(spec(topic, *partitions, &[("retention.ms", week.clone()), ("retention.bytes", "-1".into())]));
+                plan::Target::Outbox(outbox) => {
+                    topics.push(spec(
+                        &outbox.topic,
+                        outbox.partitions,
+                        &[("retention.ms", week.clone()), ("retention.bytes", "-1".into())],
+                    ));
                     topics.push(spec(&plan.names.refused(&output.name), 1, &[("retention.ms", (30 * 86_400_000i64).to_string())]));
                 }
             }

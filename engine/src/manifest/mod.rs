@@ -139,8 +139,9 @@ impl Manifest {
                 steps.insert(node.step.clone(), step);
             }
             for output in &stage.outputs {
-                if let Target::Outbox { topic, partitions, .. } = &output.target {
-                    outboxes.insert(output.name.clone(), Outbox { topic: topic.to_string(), id: None, partitions: *partitions });
+                if let Target::Outbox(outbox) = &output.target {
+                    outboxes
+                        .insert(output.name.clone(), Outbox { topic: outbox.topic.to_string(), id: None, partitions: outbox.partitions });
                 }
             }
         }

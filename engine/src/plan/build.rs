@@ -201,7 +201,7 @@ impl Builder<'_> {
             let found = Diagnostic::error("no-source", "the pipeline has no sources").at(["sources"]).key();
             self.found.push(found.help("add one: `orders: { topic: business.orders.created, format: avro }`"));
         }
-        let headers = self.pipeline.sinks.values().any(|s| s.headers && s.topic.is_some());
+        let headers = self.pipeline.sinks.values().any(|sink| sink.topic().is_some_and(|topic| topic.headers));
         for (name, spec) in &self.pipeline.sources {
             match source::source(name, spec, self.catalog, text, headers) {
                 Ok((input, warnings)) => {

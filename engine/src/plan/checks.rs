@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use operator_core::Diagnostic;
 
 use super::build::Builder;
-use crate::pipeline::{Declared, Format};
+use crate::pipeline::{Declared, Format, SinkTarget};
 use crate::yaml::Node;
 
 impl Builder<'_> {
@@ -48,7 +48,7 @@ impl Builder<'_> {
             }
         }
         for (name, sink) in &self.pipeline.sinks {
-            let Some(topic) = &sink.topic else { continue };
+            let Some(topic) = sink.topic().map(|to| &to.topic) else { continue };
             if seen.contains_key(topic) || self.pipeline.tables.values().any(|table| table.topic == *topic) {
                 let found = Diagnostic::error("loop", "the pipeline reads this topic, so it would process its own output endlessly");
                 self.found.push(found.at(["sinks", name, "topic"]).help("write to another topic"));
@@ -71,15 +71,15 @@ impl Builder<'_> {
         }
     }
 
-    /// One sink per ClickHouse table: positions tell a sink's rows apart, and another one has the same.
+    /// One sink per table of a store: positions tell a sink's rows apart, and another one has the same.
     fn tables_once(&mut self) {
-        let mut seen: BTreeMap<&String, &String> = BTreeMap::new();
-        let sinks = self.pipeline.sinks.iter().filter_map(|(name, sink)| Some((name, sink.clickhouse.as_ref()?)));
+        let mut seen: BTreeMap<(&str, &str), &String> = BTreeMap::new();
+        let sinks = self.pipeline.sinks.iter().filter_map(|(name, sink)| Some((name, sink.table()?)));
         for (name, table) in sinks {
-            if let Some(first) = seen.insert(table, name) {
-                let found = Diagnostic::error("table-twice", format!("the sink `{first}` already writes to `{table}`"));
+            if let Some(first) = seen.insert((table.kind(), table.name()), name) {
+                let found = Diagnostic::error("table-twice", format!("the sink `{first}` already writes to `{}`", table.name()));
                 let help = "merge the streams in a step with `from: [a, b]` before one sink, or use another table";
-                self.found.push(found.at(["sinks", name, "clickhouse"]).help(help));
+                self.found.push(found.at(["sinks", name, table.kind()]).help(help));
             }
         }
     }
@@ -90,7 +90,7 @@ impl Builder<'_> {
         let mut topics: BTreeMap<&String, bool> = BTreeMap::new();
         let mut found = Vec::new();
         for (name, sink) in &self.pipeline.sinks {
-            let Some(topic) = &sink.topic else { continue };
+            let Some(topic) = sink.topic().map(|to| &to.topic) else { continue };
             let here = timed(&sink.from);
             if let Some(before) = topics.insert(topic, here)
                 && (here || before)
@@ -111,16 +111,12 @@ impl Builder<'_> {
             }
         };
         for (name, sink) in &self.pipeline.sinks {
-            match (&sink.clickhouse, sink.format) {
-                // It is unknown which of the two is meant.
-                (Some(_), _) if sink.topic.is_some() => {}
-                (Some(_), _) => {
-                    let of_topics = ["key", "partition", "timestamp", "format", "headers", "subject", "create"];
-                    idle("sinks", name, &of_topics, "the sink writes to a table");
-                }
-                (None, format) => {
-                    idle("sinks", name, &["flush_interval", "block_rows"], "the sink writes to a topic, not to ClickHouse");
-                    if format != Format::Avro {
+            let keys: Vec<&str> = sink.without_effect.iter().map(String::as_str).collect();
+            match &sink.to {
+                SinkTarget::Table(table) => idle("sinks", name, &keys, &format!("a `{}` sink has no such key", table.kind())),
+                SinkTarget::Topic(topic) => {
+                    idle("sinks", name, &keys, "the sink writes to a topic, not to a table");
+                    if topic.format != Format::Avro {
                         idle("sinks", name, &["subject"], "only Avro sinks have a subject");
                     }
                 }

@@ -15,12 +15,14 @@ mod streams;
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
+use operator_core::batch::user_fields;
 use operator_core::{Diagnostic, Input, Millis, Path, Planned, Port};
 
 use crate::broker::TopicId;
 use crate::partitioner::Partitioner;
 use crate::pipeline::{Format, Guarantee, NullValues, OnError, Start, WrongUnit};
+use crate::sinks::SinkTable;
 
 pub use build::plan;
 pub use names::{Names, dead_letters};
@@ -69,6 +71,14 @@ impl Plan {
     fn sources(&self) -> impl Iterator<Item = &InputTopic> {
         let inputs = self.stages.iter().flat_map(|s| &s.inputs);
         inputs.filter(|i| matches!(i.kind, InputKind::Source(_))).flat_map(|i| &i.topics)
+    }
+
+    /// The sinks that write to tables.
+    pub fn outboxes(&self) -> impl Iterator<Item = (&Output, &OutboxSink)> {
+        self.stages.iter().flat_map(|stage| &stage.outputs).filter_map(|output| match &output.target {
+            Target::Outbox(outbox) => Some((output, outbox)),
+            _ => None,
+        })
     }
 
     /// `topic` is one of the source topics.
@@ -224,26 +234,29 @@ impl Output {
     pub fn counted_as(&self) -> &str {
         match &self.target {
             Target::Repartition { topic, .. } => topic,
-            Target::Topic(_) | Target::Outbox { .. } => &self.name,
+            Target::Topic(_) | Target::Outbox(_) => &self.name,
         }
+    }
+
+    /// The columns for readers: those that a table gets.
+    pub fn rows(&self) -> Schema {
+        Schema::new(user_fields(&self.schema).cloned().collect::<Vec<_>>())
     }
 }
 
 pub enum Target {
     Topic(TopicSink),
-    Repartition {
-        topic: Arc<str>,
-        partitions: i32,
-        key: Vec<Path>,
-    },
-    /// Rows for a ClickHouse table, handed over through a topic of the pipeline's own (rule R4).
-    Outbox {
-        topic: Arc<str>,
-        partitions: i32,
-        table: String,
-        flush: Millis,
-        block_rows: u32,
-    },
+    Repartition { topic: Arc<str>, partitions: i32, key: Vec<Path> },
+    Outbox(OutboxSink),
+}
+
+/// Rows for a table of a store, handed over through a topic of the pipeline's own (rule R4).
+#[derive(Clone)]
+pub struct OutboxSink {
+    /// The outbox.
+    pub topic: Arc<str>,
+    pub partitions: i32,
+    pub table: Arc<dyn SinkTable>,
 }
 
 /// A topic written for others to read.

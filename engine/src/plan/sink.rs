@@ -9,9 +9,11 @@ use operator_core::path::in_sql;
 use operator_core::{Diagnostic, Path, Severity, type_name};
 
 use super::source::unknown_sink_column;
-use super::{Catalog, Names, Target, TopicName, TopicSink};
+use super::{Catalog, Names, OutboxSink, Target, TopicName, TopicSink};
 use crate::broker::{TopicSpec, is_compacted};
-use crate::pipeline::{Format, Sink};
+use crate::delivery::position_fields;
+use crate::pipeline::{Format, Sink, SinkTarget, TopicTarget};
+use crate::sinks::SinkTable;
 
 /// Plans a sink over rows of `schema`; `partitions` is that of the stage it hangs on.
 pub fn sink(
@@ -23,6 +25,33 @@ pub fn sink(
     catalog: &dyn Catalog,
 ) -> (Option<Target>, Vec<Diagnostic>) {
     let mut wrong = Vec::new();
+    let target = match &sink.to {
+        SinkTarget::Topic(topic) => {
+            check_topic(topic, schema, &mut wrong);
+            topic_sink(topic, &topic.topic, schema, catalog, &mut wrong)
+        }
+        SinkTarget::Table(table) => {
+            check_table(table.as_ref(), schema, &mut wrong);
+            Some(Target::Outbox(OutboxSink { topic: names.outbox(name), partitions, table: table.clone() }))
+        }
+    };
+    let refused = wrong.iter().any(|found| found.severity == Severity::Error);
+    (target.filter(|_| !refused), wrong)
+}
+
+/// Whether rows can be written to the table, as far as no server is asked.
+fn check_table(table: &dyn SinkTable, schema: &SchemaRef, wrong: &mut Vec<Diagnostic>) {
+    let rows = Schema::new(user_fields(schema).cloned().collect::<Vec<_>>());
+    wrong.extend(table.check(&rows));
+    for column in position_fields().iter().filter(|column| rows.field_with_name(column.name()).is_ok()) {
+        let message = format!("`{}` is the name of a column that delivery adds to every row", column.name());
+        wrong.push(Diagnostic::error("position-column", message).at([table.kind()]).help("select it under another name first"));
+    }
+    wrong.extend(table.blocks().check());
+}
+
+/// The columns that a topic sink names, and the topic it creates.
+fn check_topic(sink: &TopicTarget, schema: &SchemaRef, wrong: &mut Vec<Diagnostic>) {
     for (key, column) in [("key", &sink.key), ("timestamp", &sink.timestamp), ("partition", &sink.partition)] {
         if let Some(column) = column {
             match (key, Path::resolve_column(column, schema.fields()).map(|f| f.data_type()).ok_or(())) {
@@ -63,49 +92,9 @@ pub fn sink(
             );
         }
     }
-    let target = match (&sink.topic, &sink.clickhouse) {
-        (Some(topic), None) => topic_sink(sink, topic, schema, catalog, &mut wrong),
-        (None, Some(table)) => {
-            if table.split('.').count() != 2 || table.split('.').any(|part| !is_identifier(part)) {
-                wrong.push(
-                    Diagnostic::error("table-name", format!("`{table}` is not `database.table`"))
-                        .at(["clickhouse"])
-                        .help("both parts consist of letters, digits and `_`: `analytics.orders`"),
-                );
-            }
-            for column in ["_partition", "_offset", "_row"].iter().filter(|c| user_fields(schema).any(|f| f.name() == **c)) {
-                let found =
-                    Diagnostic::error("position-column", format!("`{column}` is the name of a column that every ClickHouse sink adds"))
-                        .at(["clickhouse"]);
-                wrong.push(found.help("select it under another name first"));
-            }
-            if !(1..=1_000_000).contains(&sink.block_rows) {
-                wrong.push(Diagnostic::error("block-rows", "`block_rows` must be from 1 to 1000000").at(["block_rows"]));
-            }
-            let outbox = names.outbox(name);
-            Some(Target::Outbox {
-                topic: outbox,
-                partitions,
-                table: table.clone(),
-                flush: sink.flush_interval.millis(),
-                block_rows: sink.block_rows,
-            })
-        }
-        _ => {
-            let found = Diagnostic::error("sink-target", "a sink writes to exactly one of `topic` or `clickhouse`");
-            wrong.push(found.help("write `topic: analytics.orders.big` or `clickhouse: analytics.orders`; two targets are two sinks"));
-            None
-        }
-    };
-    let refused = wrong.iter().any(|found| found.severity == Severity::Error);
-    (target.filter(|_| !refused), wrong)
 }
 
-fn is_identifier(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !text.starts_with(|c: char| c.is_ascii_digit())
-}
-
-fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalog, wrong: &mut Vec<Diagnostic>) -> Option<Target> {
+fn topic_sink(sink: &TopicTarget, topic: &str, schema: &SchemaRef, catalog: &dyn Catalog, wrong: &mut Vec<Diagnostic>) -> Option<Target> {
     // The column's own name, where it was found.
     let named = |text: &str| Path::resolve_column(text, schema.fields()).map_or(text, |field| field.name()).to_string();
     let topic_name = match topic.split_once('{') {
@@ -187,7 +176,7 @@ fn topic_sink(sink: &Sink, topic: &str, schema: &SchemaRef, catalog: &dyn Catalo
 }
 
 /// As the topic is, or else as it is to be made.
-fn compacted(sink: &Sink, topic: &TopicName, catalog: &dyn Catalog) -> bool {
+fn compacted(sink: &TopicTarget, topic: &TopicName, catalog: &dyn Catalog) -> bool {
     let known = match topic {
         TopicName::Fixed(name) => catalog.topic_config(name),
         TopicName::Column(..) => Vec::new(),
@@ -199,7 +188,7 @@ fn compacted(sink: &Sink, topic: &TopicName, catalog: &dyn Catalog) -> bool {
 }
 
 /// Brokers refuse records without a key for a compacted topic.
-fn null_key(sink: &Sink, schema: &SchemaRef, wrong: &mut Vec<Diagnostic>) {
+fn null_key(sink: &TopicTarget, schema: &SchemaRef, wrong: &mut Vec<Diagnostic>) {
     match sink.key.as_ref().map(|key| Path::resolve_column(key, schema.fields())) {
         None => {
             let found = Diagnostic::error("null-key", "the topic is compacted, so every record needs a key");
@@ -223,7 +212,7 @@ pub(super) fn not_a_topic(name: &str) -> Option<Diagnostic> {
     (!possible).then(|| found().help("use letters, digits, `.`, `_` and `-`, at most 245"))
 }
 
-fn topic_spec(sink: &Sink, topic: &str) -> TopicSpec {
+fn topic_spec(sink: &TopicTarget, topic: &str) -> TopicSpec {
     let (partitions, replication, config) = match &sink.create {
         Some(create) => (create.partitions, create.replication, create.config.clone()),
         None => (1, None, Default::default()),
@@ -231,7 +220,7 @@ fn topic_spec(sink: &Sink, topic: &str) -> TopicSpec {
     TopicSpec { name: topic.to_string(), partitions, replication, config: config.into_iter().collect() }
 }
 
-fn existing(sink: &Sink, topic: &str, catalog: &dyn Catalog, wrong: &mut Vec<Diagnostic>) -> (Option<i32>, Option<TopicSpec>) {
+fn existing(sink: &TopicTarget, topic: &str, catalog: &dyn Catalog, wrong: &mut Vec<Diagnostic>) -> (Option<i32>, Option<TopicSpec>) {
     match catalog.partitions(topic) {
         Ok(Some(n)) => (Some(n), None),
         Ok(None) => match &sink.create {
@@ -252,7 +241,7 @@ fn existing(sink: &Sink, topic: &str, catalog: &dyn Catalog, wrong: &mut Vec<Dia
     }
 }
 
-fn avro(sink: &Sink, topic: &str, user: &SchemaRef, catalog: &dyn Catalog, wrong: &mut Vec<Diagnostic>) -> Option<(String, String)> {
+fn avro(sink: &TopicTarget, topic: &str, user: &SchemaRef, catalog: &dyn Catalog, wrong: &mut Vec<Diagnostic>) -> Option<(String, String)> {
     let subject = sink.subject.clone().unwrap_or_else(|| format!("{topic}-value"));
     let registered = match catalog.subject(&subject) {
         Ok(found) => found,

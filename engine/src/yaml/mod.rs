@@ -99,8 +99,28 @@ impl Node {
 
     /// The keys of a mapping.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.entries().map(|(key, _)| key.text.as_str())
+    }
+
+    /// The keys and values of a mapping.
+    pub fn entries(&self) -> impl Iterator<Item = (&Key, &Node)> {
         let entries = if let Value::Map(entries) = &self.value { entries.as_slice() } else { &[] };
-        entries.iter().map(|(key, _)| key.text.as_str())
+        entries.iter().map(|(key, node)| (key, node))
+    }
+
+    /// It is a mapping.
+    pub fn is_map(&self) -> bool {
+        matches!(self.value, Value::Map(_))
+    }
+
+    /// The mapping with some of its keys.
+    #[must_use]
+    pub fn retaining(&self, keep: impl Fn(&str) -> bool) -> Node {
+        let mut node = self.clone();
+        if let Value::Map(entries) = &mut node.value {
+            entries.retain(|(key, _)| keep(&key.text));
+        }
+        node
     }
 
     /// Key and value under `key` of a mapping.

@@ -16,6 +16,8 @@ use headwater_engine::tables::LoadedTables;
 use headwater_engine::time::TrustedWall;
 use headwater_engine::yaml;
 
+use crate::elsewhere::sinks;
+
 pub const PARTITIONS: i32 = 3;
 
 /// What the wall clock shows when the sources have been silent: once between the two halves of the input, and once behind it. By
@@ -355,7 +357,7 @@ impl Played {
         let broker = MemoryBroker::new();
         topics.iter().for_each(|(topic, partitions)| broker.create_topic(topic, *partitions));
         let root = yaml::parse(text).unwrap();
-        let pipeline = Pipeline::read(&root).0.unwrap();
+        let pipeline = Pipeline::read_with(&root, &sinks()).0.unwrap();
         let plan = plan(&pipeline, &root, text, &registry(), &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         Played { broker, plan: Arc::new(plan) }

@@ -5,6 +5,7 @@
 //! `HW_SEEDS=<n>` runs as many (30 by default).
 
 mod any_keys;
+mod elsewhere;
 mod harness;
 mod keys;
 mod masked;

@@ -36,7 +36,7 @@ steps:
 sinks:
   json: { from: masked, topic: json, key: note, create: { partitions: 2 } }
   avro: { from: masked, topic: avro, format: avro, create: { partitions: 2 } }
-  table: { from: masked, clickhouse: a.b }
+  table: { from: masked, elsewhere: a.b }
   notes: { from: per_note, topic: notes, create: { partitions: 2 } }
   zips: { from: per_zip, topic: zips, create: { partitions: 2 } }
 "#;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{Decimal128Type, Int32Type, Int64Type, TimestampMillisecondType};
 use headwater_engine::broker::Broker;
-use headwater_engine::delivery::{Answer, Block, Progress as Delivered, Range, Target};
+use headwater_engine::delivery::{Answer, Block, Progress as Delivered, Range, Store, Target};
 use headwater_engine::memory::MemoryBroker;
 use headwater_engine::plan::Registered;
 use headwater_engine::schemas::{Lookup, MemorySchemas};
@@ -21,7 +21,6 @@ use parking_lot::Mutex;
 use super::{DemoArgs, Generated, Ground, Held, LoadThread, OUT_OF_ORDER_MS};
 use crate::catalog::Subjects;
 use crate::config::Config;
-use crate::deliver::{Delivering, NoTarget};
 use crate::diagnose::Problem;
 use crate::http::Pages;
 use crate::outages::Outages;
@@ -126,12 +125,9 @@ impl Ground for Embedded {
         }
         let services = &prepared.services;
         let pages = Pages::open(&self.config, &prepared.plan.pipeline, &services.outages, &services.runtime)?;
-        let running = run::start_with(prepared, &self.config, Stop::default(), &pages, &|output, slot| {
+        let running = run::start_with(prepared, &self.config, Stop::default(), &pages, &|output, _| {
             let (tally, name) = (self.tally.clone(), output.name.clone());
-            let target = move |_: &Stop| -> Result<Box<dyn Target>, NoTarget> {
-                Ok(Box::new(Counting { tally: tally.clone(), sink: name.clone(), outcome: None }))
-            };
-            Delivering::to(prepared, output, self.config.kafka.session_timeout.millis(), slot, Box::new(target))
+            Ok(Box::new(move |_: &Stop| Ok(Store::Tokens(Box::new(Counting { tally: tally.clone(), sink: name.clone(), outcome: None })))))
         });
         let _ = std::fs::remove_dir_all(&self.config.worker.state_dir);
         running

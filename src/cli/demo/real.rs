@@ -7,9 +7,8 @@ use headwater_local::Environment;
 
 use super::{DemoArgs, Generated, Ground, Held, LoadThread, OUT_OF_ORDER_MS};
 use crate::cli::local;
-use crate::clickhouse::Connection;
+use crate::clickhouse::{self, Connection};
 use crate::config::{ClickHouseConfig, Config, RegistryConfig};
-use crate::deliver::{self, Tables};
 use crate::diagnose::Problem;
 use crate::http::Pages;
 use crate::outages::Outages;
@@ -56,7 +55,7 @@ impl Real {
             registry: environment.registry.clone(),
             services: run::connect(&config, "hw-demo", None, runtime, &Outages::default())?,
             config,
-            connection: deliver::connect(&settings)?,
+            connection: clickhouse::connect(&settings)?,
             runtime: runtime.clone(),
         })
     }
@@ -100,7 +99,7 @@ impl Ground for Real {
 
     fn start(&self, prepared: &Prepared) -> Result<Running, Problem> {
         let pages = Pages::open(&self.config, &prepared.plan.pipeline, &prepared.services.outages, &self.runtime)?;
-        run::start(prepared, &self.config, &Tables::new(), Stop::default(), &pages)
+        run::start(prepared, &self.config, None, Stop::default(), &pages)
     }
 
     fn held(&self) -> Held {

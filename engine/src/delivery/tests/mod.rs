@@ -22,17 +22,19 @@ use crate::broker::{
 };
 use crate::memory::{Fault, Faults, MemoryBroker, MemoryClock, Tombstones};
 
-pub(super) const TOPIC: &str = "hw.test.sink.outbox";
-pub(super) const DLQ: &str = "hw.test.sink.outbox.dlq";
-pub(super) const GROUP: &str = "hw.test.sink";
-pub(super) const PARTITIONS: i32 = 3;
+pub(crate) const TOPIC: &str = "hw.test.sink.outbox";
+pub(crate) const DLQ: &str = "hw.test.sink.outbox.dlq";
+pub(crate) const GROUP: &str = "hw.test.sink";
+pub(crate) const PARTITIONS: i32 = 3;
 
-pub(super) struct Rig {
+pub(crate) struct Rig {
     pub broker: MemoryBroker,
     pub clock: Arc<MemoryClock>,
     pub table: MemoryTable,
     pub settings: Settings,
     pub next_id: i64,
+    /// With which the table refuses rows.
+    pub code: &'static str,
 }
 
 impl Rig {
@@ -45,7 +47,7 @@ impl Rig {
         settings.limits = Limits { rows: 10, bytes: 1 << 20, flush: 50 };
         settings.session_timeout = 10_000;
         let table = MemoryTable::new(clock.clone(), window).constrained();
-        Rig { broker, clock, table, settings, next_id: 0 }
+        Rig { broker, clock, table, settings, next_id: 0, code: "469" }
     }
 
     pub fn plain() -> Rig {
@@ -141,7 +143,7 @@ impl Rig {
                 let header = headers.iter().find(|(found, _)| found == name.as_bytes()).unwrap();
                 String::from_utf8(header.1.clone().unwrap()).unwrap()
             };
-            assert_eq!((text("hw-code").as_str(), text("hw-topic").as_str()), ("469", TOPIC));
+            assert_eq!((text("hw-code").as_str(), text("hw-topic").as_str()), (self.code, TOPIC));
             assert!(text("hw-cause").contains("amount"));
             let number = |name: &str| text(name).parse::<i64>().unwrap();
             (number("hw-partition") as i32, number("hw-offset"), number("hw-row") as i32)
@@ -165,7 +167,7 @@ impl Rig {
     }
 
     /// One step; time passes when there is nothing to do.
-    pub fn step(&self, lane: &mut Delivery) -> Result<Step, DeliveryError> {
+    pub fn step(&self, lane: &mut dyn Deliver) -> Result<Step, DeliveryError> {
         let step = lane.step(Duration::ZERO)?;
         if step != Step::Busy {
             self.clock.advance(20);
@@ -197,7 +199,7 @@ impl Rig {
         assert_eq!(self.letters(), bad, "{what}");
     }
 
-    pub fn run_until_error(&self, lane: &mut Delivery) -> DeliveryError {
+    pub fn run_until_error(&self, lane: &mut dyn Deliver) -> DeliveryError {
         for _ in 0..60_000 {
             if let Err(error) = self.step(lane) {
                 return error;

@@ -1,0 +1,246 @@
+//! Positioned delivery over the in-memory log into the in-memory store: exact content after crashes and faults at every step.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::*;
+use crate::delivery::tests::{GROUP, PARTITIONS, Rig, TOPIC};
+use crate::delivery::{Stop, TableFault};
+use crate::memory::{Fault, Faults, MemoryBroker};
+
+const FAULTS: [TableFault; 4] = [TableFault::Unavailable, TableFault::RequestLost, TableFault::ReplyLost, TableFault::Late];
+
+struct Bench {
+    rig: Rig,
+    store: MemoryStore,
+}
+
+impl Bench {
+    fn new(broker: MemoryBroker) -> Bench {
+        let mut rig = Rig::new(broker, 0);
+        rig.code = "23514";
+        Bench { rig, store: MemoryStore::new(Writing::Insert).constrained() }
+    }
+
+    fn plain() -> Bench {
+        Bench::new(MemoryBroker::new())
+    }
+
+    fn lane(&self, number: usize) -> PositionedDelivery {
+        let mut settings = self.rig.settings.clone();
+        settings.instance = format!("lane-{number}");
+        settings.transactional_id = format!("letters-{number}");
+        let (broker, store) = (Arc::new(self.rig.broker.clone()), Box::new(self.store.connection()));
+        PositionedDelivery::new(broker, self.rig.clock.clone(), store, settings, Arc::default()).unwrap()
+    }
+
+    /// The store's positions are behind the last records, and the group shows it.
+    fn settled(&self) -> bool {
+        let mut last = BTreeMap::new();
+        for record in self.rig.broker.read_all_committed(TOPIC) {
+            last.insert(record.partition, record.offset);
+        }
+        let (positions, group) = (self.store.positions(), self.rig.broker.group_offsets(GROUP));
+        last.iter().all(|(partition, offset)| {
+            let shown = group.get(&TopicPartition::new(TOPIC, *partition)).map_or(-1, |committed| committed.offset);
+            positions.get(partition).is_some_and(|position| position.offset > *offset && position.offset <= shown)
+        })
+    }
+
+    fn finish(&self, lanes: &mut [PositionedDelivery], what: &str) {
+        for _ in 0..60_000 {
+            for lane in lanes.iter_mut() {
+                self.rig.step(lane).unwrap_or_else(|error| panic!("{what}: {error}"));
+            }
+            if self.settled() {
+                return;
+            }
+        }
+        let errors: Vec<_> = lanes.iter().map(|lane| lane.counters.last_error()).collect();
+        panic!("{what}: not settled: {:?} {errors:?}", self.store.positions());
+    }
+
+    fn assert_exact(&self, what: &str) {
+        self.rig.broker.settle();
+        let (good, bad) = self.rig.expected();
+        assert_eq!(self.store.rows(), good, "{what}");
+        assert_eq!(self.rig.letters(), bad, "{what}");
+    }
+}
+
+#[test]
+fn the_store_in_memory_keeps_the_contract() {
+    let store = MemoryStore::new(Writing::Insert).constrained();
+    let id = |row: &crate::delivery::TableRow| {
+        let text = row.json.strip_prefix("{\"id\":").and_then(|rest| rest.split(',').next());
+        text.and_then(|text| text.parse().ok()).unwrap_or(-1)
+    };
+    let mut connect = || -> Result<Box<dyn Positioned>, String> { Ok(Box::new(store.connection())) };
+    contract::all(&mut connect, &mut || Ok(store.rows().iter().map(id).collect())).unwrap();
+}
+
+#[test]
+fn every_row_is_in_the_table_or_in_the_dead_letters() {
+    let mut bench = Bench::plain();
+    bench.rig.fill(12, 4);
+    let mut lane = bench.lane(0);
+    bench.finish(std::slice::from_mut(&mut lane), "undisturbed");
+    bench.assert_exact("undisturbed");
+    let (good, bad) = bench.rig.expected();
+    assert_eq!((lane.counters.rows(), lane.counters.refused()), (good.len() as u64, bad.len() as u64));
+    assert_eq!((lane.counters.lag(), lane.counters.buffered()), (0, 0));
+}
+
+#[test]
+fn a_crash_after_any_number_of_steps_changes_nothing() {
+    for steps in 0..120 {
+        let mut bench = Bench::plain();
+        bench.rig.fill(4, 3);
+        let mut lane = bench.lane(0);
+        for _ in 0..steps {
+            bench.rig.step(&mut lane).unwrap();
+        }
+        drop(lane);
+        bench.rig.broker.expire_dropped();
+        // With the same transactional id: a transaction that was left open is settled.
+        bench.finish(&mut [bench.lane(0)], &format!("crash after {steps} steps"));
+        bench.assert_exact(&format!("crash after {steps} steps"));
+    }
+}
+
+#[test]
+fn a_fault_of_any_transaction_changes_nothing() {
+    for fault in FAULTS {
+        for skip in 0..8 {
+            let mut bench = Bench::plain();
+            bench.rig.fill(4, 3);
+            bench.store.inject(skip, fault);
+            bench.finish(&mut [bench.lane(0)], &format!("{fault:?} {skip}"));
+            assert!(bench.store.is_struck(), "{fault:?} {skip}");
+            bench.assert_exact(&format!("{fault:?} {skip}"));
+        }
+    }
+}
+
+/// Two lanes, every fault of the log and of the store, crashes; then everything heals and must come to rest.
+fn simulate(seed: u64) -> (u64, BTreeMap<Fault, u64>) {
+    let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut below = move |limit: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % limit
+    };
+    let mut bench = Bench::new(MemoryBroker::seeded(seed));
+    bench.rig.fill(6, 4);
+    let faults = Faults::everything(seed, 150).with(Fault::Kicked, 60).with(Fault::Rebalance, 60);
+    let often = [Fault::CommitRefused, Fault::CommitRequestLost, Fault::CommitReplyLost, Fault::CommitLate, Fault::AbortFails];
+    bench.rig.broker.set_faults(often.into_iter().fold(faults, |faults, fault| faults.with(fault, 1_500)));
+    bench.store.seed(seed, &FAULTS.map(|fault| (fault, 600)));
+    let mut lanes = vec![bench.lane(0), bench.lane(1)];
+    for _ in 0..600 {
+        let at = below(lanes.len() as u64) as usize;
+        match below(40) {
+            0 => {
+                drop(lanes.swap_remove(at));
+                let missing = (0..2).find(|n| !lanes.iter().any(|l| l.settings.instance == format!("lane-{n}"))).unwrap();
+                lanes.push(bench.lane(missing));
+                if below(2) == 0 {
+                    bench.rig.broker.expire_dropped();
+                }
+            }
+            1..=4 => {
+                let (partition, rows, bad) = (below(3) as i32, 1 + below(12) as usize, below(4) == 0);
+                bench.rig.append(partition, rows, bad);
+            }
+            5 => bench.rig.clock.advance(below(3_000) as i64),
+            _ => drop(bench.rig.step(&mut lanes[at]).unwrap_or_else(|error| panic!("seed {seed}: {error}"))),
+        }
+    }
+    let happened = bench.rig.broker.faults_happened();
+    bench.rig.broker.heal();
+    bench.store.heal();
+    bench.rig.broker.settle();
+    bench.finish(&mut lanes, &format!("seed {seed}"));
+    bench.rig.clock.advance(30_000);
+    bench.assert_exact(&format!("seed {seed}"));
+    (bench.store.transactions(), happened)
+}
+
+#[test]
+fn seeded_faults_and_crashes_leave_the_exact_content() {
+    let (mut transactions, mut happened) = (0, BTreeMap::<Fault, u64>::new());
+    for seed in 0..100 {
+        let (committed, faults) = simulate(seed);
+        transactions += committed;
+        faults.into_iter().for_each(|(fault, count)| *happened.entry(fault).or_default() += count);
+    }
+    assert!(transactions > 1_000, "{transactions}");
+    for fault in [Fault::OffsetReplyLost, Fault::Kicked, Fault::Rebalance, Fault::CommitReplyLost, Fault::PollFails] {
+        assert!(happened.get(&fault).is_some_and(|count| *count > 5), "{fault:?}: {happened:?}");
+    }
+}
+
+#[test]
+fn whoever_claims_a_partition_takes_it_and_nothing_is_written_twice() {
+    let mut bench = Bench::plain();
+    bench.rig.fill(6, 0);
+    let mut lane = bench.lane(0);
+    let mut thief = bench.store.connection();
+    for n in 0..20 {
+        bench.rig.step(&mut lane).unwrap();
+        thief.claim(n % PARTITIONS);
+        thief.progress(Duration::ZERO);
+    }
+    bench.finish(std::slice::from_mut(&mut lane), "fenced");
+    assert!(lane.counters.retries() > 0, "it was fenced");
+    bench.assert_exact("fenced");
+}
+
+#[test]
+fn a_position_that_is_lost_stops_the_delivery() {
+    let mut bench = Bench::plain();
+    bench.rig.append(0, 3, false);
+    bench.finish(&mut [bench.lane(0)], "first");
+    bench.rig.broker.expire_dropped();
+    bench.store.lose_positions();
+    let error = bench.rig.run_until_error(&mut bench.lane(1));
+    assert!(matches!(&error, DeliveryError::Stopped { stop: Stop::StoreLostPosition { shown: 1 }, .. }), "{error}");
+}
+
+#[test]
+fn records_that_were_deleted_before_they_were_delivered_stop_the_delivery() {
+    let mut bench = Bench::plain();
+    bench.rig.append_five();
+    bench.rig.broker.delete_before(TOPIC, 0, 2);
+    let error = bench.rig.run_until_error(&mut bench.lane(0));
+    assert!(matches!(&error, DeliveryError::Stopped { stop: Stop::Deleted { at: 0, low: 2 }, .. }), "{error}");
+}
+
+#[test]
+fn an_idle_partition_moves_its_position_past_the_markers_at_its_end() {
+    let mut bench = Bench::plain();
+    bench.rig.fill(1, 0);
+    let mut lane = bench.lane(0);
+    bench.finish(std::slice::from_mut(&mut lane), "written");
+    let before = bench.store.positions();
+    bench.rig.clock.advance(3_600_000);
+    while bench.store.positions().iter().any(|(partition, position)| before.get(partition) == Some(position)) {
+        bench.rig.step(&mut lane).unwrap();
+    }
+    bench.assert_exact("idle");
+}
+
+#[test]
+fn upserts_leave_the_last_row_of_a_key() {
+    let store = MemoryStore::new(Writing::Upsert(vec!["id".into()]));
+    let mut connection = store.connection();
+    connection.claim(0);
+    assert_eq!(connection.progress(Duration::ZERO), Reply::Claimed(None));
+    for first in [0, 1] {
+        let block = crate::delivery::contract::block(0, first, 0..3, None).unwrap();
+        connection.write(&block, Position { offset: first + 1, row: 0 });
+        assert_eq!(connection.progress(Duration::ZERO), Reply::Written);
+    }
+    assert_eq!(store.rows().iter().map(|row| row.offset).collect::<Vec<_>>(), [1, 1, 1]);
+}

@@ -1,0 +1,102 @@
+//! Sinks that write to tables of a store, as the engine sees them: a list of kinds, defined in one place (`src/registry.rs` of the
+//! program). The engine names no store itself: it reads a sink's entry by its kind, asks whether the columns can be written, and
+//! hands the rows over through an outbox topic.
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use arrow::datatypes::Schema as Columns;
+use operator_core::{Diagnostic, Millis};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::de::DeserializeOwned;
+
+use crate::yaml::{Node, YamlError, read_all};
+
+/// A table that a sink writes to, as the sink's entry in the file describes it.
+pub trait SinkTable: Any + Debug + Send + Sync {
+    /// The kind of sink, which is also the key that names the table: `clickhouse`.
+    fn kind(&self) -> &'static str;
+
+    /// The table as the file names it.
+    fn name(&self) -> &str;
+
+    /// How rows are cut into blocks.
+    fn blocks(&self) -> Blocks;
+
+    /// What is wrong with the entry for rows of these columns, without asking a server. Paths are relative to the sink.
+    fn check(&self, rows: &Columns) -> Vec<Diagnostic>;
+}
+
+/// How large a block gets, and how long its first row waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Blocks {
+    /// Milliseconds.
+    pub flush: Millis,
+    pub rows: u32,
+}
+
+/// Most rows of a block.
+pub const MOST_BLOCK_ROWS: u32 = 1_000_000;
+
+impl Blocks {
+    /// What is wrong with the key `block_rows`.
+    pub fn check(&self) -> Option<Diagnostic> {
+        let fits = (1..=MOST_BLOCK_ROWS).contains(&self.rows);
+        (!fits).then(|| Diagnostic::error("block-rows", "`block_rows` must be from 1 to 1000000").at(["block_rows"]))
+    }
+}
+
+/// What reading an entry gave: the table, or what is wrong with the entry's shape.
+pub type ReadTable = (Option<Arc<dyn SinkTable>>, Vec<YamlError>);
+
+/// One kind of sink.
+#[derive(Clone, Copy)]
+pub struct SinkKind {
+    /// The key that names the table in the file.
+    pub name: &'static str,
+    /// The store in words: `ClickHouse`.
+    pub title: &'static str,
+    /// A table's name, for help texts.
+    pub example: &'static str,
+    /// JSON Schema of the entry, without `from`.
+    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    /// The keys of the entry, without `from`.
+    pub keys: fn() -> Vec<String>,
+    /// Reads the entry, without `from`.
+    pub read: fn(&Node) -> ReadTable,
+}
+
+/// The kinds of sinks that write to tables.
+#[derive(Clone, Default)]
+pub struct Sinks(pub Vec<SinkKind>);
+
+impl Sinks {
+    pub fn get(&self, name: &str) -> Option<&SinkKind> {
+        self.0.iter().find(|kind| kind.name == name)
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().map(|kind| kind.name)
+    }
+}
+
+/// The keys of a mapping that is read as `S`.
+pub fn keys_of<S: JsonSchema>() -> Vec<String> {
+    let schema = schemars::schema_for!(S);
+    let properties = schema.get("properties").and_then(|properties| properties.as_object());
+    properties.into_iter().flat_map(|properties| properties.keys().cloned()).collect()
+}
+
+/// Reads an entry as `S`, whose table `of` makes of it.
+pub fn read_as<S: DeserializeOwned>(entry: &Node, of: impl FnOnce(S) -> Arc<dyn SinkTable>) -> ReadTable {
+    match read_all::<S>(entry) {
+        (Some(spec), errors) if errors.is_empty() => (Some(of(spec)), errors),
+        (_, errors) => (None, errors),
+    }
+}
+
+/// Whether a part of a table's name needs no quotes in SQL: letters, digits and `_`, no digit first.
+pub fn is_identifier(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') && !text.starts_with(|c: char| c.is_ascii_digit())
+}

@@ -1,0 +1,42 @@
+//! `hw ddl`: tables for sinks.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Failure, Schemas, folders};
+use crate::diagnose::Problem;
+use crate::{prepare, say, sink};
+
+#[derive(Args)]
+#[command(after_help = "Examples:
+  hw ddl pipeline.yaml --sink orders_table > schemas/clickhouse/orders.sql
+  hw ddl pipeline.yaml --sink orders_table --order-by customer_id,order_id")]
+pub struct DdlArgs {
+    /// The pipeline file, or a folder with one pipeline in it
+    pipeline: PathBuf,
+    /// Only this sink
+    #[arg(long)]
+    sink: Option<String>,
+    #[command(flatten)]
+    schemas: Schemas,
+    /// Sorting key of a ClickHouse table: columns of the table
+    #[arg(long, value_delimiter = ',')]
+    order_by: Vec<String>,
+}
+
+pub fn run(args: &DdlArgs) -> Result<(), Failure> {
+    let pipeline = folders::only(&args.pipeline)?;
+    let loaded = prepare::load(&pipeline).map_err(Failure::Wrong)?;
+    let (plan, _) = prepare::make_plan(&loaded, &args.schemas.read(&pipeline)?).map_err(Failure::Wrong)?;
+    let mut found = false;
+    for (output, _, sink) in sink::all(&plan).filter(|(output, ..)| args.sink.as_ref().is_none_or(|name| *name == output.name)) {
+        found = true;
+        let statement = sink.ddl(&output.rows(), &args.order_by);
+        say!("{};\n", statement.map_err(|e| Problem::plain(format!("sink `{}`: {e}", output.name)))?);
+    }
+    match found {
+        true => Ok(()),
+        false => Err(Failure::Wrong(vec![Problem::plain("the pipeline has no such sink that writes to a table")])),
+    }
+}
