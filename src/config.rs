@@ -15,6 +15,7 @@ use crate::diagnose::{Problem, Source};
 use crate::web::{self, Files, Tls};
 
 pub use crate::clickhouse::ClickHouseConfig;
+pub use crate::postgres::PostgresConfig;
 
 /// The environment.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -26,6 +27,8 @@ pub struct Config {
     pub schema_registry: Option<RegistryConfig>,
     #[serde(default)]
     pub clickhouse: Option<ClickHouseConfig>,
+    #[serde(default)]
+    pub postgres: Option<PostgresConfig>,
     #[serde(default)]
     pub worker: WorkerConfig,
     /// A folder that `hw local up` started services in: their addresses fill what is not set here.
@@ -324,6 +327,11 @@ impl Config {
             self.clickhouse =
                 environment.clickhouse.clone().map(|url| ClickHouseConfig { create_tables: true, ..ClickHouseConfig::at(url) });
         }
+        if self.postgres.is_none() {
+            let user = Some(headwater_local::POSTGRES_USER.to_string());
+            self.postgres =
+                environment.postgres.clone().map(|url| PostgresConfig { url, user, password: None, tls: None, create_tables: true });
+        }
         Ok(())
     }
 
@@ -335,7 +343,8 @@ impl Config {
             ..ServiceConfig::http("schema_registry", "the schema registry", &registry.url, &registry.tls)
         });
         let clickhouse = self.clickhouse.as_ref().map(ClickHouseConfig::service);
-        registry.into_iter().chain(clickhouse).collect()
+        let postgres = self.postgres.as_ref().map(PostgresConfig::service);
+        registry.into_iter().chain(clickhouse).chain(postgres).collect()
     }
 
     /// All secrets, each with its place.

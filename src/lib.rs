@@ -21,6 +21,7 @@ pub mod kafka;
 pub mod lint;
 pub mod logs;
 pub mod outages;
+pub mod postgres;
 pub mod preflight;
 pub mod prepare;
 pub mod registry;

@@ -4,6 +4,7 @@ use headwater_engine::registry::{Kind, Registry};
 use headwater_engine::sinks::Sinks;
 
 use crate::clickhouse::ClickHouseSink;
+use crate::postgres::PostgresSink;
 use crate::sink;
 
 /// THE list of operators.
@@ -19,7 +20,7 @@ pub fn operators() -> Registry {
 
 /// THE list of sinks that write to tables.
 pub fn sinks() -> Sinks {
-    Sinks(vec![sink::kind::<ClickHouseSink>()])
+    Sinks(vec![sink::kind::<ClickHouseSink>(), sink::kind::<PostgresSink>()])
 }
 
 /// A kind of sink in words: its store.

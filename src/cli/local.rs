@@ -41,6 +41,9 @@ enum Command {
         /// Number of Kafka brokers: 1 or 3
         #[arg(long, default_value_t = 1)]
         brokers: u8,
+        /// Start PostgreSQL, too, which must be installed
+        #[arg(long)]
+        postgres: bool,
     },
     /// Stop the services
     Down {
@@ -62,8 +65,9 @@ enum Command {
 pub fn run(args: &LocalArgs) -> Result<(), Failure> {
     let plain = |e: headwater_local::LocalError| Failure::from(Problem::plain(e.to_string()));
     match &args.command {
-        Command::Up { brokers } => {
-            let environment = up(&options(args.dir.clone(), *brokers)?).map_err(plain)?;
+        Command::Up { brokers, postgres } => {
+            let options = Options { postgres: *postgres, ..options(args.dir.clone(), *brokers)? };
+            let environment = up(&options).map_err(plain)?;
             print(&environment);
             Ok(())
         }
@@ -90,6 +94,7 @@ pub fn run(args: &LocalArgs) -> Result<(), Failure> {
             say!("export HW_BOOTSTRAP={}", environment.bootstrap);
             say!("export HW_REGISTRY={}", environment.registry.unwrap_or_default());
             say!("export HW_CLICKHOUSE={}", environment.clickhouse.unwrap_or_default());
+            environment.postgres.iter().for_each(|url| say!("export HW_POSTGRES={url}"));
             Ok(())
         }
         Command::Topic(wanted) => Ok(topic::run(wanted, &running(&args.dir)?.bootstrap)?),

@@ -17,8 +17,9 @@ const MAX_FILE: u64 = 4 << 20;
 /// What a connection over `https://` is verified with. The default: the roots of the system, the host of the address, no client certificate.
 #[derive(Clone, Default)]
 pub struct Tls {
-    roots: Option<(String, Vec<Certificate>)>,
-    identity: Option<(String, Identity)>,
+    roots: Option<(String, Vec<Vec<u8>>)>,
+    /// File, certificates and key in PEM.
+    identity: Option<(String, Vec<u8>, Vec<u8>)>,
     /// The name that the certificate must have, if it is not the host of the address.
     pub server_name: Option<String>,
 }
@@ -47,15 +48,15 @@ impl Tls {
         if let Some(path) = files.ca {
             let wrong = |why: String| ("ca", why);
             let found = certificates(path).map_err(wrong)?;
-            let der = found.iter().map(|found| Certificate::from_der(&found.to_der().unwrap_or_default()));
+            let der = found.iter().map(|certificate| certificate.to_der());
             let roots = der.collect::<Result<Vec<_>, _>>().map_err(|e| wrong(format!("{}: {e}", path.display())))?;
             tls.roots = Some((path.display().to_string(), roots));
         }
         match (files.certificate, files.key) {
             (None, None) => {}
             (Some(certificate), Some(key)) => {
-                let identity = identity(certificate, key, key_password)?;
-                tls.identity = Some((certificate.display().to_string(), identity));
+                let (chain, own) = identity(certificate, key, key_password)?;
+                tls.identity = Some((certificate.display().to_string(), chain, own));
             }
             (None, Some(_)) => return Err(("key", "a key without `certificate`".to_string())),
             (Some(_), None) => return Err(("certificate", "a client certificate without its `key`".to_string())),
@@ -75,20 +76,31 @@ impl Tls {
         self.identity.is_some()
     }
 
+    /// The CAs to verify against instead of those of the system (DER).
+    pub fn roots_der(&self) -> Option<&[Vec<u8>]> {
+        self.roots.as_ref().map(|(_, roots)| roots.as_slice())
+    }
+
+    /// The client certificate with its intermediate ones, and its key (PEM).
+    pub fn identity_pem(&self) -> Option<(&[u8], &[u8])> {
+        self.identity.as_ref().map(|(_, chain, key)| (chain.as_slice(), key.as_slice()))
+    }
+
     /// What is verified, in words.
-    pub(super) fn verifies(&self, host: &str) -> String {
+    pub fn verifies(&self, host: &str) -> String {
         let roots = self.roots.as_ref().map_or("the CAs of this system".to_string(), |(file, _)| format!("the CAs of {file}"));
-        let own = self.identity.as_ref().map_or(String::new(), |(file, _)| format!(", with the client certificate {file}"));
+        let own = self.identity.as_ref().map_or(String::new(), |(file, ..)| format!(", with the client certificate {file}"));
         format!("certificate of {host} verified against {roots}{own}")
     }
 
     /// Sets a client up. The address gets the name that is verified; names are resolved as before.
     pub(super) fn apply(&self, mut builder: ClientBuilder, url: &mut Url) -> Result<ClientBuilder, String> {
         if let Some((_, roots)) = &self.roots {
-            builder = builder.tls_certs_only(roots.iter().cloned());
+            let roots = roots.iter().map(|der| Certificate::from_der(der)).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
+            builder = builder.tls_certs_only(roots);
         }
-        if let Some((_, identity)) = &self.identity {
-            builder = builder.identity(identity.clone());
+        if let Some((chain, key)) = self.identity_pem() {
+            builder = builder.identity(Identity::from_pkcs8_pem(chain, key).map_err(|e| e.to_string())?);
         }
         if let Some(name) = &self.server_name {
             is_name(name)?;
@@ -133,7 +145,8 @@ fn certificates(path: &Path) -> Result<Vec<X509>, String> {
     }
 }
 
-fn identity(certificate: &Path, key: &Path, password: Option<&str>) -> Result<Identity, (&'static str, String)> {
+/// Certificates and key in PEM, the key as PKCS #8 without a password.
+fn identity(certificate: &Path, key: &Path, password: Option<&str>) -> Result<(Vec<u8>, Vec<u8>), (&'static str, String)> {
     let chain = certificates(certificate).map_err(|why| ("certificate", why))?;
     let wrong = |why: String| ("key", why);
     let text = file(key).map_err(wrong)?;
@@ -155,7 +168,7 @@ fn identity(certificate: &Path, key: &Path, password: Option<&str>) -> Result<Id
     let pem: Vec<u8> = chain.iter().flat_map(|c| c.to_pem().unwrap_or_default()).collect();
     let bad = |e: &dyn fmt::Display| wrong(format!("{}: {e}", key.display()));
     let pkcs8 = read.private_key_to_pem_pkcs8().map_err(|e| bad(&e))?;
-    Identity::from_pkcs8_pem(&pem, &pkcs8).map_err(|e| bad(&e))
+    Ok((pem, pkcs8))
 }
 
 fn file(path: &Path) -> Result<Vec<u8>, String> {

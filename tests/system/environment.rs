@@ -21,7 +21,7 @@ pub fn exclusive() -> MutexGuard<'static, Ephemeral> {
 /// Hold the guard of [`exclusive`] beside them.
 pub fn fresh() -> Ephemeral {
     let front = vec![HW.into(), "local".into(), "clickhouse-front".into()];
-    let options = Options { registry: true, clickhouse: true, clickhouse_front: front, ..Options::new("") };
+    let options = Options { registry: true, clickhouse: true, postgres: true, clickhouse_front: front, ..Options::new("") };
     Ephemeral::up(&options).unwrap_or_else(|e| panic!("the local environment does not start: {e}"))
 }
 
@@ -93,6 +93,27 @@ pub fn tail(text: &str, lines: usize) -> String {
 pub fn clickhouse(environment: &Ephemeral, sql: &str) -> Result<String, String> {
     let url = environment.clickhouse.clone().ok_or("no ClickHouse")?;
     http(&url, sql)
+}
+
+/// What a statement gives in PostgreSQL: a line per row, values separated by tabs.
+pub fn postgres(environment: &Ephemeral, sql: &str) -> Result<String, String> {
+    let url = environment.postgres.clone().ok_or("no PostgreSQL")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let mut config: tokio_postgres::Config = url.parse().map_err(|e: tokio_postgres::Error| e.to_string())?;
+        let said = |e: tokio_postgres::Error| e.as_db_error().map_or_else(|| e.to_string(), |e| e.message().to_string());
+        let (client, connection) = config.user(headwater_local::POSTGRES_USER).connect(tokio_postgres::NoTls).await.map_err(said)?;
+        tokio::spawn(connection);
+        client.batch_execute("SET TimeZone = 'UTC'").await.map_err(said)?;
+        let found = client.simple_query(sql).await.map_err(said)?;
+        let lines = found.iter().filter_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|at| row.get(at).unwrap_or_default()).collect::<Vec<_>>().join("\t"))
+            }
+            _ => None,
+        });
+        Ok(lines.collect::<Vec<_>>().join("\n"))
+    })
 }
 
 fn http(url: &str, body: &str) -> Result<String, String> {

@@ -1,16 +1,17 @@
 //! Workers that are killed, at random instants and at every named step of the protocol, and workers that are frozen for longer than
-//! their session and `idle` last, while others take over. The committed output must equal what the oracle computes from the input, to the row, in Kafka and in ClickHouse.
+//! their session and `idle` last, while others take over. The committed output must equal what the oracle computes from the input, to the row, in Kafka, in ClickHouse and in PostgreSQL.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use headwater_local::Ephemeral;
 
-use crate::environment::{HW, clickhouse, exclusive, fresh, oracle, wait_until};
+use crate::environment::{HW, clickhouse, exclusive, fresh, oracle, postgres, wait_until};
+use crate::log::read;
 use crate::worker::{Worker, pipeline};
 
 /// Every named step of the lane's and the delivery's protocol.
-const FAILPOINTS: [&str; 11] = [
+const FAILPOINTS: [&str; 15] = [
     "lane-sealed",
     "after-produce",
     "after-send-offsets",
@@ -22,6 +23,10 @@ const FAILPOINTS: [&str; 11] = [
     "delivery-inserting",
     "delivery-inserted",
     "delivery-committed",
+    "delivery-writing",
+    "delivery-written",
+    "delivery-shown",
+    "delivery-lettered",
 ];
 
 /// One in so many kills is a freeze.
@@ -52,6 +57,58 @@ impl Instants {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         Duration::from_millis(from + (self.0 >> 33) % (to - from))
     }
+}
+
+/// The same rows in PostgreSQL, added and by key; a table that refuses some of them, which become dead letters.
+const POSTGRES: &str = "  \
+  inserts: { from: per_minute, postgres: NAME.inserts, flush_interval: 200ms, block_rows: 500 }
+  upserts: { from: per_minute, postgres: NAME.upserts, mode: upsert, key: [product_id], flush_interval: 200ms }
+  picky: { from: per_minute, postgres: NAME.picky, flush_interval: 200ms, block_rows: 500 }
+";
+
+/// Rows of a minute in PostgreSQL, as ClickHouse shows them; `\N` stands for NULL.
+fn in_postgres(environment: &Ephemeral, table: &str) -> Result<Vec<String>, String> {
+    let time = |column: &str| format!("(extract(epoch FROM {column}) * 1000)::bigint");
+    let (start, end) = (time("window_start"), time("window_end"));
+    let columns = format!("{start}, {end}, product_id, coalesce(category, '\\N'), orders, quantity, trim_scale(revenue)");
+    sorted(&postgres(environment, &format!("SELECT {columns} FROM {table}"))?)
+}
+
+fn in_clickhouse(environment: &Ephemeral, table: &str) -> Result<Vec<String>, String> {
+    let time = |column: &str| format!("toUnixTimestamp64Milli(toDateTime64({column}, 3, 'UTC'))");
+    let (start, end) = (time("window_start"), time("window_end"));
+    let columns = format!("{start}, {end}, product_id, category, orders, quantity, toString(revenue)");
+    sorted(&clickhouse(environment, &format!("SELECT {columns} FROM {table}"))?)
+}
+
+fn sorted(text: &str) -> Result<Vec<String>, String> {
+    let mut rows: Vec<String> = text.lines().map(str::to_owned).collect();
+    rows.sort();
+    Ok(rows)
+}
+
+/// What is in PostgreSQL equals what is in ClickHouse, which equals what the oracle says.
+fn postgres_agrees(environment: &Ephemeral, name: &str) {
+    let expected = in_clickhouse(environment, &format!("{name}.revenue_per_minute")).unwrap();
+    wait_until("the rows in PostgreSQL", Duration::from_secs(60), || {
+        let found = in_postgres(environment, &format!("{name}.inserts"))?;
+        if found == expected { Ok(()) } else { Err(format!("{} rows instead of {}", found.len(), expected.len())) }
+    });
+    let keys = format!("SELECT count(DISTINCT product_id) FROM {name}.inserts");
+    let keys = postgres(environment, &keys).unwrap();
+    assert_eq!(postgres(environment, &format!("SELECT count(*) FROM {name}.upserts")).unwrap(), keys);
+    let strangers = format!("SELECT count(*) FROM {name}.upserts u WHERE NOT EXISTS (SELECT FROM {name}.inserts i WHERE i = u)");
+    assert_eq!(postgres(environment, &strangers).as_deref(), Ok("0"), "an upserted row is one of the rows");
+    // What the picky table does not have is a dead letter, once.
+    let refused: Vec<String> = expected.iter().filter(|row| row.split('\t').nth(2).is_some_and(|id| id.ends_with('7'))).cloned().collect();
+    let held: Vec<String> = expected.iter().filter(|row| !refused.contains(row)).cloned().collect();
+    wait_until("the rows in the picky table", Duration::from_secs(60), || {
+        let (found, letters) =
+            (in_postgres(environment, &format!("{name}.picky"))?, read(environment, &format!("hw.{name}.picky.dlq")).len());
+        let said = format!("{} rows and {letters} letters instead of {} and {}", found.len(), held.len(), refused.len());
+        if found == held && letters == refused.len() { Ok(()) } else { Err(said) }
+    });
+    assert!(!refused.is_empty(), "the picky table has refused rows");
 }
 
 /// Compares everything that was written with what the oracle computes from the input. `all_closed`: the sources are silent for
@@ -90,6 +147,7 @@ fn order_analytics(dir: &std::path::Path, name: &str, idle: &str) -> std::path::
             ("out_of_order: 5s", &format!("out_of_order: 5s, idle: {idle}")),
             ("topic: analytics.orders.", &format!("topic: analytics.{name}.")),
             ("clickhouse: analytics.", &format!("clickhouse: {name}.")),
+            ("sinks:\n", &format!("sinks:\n{POSTGRES}").replace("NAME", name)),
         ],
     )
 }
@@ -108,6 +166,9 @@ fn killed_workers_change_nothing() {
         let text = String::from_utf8_lossy(&topics.stdout).into_owned();
         if text.contains("business.orders.created") { Ok(()) } else { Err("no orders topic yet".into()) }
     });
+    let picky = "CREATE SCHEMA killed; CREATE TABLE killed.picky (window_start timestamptz, window_end timestamptz, product_id text, \
+                 category text, orders bigint, quantity bigint, revenue numeric, CHECK (right(product_id, 1) <> '7'))";
+    postgres(&environment, picky).unwrap();
     let mut workers: Vec<Option<Worker>> = (0..2).map(|slot| Some(Worker::start(&environment, &file, dir.path(), slot, None))).collect();
     let mut instants = Instants(7);
     // Every named step once; the worker beside takes over in the meantime.
@@ -156,6 +217,7 @@ fn killed_workers_change_nothing() {
     let positions =
         clickhouse(&environment, "SELECT count() = uniqExact(_partition, _offset, _row) AND count() > 0 FROM killed.revenue_per_minute");
     assert_eq!(positions.as_deref(), Ok("1"), "every row of the table stands for one position");
+    postgres_agrees(&environment, "killed");
     for worker in workers.into_iter().flatten() {
         let status = worker.stop();
         assert!(status.success(), "SIGTERM ends cleanly, not with {status}");

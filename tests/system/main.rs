@@ -1,4 +1,4 @@
-//! The product on real services: Kafka, the schema registry and the ClickHouse engine, workers as processes, a load from
+//! The product on real services: Kafka, the schema registry, the ClickHouse engine and PostgreSQL, workers as processes, a load from
 //! the generator, and an oracle in Python that shares no code with any of it.
 //!
 //! One environment serves all tests of this binary; each test has pipelines, topics and tables of its own names or runs
@@ -21,6 +21,7 @@ mod names;
 mod outages;
 mod outputs;
 mod poison;
+mod postgres;
 mod rights;
 mod silence;
 mod tls;

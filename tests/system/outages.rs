@@ -10,7 +10,7 @@ use crate::environment::{HW, clickhouse, exclusive, page, wait_until};
 use crate::log::{avro_long, create, produce, read, register};
 use crate::worker::Worker;
 
-fn expect(what: &str, wanted: usize, mut count: impl FnMut() -> usize) {
+pub fn expect(what: &str, wanted: usize, mut count: impl FnMut() -> usize) {
     wait_until(what, Duration::from_secs(90), || match count() {
         n if n == wanted => Ok(()),
         n => Err(format!("{n} instead of {wanted}")),

@@ -45,6 +45,9 @@ impl Worker {
         command.env("HW_BOOTSTRAP", &environment.bootstrap);
         command.env("HW_REGISTRY", environment.registry.as_deref().unwrap_or_default());
         command.env("HW_CLICKHOUSE", environment.clickhouse.as_deref().unwrap_or_default());
+        if let Some(url) = &environment.postgres {
+            command.env("HW_POSTGRES", url);
+        }
         command.env("HW_STATE_DIR", dir.join(format!("state-{slot}")));
         command.env_remove("HW_FAIL").envs(variables.iter().copied());
         Worker::spawn(command, dir.join(format!("worker-{slot}.log")))

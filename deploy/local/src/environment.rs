@@ -41,6 +41,9 @@ pub struct Environment {
     pub registry: Option<String>,
     /// URL of the ClickHouse HTTP interface.
     pub clickhouse: Option<String>,
+    /// URL of the PostgreSQL database, whose user is `hw`, without a password.
+    #[serde(default)]
+    pub postgres: Option<String>,
     /// For each Kafka node, where a proxy may stand between it and its clients; empty unless it was asked for.
     /// Clients use [`Environment::proxied_bootstrap`], and a [`Proxy`](crate::Proxy) must run on every route.
     pub proxied: Vec<Route>,
@@ -238,7 +241,7 @@ impl Environment {
     /// Removes what `up` creates, and the folder if nothing else is in it: it may be a folder of the user's.
     fn remove(&self) -> Result<(), LocalError> {
         let nodes = self.nodes.iter().map(|node| Service::Kafka(node.id).to_string());
-        let folders = ["registry", "clickhouse", "logs", "pids"].map(str::to_owned);
+        let folders = ["registry", "clickhouse", "postgres", "logs", "pids"].map(str::to_owned);
         for folder in folders.into_iter().chain(nodes) {
             let path = self.dir.join(folder);
             if path.exists() {

@@ -9,6 +9,7 @@
 //! | Kafka | Apache Kafka 4.3.1, KRaft, 1 or 3 brokers | Maven |
 //! | schema registry | Apicurio 3.0.9, Confluent-compatible API under `/apis/ccompat/v7` | Maven |
 //! | ClickHouse | the libchdb 26.7 engine behind our own HTTP front | npm |
+//! | PostgreSQL, if asked for | the server that is installed | the distribution's packages |
 //!
 //! The ClickHouse part deserves its exact name. It is the real engine (parser, MergeTree, deduplication log,
 //! materialized views, formats) behind an HTTP layer written here. It shows how inserts and their deduplication
@@ -39,6 +40,7 @@ mod kafka;
 mod options;
 mod plan;
 mod ports;
+mod postgres;
 mod probe;
 mod process;
 mod proxy;
@@ -53,6 +55,7 @@ pub use clickhouse::serve_clickhouse;
 pub use environment::{Environment, Route};
 pub use ephemeral::Ephemeral;
 pub use options::{Options, Ports, default_clickhouse_front};
+pub use postgres::USER as POSTGRES_USER;
 pub use process::Stop;
 pub use proxy::{Direction, Lose, Protocol, Proxy};
 pub use service::{Service, ServiceStatus};

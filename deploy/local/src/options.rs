@@ -17,6 +17,8 @@ pub struct Options {
     pub registry: bool,
     /// Whether to start the ClickHouse engine behind its HTTP front.
     pub clickhouse: bool,
+    /// Whether to start a PostgreSQL server, which must be installed.
+    pub postgres: bool,
     /// Command that runs [`serve_clickhouse`](crate::serve_clickhouse): a program and its leading arguments. The
     /// engine library, the data folder and the address are appended. Empty: [`default_clickhouse_front`].
     pub clickhouse_front: Vec<OsString>,
@@ -41,11 +43,13 @@ pub struct Ports {
     pub registry: Option<u16>,
     /// Port of the ClickHouse HTTP front.
     pub clickhouse: Option<u16>,
+    /// Port of PostgreSQL.
+    pub postgres: Option<u16>,
 }
 
 impl Ports {
-    /// The usual ports, which the `local` configuration layer and the compose file also use: 9092, 8081, 8123.
-    pub const USUAL: Ports = Ports { kafka: Some(9092), registry: Some(8081), clickhouse: Some(8123) };
+    /// The usual ports, which the `local` configuration layer and the compose file also use: 9092, 8081, 8123; 5432.
+    pub const USUAL: Ports = Ports { kafka: Some(9092), registry: Some(8081), clickhouse: Some(8123), postgres: Some(5432) };
 }
 
 impl Options {
@@ -56,6 +60,7 @@ impl Options {
             brokers: 1,
             registry: true,
             clickhouse: true,
+            postgres: false,
             clickhouse_front: Vec::new(),
             proxied: false,
             kafka_settings: Vec::new(),

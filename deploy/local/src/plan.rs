@@ -55,13 +55,13 @@ impl Environment {
         let bootstrap = nodes.iter().map(|node| local(node.client).to_string()).collect::<Vec<_>>().join(",");
         let route = |node: &SavedNode| node.proxied.map(|(upstream, listen)| Route { listen: local(listen), upstream: local(upstream) });
         let proxied = nodes.iter().filter_map(route).collect();
-        Ok(Environment { dir, bootstrap, registry: None, clickhouse: None, proxied, nodes, services: Vec::new() })
+        Ok(Environment { dir, bootstrap, registry: None, clickhouse: None, postgres: None, proxied, nodes, services: Vec::new() })
     }
 
     /// What is missing of what is asked for. A service that has an address already keeps it.
     pub(crate) fn plan(&mut self, options: &Options) -> Result<Plan, LocalError> {
         let runs = |service| self.record(service).is_ok_and(|record| record.alive(&self.dir));
-        let mut free = free_ports(3).map_err(LocalError::io("no free ports"))?.into_iter();
+        let mut free = free_ports(4).map_err(LocalError::io("no free ports"))?.into_iter();
         let mut any = || free.next().ok_or_else(|| LocalError::Mismatch("no free ports".to_owned()));
         let mut port = |service, asked: Option<u16>| match (self.record(service), asked) {
             (Ok(record), _) => Ok(record.address.port()),
@@ -76,6 +76,10 @@ impl Environment {
             let own = port(Service::ClickHouse, options.ports.clickhouse)?;
             clickhouse = Some(ClickHousePlan { front: front(options)?, port: own });
         }
+        let postgres = match options.postgres && !runs(Service::Postgres) {
+            true => Some(port(Service::Postgres, options.ports.postgres)?),
+            false => None,
+        };
         let node = |node: &SavedNode| Node { id: node.id, client: node.client, controller: node.controller, proxied: node.proxied };
         let plan = Plan {
             root: self.dir.clone(),
@@ -83,6 +87,7 @@ impl Environment {
             start_nodes: self.nodes.iter().map(|node| node.id).filter(|id| !runs(Service::Kafka(*id))).collect(),
             registry: registry.map(|own| Ok::<_, LocalError>((own, any()?))).transpose()?, // management on any port
             clickhouse,
+            postgres,
             kafka_settings: options.kafka_settings.clone(),
             kafka_java: options.kafka_java.clone(),
             patience: options.patience,
@@ -92,6 +97,9 @@ impl Environment {
         }
         if let Some(clickhouse) = &plan.clickhouse {
             self.clickhouse = Some(format!("http://{}", local(clickhouse.port)));
+        }
+        if let Some(port) = plan.postgres {
+            self.postgres = Some(format!("postgres://{}/postgres", local(port)));
         }
         Ok(plan)
     }

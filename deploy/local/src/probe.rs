@@ -12,7 +12,7 @@ use std::time::Duration;
 const LIMIT: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(5);
 
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+pub fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;

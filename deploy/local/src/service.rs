@@ -19,6 +19,8 @@ pub enum Service {
     Registry,
     /// The ClickHouse engine behind its HTTP front.
     ClickHouse,
+    /// The PostgreSQL server.
+    Postgres,
 }
 
 impl Service {
@@ -28,6 +30,7 @@ impl Service {
             Service::Kafka(_) => format!("Apache Kafka {KAFKA_VERSION}"),
             Service::Registry => format!("Apicurio registry {REGISTRY_VERSION}"),
             Service::ClickHouse => format!("libchdb {CHDB_VERSION} engine behind our HTTP front"),
+            Service::Postgres => "PostgreSQL".to_owned(),
         }
     }
 }
@@ -38,6 +41,7 @@ impl fmt::Display for Service {
             Service::Kafka(id) => write!(f, "kafka-{id}"),
             Service::Registry => f.write_str("registry"),
             Service::ClickHouse => f.write_str("clickhouse"),
+            Service::Postgres => f.write_str("postgres"),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::artifacts::{self, JavaProgram};
 use crate::kafka::{self, Node};
 use crate::process::{Launch, POLL, Running, log_tail};
 use crate::service::{Record, Service};
-use crate::{LocalError, probe, registry};
+use crate::{LocalError, postgres, probe, registry};
 
 /// How long to wait, and when to give up earlier.
 pub struct Wait<'a> {
@@ -65,6 +65,7 @@ pub fn await_service(record: &Record, marker: &Path, from: u64, wait: &Wait<'_>)
         Service::Kafka(id) => wait_for(&|| kafka::ready(id, address, &record.launch.log, from)),
         Service::Registry => wait_for(&|| registry::ready(address)),
         Service::ClickHouse => wait_for(&|| clickhouse_ready(address)),
+        Service::Postgres => wait_for(&|| postgres::ready(address)),
     }
 }
 
@@ -82,6 +83,7 @@ pub struct Plan {
     /// Port and management port.
     pub registry: Option<(u16, u16)>,
     pub clickhouse: Option<ClickHousePlan>,
+    pub postgres: Option<u16>,
     /// Settings of Kafka nodes besides those that make them nodes.
     pub kafka_settings: Vec<(String, String)>,
     /// Options of Kafka's Java.
@@ -127,6 +129,9 @@ pub fn run(plan: &Plan, mut observe: impl FnMut(Event) -> Result<(), LocalError>
         }
         if plan.clickhouse.is_some() {
             spawn(|starter| starter.clickhouse());
+        }
+        if plan.postgres.is_some() {
+            spawn(|starter| starter.postgres());
         }
         drop(sender);
         for event in events {
@@ -198,6 +203,15 @@ impl Starter<'_> {
         let program = registry::prepare(&|line| self.say(line))?;
         let launch = registry::launch(&program, &self.plan.root, port, management)?;
         let (record, from) = self.start(Service::Registry, port, launch)?;
+        self.await_start(&record, from)
+    }
+
+    fn postgres(&self) -> Result<(), LocalError> {
+        let Some(port) = self.plan.postgres else {
+            return Ok(());
+        };
+        let launch = postgres::launch(&self.plan.root, port)?;
+        let (record, from) = self.start(Service::Postgres, port, launch)?;
         self.await_start(&record, from)
     }
 

@@ -1,0 +1,270 @@
+//! Connections to one server: the address, TLS, sessions, and what their errors mean.
+
+use std::fmt;
+use std::time::Duration;
+
+use headwater_engine::delivery::Reply;
+use headwater_engine::printable::printable;
+use headwater_engine::wording::without_values;
+use postgres_native_tls::TlsConnector;
+use reqwest::Url;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{Client, NoTls};
+
+use crate::config::{PostgresConfig, TlsConfig};
+use crate::outages::Service;
+use crate::web::Tls;
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(10);
+/// How long a statement may take, and how long a transaction may wait for its client: then the server ends it, so that a client that
+/// has vanished does not hold the row of a position.
+const STATEMENT: Duration = Duration::from_secs(60);
+/// Longest message kept, bytes.
+const MAX_MESSAGE: usize = 2_000;
+
+/// Where a server is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Address {
+    pub host: String,
+    pub port: u16,
+    pub database: String,
+}
+
+/// Reads `postgres://host:port/database`.
+///
+/// # Errors
+/// What is wrong with it. The address is not repeated: it may hold a password.
+pub fn address(url: &str) -> Result<Address, String> {
+    let url = Url::parse(url).map_err(|e| format!("it is not a URL: {e}"))?;
+    if !matches!(url.scheme(), "postgres" | "postgresql") {
+        return Err("it does not begin with `postgres://`".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("user and password have keys of their own: `user`, `password`".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("it has parameters; `tls` has a key of its own, and there are no others".to_owned());
+    }
+    let host = url.host_str().filter(|host| !host.is_empty()).ok_or("it has no host")?;
+    let database = url.path().trim_start_matches('/');
+    if database.is_empty() || database.contains('/') {
+        return Err("it does not end with the name of a database, such as `/analytics`".to_owned());
+    }
+    let host = host.trim_matches(['[', ']']).to_owned();
+    Ok(Address { host, port: url.port().unwrap_or(5432), database: database.to_owned() })
+}
+
+/// What an error means for a transaction that was not committed yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The rows are at fault: classes 22 and 23, and what triggers raise (P0).
+    Rows { code: String, message: String },
+    /// The request or the configuration is: classes 0A, 28, 3D, 3F, 42. Retrying won't help.
+    Wrong(String),
+    /// Anything else passes: no connection, too many of them, a standby, a deadlock, no disk.
+    NotNow(String),
+}
+
+impl Trouble {
+    pub fn of(error: &tokio_postgres::Error) -> Trouble {
+        let Some(found) = error.as_db_error() else {
+            // Its parts say more than the whole: "error connecting to server" and the cause.
+            let cause = std::error::Error::source(error).map_or(String::new(), |cause| format!(": {cause}"));
+            return Trouble::NotNow(format!("PostgreSQL: {}", printable(&format!("{error}{cause}"), MAX_MESSAGE)));
+        };
+        let code = found.code().code().to_owned();
+        let detail = found.detail().map_or(String::new(), |detail| format!(": {detail}"));
+        let column = found.column().map_or(String::new(), |column| format!(" (column `{column}`)"));
+        let message = printable(&format!("{}{column}{detail}", found.message()), MAX_MESSAGE);
+        // To be logged and shown, by people who may not see the rows.
+        let shown = format!("PostgreSQL, {code}: {}", without_values(&message));
+        match code.get(..2).unwrap_or_default() {
+            "22" | "23" | "P0" => Trouble::Rows { code, message },
+            "0A" | "28" | "3D" | "3F" | "42" => Trouble::Wrong(shown),
+            _ => Trouble::NotNow(shown),
+        }
+    }
+
+    /// What it means for rows that were to be written, when it is certain that they were not.
+    pub fn reply(self) -> Reply {
+        match self {
+            Trouble::Rows { code, message } => Reply::Refused { code, message },
+            Trouble::Wrong(why) => Reply::Wrong(why),
+            Trouble::NotNow(why) => Reply::Unavailable(why),
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Rows { code, message } => write!(f, "PostgreSQL, {code}: {}", without_values(message)),
+            Trouble::Wrong(why) | Trouble::NotNow(why) => f.write_str(why),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for Trouble {
+    fn from(error: tokio_postgres::Error) -> Trouble {
+        Trouble::of(&error)
+    }
+}
+
+/// A server and how to reach it. Cheap to clone.
+#[derive(Clone)]
+pub struct Server {
+    config: tokio_postgres::Config,
+    /// How TLS is verified, and with which name; `None`: there is none.
+    tls: Option<(native_tls::TlsConnector, String)>,
+    verifies: Option<String>,
+    service: Option<Service>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("hosts", &self.config.get_hosts()).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// The environment's server; nothing is sent yet.
+    ///
+    /// # Errors
+    /// A setting that can't be used.
+    pub fn new(settings: &PostgresConfig) -> Result<Server, String> {
+        let address = address(&settings.url).map_err(|why| format!("`postgres.url` can't be used: {why}"))?;
+        let mut config = tokio_postgres::Config::new();
+        config.host(&address.host).port(address.port).dbname(&address.database).application_name("headwater").connect_timeout(CONNECT);
+        config.keepalives_idle(Duration::from_secs(15)).keepalives_interval(Duration::from_secs(5)).keepalives_retries(3);
+        if let Some(user) = &settings.user {
+            config.user(user);
+        }
+        if let Some(password) = &settings.password {
+            config.password(password.reveal()?);
+        }
+        let (tls, verifies) = match settings.tls.as_ref().map(TlsConfig::read).transpose() {
+            Ok(None) => (None, None),
+            Ok(Some(tls)) => {
+                config.ssl_mode(tokio_postgres::config::SslMode::Require);
+                let name = tls.server_name.clone().unwrap_or(address.host);
+                let verifies = tls.verifies(&name);
+                (Some((connector(&tls)?, name)), Some(verifies))
+            }
+            Err((key, why)) => return Err(format!("`postgres.tls.{key}`: {why}")),
+        };
+        if tls.is_none() {
+            config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+        }
+        Ok(Server { config, tls, verifies, service: None })
+    }
+
+    /// Tells `service` whether the server answers.
+    #[must_use]
+    pub fn reporting(self, service: Service) -> Server {
+        Server { service: Some(service), ..self }
+    }
+
+    /// How the server is verified, in words; `None`: not at all.
+    pub fn verifies(&self) -> Option<&str> {
+        self.verifies.as_deref()
+    }
+
+    /// A new session, with limits of time.
+    pub(super) async fn connect(&self) -> Result<Client, Trouble> {
+        let connected = tokio::time::timeout(CONNECT, self.open()).await;
+        let connected = connected.unwrap_or_else(|_| Err(Trouble::NotNow("PostgreSQL: no answer to a connection".to_owned())));
+        match &connected {
+            Ok(_) => self.report(Ok(())),
+            // It answers, with a refusal.
+            Err(Trouble::Wrong(_) | Trouble::Rows { .. }) => self.report(Ok(())),
+            Err(Trouble::NotNow(why)) => self.report(Err(why.clone())),
+        }
+        connected
+    }
+
+    async fn open(&self) -> Result<Client, Trouble> {
+        let client = match &self.tls {
+            None => {
+                let (client, connection) = self.config.connect(NoTls).await?;
+                tokio::spawn(connection);
+                client
+            }
+            Some((connector, name)) => {
+                let (client, connection) = self.config.connect(Named(connector.clone(), name.clone())).await?;
+                tokio::spawn(connection);
+                client
+            }
+        };
+        let seconds = STATEMENT.as_secs();
+        client
+            .batch_execute(&format!(
+                "SET statement_timeout = '{seconds}s'; SET idle_in_transaction_session_timeout = '{seconds}s'; SET TimeZone = 'UTC'"
+            ))
+            .await?;
+        Ok(client)
+    }
+
+    /// Notes whether the server answers.
+    pub(super) fn report(&self, answered: Result<(), String>) {
+        if let Some(service) = &self.service {
+            service.report(answered);
+        }
+    }
+}
+
+fn connector(tls: &Tls) -> Result<native_tls::TlsConnector, String> {
+    let mut builder = native_tls::TlsConnector::builder();
+    builder.min_protocol_version(Some(native_tls::Protocol::Tlsv12));
+    if let Some(roots) = tls.roots_der() {
+        builder.disable_built_in_roots(true);
+        for der in roots {
+            builder.add_root_certificate(native_tls::Certificate::from_der(der).map_err(|e| e.to_string())?);
+        }
+    }
+    if let Some((certificate, key)) = tls.identity_pem() {
+        builder.identity(native_tls::Identity::from_pkcs8(certificate, key).map_err(|e| e.to_string())?);
+    }
+    builder.build().map_err(|e| e.to_string())
+}
+
+/// Verifies this name, whatever host is connected to.
+#[derive(Clone)]
+struct Named(native_tls::TlsConnector, String);
+
+impl<S> MakeTlsConnect<S> for Named
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+{
+    type Stream = postgres_native_tls::TlsStream<S>;
+    type TlsConnect = TlsConnector;
+    type Error = native_tls::Error;
+
+    fn make_tls_connect(&mut self, _: &str) -> Result<TlsConnector, native_tls::Error> {
+        Ok(TlsConnector::new(self.0.clone(), &self.1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_refused_without_showing_them() {
+        let expected = Address { host: "db.example.com".to_owned(), port: 5432, database: "shop".to_owned() };
+        assert_eq!(address("postgres://db.example.com/shop"), Ok(expected.clone()));
+        assert_eq!(address("postgresql://db.example.com:6000/shop"), Ok(Address { port: 6000, ..expected }));
+        assert_eq!(address("postgres://[::1]:5432/shop").unwrap().host, "::1");
+        for wrong in [
+            "http://db/shop",
+            "postgres://db",
+            "postgres://db/",
+            "postgres://db/a/b",
+            "postgres://hw:hunter2@db/shop",
+            "postgres://db/shop?sslmode=disable",
+            "db",
+        ] {
+            assert!(!address(wrong).unwrap_err().contains("hunter2"), "{wrong}");
+        }
+    }
+}

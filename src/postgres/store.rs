@@ -1,0 +1,340 @@
+//! PostgreSQL as a store that keeps positions: rows and position in one transaction.
+//!
+//! Rows come by binary `COPY`: it takes lists and every type of a column without a text in between, one message per mebibyte, and is the
+//! fastest way into a table. Inserts copy into the table itself. Upserts copy into a temporary table of the session, from which one
+//! `INSERT .. ON CONFLICT` takes the last row of each key: the server compares keys, because it knows when two values are equal.
+//! Rejected: arrays and `unnest` (no lists), a statement per row.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
+use futures::SinkExt;
+use headwater_engine::delivery::{Block, Position, Positioned, Reply};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+
+use super::connection::{Server, Trouble};
+use super::encode::Encoder;
+use super::sql::{identifier, identifiers};
+use super::table::{Inspection, Wanted, columns, inspect};
+
+/// Bytes of one message of a copy.
+const PIECE: usize = 1 << 20;
+/// Longer than the server lets a statement take: then the connection is given up.
+const PATIENCE: Duration = Duration::from_secs(75);
+/// A request that takes longer than this is accompanied by a question, which tells a slow server from one that hangs.
+const SLOW: Duration = Duration::from_secs(5);
+/// The temporary table of upserts, and its column that has the place of a row in its block.
+const STAGE: &str = "headwater_rows";
+const ORDINAL: &str = "headwater_row";
+
+/// What a session executes.
+struct Statements {
+    encoder: Encoder,
+    claim: String,
+    advance: String,
+    copy: String,
+    /// Of upserts: what makes the temporary table, and what takes the rows from there.
+    upsert: Option<(String, String)>,
+}
+
+impl Statements {
+    fn new(wanted: &Wanted, inspection: &Inspection) -> Result<Statements, String> {
+        let key = wanted.key.as_deref();
+        let encoder = Encoder::new(&inspection.columns, key.unwrap_or_default(), key.is_some())?;
+        let (table, positions) = (wanted.table.quoted(), wanted.table.positions());
+        let names = identifiers(encoder.names());
+        let stage = format!("pg_temp.{}", identifier(STAGE));
+        let ordinal = identifier(ORDINAL);
+        let upsert = key.map(|key| {
+            let by = identifiers(key.iter().map(String::as_str));
+            let others: Vec<String> = encoder
+                .names()
+                .filter(|name| !key.iter().any(|key| key == name))
+                .map(|name| format!("{0} = EXCLUDED.{0}", identifier(name)))
+                .collect();
+            let action = if others.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", others.join(", ")) };
+            (
+                format!(
+                    "CREATE TEMP TABLE {} ON COMMIT DELETE ROWS AS SELECT {names}, 0::bigint AS {ordinal} FROM {table} WITH NO DATA",
+                    identifier(STAGE)
+                ),
+                format!(
+                    "INSERT INTO {table} ({names}) SELECT {names} FROM \
+                     (SELECT DISTINCT ON ({by}) {names} FROM {stage} ORDER BY {by}, {ordinal} DESC) AS last \
+                     ON CONFLICT ({by}) DO {action}"
+                ),
+            )
+        });
+        let copy = match &upsert {
+            Some(_) => format!("COPY {stage} ({names}, {ordinal}) FROM STDIN (FORMAT binary)"),
+            None => format!("COPY {table} ({names}) FROM STDIN (FORMAT binary)"),
+        };
+        Ok(Statements {
+            encoder,
+            claim: format!(
+                "INSERT INTO {positions} AS p (pipeline, sink, partition, epoch) VALUES ($1, $2, $3, 1) \
+                 ON CONFLICT (pipeline, sink, partition) DO UPDATE SET epoch = p.epoch + 1 RETURNING epoch, next_offset, next_row"
+            ),
+            advance: format!(
+                "UPDATE {positions} SET next_offset = $5, next_row = $6 \
+                 WHERE pipeline = $1 AND sink = $2 AND partition = $3 AND epoch = $4"
+            ),
+            copy,
+            upsert,
+        })
+    }
+}
+
+/// A session and what it executes.
+struct Session {
+    client: Client,
+    statements: Arc<Statements>,
+    inspection: Inspection,
+}
+
+/// Whose positions they are.
+#[derive(Clone, Debug)]
+pub(super) struct Owner {
+    pub pipeline: String,
+    pub sink: String,
+}
+
+/// What a delivery's tasks share.
+struct Shared {
+    server: Server,
+    wanted: Wanted,
+    owner: Owner,
+    /// The open session, while nothing uses it: what is aborted or fails takes it along.
+    session: Mutex<Option<Session>>,
+    /// The epoch under which each partition was claimed.
+    epochs: Mutex<BTreeMap<i32, i64>>,
+}
+
+/// A table of PostgreSQL as the store of one delivery.
+pub(super) struct PostgresStore {
+    shared: Arc<Shared>,
+    handle: Handle,
+    under_way: Option<(Receiver<Reply>, JoinHandle<()>)>,
+}
+
+impl PostgresStore {
+    /// A store that opens its session with the first request.
+    pub fn new(server: Server, wanted: Wanted, owner: Owner, handle: Handle) -> PostgresStore {
+        let shared = Shared { server, wanted, owner, session: Mutex::default(), epochs: Mutex::default() };
+        PostgresStore { shared: Arc::new(shared), handle, under_way: None }
+    }
+
+    fn spawn(&mut self, run: impl Future<Output = Reply> + Send + 'static) {
+        self.abandon();
+        let (sender, reply) = bounded(1);
+        let shared = self.shared.clone();
+        let task = self.handle.spawn(async move {
+            let _ = sender.send(shared.watched(run).await);
+        });
+        self.under_way = Some((reply, task));
+    }
+}
+
+impl Shared {
+    /// The session, or a new one; the table may have been altered meanwhile.
+    async fn open(&self) -> Result<Session, Trouble> {
+        if let Some(session) = self.session.lock().take().filter(|session| !session.client.is_closed()) {
+            return Ok(session);
+        }
+        // It could be opened at the start: a login that is refused now may be about to change.
+        let passes = |trouble| if let Trouble::Wrong(why) = trouble { Trouble::NotNow(why) } else { trouble };
+        let client = self.server.connect().await.map_err(passes)?;
+        let inspection = inspect(&client, &self.wanted).await?;
+        let statements = Arc::new(Statements::new(&self.wanted, &inspection).map_err(Trouble::Wrong)?);
+        if let Some((create, _)) = &statements.upsert {
+            client.batch_execute(create).await?;
+        }
+        Ok(Session { client, statements, inspection })
+    }
+
+    /// Waits for an answer. After a while the server is asked something else, too, so that an outage is seen.
+    async fn watched(&self, run: impl Future<Output = Reply>) -> Reply {
+        let mut run = std::pin::pin!(run);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            tokio::select! {
+                reply = &mut run => {
+                    if !matches!(reply, Reply::Unavailable(_) | Reply::Unknown(_)) {
+                        self.server.report(Ok(()));
+                    }
+                    return reply;
+                }
+                () = tokio::time::sleep(SLOW) => {
+                    if tokio::time::Instant::now() >= deadline {
+                        let why = format!("PostgreSQL: no answer within {} s", PATIENCE.as_secs());
+                        self.server.report(Err(why.clone()));
+                        return Reply::Unknown(why);
+                    }
+                    // It reports by itself.
+                    let _ = self.server.connect().await;
+                }
+            }
+        }
+    }
+
+    async fn claim(&self, partition: i32) -> Result<Option<Position>, Trouble> {
+        let session = self.open().await?;
+        let Owner { pipeline, sink } = &self.owner;
+        let row = session.client.query_one(session.statements.claim.as_str(), &[pipeline, sink, &partition]).await?;
+        let (epoch, offset, row): (i64, Option<i64>, i32) = (row.get(0), row.get(1), row.get(2));
+        self.epochs.lock().insert(partition, epoch);
+        *self.session.lock() = Some(session);
+        Ok(offset.map(|offset| Position { offset, row }))
+    }
+
+    async fn write(&self, partition: i32, rows: RecordBatch, next: Position) -> Reply {
+        let Some(epoch) = self.epochs.lock().get(&partition).copied() else { return Reply::Fenced };
+        let session = match self.open().await {
+            Ok(session) => session,
+            Err(trouble) => return trouble.reply(),
+        };
+        if let Some(why) = session.statements.encoder.strange(&rows) {
+            return Reply::Wrong(why);
+        }
+        let data = match rows.num_rows() {
+            0 => None,
+            _ => match session.statements.encoder.encode(&rows) {
+                Ok(data) => Some(Bytes::from(data)),
+                Err(why) => return self.blamed(session, Reply::Unfit(why)).await,
+            },
+        };
+        match self.transaction(&session, (partition, epoch), data, next).await {
+            Ok(true) => {}
+            Ok(false) => {
+                // Another owner: the session is fine.
+                let _ = session.client.batch_execute("ROLLBACK").await;
+                *self.session.lock() = Some(session);
+                return Reply::Fenced;
+            }
+            Err(trouble) => return self.failed(session, trouble).await,
+        }
+        match session.client.batch_execute("COMMIT").await {
+            Ok(()) => {
+                *self.session.lock() = Some(session);
+                Reply::Written
+            }
+            // The server says that it did not: a deferred constraint.
+            Err(error) if error.as_db_error().is_some() => self.failed(session, Trouble::of(&error)).await,
+            Err(error) => Reply::Unknown(Trouble::of(&error).to_string()),
+        }
+    }
+
+    /// Position and rows, without the commit. `false`: the partition was claimed by another since.
+    async fn transaction(
+        &self,
+        session: &Session,
+        (partition, epoch): (i32, i64),
+        data: Option<Bytes>,
+        next: Position,
+    ) -> Result<bool, Trouble> {
+        let (client, statements) = (&session.client, &session.statements);
+        let Owner { pipeline, sink } = &self.owner;
+        client.batch_execute("BEGIN").await?;
+        let advanced = client.execute(statements.advance.as_str(), &[pipeline, sink, &partition, &epoch, &next.offset, &next.row]).await?;
+        if advanced != 1 {
+            return Ok(false);
+        }
+        if let Some(mut data) = data {
+            let copy = client.copy_in::<str, Bytes>(&statements.copy).await?;
+            let mut copy = std::pin::pin!(copy);
+            while !data.is_empty() {
+                // What went wrong is in the answer to the end of the copy.
+                if copy.send(data.split_to(PIECE.min(data.len()))).await.is_err() {
+                    break;
+                }
+            }
+            copy.finish().await?;
+            if let Some((_, upsert)) = &statements.upsert {
+                client.batch_execute(upsert).await?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// A transaction that is certain not to be committed.
+    async fn failed(&self, session: Session, trouble: Trouble) -> Reply {
+        if let Trouble::NotNow(why) = &trouble {
+            // The session goes with it.
+            if session.client.is_closed() {
+                self.server.report(Err(why.clone()));
+            }
+            return trouble.reply();
+        }
+        match session.client.batch_execute("ROLLBACK").await {
+            Ok(()) => self.blamed(session, trouble.reply()).await,
+            Err(_) => trouble.reply(),
+        }
+    }
+
+    /// Before rows are blamed the columns are read again: the table may have been altered since the session began.
+    async fn blamed(&self, session: Session, reply: Reply) -> Reply {
+        let now = match columns(&session.client, &self.wanted.table).await {
+            Ok(now) => now,
+            Err(trouble) => return Reply::Unavailable(trouble.to_string()),
+        };
+        let same = session.inspection.columns.iter().all(|column| now.contains(column));
+        if !same {
+            return Reply::Unavailable(format!("the columns of {} were altered; retrying its rows", self.wanted.table));
+        }
+        *self.session.lock() = Some(session);
+        reply
+    }
+}
+
+impl Positioned for PostgresStore {
+    fn claim(&mut self, partition: i32) {
+        let shared = self.shared.clone();
+        self.spawn(async move {
+            match shared.claim(partition).await {
+                Ok(position) => Reply::Claimed(position),
+                Err(trouble) => trouble.reply(),
+            }
+        });
+    }
+
+    fn write(&mut self, block: &Block, next: Position) {
+        let (shared, partition, rows) = (self.shared.clone(), block.partition, block.rows.clone());
+        self.spawn(async move { shared.write(partition, rows, next).await });
+    }
+
+    fn progress(&mut self, timeout: Duration) -> Reply {
+        let Some((reply, _)) = &self.under_way else { return Reply::Idle };
+        let found = match reply.try_recv() {
+            Err(TryRecvError::Empty) if !timeout.is_zero() => reply.recv_timeout(timeout),
+            Err(TryRecvError::Empty) => Err(RecvTimeoutError::Timeout),
+            Err(TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
+            Ok(reply) => Ok(reply),
+        };
+        let found = match found {
+            Err(RecvTimeoutError::Timeout) => return Reply::Working,
+            Ok(reply) => reply,
+            Err(RecvTimeoutError::Disconnected) => Reply::Unknown("the request was dropped".to_owned()),
+        };
+        self.under_way = None;
+        found
+    }
+
+    fn abandon(&mut self) {
+        if let Some((_, task)) = self.under_way.take() {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for PostgresStore {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}

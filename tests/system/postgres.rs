@@ -1,0 +1,466 @@
+//! The PostgreSQL sink against a real server: the contract, types, refused rows, upserts, outages.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use arrow::array::*;
+use arrow::datatypes::*;
+use headwater::catalog::Folder;
+use headwater::config::{Config, PostgresConfig, TlsConfig};
+use headwater::diagnose::Source;
+use headwater::outages::Outages;
+use headwater::prepare::{make_plan, parse};
+use headwater::sink::{self, NoStore, Place};
+use headwater_engine::broker::SystemClock;
+use headwater_engine::delivery::positioned::contract;
+use headwater_engine::delivery::{Block, Counters, Limits, Position, Positioned, Reply, Settings, Store};
+use headwater_engine::memory::MemoryBroker;
+use headwater_engine::worker::Stop;
+use headwater_formats::encode_batch;
+use headwater_local::{Direction, Ephemeral, Protocol, Proxy, Service};
+use tokio::runtime::Runtime;
+
+use crate::certificates::{Authority, DAY};
+use crate::environment::{exclusive, page, postgres, wait_until};
+use crate::log::{create, produce, read};
+use crate::outages::expect;
+use crate::worker::Worker;
+
+/// The server at an address, without TLS and without a password.
+fn plain(url: &str) -> PostgresConfig {
+    PostgresConfig { url: url.to_owned(), user: Some("hw".into()), password: None, tls: None, create_tables: true }
+}
+
+fn open(runtime: &Runtime, url: &str, pipeline: &str) -> Result<Box<dyn Positioned>, String> {
+    open_with(runtime, plain(url), pipeline)
+}
+
+/// The store of the only sink of a pipeline, opened as a worker does it.
+fn open_with(runtime: &Runtime, settings: PostgresConfig, pipeline: &str) -> Result<Box<dyn Positioned>, String> {
+    let text = format!("apiVersion: headwater/v1\nname: p\n{pipeline}");
+    let loaded = parse(Source::new("p.yaml", text)).unwrap_or_else(|_| panic!("{pipeline}"));
+    let folder = Folder::read(std::path::Path::new("tests/no-schemas")).unwrap();
+    let (plan, _) = make_plan(&loaded, &folder).unwrap_or_else(|found| panic!("{found:?}"));
+    let config = Config { postgres: Some(settings), ..Config::default() };
+    let (output, outbox, sink) = sink::all(&plan).next().expect("a sink");
+    let (runtime, outages) = (runtime.handle(), Outages::default());
+    let place = Place { plan: &plan, output, outbox, config: &config, schemas: None, runtime, outages: &outages };
+    let make = sink.prepare(&place).unwrap_or_else(|problem| panic!("{}", problem.message));
+    match make(&Stop::default()) {
+        Ok(Store::Positions(store)) => Ok(store),
+        Ok(Store::Tokens(_)) => panic!("PostgreSQL keeps positions"),
+        Err(NoStore::Refused(why) | NoStore::NotNow(why)) => Err(why),
+    }
+}
+
+fn url(environment: &Ephemeral) -> String {
+    environment.postgres.clone().expect("PostgreSQL runs")
+}
+
+/// A proxy in front of the server.
+fn through(environment: &Ephemeral) -> Proxy {
+    let upstream = url(environment).trim_start_matches("postgres://").split('/').next().unwrap().parse().unwrap();
+    Proxy::start("127.0.0.1:0".parse().unwrap(), upstream, Protocol::Tcp).unwrap()
+}
+
+fn outcome(store: &mut dyn Positioned) -> Reply {
+    loop {
+        match store.progress(Duration::from_millis(100)) {
+            Reply::Working => {}
+            reply => return reply,
+        }
+    }
+}
+
+fn ids(environment: &Ephemeral, table: &str) -> Vec<i64> {
+    let found = postgres(environment, &format!("SELECT id FROM {table} ORDER BY id")).unwrap();
+    found.lines().map(|id| id.parse().unwrap()).collect()
+}
+
+#[test]
+fn the_real_server_keeps_the_contract_of_positions() {
+    let (environment, runtime) = (exclusive(), Runtime::new().unwrap());
+    for (table, mode) in [("contract.inserts", ""), ("contract.upserts", ", mode: upsert, key: [id]")] {
+        let pipeline = format!(
+            "sources: {{ s: {{ topic: t, schema: {{ id: long, amount: long }} }} }}\nsinks: {{ out: {{ from: s, postgres: {table}{mode} }} }}\n"
+        );
+        drop(open(&runtime, &url(&environment), &pipeline).unwrap());
+        postgres(&environment, &format!("ALTER TABLE {table} ADD CHECK (amount >= 0)")).unwrap();
+        let mut connect = || open(&runtime, &url(&environment), &pipeline);
+        contract::all(&mut connect, &mut || Ok(ids(&environment, table))).unwrap();
+        postgres(&environment, "TRUNCATE contract.headwater_positions").unwrap();
+    }
+}
+
+#[test]
+fn every_type_arrives_as_it_was() {
+    let (environment, runtime) = (exclusive(), Runtime::new().unwrap());
+    let mut list = ListBuilder::new(Int64Builder::new());
+    list.append_value([Some(1), None, Some(3)]);
+    list.append_value([]);
+    let members: Fields = vec![Field::new("sku", DataType::Utf8, false), Field::new("n", DataType::Int32, true)].into();
+    let record = StructArray::new(
+        members,
+        vec![Arc::new(StringArray::from(vec!["a\"", "b"])), Arc::new(Int32Array::from(vec![Some(7), None]))],
+        None,
+    );
+    let uuid = "61f0c404-5cb3-11e7-907b-a6006ad3dba0";
+    let money = |values: Vec<i128>| Arc::new(Decimal128Array::from(values).with_precision_and_scale(12, 2).unwrap());
+    let columns: Vec<(&str, &str, ArrayRef, [&str; 2])> = vec![
+        ("flag", "boolean", Arc::new(BooleanArray::from(vec![true, false])), ["t", "f"]),
+        ("small", "smallint", Arc::new(Int64Array::from(vec![-32_768, 32_767])), ["-32768", "32767"]),
+        ("middle", "integer", Arc::new(Int32Array::from(vec![i32::MIN, 5])), ["-2147483648", "5"]),
+        ("big", "numeric(20,0)", Arc::new(UInt64Array::from(vec![u64::MAX, 0])), ["18446744073709551615", "0"]),
+        ("real", "double precision", Arc::new(Float64Array::from(vec![Some(0.1), None])), ["0.1", ""]),
+        ("text", "text", Arc::new(StringArray::from(vec![Some("line\n\\ \u{fc}"), None])), ["line\n\\ \u{fc}", ""]),
+        ("short", "varchar(3)", Arc::new(StringArray::from(vec!["äöü", ""])), ["äöü", ""]),
+        ("bytes", "bytea", Arc::new(BinaryArray::from(vec![&[0u8, 255][..], b""])), ["\\x00ff", "\\x"]),
+        ("money", "numeric(12,2)", money(vec![-1, 123_456]), ["-0.01", "1234.56"]),
+        ("exact", "numeric", money(vec![10_000_000_000, 0]), ["100000000.00", "0.00"]),
+        ("day", "date", Arc::new(Date32Array::from(vec![0, 20_000])), ["1970-01-01", "2024-10-04"]),
+        (
+            "at",
+            "timestamptz",
+            Arc::new(TimestampMillisecondArray::from(vec![1_767_225_600_123, -1]).with_timezone("UTC")),
+            ["2026-01-01 00:00:00.123+00", "1969-12-31 23:59:59.999+00"],
+        ),
+        (
+            "naive",
+            "timestamp(3)",
+            Arc::new(TimestampMicrosecondArray::from(vec![1_000, 0])),
+            ["1970-01-01 00:00:00.001", "1970-01-01 00:00:00"],
+        ),
+        ("uuid", "uuid", Arc::new(StringArray::from(vec![uuid, uuid])), [uuid, uuid]),
+        ("list", "bigint[]", Arc::new(list.finish()), ["{1,NULL,3}", "{}"]),
+        ("record", "jsonb", Arc::new(record), ["{\"n\": 7, \"sku\": \"a\\\"\"}", "{\"n\": null, \"sku\": \"b\"}"]),
+        ("mood", "types.mood", Arc::new(StringArray::from(vec!["good", "bad"])), ["good", "bad"]),
+    ];
+    let types: Vec<String> = columns.iter().map(|(name, native, ..)| format!("\"{name}\" {native}")).collect();
+    for statement in [
+        "CREATE SCHEMA types".to_owned(),
+        "CREATE TYPE types.mood AS ENUM ('good', 'bad')".to_owned(),
+        format!("CREATE TABLE types.kinds ({}, n serial)", types.join(", ")),
+    ] {
+        postgres(&environment, &statement).unwrap();
+    }
+    let declared = "flag: bool, small: long, middle: int, big: long, real: double?, text: string?, short: string, bytes: bytes, \
+        money: \"decimal(12,2)\", exact: \"decimal(12,2)\", day: date, at: timestamp, naive: timestamp, uuid: string, list: [\"long?\"], \
+        record: { sku: string, n: int? }, mood: string";
+    let pipeline =
+        format!("sources: {{ s: {{ topic: t, schema: {{ {declared} }} }} }}\nsinks: {{ out: {{ from: s, postgres: types.kinds }} }}\n");
+    let mut store = open(&runtime, &url(&environment), &pipeline).unwrap();
+    store.claim(0);
+    assert_eq!(outcome(store.as_mut()), Reply::Claimed(None));
+    let rows = RecordBatch::try_from_iter(columns.iter().map(|(name, _, array, _)| (*name, array.clone()))).unwrap();
+    let block = Block { rows, ..headwater_engine::delivery::contract::block(0, 0, 0..2, None).unwrap() };
+    store.write(&block, Position { offset: 1, row: 0 });
+    assert_eq!(outcome(store.as_mut()), Reply::Written);
+    for (name, native, _, expected) in &columns {
+        for (at, expected) in expected.iter().enumerate() {
+            let sql = format!("SELECT coalesce(\"{name}\"::text, '') FROM types.kinds ORDER BY n OFFSET {at} LIMIT 1");
+            let found = postgres(&environment, &sql).unwrap();
+            let found = if *name == "flag" { found.chars().take(1).collect() } else { found };
+            assert_eq!(found, *expected, "{name} {native}");
+        }
+    }
+}
+
+/// Rows in an outbox in memory, delivered by a real delivery into the real server.
+struct Outbox {
+    broker: MemoryBroker,
+    settings: Settings,
+}
+
+impl Outbox {
+    fn new() -> Outbox {
+        let broker = MemoryBroker::realtime();
+        broker.create_topic("outbox", 2);
+        broker.create_topic("outbox.dlq", 1);
+        let mut settings = Settings::new("p", "outbox", "g", "lane");
+        settings.dead_letters = Some("outbox.dlq".into());
+        settings.limits = Limits { rows: 200, bytes: 1 << 20, flush: 5 };
+        settings.backoff = (10, 100);
+        Outbox { broker, settings }
+    }
+
+    fn append(&self, partition: i32, columns: Vec<(&str, ArrayRef)>) {
+        let value = encode_batch(&RecordBatch::try_from_iter(columns).unwrap()).unwrap();
+        self.broker.append("outbox", partition, None, Some(&value), None, &[]).unwrap();
+    }
+
+    /// Delivers for so many steps, or until every record is delivered.
+    fn deliver(&self, store: Box<dyn Positioned>, steps: usize, mut each: impl FnMut(usize)) -> bool {
+        let (broker, clock, counters) = (Arc::new(self.broker.clone()), Arc::new(SystemClock::default()), Arc::<Counters>::default());
+        let mut delivery = Store::Positions(store).deliver(broker, clock, self.settings.clone(), counters).unwrap();
+        for step in 0..steps {
+            each(step);
+            delivery.step(Duration::from_millis(5)).unwrap();
+            if self.settled() {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn settled(&self) -> bool {
+        let ends = |partition| self.broker.last_stable_offset("outbox", partition).unwrap_or(0);
+        let positions = self.broker.group_offsets("g");
+        (0..2).all(|p| positions.get(&headwater_engine::broker::TopicPartition::new("outbox", p)).map_or(0, |c| c.offset) >= ends(p))
+    }
+
+    fn letters(&self) -> Vec<(String, String)> {
+        let header = |headers: &[headwater_engine::memory::Header], name: &str| {
+            let found = headers.iter().find(|(known, _)| known == name.as_bytes());
+            String::from_utf8(found.and_then(|(_, value)| value.clone()).unwrap_or_default()).unwrap()
+        };
+        let letters = self.broker.read_all_committed("outbox.dlq");
+        let mut found: Vec<_> = letters
+            .iter()
+            .map(|letter| (header(&letter.headers, "hw-code"), String::from_utf8(letter.value.clone().unwrap_or_default()).unwrap()))
+            .collect();
+        found.sort();
+        found
+    }
+}
+
+const NUMBERS: &str = "sources: { s: { topic: t, schema: { id: long, amount: long } } }\n";
+
+/// Lost replies, cut connections, a server that is killed, deliveries that end in the middle: the table is exact, and so are the letters.
+#[test]
+fn delivery_into_postgres_is_exact_under_lost_replies_restarts_and_bad_rows() {
+    let (mut environment, runtime) = (exclusive(), Runtime::new().unwrap());
+    let proxy = through(&environment);
+    let address = format!("postgres://{}/postgres", proxy.address());
+    let pipeline = format!("{NUMBERS}sinks: {{ out: {{ from: s, postgres: exact.numbers }} }}\n");
+    drop(open(&runtime, &url(&environment), &pipeline).unwrap());
+    postgres(&environment, "ALTER TABLE exact.numbers ADD CHECK (amount >= 0)").unwrap();
+    let outbox = Outbox::new();
+    let (mut id, mut bad) = (0i64, Vec::new());
+    for n in 0..400 {
+        let count = 1 + n % 50;
+        let ids: Vec<i64> = (id..id + count).collect();
+        let amounts: Vec<i64> = ids.iter().map(|id| if id % 997 == 0 { -1 } else { *id }).collect();
+        bad.extend(ids.iter().filter(|id| *id % 997 == 0).map(|id| ("23514".to_owned(), format!("{{\"id\":{id},\"amount\":-1}}"))));
+        outbox.append((n % 2) as i32, vec![("id", Arc::new(Int64Array::from(ids))), ("amount", Arc::new(Int64Array::from(amounts)))]);
+        id += count;
+    }
+    bad.sort();
+    let mut rounds = 0;
+    loop {
+        rounds += 1;
+        assert!(rounds < 200, "{:?}", postgres(&environment, "SELECT * FROM exact.headwater_positions"));
+        if rounds == 3 || rounds == 7 {
+            environment.restart(Service::Postgres, headwater_local::Stop::Kill).unwrap();
+        }
+        let Ok(store) = open(&runtime, &address, &pipeline) else { continue };
+        let steps = if rounds > 40 { 100_000 } else { 20 + rounds * 4 };
+        let done = outbox.deliver(store, steps, |step| match (rounds % 3, step) {
+            (0, 10) => proxy.cut_after(Direction::ToServer, 2_000),
+            (1, 10) => proxy.cut_after(Direction::ToClient, 200),
+            _ => {}
+        });
+        outbox.broker.expire_dropped();
+        if done {
+            break;
+        }
+    }
+    let expected: Vec<i64> = (0..id).filter(|id| id % 997 != 0).collect();
+    assert_eq!(ids(&environment, "exact.numbers"), expected, "after {rounds} rounds");
+    assert_eq!(outbox.letters(), bad);
+    println!("{rounds} rounds, {id} rows, {} letters", bad.len());
+}
+
+#[test]
+fn a_bad_row_is_a_dead_letter_and_its_neighbours_are_written() {
+    let (environment, runtime) = (exclusive(), Runtime::new().unwrap());
+    let pipeline =
+        "sources: { s: { topic: t, schema: { id: long, note: string?, total: long } } }\nsinks: { out: { from: s, postgres: bad.rows } }\n";
+    postgres(&environment, "CREATE SCHEMA bad").unwrap();
+    postgres(&environment, "CREATE TABLE bad.rows (id bigint PRIMARY KEY, note varchar(5) NOT NULL, total integer)").unwrap();
+    let outbox = Outbox::new();
+    let notes = vec![Some("a"), Some("zero\0"), None, Some("longer"), Some("b"), Some("c"), Some("d")];
+    let totals = vec![1i64, 2, 3, 4, i64::MAX, 6, 7];
+    let columns = |ids: Vec<i64>, notes: Vec<Option<&str>>, totals: Vec<i64>| -> Vec<(&str, ArrayRef)> {
+        vec![
+            ("id", Arc::new(Int64Array::from(ids))),
+            ("note", Arc::new(StringArray::from(notes))),
+            ("total", Arc::new(Int64Array::from(totals))),
+        ]
+    };
+    outbox.append(0, columns((0..7).collect(), notes, totals));
+    outbox.append(0, columns(vec![6, 8], vec![Some("e"), Some("f")], vec![1, 1]));
+    let store = open(&runtime, &url(&environment), pipeline).unwrap();
+    assert!(outbox.deliver(store, 2_000, |_| {}));
+    assert_eq!(ids(&environment, "bad.rows"), [0, 5, 6, 8]);
+    let codes: Vec<String> = outbox.letters().into_iter().map(|(code, _)| code).collect();
+    // What the columns don't take is found before it is sent.
+    assert_eq!(codes, ["0", "0", "0", "22021", "23505"]);
+}
+
+#[test]
+fn upserts_leave_the_last_row_of_each_key() {
+    let (environment, runtime) = (exclusive(), Runtime::new().unwrap());
+    let pipeline = format!("{NUMBERS}sinks: {{ out: {{ from: s, postgres: upserts.numbers, mode: upsert, key: [id] }} }}\n");
+    let outbox = Outbox::new();
+    for round in 0..10i64 {
+        let ids: Vec<i64> = (0..50).flat_map(|id| [id, id]).collect();
+        let amounts: Vec<i64> = (0..100).map(|n| round * 100 + n).collect();
+        outbox.append(0, vec![("id", Arc::new(Int64Array::from(ids))), ("amount", Arc::new(Int64Array::from(amounts)))]);
+    }
+    let store = open(&runtime, &url(&environment), &pipeline).unwrap();
+    assert!(outbox.deliver(store, 2_000, |_| {}));
+    let sql = "SELECT count(*), count(*) FILTER (WHERE amount = 900 + 2 * id + 1) FROM upserts.numbers";
+    assert_eq!(postgres(&environment, sql).as_deref(), Ok("50\t50"));
+    // A column that is altered under a running delivery.
+    postgres(&environment, "ALTER TABLE upserts.numbers ALTER amount TYPE integer").unwrap();
+    outbox.append(0, vec![("id", Arc::new(Int64Array::from(vec![1]))), ("amount", Arc::new(Int64Array::from(vec![5])))]);
+    assert!(outbox.deliver(open(&runtime, &url(&environment), &pipeline).unwrap(), 2_000, |_| {}));
+    assert_eq!(postgres(&environment, "SELECT amount FROM upserts.numbers WHERE id = 1").as_deref(), Ok("5"));
+}
+
+#[test]
+fn a_table_that_does_not_fit_is_refused_with_everything_that_is_wrong() {
+    let (environment, runtime) = (exclusive(), Runtime::new().unwrap());
+    for statement in [
+        "CREATE SCHEMA wrong",
+        "CREATE UNLOGGED TABLE wrong.numbers (id text, other integer NOT NULL)",
+        "CREATE TABLE wrong.plain (id bigint, amount bigint)",
+        "CREATE VIEW wrong.view AS SELECT * FROM wrong.plain",
+    ] {
+        postgres(&environment, statement).unwrap();
+    }
+    let refused = |table: &str, mode: &str| {
+        let pipeline = format!("{NUMBERS}sinks: {{ out: {{ from: s, postgres: {table}{mode} }} }}\n");
+        open(&runtime, &url(&environment), &pipeline).err().unwrap_or_else(|| panic!("{table} was accepted"))
+    };
+    let why = refused("wrong.numbers", "");
+    println!("{why}");
+    for part in ["column `id`: its type is `text`", "column `amount` is missing", "`other` is NOT NULL without a default", "SET LOGGED"] {
+        assert!(why.contains(part), "{why}");
+    }
+    assert!(refused("wrong.plain", ", mode: upsert, key: [id]").contains("CREATE UNIQUE INDEX ON \"wrong\".\"plain\" (\"id\")"));
+    assert!(refused("wrong.view", "").contains("no ordinary or partitioned table"));
+}
+
+/// The server ends and hangs while a worker runs: the sink alone waits and says so, and nothing is lost.
+#[test]
+fn a_postgres_outage_holds_up_nothing_but_its_sink() {
+    let mut environment = exclusive();
+    create(&environment, "pg.json", 2);
+    let proxy = through(&environment);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pg.yaml");
+    let text = "apiVersion: headwater/v1\nname: pg\nsources: { s: { topic: pg.json, schema: { n: long } } }\n\
+                sinks:\n  out: { from: s, topic: pg.json-out, create: { partitions: 1 } }\n  \
+                table: { from: s, postgres: outage.numbers, flush_interval: 100ms }\n";
+    std::fs::write(&file, text).unwrap();
+    let address = format!("postgres://{}/postgres", proxy.address());
+    let worker = Worker::start_with(&environment, &file, dir.path(), 0, &[("HW_POSTGRES", address.as_str())]);
+    let mut sent = 0;
+    let mut send = |environment: &Ephemeral, rows: usize| {
+        let values: Vec<Vec<u8>> = (sent..sent + rows).map(|n| format!("{{\"n\":{n}}}").into_bytes()).collect();
+        produce(environment, "pg.json", &values.iter().map(|value| (0, None, Some(value.as_slice()))).collect::<Vec<_>>());
+        sent += rows;
+        expect("the topic goes on", sent, || read(environment, "pg.json-out").len());
+        sent
+    };
+    let in_table = |environment: &Ephemeral, rows: usize| {
+        wait_until("rows in the table", Duration::from_secs(120), || {
+            match postgres(environment, "SELECT count(*), count(DISTINCT n) FROM outage.numbers") {
+                Ok(found) if found == format!("{rows}\t{rows}") => Ok(()),
+                other => Err(format!("{other:?}\n{}", worker.log_tail())),
+            }
+        });
+    };
+    let rows = send(&environment, 100);
+    in_table(&environment, rows);
+    for hangs in [false, true] {
+        match hangs {
+            true => proxy.blackhole().unwrap(),
+            false => environment.stop(Service::Postgres, headwater_local::Stop::Kill).unwrap(),
+        }
+        let rows = send(&environment, 100);
+        wait_until("the outage is named", Duration::from_secs(60), || match page(&worker.address(), "/ready") {
+            Err(text) if text.contains("PostgreSQL (sink `table`) does not answer") => Ok(()),
+            other => Err(format!("{other:?}\n{}", worker.log_tail())),
+        });
+        assert_eq!(worker.metric("headwater_service_up", &["postgres", "table"]), Ok(0.0));
+        match hangs {
+            true => proxy.pass().unwrap(),
+            false => environment.start(Service::Postgres).unwrap(),
+        }
+        in_table(&environment, rows);
+        wait_until("the worker is ready", Duration::from_secs(60), || page(&worker.address(), "/ready").map(|_| ()));
+    }
+    assert!(worker.stop().success());
+}
+
+/// Stops while the server hangs: nothing waits for it.
+#[test]
+fn a_stop_does_not_wait_for_postgres() {
+    let (environment, runtime) = (exclusive(), Runtime::new().unwrap());
+    let proxy = through(&environment);
+    let pipeline = format!("{NUMBERS}sinks: {{ out: {{ from: s, postgres: stops.numbers }} }}\n");
+    let store = open(&runtime, &format!("postgres://{}/postgres", proxy.address()), &pipeline).unwrap();
+    let outbox = Outbox::new();
+    outbox.append(0, vec![("id", Arc::new(Int64Array::from(vec![1]))), ("amount", Arc::new(Int64Array::from(vec![1])))]);
+    proxy.blackhole().unwrap();
+    let broker = Arc::new(outbox.broker.clone());
+    let delivery = Store::Positions(store).deliver(broker, Arc::new(SystemClock::default()), outbox.settings.clone(), Arc::default());
+    let mut delivery = delivery.unwrap();
+    for _ in 0..50 {
+        delivery.step(Duration::from_millis(5)).unwrap();
+    }
+    let began = std::time::Instant::now();
+    delivery.run(&AtomicBool::new(true)).unwrap();
+    println!("stopped after {:?}", began.elapsed());
+}
+
+/// Server and client verify each other: a CA that is not the server's, another name and a missing client certificate are refused.
+#[test]
+fn tls_is_verified_on_both_sides() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+
+    let (environment, runtime) = (exclusive(), Runtime::new().unwrap());
+    let (ours, others) = (Authority::new("ours"), Authority::new("others"));
+    let folder = environment.dir.join("postgres");
+    let data = folder.join("data");
+    let owner = std::fs::metadata(&data).unwrap();
+    let (certificate, key) = ours.issue(&["db.test"], (-3_600, DAY)).files(&folder, "server", None);
+    let ca = ours.file(&folder);
+    for file in [&certificate, &key, &ca] {
+        chown(file, Some(owner.uid()), Some(owner.gid())).unwrap();
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    let rules = "hostssl all certified 127.0.0.1/32 trust clientcert=verify-ca\nhost all all 127.0.0.1/32 trust\n";
+    std::fs::write(data.join("pg_hba.conf"), rules).unwrap();
+    for (name, file) in [("ssl_cert_file", &certificate), ("ssl_key_file", &key), ("ssl_ca_file", &ca)] {
+        postgres(&environment, &format!("ALTER SYSTEM SET {name} = '{}'", file.display())).unwrap();
+    }
+    postgres(&environment, "CREATE ROLE certified SUPERUSER LOGIN").unwrap();
+    postgres(&environment, "ALTER SYSTEM SET ssl = on").unwrap();
+    postgres(&environment, "SELECT pg_reload_conf()").unwrap();
+    wait_until("the server has read its settings", Duration::from_secs(30), || match postgres(&environment, "SHOW ssl").as_deref() {
+        Ok("on") => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let (ca, other) = (ours.file(dir.path()), others.file(dir.path()));
+    let (certificate, key) = ours.issue(&[], (-3_600, DAY)).files(dir.path(), "client", None);
+    let tls = TlsConfig { ca: Some(ca), server_name: Some("db.test".into()), ..TlsConfig::default() };
+    let pipeline = format!("{NUMBERS}sinks: {{ out: {{ from: s, postgres: secured.numbers }} }}\n");
+    let said = |user: &str, tls: &TlsConfig| {
+        let settings = PostgresConfig { user: Some(user.into()), tls: Some(tls.clone()), ..plain(&url(&environment)) };
+        open_with(&runtime, settings, &pipeline).map_or_else(|why| why, |_| "fine".to_owned())
+    };
+    let cases = [
+        ("verified", said("hw", &tls), "fine"),
+        ("another CA", said("hw", &TlsConfig { ca: Some(other), ..tls.clone() }), "certificate verify failed"),
+        ("another name", said("hw", &TlsConfig { server_name: None, ..tls.clone() }), "certificate verify failed"),
+        ("no client certificate", said("certified", &tls), "28000"),
+        ("a client certificate", said("certified", &TlsConfig { certificate: Some(certificate), key: Some(key), ..tls.clone() }), "fine"),
+    ];
+    let wrong: Vec<_> = cases.iter().filter(|(_, found, part)| !found.contains(part)).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
