@@ -15,6 +15,7 @@ pub fn operators() -> Registry {
         Kind::of::<operator_enrich::Enrich>(),
         Kind::of::<operator_window::Window>(),
         Kind::of::<operator_fanout::Fanout>(),
+        Kind::of::<operator_dedup::Dedup>(),
     ])
 }
 

@@ -108,7 +108,7 @@ impl Dependence {
             let inputs: Vec<Comparison> = stage.inputs.iter().map(|input| input_comparison(input, &topics)).collect();
             let mut nodes: Vec<Comparison> = Vec::new();
             for node in &stage.nodes {
-                let before = node.branches.iter().map(|branch| at(branch.from, &inputs, &nodes)).fold(Comparison::Rows, worse);
+                let before = node.branches.iter().map(|branch| at(branch.from, stage, &inputs, &nodes)).fold(Comparison::Rows, worse);
                 if before != Comparison::Rows {
                     dependence.steps.insert(node.step.clone());
                 }
@@ -126,7 +126,7 @@ impl Dependence {
                 });
             }
             for output in &stage.outputs {
-                let comparison = comparable(at(output.from, &inputs, &nodes), output);
+                let comparison = comparable(at(output.from, stage, &inputs, &nodes), output);
                 match &output.target {
                     Target::Repartition { topic, .. } => {
                         let known = topics.remove(topic.as_ref()).unwrap_or(Comparison::Rows);
@@ -177,11 +177,15 @@ fn worse(a: Comparison, b: Comparison) -> Comparison {
     }
 }
 
-fn at(from: Upstream, inputs: &[Comparison], nodes: &[Comparison]) -> Comparison {
+fn at(from: Upstream, stage: &Stage, inputs: &[Comparison], nodes: &[Comparison]) -> Comparison {
+    // Late rows are rows as they came. Other ports of a step with state have what its main output has not.
+    let decided = |node: usize, port: Port| {
+        let planned = stage.nodes.get(node).map(|node| &node.planned).filter(|planned| planned.state.is_some());
+        planned.and_then(|planned| planned.outputs.get(usize::from(port.0))).is_some_and(|output| !output.lossy_if_unread)
+    };
     let found = match from {
         Upstream::Input(input) => inputs.get(input),
-        // Late rows are rows as they came.
-        Upstream::Node(node, port) => nodes.get(node).filter(|_| port == Port::OUT),
+        Upstream::Node(node, port) => nodes.get(node).filter(|_| port == Port::OUT || decided(node, port)),
     };
     found.cloned().unwrap_or(Comparison::Rows)
 }

@@ -54,6 +54,8 @@ steps:
   sessions:
     from: paid
     window: { unbounded: true, expire: 20s, by: [id], compute: { total: sum(amount), n: count(*) }, emit: on_update }
+  first: { from: paid, dedup: { by: id, within: 15s, lateness: 3s } }
+  last: { from: paid, dedup: { by: [product], within: 4s, keep: last } }
 sinks:
   copies: { from: paid, topic: copies, key: id, create: { partitions: 2 } }
   products: { from: per_product, topic: products, key: product, create: { partitions: 2 } }
@@ -63,6 +65,12 @@ sinks:
   hops: { from: hops, topic: hops, key: product, create: { partitions: 2 } }
   late_hops: { from: hops.late, topic: late-hops, create: { partitions: 1 } }
   sessions: { from: sessions, topic: sessions, key: id, create: { partitions: 2 } }
+  first: { from: first, topic: first, key: id, create: { partitions: 2 } }
+  later: { from: first.duplicates, topic: later, key: id, create: { partitions: 2 } }
+  late_first: { from: first.late, topic: late-first, create: { partitions: 1 } }
+  last: { from: last, topic: last, key: product, create: { partitions: 2 } }
+  earlier: { from: last.duplicates, topic: earlier, key: product, create: { partitions: 2 } }
+  late_last: { from: last.late, topic: late-last, create: { partitions: 1 } }
 "#;
 
 /// One input record.
@@ -164,6 +172,7 @@ pub fn registry() -> Registry {
         Kind::of::<operator_map::Map>(),
         Kind::of::<operator_window::Window>(),
         Kind::of::<operator_fanout::Fanout>(),
+        Kind::of::<operator_dedup::Dedup>(),
     ])
 }
 

@@ -12,6 +12,9 @@ const SIZE: i64 = 10_000;
 const LATENESS: i64 = 3_000;
 const HOP: i64 = 5_000;
 const EXPIRE: i64 = 20_000;
+/// `within` of the two deduplications.
+const FIRST: i64 = 15_000;
+const LAST: i64 = 4_000;
 
 type Rows = BTreeMap<String, usize>;
 
@@ -25,7 +28,28 @@ struct Expected {
     hops: Rows,
     late_hops: usize,
     sessions: Vec<(String, i64, i64)>,
+    /// Rows that go on, duplicates, and the number of late rows.
+    first: (Rows, Rows, usize),
+    last: (Rows, Rows, usize),
     dead: usize,
+}
+
+/// A row with its key and its place: event time, partition, position.
+type Placed<'a> = (&'a str, (i64, i32, usize), &'a Order);
+
+/// Divides the rows of each key into runs; one row of each goes on, the others are duplicates.
+fn deduplicated(mut rows: Vec<Placed<'_>>, within: i64, keep_last: bool) -> (Rows, Rows) {
+    rows.sort_by_key(|(key, place, _)| (*key, *place));
+    let (mut kept, mut duplicates) = (Rows::new(), Rows::new());
+    let mut rest = rows.as_slice();
+    while let Some((key, (began, ..), _)) = rest.first() {
+        let length = rest.iter().take_while(|(k, (at, ..), _)| k == key && at - began < within).count();
+        let (run, others) = rest.split_at(length);
+        let chosen = if keep_last { length - 1 } else { 0 };
+        run.iter().enumerate().for_each(|(i, (_, _, order))| count(if i == chosen { &mut kept } else { &mut duplicates }, row(order)));
+        rest = others;
+    }
+    (kept, duplicates)
 }
 
 fn expected(case: &Case) -> Expected {
@@ -36,9 +60,10 @@ fn expected(case: &Case) -> Expected {
     let mut hops: BTreeMap<(String, i64), (u64, i64)> = BTreeMap::new();
     // Newest row, total and number of rows.
     let mut sessions: BTreeMap<String, (i64, i64, i64)> = BTreeMap::new();
+    let (mut first, mut last) = (Vec::new(), Vec::new());
     for partition in 0..PARTITIONS {
         let mut half = 0;
-        for order in case.orders.iter().filter(|o| o.partition == partition) {
+        for (offset, order) in case.orders.iter().filter(|o| o.partition == partition).enumerate() {
             if order.half != half {
                 // It was silent, and followed the clock in steps of a second.
                 half = order.half;
@@ -58,6 +83,15 @@ fn expected(case: &Case) -> Expected {
             match case.refuses(order) {
                 true => out.dead += 1,
                 false => count(&mut out.copies, format!("{} {} {}", order.id, order.product, order.amount)),
+            }
+            let place = (order.at, partition, offset);
+            match watermark.is_some_and(|w| order.at < w - LATENESS) {
+                true => out.first.2 += 1,
+                false => first.push((order.id.as_str(), place, order)),
+            }
+            match watermark.is_some_and(|w| order.at < w) {
+                true => out.last.2 += 1,
+                false => last.push((order.product.as_str(), place, order)),
             }
             let start = order.at.div_euclid(SIZE) * SIZE;
             let closed = |lateness: i64| watermark.is_some_and(|w| start + SIZE + lateness <= w);
@@ -92,7 +126,9 @@ fn expected(case: &Case) -> Expected {
             out.sessions.push((order.id.clone(), session.2, session.1));
         }
     }
-    // The silence at the end closes every window.
+    // The silence at the end closes every window, and ends every run.
+    (out.first.0, out.first.1) = deduplicated(first, FIRST, false);
+    (out.last.0, out.last.1) = deduplicated(last, LAST, true);
     for ((product, start), (n, total, distinct)) in products {
         count(&mut out.products, format!("{product} {start} {n} {total} {}", distinct.len()));
     }
@@ -173,11 +209,21 @@ pub fn check(case: &Case, outcome: &Outcome, seed: u64) {
         count(&mut products, format!("{} {} {} {} {}", text(&v, "product"), millis(&v["window_start"]), v["n"], v["total"], v["ids"]));
     }
     compare("products", seed, &expected.products, &products);
-    let mut late = Rows::new();
-    for v in read(broker, "late") {
-        count(&mut late, format!("{} {} {} {}", text(&v, "id"), text(&v, "product"), v["amount"], millis(&v["at"])));
+    let rows_of = |topic: &str| {
+        let mut rows = Rows::new();
+        for v in read(broker, topic) {
+            count(&mut rows, format!("{} {} {} {}", text(&v, "id"), text(&v, "product"), v["amount"], millis(&v["at"])));
+        }
+        rows
+    };
+    compare("late rows", seed, &expected.late, &rows_of("late"));
+    for (kept, duplicates, late, (rows, duplicate_rows, late_rows)) in
+        [("first", "later", "late-first", &expected.first), ("last", "earlier", "late-last", &expected.last)]
+    {
+        compare(kept, seed, rows, &rows_of(kept));
+        compare(duplicates, seed, duplicate_rows, &rows_of(duplicates));
+        assert_eq!(rows_of(late).values().sum::<usize>(), *late_rows, "seed {seed}: {late}");
     }
-    compare("late rows", seed, &expected.late, &late);
     assert_eq!(read(broker, "late-ids").len(), expected.late_ids, "seed {seed}: late ids");
     let mut hops = Rows::new();
     for v in read(broker, "hops") {

@@ -176,6 +176,12 @@ impl<'a> Context<'a> {
         self.ledger.passed += rows;
     }
 
+    /// Counts rows that leave the state and go no further, because a condition left them out.
+    pub fn filtered_held(&mut self, rows: u64) {
+        self.ledger.held -= rows as i64;
+        self.ledger.filtered += rows;
+    }
+
     /// Sends row `row` of `batch` to the dead letters with its cause, in the epoch's transaction.
     pub fn reject(&mut self, batch: &Batch, row: usize, cause: impl Into<String>) {
         self.reject_result(batch.rows.slice(row, 1), cause, 1);

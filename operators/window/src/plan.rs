@@ -8,7 +8,7 @@ use operator_core::diagnostic::names;
 use operator_core::keys::is_groupable;
 use operator_core::path::quoted;
 use operator_core::{Diagnostic, KeyEffect, Millis, OutputPort, Path, PlanCx, Planned, Span, StateLayout, type_name, type_said};
-use operator_expr::canonical;
+use operator_expr::{canonical, key_column};
 
 use crate::accumulator::Function;
 use crate::aggregate::{self, Aggregate};
@@ -255,7 +255,7 @@ fn groups(window: &Window, schema: &SchemaRef, inputs: &mut Inputs, problems: &m
 }
 
 fn group(text: &str, schema: &SchemaRef, inputs: &mut Inputs, before: &[Group]) -> Result<Group, Diagnostic> {
-    let path = Path::resolve(text, schema.fields()).map_err(|unknown| not_a_column(text, schema, unknown))?;
+    let path = key_column(text, schema, "compute the value in a `map` step before the window and group by its name")?;
     let sql = path.names().map(quoted).collect::<Vec<_>>().join(".");
     let place = inputs.add(&sql, schema)?;
     let name = path.last();
@@ -273,16 +273,6 @@ fn group(text: &str, schema: &SchemaRef, inputs: &mut Inputs, before: &[Group]) 
     }
     let field = Arc::new(Field::new(name, data_type, nullable));
     Ok(Group { place, path, field })
-}
-
-/// What `text` is instead, read as SQL.
-fn not_a_column(text: &str, schema: &SchemaRef, unknown: Diagnostic) -> Diagnostic {
-    match Inputs::default().add(text, schema).map_err(|found| (found.code, found)) {
-        Ok(_) => Diagnostic::error("not-a-column", format!("`{text}` is not a column"))
-            .help("compute the value in a `map` step before the window and group by its name"),
-        Err(("syntax", _)) => unknown,
-        Err((_, found)) => found,
-    }
 }
 
 fn taken(name: &str, help: &str) -> Diagnostic {

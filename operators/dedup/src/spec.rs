@@ -1,0 +1,159 @@
+//! The `dedup` step as written in YAML.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use operator_core::{Diagnostic, PlanCx, Planned, Span, Spec};
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+
+/// Lets one of several rows with the same key pass that are less than a length of event time apart.
+#[derive(Clone, Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Dedup {
+    /// The column, or the list of columns, that equal rows have in common: an id of the event. A path such as `data.orderId`
+    /// reaches into a structure. A row with a null in one of them is equal to no other and passes.
+    pub by: By,
+    /// Length of event time. The rows of a key, in the order of event time (then of topic, partition and offset), form runs: a run
+    /// begins with the first row that is in none, and has every row less than `within` after its first.
+    pub within: Span,
+    /// Which row of a run goes on; the others are duplicates and go to the port `duplicates`.
+    #[serde(default)]
+    pub keep: Keep,
+    /// When rows come out.
+    #[serde(default)]
+    pub emit: Emit,
+    /// How far a row may be behind the watermark of its partition. Rows further behind go to the port `late`.
+    #[serde(default)]
+    pub lateness: Span,
+}
+
+/// Which row of a run goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// The first.
+    #[default]
+    First,
+    /// The last: it comes out `within` after the first, when its run is over.
+    Last,
+}
+
+/// When rows come out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Emit {
+    /// In the order of event time, once the watermark and `lateness` have passed them. The answer depends on the rows only.
+    #[default]
+    OnWatermark,
+    /// As they come: a row is a duplicate if one of its key, less than `within` before or after it, went on before. Which of two
+    /// rows from different partitions that is depends on which one arrived first.
+    AtOnce,
+}
+
+impl fmt::Display for Keep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Keep::First => "first",
+            Keep::Last => "last",
+        })
+    }
+}
+
+/// Columns by name: one, or a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct By {
+    pub columns: Vec<String>,
+    /// It was written as a list, which places in findings have.
+    pub list: bool,
+}
+
+impl<'de> Deserialize<'de> for By {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<By, D::Error> {
+        struct OneOrMany;
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = By;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a column such as `eventId`, or a list of columns")
+            }
+
+            fn visit_str<E: de::Error>(self, column: &str) -> Result<By, E> {
+                Ok(By { columns: vec![column.to_string()], list: false })
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<By, A::Error> {
+                let mut columns = Vec::new();
+                while let Some(column) = seq.next_element()? {
+                    columns.push(column);
+                }
+                Ok(By { columns, list: true })
+            }
+        }
+        deserializer.deserialize_any(OneOrMany)
+    }
+}
+
+impl JsonSchema for By {
+    fn schema_name() -> Cow<'static, str> {
+        "By".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "oneOf": [
+                { "type": "string", "description": "A column." },
+                { "type": "array", "items": { "type": "string" }, "minItems": 1, "description": "Columns." }
+            ]
+        })
+    }
+}
+
+impl Spec for Dedup {
+    const KIND: &'static str = "dedup";
+    const SUMMARY: &'static str = "Lets one of several rows with the same key within a length of time pass.";
+    const EXAMPLE: &'static str = "\
+steps:
+  once:
+    from: orders
+    dedup:
+      by: eventId
+      within: 24h
+      keep: first
+";
+    const EXAMPLE_INPUT: &'static str = "\
+eventId: string
+data: struct<orderId: string, total: double>
+";
+
+    fn passes_on(&self) -> Vec<String> {
+        ["", "duplicates", "late"].map(str::to_string).to_vec()
+    }
+
+    fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
+        crate::plan::plan(self, cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_one_or_a_list() {
+        let of = |by: &str| serde_json::from_str::<Dedup>(&format!(r#"{{"by":{by},"within":"1h"}}"#)).map(|dedup| dedup.by);
+        assert_eq!(of(r#""a.b""#).unwrap(), By { columns: vec!["a.b".into()], list: false });
+        assert_eq!(of(r#"["a","b"]"#).unwrap(), By { columns: vec!["a".into(), "b".into()], list: true });
+        assert!(of("7").unwrap_err().to_string().contains("a column such as `eventId`, or a list of columns"));
+    }
+
+    #[test]
+    fn every_field_is_described() {
+        let schema = schemars::schema_for!(Dedup);
+        let properties = schema.get("properties").and_then(|p| p.as_object()).unwrap();
+        assert_eq!(properties.len(), 5);
+        for (name, property) in properties {
+            assert!(property.get("description").is_some(), "{name}");
+        }
+    }
+}
