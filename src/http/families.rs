@@ -65,7 +65,7 @@ families! {
     TABLE_BAD: Counter "headwater_table_bad_records_total" ["table"] "Invalid records of a table's topic (no key, or not decodable), which are skipped.";
     DELIVERY_ROWS: Counter "headwater_delivery_rows_total" ["sink"] "Rows confirmed to be in the table.";
     DELIVERY_BLOCKS: Counter "headwater_delivery_blocks_total" ["sink"] "Blocks inserted.";
-    DELIVERY_RETRIES: Counter "headwater_delivery_retries_total" ["sink"] "Insert attempts after the first.";
+    DELIVERY_RETRIES: Counter "headwater_delivery_retries_total" ["sink"] "Repeated inserts, and repeated counts of rows.";
     DELIVERY_REFUSED: Counter "headwater_delivery_refused_rows_total" ["sink"] "Rows that the table refused and that became dead letters.";
     DELIVERY_STOPPED: Gauge "headwater_delivery_stopped" ["sink"] "1 if the sink has stopped; its rows are kept in its outbox topic.";
     DELIVERY_LAG: Gauge "headwater_delivery_lag_records" ["sink"] "Outbox records not yet in the table.";

@@ -32,7 +32,7 @@ impl Counters {
         self.blocks.load(Ordering::Relaxed)
     }
 
-    /// Attempts after the first one.
+    /// Inserts and questions after the first one of their kind.
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)
     }
@@ -57,7 +57,7 @@ impl Counters {
         self.buffered.load(Ordering::Relaxed)
     }
 
-    /// What went wrong last; `None` once a block or a row was settled since.
+    /// What went wrong last, or what is waited for; `None` once a block or a row was settled since.
     pub fn last_error(&self) -> Option<String> {
         self.last_error.lock().clone()
     }

@@ -121,7 +121,11 @@ impl Delivery {
         let (doing, busy) = match self.act(job.partition, job.doing, timeout)? {
             Next::Done => return Ok(true),
             Next::Then(doing) => {
-                (job.not_before, job.failures) = (0, 0);
+                job.not_before = 0;
+                // Only an answer ends a row of failures, not another question.
+                if !matches!(doing, Doing::Wait(_)) {
+                    job.failures = 0;
+                }
                 (doing, true)
             }
             Next::At(at, doing) => {
@@ -232,6 +236,7 @@ impl Delivery {
                     (Progress::Answered(answer), For::Refusal(refusal)) => self.split(number, refusal, &answer),
                     (failed, reason) => {
                         self.counters.failed(describe(failed));
+                        self.counters.retried();
                         Ok(Next::Pause(match reason {
                             For::Opening => Doing::Open,
                             For::Insert | For::Doubt => Doing::Decide,
@@ -332,7 +337,10 @@ impl Delivery {
                 failpoint("delivery-inserting");
                 Ok(Next::Then(Doing::Wait(For::Insert)))
             }
-            Plan::Ask if pinned.quiet_at > now => Ok(Next::At(pinned.quiet_at, Doing::Decide)),
+            Plan::Ask if pinned.quiet_at > now => {
+                let at = pinned.quiet_at;
+                Ok(self.count_at(number, at, Doing::Decide))
+            }
             Plan::Ask => match self.range(number) {
                 Some(range) => {
                     self.target.ask(&range);
@@ -350,6 +358,19 @@ impl Delivery {
                 Err(DeliveryError::Stopped { partition: partition.tp.clone(), stop })
             }
         }
+    }
+
+    /// Waits until an earlier insert can no longer happen: its rows are counted then, not before. That takes longer than a minute,
+    /// so it is shown as what holds the sink up.
+    fn count_at(&mut self, number: i32, at: Millis, doing: Doing) -> Next {
+        let left = at.saturating_sub(self.clock.monotonic());
+        if left > 0 {
+            let seconds = (left + 999) / 1_000;
+            let cause = format!("waits {seconds} s before it counts the rows of an unfinished insert, which may still happen until then");
+            tracing::info!(topic = %self.settings.topic, partition = number, %cause, "rows wait in the outbox topic");
+            self.counters.failed(cause);
+        }
+        Next::At(at, doing)
     }
 
     pub(super) fn range(&self, number: i32) -> Option<Range> {
@@ -384,7 +405,7 @@ impl Delivery {
                     return self.split(number, refusal, &Answer::Counted { rows: 0, distinct: 0 });
                 }
                 // An earlier attempt may have found other columns in the table.
-                Ok(Next::At(quiet_at, Doing::Recount(refusal)))
+                Ok(self.count_at(number, quiet_at, Doing::Recount(refusal)))
             }
             Progress::Unavailable(why) => {
                 self.counters.failed(why);

@@ -1,6 +1,7 @@
 //! Delivery over the in-memory log into the in-memory table: exact content after crashes and faults at every step.
 
 mod arrival;
+mod doubt;
 mod simulation;
 mod stops;
 mod unfit;

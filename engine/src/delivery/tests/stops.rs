@@ -50,7 +50,7 @@ fn what_cannot_be_decided_stops_with_the_reason() {
 }
 
 /// Runs until the intent of a first block of partition 0 is stored and its insert has been reported as unknown.
-fn in_doubt(rig: &Rig, fault: TableFault) {
+pub(super) fn in_doubt(rig: &Rig, fault: TableFault) {
     rig.table.inject(0, fault);
     let mut lane = rig.lane(0);
     while lane.counters().last_error().is_none() {
