@@ -9,6 +9,7 @@ use headwater_engine::plan::{InputKind, Plan, Target, TopicName};
 
 use crate::diagnose::Problem;
 use crate::kafka::{Creation, Kafka, Operation, Rights};
+use crate::logs;
 
 /// A thing that was checked.
 pub struct Check {
@@ -119,7 +120,8 @@ pub fn grants_for_named(pipeline: &Pipeline, kafka: &Kafka) -> String {
 
 /// Shows commands that grant what is missing, if there are any. Not in a help text: those are wrapped, and this is to be copied.
 pub fn show_grants(grants: &str) {
-    if !grants.is_empty() {
+    logs::grants(grants);
+    if !grants.is_empty() && logs::for_people() {
         anstream::eprintln!("what is missing is granted by\n{}\n", grants.trim_end());
     }
 }

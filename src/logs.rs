@@ -2,14 +2,18 @@
 //!
 //! Whatever is logged, each line is bounded and free of control characters, and a kind of line (a place in the code) comes at most
 //! [`PER_SECOND`] times a second: the rest is counted, and the number follows in a line of its own. Panics are lines of the
-//! same form. `HW_LOG` filters (`info` by default).
+//! same form, and so are the problems of a start. `HW_LOG` filters (`info` by default). Only what ends the process before any code of
+//! it can run is not a line: the standard library reports memory that can't be allocated in its own words.
 
 use std::collections::HashMap;
 use std::fmt::{self, Write};
+use std::io::{IsTerminal, stderr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use headwater_engine::wording::without_values;
+use operator_core::Severity;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use tracing::callsite::Identifier;
@@ -23,12 +27,17 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
 
+use crate::diagnose::Problem;
+
 /// Lines of one kind that a second may have.
 const PER_SECOND: u32 = 20;
 /// Characters of one field, and of all fields of a line together: escaped, a line stays below 4 KiB in all but odd cases, and
 /// below 16 KiB in those.
 const FIELD: usize = 800;
 const FIELDS: usize = 2_400;
+
+/// Programs read the log of this process.
+static JSON: AtomicBool = AtomicBool::new(false);
 
 /// Starts the log. A second call, in the demo for one, keeps the first.
 pub fn start(plain: bool) {
@@ -43,6 +52,7 @@ pub fn start(plain: bool) {
     if first.is_err() {
         return;
     }
+    JSON.store(!plain, Ordering::Relaxed);
     std::panic::set_hook(Box::new(|panic| {
         let payload = panic.payload();
         let said = payload.downcast_ref::<String>().map(String::as_str).or_else(|| payload.downcast_ref::<&str>().copied());
@@ -61,6 +71,34 @@ pub fn start(plain: bool) {
     });
     if let Err(e) = counting {
         tracing::warn!(cause = %e, "no thread could be started to count lines that are left out");
+    }
+}
+
+/// Whether text for people may go to standard error: not between lines that programs read, unless somebody looks at a terminal.
+pub fn for_people() -> bool {
+    !JSON.load(Ordering::Relaxed) || stderr().is_terminal()
+}
+
+/// Logs problems, one line each, if programs read the log.
+pub fn problems(problems: &[Problem]) {
+    if JSON.load(Ordering::Relaxed) {
+        problems.iter().for_each(problem);
+    }
+}
+
+fn problem(problem: &Problem) {
+    let Problem { severity, code, message, help, .. } = problem;
+    let (place, help) = (problem.place(), help.as_deref());
+    match severity {
+        Severity::Error => tracing::error!(code, place, help, "{message}"),
+        _ => tracing::warn!(code, place, help, "{message}"),
+    }
+}
+
+/// Logs commands that grant missing rights, one line each, if programs read the log.
+pub fn grants(commands: &str) {
+    if JSON.load(Ordering::Relaxed) {
+        commands.lines().for_each(|command| tracing::error!(command, "this command grants what is missing"));
     }
 }
 
@@ -256,7 +294,11 @@ impl std::io::Write for Written {
 
 #[cfg(test)]
 mod tests {
+    use headwater_engine::yaml;
+    use operator_core::Diagnostic;
+
     use super::*;
+    use crate::diagnose::Source;
 
     /// The lines that `run` logs.
     fn logged(plain: bool, run: impl FnOnce()) -> Vec<String> {
@@ -290,6 +332,20 @@ mod tests {
         let line: Value = serde_json::from_str(&logged(false, log)[0]).unwrap();
         assert_eq!((&line["offset"], &line["level"], &line["span"]["lane"]), (&7.into(), &"WARN".into(), &3.into()));
         assert!(line["message"].as_str().unwrap().starts_with("dead letter"));
+    }
+
+    #[test]
+    fn a_problem_is_one_line() {
+        let source = Source::new("p.yaml", "steps:\n  big: x\n");
+        let root = yaml::parse(&source.text).unwrap();
+        let found = Diagnostic::warning("unread", "nothing reads `big`").at(["steps", "big"]).help("remove it");
+        let found = Problem::found(&source, &root, found);
+        let lines = logged(false, || [found, Problem::plain("can't\nreach \"it\"")].iter().for_each(problem));
+        let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let fields = ["level", "code", "place", "help", "message"].map(|name| &lines[0][name]);
+        assert_eq!(fields, ["WARN", "unread", "p.yaml:2:8", "remove it", "nothing reads `big`"]);
+        assert_eq!((&lines[1]["level"], &lines[1]["message"]), (&"ERROR".into(), &"can't reach \"it\"".into()));
+        assert!(lines[1].get("place").is_none());
     }
 
     #[test]

@@ -75,8 +75,12 @@ pub fn make_plan(loaded: &Loaded, catalog: &dyn Catalog) -> Result<(Plan, Vec<Pr
     }
 }
 
-/// Prints problems to standard error and says how many.
+/// Prints problems to standard error and says how many. Where programs read the log of a worker, they are lines of the log instead.
 pub fn print(problems: &[Problem]) {
+    crate::logs::problems(problems);
+    if !crate::logs::for_people() {
+        return;
+    }
     for problem in problems {
         anstream::eprintln!("{}", problem.render());
     }

@@ -28,7 +28,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::catalog::Folder;
 use crate::config::Config;
 use crate::diagnose::Problem;
-use crate::prepare;
+use crate::{logs, prepare};
 
 /// Headings and names in help texts.
 const STYLES: Styles = Styles::styled()
@@ -195,7 +195,10 @@ pub fn main() -> ExitCode {
         }
         Err(Failure::Said) => ExitCode::from(2),
         Err(Failure::Failed(problem)) => {
-            anstream::eprintln!("{}", problem.render());
+            logs::problems(std::slice::from_ref(&problem));
+            if logs::for_people() {
+                anstream::eprintln!("{}", problem.render());
+            }
             ExitCode::FAILURE
         }
     }

@@ -53,11 +53,13 @@ pub struct RunArgs {
 }
 
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    if !args.dry_run {
+        logs::start(args.plain_logs);
+    }
     let args = &RunArgs { pipeline: folders::only(&args.pipeline)?, ..args.clone() };
     if args.dry_run {
         return dry_run(args);
     }
-    logs::start(args.plain_logs);
     let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
     let config = environment(args)?;
     preflight::check_times(loaded.pipeline.guarantee, loaded.pipeline.commit_interval, &config)?;

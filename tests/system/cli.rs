@@ -94,6 +94,38 @@ fn an_option_before_its_command_is_shown_its_place() {
     assert!(output.status.code() == Some(2) && !text(&output).contains("is an option of"), "{}", text(&output));
 }
 
+/// Log collectors take each line for a record: drawings between them would be records, too.
+#[test]
+fn a_worker_that_does_not_start_says_why_in_json() {
+    let dir = tempfile::tempdir().unwrap();
+    let orders = new(dir.path(), "filter");
+    let lines = |code: i32| -> Vec<Value> {
+        let output = hw(&orders, &["run", "pipeline.yaml", "--config", "local.yaml", "--http", ""], &[]);
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output));
+        String::from_utf8_lossy(&output.stderr)
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
+            .collect()
+    };
+    let ends = |line: Option<&Value>, code: &str, message: &str| {
+        let line = line.unwrap();
+        assert_eq!((&line["level"], &line["code"]), (&"ERROR".into(), &code.into()), "{line}");
+        assert!(line["message"].as_str().unwrap().contains(message), "{line}");
+    };
+    // The environment is missing, then refused.
+    ends(lines(2).last(), "error", "local.yaml");
+    std::fs::write(orders.join("local.yaml"), "kafka: { bootstrap: \"127.0.0.1:1\", session_timeout: 1h, properties: {} }\nworker: 7\n")
+        .unwrap();
+    ends(lines(2).last(), "wrong-type", "mapping");
+    // The pipeline's shape is wrong.
+    let pipeline = orders.join("pipeline.yaml");
+    let right = std::fs::read_to_string(&pipeline).unwrap();
+    std::fs::write(&pipeline, right.replace("sources:", "sorces:")).unwrap();
+    let lines = lines(2);
+    let found = lines.iter().find(|line| line["code"] == "unknown-key").unwrap();
+    assert!(found["place"].as_str().unwrap().starts_with("pipeline.yaml:") && found["help"].is_string(), "{found}");
+}
+
 #[test]
 fn lint_speaks_json_and_has_exit_codes() {
     let dir = tempfile::tempdir().unwrap();

@@ -2,8 +2,11 @@
 //! what is missing.
 
 use std::io::Write;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use headwater_local::{Ephemeral, Options, Protocol, Proxy};
@@ -92,13 +95,13 @@ impl Secured {
 
     /// `hw run` with these options, which is expected to end by itself: exit code, and what it said.
     fn run(&self, options: &[&str]) -> (Option<i32>, String) {
-        self.run_as("right", options)
+        self.run_with(&self.config("right"), options)
     }
 
     /// Commands to be copied are lines of their own; all else is wrapped, and made one line here.
-    fn run_as(&self, password: &str, options: &[&str]) -> (Option<i32>, String) {
+    fn run_with(&self, config: &Path, options: &[&str]) -> (Option<i32>, String) {
         let mut command = Command::new("timeout");
-        command.args(["60", HW, "run"]).arg(self.pipeline()).arg("--config").arg(self.config(password)).args(options);
+        command.args(["60", HW, "run", "--plain-logs"]).arg(self.pipeline()).arg("--config").arg(config).args(options);
         let output = command.stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         let (commands, texts): (Vec<&str>, Vec<&str>) = said.lines().partition(|line| line.starts_with("kafka-acls "));
@@ -200,7 +203,27 @@ fn a_worker_runs_with_the_documented_rights_and_says_which_are_missing() {
     drop(cluster.proxies);
 }
 
-/// A worker with a wrong password tried again without end, and a dry run said that no broker answered.
+/// Passes connections on to `upstream`, and counts them: its address, and the count.
+fn counted(upstream: String) -> (SocketAddr, Arc<AtomicUsize>) {
+    let (listener, count) = (TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(AtomicUsize::new(0)));
+    let (address, counting) = (listener.local_addr().unwrap(), count.clone());
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            counting.fetch_add(1, Ordering::Relaxed);
+            let server = TcpStream::connect(&upstream).unwrap();
+            for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+            }
+        }
+    });
+    (address, count)
+}
+
+/// A worker with a wrong password tried again without end, and a dry run said that no broker answered. Then each topic was asked about with
+/// logins of its own, which may lock an account.
 #[test]
 fn a_login_that_is_refused_ends_the_start() {
     let _alone = exclusive();
@@ -208,9 +231,15 @@ fn a_login_that_is_refused_ends_the_start() {
     cluster.allow_all();
     create(&cluster.environment, "orders", 2);
     create(&cluster.environment, "totals", 2);
+    let bootstrap = cluster.environment.proxied_bootstrap().unwrap();
+    let (address, logins) = counted(bootstrap.clone());
+    let config = cluster.config("wrong");
+    std::fs::write(&config, std::fs::read_to_string(&config).unwrap().replace(&bootstrap, &address.to_string())).unwrap();
     for options in [&[][..], &["--dry-run"]] {
-        let (code, said) = cluster.run_as("wrong", options);
-        assert!(code == Some(2) && said.contains("refuse the login of this client"), "{code:?}\n{said}");
+        let (code, said) = cluster.run_with(&config, options);
+        assert!(code == Some(2) && said.matches("refuse the login of this client").count() == 1, "{code:?}\n{said}");
+        let logins = logins.swap(0, Ordering::Relaxed);
+        assert!(logins < 5, "{logins} logins");
     }
 }
 
