@@ -140,8 +140,9 @@ impl Services {
 pub fn plan_on(loaded: &Loaded, services: &Services) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
     let catalog = Live::new(services.broker.clone(), services.subjects.clone());
     prepare::make_plan(loaded, &catalog).map_err(|problems| {
-        if let Some(away) = catalog.away() {
-            return vec![of_broker(&away)];
+        let refused = services.kafka.as_ref().and_then(|kafka| kafka.refuses_login());
+        if let Some(e) = refused.or_else(|| catalog.away()) {
+            return vec![of_broker(&e)];
         }
         // A topic that can't be described can't be planned with.
         if let Some(kafka) = services.kafka.as_ref().filter(|_| problems.iter().any(|p| p.code == "broker")) {

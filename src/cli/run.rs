@@ -107,7 +107,9 @@ fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     let runtime = runtime()?;
     let services = run::connect(&config, "hw-dry-run", None, runtime.handle(), &Outages::default())?;
     if let Some(why) = services.brokers_away() {
-        return Err(Problem::plain(why).with_code(run::UNREACHABLE).into());
+        let away = Problem::plain(why).with_code(run::UNREACHABLE);
+        let distrusted = services.kafka.as_ref().is_some_and(|kafka| kafka.distrusts());
+        return Err(if distrusted { Failure::Wrong(vec![away]) } else { away.into() });
     }
     // As at a start: the registry must respond only where the plan needs it.
     let (plan, warnings) = run::plan_on(&loaded, &services).map_err(|problems| match services.unreachable() {

@@ -26,8 +26,9 @@ use super::{KafkaConfig, Role};
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// And the first one: more likely the address is wrong than all brokers away, and someone waits.
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// How long a login may be refused before that is the answer: a broker may refuse one while it starts.
-const LOGIN_WITHIN: Duration = Duration::from_secs(3);
+/// How long a first login, or a first certificate, may be refused before that is the answer: a broker may refuse one while it starts.
+/// With [`super::FIRST_PAUSE`] between them this is enough for two logins: accounts may be locked after a few.
+const TRUST_WITHIN: Duration = Duration::from_secs(1);
 /// How often brokers are asked whether they answer.
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 
@@ -39,12 +40,17 @@ struct Watch {
     answered: AtomicBool,
     /// The last answer was that the login is refused.
     refused: AtomicBool,
+    /// The last connection failed because of a certificate.
+    distrusted: AtomicBool,
 }
 
 impl Context for Watch {
     fn on_error(&self, code: i32, reason: &str) {
         if code == codes::AUTHENTICATION {
             self.refused.store(true, Ordering::Relaxed);
+        }
+        if code == codes::SSL && reason.contains("certificate") {
+            self.distrusted.store(true, Ordering::Relaxed);
         }
         self.quiet.warn("metadata", code, reason);
         // The reason of the last broker says more than that all brokers are down.
@@ -59,6 +65,7 @@ impl Watch {
     fn answers(&self) {
         self.answered.store(true, Ordering::Relaxed);
         self.refused.store(false, Ordering::Relaxed);
+        self.distrusted.store(false, Ordering::Relaxed);
         self.reason.lock().clear();
     }
 
@@ -80,6 +87,8 @@ struct Described {
 pub(super) struct Admin {
     config: KafkaConfig,
     client: Arc<Client<Watch>>,
+    /// When the client began to connect.
+    began: Instant,
     /// Handles of topics asked about: librdkafka wants one per question, and keeps what it knows by it.
     topics: parking_lot::Mutex<std::collections::HashMap<String, Handle>>,
 }
@@ -94,7 +103,7 @@ impl Admin {
     pub(super) fn connect(config: &KafkaConfig) -> Result<Admin, BrokerError> {
         let settings = config.settings(Role::Questions)?;
         let client = Client::new(false, settings, config.reach(), Arc::new(Watch::default()))?;
-        Ok(Admin { config: config.clone(), client, topics: Default::default() })
+        Ok(Admin { config: config.clone(), client, began: Instant::now(), topics: Default::default() })
     }
 
     pub(super) fn partitions(&self, topic: &str) -> Result<Option<i32>, BrokerError> {
@@ -139,12 +148,14 @@ impl Admin {
         let handle = topic.map(|topic| self.handle(topic)).transpose()?;
         let watch = &self.client.context;
         let patience = if watch.answered.load(Ordering::Relaxed) { ANSWER_WITHIN } else { FIRST_ANSWER_WITHIN };
-        let asked = Instant::now();
-        let deadline = asked + patience;
+        let deadline = Instant::now() + patience;
         loop {
             // Errors of the client are served here, for the log.
             // SAFETY: the client is valid.
             unsafe { sys::rd_kafka_poll(self.client.ptr(), 0) };
+            if let Some(refused) = self.refuses_login() {
+                return Err(refused);
+            }
             let mut metadata = std::ptr::null();
             let only = handle.map_or(std::ptr::null_mut(), |handle| handle.0);
             let all = i32::from(handle.is_none());
@@ -159,23 +170,36 @@ impl Admin {
                     return Ok(described);
                 }
             }
-            // Of a client that could log in once it may be a password that is being replaced.
-            let refused = watch.refused.load(Ordering::Relaxed) && !watch.answered.load(Ordering::Relaxed);
-            if refused && asked.elapsed() >= LOGIN_WITHIN {
-                return Err(BrokerError::fatal(format!(
-                    "the brokers at {} refuse the login of this client: {}. Correct `kafka.properties` (`sasl.username`, `sasl.password`, \
-                     `sasl.mechanisms`)",
-                    self.config.bootstrap,
-                    watch.reason.lock()
-                )));
-            }
-            if !codes::is_transient(code) || Instant::now() >= deadline {
+            if !codes::is_transient(code) || Instant::now() >= deadline || self.distrusts() {
                 let reason = watch.reason.lock();
                 let why = if reason.is_empty() { String::new() } else { format!(" ({reason})") };
                 return Err(codes::error(format!("no answer from the brokers at {}{why}", self.config.bootstrap), code));
             }
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// That the brokers refuse this client's login, if so. Of a client that could log in once it may be a password that is being replaced.
+    pub(super) fn refuses_login(&self) -> Option<BrokerError> {
+        let watch = &self.client.context;
+        self.never_answered(&watch.refused).then(|| {
+            BrokerError::fatal(format!(
+                "the brokers at {} refuse the login of this client: {}. Correct `kafka.properties` (`sasl.username`, `sasl.password`, \
+                 `sasl.mechanisms`)",
+                self.config.bootstrap,
+                watch.reason.lock()
+            ))
+        })
+    }
+
+    /// No broker could be asked yet because of a certificate, the brokers' or this client's.
+    pub(super) fn distrusts(&self) -> bool {
+        self.never_answered(&self.client.context.distrusted)
+    }
+
+    fn never_answered(&self, because: &AtomicBool) -> bool {
+        let answered = self.client.context.answered.load(Ordering::Relaxed);
+        because.load(Ordering::Relaxed) && !answered && self.began.elapsed() >= TRUST_WITHIN
     }
 
     pub(super) fn report(&self, tell: impl Fn(Result<(), String>) + Send + 'static) {

@@ -21,6 +21,7 @@ pub(super) const ALL_BROKERS_DOWN: i32 = -187;
 pub(super) const TIMED_OUT: i32 = -185;
 pub(super) const QUEUE_FULL: i32 = -184;
 pub(super) const NODE_UPDATE: i32 = -182;
+pub(super) const SSL: i32 = -181;
 pub(super) const WAIT_COORD: i32 = -180;
 pub(super) const IN_PROGRESS: i32 = -178;
 pub(super) const PREV_IN_PROGRESS: i32 = -177;
@@ -165,6 +166,7 @@ mod tests {
             (TRANSPORT, E::RD_KAFKA_RESP_ERR__TRANSPORT),
             (PARTITION_EOF, E::RD_KAFKA_RESP_ERR__PARTITION_EOF),
             (TIMED_OUT, E::RD_KAFKA_RESP_ERR__TIMED_OUT),
+            (SSL, E::RD_KAFKA_RESP_ERR__SSL),
             (QUEUE_FULL, E::RD_KAFKA_RESP_ERR__QUEUE_FULL),
             (ASSIGN_PARTITIONS, E::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS),
             (STATE, E::RD_KAFKA_RESP_ERR__STATE),

@@ -46,6 +46,9 @@ use native::Settings;
 /// suspect; see [`producer`].
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// About how long the client that asks the first questions pauses before it connects again.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
 /// Bytes that make a fetch worth its while: some forty records of a few hundred bytes.
 const GATHERED: u32 = 16_384;
 
@@ -255,7 +258,8 @@ impl KafkaConfig {
     fn tunable(&self, role: &Role<'_>) -> Vec<(&'static str, String)> {
         let mut settings = vec![("socket.nagle.disable", "true".to_owned()), ("reconnect.backoff.max.ms", "2000".into())];
         match role {
-            Role::Questions => {}
+            // It is the first to log in.
+            Role::Questions => settings.push(("reconnect.backoff.ms", FIRST_PAUSE.as_millis().to_string())),
             Role::Member { .. } | Role::Reader => {
                 settings.extend([
                     ("fetch.wait.max.ms", self.fetch_wait.as_millis().to_string()),
@@ -344,6 +348,16 @@ impl Kafka {
     /// outage. The cause is the client's last error.
     pub fn report(&self, tell: impl Fn(Result<(), String>) + Send + 'static) {
         self.admin.report(tell);
+    }
+
+    /// That the brokers have refused this client's login from the start, if so.
+    pub fn refuses_login(&self) -> Option<BrokerError> {
+        self.admin.refuses_login()
+    }
+
+    /// No broker could be asked from the start because of a certificate: waiting does not make it right.
+    pub fn distrusts(&self) -> bool {
+        self.admin.distrusts()
     }
 
     /// What this client may do to topics.

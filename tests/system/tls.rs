@@ -119,6 +119,25 @@ fn dry_run(pipeline: &Path, config: &Path, variables: &[(&str, &Path)]) -> (Opti
     (output.status.code(), text.replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
+/// It was reported like brokers that are away, with exit code 1.
+#[test]
+fn a_dry_run_refuses_a_certificate_of_kafka_that_can_not_be_verified() {
+    let dir = tempfile::tempdir().unwrap();
+    let (ours, others) = (Authority::new("ours"), Authority::new("others"));
+    let acceptor = ours.issue(&[NAME], VALID).acceptor(None);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || listener.incoming().map_while(Result::ok).for_each(|stream| drop(acceptor.accept(stream))));
+    let (pipeline, config) = (dir.path().join("pipeline.yaml"), dir.path().join("config.yaml"));
+    std::fs::write(&pipeline, PIPELINE).unwrap();
+    let ca = others.file(dir.path());
+    let text =
+        format!("kafka: {{ bootstrap: \"{address}\", properties: {{ security.protocol: SSL, ssl.ca.location: {} }} }}\n", ca.display());
+    std::fs::write(&config, text).unwrap();
+    let (code, said) = dry_run(&pipeline, &config, &[]);
+    assert!(code == Some(2) && said.contains("certificate"), "{code:?} {said}");
+}
+
 #[test]
 fn a_pipeline_runs_over_tls_and_waits_while_a_certificate_is_wrong() {
     let environment = exclusive();
