@@ -104,9 +104,19 @@ fn state_folder(state_dir: &Path, pipeline: &str) -> Result<String, String> {
     if room.f_blocks > 0 && free < LITTLE_ROOM {
         return Err(format!("{} has {} MiB left: checkpoints need about the size of the state", there.display(), free >> 20));
     }
+    if room.f_blocks == 0 {
+        // It may be no place for files at all, as /proc is, and only trying tells.
+        let tried = there.join(".hw-dry-run");
+        std::fs::create_dir(&tried).and_then(|()| std::fs::remove_dir(&tried)).map_err(fail)?;
+    }
     let readable = there == wanted && wanted.metadata().map_err(fail)?.permissions().mode() & 0o077 != 0;
-    let mode = if readable { "; others can read it, the start closes it (mode 700)" } else { "" };
-    Ok(format!("{}, {} MiB free{mode}", wanted.display(), free >> 20))
+    let mode = match readable {
+        true if run::writable_by_others(&wanted) => format!("; {}", run::EXPOSED),
+        true => "; others can read it, the start closes it (mode 700)".to_string(),
+        false => String::new(),
+    };
+    let free = if room.f_blocks > 0 { format!("{} MiB free", free >> 20) } else { "of unknown size".to_string() };
+    Ok(format!("{}, {free}{mode}", wanted.display()))
 }
 
 /// What the start would say of the plan and the deployed version.
@@ -161,6 +171,10 @@ mod tests {
         std::fs::create_dir_all(state.join("orders")).unwrap();
         std::fs::set_permissions(state.join("orders"), std::fs::Permissions::from_mode(0o755)).unwrap();
         assert!(state_folder(&state, "orders").unwrap().contains("others can read it"));
+        std::fs::set_permissions(state.join("orders"), std::fs::Permissions::from_mode(0o775)).unwrap();
+        assert!(state_folder(&state, "orders").unwrap().contains("other users can write the state folder"));
+        let none = state_folder(std::path::Path::new("/proc/nope"), "orders").unwrap_err();
+        assert!(none.starts_with("/proc can't be used: ") && none.contains("`worker.state_dir`"), "{none}");
         std::fs::write(dir.path().join("file"), "").unwrap();
         assert!(state_folder(&dir.path().join("file/state"), "orders").unwrap_err().contains("not a folder"));
         std::os::unix::fs::symlink(state.join("orders"), state.join("linked")).unwrap();

@@ -265,6 +265,15 @@ pub fn is_a_link(folder: &Path) -> String {
     format!("the state folder {} is a link: name the folder itself in `worker.state_dir`", folder.display())
 }
 
+/// What may have happened in a folder that others can write. One of another owner can't be closed, and is an error.
+pub const EXPOSED: &str =
+    "other users can write the state folder and may have changed its checkpoints: if in question, delete its files. The start closes it";
+
+/// Whether other users can change what is in a folder.
+pub fn writable_by_others(folder: &Path) -> bool {
+    folder.metadata().is_ok_and(|found| found.permissions().mode() & 0o022 != 0)
+}
+
 /// The folder of a pipeline's workers, readable by their user alone. A folder left by an earlier version is restricted to mode 0700.
 ///
 /// # Errors
@@ -278,6 +287,9 @@ pub fn state_folder(state_dir: &Path, pipeline: &str) -> Result<PathBuf, String>
     DirBuilder::new().recursive(true).mode(0o700).create(&base).map_err(fail)?;
     if !std::fs::symlink_metadata(&base).map_err(fail)?.is_dir() {
         return Err(is_a_link(&base));
+    }
+    if writable_by_others(&base) {
+        tracing::warn!(folder = %base.display(), "{EXPOSED}");
     }
     std::fs::set_permissions(&base, Permissions::from_mode(0o700)).map_err(fail)?;
     Ok(base)
