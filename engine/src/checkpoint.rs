@@ -55,6 +55,8 @@ pub struct Checkpoint {
     loading: Option<Loading>,
     /// The last pause after a failure, and the monotonic time of its end.
     pause: Option<(Millis, Millis)>,
+    /// The changelog position of the state, while the file doesn't have it.
+    owed: Option<i64>,
 }
 
 /// A file that is being read.
@@ -91,7 +93,16 @@ impl Checkpoint {
         let mut head = MAGIC.to_vec();
         head.extend_from_slice(&(changelog.len() as u32).to_be_bytes());
         head.extend_from_slice(changelog.as_bytes());
-        Checkpoint { path: dir.join(format!("{name}.ckpt")), head, file: None, size: 0, held: Held::Nothing, loading: None, pause: None }
+        Checkpoint {
+            path: dir.join(format!("{name}.ckpt")),
+            head,
+            file: None,
+            size: 0,
+            held: Held::Nothing,
+            loading: None,
+            pause: None,
+            owed: None,
+        }
     }
 
     /// Loads about `budget` bytes into `store`, from the beginning at the first call. To be called until it is done.
@@ -164,9 +175,47 @@ impl Checkpoint {
         self.size
     }
 
+    /// Writes what a commit has changed: `entries`, which are in `store` already, and the changelog position after them, or nothing while
+    /// it pauses after a failure. Without the position the file would claim too much. Times: monotonic, wall clock.
+    pub fn committed(
+        &mut self,
+        store: &Store,
+        entries: &[(Vec<u8>, Option<Vec<u8>>)],
+        next: Option<i64>,
+        (now, wall): (Millis, Millis),
+    ) -> Option<io::Result<()>> {
+        self.owed = next;
+        let Some(next) = next else {
+            self.wipe();
+            return None;
+        };
+        if self.needs_rewrite(store.bytes()) {
+            return self.catch_up(store, false, (now, wall));
+        }
+        let written = self.append(entries, next, wall);
+        Some(self.wrote(written, now))
+    }
+
+    /// Writes the whole state if the file lacks some of it. After a failure it waits for the end of a pause, unless this is the `last`
+    /// opportunity. Times: monotonic, wall clock.
+    pub fn catch_up(&mut self, store: &Store, last: bool, (now, wall): (Millis, Millis)) -> Option<io::Result<()>> {
+        let next = self.owed.filter(|_| last || self.pause.is_none_or(|(_, end)| now >= end))?;
+        let written = self.rewrite(store, next, wall);
+        Some(self.wrote(written, now))
+    }
+
+    fn wrote(&mut self, written: io::Result<()>, now: Millis) -> io::Result<()> {
+        let longer = |(last, _): (Millis, Millis)| (last * 2).min(PAUSE.1);
+        self.pause = written.is_err().then(|| self.pause.map_or(PAUSE.0, longer)).map(|pause| (pause, now + pause));
+        if written.is_ok() {
+            self.owed = None;
+        }
+        written
+    }
+
     /// Appends what a commit changed, and the changelog position after it. Only for a file that is complete
     /// ([`Checkpoint::needs_rewrite`]).
-    pub fn append(&mut self, entries: &[(Vec<u8>, Option<Vec<u8>>)], next: i64, wall: Millis) -> io::Result<()> {
+    fn append(&mut self, entries: &[(Vec<u8>, Option<Vec<u8>>)], next: i64, wall: Millis) -> io::Result<()> {
         self.write(entries.iter().map(|(k, v)| (k.as_slice(), v.as_deref())), next, wall)
     }
 
@@ -184,19 +233,18 @@ impl Checkpoint {
         self.write(entries, PART, 0)
     }
 
-    /// There is a file, which may lack its end.
-    pub fn is_begun(&self) -> bool {
-        self.held != Held::Nothing
-    }
-
-    /// The restore has reached the end of the changelog, which is `next`.
-    pub fn restored(&mut self, next: i64, wall: Millis) -> io::Result<()> {
+    /// The restore has reached the end of the changelog, which is `next`. `None`: the file could not be written before, and is to be
+    /// written as a whole.
+    pub fn restored(&mut self, next: i64, wall: Millis) -> Option<io::Result<()>> {
+        self.owed = Some(next);
         if self.held == Held::Nothing {
-            return Ok(());
+            return None;
         }
-        self.write(std::iter::empty(), next, wall)?;
-        self.held = Held::Everything;
-        Ok(())
+        let written = self.write(std::iter::empty(), next, wall);
+        if written.is_ok() {
+            (self.held, self.owed) = (Held::Everything, None);
+        }
+        Some(written)
     }
 
     fn write<'a>(&mut self, entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>, next: i64, wall: Millis) -> io::Result<()> {
@@ -226,19 +274,8 @@ impl Checkpoint {
     }
 
     /// Whether the file must be written as a whole: it holds much more than the state does, or not all of it.
-    pub fn needs_rewrite(&self, content: usize) -> bool {
+    fn needs_rewrite(&self, content: usize) -> bool {
         self.held != Held::Everything || (self.size > REWRITE_BYTES && self.size > 4 * content as u64)
-    }
-
-    /// Whether it may be tried to write the file, after a failure.
-    pub fn may_write(&self, now: Millis) -> bool {
-        self.pause.is_none_or(|(_, end)| now >= end)
-    }
-
-    /// What came of writing the file. `now`: monotonic time.
-    pub fn wrote(&mut self, succeeded: bool, now: Millis) {
-        let longer = |(last, _): (Millis, Millis)| (last * 2).min(PAUSE.1);
-        self.pause = (!succeeded).then(|| self.pause.map_or(PAUSE.0, longer)).map(|pause| (pause, now + pause));
     }
 
     /// A new file that nobody else may read, in place of whatever has this name: a link is not followed.
@@ -254,7 +291,7 @@ impl Checkpoint {
     }
 
     /// Replaces the file by the whole state: written beside it, then renamed over it.
-    pub fn rewrite(&mut self, store: &Store, next: i64, wall: Millis) -> io::Result<()> {
+    fn rewrite(&mut self, store: &Store, next: i64, wall: Millis) -> io::Result<()> {
         let result = self.replace(store, next, wall);
         match result {
             Ok(()) => self.held = Held::Everything,
@@ -285,7 +322,7 @@ impl Checkpoint {
     }
 
     /// Deletes the file: it can't be trusted.
-    pub fn wipe(&mut self) {
+    fn wipe(&mut self) {
         self.file = None;
         self.loading = None;
         self.size = 0;

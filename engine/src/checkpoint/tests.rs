@@ -29,7 +29,7 @@ fn content(dir: &Path) -> (Option<Loaded>, Vec<(Vec<u8>, Vec<u8>)>) {
 fn fresh(dir: &Path) -> Checkpoint {
     let mut checkpoint = open(dir);
     checkpoint.build();
-    checkpoint.restored(0, 0).unwrap();
+    checkpoint.restored(0, 0).unwrap().unwrap();
     checkpoint
 }
 
@@ -55,7 +55,7 @@ fn damage_anywhere_is_seen() {
     let mut checkpoint = open(dir.path());
     checkpoint.build();
     checkpoint.part([(&b"a"[..], Some(&b"1"[..]))].into_iter()).unwrap();
-    checkpoint.restored(10, 5).unwrap();
+    checkpoint.restored(10, 5).unwrap().unwrap();
     checkpoint.append(&[put("b", "2")], 11, 5).unwrap();
     let path = dir.path().join("s-0.ckpt");
     let whole = fs::read(&path).unwrap();
@@ -89,7 +89,7 @@ fn a_file_that_was_lost_is_only_written_again_as_a_whole() {
     assert!(checkpoint.needs_rewrite(100));
     // Nor does a restore keep writing what has lost its beginning.
     checkpoint.part([(&b"b"[..], Some(&b"2"[..]))].into_iter()).unwrap();
-    checkpoint.restored(11, 5).unwrap();
+    assert!(checkpoint.restored(11, 5).is_none());
     assert!(checkpoint.needs_rewrite(100) && content(dir.path()).0.is_none());
     // A folder in the way: neither form can be written, and nothing half is left.
     std::fs::create_dir(dir.path().join("s-0.new")).unwrap();
@@ -170,22 +170,17 @@ fn a_full_disk_keeps_no_part_of_a_file_and_is_tried_with_pauses() {
         assert_eq!(files(), Vec::<std::ffi::OsString>::new());
         assert!(checkpoint.needs_rewrite(0));
         // An attempt per commit would write all state each time: of 1,000 commits within 100 s, five are tried.
-        let tried = (0..1_000).filter(|commit| {
-            let now = commit * 100;
-            let tries = checkpoint.may_write(now);
-            if tries {
-                let written = checkpoint.rewrite(&store, 1, now);
-                checkpoint.wrote(written.is_ok(), now);
-            }
-            tries
-        });
-        assert_eq!(tried.count(), 5);
+        let mut tries = |commit: i64| checkpoint.committed(&store, &[], Some(commit), (commit * 100, 0));
+        let tried: Vec<_> = (0..1_000).filter_map(&mut tries).collect();
+        assert!(tried.len() == 5 && tried.iter().all(Result::is_err), "{tried:?}");
+        // A lane that ends doesn't wait for the pause, nor does one without records wait for a commit.
+        assert!(checkpoint.catch_up(&store, false, (100_000, 0)).is_none());
+        assert!(checkpoint.catch_up(&store, true, (100_000, 0)).unwrap().is_err());
+        let small = Store::default();
         // There is room again.
-        let now = 10_000_000;
-        assert!(checkpoint.may_write(now));
-        checkpoint.rewrite(&Store::default(), 1, now).unwrap();
-        checkpoint.wrote(true, now);
-        assert!(checkpoint.may_write(now) && !checkpoint.needs_rewrite(0));
+        checkpoint.catch_up(&small, false, (10_000_000, 7)).unwrap().unwrap();
+        assert!(!checkpoint.needs_rewrite(0) && checkpoint.catch_up(&small, true, (10_000_000, 7)).is_none());
+        assert_eq!(content(dir.path()), (Some(Loaded { next: 999, written: 7 }), Vec::new()));
     });
 }
 

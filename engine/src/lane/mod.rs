@@ -280,12 +280,15 @@ impl Lane {
         if self.is_due() {
             self.seal()?;
         }
+        self.catch_up_checkpoints(false);
         Ok(busy)
     }
 
     /// Commits what was processed and leaves. For a clean shutdown.
     pub fn finish(mut self, patience: Duration) -> Result<(), LaneEnd> {
-        self.commit_all(patience)
+        self.commit_all(patience)?;
+        self.catch_up_checkpoints(true);
+        Ok(())
     }
 
     /// Nothing is in progress: every task given to this lane has started, and everything read so far is committed.

@@ -216,8 +216,8 @@ impl OwnedTask {
     /// Checkpoint files stand for what was restored: frames appended later continue from there. Says of each whether it was written.
     fn restored(&mut self, ends: &[(usize, i64)], wall: Millis) -> Vec<(usize, std::io::Result<()>)> {
         let restored = |(node, next): &(usize, i64)| {
-            let checkpoint = self.checkpoint(*node).filter(|checkpoint| checkpoint.is_begun())?;
-            Some((*node, checkpoint.restored(*next, wall)))
+            let checkpoint = self.checkpoint(*node)?;
+            Some((*node, checkpoint.restored(*next, wall)?))
         };
         ends.iter().filter_map(restored).collect()
     }

@@ -226,17 +226,7 @@ impl Lane {
             failpoint("lane-applied");
             let step = step(&self.world.plan, *id, *node);
             self.world.stats.state(*id, step, store.len(), store.bytes());
-            if let Some(checkpoint) = checkpoint.filter(|checkpoint| checkpoint.may_write(now)) {
-                let written = match next {
-                    Some(next) if checkpoint.needs_rewrite(store.bytes()) => checkpoint.rewrite(store, next, wall),
-                    Some(next) => checkpoint.append(&entries, next, wall),
-                    // Without the position the file would claim too much.
-                    None => {
-                        checkpoint.wipe();
-                        Ok(())
-                    }
-                };
-                checkpoint.wrote(written.is_ok(), now);
+            if let Some(written) = checkpoint.and_then(|checkpoint| checkpoint.committed(store, &entries, next, (now, wall))) {
                 self.world.stats.checkpoint(*id, step, written.map_err(|e| e.to_string()), wall);
             }
         }
@@ -253,6 +243,19 @@ impl Lane {
         let (took, end_to_end) = ((now - done.opened, now - done.sealed), done.oldest.map(|t| wall.saturating_sub(t)));
         self.world.stats.committed(&done.counts, wall, took, end_to_end);
         Ok(())
+    }
+
+    /// Writes local checkpoints that could not be written with their commit; `last`: the lane ends.
+    pub(super) fn catch_up_checkpoints(&mut self, last: bool) {
+        let times @ (_, wall) = (self.world.clock.monotonic(), self.world.clock.wall());
+        for (id, owned) in self.tasks.iter_mut().filter(|(_, owned)| owned.started) {
+            for (node, checkpoint) in &mut owned.checkpoints {
+                let Some(store) = owned.task.store(*node) else { continue };
+                if let Some(written) = checkpoint.catch_up(store, last, times) {
+                    self.world.stats.checkpoint(*id, step(&self.world.plan, *id, *node), written.map_err(|e| e.to_string()), wall);
+                }
+            }
+        }
     }
 
     /// Throws away what is not committed and reads it again.
