@@ -181,9 +181,8 @@ pub struct Snapshot {
     pub checkpoint_failures: u64,
     /// When a local checkpoint was last written.
     pub checkpointed: Option<Millis>,
-    /// Restarts of lanes, and the last cause.
+    /// Restarts of lanes.
     pub restarts: u64,
-    pub last_error: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -380,8 +379,6 @@ impl Stats {
     /// A lane ended and is restarted.
     pub fn restarted(&self, lane: usize, cause: &str, now: Millis) {
         self.1.restarted(lane, cause, now);
-        let mut s = self.0.lock();
-        s.restarts += 1;
-        s.last_error = Some(cause.to_string());
+        self.0.lock().restarts += 1;
     }
 }

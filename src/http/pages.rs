@@ -9,7 +9,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use headwater_engine::broker::Clock;
 use headwater_engine::delivery::Counters;
 use headwater_engine::plan::Plan;
-use headwater_engine::stats::Stats;
+use headwater_engine::stats::{Life, Stats};
 use headwater_engine::tables::LoadedTables;
 use operator_core::Millis;
 use parking_lot::Mutex;
@@ -228,10 +228,7 @@ impl Pages {
             );
             found("partitions", format!("topic {topic}"), why);
         }
-        let lanes = self.lanes.saturating_sub(snapshot.tasks.len());
-        if lanes > 0 {
-            let cause = snapshot.last_error.as_deref().map_or(String::new(), |cause| format!(" (last failure: {cause})"));
-            let why = format!("{lanes} of {} lanes have no assignment from the consumer group{cause}", self.lanes);
+        if let Some(why) = unassigned(self.lanes, |lane| snapshot.tasks.contains_key(&lane), &shown.stats.lanes()) {
             found("assignment", "lanes".to_string(), why);
         }
         for (partition, why) in &snapshot.waiting {
@@ -273,10 +270,35 @@ impl Pages {
     }
 }
 
+/// Lanes without an assignment, and why one of them failed since its last commit.
+fn unassigned(lanes: usize, is_assigned: impl Fn(usize) -> bool, lives: &BTreeMap<usize, Life>) -> Option<String> {
+    let without: Vec<usize> = (0..lanes).filter(|lane| !is_assigned(*lane)).collect();
+    let failed = without.iter().filter_map(|lane| lives.get(lane)).find(|life| life.restarts_in_a_row > 0);
+    let cause = failed.map_or(String::new(), |life| format!(" (last failure: {})", life.cause));
+    (!without.is_empty()).then(|| format!("{} of {lanes} lanes have no assignment from the consumer group{cause}", without.len()))
+}
+
 fn ago(seconds: Millis) -> Option<SystemTime> {
     SystemTime::now().checked_sub(Duration::from_secs(seconds.unsigned_abs()))
 }
 
 fn page(body: &impl Serialize) -> String {
     serde_json::to_string_pretty(body).unwrap_or_default() + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The cause of a failure days ago was shown in an outage of Kafka.
+    #[test]
+    fn only_a_failure_since_the_last_commit_is_a_cause() {
+        let failing = Life { restarts_in_a_row: 2, cause: "Topic authorization failed".into(), ..Life::default() };
+        let lives = BTreeMap::from([(0, Life::default()), (1, failing)]);
+        let without = |assigned: &[usize]| unassigned(2, |lane| assigned.contains(&lane), &lives);
+        assert_eq!(without(&[0, 1]), None);
+        assert_eq!(without(&[1]).unwrap(), "1 of 2 lanes have no assignment from the consumer group");
+        let of_both = "2 of 2 lanes have no assignment from the consumer group (last failure: Topic authorization failed)";
+        assert_eq!(without(&[]).unwrap(), of_both);
+    }
 }
