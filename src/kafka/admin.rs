@@ -249,7 +249,8 @@ impl Admin {
         }
         let missing: Vec<TopicSpec> = wanted.iter().filter(|s| found.get(&s.name).is_none_or(|r| *r == Rights::Missing)).cloned().collect();
         if !missing.is_empty() {
-            for (topic, code) in create::create(self.client.ptr(), &missing, false)? {
+            // If an answer was late, the topics exist when it is asked again.
+            for (topic, code) in patiently(|| create::create(self.client.ptr(), &missing, false))? {
                 match code {
                     0 | codes::TOPIC_ALREADY_EXISTS => {}
                     code if codes::is_authorization(code) => {
@@ -354,5 +355,24 @@ unsafe fn describe(metadata: *const sys::rd_kafka_metadata) -> Vec<Described> {
                 }
             })
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+
+    /// One question used up the whole patience: the first start on a new cluster failed after 30 s.
+    #[test]
+    fn a_coordinator_that_is_not_available_yet_is_asked_for_again() {
+        let cluster = MockCluster::new(1).unwrap();
+        let admin = Admin::connect(&KafkaConfig::new(cluster.bootstrap_servers())).unwrap();
+        admin.topics().unwrap();
+        cluster.request_errors(RDKafkaApiKey::FindCoordinator, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE; 5]);
+        let positions = patiently(|| describe::positions(admin.client.ptr(), "g"));
+        assert_eq!(positions.map_err(|e| e.message), Ok(BTreeMap::new()));
     }
 }

@@ -10,8 +10,10 @@ use super::codes;
 use super::lists;
 use super::native::{Native, c_string, raw, string};
 
-/// How long the brokers may take to answer.
-const ANSWER_WITHIN_MS: i32 = 30_000;
+/// How long the brokers may take to answer once. Well below the patience with which questions are repeated (`admin::patiently`): where
+/// a coordinator is not available, as on a new cluster, librdkafka 2.12 asks for it three times within a second, and then waits until the
+/// state of a connection changes (`rd_kafka_coord_req_handle_FindCoordinator`), which on a quiet cluster is never.
+const ANSWER_WITHIN_MS: i32 = 5_000;
 
 /// What a question hands over: the client, the options and the queue for the answer.
 pub(super) type Asking = (*mut Native, *mut sys::rd_kafka_AdminOptions_t, *mut sys::rd_kafka_queue_t);
@@ -188,7 +190,7 @@ fn members(client: *mut Native, group: &str) -> Result<usize, BrokerError> {
     Ok(members)
 }
 
-fn positions(client: *mut Native, group: &str) -> Result<BTreeMap<TopicPartition, Committed>, BrokerError> {
+pub(super) fn positions(client: *mut Native, group: &str) -> Result<BTreeMap<TopicPartition, Committed>, BrokerError> {
     let name = c_string(group)?;
     let what = format!("positions of the group {group}");
     let operation = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS;
