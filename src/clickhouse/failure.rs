@@ -26,7 +26,7 @@ pub enum ClickHouseError {
     #[error("can't connect to ClickHouse: {0}")]
     Tls(String),
     /// The connection broke or timed out, or the answer is not one.
-    #[error("no response from ClickHouse: {0}")]
+    #[error("no usable response from ClickHouse: {0}")]
     Lost(String),
     /// Nothing was sent: a value does not fit into its column.
     #[error("{0}")]
