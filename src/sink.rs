@@ -1,7 +1,7 @@
 //! The seam of sinks that write to tables: what the folder of a store implements. Lint, `explain`, graphs, cases, the dry run, metrics
 //! and the worker know this seam, never the store; `src/registry.rs` has the list.
 //!
-//! A store delivers in one of two ways ([`delivery::Store`]): it recognises repeated inserts (ClickHouse), or it keeps the position
+//! A store delivers by one of two protocols ([`delivery::Store`]): it recognises repeated inserts (ClickHouse), or it keeps the position
 //! beside the rows in one transaction (PostgreSQL). Either way the rows come from the sink's outbox topic.
 
 use std::any::Any;

@@ -115,7 +115,7 @@ impl From<tokio_postgres::Error> for Trouble {
 #[derive(Clone)]
 pub struct Server {
     config: tokio_postgres::Config,
-    /// How TLS is verified, and with which name; `None`: there is none.
+    /// How TLS is verified, and with which name; `None`: without TLS.
     tls: Option<(native_tls::TlsConnector, String)>,
     verifies: Option<String>,
     service: Option<Service>,

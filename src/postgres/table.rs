@@ -74,7 +74,7 @@ const COLUMNS: &str = "SELECT a.attname::text, \
     FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
     WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum";
 
-/// The columns of the table; empty if there is none.
+/// The columns of the table; empty if it does not exist.
 pub(super) async fn columns(client: &Client, table: &Table) -> Result<Vec<Column>, Trouble> {
     let rows = client.query(COLUMNS, &[&table.quoted()]).await?;
     let column = |row: &tokio_postgres::Row| Column {

@@ -78,7 +78,7 @@ impl Native {
 /// The type that holds every value of a column.
 ///
 /// # Errors
-/// There is none, and why.
+/// PostgreSQL has no such type, and why.
 pub(super) fn column_type(data_type: &DataType) -> Result<String, String> {
     use DataType::*;
     Ok(match data_type {

@@ -23,7 +23,7 @@ fn shipped_pipelines_have_no_findings() {
 #[test]
 fn tables_of_shipped_pipelines_are_current() {
     for name in PIPELINES {
-        let output = hw(&["clickhouse", "ddl", &format!("pipelines/{name}/pipeline.yaml")]);
+        let output = hw(&["ddl", &format!("pipelines/{name}/pipeline.yaml")]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("schemas/clickhouse/{name}.sql"));
         if std::env::var_os("UPDATE").is_some() {

@@ -37,7 +37,6 @@ fn help_fits_80_columns() {
     for command in ["up", "down", "status", "env", "topic"] {
         check(&["help", "local", command], |_| false);
     }
-    check(&["help", "clickhouse", "ddl"], |_| false);
 }
 
 #[test]
