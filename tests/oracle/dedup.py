@@ -68,11 +68,13 @@ def answers(rows: list[Row], within: int, keep: str, lateness: int) -> dict[str,
         if watermark is not None and row["at"] < watermark - lateness:
             late.append(row)
         else:
-            in_time.append(((row["at"], partition, offsets[partition]), row))
+            row["place"] = (row["at"], partition, offsets[partition])
+            in_time.append(row)
     kept, duplicates = [], []
     run: dict[str, list[Row]] = {}
     whole_runs = []
-    for _, row in sorted(in_time, key=lambda one: one[0]):
+    by_place = lambda row: row["place"]
+    for row in sorted(in_time, key=by_place):
         if row["id"] is None:
             kept.append(row)
             continue
@@ -86,8 +88,7 @@ def answers(rows: list[Row], within: int, keep: str, lateness: int) -> dict[str,
         place = 0 if keep == "first" else len(members) - 1
         kept.append(members[place])
         duplicates += members[:place] + members[place + 1 :]
-    by_time = lambda row: (row["at"], row["n"])
-    return {"once": sorted(kept, key=by_time), "duplicates": sorted(duplicates, key=by_time), "late": late}
+    return {"once": sorted(kept, key=by_place), "duplicates": sorted(duplicates, key=by_place), "late": late}
 
 
 def iso(millis: int) -> str:
