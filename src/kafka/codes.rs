@@ -101,6 +101,11 @@ pub(super) fn is_authorization(code: i32) -> bool {
     )
 }
 
+/// A broker is not reached, or does not answer.
+pub(super) fn is_connection(code: i32) -> bool {
+    matches!(code, TRANSPORT | RESOLVE | ALL_BROKERS_DOWN | TIMED_OUT | TIMED_OUT_QUEUE | REQUEST_TIMED_OUT)
+}
+
 /// The same call may succeed later.
 pub(super) fn is_transient(code: i32) -> bool {
     matches!(

@@ -258,8 +258,14 @@ impl KafkaConfig {
     fn tunable(&self, role: &Role<'_>) -> Vec<(&'static str, String)> {
         let mut settings = vec![("socket.nagle.disable", "true".to_owned()), ("reconnect.backoff.max.ms", "2000".into())];
         match role {
-            // It is the first to log in.
-            Role::Questions => settings.push(("reconnect.backoff.ms", FIRST_PAUSE.as_millis().to_string())),
+            Role::Questions => settings.extend([
+                // It is the first to log in.
+                ("reconnect.backoff.ms", FIRST_PAUSE.as_millis().to_string()),
+                // Otherwise librdkafka connects when it is asked to. A request that waits for a broker asks for that at every change of a
+                // connection's state, and that cancels the backoff: two requests at a time keep trying without a pause while a broker is
+                // away. The price is a connection to each broker.
+                ("enable.sparse.connections", "false".into()),
+            ]),
             Role::Member { .. } | Role::Reader => {
                 settings.extend([
                     ("fetch.wait.max.ms", self.fetch_wait.as_millis().to_string()),

@@ -263,7 +263,7 @@ impl<C: Context> Probe for Client<C> {
     }
 
     fn bootstrap(&self) {
-        tracing::info!("a Kafka client reaches no broker; starting again from the bootstrap servers");
+        tracing::debug!("a Kafka client reaches no broker; starting again from the bootstrap servers");
         // SAFETY: client and string are valid; the string is copied.
         unsafe { sys::rd_kafka_brokers_add(self.rk, self.bootstrap.as_ptr()) };
     }
@@ -353,6 +353,10 @@ pub(super) fn c_string(text: &str) -> Result<CString, BrokerError> {
     CString::new(text).map_err(|_| BrokerError::fatal(format!("{text:?} contains a NUL character")))
 }
 
+/// Kinds of librdkafka's lines that say that brokers are away. Every client writes them for every broker; the same is logged once:
+/// by [`Context::on_error`], as the outage of the service, and as the reason why a lane is not ready.
+const CONNECTIONS: [&str; 3] = ["FAIL", "REQTMOUT", "SESSTMOUT"];
+
 /// Longest line of librdkafka that is logged, bytes: it repeats what brokers say.
 const LONGEST: usize = 2_000;
 
@@ -385,6 +389,7 @@ unsafe extern "C" fn on_error<C: Context>(_rk: *mut Native, code: c_int, reason:
 unsafe extern "C" fn on_log(_rk: *const Native, level: c_int, facility: *const c_char, text: *const c_char) {
     let (facility, text) = (string(facility), printable(&string(text), LONGEST));
     match level {
+        _ if CONNECTIONS.contains(&facility.as_str()) => tracing::debug!(target: "librdkafka", facility, "{text}"),
         0..=3 => tracing::error!(target: "librdkafka", facility, "{text}"),
         4 => tracing::warn!(target: "librdkafka", facility, "{text}"),
         5 | 6 => tracing::info!(target: "librdkafka", facility, "{text}"),

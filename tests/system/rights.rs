@@ -288,5 +288,8 @@ fn an_outage_of_kafka_is_named_and_waited_for() {
     }
     let (away, back) = (worker.said("Kafka does not answer"), worker.said("Kafka answers again"));
     assert!(away >= 2 && away == back, "{away} {back}\n{}", worker.log_tail());
+    // Every client lost every connection several times: that is not a line each.
+    let lines = worker.said("[thrd:") + worker.said("Kafka: ") + worker.said("a Kafka client");
+    assert!(lines <= 5, "{lines}\n{}", worker.log_tail());
     assert!(worker.stop().success());
 }
