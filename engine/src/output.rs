@@ -236,8 +236,10 @@ fn topic(
         let has_key = keys.as_ref().is_some_and(|k| k.write(row, &mut out.bytes));
         if compacted && !has_key {
             let column = sink.key.as_deref().unwrap_or_default();
-            unwritable
-                .push((row, format!("the key `{column}` is null, and the topic `{name}` is compacted: it takes no record without a key")));
+            unwritable.push((
+                row,
+                format!("the key `{column}` is null, and the topic {} is compacted: it takes no record without a key", shown(sink, &name)),
+            ));
             continue;
         }
         let key = has_key.then_some(start..out.bytes.len());
@@ -276,7 +278,7 @@ fn topic(
             Some(n) if n >= 0 && n < i64::from(partitions) => n as i32,
             Some(n) => {
                 out.bytes.truncate(start);
-                unwritable.push((row, format!("partition {n} of `{name}`, which has {partitions}")));
+                unwritable.push((row, format!("partition {n} of {}, which has {partitions}", shown(sink, &name))));
                 continue;
             }
             None => match key.clone().and_then(|k| out.bytes.get(k)) {
@@ -314,6 +316,14 @@ enum Unnamed {
     Later(String),
 }
 
+/// A topic in a cause: in quotes, as a value, if a row has named it. Logs have names, and no values.
+fn shown(sink: &TopicSink, topic: &str) -> String {
+    match &sink.topic {
+        TopicName::Fixed(_) => format!("`{topic}`"),
+        TopicName::Column(..) => format!("'{topic}'"),
+    }
+}
+
 /// The topic a row names, and its partitions.
 fn named(
     sink: &TopicSink,
@@ -340,7 +350,7 @@ fn named(
     }
     let later = |e: BrokerError| match e.failure {
         // It can never succeed: no rights, or a name that brokers refuse.
-        Failure::Fatal => Unnamed::Never(e.to_string()),
+        Failure::Fatal => Unnamed::Never(e.to_string().replace(&format!("`{name}`"), &name).replace(&name, &shown(sink, &name))),
         _ => Unnamed::Later(e.to_string()),
     };
     if broker.partitions(&name).map_err(later)?.is_none()
@@ -349,8 +359,10 @@ fn named(
         let spec = crate::broker::TopicSpec { name: name.clone(), ..create.clone() };
         broker.create_topics(&[spec]).map_err(later)?;
     }
-    let partitions =
-        broker.partitions(&name).map_err(later)?.ok_or_else(|| Unnamed::Never(format!("the topic `{name}` does not exist")))?;
+    let partitions = broker
+        .partitions(&name)
+        .map_err(later)?
+        .ok_or_else(|| Unnamed::Never(format!("the topic {} does not exist", shown(sink, &name))))?;
     // Without permission to read the settings, refused records show them.
     let config = broker.topic_config(&name).unwrap_or_default();
     let compacted = is_compacted(config.iter().map(|(name, value)| (name, value)));

@@ -2,9 +2,21 @@
 
 /// Characters of a cause that are logged.
 const MOST: usize = 300;
+/// Digits that an index has: with more it may be a value.
+const MOST_DIGITS: usize = 4;
 
-/// A cause without the values that it quotes: what stands in single or double quotes, and digits. Logs are read, shipped and kept by
-/// others than those who may see the records; the dead letter itself has the whole cause. Names in backticks stay.
+/// A cause that is shown by [`without_values`], when it is shown.
+pub struct WithoutValues<'a>(pub &'a str);
+
+impl std::fmt::Display for WithoutValues<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&without_values(self.0))
+    }
+}
+
+/// A cause without the values that it quotes: what stands in single or double quotes, and digits, but those of an index (`items[3]`) and
+/// of a width (64-bit). Logs are read, shipped and kept by others than those who may see the records; the dead letter itself has the
+/// whole cause. Names and examples in backticks stay.
 pub fn without_values(cause: &str) -> String {
     let mut out = String::new();
     let mut rest = cause.chars().peekable();
@@ -38,9 +50,14 @@ pub fn without_values(cause: &str) -> String {
                 }
             }
             c if c.is_ascii_digit() => {
-                if !before.is_ascii_digit() {
-                    out.push('#');
+                let mut digits = String::from(c);
+                while let Some(digit) = rest.next_if(char::is_ascii_digit) {
+                    digits.push(digit);
                 }
+                let named = |name: &str| name.ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '`'));
+                let index = rest.peek() == Some(&']') && out.strip_suffix('[').is_some_and(named);
+                let ours = digits.len() <= MOST_DIGITS && (index || rest.clone().take(4).eq("-bit".chars()));
+                out.push_str(if ours { &digits } else { "#" });
             }
             c => out.push(if c.is_control() { ' ' } else { c }),
         }
@@ -62,6 +79,10 @@ mod tests {
             ("`card_no`: can't read \"4111\", or 'x", "`card_no`: can't read '..', or '..'"),
             ("the key `region` is null", "the key `region` is null"),
             ("no row in table `vendors` for key 'Ann'", "no row in table `vendors` for key '..'"),
+            ("the topic 'audit.ann' does not exist", "the topic '..' does not exist"),
+            ("items[2].quantity: expected a 64-bit integer", "items[2].quantity: expected a 64-bit integer"),
+            ("at: expected a timestamp such as `2025-01-31T12:00:00Z`", "at: expected a timestamp such as `2025-01-31T12:00:00Z`"),
+            ("can't cast [4111] or cards[41111111] or 41111111-bit", "can't cast [#] or cards[#] or #-bit"),
             ("a\u{1b}[31m", "a [#m"),
         ];
         for (cause, logged) in cases {

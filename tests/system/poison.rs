@@ -99,6 +99,17 @@ fn pills_go_to_the_dead_letters_and_nothing_else_is_touched() {
     assert!(told["pipeline"] == "poison" && told["partition"] == 0 && told["offset"].is_number(), "{told}");
     assert!(told.get("correlation_id").is_none() && !told["cause"].as_str().unwrap_or("").is_empty(), "{told}");
     assert!(lines.iter().all(|line| line.to_string().len() < 4_096 && !line.to_string().contains("ok\u{fffd}")), "values in the log");
+    let letters = worker.metric("headwater_dead_letters_total", &[]).unwrap();
+    wait_until("each dead letter is logged or counted", Duration::from_secs(10), || {
+        let left_out = |line: &serde_json::Value| match line["line"] == "dead letter" {
+            true => line["left_out"].as_u64().unwrap_or(0),
+            false => u64::from(line["message"] == "dead letter"),
+        };
+        match worker.log_lines().iter().map(left_out).sum::<u64>() {
+            counted if counted as f64 == letters => Ok(()),
+            counted => Err(format!("{counted} of {letters}")),
+        }
+    });
     assert!(worker.stop().success(), "the worker is alive and ends cleanly");
 }
 

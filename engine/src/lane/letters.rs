@@ -16,7 +16,7 @@ use crate::output::{MAX_RECORD, Writer};
 use crate::plan::dead_letters;
 use crate::stats::{Cause, OutputCounts};
 use crate::task::Leaving;
-use crate::wording::without_values;
+use crate::wording::WithoutValues;
 
 /// Headers that carry the correlation id of an event.
 const CORRELATION: [&[u8]; 3] = [b"correlation-id", b"correlationId", b"correlation_id"];
@@ -186,20 +186,16 @@ impl Lane {
         Ok(carried)
     }
 
-    /// Logs a dead letter, without values of its record: those are in the topic alone.
+    /// Logs a dead letter, without values of its record: those are in the topic alone. The log itself limits the lines and counts
+    /// the rest; for one that is not written nothing is formatted.
     fn log(&self, letter: &Letter<'_>, headers: &[Header]) {
-        // Enough for people to read: the rest costs an event each, in the log's own limit.
-        const PER_EPOCH: u64 = 10;
-        if self.epoch.counts.dead_letters.values().sum::<u64>() >= PER_EPOCH {
-            return;
-        }
         let named = |(name, _): &&Header| CORRELATION.contains(&name.as_slice());
         let carried = headers.iter().find(named).and_then(|(_, v)| v.as_deref()).map(String::from_utf8_lossy);
         let Letter { step, cause, topic, partition, offset, correlation, .. } = letter;
         let id = carried.as_deref().or(correlation.as_deref()).filter(|id| !id.is_empty());
-        let correlation_id = id.map(|id| id.chars().take(MAX_CORRELATION).collect::<String>());
-        let (pipeline, cause) = (&self.world.plan.pipeline, without_values(cause));
-        tracing::warn!(%pipeline, step, topic, partition, offset, correlation_id, cause, "dead letter");
+        let correlation_id = id.map(|id| id.char_indices().nth(MAX_CORRELATION).and_then(|(end, _)| id.get(..end)).unwrap_or(id));
+        let (pipeline, cause) = (&self.world.plan.pipeline, WithoutValues(cause));
+        tracing::warn!(%pipeline, step, topic, partition, offset, correlation_id, %cause, "dead letter");
     }
 
     /// The dead-letter topic of `topic`. If it is missing the lane stops: dropping is not an option.

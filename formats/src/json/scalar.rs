@@ -64,7 +64,7 @@ fn timestamp(cursor: &mut Cursor<'_>, quoted: bool, unit: TimeUnit, zoned: bool,
         return civil::convert(millis, TimeUnit::Millisecond, unit).ok_or_else(out_of_range);
     }
     let Some(instant) = civil::parse_timestamp(cursor.string(scratch)?) else {
-        return Err(Fail::at("expected an ISO 8601 timestamp such as 2025-01-31T12:00:00Z", start));
+        return Err(Fail::at("expected an ISO 8601 timestamp such as `2025-01-31T12:00:00Z`", start));
     };
     match (zoned, instant.zoned) {
         (true, false) => Err(Fail::at("the timestamp has no zone; expected Z or an offset", start)),
