@@ -81,6 +81,14 @@ pub struct Suite {
     dependence: Dependence,
     cases: Vec<Prepared>,
     family: Vec<Schedule>,
+    /// Cases that can't be run.
+    pub unfinished: Vec<Unfinished>,
+}
+
+/// A case whose files can't be used: half written, or for another version of the pipeline.
+pub struct Unfinished {
+    pub case: String,
+    pub problems: Vec<Problem>,
 }
 
 /// A case, encoded.
@@ -107,6 +115,8 @@ pub struct Report {
     pub took: Duration,
     /// The simplest schedule that gave another answer.
     pub failure: Option<Failure>,
+    /// Rows that steps still hold at the end, by step: their windows are open.
+    pub held: Vec<(String, u64)>,
 }
 
 /// A schedule that gave another answer than the files.
@@ -130,7 +140,8 @@ struct Ran {
 /// Reads and plans a pipeline and reads its cases.
 ///
 /// # Errors
-/// Everything that is wrong with the pipeline and with the cases that are to be run.
+/// Everything that is wrong with the pipeline or with the settings of its topics, and then with the cases that are to be run, too.
+/// What is wrong with cases alone is in [`Suite::unfinished`]: the others can be run.
 pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> {
     let one = |text: String| vec![Problem::plain(text)];
     let folder = Folder::read(&options.schemas).map_err(|e| one(format!("{}: {e}", options.schemas.display())))?;
@@ -142,31 +153,40 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
     let topics = TopicSettings::read(&settings);
     let chosen = folders.map(|all| chosen(all, &options.only));
     // Cases that are not run may be half written.
-    let read: Vec<Result<Case, Vec<String>>> = chosen.iter().flatten().map(|folder| files::read(folder)).collect();
+    let read: Vec<(String, Result<Case, Vec<Problem>>)> = chosen.iter().flatten().map(|folder| read_case(folder)).collect();
     let none = TopicSettings::default();
     let planned = prepare::make_plan(&loaded, &world::Topics { folder: &folder, settings: topics.as_ref().unwrap_or(&none), cases: names });
     // Problems of the pipeline are reported before those of its cases.
     let mut problems: Vec<Problem> = planned.as_ref().err().into_iter().flatten().cloned().collect();
     problems.extend(topics.as_ref().err().into_iter().flatten().cloned());
     problems.extend(chosen.err().into_iter().flatten());
-    problems.extend(read.iter().filter_map(|case| case.as_ref().err()).flatten().map(Problem::plain));
+    let mut blocking = !problems.is_empty();
+    problems.extend(read.iter().filter_map(|(_, case)| case.as_ref().err()).flatten().cloned());
     let (Ok((mut plan, _)), Ok(topics)) = (planned, topics) else { return Err(problems) };
-    problems.extend(known::check_settings(&plan, &topics, &settings));
+    let unused = known::check_settings(&plan, &topics, &settings);
+    blocking |= !unused.is_empty();
+    problems.extend(unused);
     // No output depends on it, and a longer interval takes longer.
     plan.commit_interval = plan.commit_interval.min(COMMIT_INTERVAL);
-    let mut cases = Vec::new();
-    for case in read.into_iter().flatten() {
-        let unknown = known::check(&plan, &case);
-        if !unknown.is_empty() {
-            problems.extend(unknown);
-            continue;
-        }
-        match encode::records(&plan, &loaded.pipeline, &folder, &case) {
-            Ok(records) => cases.push(Prepared { case, records, reference: OnceLock::new() }),
-            Err(wrong) => problems.extend(wrong.into_iter().map(Problem::plain)),
+    let (mut cases, mut unfinished) = (Vec::new(), Vec::new());
+    for (name, case) in read {
+        let usable = case.and_then(|case| {
+            let wrong = match known::check(&plan, &case) {
+                unknown if unknown.is_empty() => match encode::records(&plan, &loaded.pipeline, &folder, &case) {
+                    Ok(records) => return Ok(Prepared { case, records, reference: OnceLock::new() }),
+                    Err(wrong) => wrong.into_iter().map(Problem::plain).collect(),
+                },
+                unknown => unknown,
+            };
+            problems.extend(wrong.iter().cloned());
+            Err(wrong)
+        });
+        match usable {
+            Ok(prepared) => cases.push(prepared),
+            Err(problems) => unfinished.push(Unfinished { case: name, problems }),
         }
     }
-    if !problems.is_empty() {
+    if blocking {
         return Err(problems);
     }
     let mut family = schedule::family(plan.outboxes().next().is_some());
@@ -175,11 +195,18 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
         let names: Vec<String> = family.iter().map(|s| s.name.clone()).collect();
         family.retain(|schedule| schedule.name == *name);
         if family.is_empty() {
-            return Err(one(format!("there is no schedule `{name}`; the schedules are {}", names.join(", "))));
+            let text = format!("{}: there is no schedule `{name}`; the schedules are {}", pipeline.display(), names.join(", "));
+            return Err(one(text));
         }
     }
     let dependence = Dependence::of(&plan, &|step, kind| keeps_rows(&loaded.root, step, kind));
-    Ok(Suite { pipeline: pipeline.to_path_buf(), plan: Arc::new(plan), topics, fits, dependence, cases, family })
+    Ok(Suite { pipeline: pipeline.to_path_buf(), plan: Arc::new(plan), topics, fits, dependence, cases, family, unfinished })
+}
+
+/// The case in a folder, and its name.
+fn read_case(folder: &Path) -> (String, Result<Case, Vec<Problem>>) {
+    let wrong = |wrong: Vec<String>| wrong.into_iter().map(Problem::plain).collect();
+    (files::name_of(folder), files::read(folder).map_err(wrong))
 }
 
 /// A `map` gives a row for each row, unless it takes lists apart.
@@ -220,9 +247,10 @@ impl Suite {
     pub fn update(&self) -> Result<Vec<String>, String> {
         let update = |prepared: &Prepared| {
             let name = &prepared.case.name;
-            let outcome = self.reference(prepared).as_ref().map_err(|e| format!("case {name}: {e}"))?;
+            let place = prepared.case.dir.display();
+            let outcome = self.reference(prepared).as_ref().map_err(|e| format!("{place}: {}", e.trim()))?;
             if let Some(error) = outcome.errors.first() {
-                return Err(format!("case {name}: nothing written, because {}", error.trim()));
+                return Err(format!("{place}: nothing written, because {}", error.trim()));
             }
             prepared.case.write(outcome)?;
             Ok(name.clone())
@@ -292,6 +320,7 @@ impl Suite {
             complete: done().count() == self.family.len(),
             took: done().map(|(_, ran)| ran.took).sum(),
             failure,
+            held: self.reference(self.cases.get(number)?).as_ref().map(|outcome| outcome.held.clone()).unwrap_or_default(),
         })
     }
 }
@@ -339,7 +368,12 @@ pub fn rows(pipeline: &Path, schemas: &Path, source: Option<&str>, case: Option<
     let one = |text: String| vec![Problem::plain(text)];
     let options = Options { schemas: schemas.to_path_buf(), only: case.unwrap_or_default().to_string(), schedule: None };
     let suite = suite(pipeline, &options)?;
-    let prepared = suite.cases.first().ok_or_else(|| one("the pipeline has no such case".into()))?;
+    let wrong = || suite.unfinished.iter().flat_map(|case| case.problems.clone()).collect::<Vec<_>>();
+    let none = || match wrong() {
+        wrong if wrong.is_empty() => one("the pipeline has no such case".into()),
+        wrong => wrong,
+    };
+    let prepared = suite.cases.first().ok_or_else(none)?;
     encode::source_rows(&suite.plan, source, &prepared.case).map_err(one)
 }
 

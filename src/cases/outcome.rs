@@ -30,6 +30,8 @@ pub struct Outcome {
     pub errors: Vec<String>,
     /// What the schedule has in store did happen: a case of three records may have no third commit.
     pub disturbed: bool,
+    /// Rows that steps still hold, by step.
+    pub held: Vec<(String, u64)>,
 }
 
 /// Which source partition's record made the records of output topics: known where each is settled before the next comes.

@@ -41,10 +41,32 @@ impl Files {
 fn a_half_written_case_blocks_no_other() {
     let files = Files::new();
     files.write("cases/half/in.business.shop.events.jsonl", "{\"id\":\n");
-    let suite = files.suite("good").ok().unwrap();
-    let reports = run(&[suite], false, &|| {});
-    assert!(reports.len() == 1 && reports[0].failure.is_none() && reports[0].complete);
-    assert_eq!(files.suite("").err().unwrap().len(), 2, "the line, and why.txt");
+    files.write("cases/typo/why.txt", "x");
+    files.write("cases/typo/in.business.shop.event.jsonl", "{\"id\":\"a\"}\n");
+    for only in ["good", ""] {
+        let suite = files.suite(only).ok().unwrap();
+        let unfinished: Vec<(&str, usize)> = suite.unfinished.iter().map(|case| (case.case.as_str(), case.problems.len())).collect();
+        assert_eq!(unfinished, if only.is_empty() { vec![("half", 2), ("typo", 1)] } else { vec![] }, "the line, and why.txt");
+        let reports = run(&[suite], false, &|| {});
+        assert!(reports.len() == 1 && reports[0].failure.is_none() && reports[0].complete);
+    }
+}
+
+#[test]
+fn windows_that_are_open_at_the_end_are_told() {
+    let files = Files::new();
+    let window =
+        "steps:\n  per_id: { from: e, window: { tumbling: 10m, by: [id], compute: { n: count(*) } } }\nsinks:\n  out: { from: per_id";
+    let pipeline =
+        PIPELINE.replace("sinks:\n  out: { from: e", window).replace("key: id }\nsteps", "key: id, time: { field: at } }\nsteps");
+    files.write("pipeline.yaml", &pipeline.replace("{ id: string }", "{ id: string, at: timestamp }"));
+    let rows = "{\"id\":\"a\",\"at\":\"2026-01-01T00:00:00Z\"}\n{\"id\":\"b\",\"at\":\"2026-01-01T00:00:00Z\"}\n";
+    files.write("cases/good/in.business.shop.events.jsonl", rows);
+    std::fs::remove_file(files.0.path().join("cases/good/out.analytics.shop.events.jsonl")).unwrap();
+    let held = |files: &Files| run(&[files.suite("").ok().unwrap()], true, &|| {})[0].held.clone();
+    assert_eq!(held(&files), [("per_id".to_string(), 2)]);
+    files.write("cases/good/in.jsonl", "{\"@advance\":\"1h\"}\n");
+    assert_eq!(held(&files), []);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! One run of a case: the production lanes over the in-memory Kafka, on a virtual clock.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -410,11 +410,16 @@ impl Run<'_> {
         for (table, rows) in self.sinks.rows() {
             outcome.table(&table, rows);
         }
+        let mut held: BTreeMap<String, u64> = BTreeMap::new();
         for ((step, partition), (rows, ledger)) in &self.stats.snapshot().steps {
+            if let Ok(rows @ 1..) = u64::try_from(ledger.held) {
+                *held.entry(step.to_string()).or_default() += rows;
+            }
             if *rows as i64 != ledger.accounted() {
                 outcome.errors.push(format!("    the ledger of `{step}` in partition {partition}: {rows} rows in, {ledger:?}"));
             }
         }
+        outcome.held = held.into_iter().collect();
         outcome
     }
 }

@@ -157,6 +157,8 @@ pub enum Failure {
     Said,
     /// The work failed.
     Failed(Problem),
+    /// The same, already printed.
+    FailedAsSaid,
 }
 
 impl From<Problem> for Failure {
@@ -201,6 +203,7 @@ pub fn main() -> ExitCode {
             }
             ExitCode::FAILURE
         }
+        Err(Failure::FailedAsSaid) => ExitCode::FAILURE,
     }
 }
 

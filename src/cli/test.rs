@@ -1,5 +1,6 @@
 //! `hw test`: a pipeline's cases, each under every schedule of its family.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use notify::{RecursiveMode, Watcher};
 use quick_junit::{NonSuccessKind, Report as JUnit, TestCase, TestCaseStatus, TestSuite};
 
 use super::{Failure, Schemas, folders};
-use crate::cases::{self, Options, Report, Suite};
+use crate::cases::{self, Options, Report, Suite, Unfinished};
 use crate::diagnose::Problem;
 use crate::lint::Document;
 use crate::prepare;
@@ -31,7 +32,8 @@ use crate::style::{bad, dim, good, name, strong, wrapped};
   table.<table>.jsonl    expected rows of the table of a sink
   ../topics.yaml         settings of topics, such as `partitions: 6`
 The line {\"@advance\": \"10m\"} advances the clock; {\"@base64\": \"..\"} is bytes.
-A missing output file means that no output is expected.
+A missing output file means that no output is expected. The result is 1 if a case \
+fails, otherwise 2 if the files of a case can't be used; all others are run.
 
 Every case runs under many schedules, which must all produce the same output: row by row, in one go, partition by \
 partition in several orders, on three lanes with a rebalance, with a crash before and after every protocol step, with \
@@ -80,7 +82,7 @@ pub fn run(args: &TestArgs) -> Result<(), Failure> {
         match once(args) {
             Err(Failure::Wrong(problems)) => prepare::print(&problems),
             Err(Failure::Failed(problem)) => anstream::eprintln!("{}", problem.render()),
-            Ok(()) | Err(Failure::Said) => {}
+            Ok(()) | Err(Failure::Said | Failure::FailedAsSaid) => {}
         }
         anstream::eprintln!("{}", dim("waiting for changes; press Ctrl-C to stop"));
         if changes.recv().is_err() {
@@ -127,7 +129,7 @@ fn pipelines(args: &TestArgs) -> Result<Vec<PathBuf>, Failure> {
 fn update(args: &TestArgs) -> Result<(), Failure> {
     for suite in suites(args)? {
         for case in suite.update().map_err(Problem::plain)? {
-            say!("{} {}", good("written"), name(&format!("{}/cases/{case}", folder(&suite.pipeline))));
+            say!("{} {}", good("written"), name(&place(&suite.pipeline, &case)));
         }
     }
     Ok(())
@@ -136,7 +138,11 @@ fn update(args: &TestArgs) -> Result<(), Failure> {
 fn once(args: &TestArgs) -> Result<(), Failure> {
     let suites = suites(args)?;
     if suites.iter().all(|suite| suite.runs() == 0) {
-        return Err(Failure::Wrong(vec![Problem::plain(format!("no case name contains `{}`", args.case))]));
+        let wrong: Vec<Problem> = suites.into_iter().flat_map(|suite| suite.unfinished).flat_map(|case| case.problems).collect();
+        return Err(Failure::Wrong(match wrong.is_empty() {
+            true => vec![Problem::plain(format!("no case name contains `{}`", args.case))],
+            false => wrong,
+        }));
     }
     // Before the runs: they may take long.
     let junit_file = |path: &PathBuf| std::fs::File::create(path).map_err(|e| Problem::plain(format!("{}: {e}", path.display())));
@@ -149,21 +155,56 @@ fn once(args: &TestArgs) -> Result<(), Failure> {
     let reports = cases::run(&suites, args.fail_fast, &|| bar.inc(1));
     bar.finish_and_clear();
     reports.iter().for_each(|report| show(report, args));
+    let unfinished: Vec<(&Path, &Unfinished)> =
+        suites.iter().flat_map(|suite| suite.unfinished.iter().map(|case| (suite.pipeline.as_path(), case))).collect();
+    for (pipeline, case) in &unfinished {
+        say!("\n{} {}: its files can't be used", bad("✗"), strong(&place(pipeline, &case.case)));
+        prepare::print(&case.problems);
+    }
     if let Some(file) = junit_file {
-        junit(&reports).serialize(file).map_err(|e| Problem::plain(format!("can't write the results: {e}")))?;
+        junit(&reports, &unfinished).serialize(file).map_err(|e| Problem::plain(format!("can't write the results: {e}")))?;
     }
-    let failed = reports.iter().filter(|report| report.failure.is_some()).count();
-    let stopped = reports.iter().filter(|report| report.failure.is_none() && !report.complete).count();
-    let runs: usize = reports.iter().map(|report| report.schedules).sum();
-    let result = if failed == 0 { good("ok") } else { bad("FAILED") };
-    let (passed, took) = (reports.len() - failed - stopped, started.elapsed().as_secs_f64());
-    let cases = if passed == 1 { "case" } else { "cases" };
+    let result = Totals::of(&reports, unfinished.len());
     let of = if suites.len() > 1 { format!(" in {} pipelines", suites.len()) } else { String::new() };
-    say!("\n{result}: {passed} {cases} passed, {failed} failed{of}; {runs} runs in {took:.1} s");
-    match failed {
-        0 => Ok(()),
-        _ => Err(Problem::plain(format!("{failed} of {} cases failed", reports.len())).into()),
+    say!("\n{result}{of}; {} runs in {:.1} s", result.runs, started.elapsed().as_secs_f64());
+    match (result.failed, result.unfinished) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(Failure::Said),
+        _ => Err(Failure::FailedAsSaid),
     }
+}
+
+/// What all cases came to.
+struct Totals {
+    passed: usize,
+    failed: usize,
+    unfinished: usize,
+    runs: usize,
+}
+
+impl Totals {
+    fn of(reports: &[Report], unfinished: usize) -> Totals {
+        let failed = reports.iter().filter(|report| report.failure.is_some()).count();
+        let stopped = reports.iter().filter(|report| report.failure.is_none() && !report.complete).count();
+        let runs = reports.iter().map(|report| report.schedules).sum();
+        Totals { passed: reports.len() - failed - stopped, failed, unfinished, runs }
+    }
+}
+
+impl fmt::Display for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let result = if self.failed + self.unfinished == 0 { good("ok") } else { bad("FAILED") };
+        let cases = if self.passed == 1 { "case" } else { "cases" };
+        write!(f, "{result}: {} {cases} passed, {} failed", self.passed, self.failed)?;
+        match self.unfinished {
+            0 => Ok(()),
+            n => write!(f, ", {n} could not be run"),
+        }
+    }
+}
+
+fn place(pipeline: &Path, case: &str) -> String {
+    format!("{}/cases/{case}", folder(pipeline))
 }
 
 fn folder(pipeline: &Path) -> String {
@@ -174,7 +215,7 @@ fn folder(pipeline: &Path) -> String {
 }
 
 fn show(report: &Report, args: &TestArgs) {
-    let place = format!("{}/cases/{}", folder(&report.pipeline), report.case);
+    let place = place(&report.pipeline, &report.case);
     let Some(failure) = &report.failure else {
         let schedules = match report.schedules {
             1 => "1 schedule".to_string(),
@@ -186,6 +227,7 @@ fn show(report: &Report, args: &TestArgs) {
             false => format!("{} {place} {}", dim("…"), dim(&format!("stopped after {schedules}"))),
         };
         say!("{}", wrapped(&line, 4));
+        open_windows(report);
         return;
     };
     say!("\n{}", wrapped(&format!("{} {}: {}", bad("✗"), strong(&place), report.why), 4));
@@ -210,17 +252,30 @@ fn show(report: &Report, args: &TestArgs) {
     say!("\n    again: {}", name(&again.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ")));
 }
 
+/// Rows in windows that nothing closes come to no output, which looks like a pipeline that drops them.
+fn open_windows(report: &Report) {
+    for (step, rows) in &report.held {
+        let rows = if *rows == 1 { "1 row".to_string() } else { format!("{rows} rows") };
+        let line = format!(
+            "  note: step `{step}` holds {rows} at the end: their window or interval is still open. To close it, add a line \
+             {{\"@advance\": \"10m\"}} to the input, longer than that, or records with later times in every partition"
+        );
+        say!("{}", wrapped(&dim(&line), 4));
+    }
+}
+
 /// A word as a shell takes it.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "-_./:=+".contains(c);
     if !word.is_empty() && word.chars().all(plain) { word.to_string() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
-fn junit(reports: &[Report]) -> JUnit {
+fn junit(reports: &[Report], unfinished: &[(&Path, &Unfinished)]) -> JUnit {
     let mut junit = JUnit::new("hw test");
-    for pipeline in reports.iter().map(|r| &r.pipeline).collect::<std::collections::BTreeSet<_>>() {
+    let pipelines = reports.iter().map(|r| r.pipeline.as_path()).chain(unfinished.iter().map(|(pipeline, _)| *pipeline));
+    for pipeline in pipelines.collect::<std::collections::BTreeSet<_>>() {
         let mut suite = TestSuite::new(pipeline.display().to_string());
-        for report in reports.iter().filter(|r| r.pipeline == *pipeline) {
+        for report in reports.iter().filter(|r| r.pipeline == pipeline) {
             let status = match &report.failure {
                 None => TestCaseStatus::success(),
                 Some(failure) => {
@@ -233,6 +288,14 @@ fn junit(reports: &[Report]) -> JUnit {
             };
             let mut case = TestCase::new(report.case.clone(), status);
             case.set_classname(classname(pipeline)).set_time(report.took);
+            suite.add_test_case(case);
+        }
+        for (_, unfinished) in unfinished.iter().filter(|(of, _)| *of == pipeline) {
+            let mut status = TestCaseStatus::non_success(NonSuccessKind::Error);
+            status.set_message("the files of the case can't be used");
+            status.set_description(unfinished.problems.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("\n"));
+            let mut case = TestCase::new(unfinished.case.clone(), status);
+            case.set_classname(classname(pipeline));
             suite.add_test_case(case);
         }
         junit.add_test_suite(suite);
