@@ -11,6 +11,7 @@ pub mod checkpoint;
 pub mod contract;
 pub mod debezium;
 pub mod decode;
+pub mod definition;
 pub mod delivery;
 pub mod failpoint;
 pub mod headers;

@@ -28,17 +28,28 @@ pub struct Histogram {
 }
 
 impl Histogram {
-    /// The upper bound of the bucket that holds quantile `q`; 0 while nothing was observed.
+    /// The value below which the part `q` of what was observed is, as if a bucket's values were spread evenly; infinite above the last
+    /// bound, 0 while nothing was observed.
     pub fn quantile(&self, q: f64) -> f64 {
-        let rank = (self.count as f64 * q).ceil() as u64;
-        let mut below = 0;
-        for (bound, n) in LATENCY_BUCKETS.iter().zip(self.buckets) {
-            below += n;
-            if below >= rank.max(1) {
-                return *bound;
-            }
+        if self.count == 0 {
+            return 0.0;
         }
-        if self.count == 0 { 0.0 } else { f64::INFINITY }
+        let rank = (self.count as f64 * q).max(1.0);
+        let (mut below, mut from) = (0.0, 0.0);
+        for (bound, n) in LATENCY_BUCKETS.iter().zip(self.buckets) {
+            if n > 0 && below + n as f64 >= rank {
+                return from + (bound - from) * (rank - below) / n as f64;
+            }
+            (below, from) = (below + n as f64, *bound);
+        }
+        f64::INFINITY
+    }
+
+    /// What was observed since `before`, an earlier state of the same histogram.
+    pub fn since(&self, before: &Histogram) -> Histogram {
+        let mut buckets = self.buckets;
+        buckets.iter_mut().zip(before.buckets).for_each(|(n, before)| *n = n.saturating_sub(before));
+        Histogram { buckets, count: self.count.saturating_sub(before.count), sum: self.sum - before.sum }
     }
 
     fn observe(&mut self, value: f64) {
@@ -380,5 +391,22 @@ impl Stats {
     pub fn restarted(&self, lane: usize, cause: &str, now: Millis) {
         self.1.restarted(lane, cause, now);
         self.0.lock().restarts += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quantile_is_within_its_bucket() {
+        let mut h = Histogram::default();
+        assert_eq!(h.quantile(0.95), 0.0);
+        (0..100).for_each(|_| h.observe(30.0));
+        assert_eq!([0.5, 1.0].map(|q| h.quantile(q)), [35.0, 50.0]);
+        let before = h.clone();
+        h.observe(70_000.0);
+        assert_eq!((h.since(&before).count, h.since(&before).quantile(0.95)), (1, f64::INFINITY));
+        assert_eq!(h.quantile(0.5), 35.15);
     }
 }

@@ -209,7 +209,31 @@ fn state_that_was_given_up_stands_in_nobodys_way() {
     run(&broker, &changed).unwrap();
     refused(&broker, &renamed);
     broker.delete_topic("hw.carts.per_user.changelog");
-    run(&broker, &renamed).unwrap();
+    let agreed = run(&broker, &renamed).unwrap();
+    let told = |line: &str| agreed.changes.iter().filter(|change| *change == line).count();
+    assert_eq!(told("step `per_user` was removed; its changelog was deleted"), 1, "{:?}", agreed.changes);
+    assert_eq!(told("step `by_user` is new and begins without state"), 1, "{:?}", agreed.changes);
+    assert!(!agreed.changes.iter().any(|change| change == "step `per_user` was removed"), "{:?}", agreed.changes);
+}
+
+/// State can follow these, so that they are no reason to refuse; but whoever deploys wants to see them.
+#[test]
+fn harmless_changes_are_listed_and_a_deployment_is_one_version() {
+    let broker = deployed();
+    let same = run(&broker, PIPELINE).unwrap();
+    assert!(same.changes.is_empty() && same.deployed.manifest.version == 1, "{} {:?}", same.deployed.manifest.version, same.changes);
+    let changed = PIPELINE.replace("n > 0", "n > 1").replace("topic: carts", "topic: carts2");
+    let next = run(&broker, &changed).unwrap();
+    assert_eq!(next.changes, ["sink `carts`: `topic` was carts, now carts2", "step `big`: `filter` was n > 0, now n > 1"]);
+    let again = run(&broker, &changed).unwrap();
+    assert!(again.changes.is_empty() && again.deployed.manifest.version == 2, "{} {:?}", again.deployed.manifest.version, again.changes);
+    // A record of a version that kept no file: nothing is known of the changes, and nothing is made up.
+    let names = Names("carts".into());
+    let mut old = store::read(&broker, &names).unwrap().unwrap();
+    old.manifest.definition.clear();
+    store::write(&broker, &names, Some(&old), &old.manifest).unwrap();
+    let after = run(&broker, PIPELINE).unwrap();
+    assert!(after.changes.is_empty() && after.deployed.manifest.version == 2, "{} {:?}", after.deployed.manifest.version, after.changes);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use operator_core::Diagnostic;
 use super::evidence::{Counts, has_entries, unread};
 use super::{Input, Manifest, Outbox, Partitioned, Step};
 use crate::broker::{Broker, BrokerError, GroupView, TopicId};
+use crate::definition::differences;
 use crate::pipeline::Start;
 use crate::plan::{InputKind, Plan};
 
@@ -38,6 +39,7 @@ pub fn check(broker: &dyn Broker, plan: &Plan, deployed: Option<&Manifest>, firs
             check.inputs(was)?;
             check.steps(was)?;
             check.outboxes(was)?;
+            check.definition(was);
             false
         }
         None => !check.group.committed.is_empty(),
@@ -233,7 +235,7 @@ impl Check<'_> {
         for (name, before) in &was.steps {
             let gone = replaced(&before.id, &ids.get(&before.changelog).cloned());
             match steps.get(name) {
-                None => self.removed(name, before, was)?,
+                None => self.removed(name, (before, gone), was)?,
                 Some(now) if (&now.layout, &now.partitioned) != (&before.layout, &before.partitioned) => {
                     if gone {
                         self.changes.push(format!("step `{name}` begins without state: its changelog was deleted"));
@@ -251,11 +253,14 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn removed(&mut self, name: &str, before: &Step, was: &Manifest) -> Result<(), BrokerError> {
+    fn removed(&mut self, name: &str, (before, gone): (&Step, bool), was: &Manifest) -> Result<(), BrokerError> {
         let cause = format!("step `{name}` kept state in `{}`, but the pipeline has no such step any more", before.changelog);
         if !has_entries(self.broker, &before.changelog)? {
             match self.alone {
-                true => self.changes.push(format!("step `{name}` was removed; it had no state")),
+                true => {
+                    let state = if gone { "its changelog was deleted" } else { "it had no state" };
+                    self.changes.push(format!("step `{name}` was removed; {state}"));
+                }
                 false => self.running(&cause),
             }
             return Ok(());
@@ -269,7 +274,7 @@ impl Check<'_> {
     }
 
     fn changed(&mut self, name: &str, before: &Step, now: &Step) -> Result<(), BrokerError> {
-        let mut differences = differences(&before.layout, &now.layout);
+        let mut differences = layout_differences(&before.layout, &now.layout);
         match (&before.partitioned, &now.partitioned) {
             (Partitioned::BySource(_), Partitioned::ByRepartition) => differences.push("rows were read in their source's partitions, now they go through a repartition topic (`key` was removed from a source, or `by` names other columns)".to_string()),
             (Partitioned::ByRepartition, Partitioned::BySource(_)) => differences.push("rows went through a repartition topic, now they are read in their source's partitions (`key` was added to it)".to_string()),
@@ -334,6 +339,16 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// Everything else that the file says otherwise.
+    fn definition(&mut self, was: &Manifest) {
+        if was.definition.is_empty() || self.next.definition.is_empty() {
+            return;
+        }
+        let told = |part: &str| self.changes.iter().any(|line| line.contains(part));
+        let lines = differences(&was.definition, &self.next.definition, told);
+        self.changes.extend(lines);
+    }
+
     /// A topic of the pipeline's own was deleted while the group continues from positions behind it.
     fn lost(&mut self, topic: &str, what: &str) {
         if self.group.committed.is_empty() {
@@ -378,7 +393,7 @@ pub(super) fn conflict(mine: &Manifest, theirs: &Manifest) -> Option<String> {
     let steps = mine.steps.iter().filter_map(|(name, mine)| {
         let theirs = theirs.steps.get(name)?;
         let differs = (&mine.layout, &mine.partitioned) != (&theirs.layout, &theirs.partitioned);
-        differs.then(|| format!("the state of the step `{name}` changed ({})", differences(&mine.layout, &theirs.layout).join("; ")))
+        differs.then(|| format!("the state of the step `{name}` changed ({})", layout_differences(&mine.layout, &theirs.layout).join("; ")))
     });
     let rows = mine.inputs.iter().filter_map(|(topic, mine)| {
         let theirs = theirs.inputs.get(topic)?;
@@ -389,7 +404,7 @@ pub(super) fn conflict(mine: &Manifest, theirs: &Manifest) -> Option<String> {
 }
 
 /// What differs between two layouts, a clause each.
-fn differences(was: &[(String, String)], is: &[(String, String)]) -> Vec<String> {
+fn layout_differences(was: &[(String, String)], is: &[(String, String)]) -> Vec<String> {
     let of = |layout: &[(String, String)], name: &str| layout.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone());
     let mut names: Vec<&String> = was.iter().map(|(name, _)| name).collect();
     names.extend(is.iter().map(|(name, _)| name).filter(|name| of(was, name).is_none()));

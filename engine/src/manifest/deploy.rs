@@ -2,6 +2,7 @@
 
 use operator_core::Diagnostic;
 
+use super::Manifest;
 use super::check::check;
 use super::store::{self, Deployed, StoreError};
 use crate::broker::{Broker, BrokerError, Failure};
@@ -42,7 +43,7 @@ pub struct Agreed {
 pub fn deploy(broker: &dyn Broker, plan: &mut Plan) -> Result<Agreed, DeployError> {
     let mut deployed = store::read(broker, &plan.names)?;
     let mut verdict = check(broker, plan, deployed.as_ref().map(|d| &d.manifest), true)?;
-    let (changes, adopted) = (std::mem::take(&mut verdict.changes), verdict.adopted);
+    let (changes, adopted) = (verdict.changes.clone(), verdict.adopted);
     for attempt in 0..ATTEMPTS {
         if !verdict.refused.is_empty() {
             return Err(DeployError::Refused(verdict.refused));
@@ -53,7 +54,11 @@ pub fn deploy(broker: &dyn Broker, plan: &mut Plan) -> Result<Agreed, DeployErro
         verdict.next.identify(broker)?;
         let agreed = match deployed {
             Some(deployed) if deployed.manifest.says_the_same(&verdict.next) => deployed,
-            before => store::write(broker, &plan.names, before.as_ref(), &verdict.next)?,
+            before => {
+                // What is only noted, such as the ids of topics, is no other version.
+                let version = before.as_ref().map_or(1, |d| d.manifest.version + u64::from(!verdict.changes.is_empty()));
+                store::write(broker, &plan.names, before.as_ref(), &Manifest { version, ..verdict.next.clone() })?
+            }
         };
         if agreed.manifest.says_the_same(&verdict.next) {
             agreed.manifest.inform(plan);

@@ -6,6 +6,7 @@ use super::Manifest;
 use super::check::conflict;
 use super::store::{Deployed, StoreError, read, write};
 use crate::broker::{Broker, TopicPartition};
+use crate::definition::differences;
 use crate::plan::Plan;
 
 /// Looks after the manifest of a running worker.
@@ -64,6 +65,14 @@ impl Keeper {
             return Ok(None);
         }
         let why = conflict(&Manifest::of(&self.plan), &deployed.manifest);
+        let (mine, theirs) = (&self.plan.definition, &deployed.manifest.definition);
+        if why.is_none() && deployed.manifest.version != self.deployed.manifest.version && !theirs.is_empty() {
+            let pipeline = &self.plan.pipeline;
+            for difference in differences(mine, theirs, |_| false) {
+                let version = deployed.manifest.version;
+                tracing::warn!(%pipeline, version, %difference, "another version was deployed, and this worker runs beside it: restart it");
+            }
+        }
         self.deployed = deployed;
         Ok(why.map(|why| format!("another version of the pipeline was deployed, which this worker can't run beside: {why}")))
     }

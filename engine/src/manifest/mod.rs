@@ -10,12 +10,15 @@
 //! read -> check -> (refused: stop) -> create topics -> write the next version, if anything differs -> read back -> join
 //! ```
 //!
+//! A version is a deployment: what a running worker adds ([`Keeper`]) keeps its number. The file is recorded, too, so that a start
+//! lists every change of it, and a worker notices that another one runs with another file.
+//!
 //! A record is one JSON document that users can read. It names the record it replaces, and counts only if that was the
 //! current manifest: of two workers that write at once the first wins, and the other compares again. So the topic is
 //! not compacted, which could keep a record that lost; it holds a record per deployment that changed something.
 //!
-//! Honest limits: logic that does not show in a layout (such as a filter before a window) is not compared, and takes
-//! effect for later rows. A worker that runs notices another version within seconds, not at once.
+//! Honest limits: logic that does not show in a layout (such as a filter before a window) is listed, but never a reason to reject a
+//! start: it takes effect for later rows. A worker that runs notices another version within seconds, not at once.
 
 mod check;
 mod deploy;
@@ -35,6 +38,7 @@ pub use keeper::Keeper;
 pub(crate) use keeper::recreated;
 
 use crate::broker::{Broker, BrokerError, TopicId};
+use crate::definition::Definition;
 use crate::plan::{InputKind, Plan, Target};
 
 /// Version of the document.
@@ -54,6 +58,9 @@ pub struct Manifest {
     pub steps: BTreeMap<String, Step>,
     /// Outbox topics, by sink.
     pub outboxes: BTreeMap<String, Outbox>,
+    /// What the file said; empty in records of versions that kept none.
+    #[serde(default, skip_serializing_if = "Definition::is_empty")]
+    pub definition: Definition,
 }
 
 /// A topic that the group reads.
@@ -145,7 +152,7 @@ impl Manifest {
                 }
             }
         }
-        Manifest { format: FORMAT, version: 1, replaces: None, inputs, steps, outboxes }
+        Manifest { format: FORMAT, version: 1, replaces: None, inputs, steps, outboxes, definition: plan.definition.clone() }
     }
 
     /// Topics it names, with what is known of each one's id.

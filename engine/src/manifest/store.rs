@@ -100,7 +100,7 @@ fn decode(at: &TopicPartition, offset: i64, bytes: &[u8]) -> Result<Manifest, St
 /// # Errors
 /// See [`StoreError`].
 pub fn write(broker: &dyn Broker, names: &Names, deployed: Option<&Deployed>, next: &Manifest) -> Result<Deployed, StoreError> {
-    let next = Manifest { version: deployed.map_or(1, |d| d.manifest.version + 1), replaces: deployed.map(|d| d.offset), ..next.clone() };
+    let next = Manifest { replaces: deployed.map(|d| d.offset), ..next.clone() };
     let text = serde_json::to_vec_pretty(&next).map_err(|e| BrokerError::fatal(format!("the manifest can't be written: {e}")))?;
     append(broker, &names.manifest(), &text)?;
     let missing = || BrokerError::new(Failure::Transient, format!("{}: the manifest that was written can't be read", names.manifest()));

@@ -7,6 +7,7 @@ use operator_core::diagnostic::{did_you_mean, names as list};
 use operator_core::{Diagnostic, Input, InputInfo, KeyEffect, Path, PlanCx, Planned, Port, Severity, TableInfo};
 
 use super::{Branch, Catalog, InputKind, Names, Output, Plan, PlanNode, Stage, StageInput, Upstream, sink, source};
+use crate::definition;
 use crate::pipeline::{API_VERSION, Pipeline, Step, can_name_a_pipeline};
 use crate::registry::{Refused, Registry};
 use crate::yaml::{Node, YamlError};
@@ -86,6 +87,7 @@ pub fn plan(pipeline: &Pipeline, root: &Node, text: &str, registry: &Registry, c
         stages,
         warnings,
         names: Names(pipeline.name.clone()),
+        definition: definition::of(root),
     })
 }
 

@@ -20,6 +20,7 @@ use operator_core::batch::user_fields;
 use operator_core::{Diagnostic, Input, Millis, Path, Planned, Port};
 
 use crate::broker::TopicId;
+use crate::definition::Definition;
 use crate::partitioner::Partitioner;
 use crate::pipeline::{Format, Guarantee, NullValues, OnError, Start, WrongUnit};
 use crate::sinks::SinkTable;
@@ -65,6 +66,8 @@ pub struct Plan {
     pub stages: Vec<Stage>,
     pub warnings: Vec<Diagnostic>,
     pub names: Names,
+    /// What the file says.
+    pub definition: Definition,
 }
 
 impl Plan {
