@@ -271,6 +271,9 @@ pub(crate) fn is_sql(path: &[String]) -> bool {
 /// What to do about an expression that looks like a text whose quotes were YAML's, as in `kind: 'gift card'`.
 fn unquoted(node: &Node) -> Option<String> {
     let Value::Scalar { text, plain: false, block: false } = &node.value else { return None };
+    if text.is_empty() {
+        return Some("YAML removed the quotes: an empty text is written \"''\"".to_string());
+    }
     let looks_like_text = text.chars().any(char::is_alphabetic) && text.chars().all(|c| c.is_alphanumeric() || " _-./:'".contains(c));
     looks_like_text.then(|| format!("YAML removed the quotes: a text is written \"'{}'\"", text.replace('\'', "''")))
 }

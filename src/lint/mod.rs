@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use headwater_engine::pipeline::Guarantee;
 use headwater_engine::plan::Plan;
 use headwater_engine::yaml::{self, Node, YamlError};
-use operator_core::Diagnostic;
 use operator_core::diagnostic::closest;
+use operator_core::{Diagnostic, Severity};
 
 use crate::catalog::Folder;
 use crate::config::Config;
@@ -113,7 +113,8 @@ pub(crate) fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
     problems.extend(show(secrets::check(&raw, is_environment)));
     if !is_environment {
         problems.extend(show(names::check(&raw, &rules.topics, rules.convention)));
-        problems.extend(show(quotes::check(&raw)));
+        let sound = problems.iter().all(|problem| problem.severity != Severity::Error);
+        problems.extend(show(quotes::check(&raw, sound)));
     }
     problems.sort_by_key(Problem::position);
     problems.truncate(MOST);
