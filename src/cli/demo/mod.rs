@@ -271,7 +271,7 @@ fn compare(held: &Held, sent: &Sums) -> Comparison {
     Comparison {
         rows: vec![
             ("items sold", sent.quantity as f64, held.items),
-            ("revenue", sent.revenue_cents as f64 / 100.0, held.revenue),
+            ("revenue, currencies as one", sent.revenue_cents as f64 / 100.0, held.revenue),
             ("events in the audit table", events as f64, held.audited),
             ("different audit positions", events as f64, held.positions),
         ],
@@ -294,6 +294,8 @@ fn summary(ground: &dyn Ground, running: &[Running], totals: &Totals, interrupte
         let mark = if (expected - is).abs() < 0.005 { "equal" } else { "DIFFERENT" };
         say!("{what:<28} {expected:>18.2} {is:>18.2}  {mark}");
     }
+    let tables: u64 = sent.records.iter().filter(|(topic, _)| topic.is_table()).map(|(_, n)| n).sum();
+    say!("`sent` counted {tables} records of tables, too: events alone are audited");
     match found.agrees() {
         true => {
             say!("the totals agree");

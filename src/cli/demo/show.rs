@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
+use headwater_engine::stats::{Histogram, LATENCY_BUCKETS};
 use headwater_generate::SoFar;
 
 use super::{Generated, Ground, Held};
@@ -20,6 +21,8 @@ pub(super) struct Display {
     started: Instant,
     /// Records of the generator and of each pipeline at the look before, for rates.
     seen: BTreeMap<String, (u64, Instant)>,
+    /// Latencies of each pipeline at the look before, and the 95th percentile of those between two looks.
+    latencies: BTreeMap<String, (Histogram, f64)>,
     rows: usize,
     /// When everything is shown next.
     next: Instant,
@@ -54,7 +57,7 @@ struct Line {
 
 impl Display {
     pub(super) fn new() -> Display {
-        Display { started: Instant::now(), seen: BTreeMap::new(), rows: 0, next: Instant::now(), first: None }
+        Display { started: Instant::now(), seen: BTreeMap::new(), latencies: BTreeMap::new(), rows: 0, next: Instant::now(), first: None }
     }
 
     /// Shows everything if it is time to, and the first totals as soon as they are there.
@@ -78,6 +81,7 @@ impl Display {
             true => format!("\x1b[H\x1b[J{}", page(&look)),
             false => {
                 let heading = if self.rows.is_multiple_of(ROWS_PER_HEADING) { heading(look.tables) } else { String::new() };
+                let heading = if self.rows == 0 { format!("{LATENCY}\n{heading}") } else { heading };
                 self.rows += 1;
                 let first = look.first.filter(|_| first).map_or_else(String::new, |first| first_totals(first) + "\n");
                 heading + &row(&look) + &first
@@ -93,6 +97,17 @@ impl Display {
         let rate = self.per_second("generator", sent);
         let pipelines = running.iter().map(|r| self.line(r)).collect();
         Look { seconds: self.started.elapsed().as_secs(), first: self.first, sent, rate, so_far, pipelines, held, tables }
+    }
+
+    /// The 95th percentile of the commits since the look before, or the last one if there were none. That of the whole run would show
+    /// for minutes how long the first commit took.
+    fn p95(&mut self, name: &str, latencies: &Histogram) -> f64 {
+        let (before, p95) = self.latencies.entry(name.to_string()).or_default();
+        let recent = latencies.since(before);
+        if recent.count > 0 {
+            (*before, *p95) = (latencies.clone(), recent.quantile(0.95));
+        }
+        *p95
     }
 
     /// How fast a counter has grown since the look before.
@@ -112,10 +127,19 @@ impl Display {
             read,
             written: s.outputs.values().map(|written| written.rows).sum(),
             lag: s.partitions.values().map(|p| (p.end - p.position).max(0)).sum(),
-            p95: s.end_to_end.quantile(0.95),
+            p95: self.p95(&running.pages.pipeline, &s.end_to_end),
             address: running.pages.address().map(|a| format!("http://{a}/metrics")).unwrap_or_default(),
         }
     }
+}
+
+/// What the column of latencies shows.
+const LATENCY: &str = "p95: 95% of the last second's commits came within this time of their oldest record";
+
+/// A latency in milliseconds: above the last bucket only that it is.
+fn millis(latency: f64) -> String {
+    let last = LATENCY_BUCKETS.last().copied().unwrap_or_default();
+    if latency.is_finite() { format!("{latency:.0}") } else { format!(">{last:.0}") }
 }
 
 /// How soon the tables had something.
@@ -130,8 +154,9 @@ fn page(look: &Look) -> String {
     let _ =
         writeln!(out, "{:<18} {:>10} {:>9} {:>10} {:>9} {:>12}  metrics", "pipeline", "records", "per s", "outputs", "lag", "latency p95");
     for Line { name, read, rate, written, lag, p95, address } in &look.pipelines {
-        let _ = writeln!(out, "{name:<18} {read:>10} {rate:>9.0} {written:>10} {lag:>9} {p95:>9.0} ms  {address}");
+        let _ = writeln!(out, "{name:<18} {read:>10} {rate:>9.0} {written:>10} {lag:>9} {:>9} ms  {address}", millis(*p95));
     }
+    let _ = writeln!(out, "{LATENCY}");
     let first = look.first.map_or_else(String::new, |first| format!("; {}", first_totals(first)));
     let _ = writeln!(out, "\nlatest closed windows ({}){first}", look.tables);
     for window in &look.held.windows {
@@ -167,7 +192,7 @@ fn row(look: &Look) -> String {
     let lag: i64 = look.pipelines.iter().map(|line| line.lag).sum();
     let p95 = look.pipelines.iter().map(|line| line.p95).fold(0.0, f64::max);
     let (sent, rate, held) = (look.sent, look.rate, look.held.revenue);
-    format!("{:>5} {sent:>10} {rate:>8.0} {lag:>8} {p95:>8.0} {:>16.2} {held:>16.2}\n", look.seconds, revenue(look))
+    format!("{:>5} {sent:>10} {rate:>8.0} {lag:>8} {:>8} {:>16.2} {held:>16.2}\n", look.seconds, millis(p95), revenue(look))
 }
 
 #[cfg(test)]
@@ -176,6 +201,7 @@ mod tests {
 
     #[test]
     fn rows_stand_under_their_headings_and_fit_into_80_columns() {
+        assert_eq!([41.7, f64::INFINITY].map(millis), ["42", ">60000"]);
         let line = Line { name: "p".into(), read: 1, rate: 1.0, written: 1, lag: 3, p95: 41.7, address: String::new() };
         let held = Held { revenue: 1_234.5, ..Held::default() };
         let look = Look {
