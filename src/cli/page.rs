@@ -1,4 +1,5 @@
-//! Pages of the documentation on a terminal: text is wrapped, tables become lists, code is indented and left as it is.
+//! Pages of the documentation on a terminal: text is wrapped, tables become lists, code is indented and left as it is,
+//! but for columns and their types.
 
 use crate::say;
 use crate::style::{dim, name, strong, wrapped, wrapping};
@@ -8,7 +9,7 @@ const INDENT: &str = "      ";
 
 /// Prints a page of Markdown.
 pub fn show(page: &str) {
-    let (mut code, mut paragraph) = (false, String::new());
+    let (mut code, mut columns, mut paragraph) = (false, false, String::new());
     for line in page.lines() {
         let fence = line.starts_with("```");
         if !code && !fence && !line.is_empty() && !line.starts_with(['#', '|']) {
@@ -19,6 +20,9 @@ pub fn show(page: &str) {
         flush(&mut paragraph);
         if fence {
             code = !code;
+            columns = line == "```text";
+        } else if code && columns {
+            say!("{}", textwrap::fill(line, wrapping().initial_indent("  ").subsequent_indent("    ")));
         } else if code {
             say!("  {line}");
         } else if let Some(title) = line.strip_prefix('#') {
