@@ -30,15 +30,11 @@ pub fn check_times(guarantee: Guarantee, interval: Span, config: &Config) -> Res
 /// Internal topics must be what the plan takes them for: another partition count silently moves keys, and
 /// deletion in a changelog loses state.
 pub fn check_internal(plan: &Plan, broker: &dyn Broker) -> Result<(), BrokerError> {
+    let mut differing = Vec::new();
     for spec in topics_to_create(plan).iter().filter(|t| t.name.starts_with("hw.")) {
         let partitions = broker.partitions(&spec.name)?;
-        if partitions.is_some_and(|n| n != spec.partitions) {
-            return Err(BrokerError::fatal(format!(
-                "the topic `{}` has {} partitions, the plan needs {}: the number of input partitions has changed since the pipeline first ran. Run it under a new name, or delete its `hw.` topics, its groups and the content of its ClickHouse tables, and start again",
-                spec.name,
-                partitions.unwrap_or(0),
-                spec.partitions
-            )));
+        if let Some(n) = partitions.filter(|n| *n != spec.partitions) {
+            differing.push(format!("`{}` has {n} partitions, the plan needs {}", spec.name, spec.partitions));
         }
         if partitions.is_some() && spec.name.ends_with(".changelog") {
             let config = broker.topic_config(&spec.name)?;
@@ -50,7 +46,14 @@ pub fn check_internal(plan: &Plan, broker: &dyn Broker) -> Result<(), BrokerErro
             }
         }
     }
-    Ok(())
+    match differing.is_empty() {
+        true => Ok(()),
+        false => Err(BrokerError::fatal(format!(
+            "{}: the number of input partitions has changed since the pipeline first ran. Run it under a new name, or delete its `hw.` topics, \
+             its groups and the content of its ClickHouse tables, and start again",
+            differing.join("; ")
+        ))),
+    }
 }
 
 /// What brokers keep tombstones for where a topic doesn't say: `log.cleaner.delete.retention.ms`.
