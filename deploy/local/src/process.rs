@@ -82,11 +82,14 @@ impl Running {
     /// Whether the process still runs and is the one that was started for `marker` (a path in its command line).
     ///
     /// A process that is ending counts as running until its files and sockets are closed: its memory, and with it
-    /// the command line, goes first, so an empty command line is not taken for a foreign one.
+    /// the command line, goes first. Then the command line is empty, or cut off if it goes while it is read; so only
+    /// one that reads the same twice is taken for a foreign one.
     pub fn alive(&self, marker: &Path) -> bool {
         let marker = marker.as_os_str().as_encoded_bytes();
-        let ours = |line: Vec<u8>| line.is_empty() || line.windows(marker.len().max(1)).any(|window| window == marker);
-        self.exists() && fs::read(format!("/proc/{}/cmdline", self.pid)).is_ok_and(ours)
+        let line = || fs::read(format!("/proc/{}/cmdline", self.pid)).ok();
+        let ours = |line: &[u8]| line.is_empty() || line.windows(marker.len().max(1)).any(|window| window == marker);
+        let foreign = |first: &[u8]| !ours(first) && line().is_some_and(|second| second == first);
+        self.exists() && line().is_some_and(|line| !foreign(&line))
     }
 
     /// Whether the process that was started still has an entry. An ended child of this process is collected.
@@ -232,6 +235,18 @@ mod tests {
         assert!(!running.alive(Path::new("/nowhere/else")), "a command line without the marker is foreign");
         kill_process(running.pid().unwrap(), Signal::KILL).unwrap();
         assert!(running.wait_gone(dir.path(), Duration::from_secs(20)));
+    }
+
+    #[test]
+    fn a_command_line_that_is_cut_off_is_not_foreign() {
+        let dir = tempfile::tempdir().unwrap();
+        for _ in 0..300 {
+            let mut launch = launch(dir.path(), "exit 0");
+            launch.args.insert(2, "x".repeat(60_000));
+            let running = launch.spawn().unwrap();
+            assert!(running.wait_gone(dir.path(), Duration::from_secs(20)));
+            assert!(!Path::new(&format!("/proc/{}", running.pid)).exists(), "it was still ending");
+        }
     }
 
     #[test]
