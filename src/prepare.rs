@@ -58,7 +58,7 @@ pub fn parse(source: Source) -> Result<Loaded, Vec<Problem>> {
 /// Everything that is wrong with the pipeline, in the order of the file, warnings included.
 pub fn make_plan(loaded: &Loaded, catalog: &dyn Catalog) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
     let show = |found: Vec<_>| found.into_iter().take(MOST).map(|d| Problem::found(&loaded.source, &loaded.root, d)).collect::<Vec<_>>();
-    let (plan, found) = match plan(&loaded.pipeline, &loaded.root, &loaded.source.text, &operators(), catalog) {
+    let (plan, found) = match plan(&loaded.pipeline, &loaded.root, &operators(), catalog) {
         Ok(mut plan) => {
             let warnings = std::mem::take(&mut plan.warnings);
             (Some(plan), show(warnings))

@@ -10,10 +10,10 @@ use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
 use headwater_formats::{AvroDecoder, AvroReader, DecodeError, JsonDecoder, RowBuilder};
 use operator_core::batch::time_type;
-use operator_core::{Batch, Millis, Origin, Path};
+use operator_core::{Batch, Millis, Origin, Path, headers};
 
 use crate::broker::{Record, RecordSet};
-use crate::headers;
+use crate::headers::of_record;
 use crate::pipeline::{Format, NullValues, WrongUnit};
 use crate::plan::{Decode, InputTopic, Metadata, TimeSource};
 use crate::schemas::{Lookup, SchemaSource};
@@ -308,7 +308,7 @@ impl Decoder {
         let mut bytes = Vec::new();
         for place in &self.places {
             bytes.clear();
-            records.headers(*place, &mut |name, value| headers::push(&mut bytes, &headers::of_record(name), value));
+            records.headers(*place, &mut |name, value| headers::push(&mut bytes, &of_record(name), value));
             column.append_option((!bytes.is_empty()).then_some(bytes.as_slice()));
         }
         Arc::new(column.finish())

@@ -1,8 +1,13 @@
-//! Record headers in one binary value, so that they travel through the steps as a column.
-//!
-//! Encoding, repeated per header: name length (2 bytes), name, value length (4 bytes, all ones for null), value.
+//! Headers of records that are written: those of the source record, and those that a sink sets.
 
 use std::borrow::Cow;
+
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch};
+use arrow::datatypes::DataType;
+use operator_core::batch::HEADERS;
+use operator_core::headers::{iter, push};
+
+use crate::plan::TopicSink;
 
 /// Names of headers that Headwater writes begin with this.
 const OURS: &[u8] = b"hw-";
@@ -18,34 +23,38 @@ pub fn of_record(name: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Appends one header.
-pub fn push(out: &mut Vec<u8>, name: &[u8], value: Option<&[u8]>) {
-    let name = name.get(..usize::from(u16::MAX)).unwrap_or(name);
-    out.extend_from_slice(&(name.len() as u16).to_be_bytes());
-    out.extend_from_slice(name);
-    match value {
-        None => out.extend_from_slice(&u32::MAX.to_be_bytes()),
-        Some(value) => {
-            out.extend_from_slice(&(value.len() as u32).to_be_bytes());
-            out.extend_from_slice(value);
-        }
-    }
+/// The headers of a sink's rows.
+pub struct HeaderColumns<'a> {
+    carried: Option<&'a BinaryArray>,
+    set: Vec<(&'a [u8], &'a ArrayRef)>,
 }
 
-/// The headers that were pushed, in order; ends early at invalid bytes.
-pub fn iter(mut bytes: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
-    std::iter::from_fn(move || {
-        let (length, rest) = bytes.split_first_chunk::<2>()?;
-        let (name, rest) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length)))?;
-        let (length, rest) = rest.split_first_chunk::<4>()?;
-        let length = u32::from_be_bytes(*length);
-        let (value, rest) = match length {
-            u32::MAX => (None, rest),
-            n => rest.split_at_checked(n as usize).map(|(v, r)| (Some(v), r))?,
-        };
-        bytes = rest;
-        Some((name, value))
-    })
+impl<'a> HeaderColumns<'a> {
+    pub fn new(sink: &'a TopicSink, rows: &'a RecordBatch) -> HeaderColumns<'a> {
+        let carried = if sink.headers { rows.column_by_name(HEADERS).and_then(|c| c.as_binary_opt()) } else { None };
+        let set = sink.set_headers.iter().filter_map(|(name, column)| Some((name.as_bytes(), rows.column_by_name(column)?)));
+        HeaderColumns { carried, set: set.collect() }
+    }
+
+    /// Appends the headers of a row. False if it has none.
+    pub fn write(&self, row: usize, out: &mut Vec<u8>) -> bool {
+        let before = out.len();
+        let carried = self.carried.filter(|c| c.is_valid(row)).map_or(&[][..], |c| c.value(row));
+        if self.set.is_empty() {
+            out.extend_from_slice(carried);
+            return out.len() > before;
+        }
+        let is_set = |name: &[u8]| self.set.iter().any(|(set, _)| *set == name);
+        iter(carried).filter(|(name, _)| !is_set(name)).for_each(|(name, value)| push(out, name, value));
+        for (name, column) in self.set.iter().filter(|(_, column)| column.is_valid(row)) {
+            let value = match column.data_type() {
+                DataType::Utf8 => column.as_string::<i32>().value(row).as_bytes(),
+                _ => column.as_binary::<i32>().value(row),
+            };
+            push(out, name, Some(value));
+        }
+        out.len() > before
+    }
 }
 
 #[cfg(test)]
@@ -55,15 +64,5 @@ mod tests {
         let passed_on = |name: &str| String::from_utf8(super::of_record(name.as_bytes()).into_owned()).unwrap();
         let names = ["hw-topic", "hw-original-topic", "trace-id", "hw", ""];
         assert_eq!(names.map(passed_on), ["hw-original-topic", "hw-original-topic", "trace-id", "hw", ""]);
-    }
-
-    #[test]
-    fn round_trip() {
-        let mut bytes = Vec::new();
-        super::push(&mut bytes, b"correlation-id", Some(b"abc"));
-        super::push(&mut bytes, &[0xff], None);
-        let all: Vec<_> = super::iter(&bytes).collect();
-        assert_eq!(all, [(&b"correlation-id"[..], Some(&b"abc"[..])), (&[0xff][..], None)]);
-        assert_eq!(super::iter(&bytes[..5]).count(), 0);
     }
 }

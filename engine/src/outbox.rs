@@ -4,10 +4,9 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use operator_core::Millis;
+use operator_core::{Millis, headers};
 
 use crate::broker::{BrokerError, Outgoing, Producer};
-use crate::headers;
 use crate::order::Place;
 
 /// A record: its key, value and headers are ranges of the buffer.

@@ -7,10 +7,11 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBat
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
 use headwater_formats::{AvroEncoder, JsonEncoder, KeyEncoder, encode_batch, partition};
-use operator_core::batch::{FUTURE, HEADERS, OFFSET, TIME, WATERMARK, time_type, user_fields};
+use operator_core::batch::{FUTURE, OFFSET, TIME, WATERMARK, is_metadata, is_system, time_type, written_fields};
 use operator_core::{Millis, Origin, Path};
 
 use crate::broker::{Broker, BrokerError, Failure, Outgoing, is_compacted};
+use crate::headers::HeaderColumns;
 use crate::order::{Place, Way, places};
 use crate::outbox::{Entry, Outbox};
 use crate::pipeline::Format;
@@ -69,9 +70,15 @@ struct Known {
 impl Writer {
     /// `shared`: another output of the stage may write the same topic. `schema_id`: gives the registry's id of a sink's Avro schema, by subject and text.
     pub fn new(output: &Output, shared: bool, schema_id: &dyn Fn(&str, &str) -> Result<u32, String>) -> Result<Writer, String> {
-        let user: Vec<usize> =
-            output.schema.fields().iter().enumerate().filter(|(_, f)| !operator_core::batch::is_system(f.name())).map(|(i, _)| i).collect();
-        let schema: SchemaRef = Arc::new(Schema::new(user_fields(&output.schema).cloned().collect::<Vec<_>>()));
+        let user: Vec<usize> = output
+            .schema
+            .fields()
+            .iter()
+            .enumerate()
+            .filter(|(_, f)| !is_system(f.name()) && !is_metadata(f.name()))
+            .map(|(i, _)| i)
+            .collect();
+        let schema: SchemaRef = Arc::new(Schema::new(written_fields(&output.schema).cloned().collect::<Vec<_>>()));
         let kind = match &output.target {
             Target::Topic(sink) => {
                 let values = match (sink.format, &sink.avro) {
@@ -205,7 +212,7 @@ fn topic(
         None => None,
     };
     let chosen = column(&sink.partition).map(|c| cast(c, &DataType::Int64)).transpose().map_err(|e| e.to_string())?;
-    let carried = if sink.headers { rows.column_by_name(HEADERS).and_then(|c| c.as_binary_opt::<i32>()) } else { None };
+    let header_columns = HeaderColumns::new(sink, rows);
     let json = match values {
         Values::Json(encoder) => Some(encoder.batch(user)?),
         _ => None,
@@ -265,15 +272,16 @@ fn topic(
             unwritable.push((row, cause));
             continue;
         }
-        let headers = carried.filter(|c| c.is_valid(row)).map(|c| c.value(row));
-        let size = out.bytes.len() - start + headers.map_or(0, <[u8]>::len);
+        let end = out.bytes.len();
+        let headers = header_columns.write(row, &mut out.bytes).then_some(end..out.bytes.len());
+        let size = out.bytes.len() - start;
         if size > MAX_RECORD {
             let cause = format!("the record would have {size} bytes, more than the {MAX_RECORD} that can be written");
             out.bytes.truncate(start);
             unwritable.push((row, cause));
             continue;
         }
-        let value = (!null).then_some(begin..out.bytes.len());
+        let value = (!null).then_some(begin..end);
         let target = match chosen.as_ref().map(|c| c.as_primitive::<Int64Type>()).filter(|c| c.is_valid(row)).map(|c| c.value(row)) {
             Some(n) if n >= 0 && n < i64::from(partitions) => n as i32,
             Some(n) => {
@@ -286,7 +294,6 @@ fn topic(
                 None => task.rem_euclid(partitions),
             },
         };
-        let headers = headers.map(|bytes| out.append(bytes));
         let timestamp = match &stamps {
             Some(stamps) => stamps.get(row).copied().flatten(),
             None => event_times.and_then(|t| t.get(row).copied()),

@@ -445,6 +445,10 @@ pub struct TopicTarget {
     /// such as closed windows, have none.
     #[serde(default = "yes")]
     pub headers: bool,
+    /// Headers to set, by name: the text or bytes column with the value. A header with this name that the source record
+    /// has is replaced; where the column is null there is none.
+    #[serde(default)]
+    pub set_headers: BTreeMap<String, String>,
     /// Subject in the schema registry instead of `{topic}-value`.
     #[serde(default)]
     pub subject: Option<String>,

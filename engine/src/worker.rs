@@ -209,7 +209,7 @@ mod tests {
         broker.create_topic("t", 1);
         let root = yaml::parse(TEXT).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
-        let planned = plan(&pipeline, &root, TEXT, &Registry(Vec::new()), &BrokerCatalog(&broker));
+        let planned = plan(&pipeline, &root, &Registry(Vec::new()), &BrokerCatalog(&broker));
         let plan = Arc::new(planned.unwrap_or_else(|found| panic!("{found:#?}")));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         let stats = Arc::new(Stats::default());

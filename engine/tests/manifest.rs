@@ -47,7 +47,7 @@ fn planned(broker: &MemoryBroker, text: &str) -> Plan {
     let registry = Registry(vec![Kind::of::<operator_filter::Filter>(), Kind::of::<operator_window::Window>()]);
     let root = yaml::parse(text).unwrap();
     let pipeline = Pipeline::read(&root).0.unwrap();
-    plan(&pipeline, &root, text, &registry, &BrokerCatalog(broker)).unwrap_or_else(|found| panic!("{found:#?}"))
+    plan(&pipeline, &root, &registry, &BrokerCatalog(broker)).unwrap_or_else(|found| panic!("{found:#?}"))
 }
 
 fn cluster(partitions: i32) -> MemoryBroker {

@@ -127,6 +127,10 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
                 add("partition", partition.clone());
             }
             add("headers", if sink.headers { HEADERS } else { "none" }.to_string());
+            let set: Vec<String> = sink.set_headers.iter().map(|(name, column)| format!("{name} from `{column}`")).collect();
+            if !set.is_empty() {
+                add("sets headers", set.join(", "));
+            }
             add("guarantee", topic_guarantee(once).to_string());
             match &sink.topic {
                 TopicName::Fixed(name) => name.to_string(),

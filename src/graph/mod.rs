@@ -135,7 +135,7 @@ impl Graph {
                 self.arrow(from, id("step", &node.step), &label, false);
             }
             for table in &node.planned.tables {
-                self.arrow(id("table", table), id("step", &node.step), "", true);
+                self.arrow(id("table", &table.name), id("step", &node.step), "", true);
             }
         }
         stage.outputs.iter().for_each(|output| self.output(plan, stage, output));

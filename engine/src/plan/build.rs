@@ -6,6 +6,8 @@ use std::collections::BTreeMap;
 use operator_core::diagnostic::{did_you_mean, names as list};
 use operator_core::{Diagnostic, Input, InputInfo, KeyEffect, Path, PlanCx, Planned, Port, Severity, TableInfo};
 
+use super::record::RecordColumns;
+use super::remembered::Remembered;
 use super::{Branch, Catalog, InputKind, Names, Output, Plan, PlanNode, Stage, StageInput, Upstream, sink, source};
 use crate::definition;
 use crate::pipeline::{API_VERSION, Pipeline, Step, can_name_a_pipeline};
@@ -45,7 +47,22 @@ pub(super) struct Builder<'a> {
 }
 
 /// Checks a pipeline and makes its plan. Every problem at once; diagnostics carry paths from the root of the file.
-pub fn plan(pipeline: &Pipeline, root: &Node, text: &str, registry: &Registry, catalog: &dyn Catalog) -> Result<Plan, Vec<Diagnostic>> {
+pub fn plan(pipeline: &Pipeline, root: &Node, registry: &Registry, catalog: &dyn Catalog) -> Result<Plan, Vec<Diagnostic>> {
+    let catalog = Remembered::new(catalog);
+    let all = RecordColumns::all();
+    let draft = planned(pipeline, root, registry, &catalog, &all)?;
+    let read = RecordColumns::read_by(draft.stages.iter().flat_map(|stage| &stage.nodes), pipeline.sinks.values());
+    if read == all { Ok(draft) } else { planned(pipeline, root, registry, &catalog, &read) }
+}
+
+/// The plan with rows that have these columns about their record.
+fn planned(
+    pipeline: &Pipeline,
+    root: &Node,
+    registry: &Registry,
+    catalog: &dyn Catalog,
+    record: &RecordColumns,
+) -> Result<Plan, Vec<Diagnostic>> {
     let mut builder = Builder {
         pipeline,
         root,
@@ -63,8 +80,8 @@ pub fn plan(pipeline: &Pipeline, root: &Node, text: &str, registry: &Registry, c
         found: Vec::new(),
     };
     builder.header();
-    let tables = builder.tables(text);
-    builder.sources(text);
+    let mut tables = builder.tables();
+    builder.sources(record);
     builder.steps();
     builder.sinks();
     builder.read_once();
@@ -73,6 +90,7 @@ pub fn plan(pipeline: &Pipeline, root: &Node, text: &str, registry: &Registry, c
     // After an error, outputs may be unread only because their readers were rejected.
     if builder.found.iter().all(|d| d.severity != Severity::Error) {
         builder.unread();
+        builder.history(&mut tables);
     }
     let (errors, warnings): (Vec<_>, Vec<_>) = std::mem::take(&mut builder.found).into_iter().partition(|d| d.severity == Severity::Error);
     if !errors.is_empty() {
@@ -179,33 +197,27 @@ impl Builder<'_> {
         }
     }
 
-    fn tables(&mut self, text: &str) -> Vec<super::TablePlan> {
+    fn tables(&mut self) -> Vec<super::TablePlan> {
         let mut tables = Vec::new();
         for (name, table) in &self.pipeline.tables {
-            match source::table(name, table, self.catalog, text) {
+            match source::table(name, table, self.catalog) {
                 Ok(planned) => {
                     self.tables.insert(name.clone(), TableInfo { schema: planned.schema.clone(), key: planned.key.clone() });
                     tables.push(planned);
                 }
                 Err(d) => self.found.push(d.under(["tables", name])),
             }
-            if table.history.is_some() && !text.contains("as_of") {
-                let found = Diagnostic::warning("no-effect", "`history` has no effect here: no join has `as_of: event_time`");
-                let found = found.at(["tables", name, "history"]).key();
-                self.found.push(found.help("remove it, or write `as_of: event_time` in the join"));
-            }
         }
         tables
     }
 
-    fn sources(&mut self, text: &str) {
+    fn sources(&mut self, record: &RecordColumns) {
         if self.root.get("sources").is_some_and(Node::is_empty) {
             let found = Diagnostic::error("no-source", "the pipeline has no sources").at(["sources"]).key();
             self.found.push(found.help("add one: `orders: { topic: business.orders.created, format: avro }`"));
         }
-        let headers = self.pipeline.sinks.values().any(|sink| sink.topic().is_some_and(|topic| topic.headers));
         for (name, spec) in &self.pipeline.sources {
-            match source::source(name, spec, self.catalog, text, headers) {
+            match source::source(name, spec, self.catalog, record) {
                 Ok((input, warnings)) => {
                     self.found.extend(warnings.into_iter().map(|d| d.under(["sources", name])));
                     let stream = self.begin(input);

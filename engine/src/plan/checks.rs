@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use operator_core::Diagnostic;
+use operator_core::{Diagnostic, TableUse};
 
+use super::TablePlan;
 use super::build::Builder;
+use super::source::DEFAULT_HISTORY;
 use crate::pipeline::{Declared, Format, SinkTarget};
 use crate::yaml::Node;
 
@@ -101,6 +103,21 @@ impl Builder<'_> {
         found.into_iter().for_each(|name| self.no_order(&["sinks".to_string(), name, "topic".to_string()]));
     }
 
+    /// Tables keep replaced rows where a step looks them up as of event time.
+    pub(super) fn history(&mut self, tables: &mut [TablePlan]) {
+        let uses: Vec<&TableUse> = self.nodes.iter().flat_map(|(_, n)| &n.planned.tables).collect();
+        for table in tables {
+            let as_of_time = uses.iter().any(|used| used.name == table.name && used.as_of_time);
+            if as_of_time {
+                table.history.get_or_insert(DEFAULT_HISTORY);
+            } else if table.history.is_some() {
+                let found = Diagnostic::warning("no-effect", "`history` has no effect here: no join has `as_of: event_time`");
+                let found = found.at(["tables", &table.name, "history"]).key();
+                self.found.push(found.help("remove it, or write `as_of: event_time` in the join"));
+            }
+        }
+    }
+
     /// Settings that say nothing where they stand.
     pub(super) fn without_effect(&mut self) {
         let mut found = Vec::new();
@@ -167,7 +184,7 @@ impl Builder<'_> {
                 );
             }
         }
-        let looked_up: Vec<&String> = self.nodes.iter().flat_map(|(_, n)| &n.planned.tables).collect();
+        let looked_up: Vec<&String> = self.nodes.iter().flat_map(|(_, n)| &n.planned.tables).map(|used| &used.name).collect();
         for name in self.pipeline.tables.keys().filter(|name| !looked_up.contains(name)) {
             found.push(
                 Diagnostic::warning("unused-table", format!("no step uses the table `{name}`"))

@@ -9,6 +9,8 @@ mod build;
 mod checks;
 mod inputs;
 mod names;
+mod record;
+mod remembered;
 mod sink;
 mod source;
 mod streams;
@@ -16,7 +18,7 @@ mod streams;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use operator_core::batch::user_fields;
+use operator_core::batch::written_fields;
 use operator_core::{Diagnostic, Input, Millis, Path, Planned, Port};
 
 use crate::broker::TopicId;
@@ -243,7 +245,7 @@ impl Output {
 
     /// The columns for readers: those that a table gets.
     pub fn rows(&self) -> Schema {
-        Schema::new(user_fields(&self.schema).cloned().collect::<Vec<_>>())
+        Schema::new(written_fields(&self.schema).cloned().collect::<Vec<_>>())
     }
 }
 
@@ -275,6 +277,8 @@ pub struct TopicSink {
     pub timestamp: Option<String>,
     pub partition: Option<String>,
     pub headers: bool,
+    /// Headers that are set, and the columns of their values.
+    pub set_headers: Vec<(String, String)>,
     /// To be created if missing.
     pub create: Option<crate::broker::TopicSpec>,
     /// The topic takes no record without a key. Of topics whose name depends on the row: those it creates.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use headwater_formats::{AvroEncoder, JsonEncoder, arrow_to_avro};
-use operator_core::batch::user_fields;
+use operator_core::batch::written_fields;
 use operator_core::path::in_sql;
 use operator_core::{Diagnostic, Path, Severity, type_name};
 
@@ -41,7 +41,7 @@ pub fn sink(
 
 /// Whether rows can be written to the table, as far as no server is asked.
 fn check_table(table: &dyn SinkTable, schema: &SchemaRef, wrong: &mut Vec<Diagnostic>) {
-    let rows = Schema::new(user_fields(schema).cloned().collect::<Vec<_>>());
+    let rows = Schema::new(written_fields(schema).cloned().collect::<Vec<_>>());
     wrong.extend(table.check(&rows));
     for column in position_fields().iter().filter(|column| rows.field_with_name(column.name()).is_ok()) {
         let message = format!("`{}` is the name of a column that delivery adds to every row", column.name());
@@ -126,7 +126,7 @@ fn topic_sink(sink: &TopicTarget, topic: &str, schema: &SchemaRef, catalog: &dyn
         }
     };
     let optional = |column: &Option<String>| column.as_ref().map(|text| named(text));
-    let user: SchemaRef = Arc::new(Schema::new(user_fields(schema).cloned().collect::<Vec<_>>()));
+    let user: SchemaRef = Arc::new(Schema::new(written_fields(schema).cloned().collect::<Vec<_>>()));
     let avro = match sink.format {
         Format::Avro => avro(sink, topic, &user, catalog, wrong),
         Format::Debezium => {
@@ -170,9 +170,31 @@ fn topic_sink(sink: &TopicTarget, topic: &str, schema: &SchemaRef, catalog: &dyn
         timestamp: optional(&sink.timestamp),
         partition: optional(&sink.partition),
         headers: sink.headers,
+        set_headers: set_headers(sink, schema, wrong),
         create,
         compacted,
     }))
+}
+
+/// The headers that a sink sets, and the columns of their values.
+fn set_headers(sink: &TopicTarget, schema: &SchemaRef, wrong: &mut Vec<Diagnostic>) -> Vec<(String, String)> {
+    let mut set = Vec::new();
+    for (name, text) in &sink.set_headers {
+        if name.is_empty() || name.starts_with("hw-") {
+            let found = Diagnostic::error("header-name", format!("`{name}` is not a valid name for a header"));
+            wrong.push(found.at(["set_headers", name]).key().help("use a name that is not empty and does not start with `hw-`"));
+        }
+        match Path::resolve_column(text, schema.fields()) {
+            None => wrong.push(unknown_sink_column(text, schema).at(["set_headers", name])),
+            Some(field) if matches!(field.data_type(), DataType::Utf8 | DataType::Binary) => set.push((name.clone(), field.name().clone())),
+            Some(field) => {
+                let message = format!("`{text}` is {}, but a header's value is a text or bytes", type_name(field.data_type()));
+                let help = format!("add a text column in a `map` step: `CAST({} AS VARCHAR)`", in_sql(field.name()));
+                wrong.push(Diagnostic::error("header-type", message).at(["set_headers", name]).help(help));
+            }
+        }
+    }
+    set
 }
 
 /// As the topic is, or else as it is to be made.

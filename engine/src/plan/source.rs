@@ -10,44 +10,17 @@ use operator_core::path::{in_sql, unknown_column};
 use operator_core::table::is_record_key;
 use operator_core::{Diagnostic, InputInfo, Path, type_name, type_said};
 
+use super::record::RecordColumns;
 use super::sink::not_a_topic;
-use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource};
+use super::{Catalog, Decode, InputKind, InputTopic, StageInput, TablePlan, TimeSource};
 use crate::pipeline::{Declared, EventShape, Format, Source, Table};
 
-const METADATA: [(&str, Metadata); 5] = [
-    ("_topic", Metadata::Topic),
-    ("_partition", Metadata::Partition),
-    ("_key", Metadata::Key),
-    ("_timestamp", Metadata::Timestamp),
-    ("_value", Metadata::Value),
-];
-
-impl Metadata {
-    pub fn field(self) -> Field {
-        match self {
-            Metadata::Topic => Field::new("_topic", DataType::Utf8, false),
-            Metadata::Partition => Field::new("_partition", DataType::Int32, false),
-            Metadata::Key => Field::new("_key", DataType::Binary, true),
-            Metadata::Timestamp => Field::new("_timestamp", time_type(), true),
-            Metadata::Value => Field::new("_value", DataType::Binary, true),
-        }
-    }
-}
-
-/// The metadata columns that some text of the pipeline mentions: the others are not worth building.
-fn mentioned(text: &str) -> Vec<Metadata> {
-    let words = |c: char| !(c.is_alphanumeric() || c == '_');
-    METADATA.iter().filter(|(name, _)| text.split(words).any(|word| word == *name)).map(|(_, m)| *m).collect()
-}
-
-/// Plans a source. `text`: the pipeline's own text, to see which metadata columns it uses. `headers`: some sink
-/// carries headers on.
-pub fn source(
+/// Plans a source. `record`: the columns about the record itself that its rows get.
+pub(super) fn source(
     name: &str,
     source: &Source,
     catalog: &dyn Catalog,
-    text: &str,
-    headers: bool,
+    record: &RecordColumns,
 ) -> Result<(StageInput, Vec<Diagnostic>), Vec<Diagnostic>> {
     if source.format == Format::Debezium {
         return Err(vec![debezium_elsewhere("a source")]);
@@ -75,14 +48,14 @@ pub fn source(
         [one] => one.clone(),
         several => Arc::new(Schema::new(merge(&several.iter().map(|schema| schema.fields()).collect::<Vec<_>>()))),
     };
-    let ours = |name: &str| batch::is_system(name) || METADATA.iter().any(|(ours, _)| *ours == name);
+    let ours = |name: &str| batch::is_system(name) || batch::is_metadata(name);
     if let Some(field) = value.fields().iter().find(|f| ours(f.name())) {
         let found =
             Diagnostic::error("reserved-column", format!("the records have a column `{}`, a name reserved for the engine", field.name()));
         let at = if source.schema.is_some() { vec!["schema", field.name(), THE_KEY] } else { vec!["format"] };
         return Err(vec![found.at(at).help("names that start with `_` are reserved for the engine; rename the field in the producer")]);
     }
-    let metadata = mentioned(text);
+    let (metadata, headers) = (record.metadata(), record.headers());
     let time = time(source, &value).map_err(|d| vec![d])?;
     let key = source.key.as_ref().map(|key| Path::resolve(key, value.fields()).map_err(|d| vec![d.at(["key"])])).transpose()?;
     if let Some((path, of)) = key.as_ref().and_then(|path| Some((path, path.field(value.fields())?.data_type())))
@@ -138,10 +111,10 @@ pub fn input_of(stage_input: &StageInput) -> InputInfo {
 }
 
 /// How long replaced rows are kept where some join looks them up as of event time, unless the table says otherwise.
-const DEFAULT_HISTORY: i64 = 7 * 86_400_000;
+pub(super) const DEFAULT_HISTORY: i64 = 7 * 86_400_000;
 
 /// Plans a table.
-pub fn table(name: &str, table: &Table, catalog: &dyn Catalog, text: &str) -> Result<TablePlan, Diagnostic> {
+pub fn table(name: &str, table: &Table, catalog: &dyn Catalog) -> Result<TablePlan, Diagnostic> {
     if matches!(table.format, Format::Bytes | Format::String) {
         let found = Diagnostic::error("table-format", "a table's `format` is `json`, `avro` or `debezium`").at(["format"]);
         return Err(found.help("choose one of them, or read the topic as a source"));
@@ -169,7 +142,7 @@ pub fn table(name: &str, table: &Table, catalog: &dyn Catalog, text: &str) -> Re
         schema,
         key,
         time,
-        history: table.history.map(|h| h.millis()).or_else(|| text.contains("as_of").then_some(DEFAULT_HISTORY)),
+        history: table.history.map(|h| h.millis()),
     })
 }
 

@@ -54,7 +54,7 @@ fn lane() -> (MemoryBroker, Arc<MemoryClock>, Lane, Arc<Stats>) {
     let pipeline = Pipeline::read(&root).0.unwrap();
     let registry =
         Registry(vec![Kind::of::<operator_window::Window>(), Kind::of::<operator_map::Map>(), Kind::of::<operator_filter::Filter>()]);
-    let plan = Arc::new(plan(&pipeline, &root, PIPELINE, &registry, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
+    let plan = Arc::new(plan(&pipeline, &root, &registry, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
     broker.create_topics(&topics_to_create(&plan)).unwrap();
     let world = World {
         plan: plan.clone(),

@@ -59,7 +59,7 @@ impl Run {
         let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
         let registry = Registry(vec![Kind::of::<operator_window::Window>()]);
-        let plan = Arc::new(plan(&pipeline, &root, text, &registry, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
+        let plan = Arc::new(plan(&pipeline, &root, &registry, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         let stats = Arc::new(Stats::default());
         let world = World {

@@ -209,7 +209,7 @@ impl<'a> Run<'a> {
         broker.create_topic("orders", PARTITIONS);
         let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
-        let plan = plan(&pipeline, &root, text, &registry(), &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
+        let plan = plan(&pipeline, &root, &registry(), &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         Run { case, seed, broker, clock, plan: Arc::new(plan), state: tempfile::tempdir().unwrap(), stats: Vec::new() }
     }
@@ -367,7 +367,7 @@ impl Played {
         topics.iter().for_each(|(topic, partitions)| broker.create_topic(topic, *partitions));
         let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read_with(&root, &sinks()).0.unwrap();
-        let plan = plan(&pipeline, &root, text, &registry(), &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
+        let plan = plan(&pipeline, &root, &registry(), &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         Played { broker, plan: Arc::new(plan) }
     }

@@ -76,7 +76,7 @@ impl Log {
     fn plan(&self, text: &str) -> Plan {
         let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
-        let plan = plan(&pipeline, &root, text, &registry(), &BrokerCatalog(&self.broker)).unwrap_or_else(|found| panic!("{found:#?}"));
+        let plan = plan(&pipeline, &root, &registry(), &BrokerCatalog(&self.broker)).unwrap_or_else(|found| panic!("{found:#?}"));
         self.broker.create_topics(&topics_to_create(&plan)).unwrap();
         plan
     }

@@ -53,7 +53,7 @@ impl Run {
         let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
         let registry = Registry(vec![Kind::of::<operator_filter::Filter>()]);
-        let plan = Arc::new(plan(&pipeline, &root, text, &registry, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
+        let plan = Arc::new(plan(&pipeline, &root, &registry, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         let tables = Arc::new(LoadedTables::new(&plan));
         Run { broker, clock, plan, tables, stats: Arc::default() }

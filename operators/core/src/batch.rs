@@ -26,8 +26,12 @@ pub const OFFSET: &str = "_offset";
 /// Whether the event time lies further ahead of the record's timestamp than the source's `max_future` allows: `Boolean`. Such
 /// a time is not believed: it moves no watermark, ages no group, and does not make its row the newest of one.
 pub const FUTURE: &str = "_future";
-/// Headers of the source record in the engine's own encoding, null when there are none: `Binary`, optional column.
+/// Headers of the source record in the encoding of [`crate::headers`], null when there are none: `Binary`. Only there if a step
+/// reads a header or a sink carries them on.
 pub const HEADERS: &str = "_headers";
+/// Columns about the source record itself: after those of its value, and only if a step or a sink reads them. Sinks don't
+/// write them.
+pub const METADATA: [&str; 5] = ["_topic", "_partition", "_key", "_timestamp", "_value"];
 
 /// The type of the event-time column, and of timestamps the engine makes (window bounds).
 pub fn time_type() -> DataType {
@@ -35,7 +39,7 @@ pub fn time_type() -> DataType {
 }
 
 /// The system columns that every batch between steps carries, in this order, after the user's columns.
-/// [`HEADERS`] is added by the engine only where a sink carries headers on.
+/// [`HEADERS`] comes after them where it is needed.
 pub fn system_fields() -> [Field; 4] {
     [
         Field::new(TIME, time_type(), false),
@@ -50,6 +54,11 @@ pub fn is_system(name: &str) -> bool {
     matches!(name, TIME | WATERMARK | OFFSET | FUTURE | HEADERS)
 }
 
+/// True for columns about the source record itself.
+pub fn is_metadata(name: &str) -> bool {
+    METADATA.contains(&name)
+}
+
 /// What is wrong with a name for a column that a step makes: those that start with `_` are the engine's and the record's.
 pub fn reserved_name(name: &str) -> Option<Diagnostic> {
     name.starts_with('_')
@@ -59,6 +68,11 @@ pub fn reserved_name(name: &str) -> Option<Diagnostic> {
 /// The fields of `schema` that belong to the user, in order.
 pub fn user_fields(schema: &Schema) -> impl Iterator<Item = &Arc<Field>> {
     schema.fields().iter().filter(|f| !is_system(f.name()))
+}
+
+/// The fields of `schema` that a sink writes, in order.
+pub fn written_fields(schema: &Schema) -> impl Iterator<Item = &Arc<Field>> {
+    user_fields(schema).filter(|f| !is_metadata(f.name()))
 }
 
 /// `user` columns followed by the system columns present in `like` (so headers stay where they are carried).

@@ -23,6 +23,7 @@
 pub mod batch;
 pub mod diagnostic;
 pub mod duration;
+pub mod headers;
 pub mod keys;
 pub mod memory;
 pub mod operator;
@@ -40,7 +41,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use duration::Span;
 pub use operator::{Context, Emitted, Input, Ledger, Operator, Port, Progress, Rejected, Time};
 pub use path::Path;
-pub use spec::{InputInfo, KeyEffect, OutputPort, PlanCx, Planned, Spec, StateLayout, TableInfo};
+pub use spec::{InputInfo, KeyEffect, OutputPort, PlanCx, Planned, Spec, StateLayout, TableInfo, TableUse};
 pub use state::{MemoryState, State, StateError};
 pub use table::{Change, Table, Tables};
 pub use types::{name as type_name, said as type_said};

@@ -125,6 +125,14 @@ impl StateLayout {
     }
 }
 
+/// A table that a step reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableUse {
+    pub name: String,
+    /// It looks up the version that was valid at a row's time, so the table keeps replaced ones.
+    pub as_of_time: bool,
+}
+
 /// A step that passed its checks.
 #[derive(Clone)]
 pub struct Planned {
@@ -136,8 +144,9 @@ pub struct Planned {
     pub state: Option<StateLayout>,
     /// The step's outputs trail its input's watermark by this much (a window that waits for late rows).
     pub delay: Millis,
-    /// Names of the tables it reads.
-    pub tables: Vec<String>,
+    /// Columns of its input that its expressions read, sorted. Those that only pass through don't count.
+    pub reads: Vec<String>,
+    pub tables: Vec<TableUse>,
     /// Settings with their defaults, and facts worth knowing, for `hw explain`: (name, value).
     pub details: Vec<(String, String)>,
     pub warnings: Vec<Diagnostic>,
@@ -158,6 +167,7 @@ impl Planned {
             needs_key: None,
             state: None,
             delay: 0,
+            reads: Vec::new(),
             tables: Vec::new(),
             details: Vec::new(),
             warnings: Vec::new(),
@@ -165,6 +175,14 @@ impl Planned {
             grows: false,
             build: Arc::new(build),
         }
+    }
+
+    /// Says which columns the step's expressions read.
+    pub fn reads<'a>(mut self, columns: impl IntoIterator<Item = &'a String>) -> Planned {
+        self.reads = columns.into_iter().cloned().collect();
+        self.reads.sort_unstable();
+        self.reads.dedup();
+        self
     }
 
     pub fn detail(mut self, name: &str, value: impl ToString) -> Planned {

@@ -103,18 +103,21 @@ fn planned(dedup: &Dedup, plan: DedupPlan) -> Planned {
         warnings.push(Diagnostic::warning("depends-on-arrival", message).at(["emit"]).help(help));
     }
     let plan = Arc::new(plan);
-    Planned {
+    let reads: Vec<String> = plan.by.iter().map(|path| path.first().to_string()).collect();
+    let planned = Planned {
         outputs,
         needs_key: Some(vec![plan.by.clone()]),
         state: Some(layout(&plan)),
         delay,
+        reads: Vec::new(),
         tables: Vec::new(),
         details: details(dedup, &plan),
         warnings,
         fallible: Vec::new(),
         grows: false,
         build: Arc::new(move || Box::new(Deduplicating::new(plan.clone()))),
-    }
+    };
+    planned.reads(&reads)
 }
 
 /// The columns of `by`.

@@ -1,12 +1,13 @@
 //! Checks of joins against their rows and tables, and the operator's plan.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use operator_core::batch::{is_system, reserved_name, user_fields, with_system_fields};
 use operator_core::diagnostic::{did_you_mean, names};
 use operator_core::table::is_record_key;
-use operator_core::{Diagnostic, KeyEffect, OutputPort, Path, PlanCx, Planned, TableInfo, type_name};
+use operator_core::{Diagnostic, KeyEffect, OutputPort, Path, PlanCx, Planned, TableInfo, TableUse, type_name};
 use operator_expr::Expr;
 
 use crate::operator::EnrichOperator;
@@ -66,14 +67,17 @@ pub fn plan(enrich: &Enrich, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
     if !problems.is_empty() {
         return Err(problems);
     }
-    let mut tables: Vec<String> = joins.iter().map(|join| join.table.clone()).collect();
-    tables.sort_unstable();
-    tables.dedup();
+    let mut used: BTreeMap<&str, bool> = BTreeMap::new();
+    for join in &joins {
+        *used.entry(&join.table).or_default() |= join.as_of == AsOf::EventTime;
+    }
+    let tables = used.into_iter().map(|(name, as_of_time)| TableUse { name: name.to_string(), as_of_time }).collect();
+    let reads: Vec<String> = joins.iter().flat_map(|join| join.on.columns()).cloned().collect();
     let place = |number: usize| if enrich.listed { vec![number.to_string(), "on".into()] } else { vec!["on".into()] };
     let fallible = joins.iter().enumerate().filter_map(|(n, join)| Some(join.on.fallible()?.at(place(n)))).collect();
     let plan = Arc::new(EnrichPlan { joins, schema: output.clone() });
     let main = OutputPort::main(output, KeyEffect::Unchanged);
-    let planned = Planned::stateless(main, move || Box::new(EnrichOperator::new(plan.clone())));
+    let planned = Planned::stateless(main, move || Box::new(EnrichOperator::new(plan.clone()))).reads(&reads);
     Ok(Planned { tables, details, fallible, ..planned })
 }
 

@@ -26,6 +26,7 @@ use datafusion_functions_nested::planner::{FieldAccessPlanner, NestedFunctionPla
 use datafusion_sql::sqlparser::ast::BinaryOperator;
 
 use crate::bounded::bounded;
+use crate::header::HeaderOf;
 
 /// What is known about a function's name.
 pub(crate) enum Known {
@@ -108,6 +109,9 @@ impl Functions {
             }
         }
         functions.scalar.insert("get_field".into(), GET_FIELD.clone());
+        for function in HeaderOf::both() {
+            functions.scalar.insert(function.name().to_string(), Arc::new(ScalarUDF::new_from_impl(function)));
+        }
         for function in datafusion_functions_nested::all_default_higher_order_functions() {
             for alias in function.aliases() {
                 functions.higher_order.insert(alias.clone(), function.clone());
@@ -132,15 +136,16 @@ impl Functions {
         }
     }
 
-    /// Names of all functions that may be used, without their aliases.
+    /// Names of all functions that may be written, without their aliases.
     #[cfg(test)]
     pub fn canonical(&self) -> impl Iterator<Item = &str> {
-        self.scalar.values().map(|f| f.name()).chain(self.higher_order.values().map(|f| f.name()))
+        let names = self.scalar.values().map(|f| f.name()).chain(self.higher_order.values().map(|f| f.name()));
+        names.filter(|name| !name.contains(' '))
     }
 
     /// Names of all functions that may be used.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.scalar.keys().chain(self.higher_order.keys()).map(String::as_str)
+        self.scalar.keys().chain(self.higher_order.keys()).map(String::as_str).filter(|name| !name.contains(' '))
     }
 }
 

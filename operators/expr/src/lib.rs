@@ -32,6 +32,7 @@ pub mod compile;
 pub mod evaluate;
 mod fallible;
 pub mod functions;
+mod header;
 mod key;
 pub mod literals;
 pub mod names;

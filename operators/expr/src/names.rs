@@ -8,12 +8,13 @@ use datafusion_sql::sqlparser::ast::{
     AccessExpr, Expr as Ast, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, LambdaFunction, OneOrManyWithParens, Query,
     Subscript, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
-use operator_core::batch::{FUTURE, OFFSET, TIME, is_system};
+use operator_core::batch::{FUTURE, HEADERS, OFFSET, TIME, is_metadata, is_system};
 use operator_core::diagnostic::{closest, did_you_mean, names};
 use operator_core::path::quoted;
 use operator_core::{Path, type_name};
 
 use crate::functions::{FUNCTIONS, Known};
+use crate::header;
 use crate::refusal::ExprError;
 use crate::syntax::{Parsed, parse};
 
@@ -72,6 +73,9 @@ impl VisitorMut for Rewrite<'_> {
         if let Ast::Lambda(lambda) = ast {
             self.parameters.push(parameters(lambda));
         }
+        if self.schema.field_with_name(HEADERS).is_ok() && header::rewrite(ast) {
+            return ControlFlow::Continue(());
+        }
         // `data.items[1].price`: the names before the first bracket are one path, those after it are subscripts.
         if let Ast::CompoundFieldAccess { root, access_chain } = ast {
             let mut path = match root.as_ref() {
@@ -126,7 +130,7 @@ struct Check<'a> {
     parsed: &'a Parsed,
     schema: &'a Schema,
     parameters: Vec<Vec<String>>,
-    /// Lambdas seen as arguments of a function: only there do they mean something.
+    /// Lambdas and the column of headers, seen as arguments of a function: only there do they mean something.
     arguments: Vec<*const Ast>,
 }
 
@@ -146,6 +150,9 @@ impl Visitor for Check<'_> {
 
     fn pre_visit_expr(&mut self, ast: &Ast) -> Checked {
         match ast {
+            Ast::Identifier(name) if name.value == HEADERS && !self.arguments.contains(&std::ptr::from_ref(ast)) => {
+                refuse(self.all_headers(name))
+            }
             Ast::Identifier(name) => self.path(std::slice::from_ref(name)),
             Ast::CompoundIdentifier(parts) => self.path(parts),
             Ast::Function(call) => self.function(call),
@@ -172,6 +179,7 @@ impl Visitor for Check<'_> {
 impl Check<'_> {
     fn function(&mut self, call: &Function) -> Checked {
         if let FunctionArguments::List(list) = &call.args {
+            self.arguments.extend(header::column_of(call).map(std::ptr::from_ref));
             for arg in &list.args {
                 if let FunctionArg::Unnamed(FunctionArgExpr::Expr(arg @ Ast::Lambda(_))) = arg {
                     self.arguments.push(arg);
@@ -271,7 +279,7 @@ impl Check<'_> {
         let error = ExprError::new("unknown-column", format!("there is no column `{shown}`")).at(self.range(first));
         let known =
             || self.schema.fields().iter().map(|f| f.name().as_str()).filter(|n| !is_system(n) || matches!(*n, TIME | OFFSET | FUTURE));
-        let user = || known().filter(|n| !is_system(n));
+        let user = || known().filter(|n| !is_system(n) && !is_metadata(n));
         if !rest.is_empty() && self.schema.field_with_name(&shown).is_ok() {
             return error.help(format!("did you mean `{}`? A name with dots goes in double quotes", spelled(&shown)));
         }
@@ -291,6 +299,17 @@ impl Check<'_> {
             return error.help(meant);
         }
         error.help(format!("the columns are {}", listed(user())))
+    }
+
+    /// The column with all headers, where one of them is meant.
+    fn all_headers(&self, name: &Ident) -> ExprError {
+        let within = self.range(name);
+        if self.schema.field_with_name(HEADERS).is_err() {
+            let error = ExprError::new("headers", "these rows have no headers: an operator made them from several records");
+            return error.at(within).help("select the header into a column before that step, and aggregate it: `first(trace)`");
+        }
+        let help = format!("write `{HEADERS}['trace-id']` for its text, `CAST({HEADERS}['trace-id'] AS BYTEA)` for its bytes");
+        ExprError::new("headers", "an expression reads one header, by its name").at(within).help(help)
     }
 
     fn range(&self, part: &Ident) -> Option<Range<usize>> {

@@ -82,9 +82,10 @@ currency: string
         let [first, ..] = outputs.as_slice() else { return Err(vec![no_routes()]) };
         let fallible = routes.iter().filter_map(|r| Some(r.condition.as_ref()?.fallible()?.at(self.path(&r.name)))).collect();
         let warnings = self.unreachable(&routes);
+        let reads: Vec<String> = routes.iter().filter_map(|r| r.condition.as_ref()).flat_map(Predicate::columns).cloned().collect();
         let has_default = routes.iter().any(|route| route.condition.is_none());
         let routing = Routing { routes: routes.into(), all: self.matching == Match::All };
-        let mut planned = Planned::stateless(first.clone(), move || Box::new(routing.clone()));
+        let mut planned = Planned::stateless(first.clone(), move || Box::new(routing.clone())).reads(&reads);
         planned.outputs = outputs;
         planned.fallible = fallible;
         planned.warnings = warnings;

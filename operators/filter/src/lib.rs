@@ -43,7 +43,8 @@ data: struct<orderId: string, total: double, currency: string>
         let fallible = predicate.fallible().into_iter().collect();
         let warnings = constant(&predicate).into_iter().collect();
         let output = OutputPort::main(schema.clone(), KeyEffect::Unchanged);
-        let planned = Planned::stateless(output, move || Box::new(Filtering { predicate: predicate.clone() }));
+        let reads = predicate.columns().to_vec();
+        let planned = Planned::stateless(output, move || Box::new(Filtering { predicate: predicate.clone() })).reads(&reads);
         Ok(Planned { fallible, warnings, ..planned.detail("condition", self.0.as_str()) })
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use operator_core::batch::{is_system, reserved_name, user_fields, with_system_fields};
+use operator_core::batch::{is_system, reserved_name, with_system_fields, written_fields};
 use operator_core::diagnostic::{did_you_mean, names};
 use operator_core::{Diagnostic, KeyEffect, OutputPort, Path, PlanCx, Planned, type_said};
 use operator_expr::{Expr, ExprError, NamedSql, parse_alias};
@@ -45,12 +45,17 @@ pub(crate) fn plan(map: &Map, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic
     let alias = unnest.as_ref().map(|(_, alias, _)| alias.name().as_str());
     let fallible = fallible(map, unnest.as_ref(), &columns);
     let grows = unnest.is_some() || columns.iter().any(|column| matches!(&column.source, Planning::Computed(expr) if expr.grows()));
+    let computed = columns.iter().filter_map(|column| match &column.source {
+        Planning::Computed(expr) => Some(expr),
+        Planning::Column(_) => None,
+    });
+    let reads: Vec<String> = computed.chain(unnest.iter().map(|(list, ..)| list)).flat_map(Expr::columns).cloned().collect();
     let key = key_effect(map, &columns, &schema, alias);
     let output = with_system_fields(columns.iter().map(|c| c.field.clone()), input);
     let keep_empty = map.unnest_empty == Empty::Keep;
     let program = program(unnest, keep_empty, columns, input, output.clone()).map_err(|e| vec![e.diagnostic()])?;
     let program = Arc::new(program);
-    let planned = Planned::stateless(OutputPort::main(output, key), move || Box::new(Mapping { program: program.clone() }));
+    let planned = Planned::stateless(OutputPort::main(output, key), move || Box::new(Mapping { program: program.clone() })).reads(&reads);
     let planned = Planned { fallible, grows, ..planned };
     Ok(match &map.unnest {
         Some(unnest) => {
@@ -126,7 +131,7 @@ fn columns(map: &Map, schema: &SchemaRef, found: &mut Vec<Diagnostic>) -> Vec<Co
         match Path::resolve_column(text, schema.fields()).filter(|field| !is_system(field.name())) {
             Some(field) => dropped.push(field.name()),
             None => {
-                let known = || user_fields(schema).map(|f| f.name().as_str());
+                let known = || written_fields(schema).map(|f| f.name().as_str());
                 let problem = Diagnostic::error("unknown-column", format!("there is no column `{text}`"));
                 let help = did_you_mean(text, known()).unwrap_or_else(|| format!("the columns are {}", names(known())));
                 found.push(problem.at(["drop", &place.to_string()]).help(help));

@@ -35,6 +35,11 @@ impl Inputs {
         self.expressions.get(place).map(|(_, expression)| expression)
     }
 
+    /// The columns that are read.
+    pub fn columns(&self) -> impl Iterator<Item = &String> {
+        self.expressions.iter().flat_map(|(_, expression)| expression.columns())
+    }
+
     /// Type and nullability of what is at `place`. Only for columns and fields is a promise of no nulls believed: it
     /// comes from the data's schema; for computed values the planner's is not always kept.
     pub fn column_type(&self, place: usize) -> (DataType, bool) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use operator_core::batch::{HEADERS, is_system, reserved_name, system_fields, time_type, user_fields};
+use operator_core::batch::{HEADERS, is_system, reserved_name, system_fields, time_type, written_fields};
 use operator_core::diagnostic::names;
 use operator_core::keys::is_groupable;
 use operator_core::path::quoted;
@@ -116,6 +116,9 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
     }
     let details = details(window, &plan);
     let fallible = fallible(window, &plan);
+    let mut reads: Vec<String> = plan.inputs.columns().cloned().collect();
+    reads.sort_unstable();
+    reads.dedup();
     let closed = OutputPort::main(plan.schema.clone(), KeyEffect::Columns(by));
     let mut outputs = vec![OutputPort { timed: plan.emit == Emit::OnClose, ..closed }];
     outputs.extend((!plan.windows.unbounded).then_some(late));
@@ -124,6 +127,7 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
         needs_key: Some(vec![group.iter().map(|g| g.path.clone()).collect()]),
         state: Some(state_layout(group, &plan)),
         delay: plan.windows.lateness,
+        reads,
         tables: Vec::new(),
         details,
         warnings,
@@ -261,7 +265,7 @@ fn group(text: &str, schema: &SchemaRef, inputs: &mut Inputs, before: &[Group]) 
     let name = path.last();
     if is_system(name) {
         return Err(Diagnostic::error("reserved-name", format!("`{name}` is a column of the engine and differs from row to row"))
-            .help(format!("group by columns of your own: {}", names(user_fields(schema).map(|f| f.name().as_str())))));
+            .help(format!("group by columns of your own: {}", names(written_fields(schema).map(|f| f.name().as_str())))));
     }
     if [WINDOW_START, WINDOW_END].contains(&name) || before.iter().any(|g| g.field.name() == name) {
         return Err(taken(name, "rename the column in a `map` step before the window"));

@@ -154,7 +154,8 @@ pub(super) fn plan(planned: &Planned) -> Vec<String> {
         lines.push(format!("delay: {}", crate::Span(planned.delay)));
     }
     if !planned.tables.is_empty() {
-        lines.push(format!("tables: {}", planned.tables.join(", ")));
+        let tables: Vec<&str> = planned.tables.iter().map(|used| used.name.as_str()).collect();
+        lines.push(format!("tables: {}", tables.join(", ")));
     }
     lines.extend(planned.details.iter().map(|(name, value)| format!("detail {name}: {value}")));
     lines.extend(planned.warnings.iter().map(diagnostic));
