@@ -42,14 +42,25 @@ pub struct Leaving {
     pub rejected: Vec<(Arc<str>, Rejected, Origin)>,
 }
 
+/// What time brought about.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ran {
+    /// An operator emitted something or changed its state, or is done at last.
+    pub acted: bool,
+    /// An operator has more to do.
+    pub more: bool,
+}
+
 struct Node {
     step: Arc<str>,
     operator: Box<dyn Operator>,
     /// `Some` if the step keeps state.
     store: Option<Store>,
-    /// Watermark last given to the operator, and passed on.
+    /// The watermark that the operator is done with, and the one that was passed on.
     seen: Millis,
     passed_on: Millis,
+    /// The watermark that it works on, while it is not done.
+    releasing: Option<Millis>,
     delay: Millis,
     on_error: OnError,
     /// Rows in the open epoch and where they went.
@@ -79,6 +90,7 @@ impl Task {
             store: node.planned.state.is_some().then(Store::default),
             seen: NO_WATERMARK,
             passed_on: NO_WATERMARK,
+            releasing: None,
             delay: node.planned.delay,
             on_error: node.on_error,
             ledger: Ledger::default(),
@@ -108,16 +120,13 @@ impl Task {
         self.nodes.iter().any(|n| n.store.as_ref().is_some_and(Store::is_dirty))
     }
 
-    /// Continues at watermarks that were committed before: of each input.
-    pub fn resume(&mut self, inputs: &[Millis]) {
-        for index in 0..self.nodes.len() {
-            let watermark = self.input_watermark(index, inputs);
-            if let Some(node) = self.nodes.get_mut(index) {
-                node.seen = watermark;
-                node.passed_on = later(watermark, node.delay);
-                node.operator.on_restore();
-                node.waiting.clear();
-            }
+    /// Begins with state that was restored. Every step is to be given its time again: some may have been in the middle of
+    /// releasing what was over, and only their state says how far they had come.
+    pub fn resume(&mut self) {
+        for node in &mut self.nodes {
+            (node.seen, node.passed_on, node.releasing) = (NO_WATERMARK, NO_WATERMARK, None);
+            node.operator.on_restore();
+            node.waiting.clear();
         }
     }
 
@@ -187,16 +196,17 @@ impl Task {
         Ok(())
     }
 
-    /// Runs everything that waits, then time. `inputs`: the watermark of each input of the stage.
-    /// True if an operator acted on time.
-    pub fn run(&mut self, inputs: &[Millis], wall: Millis, tables: &dyn Tables, leaving: &mut Leaving) -> Result<bool, TaskError> {
-        let mut acted = false;
+    /// Runs everything that waits, then time. `inputs`: the watermark of each input of the stage. `now`: the wall clock, and
+    /// the entries of state that a call of an operator may release.
+    pub fn run(&mut self, inputs: &[Millis], now: (Millis, usize), tables: &dyn Tables, leaving: &mut Leaving) -> Result<Ran, TaskError> {
+        let mut ran = Ran::default();
         self.taken = 0;
         for index in 0..self.nodes.len() {
             self.waiting(index, tables, leaving)?;
-            acted |= self.time(index, inputs, wall, tables, leaving)?;
+            ran.acted |= self.time(index, inputs, now, tables, leaving)?;
         }
-        Ok(acted)
+        ran.more = self.nodes.iter().any(|node| node.releasing.is_some());
+        Ok(ran)
     }
 
     /// Runs one batch of input `input` through the steps, without time.
@@ -271,40 +281,44 @@ impl Task {
         Ok(())
     }
 
+    /// Gives a step the time of its inputs; true if it acted. A step that is not done with a watermark continues with it first.
     fn time(
         &mut self,
         index: usize,
         inputs: &[Millis],
-        wall: Millis,
+        (wall, budget): (Millis, usize),
         tables: &dyn Tables,
         leaving: &mut Leaving,
     ) -> Result<bool, TaskError> {
-        let watermark = self.input_watermark(index, inputs);
-        let Some(node) = self.nodes.get_mut(index) else { return Ok(false) };
-        if watermark <= node.seen {
-            return Ok(false);
-        }
-        let time = Time { watermark, emitted: node.passed_on, wall, budget: usize::MAX };
-        node.seen = watermark;
-        let origin = Origin { topic: node.step.clone(), partition: self.partition, from: -1, to: -1 };
-        let (mut ledger, mut emitted) = (Ledger::default(), false);
-        loop {
-            let call = self.call(index, tables, (BY_TIME, &origin), leaving, |operator, cx| operator.on_time(time, cx))?;
-            let (moved, any, progress) = call;
-            if moved.accounted() != 0 {
-                return Err(self.broken(index, format!("time made {} rows from nothing", moved.accounted())));
-            }
-            ledger.add(&moved);
-            emitted |= any;
-            if progress == Progress::Done {
+        let newest = self.input_watermark(index, inputs);
+        let mut acted = false;
+        while let Some(node) = self.nodes.get_mut(index) {
+            let continued = node.releasing.is_some();
+            let watermark = node.releasing.unwrap_or(newest);
+            if watermark <= node.seen {
                 break;
             }
+            let time = Time { watermark, emitted: node.passed_on, wall, budget };
+            let origin = Origin { topic: node.step.clone(), partition: self.partition, from: -1, to: -1 };
+            let call = self.call(index, tables, (BY_TIME, &origin), leaving, |operator, cx| operator.on_time(time, cx))?;
+            let (ledger, emitted, progress) = call;
+            if ledger.accounted() != 0 {
+                return Err(self.broken(index, format!("time made {} rows from nothing", ledger.accounted())));
+            }
+            let Some(node) = self.nodes.get_mut(index) else { break };
+            acted |= emitted || continued || ledger != Ledger::default() || node.store.as_ref().is_some_and(Store::is_dirty);
+            match progress {
+                Progress::Done => {
+                    (node.seen, node.releasing) = (watermark, None);
+                    node.passed_on = node.passed_on.max(later(watermark, node.delay));
+                }
+                Progress::More => {
+                    node.releasing = Some(watermark);
+                    break;
+                }
+            }
         }
-        if let Some(node) = self.nodes.get_mut(index) {
-            node.passed_on = node.passed_on.max(later(watermark, node.delay));
-        }
-        let dirty = self.nodes.get(index).is_some_and(|node| node.store.as_ref().is_some_and(Store::is_dirty));
-        Ok(emitted || dirty || ledger != Ledger::default())
+        Ok(acted)
     }
 
     /// Calls an operator, checks what it emitted and sends it on. Returns whether anything was emitted, and the operator's answer.

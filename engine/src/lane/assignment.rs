@@ -9,6 +9,7 @@ use operator_core::Millis;
 use super::input::{InputKind, InputPartition};
 use super::keys::KeyCheck;
 use super::restore::{Loading, Restoring};
+use super::time::Behind;
 use super::{Lane, LaneEnd, OwnedTask};
 use crate::broker::{Committed, Failure, TopicPartition};
 use crate::checkpoint::Checkpoint;
@@ -159,6 +160,7 @@ impl Lane {
             inputs: inputs.collect(),
             told: vec![operator_core::NO_WATERMARK; stage.outputs.len()],
             started: false,
+            behind: Behind::Nothing,
         };
         self.tasks.insert(id, owned);
         Ok(())
@@ -176,10 +178,10 @@ impl Lane {
         let (mut positions, mut first) = (Vec::new(), Vec::new());
         let ready: Vec<(usize, i32)> = self.tasks.iter().filter(|(_, t)| !t.started && t.restore.is_none()).map(|(id, _)| *id).collect();
         for id in ready {
-            let watermarks = self.watermarks(id);
             if let Some(owned) = self.tasks.get_mut(&id) {
-                owned.task.resume(&watermarks);
+                owned.task.resume();
                 owned.started = true;
+                owned.behind = Behind::Restored;
                 for partition in owned.inputs.iter().flatten() {
                     if let Some(input) = self.partitions.get_mut(partition) {
                         input.started = true;

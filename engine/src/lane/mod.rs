@@ -27,13 +27,14 @@ mod refusals;
 mod restore;
 mod settle;
 mod silence;
+mod time;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use operator_core::{Millis, Tables};
+use operator_core::Millis;
 
 use crate::broker::{Broker, BrokerError, Clock, Consumer, Event, Failure, Producer, RecordSet, TopicPartition};
 use crate::checkpoint::Checkpoint;
@@ -60,6 +61,7 @@ use refusals::Refusals;
 use restore::{Restorer, Restoring};
 use settle::InFlight;
 use silence::Silence;
+use time::Behind;
 
 /// Gives the registry's id of a schema that a sink writes: by subject and text.
 pub type SchemaIds = Arc<dyn Fn(&str, &str) -> Result<u32, String> + Send + Sync>;
@@ -145,6 +147,8 @@ struct OwnedTask {
     /// Watermark last written for the readers of each output (repartition topics only).
     told: Vec<Millis>,
     started: bool,
+    /// What its steps have yet to do before they have caught up with their time.
+    behind: Behind,
 }
 
 /// What the open epoch has done so far.
@@ -242,8 +246,10 @@ impl Lane {
             // Back-pressure: the next epoch is full and may not be sealed before this one is settled.
             self.settle(wait)?;
         }
-        let room = if self.is_full() { 0 } else { self.config.poll_rows };
-        let mut busy = false;
+        let behind = self.catch_up()?;
+        // What time releases comes before new records.
+        let room = if behind || self.is_full() { 0 } else { self.config.poll_rows };
+        let mut busy = behind;
         let wait = if room == 0 { Duration::ZERO } else { wait.min(self.until_due().unwrap_or(wait)) };
         let events = self.consumer.poll(room.max(1), wait);
         if events.as_ref().is_err_and(|e| e.failure == Failure::OutOfRange) {
@@ -293,7 +299,7 @@ impl Lane {
 
     /// Nothing is in progress: every task given to this lane has started, and everything read so far is committed.
     pub fn is_settled(&self) -> bool {
-        let has_started = self.newly.is_empty() && self.tasks.values().all(|task| task.started);
+        let has_started = self.newly.is_empty() && self.tasks.values().all(|task| task.started && task.behind == Behind::Nothing);
         has_started && self.in_flight.is_none() && self.epoch.touched.is_empty() && self.partitions.values().all(|p| p.waiting.is_empty())
     }
 
@@ -408,36 +414,6 @@ impl Lane {
                 (a, b) => a.or(b),
             };
         }
-    }
-
-    /// Runs a task's steps on what it was given, and lets its time move.
-    fn run(&mut self, task: (usize, i32), wall: Millis, leaving: &mut Leaving) -> Result<(), LaneEnd> {
-        let watermarks = self.watermarks(task);
-        let Some(owned) = self.tasks.get_mut(&task) else { return Ok(()) };
-        let tables: &dyn Tables = self.world.tables.as_ref();
-        match owned.task.run(&watermarks, wall, tables, leaving) {
-            Ok(acted) => {
-                if acted {
-                    self.epoch.opened.get_or_insert(self.world.clock.monotonic());
-                    self.epoch.touched.extend(owned.inputs.iter().flatten().cloned());
-                }
-                Ok(())
-            }
-            Err(e) => {
-                self.epoch.opened.get_or_insert(self.world.clock.monotonic());
-                Err(ended(e))
-            }
-        }
-    }
-
-    /// The watermark of each input of a task's stage.
-    fn watermarks(&self, task: (usize, i32)) -> Vec<Millis> {
-        let Some(owned) = self.tasks.get(&task) else { return Vec::new() };
-        let of = |partitions: &Vec<TopicPartition>| {
-            let marks = partitions.iter().filter_map(|p| self.partitions.get(p)).map(InputPartition::watermark);
-            marks.min().unwrap_or(operator_core::NO_WATERMARK)
-        };
-        owned.inputs.iter().map(of).collect()
     }
 
     /// Partitions whose records wait, for a schema or for room in an epoch, try again.

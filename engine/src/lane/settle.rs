@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use operator_core::Millis;
 
+use super::time::Behind;
 use super::{Epoch, Lane, LaneEnd};
 use crate::broker::{Committed, MAX_METADATA, Outcome, Outgoing, Progress, TopicPartition};
 use crate::failpoint::failpoint;
@@ -283,14 +284,11 @@ impl Lane {
             }
         }
         self.touch(first);
-        let ids: Vec<(usize, i32)> = self.tasks.keys().copied().collect();
-        for id in ids {
-            let watermarks = self.watermarks(id);
-            if let Some(owned) = self.tasks.get_mut(&id) {
-                owned.task.discard();
-                owned.task.resume(&watermarks);
-                owned.told.fill(operator_core::NO_WATERMARK);
-            }
+        for owned in self.tasks.values_mut() {
+            owned.task.discard();
+            owned.task.resume();
+            owned.behind = Behind::Restored;
+            owned.told.fill(operator_core::NO_WATERMARK);
         }
         self.consumer.start(&positions)?;
         Ok(())

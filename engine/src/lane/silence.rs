@@ -16,7 +16,6 @@ use operator_core::Millis;
 
 use super::{Lane, LaneEnd};
 use crate::broker::{Clock, TopicPartition};
-use crate::task::Leaving;
 use crate::time::{Held, Moment};
 
 /// How often the ends of all partitions are asked for, for lag.
@@ -131,23 +130,10 @@ impl Lane {
             }
         }
         for task in moved {
-            self.time_passed(task)?;
+            // Readers of a repartition topic need to know that this task is silent.
+            self.pass_time(task, true)?;
         }
         Ok(())
     }
 
-    /// Silence has moved the time of a task.
-    fn time_passed(&mut self, task: (usize, i32)) -> Result<(), LaneEnd> {
-        let mut leaving = Leaving::default();
-        self.run(task, self.world.clock.wall(), &mut leaving)?;
-        let inputs: Vec<_> = self.tasks.get(&task).map(|t| t.inputs.iter().flatten().cloned().collect()).unwrap_or_default();
-        if let Some(partition) = inputs.first() {
-            self.leave(task, leaving, partition, None, &[])?;
-        }
-        // Readers of a repartition topic need to know that this task is silent.
-        if self.writers.get(task.0).is_some_and(|w| w.iter().any(|w| w.repartition().is_some())) {
-            self.touch(inputs);
-        }
-        Ok(())
-    }
 }

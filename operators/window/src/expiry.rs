@@ -5,7 +5,7 @@
 //! sweep only frees what is over for every row to come, since those have its watermark or a later one.
 
 use operator_core::stores::bytes::after;
-use operator_core::{Millis, State, StateError};
+use operator_core::{Millis, Progress, State, StateError, Time};
 
 use crate::groups::{read_group, with_time};
 use crate::layout::{range_to, read_key};
@@ -28,7 +28,10 @@ pub fn next_sweep(watermark: Millis, expire: Millis) -> Millis {
 }
 
 /// Deletes a group, by its key in state, with its DISTINCT values.
-pub fn forget(group_key: &[u8], state: &mut dyn State) -> Result<(), StateError> {
+pub fn forget(plan: &WindowPlan, group_key: &[u8], state: &mut dyn State) -> Result<(), StateError> {
+    if plan.distinct.is_empty() {
+        return state.delete(group_key);
+    }
     let mut keys = Vec::new();
     // No group's key is the beginning of another's: what begins with it belongs to it.
     state.scan(group_key, &after(group_key), &mut |key, _| {
@@ -38,45 +41,57 @@ pub fn forget(group_key: &[u8], state: &mut dyn State) -> Result<(), StateError>
     keys.iter().try_for_each(|key| state.delete(key))
 }
 
-/// Deletes every group that is over at `watermark`. Groups of unknown age, written before groups expired, are as old as
-/// this watermark from now on.
-pub fn sweep(plan: &WindowPlan, expire: Millis, watermark: Millis, state: &mut dyn State) -> Result<(), StateError> {
-    let (mut from, to) = range_to(Millis::MAX);
+/// Deletes groups that are over, from `from` on (the first if empty), as many as the budget allows, and says in `from` where to go
+/// on. Groups of unknown age, written before groups expired, are as old as this watermark from now on.
+pub fn sweep(plan: &WindowPlan, expire: Millis, time: Time, from: &mut Vec<u8>, state: &mut dyn State) -> Result<Progress, StateError> {
+    let (first, to) = range_to(Millis::MAX);
+    let start = if from.is_empty() { first } else { std::mem::take(from) };
     let (mut columns, mut accumulators) = (vec![Vec::new(); plan.group_types.len()], Vec::new());
-    loop {
-        let mut over: Vec<Vec<u8>> = Vec::new();
-        let mut dated: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        let (mut entries, mut last_key, mut failure) = (0, Vec::new(), None);
-        let mut look = |key: &[u8], value: &[u8]| -> Result<(), StateError> {
-            // DISTINCT values go with their group.
-            if read_key(key, &plan.group_types, &mut columns)?.is_group {
-                columns.iter_mut().for_each(Vec::clear);
-                accumulators.clear();
-                match read_group(plan, value, &mut accumulators)?.last {
-                    None => dated.push((key.to_vec(), with_time(value, watermark))),
-                    last if is_over(last, expire, watermark) => over.push(key.to_vec()),
-                    _ => {}
+    let (mut over, mut dated): (Vec<Vec<u8>>, Vec<(Vec<u8>, Vec<u8>)>) = Default::default();
+    // The group that was dropped last: its DISTINCT values follow and go with it, all of them in the same portion.
+    let mut group_key: Vec<u8> = Vec::new();
+    let mut look = |key: &[u8], value: &[u8]| -> Result<usize, StateError> {
+        let before = over.len();
+        if !group_key.is_empty() && key.starts_with(&group_key) {
+            over.push(key.to_vec());
+        } else if read_key(key, &plan.group_types, &mut columns)?.is_group {
+            columns.iter_mut().for_each(Vec::clear);
+            accumulators.clear();
+            match read_group(plan, value, &mut accumulators)?.last {
+                None => dated.push((key.to_vec(), with_time(value, time.watermark))),
+                last if is_over(last, expire, time.watermark) => {
+                    group_key = key.to_vec();
+                    over.push(key.to_vec());
                 }
+                _ => {}
             }
-            Ok(())
-        };
-        state.scan(&from, &to, &mut |key, value| {
-            entries += 1;
-            last_key = key.to_vec();
-            failure = look(key, value).err();
-            failure.is_none() && entries < MAX_ENTRIES
-        })?;
-        if let Some(failure) = failure {
-            return Err(failure);
         }
-        over.iter().try_for_each(|key| forget(key, state))?;
-        dated.iter().try_for_each(|(key, value)| state.put(key, value))?;
-        if entries < MAX_ENTRIES {
-            return Ok(());
+        Ok(over.len() - before)
+    };
+    let (mut entries, mut dropped, mut failure, mut open) = (0, 0, None, Vec::new());
+    state.scan(&start, &to, &mut |key, value| {
+        let full = entries >= MAX_ENTRIES || dropped >= time.budget.max(1);
+        if full && (open.is_empty() || !key.starts_with(&open)) {
+            from.extend_from_slice(key);
+            return false;
         }
-        from = last_key;
-        from.push(0);
+        if open.is_empty() || !key.starts_with(&open) {
+            open.clear();
+            open.extend_from_slice(key);
+        }
+        entries += 1;
+        match look(key, value) {
+            Ok(more) => dropped += more,
+            Err(e) => failure = Some(e),
+        }
+        failure.is_none()
+    })?;
+    if let Some(failure) = failure {
+        return Err(failure);
     }
+    over.iter().try_for_each(|key| state.delete(key))?;
+    dated.iter().try_for_each(|(key, value)| state.put(key, value))?;
+    Ok(if from.is_empty() { Progress::Done } else { Progress::More })
 }
 
 #[cfg(test)]

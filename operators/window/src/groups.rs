@@ -92,7 +92,7 @@ impl Groups {
         let key = self.keys.get(*from..*to).unwrap_or_default().to_vec();
         // Nothing of it may stay in memory either.
         self.write_back(plan, state)?;
-        forget(&key, state)?;
+        forget(plan, &key, state)?;
         self.find(plan, end, group, state)
     }
 

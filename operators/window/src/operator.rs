@@ -4,7 +4,7 @@
 //! for each row:  its windows -> those still open at the row's own watermark -> none: late
 //!                             -> an aggregate can't take it: dead letter, no trace left
 //!                             -> added to all of them, held once (in the last to close)
-//! when time moves past the earliest end: scan closed windows, emit, delete, release their rows
+//! when time moves past the earliest end: scan closed windows, emit, delete, release their rows, a portion at a time
 //! a result that does not fit its column: dead letter, instead of being emitted
 //! ```
 //!
@@ -49,6 +49,9 @@ pub struct WindowOperator {
     earliest: Earliest,
     /// Watermark from which expired groups are looked for again.
     next_sweep: Millis,
+    /// Keys of state from which closing and sweeping go on; empty if they are not in the middle.
+    closing: Vec<u8>,
+    sweeping: Vec<u8>,
     groups: Groups,
     /// Encoded group of the current row.
     group: Vec<u8>,
@@ -107,6 +110,8 @@ impl WindowOperator {
             closed: None,
             earliest: Earliest::Unknown,
             next_sweep: NO_WATERMARK,
+            closing: Vec::new(),
+            sweeping: Vec::new(),
             groups: Groups::default(),
             group: Vec::new(),
             value: Vec::new(),
@@ -195,67 +200,75 @@ impl WindowOperator {
         Ok(())
     }
 
-    /// Emits, deletes and releases the windows that end at `last` or earlier.
-    fn close(&mut self, plan: &WindowPlan, last: Millis, emitted: Millis, cx: &mut Context<'_>) -> Result<(), StateError> {
-        let (mut from, to) = range_to(last);
+    /// Emits, deletes and releases windows that end at `last` or earlier, as many entries as `budget` allows.
+    fn close(&mut self, plan: &WindowPlan, last: Millis, time: Time, cx: &mut Context<'_>) -> Result<Progress, StateError> {
+        let (first, to) = range_to(last);
+        let from = if self.closing.is_empty() { first } else { std::mem::take(&mut self.closing) };
+        let most = time.budget.clamp(1, MAX_ENTRIES);
         let mut group = vec![Vec::new(); plan.group_types.len()];
         let mut results = Results::new(plan);
         let mut accumulators = Vec::new();
-        loop {
-            let mut deleted: Vec<Vec<u8>> = Vec::new();
-            let mut group_key: Vec<u8> = Vec::new();
-            let mut released = 0;
-            let mut read = |key: &[u8], value: &[u8]| -> Result<(), StateError> {
-                // DISTINCT values follow their group, and no group's key is the beginning of another's.
-                if group_key.is_empty() || !key.starts_with(&group_key) {
-                    let Entry { end, is_group } = read_key(key, &plan.group_types, &mut group)?;
-                    if is_group {
-                        group_key.clear();
-                        group_key.extend_from_slice(key);
-                        accumulators.clear();
-                        let held = read_group(plan, value, &mut accumulators)?.held;
-                        if plan.emit == Emit::OnUpdate {
-                            group.iter_mut().for_each(Vec::clear);
-                        } else if results.push(plan, end, &accumulators, held) {
-                            released += held;
-                        }
+        let mut deleted: Vec<Vec<u8>> = Vec::new();
+        let mut group_key: Vec<u8> = Vec::new();
+        let mut released = 0;
+        let mut read = |key: &[u8], value: &[u8]| -> Result<(), StateError> {
+            // DISTINCT values follow their group, and no group's key is the beginning of another's.
+            if group_key.is_empty() || !key.starts_with(&group_key) {
+                let Entry { end, is_group } = read_key(key, &plan.group_types, &mut group)?;
+                if is_group {
+                    group_key.clear();
+                    group_key.extend_from_slice(key);
+                    accumulators.clear();
+                    let held = read_group(plan, value, &mut accumulators)?.held;
+                    if plan.emit == Emit::OnUpdate {
+                        group.iter_mut().for_each(Vec::clear);
+                    } else if results.push(plan, end, &accumulators, held) {
+                        released += held;
                     }
                 }
-                deleted.push(key.to_vec());
-                Ok(())
-            };
-            let (mut entries, mut failure, mut more) = (0, None, false);
-            cx.state().scan(&from, &to, &mut |key, value| {
-                if entries == MAX_ENTRIES {
-                    more = true;
-                    return false;
-                }
-                entries += 1;
-                failure = read(key, value).err();
-                failure.is_none()
-            })?;
-            if let Some(failure) = failure {
-                return Err(failure);
             }
-            if !results.is_empty() {
-                let system = derived_system_columns(results.times(), emitted);
-                let columns = plan.group_types.iter().zip(&mut group).map(|(t, values)| build(t, &std::mem::take(values)));
-                let (rows, unfit) = results.take(plan, columns.collect(), system.to_vec())?;
-                cx.emit(Port::OUT, rows);
-                unfit.into_iter().for_each(|unfit| cx.reject_held(unfit.row, unfit.cause, unfit.inputs));
+            Ok(())
+        };
+        let (mut failure, mut progress) = (None, Progress::Done);
+        cx.state().scan(&from, &to, &mut |key, value| {
+            if deleted.len() == most {
+                progress = Progress::More;
+                return false;
             }
-            for key in &deleted {
-                cx.state().delete(key)?;
-            }
-            cx.release(released);
-            match deleted.pop() {
-                Some(last) if more => {
-                    from = last;
-                    from.push(0);
-                }
-                _ => return Ok(()),
-            }
+            failure = read(key, value).err();
+            deleted.push(key.to_vec());
+            failure.is_none()
+        })?;
+        if let Some(failure) = failure {
+            return Err(failure);
         }
+        if !results.is_empty() {
+            let system = derived_system_columns(results.times(), time.emitted);
+            let columns = plan.group_types.iter().zip(&mut group).map(|(t, values)| build(t, &std::mem::take(values)));
+            let (rows, unfit) = results.take(plan, columns.collect(), system.to_vec())?;
+            cx.emit(Port::OUT, rows);
+            unfit.into_iter().for_each(|unfit| cx.reject_held(unfit.row, unfit.cause, unfit.inputs));
+        }
+        for key in &deleted {
+            cx.state().delete(key)?;
+        }
+        cx.release(released);
+        if let (Progress::More, Some(last)) = (progress, deleted.pop()) {
+            self.closing = last;
+            self.closing.push(0);
+        }
+        Ok(progress)
+    }
+
+    /// Rows of windows that end by now are late from here on.
+    fn note_closed(&mut self, watermark: Millis, cx: &mut Context<'_>) -> Result<(), StateError> {
+        if self.closed(cx)? < watermark {
+            let mut value = vec![VERSION];
+            value.extend_from_slice(&watermark.to_be_bytes());
+            cx.state().put(CLOSED, &value)?;
+            self.closed = Some(watermark);
+        }
+        Ok(())
     }
 
     /// The end of the first window in state.
@@ -352,7 +365,9 @@ impl Operator for WindowOperator {
         if let Some(expire) = self.plan.expire
             && time.watermark >= self.next_sweep
         {
-            sweep(&self.plan, expire, time.watermark, cx.state())?;
+            if sweep(&self.plan, expire, time, &mut self.sweeping, cx.state())? == Progress::More {
+                return Ok(Progress::More);
+            }
             self.next_sweep = next_sweep(time.watermark, expire);
         }
         let last = self.plan.windows.closed_to(time.watermark);
@@ -363,20 +378,22 @@ impl Operator for WindowOperator {
             Earliest::End(end) if end <= last => {}
             _ => return Ok(Progress::Done),
         }
+        // Before the first portion: rows can come between two of them.
+        self.note_closed(time.watermark, cx)?;
         let plan = self.plan.clone();
-        self.close(&plan, last, time.emitted, cx)?;
-        let mut value = vec![VERSION];
-        value.extend_from_slice(&time.watermark.to_be_bytes());
-        cx.state().put(CLOSED, &value)?;
-        self.closed = Some(time.watermark);
-        self.earliest = Earliest::Unknown;
-        Ok(Progress::Done)
+        let progress = self.close(&plan, last, time, cx)?;
+        if progress == Progress::Done {
+            self.earliest = Earliest::Unknown;
+        }
+        Ok(progress)
     }
 
     fn on_restore(&mut self) {
         self.closed = None;
         self.earliest = Earliest::Unknown;
         self.next_sweep = NO_WATERMARK;
+        self.closing.clear();
+        self.sweeping.clear();
         self.groups.clear();
     }
 }
