@@ -263,7 +263,7 @@ pub(crate) fn is_sql(path: &[String]) -> bool {
     section == "steps"
         && match operator.as_str() {
             "filter" | "fanout" => true,
-            "map" | "window" => rest.first().is_some_and(|key| ["select", "add", "compute"].contains(&key.as_str())),
+            "map" | "window" | "join" => rest.first().is_some_and(|key| ["select", "add", "compute"].contains(&key.as_str())),
             _ => false,
         }
 }

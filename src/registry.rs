@@ -16,6 +16,7 @@ pub fn operators() -> Registry {
         Kind::of::<operator_window::Window>(),
         Kind::of::<operator_fanout::Fanout>(),
         Kind::of::<operator_dedup::Dedup>(),
+        Kind::of::<operator_join::Join>(),
     ])
 }
 

@@ -10,11 +10,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch};
-use arrow::datatypes::SchemaRef;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{Int64Type, SchemaRef};
+use operator_core::batch::OFFSET;
 use operator_core::memory::{self, Exceeded};
 use operator_core::{
-    Batch, Context, Emitted, Input, Ledger, MemoryState, Millis, NO_WATERMARK, Operator, Origin, Progress, Rejected, Tables, Time,
+    Batch, Context, Emitted, Input, Ledger, MemoryState, Millis, NO_WATERMARK, Operator, Origin, OutputPort, Port, Progress, Rejected,
+    Tables, Time,
 };
 
 use crate::order::{BY_TIME, Turn, Way, in_order};
@@ -299,7 +301,7 @@ impl Task {
                 break;
             }
             let time = Time { watermark, emitted: node.passed_on, wall, budget };
-            let origin = Origin { topic: node.step.clone(), partition: self.partition, from: -1, to: -1 };
+            let origin = self.made_by(index);
             let call = self.call(index, tables, (BY_TIME, &origin), leaving, |operator, cx| operator.on_time(time, cx))?;
             let (ledger, emitted, progress) = call;
             if ledger.accounted() != 0 {
@@ -353,33 +355,52 @@ impl Task {
         node.ledger.add(&ledger);
         node.held += ledger.held;
         let step = node.step.clone();
-        leaving.rejected.extend(rejected.into_iter().map(|r| (step.clone(), r, origin.clone())));
-        let any = !emitted.is_empty();
+        let (any, own) = (!emitted.is_empty(), self.made_by(index));
+        // A result that was refused, of a step that makes results: its own, whichever row led to it.
+        let makes = self.port(index, Port::OUT).is_some_and(|output| output.timed);
+        let of = |row: &Rejected| if makes && offset_of(&row.row) < 0 { own.clone() } else { origin.clone() };
+        leaving.rejected.extend(rejected.into_iter().map(|rejected| {
+            let origin = of(&rejected);
+            (step.clone(), rejected, origin)
+        }));
         for Emitted { port, rows } in emitted {
-            let declared = self.stage().and_then(|s| s.nodes.get(index)).and_then(|n| n.planned.outputs.get(usize::from(port.0)));
-            match declared {
-                None => return Err(self.broken(index, format!("emitted on port {}, which it doesn't have", port.0))),
-                Some(output) if output.schema.fields().len() != rows.num_columns() => {
-                    return Err(
-                        self.broken(index, format!("emitted {} columns instead of {}", rows.num_columns(), output.schema.fields().len()))
-                    );
-                }
-                Some(output) => {
-                    let same = output.schema.fields().iter().zip(rows.columns()).all(|(f, c)| f.data_type() == c.data_type());
-                    if !same {
-                        return Err(self.broken(index, format!("emitted {} instead of {}", rows.schema(), output.schema)));
-                    }
-                }
+            let Some(output) = self.port(index, port) else {
+                return Err(self.broken(index, format!("emitted on port {}, which it doesn't have", port.0)));
+            };
+            let (planned, timed) = (&output.schema, output.timed);
+            if planned.fields().len() != rows.num_columns() {
+                let message = format!("emitted {} columns instead of {}", rows.num_columns(), planned.fields().len());
+                return Err(self.broken(index, message));
             }
+            if planned.fields().iter().zip(rows.columns()).any(|(f, c)| f.data_type() != c.data_type()) {
+                return Err(self.broken(index, format!("emitted {} instead of {planned}", rows.schema())));
+            }
+            let (turn, origin) = if timed { (BY_TIME, &own) } else { (turn, origin) };
             self.deliver(Upstream::Node(index, port), turn, rows, origin, leaving)?;
         }
         Ok((ledger, any, answer))
+    }
+
+    fn port(&self, index: usize, port: Port) -> Option<&OutputPort> {
+        self.stage()?.nodes.get(index)?.planned.outputs.get(usize::from(port.0))
+    }
+
+    /// The origin of rows that a step makes by itself.
+    fn made_by(&self, index: usize) -> Origin {
+        let step = self.nodes.get(index).map_or_else(|| "".into(), |node| node.step.clone());
+        Origin { topic: step, partition: self.partition, from: -1, to: -1 }
     }
 
     fn broken(&self, index: usize, message: String) -> TaskError {
         let step = self.nodes.get(index).map_or_else(String::new, |n| n.step.to_string());
         TaskError { step, message, unreadable: false }
     }
+}
+
+/// Of the record that a row is, or negative.
+pub(crate) fn offset_of(row: &RecordBatch) -> i64 {
+    let offsets = row.column_by_name(OFFSET).and_then(|column| column.as_primitive_opt::<Int64Type>());
+    offsets.and_then(|offsets| offsets.values().first().copied()).unwrap_or(-1)
 }
 
 fn later(watermark: Millis, delay: Millis) -> Millis {

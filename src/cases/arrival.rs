@@ -208,16 +208,20 @@ fn comparable(comparison: Comparison, output: &Output) -> Comparison {
     }
 }
 
-/// Windows that close together are in order within a group only.
+/// Windows that close together are in order within a group only, and results of a join not at all.
 fn has_order(stage: &Stage, output: &Output, key: Option<&str>) -> bool {
     let mut from = output.from;
     while let Upstream::Node(node, port) = from {
         let Some(node) = stage.nodes.get(node) else { break };
         let timed = node.planned.outputs.get(usize::from(port.0)).filter(|port| port.timed);
-        if let Some(KeyEffect::Columns(by)) = timed.map(|port| &port.key) {
+        if let Some(port) = timed {
+            // The pairs of a join come as their rows do.
+            let KeyEffect::Columns(by) = &port.key else { return false };
             return matches!((by.as_slice(), key), ([by], Some(key)) if by == key);
         }
         match node.branches.first() {
+            // Rows of different inputs come in any order.
+            Some(first) if node.branches.iter().any(|branch| branch.input != first.input) => return false,
             Some(first) => from = first.from,
             None => break,
         }

@@ -49,36 +49,49 @@ fn declared(field: &Field) -> (String, Value) {
     }
 }
 
-/// The example as a whole pipeline: a source with the columns it wants, the tables it names, a sink for its output.
-fn pipeline(kind: &Kind) -> (String, String) {
+/// The example as a whole pipeline: sources with the columns it wants, the tables it names, a sink for its output. Also a row for
+/// each topic.
+fn pipeline(kind: &Kind) -> (String, Vec<(String, String)>) {
     let step = kind.example.lines().nth(1).unwrap().trim().trim_end_matches(':').to_string();
     let from = kind.example.lines().find_map(|line| line.trim().strip_prefix("from: ")).unwrap();
-    let input = operator_core::script::types::schema(kind.example_input).unwrap();
-    let columns: Vec<(String, (String, Value))> = input.fields().iter().map(|f| (f.name().clone(), declared(f))).collect();
-    let schema = columns.iter().map(|(name, (of, _))| format!("{name}: {of}")).collect::<Vec<_>>().join(", ");
-    let row = Value::Object(columns.into_iter().map(|(name, (_, value))| (name, value)).collect());
+    let names: Vec<&str> = match kind.inputs {
+        [] => vec![from],
+        // `{ left: orders, right: payments }`
+        inputs => inputs.iter().map(|input| from.split(&format!("{input}: ")).nth(1).unwrap().split([',', ' ']).next().unwrap()).collect(),
+    };
+    let (mut sources, mut rows) = (String::new(), Vec::new());
+    for (name, input) in names.into_iter().zip(operator_core::script::types::inputs(kind.example_input, kind.inputs).unwrap()) {
+        let columns: Vec<(String, (String, Value))> = input.fields().iter().map(|f| (f.name().clone(), declared(f))).collect();
+        let schema = columns.iter().map(|(name, (of, _))| format!("{name}: {of}")).collect::<Vec<_>>().join(", ");
+        let row = Value::Object(columns.into_iter().map(|(name, (_, value))| (name, value)).collect());
+        let topic = format!("business.{name}.created");
+        sources.push_str(&format!("  {name}: {{ topic: {topic}, schema: {{ {schema} }} }}\n"));
+        rows.push((topic, row.to_string()));
+    }
     let tables = "tables:\n  products: { topic: business.catalog.products, key: id, schema: { id: string, category: string } }\n  \
                   customers: { topic: business.users.customers, key: id, schema: { id: long, tier: string } }\n";
     let tables = if kind.example.contains("table: products") { tables } else { "" };
     let output = if kind.name == "fanout" { format!("{step}.high_value") } else { step };
     let text = format!(
-        "apiVersion: headwater/v1\nname: example\nsources:\n  {from}: {{ topic: business.orders.created, schema: {{ {schema} }} }}\n{tables}{}\
+        "apiVersion: headwater/v1\nname: example\nsources:\n{sources}{tables}{}\
          sinks:\n  out: {{ from: {output}, topic: analytics.orders.example, create: {{ partitions: 1 }} }}\n",
         kind.example
     );
-    (text, row.to_string())
+    (text, rows)
 }
 
 #[test]
 fn every_example_runs() {
     for kind in &operators().0 {
         let dir = tempfile::tempdir().unwrap();
-        let (text, row) = pipeline(kind);
+        let (text, rows) = pipeline(kind);
         let case = dir.path().join("cases/example");
         std::fs::create_dir_all(&case).unwrap();
         std::fs::write(dir.path().join("pipeline.yaml"), &text).unwrap();
         std::fs::write(case.join("why.txt"), "The example of the page runs.").unwrap();
-        std::fs::write(case.join("in.business.orders.created.jsonl"), format!("{row}\n{row}\n{{\"@advance\": \"10m\"}}\n")).unwrap();
+        for (topic, row) in rows {
+            std::fs::write(case.join(format!("in.{topic}.jsonl")), format!("{row}\n{row}\n{{\"@advance\": \"2h\"}}\n")).unwrap();
+        }
         let options = Options { schemas: dir.path().join("schemas"), only: String::new(), schedule: None };
         let suite = |()| {
             let found = cases::suite(&dir.path().join("pipeline.yaml"), &options);

@@ -85,15 +85,24 @@ fn regressions_stay_fixed() {
 }
 
 /// Cases whose input is drawn and whose answers are computed by a program that shares no code with the product.
-#[test]
-fn deduplication_is_what_the_oracle_says() {
+fn agrees_with(oracle: &str) {
     let dir = tempfile::tempdir().unwrap();
-    let oracle = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/oracle/dedup.py");
+    let oracle = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle").join(oracle);
     let drawn = Command::new("python3").arg(oracle).arg(dir.path()).arg("12").output().expect("python3 starts");
     assert!(drawn.status.success(), "{}", String::from_utf8_lossy(&drawn.stderr));
     let output = hw(&["test", dir.path().to_str().unwrap()]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && text.contains("ok: 12 cases passed, 0 failed in 12 pipelines"), "{text}");
+}
+
+#[test]
+fn deduplication_is_what_the_oracle_says() {
+    agrees_with("dedup.py");
+}
+
+#[test]
+fn joins_are_what_the_oracle_says() {
+    agrees_with("join.py");
 }
 
 /// The cases of the recipes pass, and the page shows the pipelines as they are.

@@ -115,7 +115,7 @@ fn editors_complete_document_and_mark_pipelines() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     let list = |name: &str| found[name].as_array().unwrap().iter().filter_map(Value::as_str).collect::<Vec<_>>();
-    for operator in ["filter", "map", "enrich", "window", "fanout", "dedup", "on_error"] {
+    for operator in ["filter", "map", "enrich", "window", "fanout", "dedup", "join", "on_error"] {
         assert!(list("steps").contains(&operator), "a step completes {:?}", list("steps"));
     }
     for key in ["tumbling", "by", "compute", "lateness", "expire"] {

@@ -42,7 +42,7 @@ fn help_fits_80_columns() {
 #[test]
 fn documentation_fits_80_columns() {
     check(&["operators"], |_| false);
-    for operator in ["filter", "map", "enrich", "window", "fanout", "dedup"] {
+    for operator in ["filter", "map", "enrich", "window", "fanout", "dedup", "join"] {
         // Text is indented by six columns or not at all; everything else is the example.
         check(&["operators", operator], |line| line.starts_with(' ') && line.len() - line.trim_start().len() != 6);
     }

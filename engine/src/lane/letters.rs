@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use headwater_formats::{JsonEncoder, encode_batch};
-use operator_core::batch::OFFSET;
 use operator_core::{Origin, Path};
 
 use super::{Lane, LaneEnd};
@@ -15,7 +14,7 @@ use crate::order::together;
 use crate::output::{MAX_RECORD, Writer};
 use crate::plan::dead_letters;
 use crate::stats::{Cause, OutputCounts};
-use crate::task::Leaving;
+use crate::task::{Leaving, offset_of};
 use crate::wording::WithoutValues;
 
 /// Headers that carry the correlation id of an event.
@@ -210,11 +209,6 @@ impl Lane {
         self.dead_letter_partitions.insert(topic.into(), found.clone());
         Ok(found)
     }
-}
-
-fn offset_of(row: &RecordBatch) -> i64 {
-    let column = row.column_by_name(OFFSET).and_then(|c| c.as_any().downcast_ref::<arrow::array::Int64Array>());
-    column.filter(|c| !c.is_empty()).map_or(-1, |c| c.value(0))
 }
 
 /// `metadata.correlationId` of an event envelope.

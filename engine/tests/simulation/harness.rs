@@ -56,6 +56,18 @@ steps:
     window: { unbounded: true, expire: 20s, by: [id], compute: { total: sum(amount), n: count(*) }, emit: on_update }
   first: { from: paid, dedup: { by: id, within: 15s, lateness: 3s } }
   last: { from: paid, dedup: { by: [product], within: 4s, keep: last } }
+  big: { from: paid, filter: amount >= 60 }
+  pairs:
+    from: { left: paid, right: big }
+    join:
+      kind: left
+      on: id
+      within: { before: 0s, after: 4s }
+      lateness: 1s
+      select: { id: left.id, at: left.at, amount: left.amount, other: right.amount, other_at: right.at }
+  twins:
+    from: { left: big, right: paid }
+    join: { kind: full, on: product, within: 1s, lateness: 3s }
 sinks:
   copies: { from: paid, topic: copies, key: id, create: { partitions: 2 } }
   products: { from: per_product, topic: products, key: product, create: { partitions: 2 } }
@@ -71,6 +83,10 @@ sinks:
   last: { from: last, topic: last, key: product, create: { partitions: 2 } }
   earlier: { from: last.duplicates, topic: earlier, key: product, create: { partitions: 2 } }
   late_last: { from: last.late, topic: late-last, create: { partitions: 1 } }
+  pairs: { from: pairs, topic: pairs, create: { partitions: 2 } }
+  late_pairs: { from: pairs.late, topic: late-pairs, create: { partitions: 1 } }
+  twins: { from: twins, topic: twins, create: { partitions: 2 } }
+  late_twins: { from: twins.late, topic: late-twins, create: { partitions: 1 } }
 "#;
 
 /// One input record.
@@ -173,6 +189,7 @@ pub fn registry() -> Registry {
         Kind::of::<operator_window::Window>(),
         Kind::of::<operator_fanout::Fanout>(),
         Kind::of::<operator_dedup::Dedup>(),
+        Kind::of::<operator_join::Join>(),
     ])
 }
 

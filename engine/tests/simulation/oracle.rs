@@ -31,6 +31,11 @@ struct Expected {
     /// Rows that go on, duplicates, and the number of late rows.
     first: (Rows, Rows, usize),
     last: (Rows, Rows, usize),
+    /// Results of the joins, and the number of their late rows.
+    pairs: Rows,
+    late_pairs: usize,
+    twins: Rows,
+    late_twins: usize,
     dead: usize,
 }
 
@@ -52,6 +57,31 @@ fn deduplicated(mut rows: Vec<Placed<'_>>, within: i64, keep_last: bool) -> (Row
     (kept, duplicates)
 }
 
+/// Rows of a join in time: of `left` and of `right`.
+type Sides<'a> = [Vec<&'a Order>; 2];
+
+/// Every pair with equal keys and times within the bounds; then the rows of `left`, and of `right` if it is a full join, that are in none.
+fn joined(rows: &Sides<'_>, full: bool, key: impl Fn(&Order) -> String, (before, after): (i64, i64)) -> Rows {
+    let meets = |a: &Order, b: &Order| key(a) == key(b) && (-before..=after).contains(&(b.at - a.at));
+    let shown = |order: Option<&Order>| order.map_or("null null".to_string(), |order| format!("{} {}", order.amount, order.at));
+    let [left, right] = rows;
+    let mut out = Rows::new();
+    for a in left {
+        let mut alone = true;
+        for b in right.iter().filter(|b| meets(a, b)) {
+            alone = false;
+            count(&mut out, format!("{} {} {}", a.id, shown(Some(a)), shown(Some(b))));
+        }
+        if alone {
+            count(&mut out, format!("{} {} {}", a.id, shown(Some(a)), shown(None)));
+        }
+    }
+    for b in right.iter().filter(|b| full && !left.iter().any(|a| meets(a, b))) {
+        count(&mut out, format!("null {} {}", shown(None), shown(Some(b))));
+    }
+    out
+}
+
 fn expected(case: &Case) -> Expected {
     let mut out = Expected::default();
     let mut newest: BTreeMap<i32, i64> = BTreeMap::new();
@@ -61,6 +91,7 @@ fn expected(case: &Case) -> Expected {
     // Newest row, total and number of rows.
     let mut sessions: BTreeMap<String, (i64, i64, i64)> = BTreeMap::new();
     let (mut first, mut last) = (Vec::new(), Vec::new());
+    let (mut pairs, mut twins): (Sides<'_>, Sides<'_>) = Default::default();
     for partition in 0..PARTITIONS {
         let mut half = 0;
         for (offset, order) in case.orders.iter().filter(|o| o.partition == partition).enumerate() {
@@ -92,6 +123,21 @@ fn expected(case: &Case) -> Expected {
             match watermark.is_some_and(|w| order.at < w) {
                 true => out.last.2 += 1,
                 false => last.push((order.product.as_str(), place, order)),
+            }
+            let is_big = order.amount >= 60;
+            match watermark.is_some_and(|w| order.at < w - 1_000) {
+                true => out.late_pairs += 1 + usize::from(is_big),
+                false => {
+                    pairs[0].push(order);
+                    pairs[1].extend(is_big.then_some(order));
+                }
+            }
+            match watermark.is_some_and(|w| order.at < w - 3_000) {
+                true => out.late_twins += 1 + usize::from(is_big),
+                false => {
+                    twins[0].extend(is_big.then_some(order));
+                    twins[1].push(order);
+                }
             }
             let start = order.at.div_euclid(SIZE) * SIZE;
             let closed = |lateness: i64| watermark.is_some_and(|w| start + SIZE + lateness <= w);
@@ -129,6 +175,8 @@ fn expected(case: &Case) -> Expected {
     // The silence at the end closes every window, and ends every run.
     (out.first.0, out.first.1) = deduplicated(first, FIRST, false);
     (out.last.0, out.last.1) = deduplicated(last, LAST, true);
+    out.pairs = joined(&pairs, false, |order| order.id.clone(), (0, 4_000));
+    out.twins = joined(&twins, true, |order| order.product.clone(), (1_000, 1_000));
     for ((product, start), (n, total, distinct)) in products {
         count(&mut out.products, format!("{product} {start} {n} {total} {}", distinct.len()));
     }
@@ -236,6 +284,23 @@ pub fn check(case: &Case, outcome: &Outcome, seed: u64) {
     updates("ids", seed, &expected.ids, &ids);
     let sessions: Vec<_> = read(broker, "sessions").iter().map(|v| (text(v, "id"), v["n"].as_i64().unwrap(), total(v))).collect();
     updates("sessions", seed, &expected.sessions, &sessions);
+    let shown = |v: &Value, amount: &str, at: &str| match v[amount].is_null() {
+        true => "null null".to_string(),
+        false => format!("{} {}", v[amount], millis(&v[at])),
+    };
+    let mut pairs = Rows::new();
+    for v in read(broker, "pairs") {
+        count(&mut pairs, format!("{} {} {}", text(&v, "id"), shown(&v, "amount", "at"), shown(&v, "other", "other_at")));
+    }
+    compare("pairs", seed, &expected.pairs, &pairs);
+    assert_eq!(read(broker, "late-pairs").len(), expected.late_pairs, "seed {seed}: late rows of pairs");
+    let mut twins = Rows::new();
+    for v in read(broker, "twins") {
+        let (left, right) = (shown(&v, "left_amount", "left_at"), shown(&v, "right_amount", "right_at"));
+        count(&mut twins, format!("{} {left} {right}", v["left_id"].as_str().unwrap_or("null")));
+    }
+    compare("twins", seed, &expected.twins, &twins);
+    assert_eq!(read(broker, "late-twins").len(), expected.late_twins, "seed {seed}: late rows of twins");
     let dead = broker.read_all_committed("orders.dlq");
     assert_eq!(dead.len(), expected.dead, "seed {seed}: dead letters");
     // The row ledger: every committed row of every step went somewhere.

@@ -37,6 +37,18 @@ impl Path {
         child
     }
 
+    /// What moves when the column or field here, of this type, moves to `new`: itself, and the fields of a record. Old paths
+    /// and new ones, for [`KeyEffect::Renamed`](crate::KeyEffect::Renamed).
+    pub fn moved(&self, new: &Path, data_type: &DataType) -> Vec<(Path, Path)> {
+        let mut moved = vec![(self.clone(), new.clone())];
+        if let DataType::Struct(fields) = data_type {
+            for field in fields {
+                moved.extend(self.child(field.name()).moved(&new.child(field.name()), field.data_type()));
+            }
+        }
+        moved
+    }
+
     /// Reads a path as it is written; `None` if a quote is not closed or a name is missing.
     pub fn parse(text: &str) -> Option<Path> {
         let mut names = Vec::new();

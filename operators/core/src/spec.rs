@@ -96,7 +96,7 @@ pub struct OutputPort {
     pub key_of: Input,
     /// A port whose rows are dropped unless something consumes it (late rows, an unmatched route): lint warns.
     pub lossy_if_unread: bool,
-    /// Its rows are made when time moves: they have no place among those of another stream.
+    /// Its rows are made by the step, when time moves or rows meet: they have no place among those of another stream.
     pub timed: bool,
 }
 

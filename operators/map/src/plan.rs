@@ -195,19 +195,9 @@ fn key_effect(map: &Map, columns: &[Column], schema: &SchemaRef, alias: Option<&
         if is_system(path.first()) || alias == Some(path.first()) {
             continue;
         }
-        paths(path, &Path::column(column.field.name()), column.field.data_type(), &mut renamed);
+        renamed.extend(path.moved(&Path::column(column.field.name()), column.field.data_type()));
     }
     KeyEffect::Renamed(renamed)
-}
-
-/// A struct that moves takes its fields with it: keys may be fields.
-fn paths(old: &Path, new: &Path, data_type: &DataType, out: &mut Vec<(Path, Path)>) {
-    out.push((old.clone(), new.clone()));
-    if let DataType::Struct(fields) = data_type {
-        for field in fields {
-            paths(&old.child(field.name()), &new.child(field.name()), field.data_type(), out);
-        }
-    }
 }
 
 /// Sorts the output columns by where they are computed: once per input row, or once per element.
