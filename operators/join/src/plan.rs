@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
-use operator_core::batch::{TIME, is_system, reserved_name, system_fields, time_type, user_fields};
+use operator_core::batch::{TIME, is_metadata, is_system, reserved_name, system_fields, time_type, written_fields};
 use operator_core::keys::is_groupable;
 use operator_core::stores::{RowCodec, TimeQueue, TimedRows, not_storable};
 use operator_core::{
@@ -120,11 +120,13 @@ fn planned(join: &Join, plan: Arc<JoinPlan>, (key, key_of): (KeyEffect, Input)) 
             state = state.store(&format!("unmatched {name}"), &queue.layout());
         }
     }
-    Planned {
+    let reads: Vec<String> = plan.sides.iter().flat_map(|side| &side.key).map(|path| path.first().to_string()).collect();
+    let planned = Planned {
         outputs: vec![main, late],
         needs_key: Some(plan.sides.iter().map(|side| side.key.clone()).collect()),
         state: Some(state),
         delay: plan.delay,
+        reads: Vec::new(),
         tables: Vec::new(),
         details: details(join, &plan),
         warnings: Vec::new(),
@@ -132,7 +134,8 @@ fn planned(join: &Join, plan: Arc<JoinPlan>, (key, key_of): (KeyEffect, Input)) 
         // A row can match any number of rows.
         grows: true,
         build: Arc::new(move || Box::new(JoinOperator::new(plan.clone()))),
-    }
+    };
+    planned.reads(&reads)
 }
 
 /// The columns of the key, of each side.
@@ -174,8 +177,9 @@ fn sides(join: &Join, inputs: [&InputInfo; 2], problems: &mut Vec<Diagnostic>) -
                 Err(problem) => problems.push(problem.at([n.to_string()]).under(at.clone())),
             }
         }
-        let user: Vec<usize> = (0..input.schema.fields().len()).filter(|i| !is_system(input.schema.field(*i).name())).collect();
-        let fields: Fields = user_fields(&input.schema).cloned().collect();
+        let written = |i: &usize| !is_system(input.schema.field(*i).name()) && !is_metadata(input.schema.field(*i).name());
+        let user: Vec<usize> = (0..input.schema.fields().len()).filter(written).collect();
+        let fields: Fields = written_fields(&input.schema).cloned().collect();
         if let Some(data_type) = not_storable(&fields) {
             let message = format!("`{name}` has a column of type {}, which can't be kept in state", type_name(data_type));
             problems.push(
@@ -230,9 +234,9 @@ type Named = (String, usize, FieldRef);
 
 /// All columns of both sides. Those of one name are told apart by their side.
 fn all_columns(inputs: [&InputInfo; 2]) -> Vec<Named> {
-    let has = |side: usize, name: &str| user_fields(&inputs[side].schema).any(|field| field.name() == name);
+    let has = |side: usize, name: &str| written_fields(&inputs[side].schema).any(|field| field.name() == name);
     let of = |side: usize| {
-        user_fields(&inputs[side].schema).map(move |field| {
+        written_fields(&inputs[side].schema).map(move |field| {
             let name = match has(1 - side, field.name()) {
                 true => format!("{}_{}", SIDES[side], field.name()),
                 false => field.name().clone(),
@@ -260,7 +264,7 @@ fn with_system(mut fields: Vec<FieldRef>) -> SchemaRef {
 /// The record that a side is in expressions: its columns, and its event time.
 pub fn record(schema: &Schema, name: &str, optional: bool) -> Field {
     let nullable = |field: &Field| field.clone().with_nullable(field.is_nullable() || optional);
-    let mut fields: Vec<Field> = user_fields(schema).map(|field| nullable(field)).collect();
+    let mut fields: Vec<Field> = written_fields(schema).map(|field| nullable(field)).collect();
     fields.push(Field::new(TIME, time_type(), optional));
     Field::new(name, DataType::Struct(fields.into()), optional)
 }
