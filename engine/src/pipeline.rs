@@ -446,7 +446,7 @@ pub struct TopicTarget {
     #[serde(default = "yes")]
     pub headers: bool,
     /// Headers to set, by name: the text or bytes column with the value. A header with this name that the source record
-    /// has is replaced; where the column is null there is none.
+    /// has is replaced; where the column is null the header is left out.
     #[serde(default)]
     pub set_headers: BTreeMap<String, String>,
     /// Subject in the schema registry instead of `{topic}-value`.

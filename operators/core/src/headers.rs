@@ -32,8 +32,8 @@ pub fn iter(mut bytes: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     })
 }
 
-/// The value of a header: of several with this name the last one's, as Kafka's `Headers.lastHeader`. `None` if there is none or
-/// it is null.
+/// The value of a header: of several with this name the last one's, as Kafka's `Headers.lastHeader`. `None` if the record
+/// has no such header, or a null one.
 pub fn value<'a>(bytes: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     iter(bytes).filter(|(other, _)| *other == name).last().and_then(|(_, value)| value)
 }

@@ -77,7 +77,7 @@ impl TimeQueue {
         entry
     }
 
-    /// The time of the first entry; `None` if there is none.
+    /// The time of the first entry; `None` if the queue is empty.
     ///
     /// # Errors
     /// State can't be read.
