@@ -69,11 +69,11 @@ fn merged(branches: &[Way]) -> Result<Way, ArrowError> {
     Ok(Way { rows: take_record_batch(&rows, &UInt32Array::from(order))?, ..first.clone() })
 }
 
-/// The place of every row.
+/// The place of every row. Offsets below 0 are no places: rows that an operator made keep the order in which they came.
 pub fn places(rows: &RecordBatch, turn: Turn) -> Vec<Place> {
     let offsets = rows.column_by_name(OFFSET).and_then(|c| c.as_primitive_opt::<Int64Type>()).map(|c| c.values().as_ref());
     let at = |row: usize| offsets.and_then(|offsets: &[i64]| offsets.get(row)).copied().unwrap_or(-1);
-    (0..rows.num_rows()).map(|row| Place(turn, at(row))).collect()
+    (0..rows.num_rows()).map(|row| Place(turn, at(row).max(-1))).collect()
 }
 
 /// For each output of a stage: whether another one may write the same topic.
@@ -145,6 +145,12 @@ mod tests {
     #[test]
     fn rows_that_time_made_come_behind_them() {
         assert_eq!(offsets(vec![way(1, BY_TIME, &[-1, -1]), way(0, 0, &[7]), way(2, BY_TIME, &[-1])]), [vec![7], vec![-1, -1], vec![-1]]);
+    }
+
+    #[test]
+    fn rows_that_operators_made_keep_their_order() {
+        let made = offsets(vec![way(0, 0, &[-3, -9, -2]), way(1, 0, &[4])]);
+        assert_eq!(made, [vec![-3, -9, -2, 4]]);
     }
 
     #[test]

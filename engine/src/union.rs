@@ -9,13 +9,18 @@ use arrow::array::{RecordBatch, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
-use operator_core::batch::HEADERS;
+use operator_core::batch::{HEADERS, is_metadata};
 use operator_core::{type_name, type_said};
 
 /// The columns of two streams together, or all that differs. The streams' names are for the words.
 pub fn united(a: (&str, &Schema), b: (&str, &Schema)) -> Result<SchemaRef, Vec<String>> {
     let mut wrong = Vec::new();
-    let mut fields = members(a.0, a.1.fields(), b.0, b.1.fields(), "", &mut wrong);
+    // Columns about the record are there while nothing has dropped them: the rows of both have those that both have.
+    let kept = |own: &Schema, other: &Schema| -> Vec<FieldRef> {
+        let is_kept = |field: &&FieldRef| !is_metadata(field.name()) || other.field_with_name(field.name()).is_ok();
+        own.fields().iter().filter(is_kept).cloned().collect()
+    };
+    let mut fields = members(a.0, &kept(a.1, b.1), b.0, &kept(b.1, a.1), "", &mut wrong);
     // Only records have headers; window results have none.
     if let (Err(_), Ok(headers)) = (a.1.field_with_name(HEADERS), b.1.field_with_name(HEADERS)) {
         fields.push(Arc::new(headers.clone()));
@@ -130,6 +135,18 @@ mod tests {
             "`data.x` is long in `web`, double in `shop`",
         ];
         assert_eq!(wrong, expected);
+    }
+
+    #[test]
+    fn columns_about_the_record_that_one_has_dropped_are_dropped() {
+        let number = |value: i64| -> ArrayRef { Arc::new(Int64Array::from(vec![value])) };
+        let source = rows(vec![("n", number(1), false), ("_partition", number(7), false)]);
+        let mapped = rows(vec![("n", number(2), false)]);
+        for (first, second) in [(&source, &mapped), (&mapped, &source)] {
+            let columns = united(("a", &first.schema()), ("b", &second.schema())).unwrap();
+            assert_eq!(columns.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["n"]);
+            assert_eq!(fit(&source, &columns).unwrap().num_columns(), 1);
+        }
     }
 
     #[test]
