@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, StringArray};
+use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Date32Type, Decimal256Type, Float32Type, Float64Type, Int64Type, Schema, TimeUnit, UInt64Type, i256};
 use headwater_engine::delivery::position_fields;
@@ -178,7 +179,14 @@ impl Cells {
                     DataType::LargeList(field) | DataType::FixedSizeList(field, _) => to(array, &DataType::List(field.clone()))?,
                     _ => array.clone(),
                 };
-                let values = array.as_list_opt::<i32>().ok_or("not a list")?.values().clone();
+                // A slice of a list keeps the items of all its rows: the others' are not this one's fault.
+                let list = array.as_list_opt::<i32>().ok_or("not a list")?;
+                let (first, last) = (list.value_offsets().first().copied().unwrap_or(0), list.value_offsets().last().copied().unwrap_or(0));
+                let values = list.values().slice(first as usize, (last - first) as usize);
+                let offsets: Vec<i32> = list.value_offsets().iter().map(|offset| offset - first).collect();
+                let DataType::List(field) = list.data_type() else { return Err("not a list".to_owned()) };
+                let own = ListArray::try_new(field.clone(), OffsetBuffer::new(offsets.into()), values.clone(), list.nulls().cloned());
+                let array: ArrayRef = Arc::new(own.map_err(|e| e.to_string())?);
                 let number = if item == 0 { oid(of)? } else { item };
                 Cells::List(array, Box::new(Cells::of(&values, of, 0)?), number)
             }
@@ -419,6 +427,20 @@ mod tests {
         assert_eq!(bytes(-123_456, 2), [2, 0, 0x4000, 2, 1_234, 5_600]);
         assert_eq!(bytes(10_000, 0), [1, 1, 0, 0, 1]);
         assert_eq!(bytes(5, 6), [1, -2, 0, 6, 500]);
+    }
+
+    #[test]
+    fn an_item_that_does_not_fit_is_that_of_its_own_row_only() {
+        let items = |rows: &[f64]| -> ArrayRef {
+            Arc::new(ListArray::from_iter_primitive::<Float64Type, _, _>(rows.iter().map(|item| Some(vec![Some(*item)]))))
+        };
+        let written = |array: &ArrayRef| {
+            let mut out = Vec::new();
+            Cells::of(array, &Native::Array(Box::new(Native::Float(4))), 0).and_then(|cells| cells.field(0, &mut out)).map(|()| out)
+        };
+        let all = items(&[1.0, 1e39, 2.0]);
+        assert_eq!(written(&all.slice(2, 1)).unwrap(), written(&items(&[2.0])).unwrap());
+        assert!(written(&all.slice(0, 1)).is_ok() && written(&all.slice(1, 1)).is_err());
     }
 
     #[test]
