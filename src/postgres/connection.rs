@@ -58,8 +58,8 @@ pub fn address(url: &str) -> Result<Address, String> {
 /// What an error means for a transaction that was not committed yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// The rows are at fault: classes 22 and 23, and what triggers raise (P0).
-    Rows { code: String, message: String },
+    /// The rows are at fault: classes 22 and 23, and what triggers raise (P0). `message` may have values of the rows, `shown` has none.
+    Rows { code: String, message: String, shown: String },
     /// The request or the configuration is: classes 0A, 28, 3D, 3F, 42. Retrying won't help.
     Wrong(String),
     /// Anything else passes: no connection, too many of them, a standby, a deadlock, no disk.
@@ -77,10 +77,12 @@ impl Trouble {
         let detail = found.detail().map_or(String::new(), |detail| format!(": {detail}"));
         let column = found.column().map_or(String::new(), |column| format!(" (column `{column}`)"));
         let message = printable(&format!("{}{column}{detail}", found.message()), MAX_MESSAGE);
-        // To be logged and shown, by people who may not see the rows.
-        let shown = format!("PostgreSQL, {code}: {}", without_values(&message));
+        // To be logged and shown, to people who may not see the rows: the detail, and what a trigger raises, have values without quotes.
+        let constraint = found.constraint().map_or(String::new(), |constraint| format!(" (constraint `{constraint}`)"));
+        let said = if code.starts_with("P0") { "a trigger or function has raised an exception" } else { found.message() };
+        let shown = format!("PostgreSQL, {code}: {}{column}{constraint}", without_values(&printable(said, MAX_MESSAGE)));
         match code.get(..2).unwrap_or_default() {
-            "22" | "23" | "P0" => Trouble::Rows { code, message },
+            "22" | "23" | "P0" => Trouble::Rows { code, message, shown },
             "0A" | "28" | "3D" | "3F" | "42" => Trouble::Wrong(shown),
             _ => Trouble::NotNow(shown),
         }
@@ -89,7 +91,7 @@ impl Trouble {
     /// What it means for rows that were to be written, when it is certain that they were not.
     pub fn reply(self) -> Reply {
         match self {
-            Trouble::Rows { code, message } => Reply::Refused { code, message },
+            Trouble::Rows { code, message, .. } => Reply::Refused { code, message },
             Trouble::Wrong(why) => Reply::Wrong(why),
             Trouble::NotNow(why) => Reply::Unavailable(why),
         }
@@ -99,8 +101,7 @@ impl Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trouble::Rows { code, message } => write!(f, "PostgreSQL, {code}: {}", without_values(message)),
-            Trouble::Wrong(why) | Trouble::NotNow(why) => f.write_str(why),
+            Trouble::Rows { shown: why, .. } | Trouble::Wrong(why) | Trouble::NotNow(why) => f.write_str(why),
         }
     }
 }

@@ -24,7 +24,6 @@ use crate::delivery::buffer::{Buffer, Cut};
 use crate::delivery::letters::Letter;
 use crate::delivery::{DeliveryError, Stop};
 use crate::failpoint::failpoint;
-use crate::wording::without_values;
 
 /// How often an idle partition moves its position past the markers at its end: retention must not pass it.
 const HEARTBEAT: Millis = 3_600_000;
@@ -249,8 +248,8 @@ impl PositionedDelivery {
 
     /// A part was refused: halve it, or set its one row aside.
     fn split(&mut self, number: i32, code: &str, message: &str) -> Result<(), DeliveryError> {
-        let shown = without_values(message);
-        self.counters.failed(format!("rows refused, code {code}: {shown}"));
+        // What the store says may have values of the rows: that is for their dead letters.
+        self.counters.failed(format!("rows refused, code {code}: their dead letters have the reasons"));
         let now = self.clock.monotonic();
         let Some(partition) = self.partitions.get_mut(&number) else { return Ok(()) };
         let Some(pending) = &mut partition.block else { return Ok(()) };
@@ -261,11 +260,11 @@ impl PositionedDelivery {
         let (tp, offset) = (partition.tp.clone(), pending.cut.first);
         let refused = |why: String| Err(DeliveryError::Refused { partition: tp, offset, why });
         if self.letters.topic().is_none() {
-            return refused(format!("a row is refused (code {code}) and there is no dead-letter topic: {shown}"));
+            return refused(format!("a row is refused (code {code}) and there is no dead-letter topic"));
         }
         let limit = self.settings.max_refused;
         if self.flood.is_over(now, limit) {
-            return refused(format!("more than {limit} rows refused within a minute, the last with code {code}: {shown}"));
+            return refused(format!("more than {limit} rows refused within a minute, the last with code {code}"));
         }
         self.write_letter(number, code, message)
     }
@@ -391,8 +390,8 @@ fn is_stale(partition: &Partition, now: Millis) -> bool {
 fn describe(reply: Reply) -> String {
     match reply {
         Reply::Unknown(why) | Reply::Unavailable(why) | Reply::Unfit(why) | Reply::Wrong(why) => why,
-        Reply::Refused { code, message } => format!("code {code}: {}", without_values(&message)),
-        Reply::Fenced => "another delivery has taken the partition over".to_owned(),
+        Reply::Refused { code, .. } => format!("rows refused, code {code}"),
+        Reply::Fenced => "another delivery has taken the partition over, or its position in the store went back".to_owned(),
         other => format!("unexpected reply: {other:?}"),
     }
 }
