@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
 
 use super::connection::{Server, Trouble};
 use super::encode::Encoder;
@@ -33,6 +34,10 @@ const SLOW: Duration = Duration::from_secs(5);
 /// The temporary table of upserts, and its column that has the place of a row in its block.
 const STAGE: &str = "headwater_rows";
 const ORDINAL: &str = "headwater_row";
+
+/// The epoch of a claim, at least: the server's clock, so that a server that has lost its last commits (a failover, a restored copy) gives
+/// no epoch a second time.
+const NEW_EPOCH: &str = "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint";
 
 /// What a session executes.
 struct Statements {
@@ -79,12 +84,14 @@ impl Statements {
         Ok(Statements {
             encoder,
             claim: format!(
-                "INSERT INTO {positions} AS p (pipeline, sink, partition, epoch) VALUES ($1, $2, $3, 1) \
-                 ON CONFLICT (pipeline, sink, partition) DO UPDATE SET epoch = p.epoch + 1 RETURNING epoch, next_offset, next_row"
+                "INSERT INTO {positions} AS p (pipeline, sink, partition, epoch) VALUES ($1, $2, $3, {NEW_EPOCH}) \
+                 ON CONFLICT (pipeline, sink, partition) DO UPDATE SET epoch = GREATEST(p.epoch + 1, EXCLUDED.epoch) \
+                 RETURNING epoch, next_offset, next_row"
             ),
             advance: format!(
                 "UPDATE {positions} SET next_offset = $5, next_row = $6 \
-                 WHERE pipeline = $1 AND sink = $2 AND partition = $3 AND epoch = $4"
+                 WHERE pipeline = $1 AND sink = $2 AND partition = $3 AND epoch = $4 \
+                 AND next_offset IS NOT DISTINCT FROM $7 AND next_row = $8"
             ),
             copy,
             upsert,
@@ -106,6 +113,14 @@ pub(super) struct Owner {
     pub sink: String,
 }
 
+/// A partition as this delivery last saw it in the store.
+#[derive(Clone, Copy)]
+struct Claim {
+    epoch: i64,
+    /// What the next transaction has to find there. A server that has lost commits it had confirmed stands before it.
+    position: Option<Position>,
+}
+
 /// What a delivery's tasks share.
 struct Shared {
     server: Server,
@@ -113,8 +128,7 @@ struct Shared {
     owner: Owner,
     /// The open session, while nothing uses it: what is aborted or fails takes it along.
     session: Mutex<Option<Session>>,
-    /// The epoch under which each partition was claimed.
-    epochs: Mutex<BTreeMap<i32, i64>>,
+    claims: Mutex<BTreeMap<i32, Claim>>,
 }
 
 /// A table of PostgreSQL as the store of one delivery.
@@ -127,7 +141,7 @@ pub(super) struct PostgresStore {
 impl PostgresStore {
     /// A store that opens its session with the first request.
     pub fn new(server: Server, wanted: Wanted, owner: Owner, handle: Handle) -> PostgresStore {
-        let shared = Shared { server, wanted, owner, session: Mutex::default(), epochs: Mutex::default() };
+        let shared = Shared { server, wanted, owner, session: Mutex::default(), claims: Mutex::default() };
         PostgresStore { shared: Arc::new(shared), handle, under_way: None }
     }
 
@@ -189,13 +203,14 @@ impl Shared {
         let Owner { pipeline, sink } = &self.owner;
         let row = session.client.query_one(session.statements.claim.as_str(), &[pipeline, sink, &partition]).await?;
         let (epoch, offset, row): (i64, Option<i64>, i32) = (row.get(0), row.get(1), row.get(2));
-        self.epochs.lock().insert(partition, epoch);
+        let position = offset.map(|offset| Position { offset, row });
+        self.claims.lock().insert(partition, Claim { epoch, position });
         *self.session.lock() = Some(session);
-        Ok(offset.map(|offset| Position { offset, row }))
+        Ok(position)
     }
 
     async fn write(&self, partition: i32, rows: RecordBatch, next: Position) -> Reply {
-        let Some(epoch) = self.epochs.lock().get(&partition).copied() else { return Reply::Fenced };
+        let Some(claim) = self.claims.lock().get(&partition).copied() else { return Reply::Fenced };
         let session = match self.open().await {
             Ok(session) => session,
             Err(trouble) => return trouble.reply(),
@@ -210,10 +225,10 @@ impl Shared {
                 Err(why) => return self.blamed(session, Reply::Unfit(why)).await,
             },
         };
-        match self.transaction(&session, (partition, epoch), data, next).await {
+        match self.transaction(&session, (partition, claim), data, next).await {
             Ok(true) => {}
             Ok(false) => {
-                // Another owner: the session is fine.
+                // Another owner, or a position that went back: the session is fine.
                 let _ = session.client.batch_execute("ROLLBACK").await;
                 *self.session.lock() = Some(session);
                 return Reply::Fenced;
@@ -222,6 +237,7 @@ impl Shared {
         }
         match session.client.batch_execute("COMMIT").await {
             Ok(()) => {
+                self.claims.lock().insert(partition, Claim { position: Some(next), ..claim });
                 *self.session.lock() = Some(session);
                 Reply::Written
             }
@@ -231,18 +247,20 @@ impl Shared {
         }
     }
 
-    /// Position and rows, without the commit. `false`: the partition was claimed by another since.
+    /// Position and rows, without the commit. `false`: the partition was claimed by another since, or stands elsewhere.
     async fn transaction(
         &self,
         session: &Session,
-        (partition, epoch): (i32, i64),
+        (partition, Claim { epoch, position }): (i32, Claim),
         data: Option<Bytes>,
         next: Position,
     ) -> Result<bool, Trouble> {
         let (client, statements) = (&session.client, &session.statements);
         let Owner { pipeline, sink } = &self.owner;
         client.batch_execute("BEGIN").await?;
-        let advanced = client.execute(statements.advance.as_str(), &[pipeline, sink, &partition, &epoch, &next.offset, &next.row]).await?;
+        let (offset, row) = (position.map(|position| position.offset), position.map_or(0, |position| position.row));
+        let parameters: [&(dyn ToSql + Sync); 8] = [pipeline, sink, &partition, &epoch, &next.offset, &next.row, &offset, &row];
+        let advanced = client.execute(statements.advance.as_str(), &parameters).await?;
         if advanced != 1 {
             return Ok(false);
         }

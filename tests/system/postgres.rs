@@ -93,6 +93,39 @@ fn the_real_server_keeps_the_contract_of_positions() {
     }
 }
 
+/// A failover to a replica, a restored copy or a crash with `synchronous_commit = off`: what was confirmed is gone.
+#[test]
+fn a_server_that_has_lost_confirmed_commits_is_noticed() {
+    let (environment, runtime) = (exclusive(), Runtime::new().unwrap());
+    let pipeline = "sources: { s: { topic: t, schema: { id: long, amount: long } } }\nsinks: { out: { from: s, postgres: back.rows } }\n";
+    let mut store = open(&runtime, &url(&environment), pipeline).unwrap();
+    let claimed = |store: &mut dyn Positioned| {
+        store.claim(0);
+        outcome(store)
+    };
+    let written = |store: &mut dyn Positioned, number: i64| {
+        let block = headwater_engine::delivery::contract::block(0, number, number * 2..number * 2 + 2, None).unwrap();
+        store.write(&block, Position { offset: number + 1, row: 0 });
+        outcome(store)
+    };
+    assert_eq!(claimed(store.as_mut()), Reply::Claimed(None));
+    assert_eq!([written(store.as_mut(), 0), written(store.as_mut(), 1)], [Reply::Written, Reply::Written]);
+    postgres(&environment, "DELETE FROM back.rows WHERE id >= 2").unwrap();
+    postgres(&environment, "UPDATE back.headwater_positions SET next_offset = 1").unwrap();
+    assert_eq!(written(store.as_mut(), 2), Reply::Fenced, "rows 2 and 3 would be lost");
+    assert_eq!(claimed(store.as_mut()), Reply::Claimed(Some(Position { offset: 1, row: 0 })));
+    assert_eq!([written(store.as_mut(), 1), written(store.as_mut(), 2)], [Reply::Written, Reply::Written]);
+    assert_eq!(ids(&environment, "back.rows"), [0, 1, 2, 3, 4, 5]);
+    // The claim is lost, too: the next owner's is another one.
+    let epoch = || postgres(&environment, "SELECT epoch FROM back.headwater_positions").unwrap();
+    let lost = epoch();
+    postgres(&environment, "UPDATE back.headwater_positions SET epoch = epoch - 1").unwrap();
+    let mut other = open(&runtime, &url(&environment), pipeline).unwrap();
+    assert_eq!(claimed(other.as_mut()), Reply::Claimed(Some(Position { offset: 3, row: 0 })));
+    assert_ne!(epoch(), lost);
+    assert_eq!(written(store.as_mut(), 3), Reply::Fenced);
+}
+
 #[test]
 fn every_type_arrives_as_it_was() {
     let (environment, runtime) = (exclusive(), Runtime::new().unwrap());
