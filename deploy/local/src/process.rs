@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn a_command_line_that_is_cut_off_is_not_foreign() {
         let dir = tempfile::tempdir().unwrap();
-        for _ in 0..300 {
+        for _ in 0..150 {
             let mut launch = launch(dir.path(), "exit 0");
             launch.args.insert(2, "x".repeat(60_000));
             let running = launch.spawn().unwrap();

@@ -309,7 +309,10 @@ async fn serve(
                 let Some(command) = command else { return };
                 let mut outcome = Ok(());
                 if !command.listen {
-                    listener = None;
+                    // Closing alone is not enough: until a program that is being started runs, it has the listener, too.
+                    if let Some(listener) = listener.take() {
+                        let _ = rustix::net::shutdown(&listener, rustix::net::Shutdown::Both);
+                    }
                 } else if listener.is_none() {
                     match tokio::net::TcpListener::bind(address).await {
                         Ok(bound) => listener = Some(bound),
