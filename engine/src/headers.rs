@@ -23,6 +23,14 @@ pub fn of_record(name: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
+/// The bytes of a value of a column of texts or bytes that is not null.
+pub fn text_or_bytes(column: &ArrayRef, row: usize) -> &[u8] {
+    match column.data_type() {
+        DataType::Utf8 => column.as_string::<i32>().value(row).as_bytes(),
+        _ => column.as_binary::<i32>().value(row),
+    }
+}
+
 /// The headers of a sink's rows.
 pub struct HeaderColumns<'a> {
     carried: Option<&'a BinaryArray>,
@@ -47,11 +55,7 @@ impl<'a> HeaderColumns<'a> {
         let is_set = |name: &[u8]| self.set.iter().any(|(set, _)| *set == name);
         iter(carried).filter(|(name, _)| !is_set(name)).for_each(|(name, value)| push(out, name, value));
         for (name, column) in self.set.iter().filter(|(_, column)| column.is_valid(row)) {
-            let value = match column.data_type() {
-                DataType::Utf8 => column.as_string::<i32>().value(row).as_bytes(),
-                _ => column.as_binary::<i32>().value(row),
-            };
-            push(out, name, Some(value));
+            push(out, name, Some(text_or_bytes(column, row)));
         }
         out.len() > before
     }

@@ -7,11 +7,11 @@ use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBat
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
 use headwater_formats::{AvroEncoder, JsonEncoder, KeyEncoder, encode_batch, partition};
-use operator_core::batch::{FUTURE, OFFSET, TIME, WATERMARK, is_metadata, is_system, time_type, written_fields};
+use operator_core::batch::{FUTURE, OFFSET, TIME, WATERMARK, is_written, time_type, written_fields};
 use operator_core::{Millis, Origin, Path};
 
 use crate::broker::{Broker, BrokerError, Failure, Outgoing, is_compacted};
-use crate::headers::HeaderColumns;
+use crate::headers::{HeaderColumns, text_or_bytes};
 use crate::order::{Place, Way, places};
 use crate::outbox::{Entry, Outbox};
 use crate::pipeline::Format;
@@ -70,14 +70,7 @@ struct Known {
 impl Writer {
     /// `shared`: another output of the stage may write the same topic. `schema_id`: gives the registry's id of a sink's Avro schema, by subject and text.
     pub fn new(output: &Output, shared: bool, schema_id: &dyn Fn(&str, &str) -> Result<u32, String>) -> Result<Writer, String> {
-        let user: Vec<usize> = output
-            .schema
-            .fields()
-            .iter()
-            .enumerate()
-            .filter(|(_, f)| !is_system(f.name()) && !is_metadata(f.name()))
-            .map(|(i, _)| i)
-            .collect();
+        let user: Vec<usize> = output.schema.fields().iter().enumerate().filter(|(_, f)| is_written(f.name())).map(|(i, _)| i).collect();
         let schema: SchemaRef = Arc::new(Schema::new(written_fields(&output.schema).cloned().collect::<Vec<_>>()));
         let kind = match &output.target {
             Target::Topic(sink) => {
@@ -259,10 +252,7 @@ fn topic(
                 let column = rows.column(*index);
                 null = column.is_null(row);
                 if !null {
-                    match column.data_type() {
-                        DataType::Utf8 => out.bytes.extend_from_slice(column.as_string::<i32>().value(row).as_bytes()),
-                        _ => out.bytes.extend_from_slice(column.as_binary::<i32>().value(row)),
-                    }
+                    out.bytes.extend_from_slice(text_or_bytes(column, row));
                 }
                 Ok(())
             }

@@ -48,8 +48,7 @@ pub(super) fn source(
         [one] => one.clone(),
         several => Arc::new(Schema::new(merge(&several.iter().map(|schema| schema.fields()).collect::<Vec<_>>()))),
     };
-    let ours = |name: &str| batch::is_system(name) || batch::is_metadata(name);
-    if let Some(field) = value.fields().iter().find(|f| ours(f.name())) {
+    if let Some(field) = value.fields().iter().find(|f| !batch::is_written(f.name())) {
         let found =
             Diagnostic::error("reserved-column", format!("the records have a column `{}`, a name reserved for the engine", field.name()));
         let at = if source.schema.is_some() { vec!["schema", field.name(), THE_KEY] } else { vec!["format"] };

@@ -9,6 +9,7 @@ use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, Times
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use crate::diagnostic::Diagnostic;
+use crate::state::StateError;
 
 /// A point in time or a length of time in milliseconds (since the Unix epoch for points).
 pub type Millis = i64;
@@ -70,9 +71,14 @@ pub fn user_fields(schema: &Schema) -> impl Iterator<Item = &Arc<Field>> {
     schema.fields().iter().filter(|f| !is_system(f.name()))
 }
 
+/// True for the names of columns that a sink writes.
+pub fn is_written(name: &str) -> bool {
+    !is_system(name) && !is_metadata(name)
+}
+
 /// The fields of `schema` that a sink writes, in order.
 pub fn written_fields(schema: &Schema) -> impl Iterator<Item = &Arc<Field>> {
-    user_fields(schema).filter(|f| !is_metadata(f.name()))
+    schema.fields().iter().filter(|f| is_written(f.name()))
 }
 
 /// `user` columns followed by the system columns present in `like` (so headers stay where they are carried).
@@ -129,9 +135,52 @@ impl Batch {
         column(&self.rows, OFFSET)?.as_any().downcast_ref()
     }
 
+    /// All system columns.
+    ///
+    /// # Errors
+    /// One is missing, which the engine rules out.
+    pub fn system(&self) -> Result<SystemColumns<'_>, StateError> {
+        let missing = || StateError::new("the batch has no system columns");
+        Ok(SystemColumns {
+            times: self.times().ok_or_else(missing)?.values(),
+            watermarks: self.watermarks().ok_or_else(missing)?.values(),
+            offsets: self.offsets().ok_or_else(missing)?.values(),
+            futures: self.futures().ok_or_else(missing)?,
+        })
+    }
+
     /// Whether each row's event time is not believed.
     pub fn futures(&self) -> Option<&BooleanArray> {
         column(&self.rows, FUTURE)?.as_any().downcast_ref()
+    }
+}
+
+/// The system columns of a batch, each as long as the batch.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemColumns<'a> {
+    times: &'a [Millis],
+    watermarks: &'a [Millis],
+    offsets: &'a [i64],
+    futures: &'a BooleanArray,
+}
+
+/// The system columns of a row.
+#[derive(Clone, Copy, Debug)]
+pub struct SystemRow {
+    pub time: Millis,
+    pub watermark: Millis,
+    pub offset: i64,
+    /// Its time is not believed.
+    pub future: bool,
+}
+
+impl SystemColumns<'_> {
+    /// Those of the row at `index`.
+    #[inline]
+    pub fn row(&self, index: usize) -> SystemRow {
+        let at = |column: &[i64]| column.get(index).copied().unwrap_or_default();
+        let future = index < self.futures.len() && self.futures.value(index);
+        SystemRow { time: at(self.times), watermark: at(self.watermarks), offset: at(self.offsets), future }
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::take_record_batch;
-use operator_core::batch::{OFFSET, WATERMARK};
+use operator_core::batch::{OFFSET, SystemColumns, SystemRow, WATERMARK};
 use operator_core::stores::bytes::{Reader, put_ordered};
 use operator_core::stores::{Due, Number, RowReader, TimeQueue, TimedRow, TimedRows, put_sequence, too_large};
 use operator_core::{Batch, Context, Input, Millis, NO_WATERMARK, Operator, Port, Progress, State, StateError, Time, keys};
@@ -45,9 +45,7 @@ pub struct Deduplicating {
 
 /// A batch as the step sees it.
 struct Rows<'a> {
-    times: &'a [Millis],
-    watermarks: &'a [Millis],
-    offsets: &'a [i64],
+    system: SystemColumns<'a>,
     by: Vec<ArrayRef>,
 }
 
@@ -64,21 +62,11 @@ impl<'a> Rows<'a> {
     fn new(plan: &DedupPlan, batch: &'a Batch) -> Result<Rows<'a>, StateError> {
         let missing = || StateError::new("the batch lacks a column: this is a bug");
         let by = plan.by.iter().map(|path| path.values(plan.schema.fields(), batch.rows.columns()).ok_or_else(missing));
-        Ok(Rows {
-            times: batch.times().ok_or_else(missing)?.values(),
-            watermarks: batch.watermarks().ok_or_else(missing)?.values(),
-            offsets: batch.offsets().ok_or_else(missing)?.values(),
-            by: by.collect::<Result<_, _>>()?,
-        })
+        Ok(Rows { system: batch.system()?, by: by.collect::<Result<_, _>>()? })
     }
 
     fn has_key(&self, row: usize) -> bool {
         self.by.iter().all(|column| column.is_valid(row))
-    }
-
-    /// Event times with the watermark before each row.
-    fn iter(&self) -> impl Iterator<Item = (usize, Millis, Millis)> {
-        self.times.iter().zip(self.watermarks).enumerate().map(|(row, (time, watermark))| (row, *time, *watermark))
     }
 }
 
@@ -98,7 +86,8 @@ impl Deduplicating {
         let columns = plan.schema.fields().iter().zip(batch.rows.columns()).filter(|(field, _)| is_kept(field.name()));
         let writer = plan.codec.writer(&columns.map(|(_, column)| column.clone()).collect::<Vec<_>>())?;
         let (mut key, mut sequence, mut bytes, mut held) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        for (row, time, watermark) in rows.iter() {
+        for row in 0..batch.num_rows() {
+            let SystemRow { time, watermark, offset, .. } = rows.system.row(row);
             if plan.is_late(time, watermark.max(closed)) {
                 late.push(row as u32);
                 continue;
@@ -112,7 +101,6 @@ impl Deduplicating {
                 continue;
             }
             sequence.clear();
-            let offset = rows.offsets.get(row).copied().unwrap_or(-1);
             put_sequence(&batch.origin, offset, first.saturating_add(row as i64) as u64, &mut sequence);
             let flags = if rows.has_key(row) { ROW } else { ROW_WITHOUT_KEY };
             self.waiting.put(&Due { time, key: &key, sequence: &sequence, flags, row: &bytes }, cx.state())?;
@@ -128,7 +116,8 @@ impl Deduplicating {
         let rows = Rows::new(&plan, batch)?;
         let closed = self.closed.get(cx.state())?.unwrap_or(NO_WATERMARK);
         let (mut key, mut kept, mut duplicates) = (Vec::new(), Vec::new(), Vec::new());
-        for (row, time, watermark) in rows.iter() {
+        for row in 0..batch.num_rows() {
+            let SystemRow { time, watermark, .. } = rows.system.row(row);
             if plan.is_late(time, watermark.max(closed)) {
                 late.push(row as u32);
                 continue;

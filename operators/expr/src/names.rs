@@ -8,7 +8,7 @@ use datafusion_sql::sqlparser::ast::{
     AccessExpr, Expr as Ast, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, LambdaFunction, OneOrManyWithParens, Query,
     Subscript, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut,
 };
-use operator_core::batch::{FUTURE, HEADERS, OFFSET, TIME, is_metadata, is_system};
+use operator_core::batch::{FUTURE, HEADERS, OFFSET, TIME, is_system, is_written};
 use operator_core::diagnostic::{closest, did_you_mean, names};
 use operator_core::path::quoted;
 use operator_core::{Path, type_name};
@@ -279,7 +279,7 @@ impl Check<'_> {
         let error = ExprError::new("unknown-column", format!("there is no column `{shown}`")).at(self.range(first));
         let known =
             || self.schema.fields().iter().map(|f| f.name().as_str()).filter(|n| !is_system(n) || matches!(*n, TIME | OFFSET | FUTURE));
-        let user = || known().filter(|n| !is_system(n) && !is_metadata(n));
+        let user = || known().filter(|n| is_written(n));
         if !rest.is_empty() && self.schema.field_with_name(&shown).is_ok() {
             return error.help(format!("did you mean `{}`? A name with dots goes in double quotes", spelled(&shown)));
         }

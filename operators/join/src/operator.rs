@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array, new_null_array};
+use arrow::array::{Array, ArrayRef, RecordBatch, UInt32Array, new_null_array};
 use arrow::compute::take;
 use arrow::error::ArrowError;
-use operator_core::batch::{FUTURE, OFFSET, TIME, WATERMARK};
+use operator_core::batch::{FUTURE, OFFSET, SystemColumns, SystemRow, TIME, WATERMARK};
 use operator_core::stores::{Due, Number, RowReader, RowWriter, TimeQueue, TimedRow, TimedRows, put_sequence, too_large};
 use operator_core::{Batch, Context, Input, Millis, NO_WATERMARK, Operator, Port, Progress, StateError, Time, keys, memory};
 
@@ -41,10 +41,7 @@ struct Rows<'a> {
     user: Vec<ArrayRef>,
     key: Vec<ArrayRef>,
     writer: RowWriter,
-    times: &'a [Millis],
-    watermarks: &'a [Millis],
-    offsets: &'a [i64],
-    futures: &'a BooleanArray,
+    system: SystemColumns<'a>,
 }
 
 /// A row of the batch.
@@ -222,7 +219,7 @@ impl Operator for JoinOperator {
         let (mut late, mut keyless) = (Vec::new(), 0);
         let (mut key, mut sequence, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..batch.num_rows() {
-            let (time, watermark, offset) = rows.system(index);
+            let SystemRow { time, watermark, offset, future } = rows.system.row(index);
             if time < watermark.saturating_sub(plan.lateness) {
                 late.push(index as u32);
                 continue;
@@ -243,7 +240,7 @@ impl Operator for JoinOperator {
             }
             put_sequence(&batch.origin, offset, count as u64, &mut sequence);
             count += 1;
-            let row = Row { index, time, watermark, future: rows.is_future(index), key: &key, sequence: &sequence, row: &bytes };
+            let row = Row { index, time, watermark, future, key: &key, sequence: &sequence, row: &bytes };
             let matched = !matches_nothing && self.pair(side, &row, &mut pairs, cx)?;
             self.keep(side, &row, matched, cx)?;
             if pairs.own.len() >= MAX_ROWS {
@@ -298,32 +295,12 @@ impl Operator for JoinOperator {
 
 impl<'a> Rows<'a> {
     fn new(plan: &JoinPlan, side: usize, batch: &'a Batch) -> Result<Rows<'a>, StateError> {
-        let missing = || StateError::new("the batch has no system columns");
         let side = &plan.sides[side];
         let columns = batch.rows.columns();
         let key = side.key.iter().map(|path| path.values(side.schema.fields(), columns)).collect::<Option<Vec<_>>>();
         let key = key.ok_or_else(|| StateError::new("the batch has no key columns"))?;
         let user: Vec<ArrayRef> = side.user.iter().filter_map(|place| columns.get(*place)).cloned().collect();
-        Ok(Rows {
-            batch,
-            writer: side.codec.writer(&user)?,
-            user,
-            key: key.iter().map(keys::canonical).collect(),
-            times: batch.times().ok_or_else(missing)?.values(),
-            watermarks: batch.watermarks().ok_or_else(missing)?.values(),
-            offsets: batch.offsets().ok_or_else(missing)?.values(),
-            futures: batch.futures().ok_or_else(missing)?,
-        })
-    }
-
-    fn is_future(&self, index: usize) -> bool {
-        index < self.futures.len() && self.futures.value(index)
-    }
-
-    /// Time, watermark and offset of a row. The columns are as long as the batch.
-    fn system(&self, index: usize) -> (Millis, Millis, i64) {
-        let at = |column: &[i64]| column.get(index).copied().unwrap_or_default();
-        (at(self.times), at(self.watermarks), at(self.offsets))
+        Ok(Rows { batch, writer: side.codec.writer(&user)?, user, key: key.iter().map(keys::canonical).collect(), system: batch.system()? })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
-use operator_core::batch::{TIME, is_metadata, is_system, reserved_name, system_fields, time_type, written_fields};
+use operator_core::batch::{TIME, is_system, is_written, reserved_name, system_fields, time_type, written_fields};
 use operator_core::keys::is_groupable;
 use operator_core::stores::{RowCodec, TimeQueue, TimedRows, not_storable};
 use operator_core::{
@@ -177,7 +177,7 @@ fn sides(join: &Join, inputs: [&InputInfo; 2], problems: &mut Vec<Diagnostic>) -
                 Err(problem) => problems.push(problem.at([n.to_string()]).under(at.clone())),
             }
         }
-        let written = |i: &usize| !is_system(input.schema.field(*i).name()) && !is_metadata(input.schema.field(*i).name());
+        let written = |i: &usize| is_written(input.schema.field(*i).name());
         let user: Vec<usize> = (0..input.schema.fields().len()).filter(written).collect();
         let fields: Fields = written_fields(&input.schema).cloned().collect();
         if let Some(data_type) = not_storable(&fields) {

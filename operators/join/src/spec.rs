@@ -9,6 +9,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
+use crate::plan::SIDES;
+
 /// Pairs rows of the inputs `left` and `right` that have equal keys and event times close to each other.
 #[derive(Clone, Debug, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -244,7 +246,7 @@ total: decimal(12, 2)
 [right]
 data: struct<orderId: string, amount: decimal(12, 2)>
 ";
-    const INPUTS: &'static [&'static str] = &["left", "right"];
+    const INPUTS: &'static [&'static str] = &SIDES;
 
     fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
         crate::plan::plan(self, cx)

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, TimestampMillisecondArray, UInt32Array};
 use arrow::compute::{take, take_record_batch};
-use operator_core::batch::{HEADERS, derived_system_columns};
+use operator_core::batch::{HEADERS, SystemColumns, SystemRow, derived_system_columns};
 use operator_core::stores::bytes::Reader;
 use operator_core::{Batch, Context, Input, Millis, NO_WATERMARK, Operator, Port, Progress, StateError, Time, keys};
 
@@ -70,18 +70,10 @@ enum Earliest {
     End(Millis),
 }
 
-/// The system columns of a batch.
-struct System<'a> {
-    times: &'a [Millis],
-    watermarks: &'a [Millis],
-    offsets: &'a [i64],
-    futures: &'a BooleanArray,
-}
-
 /// A batch with everything that was computed from it.
 struct Rows<'a> {
     batch: &'a Batch,
-    system: System<'a>,
+    system: SystemColumns<'a>,
     columns: Vec<Column<'a>>,
     group: Vec<ArrayRef>,
     /// For each `count(DISTINCT)`: its place and its arguments.
@@ -407,30 +399,21 @@ impl WindowPlan {
 
 impl<'a> Rows<'a> {
     fn new(plan: &WindowPlan, batch: &'a Batch, inputs: &'a InputRows) -> Result<Rows<'a>, StateError> {
-        let missing = || StateError::new("the batch has no system columns");
-        let system = System {
-            times: batch.times().ok_or_else(missing)?.values(),
-            watermarks: batch.watermarks().ok_or_else(missing)?.values(),
-            offsets: batch.offsets().ok_or_else(missing)?.values(),
-            futures: batch.futures().ok_or_else(missing)?,
-        };
         let distinct = plan.distinct.iter().filter_map(|place| Some((*place, inputs.select(&plan.aggregates.get(*place)?.inputs))));
         Ok(Rows {
             batch,
-            system,
+            system: batch.system()?,
             columns: inputs.values.iter().map(Column::new).collect(),
             group: inputs.select(&plan.group).iter().map(keys::canonical).collect(),
             distinct: distinct.collect(),
         })
     }
 
-    /// A row and its watermark. The columns are as long as the batch.
+    /// A row and its watermark.
     #[inline]
     fn row(&self, index: usize) -> (Row<'a>, Millis) {
-        let at = |column: &[i64]| column.get(index).copied().unwrap_or_default();
-        let System { times, watermarks, offsets, futures } = &self.system;
-        let future = index < futures.len() && futures.value(index);
-        (Row { index, time: at(times), future, offset: at(offsets), origin: &self.batch.origin }, at(watermarks))
+        let SystemRow { time, watermark, offset, future } = self.system.row(index);
+        (Row { index, time, future, offset, origin: &self.batch.origin }, watermark)
     }
 }
 

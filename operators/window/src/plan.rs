@@ -116,25 +116,24 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
     }
     let details = details(window, &plan);
     let fallible = fallible(window, &plan);
-    let mut reads: Vec<String> = plan.inputs.columns().cloned().collect();
-    reads.sort_unstable();
-    reads.dedup();
+    let reads: Vec<String> = plan.inputs.columns().cloned().collect();
     let closed = OutputPort::main(plan.schema.clone(), KeyEffect::Columns(by));
     let mut outputs = vec![OutputPort { timed: plan.emit == Emit::OnClose, ..closed }];
     outputs.extend((!plan.windows.unbounded).then_some(late));
-    Planned {
+    let planned = Planned {
         outputs,
         needs_key: Some(vec![group.iter().map(|g| g.path.clone()).collect()]),
         state: Some(state_layout(group, &plan)),
         delay: plan.windows.lateness,
-        reads,
+        reads: Vec::new(),
         tables: Vec::new(),
         details,
         warnings,
         fallible,
         grows: false,
         build: Arc::new(move || Box::new(WindowOperator::new(plan.clone()))),
-    }
+    };
+    planned.reads(&reads)
 }
 
 /// What decides how the entries in state are read ([`crate::layout`]): accumulators stand there by place, without names.
