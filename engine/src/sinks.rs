@@ -11,6 +11,7 @@ use operator_core::{Diagnostic, Millis};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
+use crate::delivery::MAX_BLOCK_ROWS;
 use crate::yaml::{Node, YamlError, read_all};
 
 /// A table that a sink writes to, as the sink's entry in the file describes it.
@@ -36,14 +37,12 @@ pub struct Blocks {
     pub rows: u32,
 }
 
-/// Most rows of a block.
-pub const MOST_BLOCK_ROWS: u32 = 1_000_000;
-
 impl Blocks {
     /// What is wrong with the key `block_rows`.
     pub fn check(&self) -> Option<Diagnostic> {
-        let fits = (1..=MOST_BLOCK_ROWS).contains(&self.rows);
-        (!fits).then(|| Diagnostic::error("block-rows", "`block_rows` must be from 1 to 1000000").at(["block_rows"]))
+        let fits = (1..=MAX_BLOCK_ROWS).contains(&(self.rows as usize));
+        let message = || format!("`block_rows` must be from 1 to {MAX_BLOCK_ROWS}");
+        (!fits).then(|| Diagnostic::error("block-rows", message()).at(["block_rows"]))
     }
 }
 

@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::DeliveryError;
+use crate::broker::{BrokerError, Failure};
+
 /// Counters of one delivery, shared with whoever shows them. All but `lag` and `buffered` only grow.
 ///
 /// Every row is accounted for: rows read = `rows` + `refused` + rows still buffered, not counting what is read again
@@ -22,6 +25,17 @@ pub struct Counters {
 }
 
 impl Counters {
+    /// Notes an error of the brokers that may pass; returns the others.
+    pub(super) fn tolerate(&self, error: BrokerError) -> Result<(), DeliveryError> {
+        match error.failure {
+            Failure::Transient | Failure::AbortTransaction | Failure::Refused | Failure::Fenced => {
+                self.failed(error.message);
+                Ok(())
+            }
+            Failure::OutOfRange | Failure::Fatal => Err(error.into()),
+        }
+    }
+
     /// Rows known to be in the table.
     pub fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)

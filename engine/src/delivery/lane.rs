@@ -11,13 +11,14 @@ use super::counters::Counters;
 use super::decide::{Plan, decide};
 use super::intent::Stored;
 use super::letters::Letters;
+use super::opening::Opening;
 use super::partition::{Partition, Phase};
 use super::pressure::Pressure;
 use super::refusal::Flood;
 use super::target::Target;
 use super::work::Job;
 use super::{DeliveryError, Settings};
-use crate::broker::{Broker, BrokerError, Clock, Consumer, Event, Failure, RecordSet, TopicPartition};
+use crate::broker::{Broker, BrokerError, Clock, Consumer, Event, RecordSet, TopicPartition};
 
 /// A lane begins at most one insert in this time, so that it is known how fast all of them fill the target's memory of tokens.
 pub(super) const PACE: Millis = 20;
@@ -80,11 +81,10 @@ pub trait Deliver: Send {
     }
 }
 
-/// Partitions to be opened, not before a monotonic time.
-struct Opening {
-    partitions: Vec<TopicPartition>,
-    at: Millis,
-    failures: u32,
+/// How long it is from `now` until `at`, both monotonic; for ever if nothing is due.
+pub(super) fn left_until(at: Option<Millis>, now: Millis) -> Duration {
+    let left = at.map_or(i64::MAX, |at| at.saturating_sub(now));
+    Duration::from_millis(u64::try_from(left).unwrap_or(0))
 }
 
 /// Carries the rows of an outbox topic into a table; see the module. Driven by [`Delivery::step`] from one thread.
@@ -172,10 +172,9 @@ impl Delivery {
     fn wait(&self, timeout: Duration) -> Duration {
         let flush = |p: &Partition| p.buffer.due(&self.settings.limits).filter(|_| p.phase == Phase::Reading);
         let job = self.job.as_ref().map(|job| job.not_before);
-        let opening = self.opening.as_ref().map(|opening| opening.at);
+        let opening = self.opening.as_ref().map(Opening::at);
         let first = self.partitions.values().filter_map(flush).chain(job).chain(opening).min();
-        let left = first.map_or(i64::MAX, |at| at.saturating_sub(self.clock.monotonic()));
-        timeout.min(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+        left_until(first, self.clock.monotonic()).min(timeout)
     }
 
     /// Something can be done at once, without waiting for records.
@@ -195,7 +194,7 @@ impl Delivery {
                     self.forget();
                     self.pressure = Pressure::default();
                     self.closing = false;
-                    self.opening = Some(Opening { partitions, at: 0, failures: 0 });
+                    self.opening = Some(Opening::new(partitions));
                 }
                 Event::Revoked { lost, .. } => {
                     if lost {
@@ -263,8 +262,8 @@ impl Delivery {
     /// Finds out where newly assigned partitions stand.
     fn open(&mut self) -> Result<bool, DeliveryError> {
         let now = self.clock.monotonic();
-        let Some(mut opening) = self.opening.take() else { return self.check_patience(now) };
-        if opening.at > now || self.revoking {
+        let Some(opening) = self.opening.take() else { return self.check_patience(now) };
+        if opening.at() > now || self.revoking {
             self.opening = (!self.revoking).then_some(opening);
             return Ok(false);
         }
@@ -276,10 +275,8 @@ impl Delivery {
                 Ok(true)
             }
             Err(error) => {
-                self.tolerate(error)?;
-                opening.failures += 1;
-                opening.at = now.saturating_add(self.settings.pause(opening.failures));
-                self.opening = Some(opening);
+                self.counters.tolerate(error)?;
+                self.opening = Some(opening.again(&self.settings, now));
                 Ok(false)
             }
         }
@@ -337,8 +334,7 @@ impl Delivery {
         let partitions: Vec<TopicPartition> = self.partitions.values().map(|p| p.tp.clone()).collect();
         self.forget();
         if !self.revoking {
-            let at = self.clock.monotonic().saturating_add(self.settings.pause(1));
-            self.opening = Some(Opening { partitions, at, failures: 1 });
+            self.opening = Some(Opening::new(partitions).again(&self.settings, self.clock.monotonic()));
         }
     }
 
@@ -353,7 +349,7 @@ impl Delivery {
                 (self.revoking, self.closing) = (false, false);
                 Ok(true)
             }
-            Err(error) => self.tolerate(error).map(|()| false),
+            Err(error) => self.counters.tolerate(error).map(|()| false),
         }
     }
 
@@ -371,17 +367,6 @@ impl Delivery {
         let lag = self.partitions.values().map(Partition::lag).sum();
         self.counters.standing(lag, self.partitions.values().map(Partition::waiting_rows).sum());
     }
-
-    /// Notes an error that may pass; returns the others.
-    pub(super) fn tolerate(&mut self, error: BrokerError) -> Result<(), DeliveryError> {
-        match error.failure {
-            Failure::Transient | Failure::AbortTransaction | Failure::Refused | Failure::Fenced => {
-                self.counters.failed(error.message);
-                Ok(())
-            }
-            Failure::OutOfRange | Failure::Fatal => Err(error.into()),
-        }
-    }
 }
 
 impl Deliver for Delivery {
@@ -390,7 +375,7 @@ impl Deliver for Delivery {
         let mut busy = match self.consumer.poll(self.settings.poll_records, wait) {
             Ok(events) => self.hear(events)?,
             Err(error) => {
-                self.tolerate(error)?;
+                self.counters.tolerate(error)?;
                 return Ok(Step::Unavailable);
             }
         };

@@ -43,6 +43,7 @@ mod intent;
 mod lane;
 mod letters;
 mod memory;
+mod opening;
 mod partition;
 pub mod positioned;
 mod pressure;

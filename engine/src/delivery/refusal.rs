@@ -115,7 +115,7 @@ impl Delivery {
                 self.start_over(&error.message);
                 Ok(Next::Done)
             }
-            Err(error) => self.tolerate(error).map(|()| Next::Pause(Doing::Letter(refusal, false))),
+            Err(error) => self.counters.tolerate(error).map(|()| Next::Pause(Doing::Letter(refusal, false))),
         }
     }
 

@@ -310,7 +310,7 @@ impl Delivery {
                 self.start_over(&error.message);
                 Ok(Next::Done)
             }
-            Err(error) => self.tolerate(error).map(|()| Next::Pause(again)),
+            Err(error) => self.counters.tolerate(error).map(|()| Next::Pause(again)),
         }
     }
 

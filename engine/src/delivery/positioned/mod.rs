@@ -39,8 +39,9 @@ use self::marks::Mark;
 use self::work::{Doing, Pending};
 use super::buffer::Buffer;
 use super::counters::Counters;
-use super::lane::{Deliver, Step};
+use super::lane::{Deliver, Step, left_until};
 use super::letters::Letters;
+use super::opening::Opening;
 use super::pressure::Pressure;
 use super::refusal::Flood;
 use super::{DeliveryError, Settings};
@@ -95,13 +96,6 @@ impl Partition {
         let from = if self.is_idle() { self.buffer.next() } else { self.done.offset };
         (self.end.max(from) - from).max(0)
     }
-}
-
-/// Partitions to be opened, not before a monotonic time.
-struct Opening {
-    partitions: Vec<TopicPartition>,
-    at: Millis,
-    failures: u32,
 }
 
 /// Carries the rows of an outbox topic into a table; see the module. Driven by [`Deliver::step`] from one thread.
@@ -170,7 +164,7 @@ impl PositionedDelivery {
                     self.forget();
                     self.pressure = Pressure::default();
                     self.closing = false;
-                    self.opening = Some(Opening { partitions, at: 0, failures: 0 });
+                    self.opening = Some(Opening::new(partitions));
                 }
                 Event::Revoked { lost, .. } => {
                     if lost {
@@ -209,8 +203,8 @@ impl PositionedDelivery {
     /// Finds out where the log of newly assigned partitions stands, and that the group knows this member.
     fn open(&mut self) -> Result<bool, DeliveryError> {
         let now = self.clock.monotonic();
-        let Some(mut opening) = self.opening.take() else { return Ok(false) };
-        if opening.at > now {
+        let Some(opening) = self.opening.take() else { return Ok(false) };
+        if opening.at() > now {
             self.opening = Some(opening);
             return Ok(false);
         }
@@ -220,10 +214,8 @@ impl PositionedDelivery {
                 Ok(true)
             }
             Err(error) => {
-                self.tolerate(error)?;
-                opening.failures += 1;
-                opening.at = now.saturating_add(self.settings.pause(opening.failures));
-                self.opening = Some(opening);
+                self.counters.tolerate(error)?;
+                self.opening = Some(opening.again(&self.settings, now));
                 Ok(false)
             }
         }
@@ -271,8 +263,7 @@ impl PositionedDelivery {
         let partitions: Vec<TopicPartition> = self.partitions.values().map(|partition| partition.tp.clone()).collect();
         self.forget();
         if !self.revoking && !partitions.is_empty() {
-            let at = self.clock.monotonic().saturating_add(self.settings.pause(1));
-            self.opening = Some(Opening { partitions, at, failures: 1 });
+            self.opening = Some(Opening::new(partitions).again(&self.settings, self.clock.monotonic()));
         }
     }
 
@@ -288,32 +279,19 @@ impl PositionedDelivery {
                 (self.revoking, self.closing) = (false, false);
                 Ok(true)
             }
-            Err(error) => self.tolerate(error).map(|()| false),
-        }
-    }
-
-    /// Notes an error that may pass; returns the others.
-    fn tolerate(&mut self, error: BrokerError) -> Result<(), DeliveryError> {
-        match error.failure {
-            Failure::Transient | Failure::AbortTransaction | Failure::Refused | Failure::Fenced => {
-                self.counters.failed(error.message);
-                Ok(())
-            }
-            Failure::OutOfRange | Failure::Fatal => Err(error.into()),
+            Err(error) => self.counters.tolerate(error).map(|()| false),
         }
     }
 
     /// `timeout`, or less if something is due earlier.
     fn wait(&self, timeout: Duration) -> Duration {
-        let now = self.clock.monotonic();
         let due = |partition: &Partition| match (partition.claimed, &partition.block) {
             (true, None) => partition.buffer.due(&self.settings.limits),
             _ => Some(partition.not_before),
         };
-        let opening = self.opening.as_ref().map(|opening| opening.at);
+        let opening = self.opening.as_ref().map(Opening::at);
         let first = self.partitions.values().filter_map(due).chain(opening).min();
-        let left = first.map_or(i64::MAX, |at| at.saturating_sub(now));
-        timeout.min(Duration::from_millis(u64::try_from(left).unwrap_or(0)))
+        left_until(first, self.clock.monotonic()).min(timeout)
     }
 }
 
@@ -323,7 +301,7 @@ impl Deliver for PositionedDelivery {
         let mut busy = match self.consumer.poll(self.settings.poll_records, wait) {
             Ok(events) => self.hear(events)?,
             Err(error) => {
-                self.tolerate(error)?;
+                self.counters.tolerate(error)?;
                 return Ok(Step::Unavailable);
             }
         };

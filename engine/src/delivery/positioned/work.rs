@@ -288,7 +288,7 @@ impl PositionedDelivery {
             Err(error) if error.failure == Failure::Fenced => self.start_over(&error.message),
             // The part is written again, and refused again.
             Err(error) => {
-                self.tolerate(error)?;
+                self.counters.tolerate(error)?;
                 self.pause(number);
             }
         }
@@ -375,7 +375,7 @@ impl PositionedDelivery {
             Err(error) if error.failure == Failure::Fenced && !all => self.start_over(&error.message),
             Err(error) => {
                 self.partitions.values_mut().for_each(|partition| partition.shown.1 = now);
-                self.tolerate(error)?;
+                self.counters.tolerate(error)?;
             }
         }
         Ok(true)
