@@ -13,7 +13,7 @@ use headwater_engine::delivery::{self, Check, Writing};
 use headwater_engine::plan::{OutboxSink, Output, Plan};
 use headwater_engine::sinks::{Blocks, SinkKind, SinkTable, keys_of, read_as};
 use headwater_engine::worker::Stop;
-use operator_core::Diagnostic;
+use operator_core::{Diagnostic, Span};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
@@ -87,6 +87,46 @@ pub struct Place<'a> {
     pub schemas: Option<&'a Path>,
     pub runtime: &'a Handle,
     pub outages: &'a Outages,
+}
+
+impl Place<'_> {
+    /// What the folder of the store `kind` has of `of`; nothing without a folder of schemas.
+    ///
+    /// # Errors
+    /// Those of `of`.
+    pub fn created<T>(&self, kind: &str, of: impl FnOnce(&Path) -> Result<Option<T>, String>) -> Result<Option<T>, String> {
+        self.schemas.map_or(Ok(None), |schemas| of(&schemas.join(kind)))
+    }
+}
+
+/// The `*.sql` files of a folder, which may be missing, by name, with their texts.
+///
+/// # Errors
+/// A file can't be read.
+pub fn sql_files(dir: &Path) -> Result<Vec<(String, String)>, String> {
+    if !dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let at = |path: &Path, e: std::io::Error| format!("{}: {e}", path.display());
+    let entries = std::fs::read_dir(dir).map_err(|e| at(dir, e))?;
+    let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
+    let mut paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|extension| extension == "sql")).collect();
+    paths.sort();
+    let read = |path: std::path::PathBuf| match std::fs::read_to_string(&path) {
+        Ok(text) => Ok((path.display().to_string(), text)),
+        Err(e) => Err(at(&path, e)),
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// `flush_interval` of a sink that does not set it.
+pub fn default_flush() -> Span {
+    Span(1_000)
+}
+
+/// `block_rows` of a sink that does not set it.
+pub fn default_block_rows() -> u32 {
+    100_000
 }
 
 /// Why there is no store to deliver to.

@@ -10,6 +10,7 @@ use sqlparser::tokenizer::{Location, Token, Tokenizer};
 use super::columns::Column;
 use super::connection::{Table, literal};
 use super::gate::{LOCAL_WINDOW, REPLICATED_WINDOW, SMALL_WINDOW, is_replicated};
+use crate::sink::sql_files;
 
 /// Words that end a column's type.
 const AFTER_TYPE: [&str; 12] =
@@ -60,21 +61,13 @@ const KINDS: [&str; 5] = ["DATABASE", "TABLE", "VIEW", "MATERIALIZED", "DICTIONA
 /// A file that can't be read as SQL, by name.
 pub fn tables_in(dir: &Path) -> Result<BTreeMap<String, Created>, String> {
     let mut tables = BTreeMap::new();
-    if !dir.is_dir() {
-        return Ok(tables);
-    }
-    let at = |path: &Path, e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    let entries = std::fs::read_dir(dir).map_err(|e| at(dir, &e))?;
-    let mut paths: Vec<_> =
-        entries.filter_map(|e| e.ok()).map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "sql")).collect();
-    paths.sort();
-    for path in paths {
-        let text = std::fs::read_to_string(&path).map_err(|e| at(&path, &e))?;
-        let pieces = pieces(&text).map_err(|e| at(&path, &e))?;
+    for (file, text) in sql_files(dir)? {
+        let at = |e: &dyn std::fmt::Display| format!("{file}: {e}");
+        let pieces = pieces(&text).map_err(|e| at(&e))?;
         let all: Arc<[String]> = pieces.iter().map(|(_, text)| (*text).to_owned()).collect();
         for (tokens, _) in &pieces {
-            let Some((table, columns, remembers)) = statement(tokens).map_err(|e| at(&path, &e))? else { continue };
-            let (file, statements) = (path.display().to_string(), all.clone());
+            let Some((table, columns, remembers)) = statement(tokens).map_err(|e| at(&e))? else { continue };
+            let (file, statements) = (file.clone(), all.clone());
             tables.insert(table.to_string(), Created { table, columns, remembers, file, statements });
         }
     }

@@ -1,7 +1,5 @@
 //! Delivery into a table of ClickHouse: the table is created if the configuration says so, then it must pass the gate.
 
-use std::path::Path;
-
 use arrow::datatypes::Schema;
 use headwater_engine::delivery::Store;
 use headwater_engine::worker::Stop;
@@ -26,7 +24,7 @@ pub(super) fn prepare(sink: &ClickHouseSink, place: &Place<'_>) -> Result<MakeSt
         connection: connect(config)?.reporting(place.outages.service(ClickHouseSink::KIND, name)),
         table: sink.table().map_err(|e| Problem::plain(format!("sink `{name}`: {e}")))?,
         schema: place.output.rows(),
-        create: create(sink, config, place.schemas).map_err(Problem::plain)?,
+        create: create(sink, config, place).map_err(Problem::plain)?,
         wanted: wanted(config),
     };
     let runtime = place.runtime.clone();
@@ -81,14 +79,11 @@ enum Create {
     ByFile(Created),
 }
 
-fn create(sink: &ClickHouseSink, config: &ClickHouseConfig, schemas: Option<&Path>) -> Result<Create, String> {
+fn create(sink: &ClickHouseSink, config: &ClickHouseConfig, place: &Place<'_>) -> Result<Create, String> {
     if !config.create_tables {
         return Ok(Create::Never);
     }
-    let created = match schemas {
-        Some(schemas) => sink.created(&schemas.join(ClickHouseSink::KIND))?.0,
-        None => None,
-    };
+    let created = place.created(ClickHouseSink::KIND, |files| Ok(sink.created(files)?.0))?;
     Ok(created.map_or(Create::ForRows, Create::ByFile))
 }
 

@@ -28,10 +28,7 @@ pub(super) fn check(sink: &ClickHouseSink, place: &Place<'_>, fresh: bool) -> Re
     let found = match place.runtime.block_on(inspect(&connection, &table, &rows)) {
         Ok(found) => found,
         Err(e) if config.create_tables && e.to_string().contains("does not exist") => {
-            let created = match place.schemas {
-                Some(schemas) => sink.created(&schemas.join(ClickHouseSink::KIND))?.0,
-                None => None,
-            };
+            let created = place.created(ClickHouseSink::KIND, |files| Ok(sink.created(files)?.0))?;
             return Ok(to_be_created(&table, created.as_ref(), &rows, wanted)? + &verified);
         }
         // A certificate does not become right by waiting.

@@ -29,19 +29,11 @@ pub struct ClickHouseSink {
     /// Write to this ClickHouse table (`database.table`).
     clickhouse: String,
     /// Insert a block at the latest after this long.
-    #[serde(default = "default_flush")]
+    #[serde(default = "crate::sink::default_flush")]
     flush_interval: Span,
     /// Rows per block at most.
-    #[serde(default = "default_block_rows")]
+    #[serde(default = "crate::sink::default_block_rows")]
     block_rows: u32,
-}
-
-fn default_flush() -> Span {
-    Span(1_000)
-}
-
-fn default_block_rows() -> u32 {
-    100_000
 }
 
 impl Spec for ClickHouseSink {

@@ -9,6 +9,7 @@ use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
 use super::types::Column;
+use crate::sink::sql_files;
 
 /// A table and the file that creates it.
 #[derive(Clone, Debug)]
@@ -53,23 +54,15 @@ impl Created {
 /// A file that can't be read as SQL, by name.
 pub(super) fn tables_in(dir: &Path) -> Result<BTreeMap<String, Created>, String> {
     let mut tables = BTreeMap::new();
-    if !dir.is_dir() {
-        return Ok(tables);
-    }
-    let at = |path: &Path, e: &dyn std::fmt::Display| format!("{}: {e}", path.display());
-    let entries = std::fs::read_dir(dir).map_err(|e| at(dir, &e))?;
-    let mut paths: Vec<_> =
-        entries.filter_map(Result::ok).map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "sql")).collect();
-    paths.sort();
-    for path in paths {
-        let text = std::fs::read_to_string(&path).map_err(|e| at(&path, &e))?;
-        let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &text).map_err(|e| at(&path, &e))?;
+    for (file, text) in sql_files(dir)? {
+        let at = |e: &dyn std::fmt::Display| format!("{file}: {e}");
+        let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &text).map_err(|e| at(&e))?;
         let statements: Arc<[String]> = parsed.iter().map(ToString::to_string).collect();
         let enums: Vec<String> = statements.iter().filter_map(|statement| enumeration(statement)).collect();
         for statement in &parsed {
             let Statement::CreateTable(created) = statement else { continue };
             let (columns, keys) = shape(created, &enums);
-            let (file, statements) = (path.display().to_string(), statements.clone());
+            let (file, statements) = (file.clone(), statements.clone());
             tables.insert(name(&created.name), Created { columns, keys, file, statements });
         }
     }

@@ -20,10 +20,7 @@ fn settings<'a>(place: &Place<'a>) -> Result<&'a PostgresConfig, String> {
 }
 
 fn file(sink: &PostgresSink, place: &Place<'_>) -> Result<Option<Created>, String> {
-    match place.schemas {
-        Some(schemas) => Ok(sink.created(&schemas.join(PostgresSink::KIND))?.0),
-        None => Ok(None),
-    }
+    place.created(PostgresSink::KIND, |files| Ok(sink.created(files)?.0))
 }
 
 /// Everything to open a store.

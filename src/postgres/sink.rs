@@ -36,10 +36,10 @@ pub struct PostgresSink {
     #[serde(default)]
     key: Option<Vec<String>>,
     /// Write a block at the latest after this long.
-    #[serde(default = "default_flush")]
+    #[serde(default = "crate::sink::default_flush")]
     flush_interval: Span,
     /// Rows per block at most.
-    #[serde(default = "default_block_rows")]
+    #[serde(default = "crate::sink::default_block_rows")]
     block_rows: u32,
 }
 
@@ -52,14 +52,6 @@ enum Mode {
     Insert,
     /// It replaces the row with the same key, or is added.
     Upsert,
-}
-
-fn default_flush() -> Span {
-    Span(1_000)
-}
-
-fn default_block_rows() -> u32 {
-    100_000
 }
 
 impl Spec for PostgresSink {
