@@ -6,13 +6,13 @@
 //! depends on the order in which rows arrive.
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
 use arrow::datatypes::i256;
-use operator_core::stores::bytes::{Reader, put_bytes, put_i128, put_u64};
+use operator_core::stores::bytes::{Reader, put_i128, put_u64};
 use operator_core::{Millis, Origin};
 
 use crate::exact::ExactSum;
+use crate::picked::{Best, End, Picked};
 use crate::sketch::Sketch;
 use crate::values::{Column, Value};
 
@@ -43,6 +43,9 @@ pub enum Function {
     /// The value of the row that comes first by event time and position, of those in which it is not null.
     First,
     Last,
+    /// `min_by(x, order)`: the value of the row with the least order, of those in which neither is null.
+    MinBy,
+    MaxBy,
     /// The value at rank `p`, see [`Sketch`].
     Percentile {
         p: f64,
@@ -57,32 +60,8 @@ pub enum Accumulator {
     Float { sum: ExactSum, count: u64 },
     Extreme(Option<Value>),
     Picked(Option<Box<Picked>>),
+    Best(Option<Box<Best>>),
     Sketch(Box<Sketch>),
-}
-
-/// A value and the place of the row it comes from.
-#[derive(Clone, Debug)]
-pub struct Picked {
-    /// The row's time is not believed: any other row replaces it.
-    future: bool,
-    place: Place<Arc<str>>,
-    value: Value,
-}
-
-/// The place of a row among all rows of a step. Rows of one record (an unnest) share it: of those, arrival decides, which
-/// is their order in the record.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place<T> {
-    time: Millis,
-    topic: T,
-    partition: i32,
-    offset: i64,
-}
-
-impl<T: AsRef<str>> Place<T> {
-    fn borrowed(&self) -> Place<&str> {
-        Place { time: self.time, topic: self.topic.as_ref(), partition: self.partition, offset: self.offset }
-    }
 }
 
 /// Where and when a row is.
@@ -94,12 +73,6 @@ pub struct Row<'a> {
     pub future: bool,
     pub offset: i64,
     pub origin: &'a Origin,
-}
-
-impl Row<'_> {
-    fn place(&self) -> Place<&str> {
-        Place { time: self.time, topic: &self.origin.topic, partition: self.origin.partition, offset: self.offset }
-    }
 }
 
 /// Why a row cannot be part of an aggregate, or why a result cannot be emitted.
@@ -136,6 +109,8 @@ impl Function {
             Function::Max => "max",
             Function::First => "first",
             Function::Last => "last",
+            Function::MinBy => "min_by",
+            Function::MaxBy => "max_by",
             Function::Percentile { .. } => "approx_percentile",
         };
         format!("{name}({arguments})")
@@ -150,6 +125,7 @@ impl Function {
             SumFloat | AvgFloat => Accumulator::Float { sum: ExactSum::default(), count: 0 },
             Min | Max => Accumulator::Extreme(None),
             First | Last => Accumulator::Picked(None),
+            MinBy | MaxBy => Accumulator::Best(None),
             Percentile { .. } => Accumulator::Sketch(Box::default()),
         }
     }
@@ -157,21 +133,35 @@ impl Function {
     /// True if [`Function::refuses`] may ever refuse.
     pub fn can_refuse(&self) -> bool {
         use Function::*;
-        matches!(self, SumFloat | AvgFloat | Min | Max | Percentile { .. })
+        matches!(self, SumFloat | AvgFloat | Min | Max | MinBy | MaxBy | Percentile { .. })
     }
 
-    /// Why `column[row]` cannot be added, if so.
+    /// The place of the argument that [`Function::refuses`] judges.
+    pub fn judged(&self) -> usize {
+        usize::from(matches!(self, Function::MinBy | Function::MaxBy))
+    }
+
+    /// The end of the order that this function looks for.
+    pub(crate) fn end(&self) -> End {
+        match self {
+            Function::Max | Function::Last | Function::MaxBy => End::Greatest,
+            _ => End::Least,
+        }
+    }
+
+    /// Why `column[row]`, of the argument that is judged, cannot be added, if so.
     #[inline]
     pub fn refuses(&self, column: &Column<'_>, row: usize) -> Option<Refusal> {
         let refused = match self {
             Function::SumFloat | Function::AvgFloat | Function::Percentile { .. } => !column.float(row)?.is_finite(),
-            Function::Min | Function::Max => column.is_nan(row),
+            Function::Min | Function::Max | Function::MinBy | Function::MaxBy => column.is_nan(row),
             _ => false,
         };
         refused.then_some(Refusal::NotFinite)
     }
 
-    /// Adds `column[row]`, which must not be refused. `count(DISTINCT)` is counted by whoever keeps its values.
+    /// Adds `column[row]`, which must not be refused. `count(DISTINCT)` is counted by whoever keeps its values, and a function of
+    /// two columns is [`Function::add_ordered`].
     #[inline]
     pub fn add(&self, to: &mut Accumulator, column: Option<&Column<'_>>, row: Row<'_>) {
         match (to, column) {
@@ -191,7 +181,7 @@ impl Function {
                 }
             }
             (Accumulator::Extreme(kept), Some(column)) => self.add_extreme(kept, column, row.index),
-            (Accumulator::Picked(kept), Some(column)) => self.add_picked(kept, column, row),
+            (Accumulator::Picked(kept), Some(column)) => Picked::add(kept, self.end(), column, row),
             (Accumulator::Sketch(sketch), Some(column)) => {
                 if let Some(value) = column.float(row.index) {
                     sketch.add(value);
@@ -201,35 +191,22 @@ impl Function {
         }
     }
 
+    /// Adds `value[row]` under `order[row]`.
+    #[inline]
+    pub fn add_ordered(&self, to: &mut Accumulator, value: &Column<'_>, order: &Column<'_>, row: Row<'_>) {
+        if let Accumulator::Best(kept) = to {
+            Best::add(kept, self.end(), (value, order), row);
+        }
+    }
+
     fn add_extreme(&self, kept: &mut Option<Value>, column: &Column<'_>, row: usize) {
-        let better = if *self == Function::Max { Ordering::Greater } else { Ordering::Less };
+        let better = if self.end() == End::Greatest { Ordering::Greater } else { Ordering::Less };
         let replaces = match kept {
             Some(kept) => column.compare(row, kept) == Some(better),
             None => true,
         };
         if replaces && let Some(value) = column.value(row) {
             *kept = Some(value);
-        }
-    }
-
-    fn add_picked(&self, kept: &mut Option<Box<Picked>>, column: &Column<'_>, row: Row<'_>) {
-        if column.is_null(row.index) {
-            return;
-        }
-        let place = row.place();
-        let replaces = match kept {
-            Some(kept) if kept.future != row.future => kept.future,
-            Some(kept) if *self == Function::First => place < kept.place.borrowed(),
-            Some(kept) => place >= kept.place.borrowed(),
-            None => true,
-        };
-        if replaces && let Some(value) = column.value(row.index) {
-            let place = Place { topic: row.origin.topic.clone(), time: row.time, partition: row.origin.partition, offset: row.offset };
-            let picked = Picked { future: row.future, place, value };
-            match kept {
-                Some(kept) => **kept = picked,
-                None => *kept = Some(Box::new(picked)),
-            }
         }
     }
 
@@ -247,7 +224,8 @@ impl Function {
                 _ => sum.value().ok_or(Refusal::FloatRange)?,
             })),
             Accumulator::Extreme(value) => value.clone(),
-            Accumulator::Picked(picked) => picked.as_ref().map(|picked| picked.value.clone()),
+            Accumulator::Picked(picked) => picked.as_ref().map(|picked| picked.value().clone()),
+            Accumulator::Best(best) => best.as_ref().map(|best| best.value().clone()),
             Accumulator::Sketch(sketch) => match self {
                 Function::Percentile { p } => sketch.quantile(*p).map(Value::Float),
                 _ => None,
@@ -279,21 +257,15 @@ impl Function {
                 0 => None,
                 _ => Some(Value::decode(reader)?),
             }),
-            // Written before positions were kept: at the same time, rows of any partition come after it.
             (Accumulator::Picked(_), 5) => Accumulator::Picked(match reader.u8()? {
                 0 => None,
-                _ => {
-                    let place = Place { time: reader.i64()?, offset: reader.i64()?, topic: "".into(), partition: -1 };
-                    Some(Box::new(Picked { future: false, place, value: Value::decode(reader)? }))
-                }
+                _ => Some(Box::new(Picked::decode_without_position(reader)?)),
             }),
-            (Accumulator::Picked(_), 8) => {
-                let future = reader.u8()? != 0;
-                let time = reader.i64()?;
-                let topic = std::str::from_utf8(reader.bytes()?).ok()?.into();
-                let place = Place { time, topic, partition: reader.i64()?.try_into().ok()?, offset: reader.i64()? };
-                Accumulator::Picked(Some(Box::new(Picked { future, place, value: Value::decode(reader)? })))
-            }
+            (Accumulator::Picked(_), 8) => Accumulator::Picked(Some(Box::new(Picked::decode(reader)?))),
+            (Accumulator::Best(_), 9) => Accumulator::Best(match reader.u8()? {
+                0 => None,
+                _ => Some(Box::new(Best::decode(reader)?)),
+            }),
             (Accumulator::Sketch(_), 6) => Accumulator::Sketch(Box::new(Sketch::decode(reader)?)),
             _ => return None,
         })
@@ -334,13 +306,14 @@ impl Accumulator {
             }
             Accumulator::Picked(None) => out.extend_from_slice(&[5, 0]),
             Accumulator::Picked(Some(picked)) => {
-                let Place { time, topic, partition, offset } = &picked.place;
-                out.extend_from_slice(&[8, picked.future.into()]);
-                put_i128((*time).into(), out);
-                put_bytes(topic.as_bytes(), out);
-                put_i128((*partition).into(), out);
-                put_i128((*offset).into(), out);
-                picked.value.encode(out);
+                out.push(8);
+                picked.encode(out);
+            }
+            Accumulator::Best(best) => {
+                out.extend_from_slice(&[9, best.is_some().into()]);
+                if let Some(best) = best {
+                    best.encode(out);
+                }
             }
             Accumulator::Sketch(sketch) => {
                 out.push(6);
@@ -375,121 +348,4 @@ fn divide(sum: i256, count: u64, digits: u32) -> Option<i128> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{ArrayRef, Decimal128Array, Float64Array, Int64Array, StringArray};
-
-    use super::*;
-
-    fn run(function: Function, array: ArrayRef) -> (Option<Value>, Vec<Refusal>) {
-        let column = Column::new(&array);
-        let mut accumulator = function.empty();
-        let mut refused = Vec::new();
-        let origin = Origin { topic: "t".into(), partition: 0, from: -1, to: 9 };
-        for index in 0..array.len() {
-            match function.refuses(&column, index) {
-                Some(refusal) => refused.push(refusal),
-                None => {
-                    let row = Row { index, time: [5, 3, 9, 3][index % 4], future: false, offset: index as i64, origin: &origin };
-                    function.add(&mut accumulator, Some(&column), row);
-                }
-            }
-            let mut bytes = Vec::new();
-            accumulator.encode(&mut bytes);
-            let mut reader = Reader::new(&bytes);
-            accumulator = function.decode(&mut reader).unwrap();
-            assert!(reader.is_empty());
-        }
-        match function.result(&accumulator) {
-            Ok(value) => (value, refused),
-            Err(refusal) => (None, [refused, vec![refusal]].concat()),
-        }
-    }
-
-    fn ints(values: &[Option<i64>]) -> ArrayRef {
-        Arc::new(Int64Array::from(values.to_vec()))
-    }
-
-    #[test]
-    fn whole_numbers() {
-        let values = ints(&[Some(3), None, Some(-5), Some(4)]);
-        assert_eq!(run(Function::CountValues, values.clone()).0, Some(Value::Int(3)));
-        assert_eq!(run(Function::SumInt, values.clone()).0, Some(Value::Int(2)));
-        assert_eq!(run(Function::AvgInt, values.clone()).0, Some(Value::Float(2.0 / 3.0)));
-        assert_eq!(run(Function::Min, values.clone()).0, Some(Value::Int(-5)));
-        assert_eq!(run(Function::Max, values.clone()).0, Some(Value::Int(4)));
-        assert_eq!(run(Function::First, values.clone()).0, Some(Value::Int(4)), "time 3, the null before is skipped");
-        assert_eq!(run(Function::Last, values).0, Some(Value::Int(-5)), "time 9");
-        assert_eq!(run(Function::SumInt, ints(&[None])).0, None);
-    }
-
-    #[test]
-    fn overflow_is_judged_by_the_whole_sum() {
-        let most = MAX_DECIMAL as i128;
-        let decimals = |values: Vec<i128>| -> ArrayRef { Arc::new(Decimal128Array::from(values).with_precision_and_scale(38, 2).unwrap()) };
-        let whole = |n: i128| (Some(Value::Int(n)), vec![]);
-        assert_eq!(run(Function::SumInt, ints(&[Some(i64::MAX), Some(1), Some(-1)])), whole(i64::MAX.into()));
-        assert_eq!(run(Function::SumInt, ints(&[Some(i64::MIN), Some(-1)])), (None, vec![Refusal::IntRange]));
-        assert_eq!(run(Function::SumDecimal, decimals(vec![most, most, most, -most, -most])), whole(most));
-        assert_eq!(run(Function::SumDecimal, decimals(vec![-most, -1])), (None, vec![Refusal::DecimalRange]));
-        // Three of them have more than 128 bits.
-        assert_eq!(run(Function::AvgDecimal { digits: 0 }, decimals(vec![most, most, most])), whole(most));
-        assert_eq!(run(Function::AvgDecimal { digits: 0 }, decimals(vec![-most, -most, -most + 1])), whole(-most));
-        let doubles = |values: Vec<f64>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
-        assert_eq!(run(Function::SumFloat, doubles(vec![f64::MAX, f64::MAX])), (None, vec![Refusal::FloatRange]));
-        assert_eq!(run(Function::SumFloat, doubles(vec![f64::MAX, f64::MAX, -f64::MAX, 1.0])).0, Some(Value::Float(f64::MAX)));
-        assert_eq!(run(Function::AvgFloat, doubles(vec![f64::MAX, f64::MAX])).0, Some(Value::Float(f64::MAX)));
-    }
-
-    #[test]
-    fn a_pick_without_a_position_is_read_and_gives_way_to_later_rows() {
-        // As written before positions were kept: kind, present, time 9, offset 7, the number 5.
-        let old = [5, 1, 18, 14, 0, 10];
-        let (early, late) = (ints(&[Some(1)]), ints(&[Some(2)]));
-        for (function, expected) in [(Function::First, 5), (Function::Last, 2)] {
-            let mut kept = function.decode(&mut Reader::new(&old)).unwrap();
-            let origin = Origin { topic: "t".into(), partition: 3, from: -1, to: 9 };
-            function.add(&mut kept, Some(&Column::new(&late)), Row { index: 0, time: 9, future: false, offset: 0, origin: &origin });
-            assert_eq!(function.result(&kept), Ok(Some(Value::Int(expected))));
-            function.add(&mut kept, Some(&Column::new(&early)), Row { index: 0, time: 8, future: false, offset: 0, origin: &origin });
-            assert_eq!(function.result(&kept), Ok(Some(Value::Int(if expected == 5 { 1 } else { 2 }))));
-        }
-    }
-
-    #[test]
-    fn what_is_not_a_number_never_poisons() {
-        let values: ArrayRef = Arc::new(Float64Array::from(vec![1.5, f64::NAN, f64::INFINITY, -0.5]));
-        for (function, expected) in [(Function::SumFloat, 1.0), (Function::AvgFloat, 0.5)] {
-            let (value, refused) = run(function, values.clone());
-            assert_eq!((value, refused), (Some(Value::Float(expected)), vec![Refusal::NotFinite; 2]));
-        }
-        assert_eq!(run(Function::Max, values.clone()), (Some(Value::Float(f64::INFINITY)), vec![Refusal::NotFinite]));
-        assert_eq!(run(Function::Percentile { p: 1.0 }, values).1.len(), 2);
-    }
-
-    #[test]
-    fn texts_compare_by_bytes() {
-        let texts: ArrayRef = Arc::new(StringArray::from(vec![Some("b"), None, Some("a"), Some("ab")]));
-        assert_eq!(run(Function::Min, texts.clone()).0, Some(Value::Bytes(b"a".to_vec())));
-        assert_eq!(run(Function::Max, texts).0, Some(Value::Bytes(b"b".to_vec())));
-    }
-
-    #[test]
-    fn averages_of_decimals_round_half_away_from_zero() {
-        let divide = |sum, count, digits| divide(i256::from_i128(sum), count, digits).unwrap();
-        assert_eq!(divide(200, 3, 4), 666_667);
-        assert_eq!(divide(-200, 3, 4), -666_667);
-        assert_eq!(divide(5, 2, 0), 3);
-        assert_eq!(divide(-5, 2, 0), -3);
-        assert_eq!(divide(4, 3, 0), 1);
-        assert_eq!(divide(MAX_DECIMAL as i128, 1, 0), MAX_DECIMAL as i128);
-    }
-
-    #[test]
-    fn state_of_another_function_is_not_misread() {
-        let mut bytes = Vec::new();
-        Function::SumFloat.empty().encode(&mut bytes);
-        assert!(Function::CountRows.decode(&mut Reader::new(&bytes)).is_none());
-    }
-}
+mod tests;

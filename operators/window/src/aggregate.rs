@@ -10,10 +10,10 @@ use crate::inputs::Inputs;
 use crate::values::is_kept;
 
 /// The functions, as messages list them.
-pub const FUNCTIONS: [&str; 8] = ["count", "sum", "min", "max", "avg", "first", "last", "approx_percentile"];
+pub const FUNCTIONS: [&str; 10] = ["count", "sum", "min", "max", "avg", "first", "last", "min_by", "max_by", "approx_percentile"];
 
 /// What users call these functions elsewhere.
-const ELSEWHERE: [(&str, &str); 14] = [
+const ELSEWHERE: [(&str, &str); 16] = [
     ("mean", "avg(x)"),
     ("average", "avg(x)"),
     ("median", "approx_percentile(x, 0.5)"),
@@ -26,8 +26,10 @@ const ELSEWHERE: [(&str, &str); 14] = [
     ("uniq", "count(DISTINCT x)"),
     ("first_value", "first(x)"),
     ("last_value", "last(x)"),
-    ("argmin", "first(x)"),
-    ("argmax", "last(x)"),
+    ("argmin", "min_by(x, order)"),
+    ("argmax", "max_by(x, order)"),
+    ("arg_min", "min_by(x, order)"),
+    ("arg_max", "max_by(x, order)"),
 ];
 
 /// A computed column.
@@ -35,7 +37,8 @@ const ELSEWHERE: [(&str, &str); 14] = [
 pub struct Aggregate {
     pub name: String,
     pub function: Function,
-    /// Places of the arguments in the plan's inputs: none for `count(*)`, several for `count(DISTINCT a, b)`.
+    /// Places of the arguments in the plan's inputs: none for `count(*)`, two for `max_by(x, order)`, several for
+    /// `count(DISTINCT a, b)`.
     pub inputs: Vec<usize>,
     pub data_type: DataType,
     pub nullable: bool,
@@ -58,7 +61,7 @@ pub fn plan(name: &str, sql: &str, schema: &SchemaRef, inputs: &mut Inputs) -> R
     if called == "count" {
         return count(name, &call, sql, schema, inputs);
     }
-    let wanted = if called == "approx_percentile" { 2 } else { 1 };
+    let wanted = if ["approx_percentile", "min_by", "max_by"].contains(&called) { 2 } else { 1 };
     let (Some(argument), true) = (call.args.first(), call.args.len() == wanted) else {
         return Err(arguments(called, &call.args));
     };
@@ -71,6 +74,16 @@ pub fn plan(name: &str, sql: &str, schema: &SchemaRef, inputs: &mut Inputs) -> R
         typed(called, &of)
     };
     let Some((function, data_type)) = typed else { return Err(wrong_type(called, argument, &of)) };
+    if matches!(function, Function::MinBy | Function::MaxBy) {
+        let order = call.args.get(1).map_or("", String::as_str);
+        let by = inputs.add(order, schema).map_err(|d| moved(d, sql, order))?;
+        let (of, absent) = inputs.column_type(by);
+        if !is_kept(&of) {
+            return Err(wrong_type(called, order, &of));
+        }
+        let inputs = vec![place, by];
+        return Ok(Aggregate { name: name.to_string(), function, inputs, data_type, nullable: nullable || absent });
+    }
     Ok(Aggregate { name: name.to_string(), function, inputs: vec![place], data_type, nullable })
 }
 
@@ -115,6 +128,8 @@ fn typed(called: &str, of: &DataType) -> Option<(Function, DataType)> {
         ("max", t) if is_kept(t) => (Function::Max, t.clone()),
         ("first", t) if is_kept(t) => (Function::First, t.clone()),
         ("last", t) if is_kept(t) => (Function::Last, t.clone()),
+        ("min_by", t) if is_kept(t) => (Function::MinBy, t.clone()),
+        ("max_by", t) if is_kept(t) => (Function::MaxBy, t.clone()),
         _ => return None,
     })
 }
@@ -145,6 +160,7 @@ fn arguments(called: &str, args: &[String]) -> Diagnostic {
     let usage = match called {
         "count" => "count(*), count(x) or count(DISTINCT x)".to_string(),
         "approx_percentile" => "approx_percentile(x, 0.99)".to_string(),
+        "min_by" | "max_by" => format!("{called}(x, order)"),
         _ => format!("{called}(x)"),
     };
     let given = if args.is_empty() { "no argument".to_string() } else { format!("({})", args.join(", ")) };

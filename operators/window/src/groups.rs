@@ -112,6 +112,11 @@ impl Groups {
             match aggregate.inputs.as_slice() {
                 _ if aggregate.function == Function::CountDistinct => {}
                 [] => aggregate.function.add(accumulator, None, row),
+                [value, order] => {
+                    if let (Some(value), Some(order)) = (columns.get(*value), columns.get(*order)) {
+                        aggregate.function.add_ordered(accumulator, value, order, row);
+                    }
+                }
                 [input, ..] => aggregate.function.add(accumulator, columns.get(*input), row),
             }
         }

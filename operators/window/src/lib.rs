@@ -4,14 +4,15 @@
 //! spec         the configuration          plan      checks, types, schema        aggregate  the SQL of computed columns
 //! operator     the state machine           groups    groups of one batch          accumulator  what a group remembers
 //! bounds       which windows a time is in  layout    keys of state                results    rows to be emitted
-//! exact        sums of doubles             sketch    percentiles                  codec, values  bytes and columns
+//! exact        sums of doubles             sketch    percentiles                  values  columns
+//! picked       one row's value out of many
 //! ```
 //!
 //! What holds:
 //!
 //! * The same rows give the same results, however they were cut into batches, wherever work was interrupted, and whichever
 //!   partition came first: sums are exact before they are rounded or judged once ([`exact`]), percentiles count
-//!   ([`sketch`]), and `first` and `last` use event time and position.
+//!   ([`sketch`]), and `first`, `last`, `min_by` and `max_by` use event time and position ([`picked`]).
 //! * A window is emitted once. Rows that come after all their windows were closed go to the port `late`.
 //! * A row that an aggregate cannot take (a value that is not a number) goes to the dead letters as a whole and leaves no
 //!   trace in any aggregate. A result that does not fit its column (a sum out of range) goes there instead of being
@@ -33,6 +34,7 @@ mod groups;
 pub mod inputs;
 pub mod layout;
 pub mod operator;
+pub mod picked;
 pub mod plan;
 pub mod results;
 pub mod sketch;

@@ -296,7 +296,7 @@ fn too_large(plan: &WindowPlan, rows: &Rows<'_>, group: &[u8], row: usize) -> Op
 fn refused(plan: &WindowPlan, columns: &[Column<'_>], row: usize) -> Option<String> {
     plan.guarded.iter().find_map(|place| {
         let aggregate = plan.aggregates.get(*place)?;
-        let column = columns.get(*aggregate.inputs.first()?)?;
+        let column = columns.get(*aggregate.inputs.get(aggregate.function.judged())?)?;
         aggregate.function.refuses(column, row).map(|refusal| refusal.cause(&aggregate.name))
     })
 }

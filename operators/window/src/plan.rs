@@ -90,7 +90,7 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
         group: group.iter().map(|g| g.place).collect(),
         group_types: group.iter().map(|g| g.field.data_type().clone()).collect(),
         guarded: places(&aggregates, |a| a.function.can_refuse()),
-        wide: wide(&aggregates),
+        wide: wide(&aggregates, &inputs),
         distinct: places(&aggregates, |a| a.function == Function::CountDistinct),
         inputs,
         aggregates,
@@ -177,10 +177,11 @@ fn places(aggregates: &[Aggregate], wanted: impl Fn(&Aggregate) -> bool) -> Vec<
     aggregates.iter().enumerate().filter(|(_, a)| wanted(a)).map(|(place, _)| place).collect()
 }
 
-fn wide(aggregates: &[Aggregate]) -> Vec<usize> {
-    let keeps = |a: &&Aggregate| matches!(a.function, Function::Min | Function::Max | Function::First | Function::Last);
-    let of_any_size = |a: &&Aggregate| matches!(a.data_type, DataType::Utf8 | DataType::Binary);
-    aggregates.iter().filter(keeps).filter(of_any_size).flat_map(|a| a.inputs.iter().copied()).collect()
+fn wide(aggregates: &[Aggregate], inputs: &Inputs) -> Vec<usize> {
+    use Function::*;
+    let keeps = |a: &&Aggregate| matches!(a.function, Min | Max | First | Last | MinBy | MaxBy);
+    let of_any_size = |input: &usize| matches!(inputs.column_type(*input).0, DataType::Utf8 | DataType::Binary);
+    aggregates.iter().filter(keeps).flat_map(|a| a.inputs.iter().copied()).filter(of_any_size).collect()
 }
 
 fn windows(window: &Window) -> Result<Windows, Diagnostic> {
@@ -374,6 +375,7 @@ fn group_bytes(plan: &WindowPlan) -> usize {
         Function::SumFloat | Function::AvgFloat => 20,
         Function::Min | Function::Max => 2 + aggregate.data_type.primitive_width().unwrap_or(20),
         Function::First | Function::Last => 14 + aggregate.data_type.primitive_width().unwrap_or(20),
+        Function::MinBy | Function::MaxBy => 24 + aggregate.data_type.primitive_width().unwrap_or(20),
         Function::Percentile { .. } => 800,
     };
     key_bytes(plan) + 3 + plan.aggregates.iter().map(width).sum::<usize>()

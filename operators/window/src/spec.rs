@@ -33,8 +33,9 @@ pub struct Window {
     pub by: Vec<String>,
     /// The columns to compute: a name, and an aggregate of SQL expressions over the rows of the window. Aggregates:
     /// `count(*)`, `count(x)`, `count(DISTINCT x)`, `sum(x)`, `min(x)`, `max(x)`, `avg(x)`, `first(x)`, `last(x)`
-    /// (by event time, then by topic, partition and offset) and `approx_percentile(x, 0.99)`. All but `count(*)` leave nulls
-    /// out. Sums are exact; one that does not fit its column when it is emitted is a dead letter.
+    /// (by event time, then by topic, partition and offset), `min_by(x, order)` and `max_by(x, order)` (`x` of the row with the
+    /// least or greatest `order`; of equals the first or last row) and `approx_percentile(x, 0.99)`. All but `count(*)` leave
+    /// nulls out. Sums are exact; one that does not fit its column when it is emitted is a dead letter.
     pub compute: Compute,
     /// When results are emitted.
     #[serde(default)]

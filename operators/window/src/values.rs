@@ -22,6 +22,16 @@ pub enum Value {
 }
 
 impl Value {
+    /// How it compares to another value of the same type; `None` if that is of another one.
+    pub fn compare(&self, other: &Value) -> Option<Ordering> {
+        match (self, other) {
+            (Value::Int(a), Value::Int(b)) => Some(a.cmp(b)),
+            (Value::Float(a), Value::Float(b)) => Some(a.total_cmp(b)),
+            (Value::Bytes(a), Value::Bytes(b)) => Some(a.cmp(b)),
+            _ => None,
+        }
+    }
+
     /// Appends the value to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {

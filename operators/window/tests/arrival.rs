@@ -109,6 +109,12 @@ fn compute() -> String {
         for function in ["count", "min", "max", "first", "last"] {
             all.push(format!(r#""{function}_{column}":"{function}({column})""#));
         }
+        for (function, order) in [("min_by", "n"), ("min_by", "t"), ("max_by", "d"), ("max_by", "u")] {
+            all.push(format!(r#""{function}_{column}_{order}":"{function}({column}, {order})""#));
+        }
+        if number {
+            all.push(format!(r#""least_{column}":"min_by(t, {column})","most_{column}":"max_by(t, {column})""#));
+        }
         all.push(format!(r#""kinds_{column}":"count(DISTINCT {column})""#));
         for function in ["sum", "avg"].iter().filter(|_| number) {
             all.push(format!(r#""{function}_{column}":"{function}({column})""#));
