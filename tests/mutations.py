@@ -17,22 +17,22 @@ COPY = ROOT / "target" / "mutated"
 MUTATIONS = [
     (
         "overlay-applied-before-the-commit",
-        "engine/src/lane/settle.rs",
+        "engine/src/lane.rs",
         "        failpoint(\"lane-sealed\");\n",
-        "        self.tasks.values_mut().for_each(|o| o.task.stores().for_each(|(_, s)| s.apply(|_, _| {})));\n",
+        "        self.tasks.owned.values_mut().for_each(|o| o.task.stores().for_each(|(_, s)| s.apply(|_, _| {})));\n",
     ),
     (
         "rewind-does-not-read-again",
-        "engine/src/lane/settle.rs",
-        "        self.consumer.start(&positions)?;\n        Ok(())\n",
-        "        let _ = positions;\n        Ok(())\n",
+        "engine/src/lane/intake.rs",
+        "        self.start(&started)\n",
+        "        let _ = started;\n        Ok(Vec::new())\n",
     ),
     (
         "a-partition-s-offset-forgotten",
-        "engine/src/lane/settle.rs",
-        "            offsets.push((partition.clone(), Committed { offset, metadata }));\n",
+        "engine/src/lane/intake.rs",
+        "            positions.push(Position::new(partition, input.position(), input.marks())?);\n",
         "            if partition.partition != 1 || partition.topic.starts_with(\"hw.\") {\n"
-        "                offsets.push((partition.clone(), Committed { offset, metadata }));\n"
+        "                positions.push(Position::new(partition, input.position(), input.marks())?);\n"
         "            }\n",
     ),
     (
@@ -43,38 +43,38 @@ MUTATIONS = [
     ),
     (
         "unknown-taken-for-committed",
-        "engine/src/lane/settle.rs",
+        "engine/src/lane/commits.rs",
         "            (_, outcome) => Err(LaneEnd::Restart(format!(\"a commit was fenced or its outcome is unknown: {outcome:?}\"))),\n",
-        "            (_, _) => self.apply(in_flight, &[]),\n",
+        "            (_, _) => Ok(Some(Ended::Committed(Box::new(in_flight.sealed), Vec::new()))),\n",
     ),
     (
         "unknown-taken-for-aborted",
-        "engine/src/lane/settle.rs",
+        "engine/src/lane/commits.rs",
         "        Outcome::Fenced(_) | Outcome::Unknown(_) => Next::Restart,\n",
         "        Outcome::Fenced(_) | Outcome::Unknown(_) => Next::Rewind,\n",
     ),
     (
         "changelog-not-written",
-        "engine/src/lane/settle.rs",
-        "                    self.outbox.push(Outgoing {\n                        topic,\n                        partition: id.1,",
+        "engine/src/lane/tasks.rs",
+        "                    if let Err(turned_away) = out.push(record) {\n",
         "                    if value.is_some_and(|v| !v.is_empty()) {\n                        return;\n                    }\n"
-        "                    self.outbox.push(Outgoing {\n                        topic,\n                        partition: id.1,",
+        "                    if let Err(turned_away) = out.push(record) {\n",
     ),
     (
         "outputs-outlive-a-rewind",
-        "engine/src/lane/settle.rs",
-        "        self.outbox.clear();\n        self.epoch = Epoch::default();\n        let mut patience",
-        "        self.epoch = Epoch::default();\n        let mut patience",
+        "engine/src/lane/rewind.rs",
+        "        self.commits.abort()?;\n        self.outputs.buffer.discard();\n",
+        "        self.commits.abort()?;\n",
     ),
     (
         "watermarks-not-committed",
-        "engine/src/lane/settle.rs",
-        "            let metadata = encode_watermarks(&marks);\n",
-        "            let metadata = encode_watermarks(&marks.iter().map(|_| operator_core::NO_WATERMARK).collect::<Vec<_>>());\n",
+        "engine/src/lane/commits.rs",
+        "        let metadata = encode_watermarks(&watermarks);\n",
+        "        let metadata = encode_watermarks(&watermarks.iter().map(|_| operator_core::NO_WATERMARK).collect::<Vec<_>>());\n",
     ),
     (
         "branches-merge-in-any-order",
-        "engine/src/order.rs",
+        "engine/src/merge.rs",
         "    if one_branch {\n",
         "    if one_branch || true {\n",
     ),

@@ -1,4 +1,4 @@
-//! Rows to records: keys, values, partitions and headers, gathered in an [`Outbox`] until they may be sent.
+//! Rows to records: keys, values, partitions and headers, gathered in a [`SendBuffer`] until they may be sent.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,10 +12,11 @@ use operator_core::{Millis, Origin, Path};
 
 use crate::broker::{Broker, BrokerError, Failure, Outgoing, is_compacted};
 use crate::headers::{HeaderColumns, text_or_bytes};
-use crate::order::{Place, Way, places};
-use crate::outbox::{Entry, Outbox};
+use crate::merge::{MergeKey, Way, merge_keys};
 use crate::pipeline::Format;
 use crate::plan::{Output, Target, TopicName, TopicSink};
+use crate::record_buffer::Entry;
+use crate::send_buffer::{SendBuffer, TurnedAway};
 
 /// Headers of repartition records: which task wrote the rows, its watermark, and where the rows came from.
 pub const WRITER: &[u8] = b"hw-writer";
@@ -35,6 +36,33 @@ const MAX_AHEAD: Millis = 1_800_000;
 
 /// A row that could not be written: its place in the batch and why.
 pub type Unwritable = (usize, String);
+
+/// Why rows could not be written.
+#[derive(Debug)]
+pub enum WriteError {
+    /// Writing them later may succeed.
+    Failed(String),
+    /// The topic refuses a record that may not be missing in it.
+    Refused(TurnedAway),
+}
+
+impl From<String> for WriteError {
+    fn from(why: String) -> WriteError {
+        WriteError::Failed(why)
+    }
+}
+
+impl From<&str> for WriteError {
+    fn from(why: &str) -> WriteError {
+        WriteError::Failed(why.to_string())
+    }
+}
+
+impl From<TurnedAway> for WriteError {
+    fn from(refused: TurnedAway) -> WriteError {
+        WriteError::Refused(refused)
+    }
+}
 
 enum Values {
     Json(JsonEncoder),
@@ -100,13 +128,13 @@ impl Writer {
         task: i32,
         broker: &dyn Broker,
         wall: Millis,
-        out: &mut Outbox,
-    ) -> Result<Vec<Unwritable>, String> {
+        out: &mut SendBuffer,
+    ) -> Result<Vec<Unwritable>, WriteError> {
         let user = rows.project(&self.user).map_err(|e| e.to_string())?.with_schema(self.schema.clone()).map_err(|e| e.to_string())?;
         match &mut self.kind {
             Kind::Topic { sink, values, topics } => {
-                let places = if self.shared { places(rows, *turn) } else { Vec::new() };
-                topic(sink, values, topics, rows, &user, &places, task, broker, wall, out)
+                let merge_keys = if self.shared { merge_keys(rows, *turn) } else { Vec::new() };
+                topic(sink, values, topics, rows, &user, &merge_keys, task, broker, wall, out)
             }
             Kind::Repartition { topic, partitions, key } => repartition(topic, *partitions, key, rows, task, origin, out),
             Kind::Outbox { topic, partitions } => {
@@ -121,7 +149,7 @@ impl Writer {
                         value: Some(&value),
                         headers: &[],
                         tag: None,
-                    });
+                    })?;
                 }
                 Ok(large.into_iter().map(|row| (row, too_large())).collect())
             }
@@ -129,23 +157,22 @@ impl Writer {
     }
 
     /// Tells the readers of a repartition topic how far this task's time has come.
-    pub fn watermark(&self, task: i32, watermark: Millis, out: &mut Outbox) {
-        let Kind::Repartition { topic, partitions, .. } = &self.kind else { return };
+    ///
+    /// # Errors
+    /// The topic refuses it.
+    pub fn watermark(&self, task: i32, watermark: Millis, out: &mut SendBuffer) -> Result<(), TurnedAway> {
+        let Kind::Repartition { topic, partitions, .. } = &self.kind else { return Ok(()) };
         for partition in 0..*partitions {
             let (writer, mark) = (task.to_string(), watermark.to_string());
             let headers: [(&[u8], Option<&[u8]>); 2] = [(WRITER, Some(writer.as_bytes())), (WRITER_WATERMARK, Some(mark.as_bytes()))];
-            out.push(Outgoing { topic, partition, timestamp: None, key: None, value: None, headers: &headers, tag: None });
+            out.push(Outgoing { topic, partition, timestamp: None, key: None, value: None, headers: &headers, tag: None })?;
         }
+        Ok(())
     }
 
     /// Another output of the stage may write the same topic.
     pub fn is_shared(&self) -> bool {
         self.shared
-    }
-
-    /// Each row becomes a record of its own, which may be left out if it can't be written.
-    pub fn writes_a_record_per_row(&self) -> bool {
-        matches!(self.kind, Kind::Topic { .. })
     }
 
     /// The repartition topic it writes, if it does.
@@ -192,12 +219,12 @@ fn topic(
     known: &mut BTreeMap<String, Known>,
     rows: &RecordBatch,
     user: &RecordBatch,
-    places: &[Place],
+    merge_keys: &[MergeKey],
     task: i32,
     broker: &dyn Broker,
     wall: Millis,
-    out: &mut Outbox,
-) -> Result<Vec<Unwritable>, String> {
+    out: &mut SendBuffer,
+) -> Result<Vec<Unwritable>, WriteError> {
     let column = |name: &Option<String>| name.as_ref().and_then(|n| rows.column_by_name(n));
     let keys = column(&sink.key).map(|c| KeyEncoder::new(c.as_ref())).transpose()?;
     let stamps = match column(&sink.timestamp) {
@@ -225,15 +252,16 @@ fn topic(
             Some(fixed) => fixed.clone(),
             None => match named(sink, rows, row, known, broker) {
                 Ok(found) => found,
-                Err(Unnamed::Later(e)) => return Err(e),
+                Err(Unnamed::Later(e)) => return Err(e.into()),
                 Err(Unnamed::Never(cause)) => {
                     unwritable.push((row, cause));
                     continue;
                 }
             },
         };
-        let start = out.bytes.len();
-        let has_key = keys.as_ref().is_some_and(|k| k.write(row, &mut out.bytes));
+        let bytes = &mut out.records.bytes;
+        let start = bytes.len();
+        let has_key = keys.as_ref().is_some_and(|k| k.write(row, bytes));
         if compacted && !has_key {
             let column = sink.key.as_deref().unwrap_or_default();
             unwritable.push((
@@ -242,32 +270,32 @@ fn topic(
             ));
             continue;
         }
-        let key = has_key.then_some(start..out.bytes.len());
-        let begin = out.bytes.len();
+        let key = has_key.then_some(start..bytes.len());
+        let begin = bytes.len();
         let mut null = false;
         let written = match values {
-            Values::Json(_) => json.as_ref().map_or(Ok(()), |j| j.write(row, &mut out.bytes)),
-            Values::Avro(_) => avro.as_ref().map_or(Ok(()), |a| a.write(row, &mut out.bytes)),
+            Values::Json(_) => json.as_ref().map_or(Ok(()), |j| j.write(row, bytes)),
+            Values::Avro(_) => avro.as_ref().map_or(Ok(()), |a| a.write(row, bytes)),
             Values::Raw(index) => {
                 let column = rows.column(*index);
                 null = column.is_null(row);
                 if !null {
-                    out.bytes.extend_from_slice(text_or_bytes(column, row));
+                    bytes.extend_from_slice(text_or_bytes(column, row));
                 }
                 Ok(())
             }
         };
         if let Err(cause) = written {
-            out.bytes.truncate(start);
+            bytes.truncate(start);
             unwritable.push((row, cause));
             continue;
         }
-        let end = out.bytes.len();
-        let headers = header_columns.write(row, &mut out.bytes).then_some(end..out.bytes.len());
-        let size = out.bytes.len() - start;
+        let end = bytes.len();
+        let headers = header_columns.write(row, bytes).then_some(end..bytes.len());
+        let size = bytes.len() - start;
         if size > MAX_RECORD {
             let cause = format!("the record would have {size} bytes, more than the {MAX_RECORD} that can be written");
-            out.bytes.truncate(start);
+            bytes.truncate(start);
             unwritable.push((row, cause));
             continue;
         }
@@ -275,11 +303,11 @@ fn topic(
         let target = match chosen.as_ref().map(|c| c.as_primitive::<Int64Type>()).filter(|c| c.is_valid(row)).map(|c| c.value(row)) {
             Some(n) if n >= 0 && n < i64::from(partitions) => n as i32,
             Some(n) => {
-                out.bytes.truncate(start);
+                bytes.truncate(start);
                 unwritable.push((row, format!("partition {n} of {}, which has {partitions}", shown(sink, &name))));
                 continue;
             }
-            None => match key.clone().and_then(|k| out.bytes.get(k)) {
+            None => match key.clone().and_then(|k| bytes.get(k)) {
                 Some(key) => partition(key, partitions),
                 None => task.rem_euclid(partitions),
             },
@@ -291,8 +319,11 @@ fn topic(
         // Brokers refuse negative timestamps, and those further ahead than `message.timestamp.after.max.ms`: a row from
         // the future would abort every transaction it is in. Such rows are stamped when written.
         let timestamp = timestamp.filter(|t| (0..wall.saturating_add(MAX_AHEAD)).contains(t));
-        let place = places.get(row).copied();
-        out.entries.push(Entry { topic: name, partition: target, timestamp, key, value, headers, tag: None, place });
+        let merge_key = merge_keys.get(row).copied();
+        let record = Entry { topic: name, partition: target, timestamp, key, value, headers, tag: None, merge_key };
+        if let Err(refused) = out.add(record, start) {
+            unwritable.push((row, refused.cause));
+        }
     }
     Ok(unwritable)
 }
@@ -377,8 +408,8 @@ fn repartition(
     rows: &RecordBatch,
     task: i32,
     origin: &Origin,
-    out: &mut Outbox,
-) -> Result<Vec<Unwritable>, String> {
+    out: &mut SendBuffer,
+) -> Result<Vec<Unwritable>, WriteError> {
     let mut parts: Vec<Vec<u32>> = vec![Vec::new(); partitions.max(1) as usize];
     let columns: Vec<ArrayRef> = key
         .iter()
@@ -422,7 +453,7 @@ fn repartition(
                 value: Some(&value),
                 headers: &headers,
                 tag: None,
-            });
+            })?;
         }
     }
     Ok(unwritable)

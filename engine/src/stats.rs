@@ -10,7 +10,6 @@ use operator_core::{Ledger, Millis};
 use parking_lot::Mutex;
 
 use crate::broker::{Outcome, TopicPartition};
-use crate::lane::Taken;
 use crate::time::Held;
 
 pub use life::{Life, Pulse};
@@ -73,6 +72,16 @@ pub struct SourceCounts {
     pub wrong_unit: u64,
 }
 
+impl SourceCounts {
+    fn add(&mut self, other: &SourceCounts) {
+        self.records += other.records;
+        self.rows += other.rows;
+        self.skipped += other.skipped;
+        self.dead += other.dead;
+        self.wrong_unit += other.wrong_unit;
+    }
+}
+
 /// What was written to an output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OutputCounts {
@@ -125,16 +134,12 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub(crate) fn decoded(&mut self, taken: &Taken, partition: &TopicPartition) {
-        if !taken.source {
-            return;
+    /// Records of a source's partition were read.
+    pub(crate) fn read(&mut self, partition: &TopicPartition, read: &SourceCounts) {
+        match self.sources.get_mut(partition) {
+            Some(counts) => counts.add(read),
+            None => drop(self.sources.insert(partition.clone(), *read)),
         }
-        let counts = self.sources.entry(partition.clone()).or_default();
-        counts.records += taken.records as u64;
-        counts.rows += taken.batches.iter().map(|b| b.num_rows() as u64).sum::<u64>();
-        counts.skipped += taken.skipped;
-        counts.wrong_unit += taken.wrong_unit;
-        counts.dead += taken.bad.len() as u64;
     }
 
     pub(crate) fn written(&mut self, output: &str, written: &OutputCounts) {
@@ -239,12 +244,7 @@ impl Stats {
         let mut s = self.0.lock();
         s.last_commit = Some(wall);
         for (partition, c) in &counts.sources {
-            let total = s.sources.entry(partition.clone()).or_default();
-            total.records += c.records;
-            total.rows += c.rows;
-            total.skipped += c.skipped;
-            total.dead += c.dead;
-            total.wrong_unit += c.wrong_unit;
+            s.sources.entry(partition.clone()).or_default().add(c);
         }
         for (step, partition, rows, ledger) in &counts.steps {
             let total = s.steps.entry((step.clone(), *partition)).or_default();

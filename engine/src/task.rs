@@ -2,7 +2,7 @@
 //!
 //! Rows flow through the operators in plan order, first all batches of a round, then time: an operator's results for
 //! a new watermark reach downstream operators before that watermark does. Rows split
-//! across branches are merged back in source-offset order ([`crate::order`]).
+//! across branches are merged back in source-offset order ([`crate::merge`]).
 //!
 //! Every call of an operator is checked: it must account for every row (R3), emit the declared schema, and never move a
 //! watermark back. A failed check is a bug, and aborts the epoch rather than committing it.
@@ -19,7 +19,7 @@ use operator_core::{
     Tables, Time,
 };
 
-use crate::order::{BY_TIME, Turn, Way, in_order};
+use crate::merge::{BY_TIME, Turn, Way, in_order};
 use crate::pipeline::OnError;
 use crate::plan::{Stage, Upstream};
 use crate::state::Store;

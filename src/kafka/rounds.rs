@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use headwater_engine::broker::{BrokerError, Outgoing, Refused};
-use headwater_engine::outbox::Outbox;
+use headwater_engine::record_buffer::RecordBuffer;
 
 use super::codes;
 use super::native::{ErrorFacts, NativeTopic, Settings, raw};
@@ -75,7 +75,7 @@ impl Given {
 /// Records of a partition that are held.
 struct Waiting<T> {
     topic: T,
-    records: Outbox,
+    records: RecordBuffer,
     /// Of them, given already.
     next: usize,
 }
@@ -148,7 +148,7 @@ impl<T: Copy> Rounds<T> {
                 Some(_) => {}
             }
         }
-        let waiting = slot.waiting.get_or_insert_with(|| Box::new(Waiting { topic: handle, records: Outbox::default(), next: 0 }));
+        let waiting = slot.waiting.get_or_insert_with(|| Box::new(Waiting { topic: handle, records: RecordBuffer::default(), next: 0 }));
         waiting.records.push(*record);
         self.held += size;
         Ok(None)

@@ -23,7 +23,8 @@ use arrow::datatypes::{DataType, Int32Type, Int64Type};
 use operator_core::Path;
 use operator_core::batch::OFFSET;
 
-use super::{Lane, LaneEnd};
+use super::LaneEnd;
+use super::intake::Intake;
 use crate::broker::{Broker, BrokerError, Event, Record, RecordSet, TopicPartition};
 use crate::partitioner::{KeyHash, Partitioner};
 use crate::plan::{Decode, InputKind, InputTopic, Plan, StageInput};
@@ -316,7 +317,7 @@ impl KeyCheck {
     }
 }
 
-impl Lane {
+impl Intake {
     /// Reading on would give wrong results. Where the topic has grown, that is why keys are in other partitions.
     #[cold]
     pub(super) fn misread(&self, partition: &TopicPartition, why: String) -> LaneEnd {

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use operator_core::Millis;
 
-use super::{Lane, LaneEnd, OwnedTask};
+use super::ends::bug;
+use super::tasks::{OwnedTask, Tasks, step};
+use super::{LaneEnd, TaskId};
 use crate::broker::{Event, Reader, RecordSet, TopicPartition};
 use crate::checkpoint::{Checkpoint, Load};
-use crate::plan::Plan;
 
 /// Bytes of checkpoint files that are loaded per turn of the lane, about.
 const LOAD_PER_TURN: u64 = 8 << 20;
@@ -37,7 +38,7 @@ pub(super) struct Restorer {
 
 /// A store whose checkpoint is loaded first.
 pub(super) struct Loading {
-    pub task: (usize, i32),
+    pub task: TaskId,
     pub node: usize,
     pub changelog: TopicPartition,
     /// First and next offset of the changelog when the task was given.
@@ -47,7 +48,7 @@ pub(super) struct Loading {
 
 /// A changelog partition that is being read from `at` to `end`.
 struct Target {
-    task: (usize, i32),
+    task: TaskId,
     node: usize,
     at: i64,
     end: i64,
@@ -58,18 +59,18 @@ impl Restorer {
         self.loading.push_back(loading);
     }
 
-    fn left(&self, task: (usize, i32)) -> u64 {
+    fn left(&self, task: TaskId) -> u64 {
         let loading = self.loading.iter().filter(|l| l.task == task).map(|l| l.high - l.low);
         let reading = self.targets.values().filter(|t| t.task == task).map(|t| t.end - t.at);
         loading.chain(reading).map(|records| records.max(0) as u64).sum()
     }
 
-    fn is_done(&self, task: (usize, i32)) -> bool {
+    fn is_done(&self, task: TaskId) -> bool {
         self.loading.iter().all(|l| l.task != task) && self.targets.values().all(|t| t.task != task || t.at >= t.end)
     }
 
     /// The nodes of a task whose changelogs were read, each with the position reached.
-    fn take(&mut self, task: (usize, i32)) -> Vec<(usize, i64)> {
+    fn take(&mut self, task: TaskId) -> Vec<(usize, i64)> {
         let ends = self.targets.values().filter(|t| t.task == task).map(|t| (t.node, t.at)).collect();
         self.targets.retain(|_, target| target.task != task);
         if self.targets.is_empty() {
@@ -84,26 +85,34 @@ impl Restorer {
     }
 }
 
-impl Lane {
+impl Tasks {
     /// Loads and reads a little, and ends the restore of tasks whose changelogs were read to where they ended at the start:
     /// to the high watermark, past whatever transactions were open then, or the state would silently be too old (rule 2).
-    pub(super) fn restore_some(&mut self) -> Result<(), LaneEnd> {
+    pub(super) fn restore(&mut self) -> Result<(), LaneEnd> {
+        if self.have_started() {
+            return Ok(());
+        }
         let mut budget = LOAD_PER_TURN;
-        while budget > 0 && self.load_checkpoint(&mut budget) {}
+        while budget > 0 && self.load_checkpoint(&mut budget)? {}
         self.read_changelogs()?;
-        let (wall, transactional) = (self.world.clock.wall(), self.needs_position());
-        let waiting: Vec<(usize, i32)> = self.tasks.iter().filter(|(_, t)| t.restore.is_some()).map(|(id, _)| *id).collect();
+        let wall = self.world.clock.wall();
+        let waiting: Vec<TaskId> = self.owned.iter().filter(|(_, t)| t.restore.is_some()).map(|(id, _)| *id).collect();
         for id in waiting {
             let (done, left) = (self.restorer.is_done(id), self.restorer.left(id));
-            let Some(owned) = self.tasks.get_mut(&id) else { continue };
+            let Some(owned) = self.owned.get_mut(&id) else { continue };
             let Some(Restoring { known, total }) = owned.restore else { continue };
             self.world.stats.restoring(id, left, total);
             if !done {
                 continue;
             }
-            // Aborted transactions leave markers in a changelog, too: only entries prove anything (rule 7).
-            if !known && transactional && owned.task.stores().any(|(_, store)| !store.is_empty()) {
-                return Err(self.state_without_position(id));
+            // State that a transaction committed came with a position. Without transactions the changelog may be ahead of a first
+            // position that was never committed: rows are then counted twice, as `at_least_once` says. Aborted transactions leave
+            // markers in a changelog, too: only entries prove anything.
+            if !known && self.world.plan.is_transactional() && owned.task.stores().any(|(_, store)| !store.is_empty()) {
+                return Err(LaneEnd::Stop(format!(
+                    "task {id:?} has state, but the group `{}` has no committed position for it: positions expired or were deleted, or the source reads other topics now. Set positions, or delete the state, too",
+                    self.world.plan.names.group()
+                )));
             }
             owned.restore = None;
             for (node, store) in owned.task.stores() {
@@ -119,15 +128,15 @@ impl Lane {
 
     /// Loads the next checkpoint, or about `budget` bytes of it; true if more may be loaded in this turn. A checkpoint counts if
     /// the changelog still has everything after it, tombstones included.
-    fn load_checkpoint(&mut self, budget: &mut u64) -> bool {
-        let Some(Loading { task, node, changelog, low, high }) = self.restorer.loading.pop_front() else { return false };
-        let Some(owned) = self.tasks.get_mut(&task) else { return true };
-        let Some(store) = owned.task.store(node) else { return true };
+    fn load_checkpoint(&mut self, budget: &mut u64) -> Result<bool, LaneEnd> {
+        let Some(Loading { task, node, changelog, low, high }) = self.restorer.loading.pop_front() else { return Ok(false) };
+        let owned = self.owned.get_mut(&task).ok_or_else(|| bug(format_args!("task {task:?}, which is restored,")))?;
+        let store = owned.task.store(node).ok_or_else(|| bug(format_args!("the state to restore from {changelog}")))?;
         let mut at = low;
         if let Some((_, checkpoint)) = owned.checkpoints.iter_mut().find(|(n, _)| *n == node) {
             let Load::Done(loaded) = checkpoint.load(store, *budget) else {
                 self.restorer.loading.push_front(Loading { task, node, changelog, low, high });
-                return false;
+                return Ok(false);
             };
             *budget = budget.saturating_sub(checkpoint.size());
             let (wall, age) = (self.world.clock.wall(), self.config.checkpoint_age);
@@ -144,7 +153,7 @@ impl Lane {
             self.restorer.reader = None;
         }
         self.restorer.targets.insert(changelog, Target { task, node, at, end: high });
-        true
+        Ok(true)
     }
 
     fn read_changelogs(&mut self) -> Result<(), LaneEnd> {
@@ -167,7 +176,7 @@ impl Lane {
             let Some(target) = targets.get_mut(partition) else { continue };
             match event {
                 Event::Records { records, .. } => {
-                    if let Some(owned) = self.tasks.get_mut(&target.task) {
+                    if let Some(owned) = self.owned.get_mut(&target.task) {
                         let (at, written) = owned.take(target.node, records.as_ref());
                         target.at = at.unwrap_or(target.at);
                         *progressed = now;
@@ -192,11 +201,6 @@ impl Lane {
         }
         Ok(())
     }
-}
-
-/// The name of a step.
-pub(super) fn step(plan: &Plan, task: (usize, i32), node: usize) -> &str {
-    plan.stages.get(task.0).and_then(|stage| stage.nodes.get(node)).map_or("", |node| node.step.as_str())
 }
 
 impl OwnedTask {

@@ -14,7 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use operator_core::Millis;
 
-use super::{Lane, LaneEnd};
+use super::intake::Intake;
+use super::{LaneEnd, TaskId};
 use crate::broker::{Clock, TopicPartition};
 use crate::time::{Held, Moment};
 
@@ -57,7 +58,7 @@ impl Hold {
     }
 }
 
-impl Lane {
+impl Intake {
     /// Everything readable of a partition was delivered.
     pub(super) fn ended(&mut self, partition: &TopicPartition, offset: i64) {
         let silence = self.world.clock.silence();
@@ -67,12 +68,15 @@ impl Lane {
         }
     }
 
-    /// Commits the positions of partitions that are quiet, and asks for the ends of all if that is due.
-    pub(super) fn let_time_pass(&mut self) -> Result<(), LaneEnd> {
+    /// The partitions whose positions are to be committed because they are quiet.
+    pub(super) fn beating(&mut self) -> Vec<TopicPartition> {
+        let now = self.world.clock.monotonic();
+        self.partitions.iter_mut().filter_map(|(partition, input)| input.beats(now).then(|| partition.clone())).collect()
+    }
+
+    /// Asks for the ends of all partitions if that is due.
+    pub(super) fn ask_ends(&mut self) -> Result<(), LaneEnd> {
         let monotonic = self.world.clock.monotonic();
-        let beating = self.partitions.iter_mut().filter_map(|(partition, input)| input.beats(monotonic).then(|| partition.clone()));
-        let beating = beating.collect();
-        self.touch(beating);
         let now = self.moment();
         if self.silence.asked.is_some() || self.partitions.is_empty() {
             return Ok(());
@@ -91,9 +95,11 @@ impl Lane {
         Moment { monotonic, wall: self.world.wall.at(wall, monotonic) }
     }
 
-    /// The leaders have answered where their partitions end: those read that far were silent until the question.
-    pub(super) fn heard(&mut self, ends: Vec<(TopicPartition, i64)>) -> Result<(), LaneEnd> {
-        let Some(asked) = self.silence.asked.take() else { return Ok(()) };
+    /// The leaders have answered where their partitions end: those read that far were silent until the question. Returns the tasks whose
+    /// time moved.
+    pub(super) fn heard(&mut self, ends: Vec<(TopicPartition, i64)>) -> BTreeSet<TaskId> {
+        let mut moved = BTreeSet::new();
+        let Some(asked) = self.silence.asked.take() else { return moved };
         let ends: BTreeMap<TopicPartition, i64> = ends.into_iter().collect();
         let monotonic = self.world.clock.monotonic();
         let ahead = self.world.clock.wall().saturating_sub(self.world.wall.believed(self.world.clock.silence()));
@@ -122,17 +128,12 @@ impl Lane {
         if let Some(rest) = rest {
             self.silence.rest = monotonic + rest;
         }
-        let mut moved = BTreeSet::new();
         // All proven partitions advance together, or each would need its own question.
         for (partition, input) in self.partitions.iter_mut().filter(|_| moves) {
             if ends.get(partition).is_some_and(|high| input.end >= *high) && input.silent(asked) {
                 moved.insert(input.task);
             }
         }
-        for task in moved {
-            // Readers of a repartition topic need to know that this task is silent.
-            self.pass_time(task, true)?;
-        }
-        Ok(())
+        moved
     }
 }

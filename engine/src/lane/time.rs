@@ -8,11 +8,11 @@
 //! work. How far a step has come is in its state alone. So after a restore every step is given its time again: one that was interrupted
 //! goes on, and the others find nothing to do.
 
-use operator_core::{Millis, Tables};
+use operator_core::NO_WATERMARK;
 
-use super::input::InputPartition;
-use super::{Lane, LaneEnd, ended};
-use crate::broker::TopicPartition;
+use super::ends::Interrupt;
+use super::tasks::failed;
+use super::{Lane, LaneEnd, TaskId};
 use crate::task::Leaving;
 
 /// Entries of state that a step may release in one call, and the part of an epoch they may be.
@@ -31,77 +31,52 @@ pub(super) enum Behind {
 
 impl Lane {
     /// Runs a task's steps on what it was given, and lets its time move.
-    pub(super) fn run(&mut self, task: (usize, i32), wall: Millis, leaving: &mut Leaving) -> Result<(), LaneEnd> {
-        let watermarks = self.watermarks(task);
+    pub(super) fn run(&mut self, id: TaskId, leaving: &mut Leaving) -> Result<(), LaneEnd> {
+        let owned = self.tasks.get(id)?;
+        let watermarks = self.intake.watermarks(&owned.inputs);
         let budget = (self.config.epoch_rows / PART).clamp(1, MOST);
-        let Some(owned) = self.tasks.get_mut(&task) else { return Ok(()) };
-        let tables: &dyn Tables = self.world.tables.as_ref();
-        match owned.task.run(&watermarks, (wall, budget as usize), tables, leaving) {
-            Ok(ran) => {
-                if ran.acted {
-                    self.epoch.opened.get_or_insert(self.world.clock.monotonic());
-                    self.epoch.touched.extend(owned.inputs.iter().flatten().cloned());
-                }
-                if ran.more {
-                    owned.behind = Behind::Releasing;
-                    self.epoch.records += if ran.acted { budget } else { 0 };
-                } else if owned.behind == Behind::Releasing {
-                    owned.behind = Behind::Nothing;
-                }
-                Ok(())
-            }
-            Err(e) => {
-                self.epoch.opened.get_or_insert(self.world.clock.monotonic());
-                Err(ended(e))
-            }
+        let now = (self.world.clock.wall(), budget as usize);
+        let ran = owned.task.run(&watermarks, now, self.world.tables.as_ref(), leaving).map_err(failed)?;
+        if ran.acted {
+            self.commits.touch(owned.inputs.iter().flatten().cloned(), self.world.clock.monotonic());
         }
-    }
-
-    /// The watermark of each input of a task's stage.
-    pub(super) fn watermarks(&self, task: (usize, i32)) -> Vec<Millis> {
-        let Some(owned) = self.tasks.get(&task) else { return Vec::new() };
-        let of = |partitions: &Vec<TopicPartition>| {
-            let marks = partitions.iter().filter_map(|p| self.partitions.get(p)).map(InputPartition::watermark);
-            marks.min().unwrap_or(operator_core::NO_WATERMARK)
-        };
-        owned.inputs.iter().map(of).collect()
-    }
-
-    /// Lets steps that are behind their time go on, as far as the epoch has room. True if some still are.
-    pub(super) fn catch_up(&mut self) -> Result<bool, LaneEnd> {
-        let behind = |lane: &Lane| {
-            let tasks = lane.tasks.iter().filter(|(_, owned)| owned.started && owned.behind != Behind::Nothing);
-            tasks.map(|(id, owned)| (*id, owned.behind)).collect::<Vec<_>>()
-        };
-        for (task, why) in behind(self) {
-            if self.is_full() {
-                break;
+        if ran.more {
+            owned.behind = Behind::Releasing;
+            if ran.acted {
+                self.commits.released(budget);
             }
-            let Some(owned) = self.tasks.get_mut(&task) else { continue };
+        } else if owned.behind == Behind::Releasing {
             owned.behind = Behind::Nothing;
-            // The last portion may have been committed, and its watermark not.
-            let tell = why == Behind::Releasing || owned.task.stores().next().is_some() && self.watermarks(task).iter().any(is_known);
-            self.pass_time(task, tell)?;
-            self.flush()?;
-        }
-        Ok(!behind(self).is_empty())
-    }
-
-    /// Gives a task its time, without rows. `tell`: readers of its repartition topics need to know.
-    pub(super) fn pass_time(&mut self, task: (usize, i32), tell: bool) -> Result<(), LaneEnd> {
-        let mut leaving = Leaving::default();
-        self.run(task, self.world.clock.wall(), &mut leaving)?;
-        let inputs: Vec<_> = self.tasks.get(&task).map(|t| t.inputs.iter().flatten().cloned().collect()).unwrap_or_default();
-        if let Some(partition) = inputs.first() {
-            self.leave(task, leaving, partition, None, &[])?;
-        }
-        if tell && self.writers.get(task.0).is_some_and(|w| w.iter().any(|w| w.repartition().is_some())) {
-            self.touch(inputs);
         }
         Ok(())
     }
-}
 
-fn is_known(watermark: &Millis) -> bool {
-    *watermark != operator_core::NO_WATERMARK
+    /// Lets steps that are behind their time go on, as far as the epoch has room. True if some still are.
+    pub(super) fn catch_up(&mut self) -> Result<bool, Interrupt> {
+        for (id, why) in self.tasks.behind() {
+            if self.is_full() {
+                break;
+            }
+            let owned = self.tasks.get(id)?;
+            owned.behind = Behind::Nothing;
+            let is_known = || self.intake.watermarks(&owned.inputs).iter().any(|watermark| *watermark != NO_WATERMARK);
+            // The last portion may have been committed, and its watermark not.
+            let announce = why == Behind::Releasing || owned.task.stores().next().is_some() && is_known();
+            self.pass_time(id, announce)?;
+            self.flush()?;
+        }
+        Ok(!self.tasks.behind().is_empty())
+    }
+
+    /// Gives a task its time, without rows. `announce`: readers of its repartition topics need to know.
+    pub(super) fn pass_time(&mut self, id: TaskId, announce: bool) -> Result<(), LaneEnd> {
+        let mut leaving = Leaving::default();
+        self.run(id, &mut leaving)?;
+        self.outputs.route(id, leaving, None, self.commits.counts())?;
+        if announce && self.outputs.repartitions(id) {
+            let inputs = self.tasks.get(id)?.inputs.iter().flatten().cloned();
+            self.commits.touch(inputs, self.world.clock.monotonic());
+        }
+        Ok(())
+    }
 }

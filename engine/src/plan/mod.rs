@@ -14,6 +14,7 @@ mod remembered;
 mod sink;
 mod source;
 mod streams;
+mod topics;
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ use crate::sinks::SinkTable;
 
 pub use build::plan;
 pub use names::{Names, dead_letters};
+pub use topics::{TOMBSTONE_RETENTION, topics_to_create};
 
 /// Schemas and topics as the planner sees them: the registry and the cluster, or the `schemas/` folder when linting.
 pub trait Catalog {
@@ -73,6 +75,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether outputs, state and positions are committed together.
+    pub fn is_transactional(&self) -> bool {
+        self.guarantee == Guarantee::ExactlyOnce
+    }
+
     fn sources(&self) -> impl Iterator<Item = &InputTopic> {
         let inputs = self.stages.iter().flat_map(|s| &s.inputs);
         inputs.filter(|i| matches!(i.kind, InputKind::Source(_))).flat_map(|i| &i.topics)

@@ -35,7 +35,7 @@ pub struct Way {
 /// A row's place among those that descend from the same batch: its offset. Rows that an operator made when time moved have
 /// none, and keep the order in which they came; lint warns if they are merged with others (`no-order`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Place(Turn, i64);
+pub struct MergeKey(Turn, i64);
 
 /// The waiting rows, those of different branches merged in source-offset order.
 ///
@@ -60,20 +60,20 @@ fn merged(branches: &[Way]) -> Result<Way, ArrowError> {
         return Ok(first.clone());
     }
     let rows = concat_batches(&first.rows.schema(), branches.iter().map(|branch| &branch.rows))?;
-    let places = places(&rows, first.turn);
-    if places.is_sorted() {
+    let keys = merge_keys(&rows, first.turn);
+    if keys.is_sorted() {
         return Ok(Way { rows, ..first.clone() });
     }
     let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
-    order.sort_by_key(|row| places.get(*row as usize));
+    order.sort_by_key(|row| keys.get(*row as usize));
     Ok(Way { rows: take_record_batch(&rows, &UInt32Array::from(order))?, ..first.clone() })
 }
 
-/// The place of every row. Offsets below 0 are no places: rows that an operator made keep the order in which they came.
-pub fn places(rows: &RecordBatch, turn: Turn) -> Vec<Place> {
+/// The merge key of every row. Offsets below 0 are none: rows that an operator made keep the order in which they came.
+pub fn merge_keys(rows: &RecordBatch, turn: Turn) -> Vec<MergeKey> {
     let offsets = rows.column_by_name(OFFSET).and_then(|c| c.as_primitive_opt::<Int64Type>()).map(|c| c.values().as_ref());
     let at = |row: usize| offsets.and_then(|offsets: &[i64]| offsets.get(row)).copied().unwrap_or(-1);
-    (0..rows.num_rows()).map(|row| Place(turn, at(row).max(-1))).collect()
+    (0..rows.num_rows()).map(|row| MergeKey(turn, at(row).max(-1))).collect()
 }
 
 /// For each output of a stage: whether another one may write the same topic.
@@ -95,7 +95,7 @@ pub fn shared_topics(stage: &Stage) -> Vec<bool> {
 ///
 /// # Errors
 /// As [`in_order`].
-pub fn together(stage: &Stage, leaving: Vec<Way>) -> Result<Vec<Way>, ArrowError> {
+pub fn merge_repartitions(stage: &Stage, leaving: Vec<Way>) -> Result<Vec<Way>, ArrowError> {
     let topic = |output: usize| match stage.outputs.get(output).map(|o| &o.target) {
         Some(Target::Repartition { topic, .. }) => Some(topic),
         _ => None,

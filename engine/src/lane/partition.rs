@@ -1,16 +1,21 @@
 //! One input partition: how its records become batches, its event time and its position.
 
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use headwater_formats::decode_batch;
 use operator_core::{Batch, Millis, NO_WATERMARK, Origin};
 
-use super::Waiting;
+use super::TaskId;
 use super::keys::{KeyCheck, Notations};
 use super::silence::Hold;
-use crate::broker::TopicPartition;
+use crate::broker::{RecordSet, TopicPartition};
 use crate::decode::{BadRecord, Decoder};
 use crate::output::{ORIGIN, WRITER, WRITER_WATERMARK, check_repartitioned};
+use crate::stats::SourceCounts;
 use crate::task::Writers;
 use crate::time::{Moment, PartitionTime, TimeBounds};
 
@@ -19,10 +24,15 @@ pub(super) enum InputKind {
     Repartition { writers: Writers, schema: SchemaRef },
 }
 
+/// Records that are not processed yet, and how far into the first set. A lane lives on one thread: chunks of a set share it.
+type Waiting = VecDeque<(Rc<dyn RecordSet>, usize)>;
+
 pub(super) struct InputPartition {
-    pub task: (usize, i32),
+    pub task: TaskId,
     /// Which input of the stage.
     pub index: usize,
+    /// Rows can become far larger in the steps of its task.
+    pub grows: bool,
     pub kind: InputKind,
     /// Next offset to read, in the open epoch.
     pub next: i64,
@@ -51,18 +61,52 @@ const HEARTBEAT: Millis = 3_600_000;
 /// After this long the markers at the end of what was read are committed, or they count as lag.
 const TRAILING: Millis = 1_000;
 
-/// What one round of decoding gave.
-#[derive(Default)]
-pub(crate) struct Taken {
+/// Records of one partition as rows, on their way through the steps.
+pub(super) struct DecodedChunk {
+    pub task: TaskId,
+    /// The input of the stage, and the partition.
+    pub input: usize,
+    pub partition: TopicPartition,
+    /// The records it was decoded from, among others.
+    pub records: Rc<dyn RecordSet>,
+    /// How many of them it is.
+    pub taken: usize,
     pub batches: Vec<Batch>,
+    rows: u64,
     pub bad: Vec<BadRecord>,
-    pub skipped: u64,
-    pub wrong_unit: u64,
-    pub records: usize,
+    skipped: u64,
+    wrong_unit: u64,
+    /// Earliest timestamp.
     pub oldest: Option<Millis>,
+    /// Why it ends before the records do: the schema of the next one isn't known yet.
     pub waits: Option<String>,
     /// Rows of a source (a repartition topic's are counted where they were read first).
-    pub source: bool,
+    pub from_source: bool,
+    /// Rows can become far larger in the steps.
+    pub grows: bool,
+    /// Where the partition was before.
+    first: usize,
+    next: i64,
+    time: Option<PartitionTime>,
+}
+
+impl DecodedChunk {
+    /// What becomes of its records.
+    pub fn counts(&self) -> SourceCounts {
+        SourceCounts {
+            records: self.taken as u64,
+            rows: self.rows,
+            skipped: self.skipped,
+            dead: self.bad.len() as u64,
+            wrong_unit: self.wrong_unit,
+        }
+    }
+
+    /// Timestamp of its last record.
+    pub fn newest(&self) -> Option<Millis> {
+        let last = (self.first + self.taken).checked_sub(1).filter(|_| self.taken > 0)?;
+        self.records.get(last).timestamp
+    }
 }
 
 impl InputPartition {
@@ -100,7 +144,14 @@ impl InputPartition {
         }
     }
 
-    pub fn active(&mut self) {
+    /// Its position is committed (at this monotonic time).
+    pub fn committed(&mut self, offset: i64, watermarks: Vec<Millis>, now: Millis) {
+        (self.committed, self.committed_marks) = (offset, watermarks);
+        self.uncommitted = false;
+        self.stored_at = now;
+    }
+
+    fn active(&mut self) {
         self.at_end = false;
         if let InputKind::Source { time, .. } = &mut self.kind {
             time.active();
@@ -170,93 +221,125 @@ impl InputPartition {
         }
     }
 
-    /// What was decoded last was too large for the steps, and nothing has become of it: fewer records are decoded again.
-    pub fn take_fewer(&mut self, records: usize, before: Option<PartitionTime>) {
-        if let (InputKind::Source { decoder, time, .. }, Some(before)) = (&mut self.kind, before) {
+    /// Records arrived; true if they are to be processed now, and not after others.
+    pub fn receive(&mut self, records: Box<dyn RecordSet>) -> bool {
+        self.active();
+        self.waiting.push_back((records.into(), 0));
+        self.waiting.len() == 1
+    }
+
+    /// The steps could not take a chunk, and nothing has become of it: fewer of its records are decoded again.
+    pub fn take_fewer(&mut self, chunk: &DecodedChunk) {
+        self.next = chunk.next;
+        if let Some((_, first)) = self.waiting.front_mut() {
+            *first = chunk.first;
+        }
+        if let (InputKind::Source { decoder, time, .. }, Some(before)) = (&mut self.kind, chunk.time) {
             *time = before;
-            decoder.take_fewer(records);
+            decoder.take_fewer(chunk.taken);
         }
     }
 
-    /// What was decoded last was not too large.
+    /// The steps took the last chunk.
     pub fn take_more(&mut self) {
         if let InputKind::Source { decoder, .. } = &mut self.kind {
             decoder.take_more();
         }
     }
 
-    /// The time of a source, to go back to.
-    pub fn time(&self) -> Option<PartitionTime> {
-        match &self.kind {
-            InputKind::Source { time, .. } => Some(*time),
-            InputKind::Repartition { .. } => None,
-        }
+    /// Whether records wait to be decoded.
+    pub fn has_more(&mut self) -> bool {
+        while self.waiting.pop_front_if(|(records, first)| *first >= records.len()).is_some() {}
+        !self.waiting.is_empty()
     }
 
-    /// Decodes waiting records from `first` of the front set on. `grows`: their rows can become far larger in the steps, so that
-    /// records of a repartition topic, which have many rows, are taken one by one.
+    /// The next chunk of the records that wait; `None` if none do. The position moves past it.
     ///
     /// # Errors
     /// Reading on would give wrong results.
-    pub fn decode(
-        &mut self,
-        partition: &TopicPartition,
-        first: usize,
-        grows: bool,
-        wall: Millis,
-        notations: &mut Notations,
-    ) -> Result<Taken, String> {
-        let mut taken = Taken { source: true, ..Taken::default() };
-        let Some((records, _)) = self.waiting.front() else { return Ok(taken) };
+    pub fn decode(&mut self, partition: &TopicPartition, wall: Millis, notations: &mut Notations) -> Result<Option<DecodedChunk>, String> {
+        if !self.has_more() {
+            return Ok(None);
+        }
+        let Some((records, next)) = self.waiting.front_mut() else { return Ok(None) };
+        let mut chunk = DecodedChunk {
+            task: self.task,
+            input: self.index,
+            partition: partition.clone(),
+            records: records.clone(),
+            taken: 0,
+            batches: Vec::new(),
+            rows: 0,
+            bad: Vec::new(),
+            skipped: 0,
+            wrong_unit: 0,
+            oldest: None,
+            waits: None,
+            from_source: matches!(self.kind, InputKind::Source { .. }),
+            grows: self.grows,
+            first: *next,
+            next: self.next,
+            time: None,
+        };
         match &mut self.kind {
             InputKind::Source { decoder, time, keys, .. } => {
-                let decoded = decoder.decode(partition.partition, records.as_ref(), first, time, wall)?;
-                if let (Some(keys), Some(batch)) = (keys, &decoded.batch) {
-                    keys.check(partition, &batch.rows, records.as_ref(), first, notations)?;
-                }
-                taken.batches.extend(decoded.batch);
-                taken.bad = decoded.bad;
-                taken.skipped = decoded.skipped;
-                taken.wrong_unit = decoded.wrong_unit;
-                taken.records = decoded.taken;
-                taken.waits = decoded.waits;
-                taken.oldest = (taken.records > 0).then(|| records.get(first).timestamp).flatten();
+                chunk.time = Some(*time);
+                chunk.decode(decoder, time, keys.as_deref_mut(), wall, notations)?;
             }
-            InputKind::Repartition { writers, schema } => {
-                taken.source = false;
-                let last = if grows { records.len().min(first + 1) } else { records.len() };
-                for index in first..last {
-                    let record = records.get(index);
-                    let head = head(records.as_ref(), index);
-                    if let Some(value) = record.value {
-                        let rows = decode_batch(value).and_then(|rows| check_repartitioned(&rows, schema));
-                        let rows = rows.map_err(|e| format!("{partition} at {}: {e}", record.offset))?;
-                        taken.batches.push(Batch::new(rows, head.origin.unwrap_or_else(|| origin_of(partition))));
-                    }
-                    if let (Some(writer), Some(watermark)) = (head.writer, head.watermark) {
-                        // Rows before this mark are in the batches already pushed: time moves after them.
-                        writers.observe(writer, watermark);
-                    }
-                    taken.records += 1;
-                    if record.timestamp.is_some() && taken.oldest.is_none() {
-                        taken.oldest = record.timestamp;
-                    }
-                }
-            }
+            InputKind::Repartition { writers, schema } => chunk.read(writers, schema)?,
         }
-        for batch in &mut taken.batches {
-            if batch.origin.from < 0 && batch.origin.to < 0 {
-                let (from, to) = offsets(&batch.rows);
-                batch.origin.from = from;
-                batch.origin.to = to;
-            }
+        chunk.rows = chunk.batches.iter().map(|batch| batch.num_rows() as u64).sum();
+        *next += chunk.taken;
+        if chunk.taken > 0 {
+            self.next = chunk.records.get(*next - 1).offset + 1;
         }
-        Ok(taken)
+        Ok(Some(chunk))
     }
 }
 
-fn origin_of(partition: &TopicPartition) -> Origin {
-    Origin { topic: partition.topic.clone(), partition: partition.partition, from: -1, to: -1 }
+impl DecodedChunk {
+    /// Decodes records of a source.
+    fn decode(
+        &mut self,
+        decoder: &mut Decoder,
+        time: &mut PartitionTime,
+        keys: Option<&mut KeyCheck>,
+        wall: Millis,
+        notations: &mut Notations,
+    ) -> Result<(), String> {
+        let decoded = decoder.decode(self.partition.partition, self.records.as_ref(), self.first, time, wall)?;
+        if let (Some(keys), Some(batch)) = (keys, &decoded.batch) {
+            keys.check(&self.partition, &batch.rows, self.records.as_ref(), self.first, notations)?;
+        }
+        self.batches.extend(decoded.batch);
+        (self.bad, self.skipped, self.wrong_unit) = (decoded.bad, decoded.skipped, decoded.wrong_unit);
+        (self.taken, self.waits) = (decoded.taken, decoded.waits);
+        self.oldest = (self.taken > 0).then(|| self.records.get(self.first).timestamp).flatten();
+        Ok(())
+    }
+
+    /// Reads records of a repartition topic, one if their rows can grow: each has many.
+    fn read(&mut self, writers: &mut Writers, schema: &SchemaRef) -> Result<(), String> {
+        let last = if self.grows { self.records.len().min(self.first + 1) } else { self.records.len() };
+        for index in self.first..last {
+            let record = self.records.get(index);
+            let head = head(self.records.as_ref(), index);
+            if let Some(value) = record.value {
+                let rows = decode_batch(value).and_then(|rows| check_repartitioned(&rows, schema));
+                let rows = rows.map_err(|e| format!("{} at {}: {e}", self.partition, record.offset))?;
+                let (from, to) = offsets(&rows);
+                let (topic, partition) = head.origin.unwrap_or_else(|| (self.partition.topic.clone(), self.partition.partition));
+                self.batches.push(Batch::new(rows, Origin { topic, partition, from, to }));
+            }
+            if let (Some(writer), Some(watermark)) = (head.writer, head.watermark) {
+                // Rows before this mark are in the batches already pushed: time moves after them.
+                writers.observe(writer, watermark);
+            }
+            self.taken += 1;
+            self.oldest = self.oldest.or(record.timestamp);
+        }
+        Ok(())
+    }
 }
 
 fn offsets(rows: &RecordBatch) -> (i64, i64) {
@@ -269,11 +352,12 @@ fn offsets(rows: &RecordBatch) -> (i64, i64) {
 struct Head {
     writer: Option<usize>,
     watermark: Option<Millis>,
-    origin: Option<Origin>,
+    /// The source partition of its rows.
+    origin: Option<(Arc<str>, i32)>,
 }
 
 /// The headers of a repartition record.
-fn head(records: &dyn crate::broker::RecordSet, index: usize) -> Head {
+fn head(records: &dyn RecordSet, index: usize) -> Head {
     let mut head = Head::default();
     records.headers(index, &mut |name, value| {
         let Some(text) = value.and_then(|v| std::str::from_utf8(v).ok()) else { return };
@@ -284,7 +368,7 @@ fn head(records: &dyn crate::broker::RecordSet, index: usize) -> Head {
         } else if name == ORIGIN
             && let Some((topic, partition)) = text.rsplit_once(' ')
         {
-            head.origin = partition.parse().ok().map(|partition| Origin { topic: topic.into(), partition, from: -1, to: -1 });
+            head.origin = partition.parse().ok().map(|partition| (topic.into(), partition));
         }
     });
     head
@@ -300,6 +384,7 @@ mod tests {
         let mut input = InputPartition {
             task: (0, 0),
             index: 0,
+            grows: false,
             kind: InputKind::Repartition { writers: Writers::new(1), schema },
             next: 8,
             committed: 5,

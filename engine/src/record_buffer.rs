@@ -1,5 +1,4 @@
-//! Records that wait to be sent: those of an epoch, while those of the epoch before are not all acknowledged (rule R10),
-//! in one buffer, with no allocation per record.
+//! Records that wait to be sent: their bytes in one buffer, with no allocation per record.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,9 +6,9 @@ use std::sync::Arc;
 use operator_core::{Millis, headers};
 
 use crate::broker::{BrokerError, Outgoing, Producer};
-use crate::order::Place;
+use crate::merge::MergeKey;
 
-/// A record: its key, value and headers are ranges of the buffer.
+/// A record of a [`RecordBuffer`]: its key, value and headers are ranges of the buffer.
 pub(crate) struct Entry {
     pub topic: Arc<str>,
     pub partition: i32,
@@ -19,17 +18,17 @@ pub(crate) struct Entry {
     pub headers: Option<Range<usize>>,
     pub tag: Option<u32>,
     /// Among the records of a topic that several sinks write.
-    pub place: Option<Place>,
+    pub merge_key: Option<MergeKey>,
 }
 
 /// Records that wait to be sent.
 #[derive(Default)]
-pub struct Outbox {
+pub struct RecordBuffer {
     pub(crate) bytes: Vec<u8>,
     pub(crate) entries: Vec<Entry>,
 }
 
-impl Outbox {
+impl RecordBuffer {
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -55,11 +54,11 @@ impl Outbox {
         self.bytes.clear();
     }
 
-    /// Puts the records from `start` on that have a place in its order. The others come before them as they are: no topic has
+    /// Puts the records from `start` on that have a merge key in its order. The others come before them as they are: no topic has
     /// both.
     pub fn arrange(&mut self, start: usize) {
         if let Some(entries) = self.entries.get_mut(start..) {
-            entries.sort_by_key(|entry| entry.place);
+            entries.sort_by_key(|entry| entry.merge_key);
         }
     }
 
@@ -72,42 +71,39 @@ impl Outbox {
 
     /// Shows the records from `start` on, until one is an error.
     pub fn visit<E>(&self, start: usize, mut show: impl FnMut(Outgoing<'_>) -> Result<(), E>) -> Result<(), E> {
-        let slice = |range: &Option<Range<usize>>| range.as_ref().and_then(|r| self.bytes.get(r.clone()));
-        let mut carried: Vec<(&[u8], Option<&[u8]>)> = Vec::new();
+        let mut headers = Vec::new();
         for entry in self.entries.iter().skip(start) {
-            carried.clear();
-            if let Some(bytes) = slice(&entry.headers) {
-                carried.extend(headers::iter(bytes));
-            }
-            show(Outgoing {
-                topic: &entry.topic,
-                partition: entry.partition,
-                timestamp: entry.timestamp,
-                key: slice(&entry.key),
-                value: slice(&entry.value),
-                headers: &carried,
-                tag: entry.tag,
-            })?;
+            headers.clear();
+            show(self.record(entry, &mut headers))?;
         }
         Ok(())
     }
 
-    /// Takes out the records at these places, counted from `start`, in order. Costs nothing for those before `start`.
-    pub fn remove(&mut self, start: usize, places: &[usize]) {
-        if places.is_empty() || start >= self.entries.len() {
-            return;
+    /// An entry with its bytes. `headers` is empty, and holds the record's.
+    pub(crate) fn record<'a: 'h, 'h>(&'a self, entry: &'a Entry, headers: &'h mut Vec<(&'a [u8], Option<&'a [u8]>)>) -> Outgoing<'h> {
+        let slice = |range: &Option<Range<usize>>| range.as_ref().and_then(|r| self.bytes.get(r.clone()));
+        if let Some(bytes) = slice(&entry.headers) {
+            headers.extend(headers::iter(bytes));
         }
-        let mut at = 0;
-        let behind = self.entries.split_off(start);
-        self.entries.extend(behind.into_iter().filter(|_| {
-            let stays = places.binary_search(&at).is_err();
-            at += 1;
-            stays
-        }));
+        Outgoing {
+            topic: &entry.topic,
+            partition: entry.partition,
+            timestamp: entry.timestamp,
+            key: slice(&entry.key),
+            value: slice(&entry.value),
+            headers,
+            tag: entry.tag,
+        }
     }
 
     /// Adds one record.
     pub fn push(&mut self, record: Outgoing<'_>) {
+        let entry = self.entry(record);
+        self.entries.push(entry);
+    }
+
+    /// Appends the bytes of a record.
+    pub(crate) fn entry(&mut self, record: Outgoing<'_>) -> Entry {
         let key = record.key.map(|k| self.append(k));
         let value = record.value.map(|v| self.append(v));
         let carried = (!record.headers.is_empty()).then(|| {
@@ -117,7 +113,7 @@ impl Outbox {
             }
             start..self.bytes.len()
         });
-        self.entries.push(Entry {
+        Entry {
             topic: record.topic.clone(),
             partition: record.partition,
             timestamp: record.timestamp,
@@ -125,8 +121,8 @@ impl Outbox {
             value,
             headers: carried,
             tag: record.tag,
-            place: None,
-        });
+            merge_key: None,
+        }
     }
 
     pub(crate) fn append(&mut self, bytes: &[u8]) -> Range<usize> {
@@ -141,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_those_of_records_that_stay() {
+    fn bytes_are_those_of_keys_values_and_headers() {
         let topic: Arc<str> = "t".into();
         let record = |value: &'static [u8], headers| Outgoing {
             topic: &topic,
@@ -152,14 +148,12 @@ mod tests {
             headers,
             tag: None,
         };
-        let mut outbox = Outbox::default();
-        outbox.push(record(b"before", &[]));
-        outbox.push(record(b"12", &[]));
-        outbox.push(record(b"refused", &[]));
-        outbox.push(record(b"", &[(b"name", Some(b"1234"))]));
-        outbox.remove(1, &[1]);
-        let with_headers = outbox.bytes_from(2);
+        let mut buffer = RecordBuffer::default();
+        buffer.push(record(b"before", &[]));
+        buffer.push(record(b"12", &[]));
+        buffer.push(record(b"", &[(b"name", Some(b"1234"))]));
+        let with_headers = buffer.bytes_from(2);
         assert!(with_headers >= 3 + 4 + 4, "{with_headers}");
-        assert_eq!(outbox.bytes_from(1), 3 + 2 + with_headers);
+        assert_eq!(buffer.bytes_from(1), 3 + 2 + with_headers);
     }
 }

@@ -1,0 +1,71 @@
+//! Steps in which rows can become far larger than they came: a batch goes through them within a budget of memory
+//! ([`operator_core::memory`]), or not at all and is tried with fewer records. Between such batches the epoch can end, so that what one
+//! of them makes is all that waits to be sent.
+
+use std::time::Duration;
+
+use operator_core::{Batch, Rejected};
+
+use super::Lane;
+use super::ends::Interrupt;
+use super::partition::DecodedChunk;
+use super::tasks::failed;
+use crate::task::Leaving;
+
+impl Lane {
+    /// Takes a chunk through such steps, and returns what is still to be written of what they made; `None` if they need more memory than
+    /// there is, and nothing has happened.
+    pub(super) fn try_chunk(&mut self, chunk: &DecodedChunk) -> Result<Option<Leaving>, Interrupt> {
+        let tried = match chunk.batches.as_slice() {
+            [batch] if chunk.taken > 1 => {
+                let owned = self.tasks.get(chunk.task)?;
+                owned.task.try_push(chunk.input, batch.clone(), self.world.tables.as_ref()).map_err(failed)?.ok()
+            }
+            // One record, or records that were decoded into several batches: a batch is undone alone, so each goes as far as it can.
+            batches => {
+                for batch in batches {
+                    self.push_in_parts(chunk, batch.clone())?;
+                }
+                Some(Leaving::default())
+            }
+        };
+        self.intake.fitted(chunk, tried.is_some())?;
+        Ok(tried)
+    }
+
+    /// Takes the rows of one batch through such steps, as many at a time as memory allows. A row that needs too much alone is a
+    /// dead letter.
+    fn push_in_parts(&mut self, chunk: &DecodedChunk, batch: Batch) -> Result<(), Interrupt> {
+        let mut open = vec![batch];
+        while let Some(batch) = open.pop() {
+            let owned = self.tasks.get(chunk.task)?;
+            let rows = batch.num_rows();
+            let tried = owned.task.try_push(chunk.input, batch.clone(), self.world.tables.as_ref()).map_err(failed)?;
+            let leaving = match tried {
+                Ok(leaving) => leaving,
+                Err(_) if rows > 1 => {
+                    let part = |from: usize, length: usize| Batch::new(batch.rows.slice(from, length), batch.origin.clone());
+                    open.extend([part(rows / 2, rows - rows / 2), part(0, rows / 2)]);
+                    continue;
+                }
+                Err(exceeded) => {
+                    let rejected = Rejected { asked: false, row: batch.rows, cause: exceeded.to_string(), inputs: 1 };
+                    let step = self.outputs.source_name(chunk.task, &chunk.partition).into();
+                    Leaving { rejected: vec![(step, rejected, batch.origin)], ..Leaving::default() }
+                }
+            };
+            self.outputs.route(chunk.task, leaving, Some(chunk), self.commits.counts())?;
+            self.make_room()?;
+        }
+        Ok(())
+    }
+
+    /// Hands over what waits to be sent. If it is as much as an epoch may have, the epoch before is waited for: until it is acknowledged
+    /// nothing may be handed over, and the rows of a single record can be far more than an epoch's.
+    fn make_room(&mut self) -> Result<(), Interrupt> {
+        while self.outputs.bytes() >= self.config.epoch_bytes && !self.commits.may_send() {
+            self.settle(Duration::from_millis(50))?;
+        }
+        self.flush()
+    }
+}

@@ -1,0 +1,110 @@
+//! Outputs: what leaves the tasks becomes records, in one buffer until it may be handed to the producer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use operator_core::{Millis, NO_WATERMARK};
+
+use super::ends::bug;
+use super::partition::DecodedChunk;
+use super::tasks::stage;
+use super::{LaneEnd, TaskId, World};
+use crate::broker::Refused;
+use crate::merge::{merge_repartitions, shared_topics};
+use crate::output::{WriteError, Writer};
+use crate::send_buffer::SendBuffer;
+use crate::stats::{Cause, Counts, OutputCounts};
+use crate::task::Leaving;
+
+/// See the module documentation.
+pub(super) struct Outputs {
+    pub(super) world: World,
+    /// Writers of each stage's outputs.
+    writers: Vec<Vec<Writer>>,
+    pub(super) buffer: SendBuffer,
+    /// Name and partitions of each topic's dead-letter topic.
+    pub(super) dead_letter_topics: BTreeMap<Arc<str>, (Arc<str>, i32)>,
+}
+
+impl Outputs {
+    pub fn new(world: &World) -> Result<Outputs, LaneEnd> {
+        let mut writers = Vec::new();
+        for stage in &world.plan.stages {
+            let of_stage = stage.outputs.iter().zip(shared_topics(stage)).map(|(output, shared)| {
+                let made = Writer::new(output, shared, &*world.schema_ids);
+                made.map_err(|e| LaneEnd::Restart(format!("sink `{}`: {e}", output.name)))
+            });
+            writers.push(of_stage.collect::<Result<Vec<_>, _>>()?);
+        }
+        Ok(Outputs { world: world.clone(), writers, buffer: SendBuffer::default(), dead_letter_topics: BTreeMap::new() })
+    }
+
+    /// Bytes that wait to be handed over.
+    pub fn bytes(&self) -> usize {
+        self.buffer.bytes()
+    }
+
+    /// Writes what left a task. `chunk`: what it was given, for the original bytes of dead letters.
+    pub fn route(&mut self, task: TaskId, leaving: Leaving, chunk: Option<&DecodedChunk>, counts: &mut Counts) -> Result<(), LaneEnd> {
+        for (step, rejected, origin) in &leaving.rejected {
+            self.reject((step, Cause::Rejected), (&rejected.row, &rejected.cause), origin, chunk, counts)?;
+        }
+        let (plan, wall) = (self.world.plan.clone(), self.world.clock.wall());
+        let stage = stage(&plan, task)?;
+        let start = self.buffer.len();
+        for way in merge_repartitions(stage, leaving.rows).map_err(|e| LaneEnd::Restart(e.to_string()))? {
+            let writer = self.writers.get_mut(task.0).and_then(|writers| writers.get_mut(way.way));
+            let (Some(writer), Some(output)) = (writer, stage.outputs.get(way.way)) else {
+                return Err(bug(format_args!("output {} of stage {}", way.way, task.0)));
+            };
+            let before = self.buffer.len();
+            let written = writer.write(&way, task.1, self.world.broker.as_ref(), wall, &mut self.buffer);
+            let unwritable = written.map_err(|e| match e {
+                WriteError::Failed(why) => LaneEnd::Restart(why),
+                WriteError::Refused(refused) => LaneEnd::Stop(refused.indispensable()),
+            })?;
+            let written = OutputCounts {
+                rows: (way.rows.num_rows() - unwritable.len()) as u64,
+                records: (self.buffer.len() - before) as u64,
+                bytes: self.buffer.records.bytes_from(before) as u64,
+                refused: unwritable.len() as u64,
+            };
+            counts.written(output.counted_as(), &written);
+            for (row, cause) in unwritable {
+                self.reject((&output.name, Cause::Unwritable), (&way.rows.slice(row, 1), &cause), &way.origin, chunk, counts)?;
+            }
+        }
+        if self.writers.get(task.0).is_some_and(|writers| writers.iter().any(Writer::is_shared)) {
+            self.buffer.records.arrange(start);
+        }
+        Ok(())
+    }
+
+    /// Whether a task writes repartition topics.
+    pub fn repartitions(&self, task: TaskId) -> bool {
+        self.writers.get(task.0).is_some_and(|writers| writers.iter().any(|writer| writer.repartition().is_some()))
+    }
+
+    /// Repartition topics get the watermark of each task that writes them (rule R6). `announced`: the last one by output; `watermark`:
+    /// the present one.
+    pub fn announce(&mut self, task: TaskId, announced: &mut [Millis], watermark: impl Fn(usize) -> Millis) -> Result<(), LaneEnd> {
+        let writers = self.writers.get(task.0).ok_or_else(|| bug(format_args!("stage {}", task.0)))?;
+        for (writer, announced) in writers.iter().zip(announced) {
+            let Some(topic) = writer.repartition() else { continue };
+            // Several streams may go through one topic: its readers get the slowest watermark.
+            let same = writers.iter().enumerate().filter(|(_, other)| other.repartition() == Some(topic));
+            let slowest = same.map(|(other, _)| watermark(other)).min().unwrap_or(NO_WATERMARK);
+            if slowest > *announced {
+                *announced = slowest;
+                let written = writer.watermark(task.1, slowest, &mut self.buffer);
+                written.map_err(|refused| LaneEnd::Stop(refused.indispensable()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes note of the records that brokers refused; true if any is new, so that the next attempt is another one.
+    pub fn learn(&mut self, refused: Vec<Refused>) -> Result<bool, LaneEnd> {
+        self.buffer.learn(refused).map_err(|e| LaneEnd::Stop(e.to_string()))
+    }
+}
