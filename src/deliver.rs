@@ -35,10 +35,10 @@ impl Delivering {
         let settings = Settings {
             dead_letters: Some(names.refused(&output.name)),
             transactional_id: format!("{group}.{slot}.letters"),
-            limits: Limits { rows: blocks.rows as usize, flush: blocks.flush, ..Settings::new("", "", "", "").limits },
+            limits: Limits { rows: blocks.rows as usize, flush: blocks.flush, ..Settings::new("", "", "", "", "").limits },
             max_buffer: 64 << 20,
             session_timeout,
-            ..Settings::new(&prepared.plan.pipeline, &outbox.topic, &group, slot)
+            ..Settings::new(&prepared.plan.pipeline, &output.name, &outbox.topic, &group, slot)
         };
         let (sink, broker) = (output.name.clone(), prepared.services.broker.clone());
         Delivering { sink, broker, store, settings, counters: Arc::default() }

@@ -171,7 +171,7 @@ impl Sink {
         let twin = sink::of(outbox.table.as_ref()).map_or(Twin::Tokens, |sink| sink.twin());
         let memory = Memory::new(&twin, fits.get(&output.name).cloned(), clock, schedule.table_fault);
         let group = plan.names.sink_group(&output.name);
-        let defaults = Settings::new(&plan.pipeline, &outbox.topic, &group, "case");
+        let defaults = Settings::new(&plan.pipeline, &output.name, &outbox.topic, &group, "case");
         let limits = Limits { rows: schedule.epoch_rows.clamp(1, 100) as usize, flush: 20, ..defaults.limits };
         let settings = Settings { dead_letters: Some(plan.names.refused(&output.name)), limits, backoff: (10, 1_000), ..defaults };
         Sink { table: outbox.table.name().to_string(), memory, settings, partitions: outbox.partitions, delivery: None }

@@ -205,7 +205,7 @@ fn no_row_is_lost_behind_a_proxy_that_answers_for_the_server() {
         let value = encode_batch(&RecordBatch::try_from_iter([("id", ids)]).unwrap()).unwrap();
         broker.append("outbox", 0, None, Some(&value), None, &[]).unwrap();
     }
-    let mut settings = Settings::new("p", "outbox", "g", "lane");
+    let mut settings = Settings::new("p", "s", "outbox", "g", "lane");
     settings.limits = Limits { rows: 20, flush: 1, ..settings.limits };
     settings.backoff = (1, 10);
     let connection = Connection::new(Config::new(url)).unwrap();
@@ -293,7 +293,7 @@ fn a_stop_does_not_wait_for_a_server_that_hangs() {
     let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..10));
     let value = encode_batch(&RecordBatch::try_from_iter([("id", ids)]).unwrap()).unwrap();
     broker.append("outbox", 0, None, Some(&value), None, &[]).unwrap();
-    let mut settings = Settings::new("p", "outbox", "g", "lane");
+    let mut settings = Settings::new("p", "s", "outbox", "g", "lane");
     settings.limits = Limits { flush: 1, ..settings.limits };
     // Nothing is asked of such a table before the first insert.
     let inspection = Inspection { repeatable: true, ..inspection() };

@@ -439,7 +439,7 @@ fn delivery_is_exact_under_lost_answers_restarts_and_bad_rows() {
         broker.append("outbox", (n % 2) as i32, None, Some(&value), None, &[]).unwrap();
         id += count;
     }
-    let mut settings = Settings::new("p", "outbox", "g", "lane");
+    let mut settings = Settings::new("p", "s", "outbox", "g", "lane");
     settings.dead_letters = Some("outbox.dlq".into());
     settings.limits = Limits { rows: 200, bytes: 1 << 20, flush: 5 };
     settings.backoff = (10, 100);
@@ -507,7 +507,7 @@ fn a_view_that_refuses_stops_delivery() {
         [("id", Arc::new(Int64Array::from(vec![1, 2, 3]))), ("amount", Arc::new(Int64Array::from(vec![1, 2, 3])))];
     let value = encode_batch(&RecordBatch::try_from_iter(columns).unwrap()).unwrap();
     broker.append("outbox", 0, None, Some(&value), None, &[]).unwrap();
-    let mut settings = Settings::new("p", "outbox", "g", "lane");
+    let mut settings = Settings::new("p", "s", "outbox", "g", "lane");
     settings.limits.flush = 1;
     let run = || {
         let target = ClickHouse::new(connection.clone(), &inspection, runtime.handle().clone());

@@ -210,7 +210,7 @@ impl Outbox {
         let broker = MemoryBroker::realtime();
         broker.create_topic("outbox", 2);
         broker.create_topic("outbox.dlq", 1);
-        let mut settings = Settings::new("p", "outbox", "g", "lane");
+        let mut settings = Settings::new("p", "s", "outbox", "g", "lane");
         settings.dead_letters = Some("outbox.dlq".into());
         settings.limits = Limits { rows: 200, bytes: 1 << 20, flush: 5 };
         settings.backoff = (10, 100);

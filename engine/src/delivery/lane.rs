@@ -129,7 +129,7 @@ impl Delivery {
         let topics = [settings.topic.to_string()];
         let consumer = broker.consumer(&settings.group, &settings.instance, &topics)?;
         let width = broker.partitions(&settings.topic)?.unwrap_or(1).max(1);
-        let letters = Letters::new(settings.dead_letters.clone(), settings.transactional_id.clone());
+        let letters = Letters::new(&settings);
         Ok(Delivery {
             letters,
             settings,

@@ -1,23 +1,16 @@
 //! Dead letters of a delivery: refused rows, written in one transaction with the position after them.
 //!
-//! Record: the row as JSON without its position (or as an Arrow IPC stream, if a column has no JSON form; nothing, if that is too large to be
-//! written), without a key, in the partition of
-//! the same number. Headers: `hw-cause` (the target's message), `hw-code` (the target's; 0
-//! for a row that was not sent), `hw-topic`, `hw-partition`,
-//! `hw-offset`, `hw-row`.
+//! The format is that of all dead letters ([`crate::dead_letter`]); a letter's value is the row without its position.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use headwater_formats::{JsonEncoder, encode_batch};
 
+use super::Settings;
 use super::block::position_fields;
-use crate::broker::{Broker, BrokerError, Committed, Failure, Membership, Outgoing, Producer, Progress, TopicPartition};
-use crate::output::MAX_RECORD;
-
-/// Longest error message kept in a header, bytes.
-const MAX_MESSAGE: usize = 4_096;
+use crate::broker::{Broker, BrokerError, Committed, Failure, Membership, Producer, Progress, TopicPartition};
+use crate::dead_letter::{Content, DeadLetter, row_value};
 
 /// A row that the table refuses.
 pub(super) struct Letter {
@@ -30,6 +23,8 @@ pub(super) struct Letter {
 }
 
 pub(super) struct Letters {
+    pipeline: Arc<str>,
+    sink: Arc<str>,
     topic: Option<Arc<str>>,
     transactional_id: String,
     producer: Option<Box<dyn Producer>>,
@@ -39,8 +34,16 @@ pub(super) struct Letters {
 }
 
 impl Letters {
-    pub fn new(topic: Option<Arc<str>>, transactional_id: String) -> Letters {
-        Letters { topic, transactional_id, producer: None, partitions: 0, without_row: false }
+    pub fn new(settings: &Settings) -> Letters {
+        Letters {
+            pipeline: settings.pipeline.clone(),
+            sink: settings.sink.clone(),
+            topic: settings.dead_letters.clone(),
+            transactional_id: settings.transactional_id.clone(),
+            producer: None,
+            partitions: 0,
+            without_row: false,
+        }
     }
 
     pub fn topic(&self) -> Option<&Arc<str>> {
@@ -109,45 +112,24 @@ impl Letters {
         let (Some(topic), Some(producer)) = (&self.topic, &mut self.producer) else {
             return Err(BrokerError::fatal("no dead-letter topic"));
         };
-        let value = value(&letter.row).map_err(BrokerError::fatal)?;
-        let message = clip(&letter.message);
+        let positions = position_fields();
+        let value =
+            row_value(&letter.row, |column| positions.iter().any(|position| position.name() == column)).map_err(BrokerError::fatal)?;
         let (offset, row) = letter.position;
-        let texts = [letter.source.partition, row].map(|n| n.to_string());
-        let [partition, row] = &texts;
-        let offset = offset.to_string();
-        let headers: [(&[u8], Option<&[u8]>); 6] = [
-            (b"hw-cause", Some(message.as_bytes())),
-            (b"hw-code", Some(letter.code.as_bytes())),
-            (b"hw-topic", Some(letter.source.topic.as_bytes())),
-            (b"hw-partition", Some(partition.as_bytes())),
-            (b"hw-offset", Some(offset.as_bytes())),
-            (b"hw-row", Some(row.as_bytes())),
-        ];
+        let dead = DeadLetter {
+            pipeline: &self.pipeline,
+            step: &self.sink,
+            cause: &letter.message,
+            topic: &letter.source.topic,
+            partition: letter.source.partition,
+            offset,
+            row: Some((row, &letter.code)),
+        };
         producer.begin()?;
-        let partition = letter.source.partition.rem_euclid(self.partitions.max(1));
-        let value = Some(value.as_slice()).filter(|value| value.len() <= MAX_RECORD && !self.without_row);
-        producer.send(Outgoing { topic, partition, timestamp: None, key: None, value, headers: &headers, tag: None })
+        dead.write(&Content::row(&value), !self.without_row, (topic, self.partitions), |record| producer.send(record))
     }
 
     pub fn progress(&mut self, timeout: Duration) -> Option<Progress> {
         self.producer.as_mut().map(|producer| producer.progress(timeout))
     }
-}
-
-/// Without the positions, which are headers.
-fn value(row: &RecordBatch) -> Result<Vec<u8>, String> {
-    let positions = position_fields();
-    let fields = row.schema_ref().fields().iter().enumerate();
-    let user: Vec<usize> = fields.filter(|(_, field)| !positions.iter().any(|p| p.name() == field.name())).map(|(at, _)| at).collect();
-    let row = &row.project(&user).map_err(|e| e.to_string())?;
-    let encoder = JsonEncoder::new(&row.schema());
-    let mut out = Vec::new();
-    match encoder.batch(row).and_then(|rows| rows.write(0, &mut out)) {
-        Ok(()) => Ok(out),
-        Err(_) => encode_batch(row),
-    }
-}
-
-fn clip(message: &str) -> &str {
-    message.get(..message.floor_char_boundary(MAX_MESSAGE)).unwrap_or(message)
 }

@@ -101,6 +101,8 @@ impl Store {
 pub struct Settings {
     /// Name of the pipeline; part of every token.
     pub pipeline: Arc<str>,
+    /// Name of the sink, for dead letters.
+    pub sink: Arc<str>,
     /// Run of the pipeline; part of every token. To be raised whenever the same outbox offsets may hold other rows.
     pub epoch: u64,
     /// The outbox topic.
@@ -133,9 +135,10 @@ pub struct Settings {
 
 impl Settings {
     /// Defaults for a pipeline's sink: blocks of 100,000 rows or 64 MiB or one second.
-    pub fn new(pipeline: &str, topic: &str, group: &str, instance: &str) -> Settings {
+    pub fn new(pipeline: &str, sink: &str, topic: &str, group: &str, instance: &str) -> Settings {
         Settings {
             pipeline: pipeline.into(),
+            sink: sink.into(),
             epoch: 1,
             topic: topic.into(),
             group: group.to_owned(),

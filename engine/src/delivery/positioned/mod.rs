@@ -135,7 +135,7 @@ impl PositionedDelivery {
     ) -> Result<PositionedDelivery, DeliveryError> {
         settings.check()?;
         let consumer = broker.consumer(&settings.group, &settings.instance, &[settings.topic.to_string()])?;
-        let letters = Letters::new(settings.dead_letters.clone(), settings.transactional_id.clone());
+        let letters = Letters::new(&settings);
         Ok(PositionedDelivery {
             settings,
             broker,

@@ -135,7 +135,7 @@ fn an_outage_is_waited_out_with_bounded_memory_and_in_the_group() {
 
 #[test]
 fn pauses_double_up_to_a_limit() {
-    let settings = Settings::new("p", "t", "g", "i");
+    let settings = Settings::new("p", "s", "t", "g", "i");
     let pauses: Vec<i64> = [1, 2, 3, 9, 10, 100].map(|n| settings.pause(n)).into();
     assert_eq!(pauses, [100, 200, 400, 25_600, 30_000, 30_000]);
 }
@@ -176,7 +176,7 @@ fn a_thread_can_run_it_and_stop_it() {
     broker.create_topic(TOPIC, 1);
     let clock: Arc<dyn Clock> = Arc::new(crate::broker::SystemClock::default());
     let table = MemoryTable::new(clock.clone(), 100).constrained();
-    let mut settings = Settings::new("test", TOPIC, GROUP, "lane");
+    let mut settings = Settings::new("test", "s", TOPIC, GROUP, "lane");
     settings.limits.flush = 1;
     let mut lane = Delivery::new(Arc::new(broker.clone()), clock, Box::new(table.target()), settings).unwrap();
     let (counters, stop) = (lane.counters(), Arc::new(AtomicBool::new(false)));

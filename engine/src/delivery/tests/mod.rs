@@ -43,7 +43,7 @@ impl Rig {
         let clock = broker.clock().unwrap();
         broker.create_topic(TOPIC, PARTITIONS);
         broker.create_topic(DLQ, 2);
-        let mut settings = Settings::new("test", TOPIC, GROUP, "lane");
+        let mut settings = Settings::new("test", "s", TOPIC, GROUP, "lane");
         settings.dead_letters = Some(DLQ.into());
         settings.limits = Limits { rows: 10, bytes: 1 << 20, flush: 50 };
         settings.session_timeout = 10_000;
