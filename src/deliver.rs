@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use headwater_engine::backoff::Backoff;
 use headwater_engine::broker::{Broker, Failure, SystemClock};
 use headwater_engine::delivery::{Counters, DeliveryError, Limits, Settings};
 use headwater_engine::plan::{OutboxSink, Output};
@@ -51,7 +52,7 @@ impl Delivering {
     /// Delivers until stopped, or until something is wrong that doesn't pass by itself: the error is its cause.
     pub fn run(self, stop: &Stop) -> Result<(), String> {
         let _span = tracing::info_span!("sink", pipeline = %self.settings.pipeline, sink = %self.sink).entered();
-        let mut backoff = BACKOFF.0;
+        let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
         while !stop.is_stopped() {
             let store = match (self.store)(stop) {
                 Ok(store) => store,
@@ -62,8 +63,7 @@ impl Delivering {
                         tracing::warn!(cause = %why, "the sink waits for its store; everything else continues");
                     }
                     self.counters.failed(why);
-                    stop.pause(backoff);
-                    backoff = (backoff * 2).min(BACKOFF.1);
+                    stop.pause(backoff.pause());
                     continue;
                 }
             };
@@ -78,10 +78,9 @@ impl Delivering {
                     tracing::warn!(cause = %e, "the delivery ended; restarting it from the last commit");
                     self.counters.failed(e.to_string());
                     if began.elapsed() > WELL_AFTER {
-                        backoff = BACKOFF.0;
+                        backoff.reset();
                     }
-                    stop.pause(backoff);
-                    backoff = (backoff * 2).min(BACKOFF.1);
+                    stop.pause(backoff.pause());
                 }
             }
         }

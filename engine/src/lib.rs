@@ -6,6 +6,7 @@
 // Bad data must never end the process.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod backoff;
 pub mod broker;
 pub mod checkpoint;
 pub mod contract;

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use crate::backoff::Backoff;
 use crate::lane::{Lane, LaneConfig, LaneEnd, World};
 use crate::plan::InputKind;
 use crate::tables::TableLoader;
@@ -15,8 +16,8 @@ const POLL_WAIT: Duration = Duration::from_millis(10);
 /// How long a lane has to commit what it has when the worker stops. With the 5 s each that a producer and a consumer without brokers
 /// take to close, that is below the 30 s after which Kubernetes kills.
 const FINISH: Duration = Duration::from_secs(15);
-/// Backoff between restarts of a lane: doubled each time up to the second figure.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// First and longest pause between restarts of a lane, or of reading tables.
+const RESTARTS: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 /// How often topics are asked for their number of partitions.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// A lane that has run this long without failure is well: it is no longer restarting, and its restart backoff is reset.
@@ -83,7 +84,7 @@ fn spawn(name: &str, body: impl FnOnce() -> Result<(), LaneEnd> + Send + 'static
 
 fn supervise(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd> {
     let _span = tracing::info_span!("lane", pipeline = %world.plan.pipeline, lane = config.index).entered();
-    let mut backoff = BACKOFF.0;
+    let mut backoff = Backoff::new(RESTARTS.0, RESTARTS.1);
     loop {
         let started = world.clock.monotonic();
         let cause = match drive(world, config, stop) {
@@ -97,12 +98,11 @@ fn supervise(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), Lane
         }
         let now = world.clock.monotonic();
         if now - started > WELL_AFTER {
-            backoff = BACKOFF.0;
+            backoff.reset();
         }
         world.stats.restarted(config.index, &cause, now);
         tracing::warn!(lane = config.index, %cause, "the lane ended; restarting it from the last commit");
-        stop.pause(backoff);
-        backoff = (backoff * 2).min(BACKOFF.1);
+        stop.pause(backoff.pause());
     }
 }
 
@@ -136,7 +136,7 @@ fn tables(world: World, stop: Stop) -> Result<JoinHandle<Result<(), LaneEnd>>, L
 }
 
 fn read_tables(world: &World, stop: &Stop) -> Result<(), LaneEnd> {
-    let mut backoff = BACKOFF.0;
+    let mut backoff = Backoff::new(RESTARTS.0, RESTARTS.1);
     let mut loader = None;
     while !stop.is_stopped() {
         let made = match loader.take() {
@@ -145,13 +145,12 @@ fn read_tables(world: &World, stop: &Stop) -> Result<(), LaneEnd> {
                 .map_err(LaneEnd::from),
         };
         match made.and_then(|made| loader.insert(made).step(Duration::from_millis(50))) {
-            Ok(()) => backoff = BACKOFF.0,
+            Ok(()) => backoff.reset(),
             // Rows that are gone from the log were changes: a new worker reads the table from its beginning.
             Err(LaneEnd::Stop(cause)) => return Err(LaneEnd::Stop(format!("reading tables: {cause}"))),
             Err(LaneEnd::Restart(e)) => {
                 tracing::warn!(cause = %e, "reading tables failed; retrying");
-                stop.pause(backoff);
-                backoff = (backoff * 2).min(BACKOFF.1);
+                stop.pause(backoff.pause());
             }
         }
     }

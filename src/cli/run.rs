@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use headwater_engine::backoff::Backoff;
 use headwater_engine::worker::Stop;
 use tokio::runtime::Handle;
 
@@ -160,7 +161,7 @@ fn ready(loaded: Loaded, config: &Config, runtime: &Handle, stop: &Stop, pages: 
 const LOOK: Duration = Duration::from_millis(10);
 
 fn prepare(loaded: &Loaded, config: &Config, runtime: &Handle, stop: &Stop, pages: &Pages) -> Result<Option<Prepared>, Failure> {
-    let mut backoff = BACKOFF.0;
+    let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
     while !stop.is_stopped() {
         let services =
             run::connect(config, &format!("hw-{}", loaded.pipeline.name), Some(loaded.pipeline.commit_interval), runtime, &pages.outages)?;
@@ -174,8 +175,7 @@ fn prepare(loaded: &Loaded, config: &Config, runtime: &Handle, stop: &Stop, page
         };
         pages.waits(&why);
         tracing::warn!(pipeline = %loaded.pipeline.name, cause = %why, "can't reach a service; retrying");
-        stop.pause(backoff);
-        backoff = (backoff * 2).min(BACKOFF.1);
+        stop.pause(backoff.pause());
     }
     Ok(None)
 }

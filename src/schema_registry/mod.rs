@@ -8,6 +8,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use headwater_engine::backoff::Backoff;
 use headwater_engine::printable::printable;
 use headwater_engine::schemas::{Lookup, SchemaSource};
 use parking_lot::Mutex;
@@ -315,7 +316,7 @@ impl Schemas {
     fn ask(&self, id: u32) {
         let this = self.clone();
         self.runtime.spawn(async move {
-            let (mut pause, mut misses) = (BACKOFF.0, 0);
+            let (mut backoff, mut misses) = (Backoff::new(BACKOFF.0, BACKOFF.1), 0);
             loop {
                 let answer = this.registry.by_id(id).await;
                 let known = match answer {
@@ -339,8 +340,7 @@ impl Schemas {
                 if done {
                     return;
                 }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(BACKOFF.1);
+                tokio::time::sleep(backoff.pause()).await;
             }
         });
     }
