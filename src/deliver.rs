@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use headwater_engine::backoff::Backoff;
 use headwater_engine::broker::{Broker, Failure, SystemClock};
 use headwater_engine::delivery::{Counters, DeliveryError, Limits, Settings};
-use headwater_engine::plan::{OutboxSink, Output};
+use headwater_engine::plan::{OutboxSink, Output, Plan};
 use headwater_engine::worker::Stop;
 
-use crate::run::Prepared;
 use crate::sink::{MakeStore, NoStore};
 
 /// Pauses between restarts of a delivery: doubled from the first to the second.
@@ -17,6 +16,15 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::fro
 
 /// A delivery that ran this long without failure starts again after the shortest pause.
 const WELL_AFTER: Duration = Duration::from_secs(60);
+
+/// The worker that delivers.
+pub struct At<'a> {
+    pub plan: &'a Plan,
+    pub broker: &'a Arc<dyn Broker>,
+    /// Milliseconds.
+    pub session_timeout: i64,
+    pub slot: &'a str,
+}
 
 /// Everything to deliver one sink, again after a failure if need be.
 pub struct Delivering {
@@ -29,20 +37,20 @@ pub struct Delivering {
 }
 
 impl Delivering {
-    /// Delivery of an output to a store. `slot`: that of the worker.
-    pub fn to(prepared: &Prepared, output: &Output, outbox: &OutboxSink, session_timeout: i64, slot: &str, store: MakeStore) -> Delivering {
-        let (names, blocks) = (&prepared.plan.names, outbox.table.blocks());
+    /// Delivery of an output to a store.
+    pub fn to(at: &At<'_>, output: &Output, outbox: &OutboxSink, store: MakeStore) -> Delivering {
+        let At { plan, broker, session_timeout, slot } = at;
+        let (names, blocks) = (&plan.names, outbox.table.blocks());
         let group = names.sink_group(&output.name);
         let settings = Settings {
             dead_letters: Some(names.refused(&output.name)),
             transactional_id: format!("{group}.{slot}.letters"),
             limits: Limits { rows: blocks.rows as usize, flush: blocks.flush, ..Settings::new("", "", "", "", "").limits },
             max_buffer: 64 << 20,
-            session_timeout,
-            ..Settings::new(&prepared.plan.pipeline, &output.name, &outbox.topic, &group, slot)
+            session_timeout: *session_timeout,
+            ..Settings::new(&plan.pipeline, &output.name, &outbox.topic, &group, slot)
         };
-        let (sink, broker) = (output.name.clone(), prepared.services.broker.clone());
-        Delivering { sink, broker, store, settings, counters: Arc::default() }
+        Delivering { sink: output.name.clone(), broker: (*broker).clone(), store, settings, counters: Arc::default() }
     }
 
     pub fn counters(&self) -> Arc<Counters> {
@@ -85,13 +93,6 @@ impl Delivering {
             }
         }
         Ok(())
-    }
-}
-
-/// Waits for a stop, so that a hung server does not delay it.
-pub async fn stopped(stop: &Stop) {
-    while !stop.is_stopped() {
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
+use headwater_engine::broker::{BrokerError, Failure};
 use headwater_engine::yaml::{MAX_BYTES, Node, Place, Value, YamlError};
 use miette::{GraphicalReportHandler, GraphicalTheme, LabeledSpan, MietteDiagnostic, NamedSource, Report, Severity as Level};
 use operator_core::{Diagnostic, Severity};
@@ -21,6 +22,9 @@ const FAR: usize = 5_000;
 
 /// Name of what comes by standard input.
 const STDIN: &str = "<stdin>";
+
+/// Code of a problem that may pass by itself.
+pub const UNREACHABLE: &str = "service-unreachable";
 
 /// A file and its text.
 #[derive(Clone, Debug)]
@@ -94,6 +98,12 @@ impl Problem {
     /// A problem without a place.
     pub fn plain(message: impl Into<String>) -> Problem {
         Problem { severity: Severity::Error, code: "error".into(), message: message.into(), help: None, at: None }
+    }
+
+    /// What brokers answered, or did not: [`UNREACHABLE`] if that may pass by itself.
+    pub fn of_broker(e: &BrokerError) -> Problem {
+        let problem = Problem::plain(e.to_string());
+        if e.failure == Failure::Transient { problem.with_code(UNREACHABLE) } else { problem }
     }
 
     pub fn with_code(self, code: &str) -> Problem {

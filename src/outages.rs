@@ -9,8 +9,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
-use crate::registry::title;
-
 /// How often the log repeats that a service is away.
 const REMINDER: Duration = Duration::from_secs(60);
 
@@ -22,6 +20,7 @@ pub struct Outages(Arc<Mutex<Vec<Service>>>);
 #[derive(Clone)]
 pub struct Service {
     name: Arc<str>,
+    title: Arc<str>,
     sink: Arc<str>,
     state: Arc<Mutex<State>>,
 }
@@ -46,6 +45,8 @@ struct Outage {
 pub struct Seen {
     /// `kafka`, `schema_registry`, or a kind of sink: `clickhouse`.
     pub service: Arc<str>,
+    /// The service in words: `ClickHouse`.
+    pub title: Arc<str>,
     /// The sink that uses it; empty: everything does.
     pub sink: Arc<str>,
     /// `None`: nothing was asked of it yet.
@@ -55,14 +56,14 @@ pub struct Seen {
 }
 
 impl Outages {
-    /// The service of this name; the same one for the same arguments. `sink` says which sink uses it, for services whose clients
+    /// The service of this name; the same one for the same arguments. `title`: the service in words. `sink` says which sink uses it, for services whose clients
     /// have little in common: one may answer while the other hangs. Empty for all others.
-    pub fn service(&self, name: &str, sink: &str) -> Service {
+    pub fn service(&self, name: &str, title: &str, sink: &str) -> Service {
         let mut services = self.0.lock();
         if let Some(known) = services.iter().find(|s| &*s.name == name && &*s.sink == sink) {
             return known.clone();
         }
-        let new = Service { name: name.into(), sink: sink.into(), state: Arc::default() };
+        let new = Service { name: name.into(), title: title.into(), sink: sink.into(), state: Arc::default() };
         services.push(new.clone());
         new
     }
@@ -140,6 +141,7 @@ impl Service {
         let state = self.state.lock();
         Seen {
             service: self.name.clone(),
+            title: self.title.clone(),
             sink: self.sink.clone(),
             up: state.asked.then_some(state.outage.is_none()),
             outage: state.outage.as_ref().map(|outage| (outage.cause.clone(), outage.since)),
@@ -147,24 +149,19 @@ impl Service {
     }
 
     fn shown(&self) -> String {
-        shown(&self.name, &self.sink)
+        shown(&self.title, &self.sink)
     }
 }
 
 impl Seen {
     /// The service in words.
     pub fn shown(&self) -> String {
-        shown(&self.service, &self.sink)
+        shown(&self.title, &self.sink)
     }
 }
 
-fn shown(name: &str, sink: &str) -> String {
-    let service = match name {
-        "kafka" => "Kafka",
-        "schema_registry" => "the schema registry",
-        store => title(store),
-    };
-    if sink.is_empty() { service.to_string() } else { format!("{service} (sink `{sink}`)") }
+fn shown(title: &str, sink: &str) -> String {
+    if sink.is_empty() { title.to_string() } else { format!("{title} (sink `{sink}`)") }
 }
 
 #[cfg(test)]
@@ -183,7 +180,7 @@ mod tests {
 
     #[test]
     fn an_outage_is_logged_when_it_starts_each_minute_and_when_it_ends() {
-        let service = Outages::default().service("clickhouse", "orders");
+        let service = Outages::default().service("clickhouse", "ClickHouse", "orders");
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         let lines = logged(|| {
@@ -206,10 +203,10 @@ mod tests {
     #[test]
     fn what_is_seen_is_the_newest_cause() {
         let outages = Outages::default();
-        let service = outages.service("kafka", "");
+        let service = outages.service("kafka", "Kafka", "");
         assert_eq!(outages.seen()[0].up, None);
         service.down("first");
-        outages.service("kafka", "").down("second");
+        outages.service("kafka", "Kafka", "").down("second");
         let seen = outages.seen();
         assert_eq!(seen.len(), 1);
         assert_eq!((seen[0].up, seen[0].outage.as_ref().map(|(cause, _)| cause.as_str())), (Some(false), Some("second")));

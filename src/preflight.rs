@@ -11,7 +11,6 @@ use operator_core::{Diagnostic, Millis, Span};
 use crate::config::Config;
 use crate::diagnose::Problem;
 use crate::prepare::Loaded;
-use crate::run::of_broker;
 
 /// Whether an epoch fits into a transaction of this environment.
 ///
@@ -86,7 +85,7 @@ pub fn short_lived(kept: Millis) -> String {
 /// Problems of a plan that can't run on what is deployed.
 pub fn refusals(loaded: &Loaded, e: DeployError) -> Vec<Problem> {
     match e {
-        DeployError::Store(StoreError::Broker(e)) => vec![of_broker(&e)],
+        DeployError::Store(StoreError::Broker(e)) => vec![Problem::of_broker(&e)],
         DeployError::Store(e) => vec![Problem::plain(e.to_string())],
         DeployError::Refused(found) => found.into_iter().map(|d| refusal(loaded, d)).collect(),
     }

@@ -4,8 +4,9 @@ use headwater_engine::registry::{Kind, Registry};
 use headwater_engine::sinks::Sinks;
 
 use crate::clickhouse::ClickHouseSink;
+use crate::config::Sections;
 use crate::postgres::PostgresSink;
-use crate::sink;
+use crate::sink::{self, StoreKind};
 
 /// THE list of operators.
 pub fn operators() -> Registry {
@@ -20,9 +21,19 @@ pub fn operators() -> Registry {
     ])
 }
 
-/// THE list of sinks that write to tables.
+/// THE list of stores that sinks write to.
+fn stores() -> Vec<StoreKind> {
+    vec![sink::kind::<ClickHouseSink>(), sink::kind::<PostgresSink>()]
+}
+
+/// The sinks that write to tables.
 pub fn sinks() -> Sinks {
-    Sinks(vec![sink::kind::<ClickHouseSink>(), sink::kind::<PostgresSink>()])
+    Sinks(stores().into_iter().map(|store| store.sink).collect())
+}
+
+/// The sections of stores in a configuration.
+pub fn sections() -> Sections {
+    Sections(stores().into_iter().map(|store| store.section).collect())
 }
 
 /// A kind of sink in words: its store.

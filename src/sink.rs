@@ -7,6 +7,7 @@
 use std::any::Any;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::Schema;
 use headwater_engine::delivery::{self, Check, Writing};
@@ -19,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 
 use crate::access::Found;
-use crate::config::Config;
+use crate::config::{Config, SectionKind, SectionSpec};
 use crate::diagnose::Problem;
 use crate::outages::Outages;
 
@@ -137,6 +138,13 @@ pub enum NoStore {
     Refused(String),
 }
 
+/// Waits for a stop, so that a hung server does not delay it.
+pub async fn stopped(stop: &Stop) {
+    while !stop.is_stopped() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 /// Opens a store for delivery, again after a failure. Does not outlive a stop.
 pub type MakeStore = Box<dyn Fn(&Stop) -> Result<delivery::Store, NoStore> + Send>;
 
@@ -148,18 +156,27 @@ pub trait Spec: Sink + DeserializeOwned + JsonSchema {
     const TITLE: &'static str;
     /// A table's name.
     const EXAMPLE: &'static str;
+    /// The section of the configuration.
+    type Section: SectionSpec;
 }
 
-/// The kind of sinks that `S` describes.
-pub fn kind<S: Spec>() -> SinkKind {
-    SinkKind {
+/// A store: its sinks, and its section of the configuration.
+pub struct StoreKind {
+    pub sink: SinkKind,
+    pub section: SectionKind,
+}
+
+/// The store of the sinks that `S` describes.
+pub fn kind<S: Spec>() -> StoreKind {
+    let sink = SinkKind {
         name: S::KIND,
         title: S::TITLE,
         example: S::EXAMPLE,
         schema: |generator| generator.subschema_for::<S>(),
         keys: keys_of::<S>,
         read: |entry| read_as::<S>(entry, |spec| Arc::new(Held(Box::new(spec)))),
-    }
+    };
+    StoreKind { sink, section: SectionKind::of::<S::Section>() }
 }
 
 /// What the engine holds of a sink.

@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::diagnose::Problem;
 use crate::outages::Outages;
 use crate::prepare::{self, Loaded};
+use crate::registry::sections;
 use crate::say;
 use crate::{codes, explain, graph, run, style};
 
@@ -35,7 +36,7 @@ impl Planned {
         let (plan, warnings) = if self.configs.is_empty() {
             prepare::make_plan(&loaded, &self.schemas.read(&pipeline)?).map_err(Failure::Wrong)?
         } else {
-            let config = Config::load(&self.configs).map_err(|p| Failure::Wrong(vec![p]))?;
+            let config = Config::load(&self.configs, &sections()).map_err(|p| Failure::Wrong(vec![p]))?;
             let runtime = runtime()?;
             let services = run::connect(&config, "hw-explain", None, runtime.handle(), &Outages::default())?;
             let catalog = Live::new(services.broker.clone(), services.subjects.clone());

@@ -28,6 +28,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::catalog::Folder;
 use crate::config::Config;
 use crate::diagnose::Problem;
+use crate::registry::sections;
 use crate::{logs, prepare};
 
 /// Headings and names in help texts.
@@ -101,9 +102,9 @@ impl Environment {
     pub fn load(&self) -> Result<Config, Problem> {
         let usual = PathBuf::from("config/local.yaml");
         match self.configs.is_empty() {
-            false => Config::load(&self.configs),
-            true if usual.exists() => Config::load(&[usual]),
-            true => Config::of_local(local::DIR),
+            false => Config::load(&self.configs, &sections()),
+            true if usual.exists() => Config::load(&[usual], &sections()),
+            true => Config::of_local(local::DIR, &sections()),
         }
     }
 }

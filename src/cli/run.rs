@@ -11,11 +11,10 @@ use tokio::runtime::Handle;
 
 use super::{Environment, Failure, Schemas, folders, runtime};
 use crate::access::{self, Found};
-use crate::config::Config;
-use crate::diagnose::Problem;
+use crate::config::{self, Config};
+use crate::diagnose::{Problem, UNREACHABLE};
 use crate::dry_run;
 use crate::http::Pages;
-use crate::lint;
 use crate::logs;
 use crate::outages::Outages;
 use crate::preflight;
@@ -64,7 +63,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
     let config = environment(args)?;
     preflight::check_times(loaded.pipeline.guarantee, loaded.pipeline.commit_interval, &config)?;
-    for risk in lint::risks_of_environment(&config) {
+    for risk in config::risks(&config) {
         tracing::warn!(setting = risk.path.join("."), "unsafe setting: {}", risk.message);
     }
     let schemas = args.schemas.folder(&args.pipeline)?;
@@ -108,13 +107,13 @@ fn dry_run(args: &RunArgs) -> Result<(), Failure> {
     let runtime = runtime()?;
     let services = run::connect(&config, "hw-dry-run", None, runtime.handle(), &Outages::default())?;
     if let Some(why) = services.brokers_away() {
-        let away = Problem::plain(why).with_code(run::UNREACHABLE);
+        let away = Problem::plain(why).with_code(UNREACHABLE);
         let distrusted = services.kafka.as_ref().is_some_and(|kafka| kafka.distrusts());
         return Err(if distrusted { Failure::Wrong(vec![away]) } else { away.into() });
     }
     // As at a start: the registry must respond only where the plan needs it.
     let (plan, warnings) = run::plan_on(&loaded, &services).map_err(|problems| match services.unreachable() {
-        Some(why) => Problem::plain(why).with_code(run::UNREACHABLE).into(),
+        Some(why) => Problem::plain(why).with_code(UNREACHABLE).into(),
         None => Failure::Wrong(problems),
     })?;
     prepare::print(&warnings);
@@ -168,7 +167,7 @@ fn prepare(loaded: &Loaded, config: &Config, runtime: &Handle, stop: &Stop, page
         let why = match run::prepare(loaded, services.clone()) {
             Ok(prepared) => return Ok(Some(prepared)),
             // Brokers may answer again by now.
-            Err(problems) => match problems.iter().find(|problem| problem.code == run::UNREACHABLE) {
+            Err(problems) => match problems.iter().find(|problem| problem.code == UNREACHABLE) {
                 Some(problem) => problem.message.clone(),
                 None => services.unreachable().ok_or(Failure::Wrong(problems))?,
             },

@@ -1,10 +1,11 @@
 //! The section `clickhouse` of an environment.
 
+use headwater_local::Environment;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::sink::ClickHouseSink;
-use crate::config::{Secret, ServiceConfig, TlsConfig};
+use crate::config::{Secret, Section, SectionSpec, ServiceConfig, TlsConfig};
 use crate::sink::Spec;
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -26,16 +27,26 @@ pub struct ClickHouseConfig {
     pub create_tables: bool,
 }
 
+impl Section for ClickHouseConfig {
+    fn service(&self) -> ServiceConfig<'_> {
+        let service = ServiceConfig::http(ClickHouseSink::KIND, ClickHouseSink::TITLE, &self.url, &self.tls);
+        service.taking_rows(self.password.as_ref())
+    }
+}
+
+impl SectionSpec for ClickHouseConfig {
+    const NAME: &'static str = ClickHouseSink::KIND;
+
+    fn of_local(environment: &Environment) -> Option<ClickHouseConfig> {
+        let local = |url| ClickHouseConfig { create_tables: true, ..ClickHouseConfig::at(url) };
+        environment.clickhouse.clone().map(local)
+    }
+}
+
 impl ClickHouseConfig {
     /// A server without authentication.
     pub fn at(url: String) -> ClickHouseConfig {
         let tls = TlsConfig::default();
         ClickHouseConfig { url, user: None, password: None, tls, allow_weaker_guarantee: false, create_tables: false }
-    }
-
-    /// The server as a service of the environment.
-    pub fn service(&self) -> ServiceConfig<'_> {
-        let service = ServiceConfig::http(ClickHouseSink::KIND, ClickHouseSink::TITLE, &self.url, &self.tls);
-        service.taking_rows(self.password.as_ref())
     }
 }

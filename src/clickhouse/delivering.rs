@@ -4,6 +4,7 @@ use arrow::datatypes::Schema;
 use headwater_engine::delivery::Store;
 use headwater_engine::worker::Stop;
 
+use super::config::ClickHouseConfig;
 use super::connection::{Config, Connection, Secret, Table};
 use super::created::Created;
 use super::ddl::{TableOptions, ensure_table, run_file};
@@ -11,9 +12,8 @@ use super::failure::ClickHouseError;
 use super::gate::{Guarantee, Inspection, inspect};
 use super::sink::ClickHouseSink;
 use super::target::ClickHouse;
-use crate::config::ClickHouseConfig;
 use crate::diagnose::Problem;
-use crate::sink::{MakeStore, NoStore, Place, Spec};
+use crate::sink::{MakeStore, NoStore, Place, Spec, stopped};
 
 /// Delivery of a sink. What the table can promise is looked at when the delivery runs.
 pub(super) fn prepare(sink: &ClickHouseSink, place: &Place<'_>) -> Result<MakeStore, Problem> {
@@ -21,7 +21,7 @@ pub(super) fn prepare(sink: &ClickHouseSink, place: &Place<'_>) -> Result<MakeSt
     let config = settings(place).map_err(Problem::plain)?;
     let gate = Gate {
         sink: name.clone(),
-        connection: connect(config)?.reporting(place.outages.service(ClickHouseSink::KIND, name)),
+        connection: connect(config)?.reporting(place.outages.service(ClickHouseSink::KIND, ClickHouseSink::TITLE, name)),
         table: sink.table().map_err(|e| Problem::plain(format!("sink `{name}`: {e}")))?,
         schema: place.output.rows(),
         create: create(sink, config, place).map_err(Problem::plain)?,
@@ -32,7 +32,7 @@ pub(super) fn prepare(sink: &ClickHouseSink, place: &Place<'_>) -> Result<MakeSt
         let inspection = runtime.block_on(async {
             tokio::select! {
                 passed = gate.pass() => passed,
-                () = crate::deliver::stopped(stop) => Err(NoStore::NotNow("the worker stops".to_string())),
+                () = stopped(stop) => Err(NoStore::NotNow("the worker stops".to_string())),
             }
         })?;
         Ok(Store::Tokens(Box::new(ClickHouse::new(gate.connection.clone(), &inspection, runtime.clone()))))
@@ -42,7 +42,7 @@ pub(super) fn prepare(sink: &ClickHouseSink, place: &Place<'_>) -> Result<MakeSt
 /// The environment's ClickHouse.
 pub(super) fn settings<'a>(place: &Place<'a>) -> Result<&'a ClickHouseConfig, String> {
     let missing = || format!("sink `{}` needs ClickHouse: set `clickhouse.url` in the configuration", place.output.name);
-    place.config.clickhouse.as_ref().ok_or_else(missing)
+    place.config.store().ok_or_else(missing)
 }
 
 /// The guarantee that the configuration asks for.

@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::columns::{column_type, columns_for, misfits, unheld_nulls};
+use super::config::ClickHouseConfig;
 use super::connection::Table;
 use super::created::{Created, tables_in};
 use super::ddl::{TableOptions, ddl};
@@ -40,6 +41,7 @@ impl Spec for ClickHouseSink {
     const KIND: &'static str = "clickhouse";
     const TITLE: &'static str = "ClickHouse";
     const EXAMPLE: &'static str = "analytics.orders";
+    type Section = ClickHouseConfig;
 }
 
 impl ClickHouseSink {

@@ -36,9 +36,6 @@ const LONGEST: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(5);
 /// Largest head of a request, bytes. Bodies are not read.
 const HEAD_BYTES: usize = 16 << 10;
-/// What is open where the pages are not on loopback.
-pub const EXPOSED: &str = "the pages are reachable from other machines without a password: anyone who can connect reads topic and sink names, \
-error causes and all metrics. Allow only the monitoring system in the firewall or network policy";
 /// A pause after a connection could not be accepted: most likely the process has no file descriptor left.
 const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
 

@@ -15,8 +15,8 @@ use operator_core::Millis;
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::{EXPOSED, serve};
-use crate::config::Config;
+use super::serve;
+use crate::config::{Config, EXPOSED};
 use crate::diagnose::Problem;
 use crate::outages::Outages;
 

@@ -1,9 +1,7 @@
 //! Findings of `hw lint` beyond the planner's: naming conventions and committed secrets.
 
-mod environment;
 mod names;
 mod quotes;
-mod secrets;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,15 +13,13 @@ use operator_core::diagnostic::closest;
 use operator_core::{Diagnostic, Severity};
 
 use crate::catalog::Folder;
-use crate::config::Config;
+use crate::config::{self, Config, blanked, blanked_lines, hidden};
 use crate::diagnose::{Problem, Source};
 use crate::prepare::{self, Loaded};
-use crate::registry::sinks;
+use crate::registry::{sections, sinks};
 use crate::sink;
 
-pub use environment::{check as of_environment, risks as risks_of_environment};
 pub use names::CONVENTION;
-pub use secrets::{blanked, blanked_lines, hidden};
 
 /// More findings than anyone reads at once.
 const MOST: usize = 100;
@@ -110,7 +106,7 @@ pub(crate) fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
     let is_environment = document(&raw) == Some(Document::Environment);
     let mut problems = if is_environment { environment(&source, &raw) } else { pipeline(source.clone(), rules) };
     let show = |found: Vec<Diagnostic>| found.into_iter().take(MOST).map(|d| Problem::found(&source, &raw, d)).collect::<Vec<_>>();
-    problems.extend(show(secrets::check(&raw, is_environment)));
+    problems.extend(show(config::plain_secrets(&raw, is_environment)));
     if !is_environment {
         problems.extend(show(names::check(&raw, &rules.topics, rules.convention)));
         let sound = problems.iter().all(|problem| problem.severity != Severity::Error);
@@ -118,18 +114,18 @@ pub(crate) fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
     }
     problems.sort_by_key(Problem::position);
     problems.truncate(MOST);
-    let blanked = secrets::blanked(&source, &raw, is_environment);
+    let sections = is_environment.then(sections);
+    let blanked = blanked(&source, &raw, sections.as_ref());
     problems.into_iter().map(|problem| problem.shown_in(&blanked)).collect()
 }
 
 /// The variables of an environment are known there only: what depends on them is left out.
 fn environment(source: &Source, raw: &Node) -> Vec<Problem> {
-    let (config, errors) = yaml::read_all::<Config>(raw);
-    let found = config
-        .iter()
-        .flat_map(|config| [environment::check(config), environment::risks(config)].concat())
-        .map(|d| Problem::found(source, raw, d));
-    let hidden = hidden(raw);
+    let sections = sections();
+    let (config, errors) = Config::read(raw, &sections);
+    let found =
+        config.iter().flat_map(|config| [config::check(config), config::risks(config)].concat()).map(|d| Problem::found(source, raw, d));
+    let hidden = hidden(raw, &sections);
     let depends = |e: &YamlError| {
         e.place.and_then(|p| source.text.get(source.byte(p.start)..source.byte(p.end))).is_some_and(|text| text.contains("${"))
     };
@@ -164,27 +160,6 @@ fn of_plan(loaded: &Loaded, plan: &Plan, rules: &Rules<'_>) -> Vec<Problem> {
         }
     }
     problems
-}
-
-/// Every text of a tree with its path; keys are part of the path.
-fn texts<'a>(node: &'a Node, path: &mut Vec<String>, visit: &mut dyn FnMut(&[String], &'a Node, &'a str)) {
-    match &node.value {
-        yaml::Value::Scalar { text, .. } => visit(path, node, text),
-        yaml::Value::List(items) => {
-            for (n, item) in items.iter().enumerate() {
-                path.push(n.to_string());
-                texts(item, path, visit);
-                path.pop();
-            }
-        }
-        yaml::Value::Map(entries) => {
-            for (key, value) in entries {
-                path.push(key.text.clone());
-                texts(value, path, visit);
-                path.pop();
-            }
-        }
-    }
 }
 
 #[cfg(test)]

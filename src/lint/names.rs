@@ -18,7 +18,7 @@ pub fn check(root: &Node, convention: &Regex, written: &str) -> Vec<Diagnostic> 
     let mut found = Vec::new();
     for section in ["sources", "tables", "sinks"] {
         let Some(section_node) = root.get(section) else { continue };
-        super::texts(section_node, &mut Vec::new(), &mut |path, _, text| {
+        section_node.texts(&mut |path, _, text| {
             let names_topics = match path {
                 [_, key] => ["topic", "pattern"].contains(&key.as_str()),
                 [_, key, _] => key == "topics",

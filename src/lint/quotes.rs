@@ -12,7 +12,7 @@ use crate::diagnose::is_sql;
 /// error, so that a name is one of a column.
 pub fn check(root: &Node, sound: bool) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    super::texts(root, &mut Vec::new(), &mut |path, node, text| {
+    root.texts(&mut |path, node, text| {
         let Value::Scalar { plain, block: false, .. } = node.value else { return };
         let problem = match plain {
             _ if !is_sql(path) => None,

@@ -1,11 +1,12 @@
 //! The section `postgres` of an environment.
 
+use headwater_local::{Environment, POSTGRES_USER};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::connection::address;
 use super::sink::PostgresSink;
-use crate::config::{Secret, ServiceConfig, TlsConfig};
+use crate::config::{Secret, Section, SectionSpec, ServiceConfig, TlsConfig};
 use crate::sink::Spec;
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -25,9 +26,17 @@ pub struct PostgresConfig {
     pub create_tables: bool,
 }
 
-impl PostgresConfig {
-    /// The server as a service of the environment.
-    pub fn service(&self) -> ServiceConfig<'_> {
+impl SectionSpec for PostgresConfig {
+    const NAME: &'static str = PostgresSink::KIND;
+
+    fn of_local(environment: &Environment) -> Option<PostgresConfig> {
+        let user = Some(POSTGRES_USER.to_string());
+        environment.postgres.clone().map(|url| PostgresConfig { url, user, password: None, tls: None, create_tables: true })
+    }
+}
+
+impl Section for PostgresConfig {
+    fn service(&self) -> ServiceConfig<'_> {
         let service = ServiceConfig {
             section: PostgresSink::KIND,
             title: PostgresSink::TITLE,

@@ -11,7 +11,8 @@ use reqwest::Url;
 use tokio_postgres::tls::MakeTlsConnect;
 use tokio_postgres::{Client, NoTls};
 
-use crate::config::{PostgresConfig, TlsConfig};
+use super::config::PostgresConfig;
+use crate::config::TlsConfig;
 use crate::outages::Service;
 use crate::web::Tls;
 

@@ -3,6 +3,7 @@
 use headwater_engine::delivery::Store;
 use headwater_engine::worker::Stop;
 
+use super::config::PostgresConfig;
 use super::connection::{Server, Trouble};
 use super::created::Created;
 use super::sink::PostgresSink;
@@ -10,13 +11,12 @@ use super::store::{Owner, PostgresStore};
 use super::table::{Wanted, create, inspect};
 use super::types::misfits;
 use crate::access::Found;
-use crate::config::PostgresConfig;
 use crate::diagnose::Problem;
-use crate::sink::{MakeStore, NoStore, Place, Spec};
+use crate::sink::{MakeStore, NoStore, Place, Spec, stopped};
 
 fn settings<'a>(place: &Place<'a>) -> Result<&'a PostgresConfig, String> {
     let missing = || format!("sink `{}` needs PostgreSQL: set `postgres.url` in the configuration", place.output.name);
-    place.config.postgres.as_ref().ok_or_else(missing)
+    place.config.store().ok_or_else(missing)
 }
 
 fn file(sink: &PostgresSink, place: &Place<'_>) -> Result<Option<Created>, String> {
@@ -49,7 +49,8 @@ impl Opening {
 pub(super) fn prepare(sink: &PostgresSink, place: &Place<'_>) -> Result<MakeStore, Problem> {
     let name = &place.output.name;
     let config = settings(place).map_err(Problem::plain)?;
-    let server = Server::new(config).map_err(Problem::plain)?.reporting(place.outages.service(PostgresSink::KIND, name));
+    let server =
+        Server::new(config).map_err(Problem::plain)?.reporting(place.outages.service(PostgresSink::KIND, PostgresSink::TITLE, name));
     let wanted = sink.wanted(place.output.rows()).map_err(|e| Problem::plain(format!("sink `{name}`: {e}")))?;
     let create = match config.create_tables {
         true => {
@@ -65,7 +66,7 @@ pub(super) fn prepare(sink: &PostgresSink, place: &Place<'_>) -> Result<MakeStor
         let opened = runtime.block_on(async {
             tokio::select! {
                 opened = opening.open() => opened,
-                () = crate::deliver::stopped(stop) => Err(Trouble::NotNow("the worker stops".to_string())),
+                () = stopped(stop) => Err(Trouble::NotNow("the worker stops".to_string())),
             }
         });
         opened.map_err(|trouble| match trouble {

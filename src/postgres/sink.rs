@@ -13,6 +13,7 @@ use operator_core::{Diagnostic, Span};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::config::PostgresConfig;
 use super::created::{Created, tables_in};
 use super::delivering;
 use super::encode::Encoder;
@@ -58,6 +59,7 @@ impl Spec for PostgresSink {
     const KIND: &'static str = "postgres";
     const TITLE: &'static str = "PostgreSQL";
     const EXAMPLE: &'static str = "public.orders";
+    type Section = PostgresConfig;
 }
 
 impl PostgresSink {

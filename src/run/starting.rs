@@ -7,9 +7,9 @@ use headwater_engine::broker::{Broker, BrokerError, Consumer, Failure, GroupView
 use headwater_engine::memory::MemoryBroker;
 use headwater_engine::schemas::MemorySchemas;
 
-use super::{Services, UNREACHABLE, prepare};
+use super::{Services, prepare};
 use crate::catalog::NoSubjects;
-use crate::diagnose::Source;
+use crate::diagnose::{Source, UNREACHABLE};
 use crate::outages::Outages;
 use crate::prepare::parse;
 

@@ -159,7 +159,7 @@ async fn what_a_server_says_is_shown_on_one_line_without_escapes() {
 async fn a_server_that_hangs_is_reported_before_the_limit() {
     let server = Hostile::serve(|answer| answer.never());
     let outages = Outages::default();
-    let web = server.web().reporting(outages.service("clickhouse", "orders"));
+    let web = server.web().reporting(outages.service("clickhouse", "ClickHouse", "orders"));
     let reported = async {
         while outages.seen()[0].outage.is_none() {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -183,7 +183,7 @@ async fn a_server_that_hung_and_responds_again_is_up() {
         _ => answer.whole(200, "", "Ok."),
     });
     let outages = Outages::default();
-    let web = server.web().reporting(outages.service("clickhouse", "orders"));
+    let web = server.web().reporting(outages.service("clickhouse", "ClickHouse", "orders"));
     let reported = async {
         for up in [Some(false), Some(true)] {
             while outages.seen()[0].up != up {
@@ -210,7 +210,7 @@ async fn a_server_that_is_slow_is_not_reported() {
         answer.whole(200, "", "Ok.");
     });
     let outages = Outages::default();
-    let web = server.web().reporting(outages.service("clickhouse", "orders"));
+    let web = server.web().reporting(outages.service("clickhouse", "ClickHouse", "orders"));
     let answered = async {
         while seen.load(Ordering::SeqCst) < 3 {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,10 +1,8 @@
 //! Reading the target of a sink: a topic, or a table of one of the stores. Which of them it is decides which keys mean something.
 
-use operator_core::diagnostic::closest;
-
 use super::{SinkTarget, TopicTarget};
 use crate::sinks::{Sinks, keys_of};
-use crate::yaml::{Key, Node, YamlError, read_all};
+use crate::yaml::{Key, Node, YamlError, read_all, unknown_keys};
 
 const TOPIC: &str = "topic";
 
@@ -16,7 +14,7 @@ pub(super) fn read(key: &Key, entry: &Node, sinks: &Sinks) -> Result<(SinkTarget
     let chosen: Vec<&str> = targets.iter().copied().filter(|target| entry.get(target).is_some()).collect();
     let [target] = chosen.as_slice() else {
         // A misspelt target is not a missing one.
-        let unknown = unknown_keys(entry, &known);
+        let unknown = unknown_keys(&entry.retaining(|name| name != "from"), &known);
         return Err(if unknown.is_empty() { vec![no_target(key, sinks)] } else { unknown });
     };
     let own = keys(target);
@@ -58,15 +56,4 @@ fn either(names: &[String]) -> String {
         Some((last, first)) if !first.is_empty() => format!("{} or {last}", first.join(", ")),
         _ => names.concat(),
     }
-}
-
-fn unknown_keys(entry: &Node, known: &[String]) -> Vec<YamlError> {
-    let unknown = entry.entries().filter(|(key, _)| key.text != "from" && !known.contains(&key.text));
-    let error = |key: &Key| YamlError {
-        code: "unknown-key",
-        message: format!("unknown key `{}`", key.text),
-        help: closest(&key.text, known.iter().map(String::as_str)).map(|name| format!("did you mean `{name}`?")),
-        place: Some(key.place),
-    };
-    unknown.map(|(key, _)| error(key)).collect()
 }

@@ -14,7 +14,7 @@ use operator_core::diagnostic::THE_KEY;
 use serde::de::DeserializeOwned;
 
 pub use parse::parse;
-pub use problems::read_all;
+pub use problems::{read_all, unknown_keys};
 
 /// Largest file that is read, in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
@@ -106,6 +106,24 @@ impl Node {
     pub fn entries(&self) -> impl Iterator<Item = (&Key, &Node)> {
         let entries = if let Value::Map(entries) = &self.value { entries.as_slice() } else { &[] };
         entries.iter().map(|(key, node)| (key, node))
+    }
+
+    /// Visits every text with its path, in which keys and the numbers of list items are.
+    pub fn texts<'a>(&'a self, visit: &mut dyn FnMut(&[String], &'a Node, &'a str)) {
+        self.texts_below(&mut Vec::new(), visit);
+    }
+
+    fn texts_below<'a>(&'a self, path: &mut Vec<String>, visit: &mut dyn FnMut(&[String], &'a Node, &'a str)) {
+        let mut below = |key: String, node: &'a Node| {
+            path.push(key);
+            node.texts_below(path, visit);
+            path.pop();
+        };
+        match &self.value {
+            Value::Scalar { text, .. } => visit(path, self, text),
+            Value::List(items) => items.iter().enumerate().for_each(|(n, item)| below(n.to_string(), item)),
+            Value::Map(entries) => entries.iter().for_each(|(key, value)| below(key.text.clone(), value)),
+        }
     }
 
     /// It is a mapping.

@@ -61,6 +61,18 @@ pub fn read_all<T: DeserializeOwned>(node: &Node) -> (Option<T>, Vec<YamlError>)
     (whole.read::<T>().ok(), errors)
 }
 
+/// The keys of a mapping that are none of `known`.
+pub fn unknown_keys(map: &Node, known: &[String]) -> Vec<YamlError> {
+    let unknown = map.entries().filter(|(key, _)| !known.contains(&key.text));
+    let error = |key: &Key| YamlError {
+        code: "unknown-key",
+        message: format!("unknown key `{}`", key.text),
+        help: closest(&key.text, known.iter().map(String::as_str)).map(|name| format!("did you mean `{name}`?")),
+        place: Some(key.place),
+    };
+    unknown.map(|(key, _)| error(key)).collect()
+}
+
 /// The message of a missing key.
 pub(super) fn missing(key: &str) -> String {
     format!("`{key}` is missing")

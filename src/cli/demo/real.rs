@@ -7,8 +7,8 @@ use headwater_local::Environment;
 
 use super::{DemoArgs, Generated, Ground, Held, LoadThread, OUT_OF_ORDER_MS};
 use crate::cli::local;
-use crate::clickhouse::{self, Connection};
-use crate::config::{ClickHouseConfig, Config, RegistryConfig};
+use crate::clickhouse::{self, ClickHouseConfig, Connection};
+use crate::config::{Config, RegistryConfig};
 use crate::diagnose::Problem;
 use crate::http::Pages;
 use crate::outages::Outages;
@@ -46,7 +46,7 @@ impl Real {
         config.schema_registry = environment.registry.clone().map(RegistryConfig::at);
         let clickhouse = environment.clickhouse.clone().ok_or_else(|| Problem::plain("no ClickHouse engine"))?;
         let settings = ClickHouseConfig { create_tables: true, ..ClickHouseConfig::at(clickhouse) };
-        config.clickhouse = Some(settings.clone());
+        config.set_store(settings.clone());
         config.worker.lanes = 1;
         config.worker.state_dir = args.dir.join("state");
         config.worker.http = Some("127.0.0.1:0".into());

@@ -7,9 +7,10 @@ use std::sync::{Arc, LazyLock};
 use headwater_engine::yaml::Node;
 use operator_core::Diagnostic;
 use regex::Regex;
+use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::Value;
 
-use crate::config::Config;
+use super::{Config, Sections};
 use crate::diagnose::Source;
 use crate::kafka;
 
@@ -27,44 +28,60 @@ static WHOLES: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r#"(?i)-----BEGIN [A-Z ]*PRIVATE KEY|\bpassword\s*=\s*['"]?[^'"\s${]"#).ok());
 
 /// The keys that an environment's configuration has somewhere, and whether a text, a number, or true or false belongs there.
-static KNOWN: LazyLock<BTreeMap<String, bool>> = LazyLock::new(|| {
-    fn is_scalar(schema: &Value, root: &Value) -> bool {
-        let scalar = |name: &Value| matches!(name.as_str(), Some("string" | "integer" | "number" | "boolean"));
-        let named = schema.get("$ref").and_then(Value::as_str).and_then(|name| root.pointer(name.trim_start_matches('#')));
-        match (schema.get("type"), named) {
-            (Some(Value::Array(types)), _) => types.iter().any(scalar),
-            (Some(name), _) => scalar(name),
-            (None, named) => named.is_some_and(|named| is_scalar(named, root)),
-        }
+struct Keys(BTreeMap<String, bool>);
+
+impl Keys {
+    fn of(sections: &Sections) -> Keys {
+        let mut generator = SchemaGenerator::default();
+        let root = Config::json_schema(&mut generator).to_value();
+        let mut keys = Keys(BTreeMap::new());
+        let stores: Vec<(&str, Value)> = sections.0.iter().map(|kind| (kind.name, (kind.schema)(&mut generator).to_value())).collect();
+        let definitions = Value::Object(generator.take_definitions(true));
+        keys.collect(&root, &definitions);
+        keys.collect(&definitions, &definitions);
+        stores.into_iter().for_each(|(name, schema)| keys.add(name, is_scalar(&schema, &definitions)));
+        keys
     }
-    fn collect(schema: &Value, root: &Value, known: &mut BTreeMap<String, bool>) {
+
+    fn add(&mut self, key: &str, scalar: bool) {
+        *self.0.entry(key.to_string()).or_default() |= scalar;
+    }
+
+    fn collect(&mut self, schema: &Value, definitions: &Value) {
         for (key, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
-            *known.entry(key.clone()).or_default() |= is_scalar(property, root);
+            self.add(key, is_scalar(property, definitions));
         }
         match schema {
-            Value::Object(members) => members.values().for_each(|member| collect(member, root, known)),
-            Value::Array(items) => items.iter().for_each(|item| collect(item, root, known)),
+            Value::Object(members) => members.values().for_each(|member| self.collect(member, definitions)),
+            Value::Array(items) => items.iter().for_each(|item| self.collect(item, definitions)),
             _ => {}
         }
     }
-    let (mut known, schema) = (BTreeMap::new(), schemars::schema_for!(Config).to_value());
-    collect(&schema, &schema, &mut known);
-    known
-});
 
-/// What stands under a key that no configuration has may be a secret whose key is misspelt, and what stands where a mapping belongs one
-/// that is misplaced; what stands in an address may be a password, however it is written.
-fn may_be_secret(path: &[String], text: &str) -> bool {
-    let fits = |path: &[String]| {
-        path.iter().all(|key| KNOWN.contains_key(key)) && path.last().is_some_and(|key| KNOWN.get(key).copied().unwrap_or_default())
-    };
-    let known = match path {
-        [kafka, properties, name, rest @ ..] if kafka == "kafka" && properties == "properties" => {
-            kafka::is_property(name) && (rest.is_empty() || fits(rest))
-        }
-        path => fits(path),
-    };
-    !known || (matches!(key_of(path), "url" | "bootstrap") && text.contains('@'))
+    /// What stands under a key that no configuration has may be a secret whose key is misspelt, and what stands where a mapping belongs one
+    /// that is misplaced; what stands in an address may be a password, however it is written.
+    fn may_hide(&self, path: &[String], text: &str) -> bool {
+        let fits = |path: &[String]| {
+            path.iter().all(|key| self.0.contains_key(key)) && path.last().is_some_and(|key| self.0.get(key).copied().unwrap_or_default())
+        };
+        let known = match path {
+            [kafka, properties, name, rest @ ..] if kafka == "kafka" && properties == "properties" => {
+                kafka::is_property(name) && (rest.is_empty() || fits(rest))
+            }
+            path => fits(path),
+        };
+        !known || (matches!(key_of(path), "url" | "bootstrap") && text.contains('@'))
+    }
+}
+
+fn is_scalar(schema: &Value, definitions: &Value) -> bool {
+    let scalar = |name: &Value| matches!(name.as_str(), Some("string" | "integer" | "number" | "boolean"));
+    let reference = schema.get("$ref").and_then(Value::as_str).and_then(|reference| reference.rsplit('/').next());
+    match (schema.get("type"), reference.and_then(|name| definitions.get(name))) {
+        (Some(Value::Array(types)), _) => types.iter().any(scalar),
+        (Some(name), _) => scalar(name),
+        (None, named) => named.is_some_and(|named| is_scalar(named, definitions)),
+    }
 }
 
 /// The secret part of a text, if there is one.
@@ -85,9 +102,9 @@ fn key_of(path: &[String]) -> &str {
 }
 
 /// Secrets in a file. In a pipeline keys are columns, so only values are looked at there.
-pub fn check(root: &Node, environment: bool) -> Vec<Diagnostic> {
+pub fn plain_secrets(root: &Node, environment: bool) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    super::texts(root, &mut Vec::new(), &mut |path, _, text| {
+    root.texts(&mut |path, _, text| {
         if let Some(range) = secret(key_of(path), text, environment) {
             let problem = Diagnostic::warning("plain-secret", "this looks like a secret in plain text");
             let help = "write `{ env: NAME }` or `{ file: path }` in the environment file, and change the secret if the file was shared";
@@ -111,22 +128,23 @@ pub fn blanked_lines(text: &str) -> Arc<str> {
 }
 
 /// The texts of an environment that may be secrets, as they are read: what messages must not repeat.
-pub fn hidden(root: &Node) -> Vec<String> {
-    let mut found = Vec::new();
-    super::texts(root, &mut Vec::new(), &mut |path, _, text| {
-        if !text.is_empty() && (may_be_secret(path, text) || secret(key_of(path), text, true).is_some()) {
+pub fn hidden(root: &Node, sections: &Sections) -> Vec<String> {
+    let (mut found, keys) = (Vec::new(), Keys::of(sections));
+    root.texts(&mut |path, _, text| {
+        if !text.is_empty() && (keys.may_hide(path, text) || secret(key_of(path), text, true).is_some()) {
             found.push(text.to_string());
         }
     });
     found
 }
 
-/// The text of a file with every secret in it blanked out: what reports show of it. Bytes keep their places.
-pub fn blanked(source: &Source, root: &Node, environment: bool) -> Arc<str> {
-    let mut bytes = source.text.as_bytes().to_vec();
-    super::texts(root, &mut Vec::new(), &mut |path, node, text| {
-        let whole = environment && may_be_secret(path, text);
-        let Some(range) = secret(key_of(path), text, environment).or(whole.then_some(0..text.len())) else { return };
+/// The text of a file with every secret in it blanked out: what reports show of it. Bytes keep their places. `environment`: the file is
+/// a configuration with these sections of stores.
+pub fn blanked(source: &Source, root: &Node, environment: Option<&Sections>) -> Arc<str> {
+    let (mut bytes, keys) = (source.text.as_bytes().to_vec(), environment.map(Keys::of));
+    root.texts(&mut |path, node, text| {
+        let whole = keys.as_ref().is_some_and(|keys| keys.may_hide(path, text));
+        let Some(range) = secret(key_of(path), text, keys.is_some()).or(whole.then_some(0..text.len())) else { return };
         let (from, to) = (source.byte(node.place.start), source.byte(node.place.end));
         // If a part can't be found verbatim, the whole value is hidden.
         let part = source.text.get(from..to).and_then(|written| written.find(text.get(range)?)).map(|at| from + at);
