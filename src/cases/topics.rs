@@ -3,6 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use headwater_engine::broker::Broker;
+use headwater_engine::lane::topics_to_create;
+use headwater_engine::memory::MemoryBroker;
+use headwater_engine::plan::{InputKind, Plan, Target, TopicName};
 use headwater_engine::yaml::{self, Place, Value, YamlError};
 use operator_core::diagnostic::did_you_mean;
 
@@ -89,6 +93,32 @@ impl TopicSettings {
         let rest = others.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == name));
         rest.chain(own).cloned().collect()
     }
+}
+
+/// Creates the topics of a plan, with the settings of its cases.
+pub fn create_topics(plan: &Plan, settings: &TopicSettings, broker: &MemoryBroker) -> Result<(), String> {
+    let create = |topic: &str, partitions: i32, others: &[(String, String)]| {
+        let config = settings.config(topic, others);
+        let config: Vec<(&str, &str)> = config.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        broker.create_topic_with(topic, partitions, &config);
+    };
+    for input in plan.stages.iter().flat_map(|s| &s.inputs).filter(|i| matches!(i.kind, InputKind::Source(_))) {
+        input.topics.iter().for_each(|topic| create(&topic.name, topic.partitions, &[]));
+    }
+    for table in &plan.tables {
+        create(&table.topic.name, table.topic.partitions, &[("cleanup.policy".into(), "compact".into())]);
+    }
+    for output in plan.stages.iter().flat_map(|s| &s.outputs) {
+        if let Target::Topic(sink) = &output.target
+            && let TopicName::Fixed(topic) = &sink.topic
+        {
+            create(topic, settings.partitions(topic), sink.create.as_ref().map_or(&[], |spec| spec.config.as_slice()));
+        }
+    }
+    for topic in settings.names().filter(|topic| broker.partitions(topic).ok().flatten().is_none()) {
+        create(topic, settings.partitions(topic), &[]);
+    }
+    broker.create_topics(&topics_to_create(plan)).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock, TopicPartition};
-use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, topics_to_create};
+use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World};
 use headwater_engine::memory::{Faults, MemoryBroker, MemoryClock, Settings};
-use headwater_engine::plan::{Catalog, InputKind, Plan, Registered, Target, TopicName};
+use headwater_engine::plan::{Catalog, Plan, Registered};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::{LoadedTables, TableLoader};
@@ -21,7 +21,7 @@ use super::encode::{Input, Records, Step};
 use super::outcome::{Causes, Outcome, output_topics};
 use super::schedule::Schedule;
 use super::tables::{Fits, Sinks};
-use super::topics::TopicSettings;
+use super::topics::{TopicSettings, create_topics};
 use crate::catalog::Folder;
 
 /// Turns of nothing that count as the end; a turn is ten milliseconds.
@@ -131,31 +131,6 @@ fn prepare<'a>(
         restarts: 0,
         causes: Causes::default(),
     })
-}
-
-fn create_topics(plan: &Plan, settings: &TopicSettings, broker: &MemoryBroker) -> Result<(), String> {
-    let create = |topic: &str, partitions: i32, others: &[(String, String)]| {
-        let config = settings.config(topic, others);
-        let config: Vec<(&str, &str)> = config.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        broker.create_topic_with(topic, partitions, &config);
-    };
-    for input in plan.stages.iter().flat_map(|s| &s.inputs).filter(|i| matches!(i.kind, InputKind::Source(_))) {
-        input.topics.iter().for_each(|topic| create(&topic.name, topic.partitions, &[]));
-    }
-    for table in &plan.tables {
-        create(&table.topic.name, table.topic.partitions, &[("cleanup.policy".into(), "compact".into())]);
-    }
-    for output in plan.stages.iter().flat_map(|s| &s.outputs) {
-        if let Target::Topic(sink) = &output.target
-            && let TopicName::Fixed(topic) = &sink.topic
-        {
-            create(topic, settings.partitions(topic), sink.create.as_ref().map_or(&[], |spec| spec.config.as_slice()));
-        }
-    }
-    for topic in settings.names().filter(|topic| broker.partitions(topic).ok().flatten().is_none()) {
-        create(topic, settings.partitions(topic), &[]);
-    }
-    broker.create_topics(&topics_to_create(plan)).map_err(|e| e.to_string())
 }
 
 impl Run<'_> {

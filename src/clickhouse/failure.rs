@@ -39,7 +39,7 @@ pub enum ClickHouseError {
     Unexpected(String),
 }
 
-/// Codes of `src/Common/ErrorCodes.cpp` that blame the rows: parsing, types, ranges, nulls, constraints.
+/// Codes of ClickHouse (its src/Common/ErrorCodes.cpp) that blame the rows: parsing, types, ranges, nulls, constraints.
 const ROWS: [i32; 27] =
     [6, 25, 26, 27, 38, 41, 53, 69, 70, 72, 117, 128, 130, 131, 153, 190, 321, 349, 376, 395, 407, 441, 467, 469, 675, 676, 691];
 /// Codes that are raised before an insert runs: syntax, format, settings, users, too many queries, overload.

@@ -1,7 +1,6 @@
 //! Blocks into a table: one insert at a time, on a Tokio runtime, its outcome sent through a channel.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -73,7 +72,6 @@ pub struct ClickHouse {
     /// Inserts that are remembered, and for how many seconds.
     window: (u64, u64),
     under_way: Option<UnderWay>,
-    sent: AtomicU64,
 }
 
 impl ClickHouse {
@@ -102,13 +100,7 @@ impl ClickHouse {
             pinned,
             settings,
             under_way: None,
-            sent: AtomicU64::new(0),
         }
-    }
-
-    /// Bytes sent in inserts so far.
-    pub fn bytes_sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
     }
 
     /// How long a request may take, sent and answered: what the server allows itself, and a little for the way.
@@ -231,7 +223,6 @@ impl Target for ClickHouse {
                 return self.spawn(Work::Insert, async move { Err(blamed(&connection, &table, &last, why).await) });
             }
         };
-        self.sent.fetch_add(body.len() as u64, Ordering::Relaxed);
         let (sql, rows, patience) = (self.insert_sql(block), block.rows.num_rows(), self.patience());
         let (connection, pinned, token) = (self.connection.clone(), self.pinned.clone(), token(block, &self.table));
         self.spawn(Work::Insert, async move {

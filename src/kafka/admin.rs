@@ -19,15 +19,15 @@ use super::describe;
 use super::native::{self, Client, Context, NativeTopic, raw};
 use super::quiet::Quiet;
 use super::rights::{self, Creation, Kind, Rights};
+use super::settings::{KafkaConfig, Role};
 use super::watch::Probe;
-use super::{KafkaConfig, Role};
 
 /// How long a question about the cluster may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// And the first one: more likely the address is wrong than all brokers away, and someone waits.
 const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long a first login, or a first certificate, may be refused before that is the answer: a broker may refuse one while it starts.
-/// With [`super::FIRST_PAUSE`] between them this is enough for two logins: accounts may be locked after a few.
+/// With [`super::settings::FIRST_PAUSE`] between them this is enough for two logins: accounts may be locked after a few.
 const TRUST_WITHIN: Duration = Duration::from_secs(1);
 /// How often brokers are asked whether they answer.
 const REPORT_EVERY: Duration = Duration::from_secs(2);

@@ -26,12 +26,12 @@ use headwater_engine::broker::{BrokerError, Committed, Failure, Membership, Outc
 use headwater_engine::failpoint::failpoint;
 use rdkafka::bindings as sys;
 
-use super::SOCKET_TIMEOUT;
 use super::codes;
 use super::lists::PartitionList;
 use super::native::{self, ErrorFacts};
 use super::producer::{ProducerClient, Shared};
 use super::rounds::{self, ClientHeld};
+use super::settings::SOCKET_TIMEOUT;
 
 /// Between two attempts at a call that may be repeated.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);

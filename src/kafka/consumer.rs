@@ -27,19 +27,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use headwater_engine::broker::{BrokerError, Committed, Consumer, Event, Failure, Membership, TopicPartition};
 use rdkafka::bindings as sys;
 
 use super::admin::Admin;
 use super::codes;
+use super::committed;
 use super::ends::Ends;
 use super::group::{self, Group, Rebalance};
 use super::lists::{self, PartitionList};
 use super::native::{self, Client, ErrorFacts, raw};
 use super::records::{Fetched, Fetcher};
-use super::{KafkaConfig, Role};
+use super::settings::{KafkaConfig, Role};
 
 /// How long an offset commit outside transactions, and a question about offsets, may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -257,33 +258,6 @@ impl KafkaConsumer {
             None => Ok(()),
         }
     }
-
-    fn committed_once(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Option<Committed>>, (i32, BrokerError)> {
-        let list = PartitionList::of(partitions).map_err(|error| (codes::FATAL, error))?;
-        // SAFETY: client and list are valid.
-        let code = unsafe { raw::rd_kafka_committed(self.client.ptr(), list.as_ptr(), 5_000) };
-        if code != 0 {
-            return Err((code, self.error("committed offsets", code)));
-        }
-        // In the order asked, as librdkafka updates the list in place.
-        list.read()
-            .into_iter()
-            .map(|listed| {
-                if listed.code != 0 {
-                    let what = format!("committed offset of {}", listed.partition);
-                    return Err((listed.code, codes::error(what, listed.code)));
-                }
-                if listed.offset < 0 {
-                    return Ok(None);
-                }
-                let metadata = String::from_utf8(listed.metadata).map_err(|_| {
-                    let text = format!("the metadata committed for {} is not UTF-8: written by something else", listed.partition);
-                    (codes::FATAL, BrokerError::fatal(text))
-                })?;
-                Ok(Some(Committed { offset: listed.offset, metadata }))
-            })
-            .collect()
-    }
 }
 
 impl Consumer for KafkaConsumer {
@@ -307,19 +281,7 @@ impl Consumer for KafkaConsumer {
     }
 
     fn committed(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Option<Committed>>, BrokerError> {
-        if partitions.is_empty() {
-            return Ok(Vec::new());
-        }
-        let started = Instant::now();
-        loop {
-            match self.committed_once(partitions) {
-                Ok(committed) => return Ok(committed),
-                Err((code, _)) if codes::is_transient(code) && started.elapsed() < self.committed_within => {
-                    std::thread::sleep(Duration::from_millis(50));
-                }
-                Err((_, error)) => return Err(error),
-            }
-        }
+        committed::read(&self.client, partitions, self.committed_within, |what, code| self.error(what, code))
     }
 
     fn start(&mut self, positions: &[(TopicPartition, i64)]) -> Result<(), BrokerError> {

@@ -38,7 +38,7 @@ use super::commit::{self, Job};
 use super::deliveries::{self, Deliveries};
 use super::native::{Client, ErrorFacts};
 use super::rounds::{self, ClientRounds, Limits, Rounds};
-use super::{KafkaConfig, Role};
+use super::settings::{KafkaConfig, Role};
 
 /// How long a lane waits for an abort.
 const ABORT_WITHIN: Duration = Duration::from_secs(60);

@@ -11,7 +11,7 @@ use super::codes;
 use super::native::{Client, Context, raw};
 use super::quiet::Quiet;
 use super::records::{Fetched, Fetcher};
-use super::{KafkaConfig, Role};
+use super::settings::{KafkaConfig, Role};
 
 #[derive(Default)]
 struct Watch(Quiet);

@@ -8,6 +8,7 @@
 mod certificates;
 mod changes;
 mod cli;
+mod columns;
 mod contracts;
 mod delivery;
 mod demo;

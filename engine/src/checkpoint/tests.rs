@@ -1,5 +1,6 @@
 //! Files that are whole, torn, damaged, of another changelog, and larger than one frame.
 
+use super::frame::FRAME;
 use super::*;
 
 type Entry = (Vec<u8>, Option<Vec<u8>>);

@@ -24,6 +24,7 @@ mod group;
 mod log;
 mod producer;
 mod reader;
+mod shared;
 #[cfg(test)]
 mod tests;
 mod transaction;
@@ -31,10 +32,8 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use operator_core::Millis;
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 pub use self::clock::MemoryClock;
 pub use self::faults::{FAULTS, Fault, Faults};
@@ -45,66 +44,15 @@ use self::consumer::MemoryConsumer;
 use self::log::Stored;
 use self::producer::MemoryProducer;
 use self::reader::MemoryReader;
+use self::shared::Shared;
 use self::world::{World, transient};
 use crate::broker::{
-    Broker, BrokerError, Committed, Consumer, Event, GroupView, Producer, Reader, SystemClock, TopicId, TopicPartition, TopicSpec,
+    Broker, BrokerError, Committed, Consumer, GroupView, Producer, Reader, SystemClock, TopicId, TopicPartition, TopicSpec,
 };
 use crate::plan::{Catalog, Registered};
 
-/// In real time, how often a waiting call looks for timeouts that no other call has announced.
-const WAKE: Duration = Duration::from_millis(100);
-
 /// Wall time at which a virtual clock starts: 2026-01-01T00:00:00Z.
 const EPOCH: Millis = 1_767_225_600_000;
-
-/// What all handles and clients share.
-pub(crate) struct Shared {
-    world: Mutex<World>,
-    changed: Condvar,
-    realtime: bool,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, World> {
-        self.world.lock()
-    }
-
-    /// Wakes the clients that wait.
-    fn changed(&self) {
-        self.changed.notify_all();
-    }
-
-    /// Waits for a change; false if it is not to wait (any longer).
-    fn wait_until(&self, world: &mut MutexGuard<'_, World>, deadline: Instant) -> bool {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if !self.realtime || left.is_zero() {
-            return false;
-        }
-        self.changed.wait_for(world, left.min(WAKE));
-        true
-    }
-
-    /// Asks `collect` until it has something to say; only once where time is virtual.
-    fn wait_for_events(
-        &self,
-        timeout: Duration,
-        mut collect: impl FnMut(&mut World) -> Result<Vec<Event>, BrokerError>,
-    ) -> Result<Vec<Event>, BrokerError> {
-        let mut world = self.lock();
-        let deadline = Instant::now() + timeout;
-        loop {
-            let events = collect(&mut world)?;
-            if !events.is_empty() {
-                // An assignment or a revocation may be what another member waits for.
-                self.changed();
-                return Ok(events);
-            }
-            if !self.wait_until(&mut world, deadline) {
-                return Ok(events);
-            }
-        }
-    }
-}
 
 /// A record as a test reads it back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,7 +92,7 @@ impl MemoryBroker {
     /// Virtual time on this clock.
     pub fn with(clock: Arc<MemoryClock>, settings: Settings) -> MemoryBroker {
         let world = World::new(settings, clock.clone());
-        let shared = Shared { world: Mutex::new(world), changed: Condvar::new(), realtime: false };
+        let shared = Shared::new(world, false);
         MemoryBroker { shared: Arc::new(shared), clock: Some(clock) }
     }
 
@@ -152,7 +100,7 @@ impl MemoryBroker {
     pub fn realtime() -> MemoryBroker {
         let settings = Settings { session_timeout: 45_000, leave_on_drop: true, ..Settings::default() };
         let world = World::new(settings, Arc::new(SystemClock::default()));
-        let shared = Shared { world: Mutex::new(world), changed: Condvar::new(), realtime: true };
+        let shared = Shared::new(world, true);
         MemoryBroker { shared: Arc::new(shared), clock: None }
     }
 

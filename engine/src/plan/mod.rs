@@ -7,6 +7,7 @@
 
 mod build;
 mod checks;
+mod cut;
 mod inputs;
 mod names;
 mod record;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use headwater_formats::partition;
 
-use crate::harness::Played;
+use crate::played::Played;
 
 const PIPELINE: &str = r#"
 apiVersion: headwater/v1

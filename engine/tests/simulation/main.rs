@@ -10,6 +10,7 @@ mod harness;
 mod keys;
 mod masked;
 mod oracle;
+mod played;
 mod sealing;
 
 use harness::{Case, Run};

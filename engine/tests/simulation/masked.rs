@@ -2,7 +2,7 @@
 
 use headwater_engine::broker::Broker;
 
-use crate::harness::Played;
+use crate::played::Played;
 
 const PIPELINE: &str = r#"
 apiVersion: headwater/v1

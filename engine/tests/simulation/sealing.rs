@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use headwater_engine::lane::LaneConfig;
 
-use crate::harness::Played;
+use crate::played::Played;
 
 const PIPELINE: &str = r#"
 apiVersion: headwater/v1

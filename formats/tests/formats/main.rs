@@ -7,5 +7,6 @@ mod columns;
 mod encode;
 mod ipc;
 mod json;
+mod json_numbers;
 mod json_oracle;
 mod poison;

@@ -235,12 +235,6 @@ impl Proxy {
         self.shared.faults().http.push(HttpLoss { needle: needle.as_bytes().to_vec(), lose, times });
     }
 
-    /// Forgets all faults that are not used up. The mode stays.
-    pub fn forget_faults(&self) {
-        let mut faults = self.shared.faults();
-        (faults.cut, faults.kafka, faults.http) = (None, Vec::new(), Vec::new());
-    }
-
     /// How many requests and answers were lost, and connections cut, so far.
     pub fn lost(&self) -> u64 {
         self.shared.faults().lost
@@ -254,11 +248,6 @@ impl Proxy {
     /// Waits (blocking the thread) until [`Proxy::lost`] is at least `count`; false when `patience` ran out first.
     pub fn wait_lost(&self, count: u64, patience: Duration) -> bool {
         self.wait(patience, |faults| faults.lost >= count)
-    }
-
-    /// Waits (blocking the thread) until [`Proxy::accepted`] is at least `count`; false when `patience` ran out.
-    pub fn wait_accepted(&self, count: u64, patience: Duration) -> bool {
-        self.wait(patience, |faults| faults.accepted >= count)
     }
 
     fn wait(&self, patience: Duration, reached: impl Fn(&Faults) -> bool) -> bool {

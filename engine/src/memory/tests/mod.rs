@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::*;
-use crate::broker::{Failure, Membership, Outcome, Outgoing, Progress};
+use crate::broker::{Event, Failure, Membership, Outcome, Outgoing, Progress};
 use crate::contract;
 
 const NOW: Duration = Duration::ZERO;

@@ -1,5 +1,7 @@
 //! A pipeline that was deployed and is started again with another file, or with other topics under the same names.
 
+mod topics;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -234,117 +236,6 @@ fn harmless_changes_are_listed_and_a_deployment_is_one_version() {
     store::write(&broker, &names, Some(&old), &old.manifest).unwrap();
     let after = run(&broker, PIPELINE).unwrap();
     assert!(after.changes.is_empty() && after.deployed.manifest.version == 2, "{} {:?}", after.deployed.manifest.version, after.changes);
-}
-
-#[test]
-fn unread_rows_of_a_topic_that_is_not_read_any_more_block_the_change() {
-    let broker = deployed();
-    broker.create_topic("other", 3);
-    let other = PIPELINE.replace("topic: clicks", "topic: other");
-    feed(&broker, 1, "b", 2);
-    let said = refused(&broker, &other);
-    assert!(said.contains("unread-rows: the topic `clicks` was a source") && said.contains("--delete-offsets"), "{said}");
-    run(&broker, PIPELINE).unwrap();
-    run(&broker, &other).unwrap();
-}
-
-#[test]
-fn a_deleted_changelog_does_not_become_an_empty_one() {
-    let broker = deployed();
-    broker.delete_topic("hw.carts.per_user.changelog");
-    let said = refused(&broker, PIPELINE);
-    assert!(
-        said.contains("lost-topic: the topic `hw.carts.per_user.changelog` was deleted, and the state of the step `per_user`"),
-        "{said}"
-    );
-    // Created again by hand, it is as empty.
-    broker.create_topic_with("hw.carts.per_user.changelog", 3, &[("cleanup.policy", "compact")]);
-    assert_eq!(refused(&broker, PIPELINE), said);
-    // The remedy: knowingly.
-    broker.delete_topic("hw.carts.manifest");
-    assert!(run(&broker, PIPELINE).unwrap().adopted);
-}
-
-#[test]
-fn a_topic_that_was_created_again_is_not_read_on_from_the_middle() {
-    let broker = cluster(1);
-    run(&broker, COPY).unwrap();
-    feed(&broker, 0, "old", 1);
-    run(&broker, COPY).unwrap();
-    let position = broker.group_offsets("hw.carts");
-    broker.delete_topic("clicks");
-    broker.create_topic("clicks", 1);
-    (0..9).for_each(|n| feed(&broker, 0, &format!("new{n}"), n));
-    // Without a position (brokers delete it with the topic) the new topic is read from its beginning.
-    let agreed = run(&broker, COPY).unwrap();
-    assert!(agreed.changes.iter().any(|c| c.contains("created again")), "{:?}", agreed.changes);
-    assert_eq!(values(&broker, "copy").len(), 10);
-    assert_eq!(values(&broker, "copy")[1], r#"{"user":"new0"}"#);
-    // With one, as in a cluster that was restored, nothing is read.
-    broker.delete_topic("clicks");
-    broker.create_topic("clicks", 1);
-    (0..9).for_each(|n| feed(&broker, 0, &format!("newer{n}"), n));
-    broker.set_group_offsets("hw.carts", &position);
-    let said = refused(&broker, COPY);
-    assert!(
-        said.contains("recreated-topic: the topic `clicks` was deleted and created again") && said.contains("--delete-offsets"),
-        "{said}"
-    );
-    broker.delete_group("hw.carts");
-    run(&broker, COPY).unwrap();
-    assert_eq!(values(&broker, "copy").len(), 19);
-}
-
-#[test]
-fn a_worker_stops_when_a_topic_is_created_again_under_it() {
-    let broker = cluster(1);
-    let (plan, agreed) = start(&broker, COPY).unwrap();
-    let plan = Arc::new(plan);
-    let mut running = lane(&broker, &plan);
-    steps(&broker, &mut running).unwrap();
-    let mut keeper = Keeper::new(Arc::new(broker.clone()), plan.clone(), agreed.deployed);
-    assert_eq!(keeper.look().unwrap(), None);
-    broker.delete_topic("clicks");
-    broker.create_topic("clicks", 1);
-    (0..9).for_each(|n| feed(&broker, 0, "new", n));
-    let why = keeper.look().unwrap().expect("a reason");
-    assert!(why.contains("the topic `clicks` was deleted and created again"), "{why}");
-    // And the lane itself, when the group gives it the partition again.
-    let ended = steps(&broker, &mut running).unwrap_err();
-    assert!(matches!(&ended, LaneEnd::Stop(why) if why.contains("deleted and created again")), "{ended}");
-    assert_eq!(values(&broker, "copy").len(), 0);
-}
-
-#[test]
-fn positions_that_were_lost_are_not_chosen_again() {
-    let broker = cluster(2);
-    run(&broker, COPY).unwrap();
-    feed(&broker, 0, "a", 1);
-    run(&broker, COPY).unwrap();
-    broker.delete_group("hw.carts");
-    feed(&broker, 1, "b", 2);
-    let said = refused(&broker, COPY);
-    assert!(said.contains("lost-positions: the group") && said.contains("partitions 0, 1"), "{said}");
-}
-
-/// A worker that dies before its first commit has begun nowhere.
-#[test]
-fn a_start_that_came_to_nothing_is_no_loss() {
-    let broker = cluster(2);
-    let (_, agreed) = start(&broker, COPY).unwrap();
-    assert_eq!(agreed.deployed.manifest.version, 1);
-    run(&broker, COPY).unwrap();
-}
-
-#[test]
-fn an_added_partition_begins_at_its_beginning() {
-    let broker = cluster(1);
-    feed(&broker, 0, "before the first start", 1);
-    run(&broker, COPY).unwrap();
-    broker.create_topic("clicks", 2);
-    feed(&broker, 1, "in the new partition", 2);
-    run(&broker, COPY).unwrap();
-    assert_eq!(values(&broker, "copy"), [r#"{"user":"in the new partition"}"#]);
 }
 
 #[test]
