@@ -49,10 +49,10 @@ use intake::Intake;
 use outputs::Outputs;
 use tasks::{Tasks, failed};
 
+pub use crate::lane_end::LaneEnd;
 pub use crate::plan::{TOMBSTONE_RETENTION, topics_to_create};
 pub use commits::{Next, decide};
 pub use config::{LaneConfig, SchemaIds, World};
-pub use ends::LaneEnd;
 pub use keys::{Sampled, sample_keys};
 
 /// A stage, and one of its partitions.

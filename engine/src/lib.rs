@@ -18,6 +18,7 @@ pub mod delivery;
 pub mod failpoint;
 pub mod headers;
 pub mod lane;
+mod lane_end;
 pub mod manifest;
 pub mod memory;
 mod merge;

@@ -6,13 +6,26 @@ use std::any::Any;
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow::datatypes::Schema as Columns;
+use arrow::datatypes::{DataType, Field, Schema as Columns};
 use operator_core::{Diagnostic, Millis};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
-use crate::delivery::MAX_BLOCK_ROWS;
 use crate::yaml::{Node, YamlError, read_all};
+
+/// Position columns that every delivered row has, after the user's columns: partition and offset of its record in the
+/// outbox topic, and its place within that record.
+pub const PARTITION: &str = "_partition";
+pub const OFFSET: &str = "_offset";
+pub const ROW: &str = "_row";
+
+/// The position columns in order: `_partition Int32`, `_offset Int64`, `_row Int32`, never null.
+pub fn position_fields() -> [Field; 3] {
+    [Field::new(PARTITION, DataType::Int32, false), Field::new(OFFSET, DataType::Int64, false), Field::new(ROW, DataType::Int32, false)]
+}
+
+/// More rows are never put into one block: ClickHouse splits larger inserts, and a token covers one split only.
+pub const MAX_BLOCK_ROWS: usize = 1_000_000;
 
 /// A table that a sink writes to, as the sink's entry in the file describes it.
 pub trait SinkTable: Any + Debug + Send + Sync {

@@ -21,7 +21,7 @@ use parking_lot::RwLock;
 
 use self::rows::Rows;
 use crate::broker::{Broker, BrokerError, Clock, Event, Reader, RecordSet, TopicPartition};
-use crate::lane::LaneEnd;
+use crate::lane_end::LaneEnd;
 use crate::plan::Plan;
 use crate::schemas::SchemaSource;
 use crate::wording::without_values;

@@ -4,18 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Int32Type, Int64Type};
+use arrow::datatypes::{Int32Type, Int64Type};
 
-/// Position columns that every delivered row has, after the user's columns: partition and offset of its record in the
-/// outbox topic, and its place within that record.
-pub const PARTITION: &str = "_partition";
-pub const OFFSET: &str = "_offset";
-pub const ROW: &str = "_row";
-
-/// The position columns in order: `_partition Int32`, `_offset Int64`, `_row Int32`, never null.
-pub fn position_fields() -> [Field; 3] {
-    [Field::new(PARTITION, DataType::Int32, false), Field::new(OFFSET, DataType::Int64, false), Field::new(ROW, DataType::Int32, false)]
-}
+use crate::sinks::{OFFSET, ROW};
 
 /// Halvings of a block never go deeper: 2^20 is more than the rows a block can have.
 const MAX_DEPTH: u8 = 24;

@@ -14,7 +14,7 @@ use crc32fast::Hasher;
 use headwater_formats::decode_batch;
 use operator_core::Millis;
 
-use super::block::{OFFSET, PARTITION, ROW, position_fields};
+use crate::sinks::{MAX_BLOCK_ROWS, OFFSET, PARTITION, ROW, position_fields};
 
 /// How large a block gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +24,6 @@ pub struct Limits {
     /// A record waits for others at most this long.
     pub flush: Millis,
 }
-
-/// More rows are never put into one block: ClickHouse splits larger inserts, and a token covers one split only.
-pub const MAX_BLOCK_ROWS: usize = 1_000_000;
 
 /// A run of records ready to be inserted.
 #[derive(Clone, Debug)]

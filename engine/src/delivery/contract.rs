@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch};
 
-use super::block::{Block, OFFSET, PARTITION, Path, ROW, Range};
+use super::block::{Block, Path, Range};
 use super::target::{Answer, Progress, Target};
+use crate::sinks::{OFFSET, PARTITION, ROW};
 
 /// A row found in the table.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

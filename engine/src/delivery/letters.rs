@@ -8,9 +8,9 @@ use std::time::Duration;
 use arrow::array::RecordBatch;
 
 use super::Settings;
-use super::block::position_fields;
 use crate::broker::{Broker, BrokerError, Committed, Failure, Membership, Producer, Progress, TopicPartition};
 use crate::dead_letter::{Content, DeadLetter, row_value};
+use crate::sinks::position_fields;
 
 /// A row that the table refuses.
 pub(super) struct Letter {

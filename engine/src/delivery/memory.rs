@@ -14,10 +14,11 @@ use headwater_formats::JsonEncoder;
 use operator_core::Millis;
 use parking_lot::Mutex;
 
-use super::block::{Block, OFFSET, PARTITION, ROW, Range};
+use super::block::{Block, Range};
 use super::strikes::Strikes;
 use super::target::{Answer, Progress, Target};
 use crate::broker::Clock;
+use crate::sinks::{OFFSET, PARTITION, ROW};
 
 /// [`Target::max_insert`] of the memory target.
 const MAX_INSERT: Millis = 20_000;

@@ -58,8 +58,8 @@ use std::sync::Arc;
 
 use operator_core::Millis;
 
-pub use self::block::{Block, OFFSET, PARTITION, Path, ROW, Range, position_fields};
-pub use self::buffer::{Limits, MAX_BLOCK_ROWS};
+pub use self::block::{Block, Path, Range};
+pub use self::buffer::Limits;
 pub use self::counters::Counters;
 pub use self::decide::{Have, Plan, Stop, decide};
 pub use self::intent::{CLEAN, Intent, MAX_INTENT, Stored};
@@ -68,6 +68,7 @@ pub use self::memory::{Check, MemoryTable, MemoryTarget, TableFault, TableRow};
 pub use self::positioned::{MemoryStore, Position, Positioned, PositionedDelivery, Reply, Writing};
 pub use self::target::{Answer, Progress, Target};
 use crate::broker::{Broker, BrokerError, Clock, TopicPartition};
+pub use crate::sinks::{MAX_BLOCK_ROWS, OFFSET, PARTITION, ROW, position_fields};
 
 /// A store that is ready to take rows, by how it makes them exact.
 pub enum Store {

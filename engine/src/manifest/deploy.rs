@@ -6,8 +6,7 @@ use super::Manifest;
 use super::check::check;
 use super::store::{self, Deployed, StoreError};
 use crate::broker::{Broker, BrokerError, Failure};
-use crate::lane::topics_to_create;
-use crate::plan::Plan;
+use crate::plan::{Plan, topics_to_create};
 
 /// Workers that start at once make each other compare again; at this many rounds something else is wrong.
 const ATTEMPTS: usize = 20;

@@ -11,9 +11,8 @@ use operator_core::{Diagnostic, Path, Severity, type_name};
 use super::source::unknown_sink_column;
 use super::{Catalog, Names, OutboxSink, Target, TopicName, TopicSink};
 use crate::broker::{TopicSpec, is_compacted};
-use crate::delivery::position_fields;
 use crate::pipeline::{Format, Sink, SinkTarget, TopicTarget};
-use crate::sinks::SinkTable;
+use crate::sinks::{SinkTable, position_fields};
 
 /// Plans a sink over rows of `schema`; `partitions` is that of the stage it hangs on.
 pub fn sink(

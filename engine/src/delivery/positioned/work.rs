@@ -19,11 +19,12 @@ use super::marks::Mark;
 use super::store::{Position, Reply};
 use super::{Partition, PositionedDelivery};
 use crate::broker::{Committed, Failure, Outcome, Progress};
-use crate::delivery::block::{Block, OFFSET, Path, ROW};
+use crate::delivery::block::{Block, Path};
 use crate::delivery::buffer::{Buffer, Cut};
 use crate::delivery::letters::Letter;
 use crate::delivery::{DeliveryError, Stop};
 use crate::failpoint::failpoint;
+use crate::sinks::{OFFSET, ROW};
 
 /// How often an idle partition moves its position past the markers at its end: retention must not pass it.
 const HEARTBEAT: Millis = 3_600_000;
