@@ -155,7 +155,8 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
     // Cases that are not run may be half written.
     let read: Vec<(String, Result<Case, Vec<Problem>>)> = chosen.iter().flatten().map(|folder| read_case(folder)).collect();
     let none = TopicSettings::default();
-    let planned = prepare::make_plan(&loaded, &world::Topics { folder: &folder, settings: topics.as_ref().unwrap_or(&none), cases: names });
+    let planned =
+        prepare::make_plan(&loaded, &topics::Topics { folder: &folder, settings: topics.as_ref().unwrap_or(&none), cases: names });
     // Problems of the pipeline are reported before those of its cases.
     let mut problems: Vec<Problem> = planned.as_ref().err().into_iter().flatten().cloned().collect();
     problems.extend(topics.as_ref().err().into_iter().flatten().cloned());

@@ -1,15 +1,16 @@
 //! `cases/topics.yaml`: partitions and settings of the topics that cases read and write.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use headwater_engine::broker::Broker;
 use headwater_engine::lane::topics_to_create;
 use headwater_engine::memory::MemoryBroker;
-use headwater_engine::plan::{InputKind, Plan, Target, TopicName};
+use headwater_engine::plan::{Catalog, InputKind, Plan, Registered, Target, TopicName};
 use headwater_engine::yaml::{self, Place, Value, YamlError};
 use operator_core::diagnostic::did_you_mean;
 
+use crate::catalog::Folder;
 use crate::diagnose::{Problem, Source};
 
 /// Partitions of topics that the file says nothing about.
@@ -92,6 +93,31 @@ impl TopicSettings {
         let own = self.0.get(topic).map(|settings| settings.config.as_slice()).unwrap_or_default();
         let rest = others.iter().filter(|(name, _)| !own.iter().any(|(known, _)| known == name));
         rest.chain(own).cloned().collect()
+    }
+}
+
+/// Schemas from a folder, and a cluster in which every topic exists; those that cases have records for are known by name.
+pub struct Topics<'a> {
+    pub folder: &'a Folder,
+    pub settings: &'a TopicSettings,
+    pub cases: BTreeSet<String>,
+}
+
+impl Catalog for Topics<'_> {
+    fn subject(&self, subject: &str) -> Result<Option<Registered>, String> {
+        self.folder.subject(subject)
+    }
+
+    fn partitions(&self, topic: &str) -> Result<Option<i32>, String> {
+        Ok(Some(self.settings.partitions(topic)))
+    }
+
+    fn topics(&self) -> Result<Vec<String>, String> {
+        Ok(self.folder.topics()?.into_iter().chain(self.cases.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect())
+    }
+
+    fn is_offline(&self) -> bool {
+        true
     }
 }
 

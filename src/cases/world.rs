@@ -1,6 +1,6 @@
 //! One run of a case: the production lanes over the in-memory Kafka, on a virtual clock.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use headwater_engine::broker::{Broker, Clock, TopicPartition};
 use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World};
 use headwater_engine::memory::{Faults, MemoryBroker, MemoryClock, Settings};
-use headwater_engine::plan::{Catalog, Plan, Registered};
+use headwater_engine::plan::Plan;
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::{LoadedTables, TableLoader};
@@ -22,7 +22,6 @@ use super::outcome::{Causes, Outcome, output_topics};
 use super::schedule::Schedule;
 use super::tables::{Fits, Sinks};
 use super::topics::{TopicSettings, create_topics};
-use crate::catalog::Folder;
 
 /// Turns of nothing that count as the end; a turn is ten milliseconds.
 const QUIET: usize = 6;
@@ -41,31 +40,6 @@ const TURNS: usize = 20_000;
 const TABLE_STEPS: usize = 100;
 /// More lane restarts than any schedule causes.
 const RESTARTS: usize = 100;
-
-/// Schemas from a folder, and a cluster in which every topic exists; those that cases have records for are known by name.
-pub struct Topics<'a> {
-    pub folder: &'a Folder,
-    pub settings: &'a TopicSettings,
-    pub cases: BTreeSet<String>,
-}
-
-impl Catalog for Topics<'_> {
-    fn subject(&self, subject: &str) -> Result<Option<Registered>, String> {
-        self.folder.subject(subject)
-    }
-
-    fn partitions(&self, topic: &str) -> Result<Option<i32>, String> {
-        Ok(Some(self.settings.partitions(topic)))
-    }
-
-    fn topics(&self) -> Result<Vec<String>, String> {
-        Ok(self.folder.topics()?.into_iter().chain(self.cases.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect())
-    }
-
-    fn is_offline(&self) -> bool {
-        true
-    }
-}
 
 struct Run<'a> {
     plan: &'a Arc<Plan>,
