@@ -1,16 +1,23 @@
-//! Which windows an event time belongs to. Windows are aligned to the Unix epoch in UTC, also before 1970.
+//! Which windows an event time belongs to. Windows of fixed length are aligned to the Unix epoch in UTC, also before 1970.
 
 use operator_core::Millis;
 
-/// The windows of a step: `size` long, one starting every `every`, kept open for `lateness` after their end.
+/// The windows of a step, kept open for `lateness` after their end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Windows {
-    pub size: Millis,
-    /// Divides `size`; equal to it for tumbling windows.
-    pub every: Millis,
+    pub shape: Shape,
     pub lateness: Millis,
+}
+
+/// Which rows are together in a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Windows `size` long, one starting every `every`, which divides `size`: equal to it for tumbling windows.
+    Fixed { size: Millis, every: Millis },
+    /// Rows of a group with less than `gap` of event time between each and the next.
+    Session { gap: Millis },
     /// One window for all time, which never closes.
-    pub unbounded: bool,
+    Unbounded,
 }
 
 /// Where the window for all time ends, in state: past every event time that can be processed.
@@ -18,27 +25,64 @@ const FOREVER: Millis = Millis::MAX - 1;
 
 impl Windows {
     /// The one window for all time.
-    pub const UNBOUNDED: Windows = Windows { size: 1, every: 1, lateness: 0, unbounded: true };
+    pub const UNBOUNDED: Windows = Windows { shape: Shape::Unbounded, lateness: 0 };
 
     /// How many windows every event time is in.
     pub fn overlapping(&self) -> i64 {
-        self.size / self.every
+        match self.shape {
+            Shape::Fixed { size, every } => size / every,
+            Shape::Session { .. } | Shape::Unbounded => 1,
+        }
     }
 
-    /// The end of the last window that contains `time`; the others end `every` earlier each. `None` if a bound of one
-    /// of them, or its end plus lateness, is out of range.
+    pub fn is_unbounded(&self) -> bool {
+        self.shape == Shape::Unbounded
+    }
+
+    /// The end of the last window that contains `time`; of a session, as if it were its last row. `None` if a bound of one of
+    /// them, or its end plus lateness, is out of range.
     #[inline]
     pub fn last_end(&self, time: Millis) -> Option<Millis> {
-        if self.unbounded {
-            return Some(FOREVER);
-        }
-        let into = time.rem_euclid(self.every);
-        // The first window starts `size - every` before the last one does.
-        let start = time.checked_sub(into)?;
-        start.checked_sub(self.size - self.every)?;
-        let end = start.checked_add(self.size)?;
+        let end = match self.shape {
+            Shape::Fixed { size, every } => {
+                // The first window starts `size - every` before the last one does.
+                let start = time.checked_sub(time.rem_euclid(every))?;
+                start.checked_sub(size - every)?;
+                start.checked_add(size)?
+            }
+            Shape::Session { gap } => time.checked_add(gap)?,
+            Shape::Unbounded => return Some(FOREVER),
+        };
         end.checked_add(self.lateness)?;
         Some(end)
+    }
+
+    /// The end of the window before the one that ends at `end`, where windows overlap.
+    #[inline]
+    pub fn before(&self, end: Millis) -> Millis {
+        match self.shape {
+            Shape::Fixed { every, .. } => end - every,
+            Shape::Session { .. } | Shape::Unbounded => end,
+        }
+    }
+
+    /// The start of the window that ends at `end`. Sessions know theirs.
+    pub fn start(&self, end: Millis) -> Millis {
+        match self.shape {
+            Shape::Fixed { size, .. } => end.saturating_sub(size),
+            Shape::Session { .. } | Shape::Unbounded => end,
+        }
+    }
+
+    /// True if a row of this time is in no window that is open at `watermark`, the row's own. For sessions this is a row that is
+    /// behind the watermark, since whether a session takes it would depend on what other partitions have brought
+    /// ([`crate::sessions`]).
+    #[inline]
+    pub fn is_late(&self, time: Millis, watermark: Millis) -> bool {
+        match self.shape {
+            Shape::Session { .. } => time.saturating_add(self.lateness) < watermark,
+            _ => self.last_end(time).is_some_and(|last| self.is_closed(last, watermark)),
+        }
     }
 
     /// True if a window that ends at `end` takes no more rows when the watermark is `watermark`.
@@ -58,7 +102,7 @@ mod tests {
     use super::*;
 
     fn windows(size: Millis, every: Millis) -> Windows {
-        Windows { size, every, lateness: 0, unbounded: false }
+        Windows { shape: Shape::Fixed { size, every }, lateness: 0 }
     }
 
     #[test]
@@ -84,10 +128,11 @@ mod tests {
         for time in [-300_001, -1, 0, 1, 59_999, 1_000_000_007] {
             let last = hopping.last_end(time).unwrap();
             for n in 0..hopping.overlapping() {
-                let end = last - n * hopping.every;
-                assert!(end - hopping.size <= time && time < end, "{time} in window to {end}");
+                let end = last - n * 60_000;
+                assert_eq!((hopping.start(end), hopping.before(end)), (end - 300_000, end - 60_000));
+                assert!(hopping.start(end) <= time && time < end, "{time} in window to {end}");
             }
-            assert!(last - hopping.overlapping() * hopping.every <= time, "no more windows");
+            assert!(last - hopping.overlapping() * 60_000 <= time, "no more windows");
         }
     }
 
@@ -100,5 +145,15 @@ mod tests {
         assert_eq!(Windows { lateness: i64::MAX, ..hopping }.last_end(1), None);
         assert!(!hopping.is_closed(0, i64::MIN));
         assert!(hopping.is_closed(0, 0) && !hopping.is_closed(1, 0));
+    }
+
+    #[test]
+    fn rows_of_sessions_are_late_when_they_are_behind_the_watermark() {
+        let sessions = Windows { shape: Shape::Session { gap: 1_000 }, lateness: 10 };
+        assert_eq!(sessions.last_end(5), Some(1_005));
+        assert_eq!(sessions.last_end(i64::MAX - 1_000), None);
+        assert!(!sessions.is_late(90, 100) && sessions.is_late(89, 100));
+        // What is not late is behind no session that is closed.
+        assert!(sessions.is_closed(90, 100) && !sessions.is_closed(91, 100));
     }
 }

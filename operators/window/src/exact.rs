@@ -62,6 +62,15 @@ impl ExactSum {
         }
     }
 
+    /// Adds the numbers of `other`.
+    pub fn merge(&mut self, other: &ExactSum) {
+        other.ordinary.parts_down().for_each(|part| self.add(part));
+        if let Some(huge) = &other.huge {
+            let into = self.huge.get_or_insert_default();
+            huge.parts_down().for_each(|part| into.add(part));
+        }
+    }
+
     /// The exact sum, rounded to the nearest double; `None` if that is beyond the largest.
     pub fn value(&self) -> Option<f64> {
         let (value, scale) = self.rounded();

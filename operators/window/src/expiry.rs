@@ -29,16 +29,21 @@ pub fn next_sweep(watermark: Millis, expire: Millis) -> Millis {
 
 /// Deletes a group, by its key in state, with its DISTINCT values.
 pub fn forget(plan: &WindowPlan, group_key: &[u8], state: &mut dyn State) -> Result<(), StateError> {
-    if plan.distinct.is_empty() {
-        return state.delete(group_key);
+    match plan.distinct.is_empty() {
+        true => state.delete(group_key),
+        false => entries_of(group_key, state)?.iter().try_for_each(|key| state.delete(key)),
     }
+}
+
+/// Keys of a group's entry and of its DISTINCT values.
+pub fn entries_of(group_key: &[u8], state: &dyn State) -> Result<Vec<Vec<u8>>, StateError> {
     let mut keys = Vec::new();
     // No group's key is the beginning of another's: what begins with it belongs to it.
     state.scan(group_key, &after(group_key), &mut |key, _| {
         keys.push(key.to_vec());
         true
     })?;
-    keys.iter().try_for_each(|key| state.delete(key))
+    Ok(keys)
 }
 
 /// Deletes groups that are over, from `from` on (the first if empty), as many as the budget allows, and says in `from` where to go

@@ -8,13 +8,14 @@ use operator_core::stores::bytes::{Reader, put_i128, put_u64};
 use operator_core::{Millis, State, StateError};
 
 use crate::accumulator::{Accumulator, Function, Row};
+use crate::distinct::Distinct;
 use crate::expiry::{forget, is_over};
-use crate::layout::{VERSION, VERSION_TIMED, put_distinct_key, put_key};
+use crate::layout::{VERSION, VERSION_TIMED, put_key};
 use crate::plan::WindowPlan;
 use crate::values::Column;
 
 /// More groups or distinct values than this are written back in the middle of a batch: a bound on memory.
-const MAX_IN_MEMORY: usize = 1 << 16;
+pub const MAX_IN_MEMORY: usize = 1 << 16;
 
 /// A group of one window while a batch is worked on.
 #[derive(Debug)]
@@ -42,9 +43,7 @@ pub struct Groups {
     keys: Vec<u8>,
     /// Accumulators of the slots, one after the other.
     accumulators: Vec<Accumulator>,
-    /// Keys of distinct values met in this batch: hash and range in `value_keys`.
-    values: HashTable<(u64, usize, usize)>,
-    value_keys: Vec<u8>,
+    distinct: Distinct,
     buffer: Vec<u8>,
 }
 
@@ -107,19 +106,7 @@ impl Groups {
     #[inline]
     pub fn add(&mut self, plan: &WindowPlan, slot: usize, columns: &[Column<'_>], row: Row<'_>, holds: bool, age: Option<Millis>) {
         let width = plan.aggregates.len();
-        let accumulators = self.accumulators.get_mut(slot * width..(slot + 1) * width).unwrap_or_default();
-        for (aggregate, accumulator) in plan.aggregates.iter().zip(accumulators) {
-            match aggregate.inputs.as_slice() {
-                _ if aggregate.function == Function::CountDistinct => {}
-                [] => aggregate.function.add(accumulator, None, row),
-                [value, order] => {
-                    if let (Some(value), Some(order)) = (columns.get(*value), columns.get(*order)) {
-                        aggregate.function.add_ordered(accumulator, value, order, row);
-                    }
-                }
-                [input, ..] => aggregate.function.add(accumulator, columns.get(*input), row),
-            }
-        }
+        accumulate(plan, self.accumulators.get_mut(slot * width..(slot + 1) * width).unwrap_or_default(), columns, row);
         if let Some(slot) = self.slots.get_mut(slot) {
             slot.changed = true;
             slot.held += u64::from(holds);
@@ -139,22 +126,10 @@ impl Groups {
         state: &mut dyn State,
     ) -> Result<(), StateError> {
         let Some(Slot { from, to, stored, .. }) = self.slots.get(slot) else { return Ok(()) };
-        let (start, stored) = (self.value_keys.len(), *stored);
-        put_distinct_key(self.keys.get(*from..*to).unwrap_or_default(), aggregate as u16, value, &mut self.value_keys);
-        let end = self.value_keys.len();
-        let keys = &self.value_keys;
-        let key = keys.get(start..).unwrap_or_default();
-        let hash = self.hasher.hash_one(key);
-        if self.values.find(hash, |(h, from, to)| *h == hash && keys.get(*from..*to) == Some(key)).is_some() {
-            self.value_keys.truncate(start);
+        let key = self.keys.get(*from..*to).unwrap_or_default();
+        if !self.distinct.is_new(key, aggregate, value, *stored, state)? {
             return Ok(());
         }
-        self.values.insert_unique(hash, (hash, start, end), |(hash, _, _)| *hash);
-        if stored && state.get(key, &mut self.buffer)? {
-            return Ok(());
-        }
-        // Not empty: an empty value could be taken for a deletion in the changelog.
-        state.put(key, &[VERSION])?;
         if let Some(accumulator) = self.accumulators.get_mut(slot * plan.aggregates.len() + aggregate) {
             accumulator.count_distinct();
         }
@@ -163,7 +138,7 @@ impl Groups {
 
     /// True if there is more in memory than there should be.
     pub fn is_full(&self) -> bool {
-        self.slots.len() >= MAX_IN_MEMORY || self.values.len() >= MAX_IN_MEMORY
+        self.slots.len() >= MAX_IN_MEMORY || self.distinct.len() >= MAX_IN_MEMORY
     }
 
     /// Writes changed groups to state, in the order they were met, and forgets everything.
@@ -192,8 +167,24 @@ impl Groups {
         self.slots.clear();
         self.keys.clear();
         self.accumulators.clear();
-        self.values.clear();
-        self.value_keys.clear();
+        self.distinct.clear();
+    }
+}
+
+/// Adds `row`, which no aggregate refuses, to the accumulators of a group. Values of a DISTINCT are counted apart.
+#[inline]
+pub fn accumulate(plan: &WindowPlan, accumulators: &mut [Accumulator], columns: &[Column<'_>], row: Row<'_>) {
+    for (aggregate, accumulator) in plan.aggregates.iter().zip(accumulators) {
+        match aggregate.inputs.as_slice() {
+            _ if aggregate.function == Function::CountDistinct => {}
+            [] => aggregate.function.add(accumulator, None, row),
+            [value, order] => {
+                if let (Some(value), Some(order)) = (columns.get(*value), columns.get(*order)) {
+                    aggregate.function.add_ordered(accumulator, value, order, row);
+                }
+            }
+            [input, ..] => aggregate.function.add(accumulator, columns.get(*input), row),
+        }
     }
 }
 
@@ -224,8 +215,15 @@ pub fn read_group(plan: &WindowPlan, bytes: &[u8], accumulators: &mut Vec<Accumu
         _ => return Err(unreadable()),
     };
     let held = reader.u64().ok_or_else(unreadable)?;
+    read_accumulators(plan, reader, accumulators)?;
+    Ok(Read { held, last })
+}
+
+/// Appends the accumulators that are left to read: nothing may follow them.
+pub fn read_accumulators(plan: &WindowPlan, mut reader: Reader<'_>, accumulators: &mut Vec<Accumulator>) -> Result<(), StateError> {
+    let unreadable = || StateError::new("a window's state can't be decoded; was it written with another `compute`?");
     for aggregate in &plan.aggregates {
         accumulators.push(aggregate.function.decode(&mut reader).ok_or_else(unreadable)?);
     }
-    if reader.is_empty() { Ok(Read { held, last }) } else { Err(unreadable()) }
+    if reader.is_empty() { Ok(()) } else { Err(unreadable()) }
 }

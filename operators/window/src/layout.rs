@@ -14,7 +14,7 @@
 
 use arrow::datatypes::DataType;
 use operator_core::stores::bytes::Reader;
-use operator_core::{Millis, StateError};
+use operator_core::{Millis, State, StateError};
 
 use crate::values::Value;
 
@@ -23,9 +23,29 @@ pub const VERSION: u8 = 1;
 /// Version of a group's entry that says when its newest row was: of windows whose groups expire.
 pub const VERSION_TIMED: u8 = 2;
 /// Key of the entry that keeps the watermark of the last closing.
-pub const CLOSED: &[u8] = &[0];
+const CLOSED: &[u8] = &[0];
 
 const WINDOW: u8 = 1;
+
+/// The watermark of the last closing; `None` if nothing was closed yet.
+pub fn read_closed(state: &dyn State) -> Result<Option<Millis>, StateError> {
+    let mut value = Vec::new();
+    if !state.get(CLOSED, &mut value)? {
+        return Ok(None);
+    }
+    let mut reader = Reader::new(&value);
+    match (reader.u8(), reader.array::<8>()) {
+        (Some(VERSION), Some(bytes)) => Ok(Some(Millis::from_be_bytes(bytes))),
+        _ => Err(StateError::new("the stored watermark of the last closed window can't be decoded")),
+    }
+}
+
+/// Keeps the watermark of a closing.
+pub fn put_closed(watermark: Millis, state: &mut dyn State) -> Result<(), StateError> {
+    let mut value = vec![VERSION];
+    value.extend_from_slice(&watermark.to_be_bytes());
+    state.put(CLOSED, &value)
+}
 
 /// Appends the key of a group's entry in the window that ends at `end`.
 pub fn put_key(end: Millis, group: &[u8], out: &mut Vec<u8>) {
@@ -81,7 +101,7 @@ pub fn read_key(key: &[u8], types: &[DataType], group: &mut [Vec<Option<Value>>]
 }
 
 /// Reads one column of `keys::encode` back.
-fn read_value(reader: &mut Reader<'_>, data_type: &DataType) -> Option<Option<Value>> {
+pub fn read_value(reader: &mut Reader<'_>, data_type: &DataType) -> Option<Option<Value>> {
     use DataType::*;
     match reader.u8()? {
         0 => return Some(None),

@@ -3,9 +3,10 @@
 //! ```text
 //! spec         the configuration          plan      checks, types, schema        aggregate  the SQL of computed columns
 //! operator     the state machine           groups    groups of one batch          accumulator  what a group remembers
+//! sessions     windows that merge          rows      rows of one batch            shape  the windows as configured
 //! bounds       which windows a time is in  layout    keys of state                results    rows to be emitted
 //! exact        sums of doubles             sketch    percentiles                  values  columns
-//! picked       one row's value out of many
+//! picked       one row's value out of many    merge  two memories as one
 //! ```
 //!
 //! What holds:
@@ -28,18 +29,23 @@
 pub mod accumulator;
 pub mod aggregate;
 pub mod bounds;
+mod distinct;
 pub mod exact;
 pub mod expiry;
 mod groups;
 pub mod inputs;
 pub mod layout;
+mod merge;
 pub mod operator;
 pub mod picked;
 pub mod plan;
 pub mod results;
+mod rows;
+pub mod sessions;
+mod shape;
 pub mod sketch;
 pub mod spec;
 pub mod values;
 
 pub use operator::WindowOperator;
-pub use spec::{Compute, Emit, Hopping, Window};
+pub use spec::{Compute, Emit, Hopping, Session, Window};

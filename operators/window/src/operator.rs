@@ -15,30 +15,24 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, TimestampMillisecondArray, UInt32Array};
-use arrow::compute::{take, take_record_batch};
-use operator_core::batch::{HEADERS, SystemColumns, SystemRow, derived_system_columns};
-use operator_core::stores::bytes::Reader;
+use arrow::compute::take;
+use operator_core::batch::{HEADERS, derived_system_columns};
 use operator_core::{Batch, Context, Input, Millis, NO_WATERMARK, Operator, Port, Progress, StateError, Time, keys};
 
 use crate::accumulator::Row;
 use crate::expiry::{next_sweep, sweep};
 use crate::groups::{Groups, read_group};
-use crate::inputs::InputRows;
-use crate::layout::{CLOSED, Entry, VERSION, range_to, read_key};
+use crate::layout::{Entry, put_closed, range_to, read_closed, read_key};
 use crate::plan::WindowPlan;
 use crate::results::{MAX_ROWS, Results};
+use crate::rows::{Fate, Rows};
 use crate::spec::Emit;
-use crate::values::{Column, build};
+use crate::values::build;
 
 /// The port of rows that came too late.
-const LATE: Port = Port(1);
+pub const LATE: Port = Port(1);
 /// The most entries of state that are read, emitted and deleted at a time: a bound on memory.
 const MAX_ENTRIES: usize = MAX_ROWS;
-
-/// Most bytes of a group's columns, and of a DISTINCT value: keys of state.
-const MAX_KEY: usize = 1 << 16;
-/// Most bytes of texts that one group keeps, over all its aggregates.
-const MAX_KEPT: usize = 1 << 19;
 
 /// One window step in one partition.
 #[derive(Debug)]
@@ -64,20 +58,27 @@ pub struct WindowOperator {
 
 /// The end of the first window in state: so that moving time costs nothing while no window ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Earliest {
+pub enum Earliest {
     Unknown,
     NoWindow,
     End(Millis),
 }
 
-/// A batch with everything that was computed from it.
-struct Rows<'a> {
-    batch: &'a Batch,
-    system: SystemColumns<'a>,
-    columns: Vec<Column<'a>>,
-    group: Vec<ArrayRef>,
-    /// For each `count(DISTINCT)`: its place and its arguments.
-    distinct: Vec<(usize, Vec<ArrayRef>)>,
+impl Earliest {
+    /// A window that ends at `end` is in state now.
+    #[inline]
+    pub fn include(&mut self, end: Millis) {
+        match self {
+            Earliest::Unknown => {}
+            Earliest::NoWindow => *self = Earliest::End(end),
+            Earliest::End(earliest) => *earliest = end.min(*earliest),
+        }
+    }
+
+    /// True if it ends at `last` or earlier.
+    pub fn is_due(self, last: Millis) -> bool {
+        matches!(self, Earliest::End(end) if end <= last)
+    }
 }
 
 /// Results per input row (`on_update`): which row each result belongs to.
@@ -86,13 +87,6 @@ struct Updates {
     rows: Vec<u32>,
     /// Rows of the batch none of whose results can be emitted.
     rejected: usize,
-}
-
-/// What became of a row.
-enum Fate {
-    Added,
-    Late,
-    Rejected(String),
 }
 
 impl WindowOperator {
@@ -114,18 +108,10 @@ impl WindowOperator {
 
     /// The watermark of the last closing.
     fn closed(&mut self, cx: &mut Context<'_>) -> Result<Millis, StateError> {
-        if let Some(closed) = self.closed {
-            return Ok(closed);
-        }
-        let mut value = Vec::new();
-        let mut closed = NO_WATERMARK;
-        if cx.state().get(CLOSED, &mut value)? {
-            let mut reader = Reader::new(&value);
-            closed = match (reader.u8(), reader.array::<8>()) {
-                (Some(VERSION), Some(bytes)) => Millis::from_be_bytes(bytes),
-                _ => return Err(StateError::new("the stored watermark of the last closed window can't be decoded")),
-            };
-        }
+        let closed = match self.closed {
+            Some(closed) => closed,
+            None => read_closed(cx.state())?.unwrap_or(NO_WATERMARK),
+        };
         self.closed = Some(closed);
         Ok(closed)
     }
@@ -147,7 +133,7 @@ impl WindowOperator {
         }
         self.group.clear();
         keys::encode(&rows.group, row.index, &mut self.group);
-        if let Some(cause) = too_large(plan, rows, &self.group, row.index).or_else(|| refused(plan, &rows.columns, row.index)) {
+        if let Some(cause) = rows.refused(plan, &self.group, row.index) {
             return Ok(Fate::Rejected(cause));
         }
         // A time that is not believed makes no group older or newer than its partition's time does.
@@ -162,34 +148,19 @@ impl WindowOperator {
             let slot = self.groups.find(plan, end, &self.group, cx.state())?;
             let slot = self.groups.renew(plan, slot, (end, &self.group), now, cx.state())?;
             self.open.push((end, slot));
-            end -= plan.windows.every;
+            end = plan.windows.before(end);
         }
         for (nth, (_, slot)) in self.open.iter().enumerate() {
             let holds = nth == 0 && plan.emit == Emit::OnClose;
             self.groups.add(plan, *slot, &rows.columns, row, holds, age);
         }
-        self.add_distinct(plan, rows, row.index, cx)?;
-        if let (Earliest::End(earliest), Some((end, _))) = (self.earliest, self.open.last()) {
-            self.earliest = Earliest::End(earliest.min(*end));
-        } else if let (Earliest::NoWindow, Some((end, _))) = (self.earliest, self.open.last()) {
-            self.earliest = Earliest::End(*end);
+        rows.each_distinct(plan, row.index, &mut self.value, |place, value| {
+            self.open.iter().try_for_each(|(_, slot)| self.groups.add_distinct(plan, *slot, place, value, cx.state()))
+        })?;
+        if let Some((end, _)) = self.open.last() {
+            self.earliest.include(*end);
         }
         Ok(Fate::Added)
-    }
-
-    fn add_distinct(&mut self, plan: &WindowPlan, rows: &Rows<'_>, row: usize, cx: &mut Context<'_>) -> Result<(), StateError> {
-        for (place, arguments) in &rows.distinct {
-            let inputs = plan.aggregates.get(*place).map(|a| a.inputs.as_slice()).unwrap_or_default();
-            if inputs.iter().filter_map(|i| rows.columns.get(*i)).any(|column| column.is_null(row)) {
-                continue;
-            }
-            self.value.clear();
-            keys::encode(arguments, row, &mut self.value);
-            for (_, slot) in &self.open {
-                self.groups.add_distinct(plan, *slot, *place, &self.value, cx.state())?;
-            }
-        }
-        Ok(())
     }
 
     /// Emits, deletes and releases windows that end at `last` or earlier, as many entries as `budget` allows.
@@ -255,9 +226,7 @@ impl WindowOperator {
     /// Rows of windows that end by now are late from here on.
     fn note_closed(&mut self, watermark: Millis, cx: &mut Context<'_>) -> Result<(), StateError> {
         if self.closed(cx)? < watermark {
-            let mut value = vec![VERSION];
-            value.extend_from_slice(&watermark.to_be_bytes());
-            cx.state().put(CLOSED, &value)?;
+            put_closed(watermark, cx.state())?;
             self.closed = Some(watermark);
         }
         Ok(())
@@ -274,31 +243,6 @@ impl WindowOperator {
         })?;
         earliest
     }
-}
-
-/// Entries of state are records of a changelog, and brokers refuse records of 1 MiB: one such entry would abort
-/// its transaction forever. So what goes into an entry is bounded row by row.
-fn too_large(plan: &WindowPlan, rows: &Rows<'_>, group: &[u8], row: usize) -> Option<String> {
-    if group.len() > MAX_KEY {
-        return Some(format!("the group's columns have {} bytes; the limit is {MAX_KEY}", group.len()));
-    }
-    let distinct: usize = rows.distinct.iter().map(|(_, a)| a.iter().map(|a| Column::new(a).width(row)).sum::<usize>()).max().unwrap_or(0);
-    if distinct > MAX_KEY {
-        return Some(format!("a DISTINCT value has {distinct} bytes; the limit is {MAX_KEY}"));
-    }
-    let limit = MAX_KEPT / plan.wide.len().max(1);
-    let widest = plan.wide.iter().filter_map(|place| rows.columns.get(*place)).map(|column| column.width(row)).max().unwrap_or(0);
-    (widest > limit).then(|| format!("a value to keep in state has {widest} bytes; the limit is {limit}"))
-}
-
-/// Why an aggregate cannot take `row`, if so.
-#[inline]
-fn refused(plan: &WindowPlan, columns: &[Column<'_>], row: usize) -> Option<String> {
-    plan.guarded.iter().find_map(|place| {
-        let aggregate = plan.aggregates.get(*place)?;
-        let column = columns.get(*aggregate.inputs.get(aggregate.function.judged())?)?;
-        aggregate.function.refuses(column, row).map(|refusal| refusal.cause(&aggregate.name))
-    })
 }
 
 impl Operator for WindowOperator {
@@ -318,7 +262,7 @@ impl Operator for WindowOperator {
             let (row, watermark) = rows.row(index);
             let watermark = watermark.max(closed);
             let fate = match failed.next_if(|(failed, _)| *failed == index) {
-                Some((_, cause)) if !plan.is_late(row.time, watermark) => Fate::Rejected(cause.clone()),
+                Some((_, cause)) if !plan.windows.is_late(row.time, watermark) => Fate::Rejected(cause.clone()),
                 _ => self.add(&plan, &rows, row, watermark, cx)?,
             };
             match fate {
@@ -347,8 +291,7 @@ impl Operator for WindowOperator {
             }
         }
         if !self.late.is_empty() {
-            let late = take_record_batch(&batch.rows, &UInt32Array::from(self.late.clone()));
-            cx.late(LATE, late.map_err(|e| StateError::new(format!("late rows: {e}")))?);
+            cx.late(LATE, rows.only(&self.late)?);
         }
         Ok(())
     }
@@ -366,9 +309,8 @@ impl Operator for WindowOperator {
         if self.earliest == Earliest::Unknown {
             self.earliest = self.find_earliest(cx)?;
         }
-        match self.earliest {
-            Earliest::End(end) if end <= last => {}
-            _ => return Ok(Progress::Done),
+        if !self.earliest.is_due(last) {
+            return Ok(Progress::Done);
         }
         // Before the first portion: rows can come between two of them.
         self.note_closed(time.watermark, cx)?;
@@ -387,33 +329,6 @@ impl Operator for WindowOperator {
         self.closing.clear();
         self.sweeping.clear();
         self.groups.clear();
-    }
-}
-
-impl WindowPlan {
-    /// True if all windows of a row are closed.
-    fn is_late(&self, time: Millis, watermark: Millis) -> bool {
-        self.windows.last_end(time).is_some_and(|last| self.windows.is_closed(last, watermark))
-    }
-}
-
-impl<'a> Rows<'a> {
-    fn new(plan: &WindowPlan, batch: &'a Batch, inputs: &'a InputRows) -> Result<Rows<'a>, StateError> {
-        let distinct = plan.distinct.iter().filter_map(|place| Some((*place, inputs.select(&plan.aggregates.get(*place)?.inputs))));
-        Ok(Rows {
-            batch,
-            system: batch.system()?,
-            columns: inputs.values.iter().map(Column::new).collect(),
-            group: inputs.select(&plan.group).iter().map(keys::canonical).collect(),
-            distinct: distinct.collect(),
-        })
-    }
-
-    /// A row and its watermark.
-    #[inline]
-    fn row(&self, index: usize) -> (Row<'a>, Millis) {
-        let SystemRow { time, watermark, offset, future } = self.system.row(index);
-        (Row { index, time, future, offset, origin: &self.batch.origin }, watermark)
     }
 }
 
@@ -438,7 +353,7 @@ impl Updates {
             return Ok(());
         }
         let row = |index: &u32| rows.row(*index as usize);
-        let times = match plan.windows.unbounded {
+        let times = match plan.windows.is_unbounded() {
             true => self.rows.iter().map(|i| row(i).0.time).collect(),
             false => self.results.times(),
         };

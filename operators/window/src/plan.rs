@@ -12,18 +12,15 @@ use operator_expr::{canonical, key_column};
 
 use crate::accumulator::Function;
 use crate::aggregate::{self, Aggregate};
-use crate::bounds::Windows;
+use crate::bounds::{Shape, Windows};
 use crate::inputs::Inputs;
 use crate::operator::WindowOperator;
+use crate::sessions::SessionOperator;
+use crate::shape;
 use crate::spec::{Emit, Window};
 
-/// More windows at a time are a configuration error: every row would be added to each.
-pub const MAX_OVERLAPPING: i64 = 1_000;
 /// More computed columns than this are not meant by anyone.
 pub const MAX_COMPUTED: usize = 256;
-
-/// The least `expire`.
-const MIN_EXPIRE: Millis = 1_000;
 
 const WINDOW_START: &str = "window_start";
 const WINDOW_END: &str = "window_end";
@@ -65,12 +62,12 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
     let mut problems = Vec::new();
     let mut inputs = Inputs::default();
     let schema = &cx.input.schema;
-    let windows = windows(window).map_err(|problem| problems.push(problem)).ok();
+    let windows = shape::windows(window).map_err(|problem| problems.push(problem)).ok();
     let group = groups(window, schema, &mut inputs, &mut problems);
     let aggregates = computed(window, schema, &group, &mut inputs, &mut problems);
     let (Some(windows), true) = (windows, problems.is_empty()) else { return Err(problems) };
 
-    let bounds = [WINDOW_START, WINDOW_END].into_iter().filter(|_| !windows.unbounded);
+    let bounds = [WINDOW_START, WINDOW_END].into_iter().filter(|_| !windows.is_unbounded());
     let bounds = bounds.map(|name| Arc::new(Field::new(name, time_type(), false)));
     let headers = schema.field_with_name(HEADERS).ok().filter(|_| window.emit == Emit::OnUpdate).cloned();
     let results = aggregates.iter().map(|a| Arc::new(Field::new(&a.name, a.data_type.clone(), a.nullable)));
@@ -108,7 +105,7 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
         let warning = "without group columns all rows are in one partition, so one lane does all the work";
         warnings.push(Diagnostic::warning("single-partition", warning).at(["by"]).help("group by a column if possible"));
     }
-    if plan.windows.unbounded && !group.is_empty() && window.expire.is_none() {
+    if plan.windows.is_unbounded() && !group.is_empty() && window.expire.is_none() {
         let warning = "the state of every group is kept forever: memory and restore time grow with the number of groups ever seen";
         let help =
             "write `expire: 90d` to drop groups that had no row for that long, or `expire: never` if the number of groups is limited";
@@ -119,7 +116,7 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
     let reads: Vec<String> = plan.inputs.columns().cloned().collect();
     let closed = OutputPort::main(plan.schema.clone(), KeyEffect::Columns(by));
     let mut outputs = vec![OutputPort { timed: plan.emit == Emit::OnClose, ..closed }];
-    outputs.extend((!plan.windows.unbounded).then_some(late));
+    outputs.extend((!plan.windows.is_unbounded()).then_some(late));
     let planned = Planned {
         outputs,
         needs_key: Some(vec![group.iter().map(|g| g.path.clone()).collect()]),
@@ -131,7 +128,10 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
         warnings,
         fallible,
         grows: false,
-        build: Arc::new(move || Box::new(WindowOperator::new(plan.clone()))),
+        build: Arc::new(move || match plan.windows.shape {
+            Shape::Session { gap } => Box::new(SessionOperator::new(plan.clone(), gap)),
+            _ => Box::new(WindowOperator::new(plan.clone())),
+        }),
     };
     planned.reads(&reads)
 }
@@ -140,7 +140,7 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
 /// `lateness`, `emit` and `expire` don't: they are judged when a row or a watermark comes.
 fn state_layout(group: &[Group], plan: &WindowPlan) -> StateLayout {
     let by: Vec<String> = group.iter().map(|g| format!("{} {}", g.path, type_name(g.field.data_type()))).collect();
-    let layout = StateLayout::default().with("window", shape(plan.windows)).with("by", format!("[{}]", by.join(", ")));
+    let layout = StateLayout::default().with("window", shape_said(plan.windows)).with("by", format!("[{}]", by.join(", ")));
     plan.aggregates.iter().enumerate().fold(layout, |layout, (place, aggregate)| {
         let argument = |input: &usize| {
             let sql = plan.inputs.get(*input).map_or_else(String::new, |expr| canonical(expr.sql()));
@@ -165,11 +165,12 @@ fn kept_as(data_type: &DataType) -> String {
 }
 
 /// The shape of windows, in a few words.
-fn shape(Windows { size, every, unbounded, .. }: Windows) -> String {
-    match size == every {
-        _ if unbounded => "unbounded".to_string(),
-        true => format!("tumbling {}", Span(size)),
-        false => format!("hopping {} every {}", Span(size), Span(every)),
+fn shape_said(windows: Windows) -> String {
+    match windows.shape {
+        Shape::Fixed { size, every } if size == every => format!("tumbling {}", Span(size)),
+        Shape::Fixed { size, every } => format!("hopping {} every {}", Span(size), Span(every)),
+        Shape::Session { gap } => format!("sessions with a gap of {}", Span(gap)),
+        Shape::Unbounded => "unbounded".to_string(),
     }
 }
 
@@ -182,69 +183,6 @@ fn wide(aggregates: &[Aggregate], inputs: &Inputs) -> Vec<usize> {
     let keeps = |a: &&Aggregate| matches!(a.function, Min | Max | First | Last | MinBy | MaxBy);
     let of_any_size = |input: &usize| matches!(inputs.column_type(*input).0, DataType::Utf8 | DataType::Binary);
     aggregates.iter().filter(keeps).flat_map(|a| a.inputs.iter().copied()).filter(of_any_size).collect()
-}
-
-fn windows(window: &Window) -> Result<Windows, Diagnostic> {
-    if window.unbounded {
-        return unbounded(window);
-    }
-    if window.expire.is_some() {
-        let problem = Diagnostic::error("unbounded-window", "`expire` is only for unbounded windows");
-        return Err(problem.at(["expire"]).help("remove `expire`: the state of other windows ends when they close"));
-    }
-    let (size, every, key) = match (window.tumbling, window.hopping) {
-        (Some(size), None) => (size, size, "tumbling"),
-        (None, Some(hopping)) => (hopping.size, hopping.every, "hopping"),
-        (None, None) => {
-            return Err(Diagnostic::error("no-window", "the window has no length")
-                .help("write `tumbling: 1m`, `hopping: { size: 5m, every: 1m }` for windows that overlap, or `unbounded: true` for running totals"));
-        }
-        (Some(_), Some(_)) => {
-            return Err(Diagnostic::error("two-windows", "a window has either `tumbling` or `hopping`")
-                .at(["hopping"])
-                .help("remove one of the two"));
-        }
-    };
-    let error = |code, message: String| Diagnostic::error(code, message).at([key]);
-    if size.millis() <= 0 || every.millis() <= 0 {
-        return Err(error("empty-window", "a window must be longer than zero".to_string()).help("write a length such as 1m"));
-    }
-    if every > size {
-        let message = format!("windows of {size} every {every} leave gaps: rows in the gaps would be lost");
-        return Err(error("window-gap", message).help(format!("use `every: {size}` or less")));
-    }
-    if size.millis() % every.millis() != 0 {
-        let times = size.millis() / every.millis();
-        let sizes = (Span(times * every.millis()), Span((times + 1) * every.millis()));
-        let message = format!("{size} is not a whole multiple of {every}: some rows would be in more windows than others");
-        return Err(error("uneven-window", message).help(format!("use a size of {} or {}", sizes.0, sizes.1)));
-    }
-    let windows = Windows { size: size.millis(), every: every.millis(), lateness: window.lateness.millis(), unbounded: false };
-    if windows.overlapping() > MAX_OVERLAPPING {
-        let message = format!("every row would be in {} windows; at most {MAX_OVERLAPPING} may overlap", windows.overlapping());
-        let every = Span((windows.size + MAX_OVERLAPPING - 1) / MAX_OVERLAPPING);
-        return Err(error("too-many-windows", message).help(format!("use `every: {every}` or more")));
-    }
-    Ok(windows)
-}
-
-/// The window for all time, if nothing else in the configuration contradicts it.
-fn unbounded(window: &Window) -> Result<Windows, Diagnostic> {
-    let wrong = |key: &str, message: &str, help: &str| Err(Diagnostic::error("unbounded-window", message).at([key]).help(help));
-    if window.tumbling.is_some() || window.hopping.is_some() {
-        return wrong("unbounded", "an unbounded window has no `tumbling` or `hopping`", "remove one of the two");
-    }
-    if window.emit == Emit::OnClose {
-        let key = "unbounded";
-        return wrong(key, "an unbounded window never closes, so `emit: on_close` would emit nothing", "write `emit: on_update`");
-    }
-    if window.expire.is_some_and(|expire| expire.0.is_some_and(|span| span.millis() < MIN_EXPIRE)) {
-        return wrong("expire", "`expire` under a second would drop groups between two rows", "use `expire: 1s` or more");
-    }
-    if window.lateness.millis() != 0 {
-        return wrong("lateness", "an unbounded window has no late rows", "remove `lateness`");
-    }
-    Ok(Windows::UNBOUNDED)
 }
 
 fn groups(window: &Window, schema: &SchemaRef, inputs: &mut Inputs, problems: &mut Vec<Diagnostic>) -> Vec<Group> {
@@ -324,14 +262,15 @@ fn fallible(window: &Window, plan: &WindowPlan) -> Vec<Diagnostic> {
 }
 
 fn details(window: &Window, plan: &WindowPlan) -> Vec<(String, String)> {
-    let Windows { size, every, lateness, unbounded } = plan.windows;
-    let shape = match size == every {
-        _ if unbounded => match plan.expire {
-            Some(expire) => format!("one, for all time; expires after {}", Span(expire)),
-            None => "one, for all time; never expires".to_string(),
-        },
-        true => format!("tumbling, {}", Span(size)),
-        false => format!("hopping, {} every {}: each row is in {} windows", Span(size), Span(every), plan.windows.overlapping()),
+    let Windows { lateness, .. } = plan.windows;
+    let shape = match (plan.windows.shape, plan.expire) {
+        (Shape::Fixed { size, every }, _) if size == every => format!("tumbling, {}", Span(size)),
+        (Shape::Fixed { size, every }, _) => {
+            format!("hopping, {} every {}: each row is in {} windows", Span(size), Span(every), plan.windows.overlapping())
+        }
+        (Shape::Session { gap }, _) => format!("sessions, which end after {} without a row", Span(gap)),
+        (Shape::Unbounded, Some(expire)) => format!("one, for all time; expires after {}", Span(expire)),
+        (Shape::Unbounded, None) => "one, for all time; never expires".to_string(),
     };
     let mut state = format!("about {} bytes", group_bytes(plan));
     if plan.windows.overlapping() > 1 {
@@ -340,7 +279,7 @@ fn details(window: &Window, plan: &WindowPlan) -> Vec<(String, String)> {
     for aggregate in plan.distinct.iter().filter_map(|place| plan.aggregates.get(*place)) {
         state.push_str(&format!("; one entry of about {} bytes for each distinct value of `{}`", key_bytes(plan) + 12, aggregate.name));
     }
-    let expires = match (unbounded, plan.expire) {
+    let expires = match (plan.windows.is_unbounded(), plan.expire) {
         (true, None) => "never: one entry per group, kept forever".to_string(),
         (true, Some(expire)) => format!("{} (event time) after a group's newest row", Span(expire)),
         (false, _) => format!("when the watermark is {} past the window's end", Span(lateness)),

@@ -18,7 +18,8 @@ pub const MAX_ROWS: usize = 8192;
 /// Results that have not been emitted yet.
 #[derive(Debug)]
 pub struct Results {
-    /// End of each row's window.
+    /// Start and end of each row's window.
+    starts: Vec<Millis>,
     ends: Vec<Millis>,
     /// One list per computed column.
     computed: Vec<Vec<Option<Value>>>,
@@ -45,7 +46,7 @@ pub struct Unfit {
 
 impl Results {
     pub fn new(plan: &WindowPlan) -> Results {
-        Results { ends: Vec::new(), computed: vec![Vec::new(); plan.aggregates.len()], refused: Vec::new() }
+        Results { starts: Vec::new(), ends: Vec::new(), computed: vec![Vec::new(); plan.aggregates.len()], refused: Vec::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -59,7 +60,13 @@ impl Results {
     /// Adds the result of a group in the window that ends at `end`, of `inputs` rows that are in no other result. False if
     /// it can't be emitted.
     pub fn push(&mut self, plan: &WindowPlan, end: Millis, accumulators: &[Accumulator], inputs: u64) -> bool {
+        self.push_between(plan, (plan.windows.start(end), end), accumulators, inputs)
+    }
+
+    /// The same, for a window that starts where it does not follow from its end.
+    pub fn push_between(&mut self, plan: &WindowPlan, (start, end): (Millis, Millis), accumulators: &[Accumulator], inputs: u64) -> bool {
         let row = self.ends.len();
+        self.starts.push(start);
         self.ends.push(end);
         let mut unfit = None;
         for ((aggregate, accumulator), column) in plan.aggregates.iter().zip(accumulators).zip(&mut self.computed) {
@@ -99,10 +106,9 @@ impl Results {
         system: Vec<ArrayRef>,
     ) -> Result<(RecordBatch, Vec<Unfit>), StateError> {
         let rows = self.ends.len();
-        let starts: Vec<Millis> = self.ends.iter().map(|end| end.saturating_sub(plan.windows.size)).collect();
-        let ends = std::mem::take(&mut self.ends);
+        let (starts, ends) = (std::mem::take(&mut self.starts), std::mem::take(&mut self.ends));
         let mut columns = group;
-        let bounds = [starts, ends].into_iter().filter(|_| !plan.windows.unbounded);
+        let bounds = [starts, ends].into_iter().filter(|_| !plan.windows.is_unbounded());
         columns.extend(bounds.map(|v| Arc::new(TimestampMillisecondArray::from(v).with_timezone("UTC")) as ArrayRef));
         for (aggregate, values) in plan.aggregates.iter().zip(&mut self.computed) {
             columns.push(build(&aggregate.data_type, values));

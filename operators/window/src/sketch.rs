@@ -47,12 +47,21 @@ impl Sketch {
         self.min = self.min.min(x);
         self.max = self.max.max(x);
         if x > 0.0 {
-            self.positive.add(bucket(x));
+            self.positive.add(bucket(x), 1);
         } else if x < 0.0 {
-            self.negative.add(bucket(-x));
+            self.negative.add(bucket(-x), 1);
         } else {
             self.zeros += 1;
         }
+    }
+
+    /// Counts the values of `other`, too.
+    pub fn merge(&mut self, other: &Sketch) {
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
+        self.zeros = self.zeros.saturating_add(other.zeros);
+        self.positive.merge(&other.positive);
+        self.negative.merge(&other.negative);
     }
 
     /// Number of values counted.
@@ -101,19 +110,24 @@ impl Sketch {
 }
 
 impl Buckets {
-    fn add(&mut self, bucket: i32) {
+    /// Bucket by bucket: what was collapsed here or there is collapsed in the end.
+    fn merge(&mut self, other: &Buckets) {
+        other.0.iter().for_each(|(bucket, count)| self.add(*bucket, *count));
+    }
+
+    fn add(&mut self, bucket: i32, times: u64) {
         match self.0.binary_search_by_key(&bucket, |(number, _)| *number) {
             Ok(place) => {
                 if let Some((_, count)) = self.0.get_mut(place) {
-                    *count += 1;
+                    *count = count.saturating_add(times);
                 }
             }
             Err(place) => {
-                self.0.insert(place, (bucket, 1));
+                self.0.insert(place, (bucket, times));
                 if self.0.len() > MAX_BUCKETS {
                     let (_, lowest) = self.0.remove(0);
                     if let Some((_, count)) = self.0.first_mut() {
-                        *count += lowest;
+                        *count = count.saturating_add(lowest);
                     }
                 }
             }
@@ -227,6 +241,12 @@ mod tests {
         assert_eq!(sketch.positive.0.len(), MAX_BUCKETS);
         assert_eq!(sketch.count(), values.len() as u64);
         assert_eq!(sketch.quantile(1.0), values.get(599).copied());
+        let mut parts = [Sketch::default(), Sketch::default(), Sketch::default()];
+        values.iter().enumerate().for_each(|(n, x)| parts[n / 1_300].add(*x));
+        let [first, second, mut merged] = parts;
+        merged.merge(&first);
+        merged.merge(&second);
+        assert_eq!(sketch, merged, "nor on which part a value was in");
         sketch.add(f64::MAX);
         sketch.add(-f64::MAX);
         sketch.add(5e-324);

@@ -13,12 +13,16 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 #[serde(deny_unknown_fields)]
 pub struct Window {
     /// Length of windows that follow one another without a gap (`1m`: every row is in one window). Windows start at
-    /// whole multiples of their length since 1970-01-01T00:00Z. One of this, `hopping` and `unbounded`.
+    /// whole multiples of their length since 1970-01-01T00:00Z. One of this, `hopping`, `session` and `unbounded`.
     #[serde(default)]
     pub tumbling: Option<Span>,
     /// Windows that overlap: every row is in `size / every` of them, so in 10 of `hopping: { size: 10m, every: 1m }`.
     #[serde(default)]
     pub hopping: Option<Hopping>,
+    /// Windows that follow the rows: a session lasts until its group has had no row for `gap` of event time. `window_start` is the
+    /// time of the first row, `window_end` that of the last one plus the gap.
+    #[serde(default)]
+    pub session: Option<Session>,
     /// `true`: one window for all time, for running totals such as stock or balances. It never closes, so that results
     /// come with `emit: on_update` and no row is late; groups keep their state until they `expire`. Results have the
     /// event time of the row that changed them, and no `window_start` and `window_end`.
@@ -41,7 +45,7 @@ pub struct Window {
     #[serde(default)]
     pub emit: Emit,
     /// How long a window stays open for late rows after the watermark has passed its end. Later rows go to the port
-    /// `late`.
+    /// `late`; for sessions these are all rows that are behind the watermark by more than this.
     #[serde(default)]
     pub lateness: Span,
 }
@@ -54,6 +58,14 @@ pub struct Hopping {
     pub size: Span,
     /// A new window starts this often.
     pub every: Span,
+}
+
+/// Windows that end with a pause.
+#[derive(Clone, Copy, Debug, serde::Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Session {
+    /// The pause: rows of a group with less event time between them are in one session.
+    pub gap: Span,
 }
 
 /// When results are emitted.
@@ -186,7 +198,7 @@ mod tests {
     fn every_field_is_described() {
         let schema = schemars::schema_for!(Window);
         let properties = schema.get("properties").and_then(|p| p.as_object()).unwrap();
-        assert_eq!(properties.len(), 8);
+        assert_eq!(properties.len(), 9);
         for (name, property) in properties {
             assert!(property.get("description").is_some(), "{name}");
         }

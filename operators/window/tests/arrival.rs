@@ -132,7 +132,7 @@ proptest! {
     #[test]
     fn closed_windows_do_not_depend_on_arrival(
         (rows, other) in interleaved(true),
-        shape in prop::sample::select(vec![r#""tumbling":"1s","by":["g"]"#, r#""hopping":{"size":"2s","every":"1s"},"by":[]"#]),
+        shape in prop::sample::select(vec![r#""tumbling":"1s","by":["g"]"#, r#""hopping":{"size":"2s","every":"1s"},"by":[]"#, r#""session":{"gap":"500ms"},"by":["g"]"#]),
     ) {
         let spec = format!("{{{shape},{}}}", compute());
         let (mut one, mut another) = (run(&spec, &rows), run(&spec, &other));

@@ -113,7 +113,7 @@ fn windows_that_make_no_sense() {
     let by = r#"["sku"]"#;
     let n = r#"{"n":"count(*)"}"#;
     refused("", by, n, "no-window", "", "", "tumbling: 1m");
-    refused(r#""tumbling":"1m","hopping":{"size":"2m","every":"1m"},"#, by, n, "two-windows", "hopping", "", "remove one");
+    refused(r#""tumbling":"1m","hopping":{"size":"2m","every":"1m"},"#, by, n, "two-windows", "hopping", "", "remove all but one");
     refused(r#""tumbling":"0s","#, by, n, "empty-window", "tumbling", "", "longer than zero");
     refused(r#""hopping":{"size":"1m","every":"2m"},"#, by, n, "window-gap", "hopping", "", "every: 1m");
     refused(r#""hopping":{"size":"5m","every":"2m"},"#, by, n, "uneven-window", "hopping", "", "4m or 6m");

@@ -42,6 +42,8 @@ pub struct Driver {
     pub state: MemoryState,
     pub ledger: Ledger,
     pub time: Time,
+    /// Another worker takes over between two portions of [`Time::budget`].
+    pub interrupted: bool,
     pub rows_in: i64,
     /// What happened: `out sku=a .. @event time`, `late ..`, `reject .. : cause`.
     pub log: Vec<String>,
@@ -55,7 +57,7 @@ impl Driver {
         let operator = (planned.build)();
         let time = Time::default();
         let (state, ledger) = (MemoryState::default(), Ledger::default());
-        Driver { planned, operator, state, ledger, time, rows_in: 0, log: Vec::new(), out: Vec::new() }
+        Driver { planned, operator, state, ledger, time, interrupted: false, rows_in: 0, log: Vec::new(), out: Vec::new() }
     }
 
     pub fn batch(&mut self, batch: &Batch) {
@@ -67,7 +69,21 @@ impl Driver {
     pub fn time(&mut self, watermark: Millis) {
         self.time.watermark = watermark;
         let time = self.time;
-        self.call(|operator, cx| while operator.on_time(time, cx).unwrap() == Progress::More {});
+        loop {
+            let before = self.state.entries.len();
+            let mut progress = Progress::Done;
+            self.call(|operator, cx| progress = operator.on_time(time, cx).unwrap());
+            // A session is three entries.
+            let dropped = before.saturating_sub(self.state.entries.len());
+            assert!(dropped <= time.budget.saturating_mul(4), "a portion of {} dropped {dropped} entries", time.budget);
+            if progress == Progress::Done {
+                break;
+            }
+            // What is left to do is in the state alone.
+            if self.interrupted {
+                self.restart();
+            }
+        }
         self.time.emitted = watermark.saturating_sub(self.planned.delay);
         assert_eq!(self.ledger.accounted(), self.rows_in, "time moves rows from held to passed");
     }
