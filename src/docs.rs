@@ -97,6 +97,7 @@ fn kind_of(property: &Value, definitions: &Map<String, Value>) -> String {
     });
     match name.and_then(Value::as_str).map(|name| name.rsplit('/').next().unwrap_or(name)) {
         Some("Duration") => return "duration".into(),
+        Some("WindowLength") => return "duration, `1w`, `1mo`, `1y`".into(),
         Some("DurationOrNever") => return "duration or `never`".into(),
         Some("Sql") => return "SQL".into(),
         Some("NamedSql") => return "map of SQL".into(),

@@ -21,6 +21,7 @@ from semantics import (
     as_revenue,
     milliseconds,
 )
+from windows import DAY, Calendar, Record, calendar, sessions
 
 MINUTE = 60_000
 CATEGORIES = {"p1": "books", "p2": "toys"}
@@ -136,6 +137,51 @@ class Closing(unittest.TestCase):
         self.assertEqual(results[0], results[1])
         self.assertEqual(results[0], results[2])
         self.assertEqual(results[0][1].total(), 2)
+
+
+def records(*drawn: tuple[int, str, float]) -> list[Record]:
+    """Records from (partition, group, seconds), in the order in which they were written."""
+    return [Record(partition, offset, group, "p", 1, int(at * 1000)) for offset, (partition, group, at) in enumerate(drawn)]
+
+
+class Sessions(unittest.TestCase):
+    def spans(self, *drawn: tuple[int, str, float], lateness: int = 0) -> tuple[list[tuple[str, int, int, int]], int]:
+        rows, late = sessions(records(*drawn), 10_000, 5_000, lateness)
+        return [(row.group, row.start // 1000, row.end // 1000, len(row.records)) for row in rows], len(late)
+
+    def test_a_pause_ends_a_session_and_a_row_between_two_makes_one(self) -> None:
+        apart = ((0, "a", 20), (0, "a", 30), (0, "a", 40.5), (0, "z", 100))
+        self.assertEqual(self.spans(*apart), ([("a", 20, 30, 1), ("a", 30, 40, 1), ("a", 40, 50, 1)], 0))
+        bridged = ((0, "a", 20), (0, "a", 38), (0, "a", 33), (0, "a", 29), (0, "z", 100))
+        self.assertEqual(self.spans(*bridged), ([("a", 33, 48, 2), ("a", 20, 30, 1)][::-1], 1))
+        self.assertEqual(self.spans(*bridged, lateness=4_000), ([("a", 20, 48, 4)], 0))
+
+    def test_the_slowest_partition_decides_what_is_over(self) -> None:
+        self.assertEqual(self.spans((0, "a", 20), (0, "z", 100), (1, "z", 34)), ([], 0))
+        self.assertEqual(self.spans((0, "a", 20), (0, "z", 100), (1, "z", 35)), ([("a", 20, 30, 1)], 0))
+
+
+class Calendars(unittest.TestCase):
+    def test_days_are_as_long_as_clocks_make_them(self) -> None:
+        def length(zone: str, noon: str, offset: int = 0) -> float:
+            start, end = Calendar(zone, "d", 1, offset).window(milliseconds(noon))
+            return (end - start) / 3_600_000
+
+        self.assertEqual(length("Europe/Berlin", "2026-03-29T12:00:00Z"), 23)
+        self.assertEqual(length("Europe/Berlin", "2026-10-25T12:00:00Z"), 25)
+        self.assertEqual(length("Europe/Berlin", "2026-10-26T12:00:00Z"), 24)
+        self.assertEqual(length("Australia/Lord_Howe", "2026-04-04T15:30:00Z"), 24.5)
+        self.assertEqual(length("America/Sao_Paulo", "2018-11-04T12:00:00Z"), 23)
+
+    def test_weeks_and_months(self) -> None:
+        week = Calendar("UTC", "w", 1, 0).window(milliseconds("2026-01-01T00:00:00Z"))
+        self.assertEqual(week, (milliseconds("2025-12-29T00:00:00Z"), milliseconds("2026-01-05T00:00:00Z")))
+        quarter = Calendar("UTC", "mo", 3, DAY).window(milliseconds("2026-04-01T23:00:00Z"))
+        self.assertEqual(quarter, (milliseconds("2026-01-02T00:00:00Z"), milliseconds("2026-04-02T00:00:00Z")))
+
+    def test_rows_are_late_when_their_window_is_closed(self) -> None:
+        rows, late = calendar(records((0, "a", 1), (0, "a", 90_000), (0, "a", 2)), Calendar("UTC", "d", 1, 0), 0, 0)
+        self.assertEqual(([(row.start, row.end, len(row.records)) for row in rows], len(late)), ([(0, DAY, 1)], 1))
 
 
 class Reading(unittest.TestCase):

@@ -1,6 +1,9 @@
-//! Which windows an event time belongs to. Windows of fixed length are aligned to the Unix epoch in UTC, also before 1970.
+//! Which windows an event time belongs to. Windows of fixed length are aligned to the Unix epoch in UTC, also before 1970; those of
+//! a calendar to days of a zone ([`crate::calendar`]).
 
 use operator_core::Millis;
+
+use crate::calendar::Calendar;
 
 /// The windows of a step, kept open for `lateness` after their end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,8 +15,11 @@ pub struct Windows {
 /// Which rows are together in a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// Windows `size` long, one starting every `every`, which divides `size`: equal to it for tumbling windows.
-    Fixed { size: Millis, every: Millis },
+    /// Windows `size` long, one starting every `every`, which divides `size`: equal to it for tumbling windows. They start
+    /// `offset` (less than `every`) after multiples of `every`.
+    Fixed { size: Millis, every: Millis, offset: Millis },
+    /// Tumbling windows of days, weeks, months or years of a zone.
+    Calendar(Calendar),
     /// Rows of a group with less than `gap` of event time between each and the next.
     Session { gap: Millis },
     /// One window for all time, which never closes.
@@ -30,8 +36,8 @@ impl Windows {
     /// How many windows every event time is in.
     pub fn overlapping(&self) -> i64 {
         match self.shape {
-            Shape::Fixed { size, every } => size / every,
-            Shape::Session { .. } | Shape::Unbounded => 1,
+            Shape::Fixed { size, every, .. } => size / every,
+            Shape::Calendar(_) | Shape::Session { .. } | Shape::Unbounded => 1,
         }
     }
 
@@ -44,12 +50,13 @@ impl Windows {
     #[inline]
     pub fn last_end(&self, time: Millis) -> Option<Millis> {
         let end = match self.shape {
-            Shape::Fixed { size, every } => {
+            Shape::Fixed { size, every, offset } => {
                 // The first window starts `size - every` before the last one does.
-                let start = time.checked_sub(time.rem_euclid(every))?;
+                let start = time.checked_sub(time.checked_sub(offset)?.rem_euclid(every))?;
                 start.checked_sub(size - every)?;
                 start.checked_add(size)?
             }
+            Shape::Calendar(calendar) => calendar.window(time)?.1,
             Shape::Session { gap } => time.checked_add(gap)?,
             Shape::Unbounded => return Some(FOREVER),
         };
@@ -62,7 +69,7 @@ impl Windows {
     pub fn before(&self, end: Millis) -> Millis {
         match self.shape {
             Shape::Fixed { every, .. } => end - every,
-            Shape::Session { .. } | Shape::Unbounded => end,
+            Shape::Calendar(_) | Shape::Session { .. } | Shape::Unbounded => end,
         }
     }
 
@@ -70,6 +77,7 @@ impl Windows {
     pub fn start(&self, end: Millis) -> Millis {
         match self.shape {
             Shape::Fixed { size, .. } => end.saturating_sub(size),
+            Shape::Calendar(calendar) => calendar.window(end.saturating_sub(1)).map_or(end, |(start, _)| start),
             Shape::Session { .. } | Shape::Unbounded => end,
         }
     }
@@ -102,7 +110,7 @@ mod tests {
     use super::*;
 
     fn windows(size: Millis, every: Millis) -> Windows {
-        Windows { shape: Shape::Fixed { size, every }, lateness: 0 }
+        Windows { shape: Shape::Fixed { size, every, offset: 0 }, lateness: 0 }
     }
 
     #[test]
@@ -111,6 +119,17 @@ mod tests {
         for (time, end) in [(0, 60_000), (59_999, 60_000), (60_000, 120_000), (-1, 0), (-60_000, 0), (-60_001, -60_000)] {
             assert_eq!(minute.last_end(time), Some(end), "{time}");
         }
+    }
+
+    #[test]
+    fn an_offset_moves_where_windows_start() {
+        let hourly = Windows { shape: Shape::Fixed { size: 60, every: 60, offset: 15 }, lateness: 0 };
+        for (time, end) in [(14, 15), (15, 75), (74, 75), (-45, 15), (-46, -45)] {
+            assert_eq!(hourly.last_end(time), Some(end), "{time}");
+        }
+        assert_eq!(hourly.last_end(i64::MIN), None);
+        let hopping = Windows { shape: Shape::Fixed { size: 60, every: 20, offset: 5 }, lateness: 0 };
+        assert_eq!((hopping.last_end(24), hopping.last_end(25), hopping.start(65)), (Some(65), Some(85), 5));
     }
 
     #[test]

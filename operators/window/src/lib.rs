@@ -6,7 +6,7 @@
 //! sessions     windows that merge          rows      rows of one batch            shape  the windows as configured
 //! bounds       which windows a time is in  layout    keys of state                results    rows to be emitted
 //! exact        sums of doubles             sketch    percentiles                  values  columns
-//! picked       one row's value out of many    merge  two memories as one
+//! picked       one row's value out of many    merge  two memories as one              calendar  days of a time zone
 //! ```
 //!
 //! What holds:
@@ -29,6 +29,7 @@
 pub mod accumulator;
 pub mod aggregate;
 pub mod bounds;
+pub mod calendar;
 mod distinct;
 pub mod exact;
 pub mod expiry;
@@ -48,4 +49,4 @@ pub mod spec;
 pub mod values;
 
 pub use operator::WindowOperator;
-pub use spec::{Compute, Emit, Hopping, Session, Window};
+pub use spec::{Compute, Emit, Hopping, Length, Session, Window};

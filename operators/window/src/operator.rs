@@ -20,6 +20,7 @@ use operator_core::batch::{HEADERS, derived_system_columns};
 use operator_core::{Batch, Context, Input, Millis, NO_WATERMARK, Operator, Port, Progress, StateError, Time, keys};
 
 use crate::accumulator::Row;
+use crate::bounds::Shape;
 use crate::expiry::{next_sweep, sweep};
 use crate::groups::{Groups, read_group};
 use crate::layout::{Entry, put_closed, range_to, read_closed, read_key};
@@ -47,6 +48,8 @@ pub struct WindowOperator {
     closing: Vec<u8>,
     sweeping: Vec<u8>,
     groups: Groups,
+    /// Start and end of the calendar's window that the last row was in.
+    period: (Millis, Millis),
     /// Encoded group of the current row.
     group: Vec<u8>,
     /// Encoded DISTINCT value of the current row.
@@ -99,6 +102,7 @@ impl WindowOperator {
             closing: Vec::new(),
             sweeping: Vec::new(),
             groups: Groups::default(),
+            period: (0, 0),
             group: Vec::new(),
             value: Vec::new(),
             open: Vec::new(),
@@ -116,6 +120,18 @@ impl WindowOperator {
         Ok(closed)
     }
 
+    /// The end of the last window that contains `time`. Rows of a calendar's window come one after the other.
+    #[inline]
+    fn last_end(&mut self, plan: &WindowPlan, time: Millis) -> Option<Millis> {
+        let Shape::Calendar(calendar) = plan.windows.shape else { return plan.windows.last_end(time) };
+        let (start, end) = self.period;
+        if time < start || time >= end {
+            self.period = calendar.window(time)?;
+        }
+        self.period.1.checked_add(plan.windows.lateness)?;
+        Some(self.period.1)
+    }
+
     /// Decides on one row and adds it where it belongs.
     fn add(
         &mut self,
@@ -125,7 +141,7 @@ impl WindowOperator {
         watermark: Millis,
         cx: &mut Context<'_>,
     ) -> Result<Fate, StateError> {
-        let Some(last) = plan.windows.last_end(row.time) else {
+        let Some(last) = self.last_end(plan, row.time) else {
             return Ok(Fate::Rejected(format!("event time {} is out of range for windows", row.time)));
         };
         if plan.windows.is_closed(last, watermark) {

@@ -13,6 +13,7 @@ use operator_expr::{canonical, key_column};
 use crate::accumulator::Function;
 use crate::aggregate::{self, Aggregate};
 use crate::bounds::{Shape, Windows};
+use crate::calendar::Calendar;
 use crate::inputs::Inputs;
 use crate::operator::WindowOperator;
 use crate::sessions::SessionOperator;
@@ -167,11 +168,16 @@ fn kept_as(data_type: &DataType) -> String {
 /// The shape of windows, in a few words.
 fn shape_said(windows: Windows) -> String {
     match windows.shape {
-        Shape::Fixed { size, every } if size == every => format!("tumbling {}", Span(size)),
-        Shape::Fixed { size, every } => format!("hopping {} every {}", Span(size), Span(every)),
+        Shape::Fixed { size, every, offset } if size == every => format!("tumbling {}{}", Span(size), shifted(offset)),
+        Shape::Fixed { size, every, offset } => format!("hopping {} every {}{}", Span(size), Span(every), shifted(offset)),
+        Shape::Calendar(Calendar { zone, period, offset }) => format!("tumbling {period} in {zone}{}", shifted(offset)),
         Shape::Session { gap } => format!("sessions with a gap of {}", Span(gap)),
         Shape::Unbounded => "unbounded".to_string(),
     }
+}
+
+fn shifted(offset: Millis) -> String {
+    if offset == 0 { String::new() } else { format!(", offset {}", Span(offset)) }
 }
 
 fn places(aggregates: &[Aggregate], wanted: impl Fn(&Aggregate) -> bool) -> Vec<usize> {
@@ -264,10 +270,12 @@ fn fallible(window: &Window, plan: &WindowPlan) -> Vec<Diagnostic> {
 fn details(window: &Window, plan: &WindowPlan) -> Vec<(String, String)> {
     let Windows { lateness, .. } = plan.windows;
     let shape = match (plan.windows.shape, plan.expire) {
-        (Shape::Fixed { size, every }, _) if size == every => format!("tumbling, {}", Span(size)),
-        (Shape::Fixed { size, every }, _) => {
-            format!("hopping, {} every {}: each row is in {} windows", Span(size), Span(every), plan.windows.overlapping())
+        (Shape::Fixed { size, every, offset }, _) if size == every => format!("tumbling, {}{}", Span(size), shifted(offset)),
+        (Shape::Fixed { size, every, offset }, _) => {
+            let overlapping = plan.windows.overlapping();
+            format!("hopping, {} every {}{}: each row is in {overlapping} windows", Span(size), Span(every), shifted(offset))
         }
+        (Shape::Calendar(Calendar { zone, period, offset }), _) => format!("tumbling, {period} in {zone}{}", shifted(offset)),
         (Shape::Session { gap }, _) => format!("sessions, which end after {} without a row", Span(gap)),
         (Shape::Unbounded, Some(expire)) => format!("one, for all time; expires after {}", Span(expire)),
         (Shape::Unbounded, None) => "one, for all time; never expires".to_string(),

@@ -60,7 +60,12 @@ impl Results {
     /// Adds the result of a group in the window that ends at `end`, of `inputs` rows that are in no other result. False if
     /// it can't be emitted.
     pub fn push(&mut self, plan: &WindowPlan, end: Millis, accumulators: &[Accumulator], inputs: u64) -> bool {
-        self.push_between(plan, (plan.windows.start(end), end), accumulators, inputs)
+        // Those that close together mostly end together.
+        let start = match (self.starts.last(), self.ends.last()) {
+            (Some(start), Some(before)) if *before == end => *start,
+            _ => plan.windows.start(end),
+        };
+        self.push_between(plan, (start, end), accumulators, inputs)
     }
 
     /// The same, for a window that starts where it does not follow from its end.

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
 
 use operator_core::duration::OrNever;
 use operator_core::{Diagnostic, PlanCx, Planned, Span, Spec};
@@ -13,9 +14,17 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 #[serde(deny_unknown_fields)]
 pub struct Window {
     /// Length of windows that follow one another without a gap (`1m`: every row is in one window). Windows start at
-    /// whole multiples of their length since 1970-01-01T00:00Z. One of this, `hopping`, `session` and `unbounded`.
+    /// whole multiples of their length since 1970-01-01T00:00Z; `1w` is a week that begins on Monday, `1mo` a month, `3mo` a quarter,
+    /// `1y` a year. One of this, `hopping`, `session` and `unbounded`.
     #[serde(default)]
-    pub tumbling: Option<Span>,
+    pub tumbling: Option<Length>,
+    /// The time zone in which windows of whole days, weeks, months or years begin at midnight, such as `Europe/Berlin`. A day there has
+    /// 23 or 25 hours when clocks change.
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// How long after their usual start windows begin, on the clock of `zone`: `tumbling: 1d, offset: 6h` are days from six to six.
+    #[serde(default)]
+    pub offset: Option<Span>,
     /// Windows that overlap: every row is in `size / every` of them, so in 10 of `hopping: { size: 10m, every: 1m }`.
     #[serde(default)]
     pub hopping: Option<Hopping>,
@@ -48,6 +57,59 @@ pub struct Window {
     /// `late`; for sessions these are all rows that are behind the watermark by more than this.
     #[serde(default)]
     pub lateness: Span,
+}
+
+/// The length of a window: a duration, or a period of the calendar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    Span(Span),
+    Weeks(i64),
+    Months(i64),
+    Years(i64),
+}
+
+impl FromStr for Length {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Length, String> {
+        const UNITS: [(&str, fn(i64) -> Length); 3] = [("w", Length::Weeks), ("mo", Length::Months), ("y", Length::Years)];
+        let text = text.trim();
+        let found = UNITS.iter().find_map(|(unit, length)| Some(length(text.strip_suffix(unit)?.trim_end().parse::<u16>().ok()?.into())));
+        let or_period = |problem: String| format!("{problem}; or 1w, 1mo, 3mo or 1y of the calendar");
+        found.map_or_else(|| text.parse().map(Length::Span).map_err(or_period), Ok)
+    }
+}
+
+impl fmt::Display for Length {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Length::Span(span) => span.fmt(f),
+            Length::Weeks(count) => write!(f, "{count}w"),
+            Length::Months(count) => write!(f, "{count}mo"),
+            Length::Years(count) => write!(f, "{count}y"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Length {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Length, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
+    }
+}
+
+impl JsonSchema for Length {
+    fn schema_name() -> Cow<'static, str> {
+        "WindowLength".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "string",
+            "pattern": "^[0-9]+ ?(ms|s|m|h|d|w|mo|y)$",
+            "description": "A length of time: a whole number and a unit (ms, s, m, h, d), or weeks (w), months (mo) or years (y).",
+            "examples": ["1m", "1h", "1d", "1w", "1mo"]
+        })
+    }
 }
 
 /// Overlapping windows.
@@ -198,7 +260,7 @@ mod tests {
     fn every_field_is_described() {
         let schema = schemars::schema_for!(Window);
         let properties = schema.get("properties").and_then(|p| p.as_object()).unwrap();
-        assert_eq!(properties.len(), 9);
+        assert_eq!(properties.len(), 11);
         for (name, property) in properties {
             assert!(property.get("description").is_some(), "{name}");
         }
