@@ -84,10 +84,16 @@ fn tables_of(out: &mut String, title: &str, schema: &Value, definitions: &Map<St
 fn choices(schema: &Value) -> String {
     let mut out = String::new();
     for choice in schema.get("oneOf").and_then(Value::as_array).into_iter().flatten() {
-        let (Some(value), Some(text)) = (choice.get("const"), choice.get("description").and_then(Value::as_str)) else { continue };
-        let _ = write!(out, " `{}`: {}", value.as_str().unwrap_or_default(), flowing(text));
+        let (Some(value), Some(text)) = (choice_of(choice), choice.get("description").and_then(Value::as_str)) else { continue };
+        let _ = write!(out, " `{value}`: {}", flowing(text));
     }
     out
+}
+
+/// A value of an enumeration as it is written: a word, or a mapping of one key.
+fn choice_of(choice: &Value) -> Option<String> {
+    let key = || choice.get("properties")?.as_object()?.keys().next();
+    choice.get("const").and_then(Value::as_str).map(str::to_string).or_else(|| Some(format!("{{ {}: .. }}", key()?)))
 }
 
 /// What kind of value a key has, in a word or two.
@@ -105,8 +111,7 @@ fn kind_of(property: &Value, definitions: &Map<String, Value>) -> String {
         _ => {}
     }
     let of = resolved(property, definitions);
-    let choices: Vec<&str> =
-        of.get("oneOf").and_then(Value::as_array).into_iter().flatten().filter_map(|c| c.get("const").and_then(Value::as_str)).collect();
+    let choices: Vec<String> = of.get("oneOf").and_then(Value::as_array).into_iter().flatten().filter_map(choice_of).collect();
     if !choices.is_empty() {
         return choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(", ");
     }

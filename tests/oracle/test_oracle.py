@@ -21,7 +21,7 @@ from semantics import (
     as_revenue,
     milliseconds,
 )
-from windows import DAY, Calendar, Record, calendar, sessions
+from windows import DAY, Calendar, Record, calendar, early, sessions
 
 MINUTE = 60_000
 CATEGORIES = {"p1": "books", "p2": "toys"}
@@ -182,6 +182,15 @@ class Calendars(unittest.TestCase):
     def test_rows_are_late_when_their_window_is_closed(self) -> None:
         rows, late = calendar(records((0, "a", 1), (0, "a", 90_000), (0, "a", 2)), Calendar("UTC", "d", 1, 0), 0, 0)
         self.assertEqual(([(row.start, row.end, len(row.records)) for row in rows], len(late)), ([(0, DAY, 1)], 1))
+
+
+class EarlyResults(unittest.TestCase):
+    def test_records_count_from_the_first_multiple_after_time_and_watermark(self) -> None:
+        drawn = records((0, "a", 5), (0, "a", 19), (0, "a", 45), (0, "a", 39), (0, "z", 90))
+        rows, late = early(drawn, 60_000, 20_000, 5_000, 0)
+        of_a = [(len(row.records), row.final) for row in rows if row.group == "a"]
+        # At 20 two; at 60, when the window closes, the one from 45 and the one from 39, which came at a watermark of 40.
+        self.assertEqual((of_a, late), ([(2, False), (4, True)], []))
 
 
 class Reading(unittest.TestCase):

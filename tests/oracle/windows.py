@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""What windows of sessions and of a calendar mean, in plain Python, and cases for `hw test` on generated records.
+"""What windows of sessions and of a calendar, and results before the close mean, in plain Python, and cases for `hw test` on
+generated records.
 
-    windows.py sessions|calendar SEED FOLDER
+    windows.py sessions|calendar|every SEED FOLDER
 
 writes a pipeline with one case into FOLDER: random records of three partitions, and what must come out by the rules below. The
 standard library suffices.
@@ -15,7 +16,10 @@ The rules
 3. Calendar. A boundary is the first minute at which clocks of the zone show the first day of a period plus `offset`, or more. A
    window lasts from one boundary to the next. A record is late when the end of its window + `lateness` <= the watermark before it.
 4. A window is emitted, once, when its end + `lateness` <= the watermark of every partition.
-5. At equal times the position decides which record is first: partition, then offset.
+5. Results before the close. A record counts from the first multiple of `every` after its time and after the watermark before it.
+   At each multiple that the watermarks of all partitions reach before the window closes, a group with records that count from then on
+   is emitted with all that count.
+6. At equal times the position decides which record is first: partition, then offset.
 """
 
 from __future__ import annotations
@@ -63,6 +67,7 @@ class Row:
     start: int
     end: int
     records: tuple[Record, ...]
+    final: bool | None = None
 
 
 def watermarks(records: Iterable[Record], out_of_order: int) -> tuple[list[int | None], int | None]:
@@ -158,6 +163,29 @@ def calendar(records: list[Record], windows: Calendar, out_of_order: int, latene
     return emitted(rows, slowest, lateness), late
 
 
+def early(records: list[Record], size: int, every: int, out_of_order: int, lateness: int) -> tuple[list[Row], list[Record]]:
+    """Rows and late records of tumbling windows with results before the close, by the rules."""
+    before, slowest = watermarks(records, out_of_order)
+    late, cells = [], defaultdict(list)
+    for record, watermark in zip(records, before):
+        end = record.at - record.at % size + size
+        if watermark is not None and end + lateness <= watermark:
+            late.append(record)
+            continue
+        newest = record.at if watermark is None else max(record.at, watermark)
+        cells[record.group, end].append((newest - newest % every + every, record))
+    rows = []
+    for (group, end), members in cells.items():
+        for moment in sorted({moment for moment, _ in members}) + [end + lateness]:
+            final = moment >= end + lateness
+            counted = sorted((record for counts, record in members if final or counts <= moment), key=lambda r: r.place)
+            if slowest is not None and min(moment, end + lateness) <= slowest:
+                rows.append((min(moment, end + lateness), Row(group, end - size, end, tuple(counted), final)))
+            if final:
+                break
+    return [row for _, row in sorted(rows, key=lambda entry: (entry[0], entry[1].end, entry[1].group))], late
+
+
 def emitted(rows: list[Row], slowest: int | None, lateness: int) -> list[Row]:
     """The rows that are closed in the end, in the order in which they close."""
     closed = [row for row in rows if slowest is not None and row.end + lateness <= slowest]
@@ -172,7 +200,8 @@ def said(at: int) -> str:
 def result(row: Row) -> dict[str, Any]:
     """The columns of a result: those that the pipelines below compute."""
     slowest = max(row.records, key=lambda r: (r.ms, r.place))
-    return {
+    last = {} if row.final is None else {"window_final": row.final}
+    return last | {
         "visitor": row.group,
         "window_start": said(row.start),
         "window_end": said(row.end),
@@ -262,7 +291,20 @@ def of_a_calendar(source: random.Random, folder: Path) -> tuple[list[Row], list[
     return rows, late
 
 
-KINDS: dict[str, Callable[[random.Random, Path], tuple[list[Row], list[Record]]]] = {"sessions": of_sessions, "calendar": of_a_calendar}
+def of_early_results(source: random.Random, folder: Path) -> tuple[list[Row], list[Record]]:
+    size, every, out_of_order, lateness = (source.choice(choices) * SECOND for choices in ([60, 90], [10, 25, 60], [10, 40], [0, 20]))
+    records = draw(source, 120, 1_772_359_200_000, 5 * SECOND, 45 * SECOND)
+    rows, late = early(records, size, every, out_of_order, lateness)
+    window = f"tumbling: {size}ms\n      emit: {{ every: {every}ms }}"
+    write(folder, window, out_of_order, lateness, records, rows, late)
+    return rows, late
+
+
+KINDS: dict[str, Callable[[random.Random, Path], tuple[list[Row], list[Record]]]] = {
+    "sessions": of_sessions,
+    "calendar": of_a_calendar,
+    "every": of_early_results,
+}
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ use crate::accumulator::{Accumulator, Function, Row};
 use crate::distinct::Distinct;
 use crate::expiry::{forget, is_over};
 use crate::layout::{VERSION, VERSION_TIMED, put_key};
+use crate::panes::put_prefix;
 use crate::plan::WindowPlan;
 use crate::values::Column;
 
@@ -48,9 +49,18 @@ pub struct Groups {
 }
 
 impl Groups {
-    /// The slot of `group` in the window that ends at `end`; read from state when it is met first.
-    pub fn find(&mut self, plan: &WindowPlan, end: Millis, group: &[u8], state: &dyn State) -> Result<usize, StateError> {
+    /// The slot of `group` in the window that ends at `end`, or in its pane; read from state when it is met first.
+    pub fn find(
+        &mut self,
+        plan: &WindowPlan,
+        (end, pane): (Millis, Option<Millis>),
+        group: &[u8],
+        state: &dyn State,
+    ) -> Result<usize, StateError> {
         let from = self.keys.len();
+        if let Some(pane) = pane {
+            put_prefix(pane, &mut self.keys);
+        }
         put_key(end, group, &mut self.keys);
         let to = self.keys.len();
         let Groups { hasher, places, slots, keys, .. } = self;
@@ -92,7 +102,7 @@ impl Groups {
         // Nothing of it may stay in memory either.
         self.write_back(plan, state)?;
         forget(plan, &key, state)?;
-        self.find(plan, end, group, state)
+        self.find(plan, (end, None), group, state)
     }
 
     /// The accumulators of `slot`, in the order of the plan's aggregates.
@@ -146,15 +156,7 @@ impl Groups {
         let width = plan.aggregates.len().max(1);
         for (slot, accumulators) in self.slots.iter().zip(self.accumulators.chunks(width)).filter(|(s, _)| s.changed) {
             self.buffer.clear();
-            match slot.last.filter(|_| plan.expire.is_some()) {
-                None => self.buffer.push(VERSION),
-                Some(last) => {
-                    self.buffer.push(VERSION_TIMED);
-                    put_i128(last.into(), &mut self.buffer);
-                }
-            }
-            put_u64(slot.held, &mut self.buffer);
-            accumulators.iter().for_each(|a| a.encode(&mut self.buffer));
+            put_group(slot.held, slot.last.filter(|_| plan.expire.is_some()), accumulators, &mut self.buffer);
             state.put(self.keys.get(slot.from..slot.to).unwrap_or_default(), &self.buffer)?;
         }
         self.clear();
@@ -186,6 +188,19 @@ pub fn accumulate(plan: &WindowPlan, accumulators: &mut [Accumulator], columns: 
             [input, ..] => aggregate.function.add(accumulator, columns.get(*input), row),
         }
     }
+}
+
+/// Appends a group's entry: rows held, the time of its newest row where groups expire, accumulators.
+pub fn put_group(held: u64, last: Option<Millis>, accumulators: &[Accumulator], out: &mut Vec<u8>) {
+    match last {
+        None => out.push(VERSION),
+        Some(last) => {
+            out.push(VERSION_TIMED);
+            put_i128(last.into(), out);
+        }
+    }
+    put_u64(held, out);
+    accumulators.iter().for_each(|a| a.encode(out));
 }
 
 /// A group's entry without a time, with one.

@@ -26,6 +26,8 @@ pub const VERSION_TIMED: u8 = 2;
 const CLOSED: &[u8] = &[0];
 
 const WINDOW: u8 = 1;
+/// Bytes of a key up to the group.
+const END: usize = 9;
 
 /// The watermark of the last closing; `None` if nothing was closed yet.
 pub fn read_closed(state: &dyn State) -> Result<Option<Millis>, StateError> {
@@ -75,6 +77,14 @@ pub fn range_to(last: Millis) -> (Vec<u8>, Vec<u8>) {
     (vec![WINDOW], to)
 }
 
+/// The end of the window whose group, or one of its values, is under `key`.
+pub fn read_end(key: &[u8]) -> Result<Millis, StateError> {
+    match key.split_first_chunk::<END>() {
+        Some(([WINDOW, end @ ..], _)) => Ok((u64::from_be_bytes(*end) ^ (1 << 63)) as Millis),
+        _ => Err(StateError::new("the key of a window's entry can't be decoded")),
+    }
+}
+
 /// What a key below the window tag names.
 #[derive(Debug, PartialEq)]
 pub struct Entry {
@@ -87,9 +97,8 @@ pub struct Entry {
 /// a group's entry.
 pub fn read_key(key: &[u8], types: &[DataType], group: &mut [Vec<Option<Value>>]) -> Result<Entry, StateError> {
     let unreadable = || StateError::new("a window's key can't be decoded; was the state written with another `by`?");
-    let mut reader = Reader::new(key);
-    let (Some(WINDOW), Some(end)) = (reader.u8(), reader.array::<8>()) else { return Err(unreadable()) };
-    let end = (u64::from_be_bytes(end) ^ (1 << 63)) as Millis;
+    let end = read_end(key)?;
+    let mut reader = Reader::new(key.get(END..).unwrap_or_default());
     for (data_type, values) in types.iter().zip(group.iter_mut()) {
         values.push(read_value(&mut reader, data_type).ok_or_else(unreadable)?);
     }

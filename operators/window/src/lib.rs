@@ -7,6 +7,7 @@
 //! bounds       which windows a time is in  layout    keys of state                results    rows to be emitted
 //! exact        sums of doubles             sketch    percentiles                  values  columns
 //! picked       one row's value out of many    merge  two memories as one              calendar  days of a time zone
+//! panes        results before the close
 //! ```
 //!
 //! What holds:
@@ -20,8 +21,8 @@
 //!   emitted; later results use the sum at that time.
 //!
 //! Limits: a group's entry is rewritten once per batch that touches it. A percentile's sketch is part of that entry (about
-//! a kilobyte). Intermediate results (`emit: on_update`) inherently depend on the order of arrival; the last one of a
-//! group does not.
+//! a kilobyte). Intermediate results of `emit: on_update` inherently depend on the order of arrival; the last one of a
+//! group does not, nor do those of `emit: { every: .. }`.
 
 // Bad data must never end the process.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
@@ -38,6 +39,7 @@ pub mod inputs;
 pub mod layout;
 mod merge;
 pub mod operator;
+pub mod panes;
 pub mod picked;
 pub mod plan;
 pub mod results;
@@ -46,6 +48,7 @@ pub mod sessions;
 mod shape;
 pub mod sketch;
 pub mod spec;
+mod updates;
 pub mod values;
 
 pub use operator::WindowOperator;

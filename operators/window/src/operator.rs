@@ -5,6 +5,7 @@
 //!                             -> an aggregate can't take it: dead letter, no trace left
 //!                             -> added to all of them, held once (in the last to close)
 //! when time moves past the earliest end: scan closed windows, emit, delete, release their rows, a portion at a time
+//!                        the earliest pane: merge it into its groups, emit what they are so far ([`crate::panes`])
 //! a result that does not fit its column: dead letter, instead of being emitted
 //! ```
 //!
@@ -14,9 +15,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, TimestampMillisecondArray, UInt32Array};
-use arrow::compute::take;
-use operator_core::batch::{HEADERS, derived_system_columns};
+use operator_core::batch::derived_system_columns;
 use operator_core::{Batch, Context, Input, Millis, NO_WATERMARK, Operator, Port, Progress, StateError, Time, keys};
 
 use crate::accumulator::Row;
@@ -24,10 +23,12 @@ use crate::bounds::Shape;
 use crate::expiry::{next_sweep, sweep};
 use crate::groups::{Groups, read_group};
 use crate::layout::{Entry, put_closed, range_to, read_closed, read_key};
+use crate::panes;
 use crate::plan::WindowPlan;
 use crate::results::{MAX_ROWS, Results};
 use crate::rows::{Fate, Rows};
 use crate::spec::Emit;
+use crate::updates::Updates;
 use crate::values::build;
 
 /// The port of rows that came too late.
@@ -42,6 +43,8 @@ pub struct WindowOperator {
     /// Watermark of the last closing, as in state; `None` until it was read.
     closed: Option<Millis>,
     earliest: Earliest,
+    /// The same for panes.
+    panes: Earliest,
     /// Watermark from which expired groups are looked for again.
     next_sweep: Millis,
     /// Keys of state from which closing and sweeping go on; empty if they are not in the middle.
@@ -57,6 +60,14 @@ pub struct WindowOperator {
     /// Open windows of the current row, last first: end and slot.
     open: Vec<(Millis, usize)>,
     late: Vec<u32>,
+}
+
+/// What time brings next.
+enum Next {
+    /// Panes that are due at this time.
+    Panes(Millis),
+    /// Windows that end at this time or earlier.
+    Close(Millis),
 }
 
 /// The end of the first window in state: so that moving time costs nothing while no window ends.
@@ -78,18 +89,17 @@ impl Earliest {
         }
     }
 
+    pub fn end(self) -> Option<Millis> {
+        match self {
+            Earliest::End(end) => Some(end),
+            Earliest::Unknown | Earliest::NoWindow => None,
+        }
+    }
+
     /// True if it ends at `last` or earlier.
     pub fn is_due(self, last: Millis) -> bool {
         matches!(self, Earliest::End(end) if end <= last)
     }
-}
-
-/// Results per input row (`on_update`): which row each result belongs to.
-struct Updates {
-    results: Results,
-    rows: Vec<u32>,
-    /// Rows of the batch none of whose results can be emitted.
-    rejected: usize,
 }
 
 impl WindowOperator {
@@ -98,6 +108,7 @@ impl WindowOperator {
             plan,
             closed: None,
             earliest: Earliest::Unknown,
+            panes: Earliest::Unknown,
             next_sweep: NO_WATERMARK,
             closing: Vec::new(),
             sweeping: Vec::new(),
@@ -161,21 +172,24 @@ impl WindowOperator {
             if plan.windows.is_closed(end, watermark) {
                 break;
             }
-            let slot = self.groups.find(plan, end, &self.group, cx.state())?;
+            // No later than the window closes.
+            let pane = plan.every.map(|every| panes::at(every, row.time, watermark).min(end.saturating_add(plan.windows.lateness)));
+            let slot = self.groups.find(plan, (end, pane), &self.group, cx.state())?;
             let slot = self.groups.renew(plan, slot, (end, &self.group), now, cx.state())?;
+            match pane {
+                Some(at) => self.panes.include(at),
+                None => self.earliest.include(end),
+            }
             self.open.push((end, slot));
             end = plan.windows.before(end);
         }
         for (nth, (_, slot)) in self.open.iter().enumerate() {
-            let holds = nth == 0 && plan.emit == Emit::OnClose;
+            let holds = nth == 0 && plan.emit != Emit::OnUpdate;
             self.groups.add(plan, *slot, &rows.columns, row, holds, age);
         }
         rows.each_distinct(plan, row.index, &mut self.value, |place, value| {
             self.open.iter().try_for_each(|(_, slot)| self.groups.add_distinct(plan, *slot, place, value, cx.state()))
         })?;
-        if let Some((end, _)) = self.open.last() {
-            self.earliest.include(*end);
-        }
         Ok(Fate::Added)
     }
 
@@ -185,7 +199,7 @@ impl WindowOperator {
         let from = if self.closing.is_empty() { first } else { std::mem::take(&mut self.closing) };
         let most = time.budget.clamp(1, MAX_ENTRIES);
         let mut group = vec![Vec::new(); plan.group_types.len()];
-        let mut results = Results::new(plan);
+        let mut results = Results::new(plan, true);
         let mut accumulators = Vec::new();
         let mut deleted: Vec<Vec<u8>> = Vec::new();
         let mut group_key: Vec<u8> = Vec::new();
@@ -201,6 +215,8 @@ impl WindowOperator {
                     let held = read_group(plan, value, &mut accumulators)?.held;
                     if plan.emit == Emit::OnUpdate {
                         group.iter_mut().for_each(Vec::clear);
+                        // Of the time before `emit` was changed to this.
+                        released += held;
                     } else if results.push(plan, end, &accumulators, held) {
                         released += held;
                     }
@@ -248,6 +264,25 @@ impl WindowOperator {
         Ok(())
     }
 
+    /// What is due first at `watermark`. Panes are due before windows that close at the same time, and everything in the order of
+    /// time, so that results come in the same order however far time moves at once.
+    fn next(&mut self, watermark: Millis, cx: &mut Context<'_>) -> Result<Option<Next>, StateError> {
+        if self.earliest == Earliest::Unknown {
+            self.earliest = self.find_earliest(cx)?;
+        }
+        if self.panes == Earliest::Unknown {
+            self.panes = panes::find_earliest(cx.state())?;
+        }
+        let windows = self.plan.windows;
+        let close = self.earliest.end().map(|end| end.saturating_add(windows.lateness)).filter(|close| *close <= watermark);
+        Ok(match (self.panes.end().filter(|at| *at <= watermark), close) {
+            (Some(at), Some(close)) if close < at => Some(Next::Close(windows.closed_to(at - 1))),
+            (Some(_), close) => Some(Next::Panes(close.unwrap_or(watermark))),
+            (None, Some(_)) => Some(Next::Close(windows.closed_to(watermark))),
+            (None, None) => None,
+        })
+    }
+
     /// The end of the first window in state.
     fn find_earliest(&self, cx: &mut Context<'_>) -> Result<Earliest, StateError> {
         let (from, to) = range_to(Millis::MAX);
@@ -271,7 +306,7 @@ impl Operator for WindowOperator {
         let inputs = plan.inputs.evaluate(&batch.rows);
         let rows = Rows::new(&plan, batch, &inputs)?;
         let mut failed = inputs.failed.iter().peekable();
-        let mut updates = Updates { results: Results::new(&plan), rows: Vec::new(), rejected: 0 };
+        let mut updates = Updates::new(&plan);
         self.late.clear();
         let mut added = 0;
         for index in 0..batch.num_rows() {
@@ -286,9 +321,7 @@ impl Operator for WindowOperator {
                     added += 1;
                     if plan.emit == Emit::OnUpdate {
                         updates.push(&plan, &self.groups, &self.open, index as u32);
-                        // At once where a result is a dead letter: these keep their order among those of rows.
-                        let now = updates.rows.len() >= MAX_ROWS || updates.results.has_unfit();
-                        updates.emit_if(now, &plan, &rows, cx)?;
+                        updates.emit_if_full(&plan, &rows, cx)?;
                     }
                 }
                 Fate::Late => self.late.push(index as u32),
@@ -300,10 +333,10 @@ impl Operator for WindowOperator {
         }
         self.groups.write_back(&plan, cx.state())?;
         match plan.emit {
-            Emit::OnClose => cx.hold(added),
+            Emit::OnClose | Emit::Every(_) => cx.hold(added),
             Emit::OnUpdate => {
-                updates.emit_if(!updates.rows.is_empty(), &plan, &rows, cx)?;
-                cx.pass(Port::OUT, arrow::array::RecordBatch::new_empty(plan.schema.clone()), added - updates.rejected);
+                updates.emit(&plan, &rows, cx)?;
+                cx.pass(Port::OUT, arrow::array::RecordBatch::new_empty(plan.schema.clone()), added - updates.rejected());
             }
         }
         if !self.late.is_empty() {
@@ -321,74 +354,32 @@ impl Operator for WindowOperator {
             }
             self.next_sweep = next_sweep(time.watermark, expire);
         }
-        let last = self.plan.windows.closed_to(time.watermark);
-        if self.earliest == Earliest::Unknown {
-            self.earliest = self.find_earliest(cx)?;
-        }
-        if !self.earliest.is_due(last) {
-            return Ok(Progress::Done);
-        }
-        // Before the first portion: rows can come between two of them.
-        self.note_closed(time.watermark, cx)?;
         let plan = self.plan.clone();
-        let progress = self.close(&plan, last, time, cx)?;
-        if progress == Progress::Done {
-            self.earliest = Earliest::Unknown;
+        match self.next(time.watermark, cx)? {
+            None => return Ok(Progress::Done),
+            Some(Next::Panes(last)) => {
+                panes::merge(&plan, last, time, &mut self.earliest, cx)?;
+                self.panes = Earliest::Unknown;
+            }
+            Some(Next::Close(last)) => {
+                // Before the first portion: rows can come between two of them.
+                self.note_closed(time.watermark, cx)?;
+                if self.close(&plan, last, time, cx)? == Progress::Done {
+                    self.earliest = Earliest::Unknown;
+                }
+            }
         }
-        Ok(progress)
+        // Something else may be due by now.
+        Ok(if self.next(time.watermark, cx)?.is_some() { Progress::More } else { Progress::Done })
     }
 
     fn on_restore(&mut self) {
         self.closed = None;
         self.earliest = Earliest::Unknown;
+        self.panes = Earliest::Unknown;
         self.next_sweep = NO_WATERMARK;
         self.closing.clear();
         self.sweeping.clear();
         self.groups.clear();
-    }
-}
-
-impl Updates {
-    /// Adds the results of all open windows of a row, earliest window first.
-    fn push(&mut self, plan: &WindowPlan, groups: &Groups, open: &[(Millis, usize)], row: u32) {
-        let mut emitted = false;
-        for (end, slot) in open.iter().rev() {
-            emitted |= self.results.push(plan, *end, groups.accumulators(plan, *slot), 0);
-            self.rows.push(row);
-        }
-        if !emitted {
-            self.results.charge();
-            self.rejected += 1;
-        }
-    }
-
-    /// Emits what was collected. Results keep the offset of the row that changed them; their watermark is the row's,
-    /// behind by the lateness like the watermark that later steps see.
-    fn emit_if(&mut self, now: bool, plan: &WindowPlan, rows: &Rows<'_>, cx: &mut Context<'_>) -> Result<(), StateError> {
-        if !now {
-            return Ok(());
-        }
-        let row = |index: &u32| rows.row(*index as usize);
-        let times = match plan.windows.is_unbounded() {
-            true => self.rows.iter().map(|i| row(i).0.time).collect(),
-            false => self.results.times(),
-        };
-        let mut system: Vec<ArrayRef> = vec![
-            Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC")),
-            Arc::new(self.rows.iter().map(|i| row(i).1.saturating_sub(plan.windows.lateness)).collect::<Int64Array>()),
-            Arc::new(self.rows.iter().map(|i| row(i).0.offset).collect::<Int64Array>()),
-            Arc::new(self.rows.iter().map(|i| Some(row(i).0.future)).collect::<BooleanArray>()),
-        ];
-        let indices = UInt32Array::from(std::mem::take(&mut self.rows));
-        let unfit = |e| StateError::new(format!("updates of {} rows: {e}", rows.batch.num_rows()));
-        if plan.headers {
-            let headers = rows.batch.rows.column_by_name(HEADERS).ok_or_else(|| StateError::new("the batch has no headers"))?;
-            system.push(take(headers, &indices, None).map_err(unfit)?);
-        }
-        let group = rows.group.iter().map(|column| take(column, &indices, None)).collect::<Result<Vec<_>, _>>();
-        let (rows, unfit) = self.results.take(plan, group.map_err(unfit)?, system)?;
-        cx.emit(Port::OUT, rows);
-        unfit.into_iter().for_each(|unfit| cx.reject_result(unfit.row, unfit.cause, unfit.inputs));
-        Ok(())
     }
 }

@@ -25,12 +25,20 @@ pub const MAX_COMPUTED: usize = 256;
 
 const WINDOW_START: &str = "window_start";
 const WINDOW_END: &str = "window_end";
+const WINDOW_FINAL: &str = "window_final";
+
+/// Columns that a result has beside those of the group and the computed ones.
+fn is_taken(name: &str, window: &Window) -> bool {
+    [WINDOW_START, WINDOW_END].contains(&name) || (name == WINDOW_FINAL && matches!(window.emit, Emit::Every(_)))
+}
 
 /// A window that passed its checks: everything the operator needs, shared by all its partitions.
 #[derive(Debug)]
 pub struct WindowPlan {
     pub windows: Windows,
     pub emit: Emit,
+    /// How often results come before the close.
+    pub every: Option<Millis>,
     /// After how long without a row a group is forgotten: unbounded windows only.
     pub expire: Option<Millis>,
     /// Results carry the headers of the record that changed them: `on_update` only, since a closed window has many.
@@ -70,12 +78,18 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
 
     let bounds = [WINDOW_START, WINDOW_END].into_iter().filter(|_| !windows.is_unbounded());
     let bounds = bounds.map(|name| Arc::new(Field::new(name, time_type(), false)));
+    let every = match window.emit {
+        Emit::Every(span) => Some(span.millis()),
+        Emit::OnClose | Emit::OnUpdate => None,
+    };
+    let last = every.map(|_| Arc::new(Field::new(WINDOW_FINAL, DataType::Boolean, false)));
     let headers = schema.field_with_name(HEADERS).ok().filter(|_| window.emit == Emit::OnUpdate).cloned();
     let results = aggregates.iter().map(|a| Arc::new(Field::new(&a.name, a.data_type.clone(), a.nullable)));
     let fields = group
         .iter()
         .map(|g| g.field.clone())
         .chain(bounds)
+        .chain(last)
         .chain(results)
         .chain(system_fields().map(Arc::new))
         .chain(headers.clone().map(Arc::new));
@@ -83,6 +97,7 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
     let plan = Arc::new(WindowPlan {
         windows,
         emit: window.emit,
+        every,
         expire: window.expire.and_then(|expire| expire.0).map(Span::millis),
         headers: headers.is_some(),
         group: group.iter().map(|g| g.place).collect(),
@@ -116,7 +131,7 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
     let fallible = fallible(window, &plan);
     let reads: Vec<String> = plan.inputs.columns().cloned().collect();
     let closed = OutputPort::main(plan.schema.clone(), KeyEffect::Columns(by));
-    let mut outputs = vec![OutputPort { timed: plan.emit == Emit::OnClose, ..closed }];
+    let mut outputs = vec![OutputPort { timed: plan.emit != Emit::OnUpdate, ..closed }];
     outputs.extend((!plan.windows.is_unbounded()).then_some(late));
     let planned = Planned {
         outputs,
@@ -194,7 +209,7 @@ fn wide(aggregates: &[Aggregate], inputs: &Inputs) -> Vec<usize> {
 fn groups(window: &Window, schema: &SchemaRef, inputs: &mut Inputs, problems: &mut Vec<Diagnostic>) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     for (place, path) in window.by.iter().enumerate() {
-        match group(path, schema, inputs, &groups) {
+        match group(window, path, schema, inputs, &groups) {
             Ok(group) => groups.push(group),
             Err(problem) => problems.push(problem.under(["by".to_string(), place.to_string()])),
         }
@@ -202,7 +217,7 @@ fn groups(window: &Window, schema: &SchemaRef, inputs: &mut Inputs, problems: &m
     groups
 }
 
-fn group(text: &str, schema: &SchemaRef, inputs: &mut Inputs, before: &[Group]) -> Result<Group, Diagnostic> {
+fn group(window: &Window, text: &str, schema: &SchemaRef, inputs: &mut Inputs, before: &[Group]) -> Result<Group, Diagnostic> {
     let path = key_column(text, schema, "compute the value in a `map` step before the window and group by its name")?;
     let sql = path.names().map(quoted).collect::<Vec<_>>().join(".");
     let place = inputs.add(&sql, schema)?;
@@ -211,7 +226,7 @@ fn group(text: &str, schema: &SchemaRef, inputs: &mut Inputs, before: &[Group]) 
         return Err(Diagnostic::error("reserved-name", format!("`{name}` is a column of the engine and differs from row to row"))
             .help(format!("group by columns of your own: {}", names(written_fields(schema).map(|f| f.name().as_str())))));
     }
-    if [WINDOW_START, WINDOW_END].contains(&name) || before.iter().any(|g| g.field.name() == name) {
+    if is_taken(name, window) || before.iter().any(|g| g.field.name() == name) {
         return Err(taken(name, "rename the column in a `map` step before the window"));
     }
     let (data_type, nullable) = inputs.column_type(place);
@@ -245,7 +260,7 @@ fn computed(window: &Window, schema: &SchemaRef, group: &[Group], inputs: &mut I
             problems.push(Diagnostic::error("no-name", "a computed column needs a name").at(at.clone()).key());
         } else if let Some(problem) = reserved_name(name) {
             problems.push(problem.at(at.clone()).key().help("choose another name"));
-        } else if [WINDOW_START, WINDOW_END].contains(&name.as_str()) || group.iter().any(|g| g.field.name() == name) {
+        } else if is_taken(name, window) || group.iter().any(|g| g.field.name() == name) {
             problems.push(taken(name, "choose another name").at(at.clone()).key());
         }
         match aggregate::plan(name, sql, schema, inputs) {
@@ -287,6 +302,9 @@ fn details(window: &Window, plan: &WindowPlan) -> Vec<(String, String)> {
     for aggregate in plan.distinct.iter().filter_map(|place| plan.aggregates.get(*place)) {
         state.push_str(&format!("; one entry of about {} bytes for each distinct value of `{}`", key_bytes(plan) + 12, aggregate.name));
     }
+    if plan.every.is_some() {
+        state.push_str("; as much for rows that wait for the next result");
+    }
     let expires = match (plan.windows.is_unbounded(), plan.expire) {
         (true, None) => "never: one entry per group, kept forever".to_string(),
         (true, Some(expire)) => format!("{} (event time) after a group's newest row", Span(expire)),
@@ -325,5 +343,7 @@ fn group_bytes(plan: &WindowPlan) -> usize {
         Function::MinBy | Function::MaxBy => 24 + aggregate.data_type.primitive_width().unwrap_or(20),
         Function::Percentile { .. } => 800,
     };
-    key_bytes(plan) + 3 + plan.aggregates.iter().map(width).sum::<usize>()
+    // The list of a group's sessions and the place of their end.
+    let session = if matches!(plan.windows.shape, Shape::Session { .. }) { 2 * key_bytes(plan) + 20 } else { 0 };
+    session + key_bytes(plan) + 3 + plan.aggregates.iter().map(width).sum::<usize>()
 }

@@ -21,6 +21,8 @@ pub struct Results {
     /// Start and end of each row's window.
     starts: Vec<Millis>,
     ends: Vec<Millis>,
+    /// Whether the rows are those of closed windows.
+    last: bool,
     /// One list per computed column.
     computed: Vec<Vec<Option<Value>>>,
     /// Rows with a value that does not fit its column.
@@ -45,8 +47,10 @@ pub struct Unfit {
 }
 
 impl Results {
-    pub fn new(plan: &WindowPlan) -> Results {
-        Results { starts: Vec::new(), ends: Vec::new(), computed: vec![Vec::new(); plan.aggregates.len()], refused: Vec::new() }
+    /// `last`: they are those of closed windows.
+    pub fn new(plan: &WindowPlan, last: bool) -> Results {
+        let computed = vec![Vec::new(); plan.aggregates.len()];
+        Results { starts: Vec::new(), ends: Vec::new(), last, computed, refused: Vec::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -115,6 +119,9 @@ impl Results {
         let mut columns = group;
         let bounds = [starts, ends].into_iter().filter(|_| !plan.windows.is_unbounded());
         columns.extend(bounds.map(|v| Arc::new(TimestampMillisecondArray::from(v).with_timezone("UTC")) as ArrayRef));
+        if plan.every.is_some() {
+            columns.push(Arc::new(BooleanArray::from(vec![self.last; rows])));
+        }
         for (aggregate, values) in plan.aggregates.iter().zip(&mut self.computed) {
             columns.push(build(&aggregate.data_type, values));
             values.clear();

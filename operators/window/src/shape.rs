@@ -18,6 +18,10 @@ pub fn windows(window: &Window) -> Result<Windows, Diagnostic> {
     if window.unbounded {
         return unbounded(window);
     }
+    if window.emit == Emit::Every(Span(0)) {
+        let problem = Diagnostic::error("empty-window", "results every 0s would never end").at(["emit", "every"]);
+        return Err(problem.help("write how often results come, such as `every: 10s`; `emit: on_update` is after every row"));
+    }
     if window.expire.is_some() {
         let problem = Diagnostic::error("unbounded-window", "`expire` is only for unbounded windows");
         return Err(problem.at(["expire"]).help("remove `expire`: the state of other windows ends when they close"));
@@ -147,7 +151,7 @@ fn sessions(window: &Window, gap: Span) -> Result<Shape, Diagnostic> {
         let problem = Diagnostic::error("empty-window", "the gap of sessions must be longer than zero").at(["session", "gap"]);
         return Err(problem.help("write the pause that ends a session, such as 30m"));
     }
-    if window.emit == Emit::OnUpdate {
+    if window.emit != Emit::OnClose {
         let message = "a session has no result before it ends: an earlier row may still move its start or merge it with another one";
         let problem = Diagnostic::error("session-update", message).at(["emit"]);
         return Err(problem.help("remove `emit`; for a result after every row use `unbounded: true` with `expire`"));
@@ -164,6 +168,9 @@ fn unbounded(window: &Window) -> Result<Windows, Diagnostic> {
     }
     if let Some(key) = window.zone.as_ref().map(|_| "zone").or(window.offset.map(|_| "offset")) {
         return wrong(key, "an unbounded window has no start, so `zone` and `offset` have no effect", "remove it");
+    }
+    if let Emit::Every(_) = window.emit {
+        return wrong("emit", "an unbounded window emits after every row", "write `emit: on_update`");
     }
     if window.emit == Emit::OnClose {
         let key = "unbounded";

@@ -140,14 +140,18 @@ pub enum Emit {
     /// The current result of the group after every row; nothing when the window closes. For sinks that keep the
     /// newest row per key.
     OnUpdate,
+    /// The result so far, each time the watermark has passed another multiple of this, of groups with new rows; and the final one when
+    /// the window closes. The column `window_final` tells them apart. For sinks that keep the newest row per key.
+    Every(Span),
 }
 
 impl fmt::Display for Emit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Emit::OnClose => "on_close",
-            Emit::OnUpdate => "on_update",
-        })
+        match self {
+            Emit::OnClose => f.write_str("on_close"),
+            Emit::OnUpdate => f.write_str("on_update"),
+            Emit::Every(span) => write!(f, "every {span} of event time, and on_close"),
+        }
     }
 }
 

@@ -133,7 +133,7 @@ fn emit(plan: &WindowPlan, sessions: &[Session], emitted: Millis, cx: &mut Conte
     if sessions.is_empty() {
         return Ok(());
     }
-    let mut results = Results::new(plan);
+    let mut results = Results::new(plan, true);
     let mut group = vec![Vec::new(); plan.group_types.len()];
     let mut released = 0;
     for session in sessions {

@@ -1,0 +1,111 @@
+//! Results before the close depend on the rows alone: whichever partition comes first, however far time moves at once, and
+//! whenever another worker takes over, the same rows come out in the same order.
+
+mod driver;
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, Int64Array, StringArray};
+use arrow::datatypes::{DataType, SchemaRef};
+use driver::{Driver, batch, schema};
+use operator_core::{Batch, NO_WATERMARK, Origin};
+use proptest::prelude::*;
+
+const OUT_OF_ORDER: i64 = 6;
+
+#[derive(Clone, Debug)]
+struct Row {
+    partition: usize,
+    group: u8,
+    n: i64,
+    time: i64,
+    /// The watermark of its partition before it.
+    watermark: i64,
+    offset: i64,
+    /// What happens behind the row.
+    then: u8,
+}
+
+fn rows() -> impl Strategy<Value = Vec<Row>> {
+    let row = (0usize..3, 0u8..2, 0i64..4, 0i64..20, any::<u8>());
+    prop::collection::vec(row, 0..50).prop_map(|rows| {
+        let mut newest = [NO_WATERMARK; 3];
+        let row = |(nth, (partition, group, n, time, then)): (usize, (usize, u8, i64, i64, u8))| {
+            let time = nth as i64 * 3 + time;
+            let watermark = newest[partition];
+            newest[partition] = watermark.max(time - OUT_OF_ORDER);
+            Row { partition, group, n, time, watermark, offset: nth as i64, then }
+        };
+        rows.into_iter().enumerate().map(row).collect()
+    })
+}
+
+fn columns() -> SchemaRef {
+    schema(&[("g", DataType::Utf8), ("n", DataType::Int64)])
+}
+
+fn batch_of(row: &Row) -> Batch {
+    let group: ArrayRef = Arc::new(StringArray::from(vec![format!("g{}", row.group)]));
+    let n: ArrayRef = Arc::new(Int64Array::from(vec![row.n]));
+    let origin = Origin { topic: "t".into(), partition: row.partition as i32, from: row.offset - 1, to: row.offset };
+    Batch { origin, ..batch(&columns(), vec![group, n], &[(row.time, row.watermark)], row.offset) }
+}
+
+/// What came out of time in order, and the late rows. `steps`: time moves behind rows, and workers change, in the middle of a portion too.
+fn run(spec: &str, rows: &[&Row], steps: bool, budget: usize) -> (Vec<String>, Vec<String>) {
+    let mut driver = Driver::new(spec, &columns());
+    (driver.time.budget, driver.interrupted) = (budget, steps);
+    let mut reached = [NO_WATERMARK; 3];
+    let (mut out, mut late) = (Vec::new(), Vec::new());
+    for row in rows {
+        driver.batch(&batch_of(row));
+        late.extend(driver.taken());
+        reached[row.partition] = reached[row.partition].max(row.time - OUT_OF_ORDER);
+        if steps && row.then % 2 == 0 {
+            driver.time(*reached.iter().min().unwrap());
+            out.extend(driver.taken());
+        }
+        match row.then % 11 {
+            0 if steps => driver.restart(),
+            1 if steps => driver.rewind(),
+            _ => {}
+        }
+    }
+    driver.time(1_000_000);
+    out.extend(driver.taken());
+    assert!(driver.state.entries.len() <= 1, "only the watermark of the last closing is left");
+    assert_eq!(driver.ledger.held, 0);
+    late.sort();
+    (out, late)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn results_before_the_close_depend_on_the_rows_alone(
+        rows in rows(),
+        first in 0usize..3,
+        until in any::<prop::sample::Index>(),
+        every in prop::sample::select(vec![7, 10, 15, 40]),
+        budget in prop::sample::select(vec![1, 2, 5, usize::MAX]),
+        lateness in prop::sample::select(vec![0, 4, 13]),
+        shape in prop::sample::select(vec![r#""tumbling":"30ms""#, r#""tumbling":"20ms","offset":"3ms""#, r#""hopping":{"size":"40ms","every":"20ms"}"#]),
+    ) {
+        let compute = r#""compute":{"rows":"count(*)","kinds":"count(DISTINCT n)","s":"sum(n)","l":"last(n)","m":"max_by(n, n)"}"#;
+        let spec = format!(r#"{{{shape},"by":["g"],"lateness":"{lateness}ms","emit":{{"every":"{every}ms"}},{compute}}}"#);
+        let in_order: Vec<&Row> = rows.iter().collect();
+        let mut other = in_order.clone();
+        // Some partition first, as far as it goes.
+        let until = until.index(rows.len() + 1) as i64;
+        other.sort_by_key(|row| (row.partition != first || row.offset >= until, row.offset));
+        let expected = run(&spec, &in_order, false, usize::MAX);
+        prop_assert_eq!(&run(&spec, &in_order, true, budget), &expected);
+        prop_assert_eq!(&run(&spec, &other, true, budget), &expected);
+        let last = format!(r#"{{{shape},"by":["g"],"lateness":"{lateness}ms",{compute}}}"#);
+        let last_of = |lines: Vec<String>| -> Vec<String> {
+            lines.iter().filter(|line| line.contains("window_final=true ")).map(|line| line.replace("window_final=true ", "")).collect()
+        };
+        prop_assert_eq!(last_of(expected.0), run(&last, &in_order, true, budget).0);
+    }
+}
