@@ -5,7 +5,7 @@ generated records.
     windows.py sessions|calendar|every SEED FOLDER
 
 writes a pipeline with one case into FOLDER: random records of three partitions, and what must come out by the rules below. The
-standard library suffices.
+standard library suffices, with the tz database of the system. The first seeds of `calendar` are days around a change of clocks.
 
 The rules
 ---------
@@ -18,7 +18,7 @@ The rules
 4. A window is emitted, once, when its end + `lateness` <= the watermark of every partition.
 5. Results before the close. A record counts from the first multiple of `every` after its time and after the watermark before it.
    At each multiple that the watermarks of all partitions reach before the window closes, a group with records that count from then on
-   is emitted with all that count.
+   is emitted with all that count. Final results of a moment come last.
 6. At equal times the position decides which record is first: partition, then offset.
 """
 
@@ -183,7 +183,7 @@ def early(records: list[Record], size: int, every: int, out_of_order: int, laten
                 rows.append((min(moment, end + lateness), Row(group, end - size, end, tuple(counted), final)))
             if final:
                 break
-    return [row for _, row in sorted(rows, key=lambda entry: (entry[0], entry[1].end, entry[1].group))], late
+    return [row for _, row in sorted(rows, key=lambda entry: (entry[0], entry[1].final, entry[1].end, entry[1].group))], late
 
 
 def emitted(rows: list[Row], slowest: int | None, lateness: int) -> list[Row]:
@@ -269,29 +269,44 @@ def write(folder: Path, window: str, out_of_order: int, lateness: int, records: 
     lines("out.analytics.web.late.jsonl", map(value, late))
 
 
-def of_sessions(source: random.Random, folder: Path) -> tuple[list[Row], list[Record]]:
-    gap, out_of_order, lateness = (source.choice(choices) * SECOND for choices in ([20, 60, 90], [10, 40], [0, 15]))
+def of_sessions(source: random.Random, _: int, folder: Path) -> tuple[list[Row], list[Record]]:
+    gap, out_of_order, lateness = (source.choice(choices) * SECOND for choices in ([15, 30, 50], [10, 40], [0, 15]))
     records = draw(source, 150, 1_772_359_200_000, 7 * SECOND, 45 * SECOND)
     rows, late = sessions(records, gap, out_of_order, lateness)
     write(folder, f"session: {{ gap: {gap}ms }}", out_of_order, lateness, records, rows, late)
     return rows, late
 
 
-def of_a_calendar(source: random.Random, folder: Path) -> tuple[list[Row], list[Record]]:
-    zone = source.choice(["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "Africa/Cairo", "America/Havana"])
+# Days that are not 24 hours long, or do not begin at midnight.
+CHANGES = [
+    ("Europe/Berlin", datetime(2026, 3, 29)),  # 23 hours
+    ("Europe/Berlin", datetime(2026, 10, 25)),  # 25 hours
+    ("Africa/Cairo", datetime(2024, 4, 26)),  # from 00:00 to 01:00: no midnight
+    ("America/Havana", datetime(2018, 11, 4)),  # from 01:00 to 00:00: two midnights
+    ("America/St_Johns", datetime(2010, 11, 7)),  # from 00:01 to 23:01: two days that are over twice
+    ("Pacific/Apia", datetime(2011, 12, 30)),  # left out
+    ("Australia/Lord_Howe", datetime(2026, 4, 5)),  # half an hour
+    ("Asia/Kolkata", datetime(2026, 3, 1)),  # none
+]
+
+
+def of_a_calendar(source: random.Random, seed: int, folder: Path) -> tuple[list[Row], list[Record]]:
+    zone, change = CHANGES[(seed - 1) % len(CHANGES)]
     unit, count, step = source.choice([("d", 1, 2 * HOUR), ("d", 2, 3 * HOUR), ("w", 1, 8 * HOUR), ("mo", 1, 24 * HOUR), ("mo", 3, 70 * HOUR)])
-    windows = Calendar(zone, unit, count, source.choice([0, 0, 6 * HOUR, 90 * MINUTE]))
+    offset = source.choice([0, 0, 6 * HOUR, 90 * MINUTE])
+    if seed <= len(CHANGES):
+        (unit, count, step), offset = ("d", 1, 2 * HOUR), 0
+    windows = Calendar(zone, unit, count, offset)
     out_of_order, lateness = 2 * step, source.choice([0, step])
-    # Clocks change within the first days in most of these zones.
-    start = {"Africa/Cairo": 1_714_003_200_000}.get(zone, source.choice([1_711_756_800_000, 1_729_987_200_000, 1_710_028_800_000]))
-    records = draw(source, 120, start - 3 * DAY, step, 4 * step)
+    start = round((change - EPOCH) / timedelta(milliseconds=1)) - 40 * step
+    records = draw(source, 120, start, step, 4 * step)
     rows, late = calendar(records, windows, out_of_order, lateness)
     window = f"tumbling: {count}{unit}\n      zone: {zone}\n      offset: {windows.offset}ms"
     write(folder, window, out_of_order, lateness, records, rows, late)
     return rows, late
 
 
-def of_early_results(source: random.Random, folder: Path) -> tuple[list[Row], list[Record]]:
+def of_early_results(source: random.Random, _: int, folder: Path) -> tuple[list[Row], list[Record]]:
     size, every, out_of_order, lateness = (source.choice(choices) * SECOND for choices in ([60, 90], [10, 25, 60], [10, 40], [0, 20]))
     records = draw(source, 120, 1_772_359_200_000, 5 * SECOND, 45 * SECOND)
     rows, late = early(records, size, every, out_of_order, lateness)
@@ -300,7 +315,7 @@ def of_early_results(source: random.Random, folder: Path) -> tuple[list[Row], li
     return rows, late
 
 
-KINDS: dict[str, Callable[[random.Random, Path], tuple[list[Row], list[Record]]]] = {
+KINDS: dict[str, Callable[[random.Random, int, Path], tuple[list[Row], list[Record]]]] = {
     "sessions": of_sessions,
     "calendar": of_a_calendar,
     "every": of_early_results,
@@ -309,7 +324,7 @@ KINDS: dict[str, Callable[[random.Random, Path], tuple[list[Row], list[Record]]]
 
 def main() -> None:
     kind, seed, folder = sys.argv[1:4]
-    rows, late = KINDS[kind](random.Random(f"{kind} {seed}"), Path(folder))
+    rows, late = KINDS[kind](random.Random(f"{kind} {seed}"), int(seed), Path(folder))
     print(json.dumps({"rows": len(rows), "late": len(late)}))
 
 

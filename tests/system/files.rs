@@ -121,6 +121,24 @@ fn recipes_work_as_they_are_shown() {
     }
 }
 
+/// Sessions, windows of a calendar and results before the close, over random records, are those that the oracle computes, under every schedule.
+/// `HW_SEEDS=20` draws more of them.
+#[test]
+fn generated_windows_agree_with_the_oracle() {
+    let dir = tempfile::tempdir().unwrap();
+    let oracle = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/windows.py");
+    let seeds = std::env::var("HW_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(3);
+    for (kind, seed) in ["sessions", "calendar", "every"].iter().flat_map(|kind| (1..=seeds).map(move |seed: u32| (kind, seed))) {
+        let folder = dir.path().join(format!("{kind}-{seed}"));
+        let drawn = Command::new("python3").arg(&oracle).args([kind, seed.to_string().as_str()]).arg(&folder).output().expect("python3");
+        assert!(drawn.status.success(), "{}", String::from_utf8_lossy(&drawn.stderr));
+        assert!(!String::from_utf8_lossy(&drawn.stdout).contains("\"rows\": 0"), "{kind} {seed} expects nothing");
+    }
+    let output = hw(&["test", dir.path().to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains(&format!("{} cases passed, 0 failed", 3 * seeds)), "{text}");
+}
+
 /// A wrong expectation must fail, or the cases prove nothing.
 #[test]
 fn a_case_with_another_expectation_fails() {
