@@ -147,6 +147,9 @@ fn what_state_can_not_follow_is_refused_and_the_rest_is_written_as_the_next_vers
     for (text, words) in [
         (with("tumbling: 10m", "tumbling: 5m"), "`window`: was tumbling 10m, now tumbling 5m"),
         (with("tumbling: 10m", "hopping: { size: 10m, every: 5m }"), "now hopping 10m every 5m"),
+        (with("tumbling: 10m", "session: { gap: 10m }"), "now sessions with a gap of 10m"),
+        (with("tumbling: 10m", "tumbling: 10m, offset: 1m"), "now tumbling 10m, offset 1m"),
+        (with("tumbling: 10m", "tumbling: 1mo, zone: Europe/Berlin"), "now tumbling 1mo in Europe/Berlin"),
         (with("tumbling: 10m, by", "unbounded: true, emit: on_update, expire: 1d, by"), "now unbounded"),
         (with("by: [user]", "by: [shop]").replace("key: user", "key: shop"), "`by`: was [user string], now [shop string]"),
         (with("by: [user]", "by: [user, shop]"), "now [user string, shop string]"),
@@ -165,6 +168,7 @@ fn what_state_can_not_follow_is_refused_and_the_rest_is_written_as_the_next_vers
     for harmless in [
         with("total: sum(n)", "sum_of_all: SUM( n )"),
         with(COMPUTE, "compute: { rows: count(*), total: sum(n) }, lateness: 1m"),
+        with(COMPUTE, "compute: { rows: count(*), total: sum(n) }, emit: { every: 1m }"),
         with("topic: carts", "topic: carts2"),
         with("filter: n > 0", "filter: n > 0 AND n < 100"),
         with("schema: { user: string, shop: string, n: long,", "schema: { user: string, shop: string, n: int,"),
@@ -183,6 +187,28 @@ fn what_state_can_not_follow_is_refused_and_the_rest_is_written_as_the_next_vers
     run(&broker, &added).unwrap();
     assert_eq!(values(&broker, "carts").len() + values(&broker, "carts2").len(), 1);
     assert!(values(&broker, "carts")[0].contains(r#""rows":3"#));
+}
+
+/// Sessions are found by their gap, and calendars by their zone.
+#[test]
+fn sessions_keep_their_gap_and_days_their_zone() {
+    for (windows, other, words) in [
+        ("session: { gap: 10m }", "session: { gap: 5m }", "was sessions with a gap of 10m, now sessions with a gap of 5m"),
+        (
+            "tumbling: 1d, zone: Europe/Berlin",
+            "tumbling: 1d, zone: Africa/Cairo",
+            "was tumbling 1d in Europe/Berlin, now tumbling 1d in Africa/Cairo",
+        ),
+        ("tumbling: 1d, zone: Europe/Berlin", "tumbling: 1d", "was tumbling 1d in Europe/Berlin, now tumbling 1d"),
+    ] {
+        let of = |windows: &str| PIPELINE.replace("tumbling: 10m", windows);
+        let broker = cluster(3);
+        (0..3).for_each(|p| feed(&broker, p, "a", 1));
+        run(&broker, &of(windows)).unwrap();
+        let said = refused(&broker, &of(other));
+        assert!(said.contains("changed-state: step `per_user`") && said.contains(words), "{words}:\n{said}");
+        assert!(run(&broker, &of(windows)).unwrap().changes.is_empty());
+    }
 }
 
 /// State of a step that relies on `key` is where the declared partitioner puts its groups.

@@ -109,3 +109,29 @@ proptest! {
         prop_assert_eq!(last_of(expected.0), run(&last, &in_order, true, budget).0);
     }
 }
+
+/// What is held or counted under one `emit` is let go under another.
+#[test]
+fn a_change_of_emit_loses_no_row() {
+    const EMITS: [&str; 3] = [r#""on_close""#, r#""on_update""#, r#"{"every":"10ms"}"#];
+    for (from, to) in EMITS.into_iter().flat_map(|from| EMITS.map(|to| (from, to))) {
+        let spec = |emit| {
+            let compute = r#""compute":{"rows":"count(*)","kinds":"count(DISTINCT n)"}"#;
+            format!(r#"{{"tumbling":"30ms","by":["g"],"emit":{emit},{compute}}}"#)
+        };
+        let row = |n, time, offset| Row { partition: 0, group: 0, n, time, watermark: NO_WATERMARK, offset, then: 1 };
+        let mut before = Driver::new(&spec(from), &columns());
+        before.batch(&batch_of(&row(1, 5, 0)));
+        let mut driver = Driver::new(&spec(to), &columns());
+        (driver.state, driver.ledger, driver.rows_in) = (before.state, before.ledger, before.rows_in);
+        driver.batch(&batch_of(&row(2, 7, 1)));
+        driver.taken();
+        driver.time(12);
+        driver.time(30);
+        match driver.taken().last() {
+            Some(last) => assert!(last.contains("rows=2 kinds=2 "), "{from} -> {to}: {last}"),
+            None => assert_eq!(to, r#""on_update""#),
+        }
+        assert_eq!((driver.ledger.held, driver.state.entries.len()), (0, 1), "{from} -> {to}");
+    }
+}
