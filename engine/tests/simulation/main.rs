@@ -11,6 +11,7 @@ mod keys;
 mod masked;
 mod oracle;
 mod played;
+mod portions;
 mod sealing;
 
 use harness::{Case, Run};
