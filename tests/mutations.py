@@ -38,8 +38,8 @@ MUTATIONS = [
     (
         "state-kept-on-rewind",
         "engine/src/task.rs",
-        "            if let Some(store) = &mut node.store {\n                store.discard();\n            }\n            node.held",
-        "            node.held",
+        "            if let Some(store) = &mut node.store {\n                store.discard();\n            }\n            node.ledger",
+        "            node.ledger",
     ),
     (
         "unknown-taken-for-committed",

@@ -36,6 +36,7 @@ mod rewind;
 mod silence;
 mod tasks;
 mod time;
+mod writers;
 
 use std::time::Duration;
 

@@ -1,13 +1,15 @@
 //! A task: one partition of one stage, and the operators that run in it.
 //!
 //! Rows flow through the operators in plan order, first all batches of a round, then time: an operator's results for
-//! a new watermark reach downstream operators before that watermark does. Rows split
-//! across branches are merged back in source-offset order ([`crate::merge`]).
+//! a new watermark reach downstream operators before that watermark does (`time.rs`). Rows split across branches are merged back in source-offset order ([`crate::merge`]).
 //!
-//! Every call of an operator is checked: it must account for every row (R3), emit the declared schema, and never move a
-//! watermark back. A failed check is a bug, and aborts the epoch rather than committing it.
+//! Every call of an operator is checked (`call.rs`, `checks.rs`): it must account for every row (R3) and emit the planned columns. A
+//! failed check is a bug, and aborts the epoch rather than committing it.
 
-use std::collections::BTreeMap;
+mod call;
+mod checks;
+mod time;
+
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -15,11 +17,10 @@ use arrow::datatypes::{Int64Type, SchemaRef};
 use operator_core::batch::OFFSET;
 use operator_core::memory::{self, Exceeded};
 use operator_core::{
-    Batch, Context, Emitted, Input, Ledger, MemoryState, Millis, NO_WATERMARK, Operator, Origin, OutputPort, Port, Progress, Rejected,
-    Tables, Time,
+    Batch, Input, Ledger, Millis, NO_WATERMARK, Operator, Origin, OutputPort, Port, Rejected, StateError, Tables,
 };
 
-use crate::merge::{BY_TIME, Turn, Way, in_order};
+use crate::merge::{Turn, Way, in_order};
 use crate::pipeline::OnError;
 use crate::plan::{Stage, Upstream};
 use crate::state::Store;
@@ -42,6 +43,16 @@ pub struct Leaving {
     pub rows: Vec<Way>,
     /// (step, row, cause, where it comes from)
     pub rejected: Vec<(Arc<str>, Rejected, Origin)>,
+}
+
+/// What a round of a task gets from outside.
+#[derive(Clone, Copy)]
+pub struct Round<'a> {
+    /// The wall clock.
+    pub wall: Millis,
+    /// Entries of state that one call of an operator may release.
+    pub budget: usize,
+    pub tables: &'a dyn Tables,
 }
 
 /// What time brought about.
@@ -70,8 +81,6 @@ struct Node {
     rows_in: u64,
     /// Rows that wait, by branch of the node.
     waiting: Vec<Way>,
-    /// Input rows now in state, over all epochs.
-    held: i64,
 }
 
 /// The operators of a stage in one partition.
@@ -98,7 +107,6 @@ impl Task {
             ledger: Ledger::default(),
             rows_in: 0,
             waiting: Vec::new(),
-            held: 0,
         });
         let nodes = nodes.collect();
         Task { stage, partition, plan: plan.clone(), nodes, taken: 0 }
@@ -117,11 +125,6 @@ impl Task {
         self.nodes.get_mut(node).and_then(|n| n.store.as_mut())
     }
 
-    /// Whether the open epoch changed any state.
-    pub fn is_dirty(&self) -> bool {
-        self.nodes.iter().any(|n| n.store.as_ref().is_some_and(Store::is_dirty))
-    }
-
     /// Begins with state that was restored. Every step is to be given its time again: some may have been in the middle of
     /// releasing what was over, and only their state says how far they had come.
     pub fn resume(&mut self) {
@@ -138,7 +141,6 @@ impl Task {
             if let Some(store) = &mut node.store {
                 store.discard();
             }
-            node.held -= node.ledger.held;
             node.ledger = Ledger::default();
             node.rows_in = 0;
             node.waiting.clear();
@@ -198,14 +200,13 @@ impl Task {
         Ok(())
     }
 
-    /// Runs everything that waits, then time. `inputs`: the watermark of each input of the stage. `now`: the wall clock, and
-    /// the entries of state that a call of an operator may release.
-    pub fn run(&mut self, inputs: &[Millis], now: (Millis, usize), tables: &dyn Tables, leaving: &mut Leaving) -> Result<Ran, TaskError> {
+    /// Runs everything that waits, then time. `inputs`: the watermark of each input of the stage.
+    pub fn run(&mut self, inputs: &[Millis], round: Round<'_>, leaving: &mut Leaving) -> Result<Ran, TaskError> {
         let mut ran = Ran::default();
         self.taken = 0;
         for index in 0..self.nodes.len() {
-            self.waiting(index, tables, leaving)?;
-            ran.acted |= self.time(index, inputs, now, tables, leaving)?;
+            self.waiting(index, round, leaving)?;
+            ran.acted |= self.time(index, inputs, round, leaving)?;
         }
         ran.more = self.nodes.iter().any(|node| node.releasing.is_some());
         Ok(ran)
@@ -215,14 +216,14 @@ impl Task {
     ///
     /// # Errors
     /// Inside: the rows would need too much memory, and nothing has happened.
-    pub fn try_push(&mut self, input: usize, batch: Batch, tables: &dyn Tables) -> Result<Result<Leaving, Exceeded>, TaskError> {
-        let before: Vec<(Ledger, u64, i64)> = self.nodes.iter().map(|n| (n.ledger, n.rows_in, n.held)).collect();
+    pub fn try_push(&mut self, input: usize, batch: Batch, round: Round<'_>) -> Result<Result<Leaving, Exceeded>, TaskError> {
+        let before: Vec<(Ledger, u64)> = self.nodes.iter().map(|n| (n.ledger, n.rows_in)).collect();
         self.stores().for_each(|(_, store)| store.mark());
         let ran = memory::within(memory::BUDGET, || {
             let mut leaving = Leaving::default();
             self.push(input, batch, &mut leaving)?;
             for index in 0..self.nodes.len() {
-                self.waiting(index, tables, &mut leaving)?;
+                self.waiting(index, round, &mut leaving)?;
             }
             Ok(leaving)
         });
@@ -231,8 +232,8 @@ impl Task {
             self.stores().for_each(|(_, store)| store.keep());
             return ran.map(Ok);
         }
-        for (node, (ledger, rows_in, held)) in self.nodes.iter_mut().zip(before) {
-            (node.ledger, node.rows_in, node.held) = (ledger, rows_in, held);
+        for (node, (ledger, rows_in)) in self.nodes.iter_mut().zip(before) {
+            (node.ledger, node.rows_in) = (ledger, rows_in);
             node.waiting.clear();
             if let Some(store) = &mut node.store {
                 store.undo();
@@ -242,13 +243,8 @@ impl Task {
         Ok(Err(Exceeded))
     }
 
-    /// Whether rows can become so large in the steps that memory does not suffice for a whole batch: see [`Task::try_push`].
-    pub fn grows(&self) -> bool {
-        self.stage().is_some_and(|stage| stage.nodes.iter().any(|node| node.planned.grows))
-    }
-
     /// Runs the batches that wait for a step, one input after the other: branches of different inputs have no common order.
-    fn waiting(&mut self, index: usize, tables: &dyn Tables, leaving: &mut Leaving) -> Result<(), TaskError> {
+    fn waiting(&mut self, index: usize, round: Round<'_>, leaving: &mut Leaving) -> Result<(), TaskError> {
         let mut waiting = self.nodes.get_mut(index).map(|n| std::mem::take(&mut n.waiting)).unwrap_or_default();
         let plan = self.plan.clone();
         let node = plan.stages.get(self.stage).and_then(|stage| stage.nodes.get(index));
@@ -257,7 +253,7 @@ impl Task {
             let (of_input, others): (Vec<Way>, Vec<Way>) = waiting.into_iter().partition(|way| input_of(way) == input);
             waiting = others;
             for Way { turn, rows, origin, .. } in in_order(of_input).map_err(|e| self.broken(index, e.to_string()))? {
-                self.batch(index, (input, turn), &Batch::new(rows, origin), tables, leaving)?;
+                self.batch(index, (input, turn), &Batch::new(rows, origin), round, leaving)?;
             }
         }
         Ok(())
@@ -268,117 +264,17 @@ impl Task {
         index: usize,
         (input, turn): (Input, Turn),
         batch: &Batch,
-        tables: &dyn Tables,
+        round: Round<'_>,
         leaving: &mut Leaving,
     ) -> Result<(), TaskError> {
         let rows = batch.num_rows() as u64;
         let from = (turn, &batch.origin);
-        let (ledger, _, ()) = self.call(index, tables, from, leaving, |operator, cx| operator.on_batch(input, batch, cx))?;
-        if ledger.accounted() != rows as i64 {
-            return Err(self.broken(index, format!("{rows} rows went in, {} are accounted for ({ledger:?})", ledger.accounted())));
-        }
+        let (ledger, _, ()) = self.call(index, round, from, leaving, |operator, cx| operator.on_batch(input, batch, cx))?;
+        checks::accounts_for(rows, &ledger).map_err(|wrong| self.broken(index, wrong))?;
         if let Some(node) = self.nodes.get_mut(index) {
             node.rows_in += rows;
         }
         Ok(())
-    }
-
-    /// Gives a step the time of its inputs; true if it acted. A step that is not done with a watermark continues with it first.
-    fn time(
-        &mut self,
-        index: usize,
-        inputs: &[Millis],
-        (wall, budget): (Millis, usize),
-        tables: &dyn Tables,
-        leaving: &mut Leaving,
-    ) -> Result<bool, TaskError> {
-        let newest = self.input_watermark(index, inputs);
-        let mut acted = false;
-        while let Some(node) = self.nodes.get_mut(index) {
-            let continued = node.releasing.is_some();
-            let watermark = node.releasing.unwrap_or(newest);
-            if watermark <= node.seen {
-                break;
-            }
-            let time = Time { watermark, emitted: node.passed_on, wall, budget };
-            let origin = self.made_by(index);
-            let call = self.call(index, tables, (BY_TIME, &origin), leaving, |operator, cx| operator.on_time(time, cx))?;
-            let (ledger, emitted, progress) = call;
-            if ledger.accounted() != 0 {
-                return Err(self.broken(index, format!("time made {} rows from nothing", ledger.accounted())));
-            }
-            let Some(node) = self.nodes.get_mut(index) else { break };
-            acted |= emitted || continued || ledger != Ledger::default() || node.store.as_ref().is_some_and(Store::is_dirty);
-            match progress {
-                Progress::Done => {
-                    (node.seen, node.releasing) = (watermark, None);
-                    node.passed_on = node.passed_on.max(later(watermark, node.delay));
-                }
-                Progress::More => {
-                    node.releasing = Some(watermark);
-                    break;
-                }
-            }
-        }
-        Ok(acted)
-    }
-
-    /// Calls an operator, checks what it emitted and sends it on. Returns whether anything was emitted, and the operator's answer.
-    fn call<T>(
-        &mut self,
-        index: usize,
-        tables: &dyn Tables,
-        (turn, origin): (Turn, &Origin),
-        leaving: &mut Leaving,
-        run: impl FnOnce(&mut dyn Operator, &mut Context<'_>) -> Result<T, operator_core::StateError>,
-    ) -> Result<(Ledger, bool, T), TaskError> {
-        let (mut emitted, mut rejected, mut ledger) = (Vec::new(), Vec::new(), Ledger::default());
-        let Some(node) = self.nodes.get_mut(index) else { return Err(self.broken(index, "there is no such step".to_string())) };
-        let mut none = MemoryState::default();
-        let state: &mut dyn operator_core::State = match &mut node.store {
-            Some(store) => store,
-            None => &mut none,
-        };
-        let result = {
-            let mut cx = Context::new(&mut emitted, &mut rejected, &mut ledger, state, tables);
-            run(node.operator.as_mut(), &mut cx)
-        };
-        let answer = match result {
-            Ok(answer) => answer,
-            Err(e) => return Err(TaskError { unreadable: true, ..self.broken(index, e.to_string()) }),
-        };
-        if node.on_error == OnError::Drop {
-            let dropped: u64 = rejected.extract_if(.., |rejected| !rejected.asked).map(|rejected| rejected.inputs).sum();
-            ledger.rejected -= dropped;
-            ledger.filtered += dropped;
-        }
-        node.ledger.add(&ledger);
-        node.held += ledger.held;
-        let step = node.step.clone();
-        let (any, own) = (!emitted.is_empty(), self.made_by(index));
-        // A result that was refused, of a step that makes results: its own, whichever row led to it.
-        let makes = self.port(index, Port::OUT).is_some_and(|output| output.timed);
-        let of = |row: &Rejected| if makes && offset_of(&row.row) < 0 { own.clone() } else { origin.clone() };
-        leaving.rejected.extend(rejected.into_iter().map(|rejected| {
-            let origin = of(&rejected);
-            (step.clone(), rejected, origin)
-        }));
-        for Emitted { port, rows } in emitted {
-            let Some(output) = self.port(index, port) else {
-                return Err(self.broken(index, format!("emitted on port {}, which it doesn't have", port.0)));
-            };
-            let (planned, timed) = (&output.schema, output.timed);
-            if planned.fields().len() != rows.num_columns() {
-                let message = format!("emitted {} columns instead of {}", rows.num_columns(), planned.fields().len());
-                return Err(self.broken(index, message));
-            }
-            if planned.fields().iter().zip(rows.columns()).any(|(f, c)| f.data_type() != c.data_type()) {
-                return Err(self.broken(index, format!("emitted {} instead of {planned}", rows.schema())));
-            }
-            let (turn, origin) = if timed { (BY_TIME, &own) } else { (turn, origin) };
-            self.deliver(Upstream::Node(index, port), turn, rows, origin, leaving)?;
-        }
-        Ok((ledger, any, answer))
     }
 
     fn port(&self, index: usize, port: Port) -> Option<&OutputPort> {
@@ -389,6 +285,10 @@ impl Task {
     fn made_by(&self, index: usize) -> Origin {
         let step = self.nodes.get(index).map_or_else(|| "".into(), |node| node.step.clone());
         Origin { topic: step, partition: self.partition, from: -1, to: -1 }
+    }
+
+    fn unreadable(&self, index: usize, e: &StateError) -> TaskError {
+        TaskError { unreadable: true, ..self.broken(index, e.to_string()) }
     }
 
     fn broken(&self, index: usize, message: String) -> TaskError {
@@ -402,42 +302,3 @@ pub(crate) fn offset_of(row: &RecordBatch) -> i64 {
     let offsets = row.column_by_name(OFFSET).and_then(|column| column.as_primitive_opt::<Int64Type>());
     offsets.and_then(|offsets| offsets.values().first().copied()).unwrap_or(-1)
 }
-
-fn later(watermark: Millis, delay: Millis) -> Millis {
-    if watermark == NO_WATERMARK { watermark } else { watermark.saturating_sub(delay) }
-}
-
-/// Watermarks of the tasks that write a repartition topic, as one reader partition has heard of them (rule R6).
-#[derive(Clone, Debug)]
-pub struct Writers(Vec<Millis>);
-
-impl Writers {
-    pub fn new(writers: i32) -> Writers {
-        Writers(vec![NO_WATERMARK; writers.max(0) as usize])
-    }
-
-    /// Continues at what was committed.
-    pub fn restore(&mut self, committed: Vec<Millis>) {
-        if committed.len() == self.0.len() {
-            self.0 = committed;
-        }
-    }
-
-    pub fn observe(&mut self, writer: usize, watermark: Millis) {
-        if let Some(known) = self.0.get_mut(writer) {
-            *known = (*known).max(watermark);
-        }
-    }
-
-    /// Nothing earlier will come from any writer.
-    pub fn watermark(&self) -> Millis {
-        self.0.iter().copied().min().unwrap_or(NO_WATERMARK)
-    }
-
-    pub fn all(&self) -> &[Millis] {
-        &self.0
-    }
-}
-
-/// Ledgers of a whole lane or worker, by step.
-pub type Ledgers = BTreeMap<String, (u64, Ledger)>;

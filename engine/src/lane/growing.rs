@@ -10,6 +10,7 @@ use super::Lane;
 use super::ends::Interrupt;
 use super::partition::DecodedChunk;
 use super::tasks::failed;
+use super::time::round;
 use crate::task::Leaving;
 
 impl Lane {
@@ -19,7 +20,7 @@ impl Lane {
         let tried = match chunk.batches.as_slice() {
             [batch] if chunk.taken > 1 => {
                 let owned = self.tasks.get(chunk.task)?;
-                owned.task.try_push(chunk.input, batch.clone(), self.world.tables.as_ref()).map_err(failed)?.ok()
+                owned.task.try_push(chunk.input, batch.clone(), round(&self.world, &self.config)).map_err(failed)?.ok()
             }
             // One record, or records that were decoded into several batches: a batch is undone alone, so each goes as far as it can.
             batches => {
@@ -40,7 +41,7 @@ impl Lane {
         while let Some(batch) = open.pop() {
             let owned = self.tasks.get(chunk.task)?;
             let rows = batch.num_rows();
-            let tried = owned.task.try_push(chunk.input, batch.clone(), self.world.tables.as_ref()).map_err(failed)?;
+            let tried = owned.task.try_push(chunk.input, batch.clone(), round(&self.world, &self.config)).map_err(failed)?;
             let leaving = match tried {
                 Ok(leaving) => leaving,
                 Err(_) if rows > 1 => {

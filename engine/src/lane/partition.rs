@@ -12,11 +12,11 @@ use operator_core::{Batch, Millis, NO_WATERMARK, Origin};
 use super::TaskId;
 use super::keys::{KeyCheck, Notations};
 use super::silence::Hold;
+use super::writers::Writers;
 use crate::broker::{RecordSet, TopicPartition};
 use crate::decode::{BadRecord, Decoder};
 use crate::output::{ORIGIN, WRITER, WRITER_WATERMARK, check_repartitioned};
 use crate::stats::SourceCounts;
-use crate::task::Writers;
 use crate::time::{Moment, PartitionTime, TimeBounds};
 
 pub(super) enum InputKind {

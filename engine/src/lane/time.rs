@@ -12,8 +12,8 @@ use operator_core::NO_WATERMARK;
 
 use super::ends::Interrupt;
 use super::tasks::failed;
-use super::{Lane, LaneEnd, TaskId};
-use crate::task::Leaving;
+use super::{Lane, LaneConfig, LaneEnd, TaskId, World};
+use crate::task::{Leaving, Round};
 
 /// Entries of state that a step may release in one call, and the part of an epoch they may be.
 const MOST: u64 = 8_192;
@@ -29,21 +29,26 @@ pub(super) enum Behind {
     Restored,
 }
 
+/// What the steps of a task get from outside.
+pub(super) fn round<'a>(world: &'a World, config: &LaneConfig) -> Round<'a> {
+    let budget = (config.epoch_rows / PART).clamp(1, MOST) as usize;
+    Round { wall: world.clock.wall(), budget, tables: world.tables.as_ref() }
+}
+
 impl Lane {
     /// Runs a task's steps on what it was given, and lets its time move.
     pub(super) fn run(&mut self, id: TaskId, leaving: &mut Leaving) -> Result<(), LaneEnd> {
         let owned = self.tasks.get(id)?;
         let watermarks = self.intake.watermarks(&owned.inputs);
-        let budget = (self.config.epoch_rows / PART).clamp(1, MOST);
-        let now = (self.world.clock.wall(), budget as usize);
-        let ran = owned.task.run(&watermarks, now, self.world.tables.as_ref(), leaving).map_err(failed)?;
+        let round = round(&self.world, &self.config);
+        let ran = owned.task.run(&watermarks, round, leaving).map_err(failed)?;
         if ran.acted {
             self.commits.touch(owned.inputs.iter().flatten().cloned(), self.world.clock.monotonic());
         }
         if ran.more {
             owned.behind = Behind::Releasing;
             if ran.acted {
-                self.commits.released(budget);
+                self.commits.released(round.budget as u64);
             }
         } else if owned.behind == Behind::Releasing {
             owned.behind = Behind::Nothing;
