@@ -4,6 +4,7 @@ use std::path::Path;
 
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{Catalog, Plan, plan};
+use headwater_engine::registry::Registry;
 use headwater_engine::yaml::{self, Node, YamlError};
 use operator_core::Severity;
 
@@ -57,8 +58,16 @@ pub fn parse(source: Source) -> Result<Loaded, Vec<Problem>> {
 /// # Errors
 /// Everything that is wrong with the pipeline, in the order of the file, warnings included.
 pub fn make_plan(loaded: &Loaded, catalog: &dyn Catalog) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
+    make_plan_of(loaded, &operators(), catalog)
+}
+
+/// Plans a pipeline of these operators.
+///
+/// # Errors
+/// Those of [`make_plan`].
+pub fn make_plan_of(loaded: &Loaded, operators: &Registry, catalog: &dyn Catalog) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
     let show = |found: Vec<_>| found.into_iter().take(MOST).map(|d| Problem::found(&loaded.source, &loaded.root, d)).collect::<Vec<_>>();
-    let (plan, found) = match plan(&loaded.pipeline, &loaded.root, &operators(), catalog) {
+    let (plan, found) = match plan(&loaded.pipeline, &loaded.root, operators, catalog) {
         Ok(mut plan) => {
             let warnings = std::mem::take(&mut plan.warnings);
             (Some(plan), show(warnings))

@@ -108,12 +108,15 @@ impl Lane {
             // Back-pressure: the next epoch is full and may not be sealed before this one is settled.
             self.settle(wait)?;
         }
-        let until_due = self.commits.until_due(self.world.clock.monotonic());
         let behind = self.catch_up()?;
+        let until_timer = self.tasks.wake()?;
         // What time releases comes before new records.
         let (room, wait) = match behind || self.is_full() {
             true => (1, Duration::ZERO),
-            false => (self.config.poll_rows, wait.min(until_due.unwrap_or(wait))),
+            false => {
+                let until_due = self.commits.until_due(self.world.clock.monotonic());
+                (self.config.poll_rows, until_due.into_iter().chain(until_timer).fold(wait, Duration::min))
+            }
         };
         self.intake.poll(room, wait)?;
         let mut busy = behind;

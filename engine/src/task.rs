@@ -17,7 +17,7 @@ use arrow::datatypes::{Int64Type, SchemaRef};
 use operator_core::batch::OFFSET;
 use operator_core::memory::{self, Exceeded};
 use operator_core::{
-    Batch, Input, Ledger, Millis, NO_WATERMARK, Operator, Origin, OutputPort, Port, Rejected, StateError, Tables,
+    Batch, Input, Ledger, Millis, NO_WATERMARK, Operator, Origin, OutputPort, Port, Rejected, StateError, StateLayout, Tables, Timers,
 };
 
 use crate::merge::{Turn, Way, in_order};
@@ -50,7 +50,7 @@ pub struct Leaving {
 pub struct Round<'a> {
     /// The wall clock.
     pub wall: Millis,
-    /// Entries of state that one call of an operator may release.
+    /// Entries of state that one call of an operator may release, and timers of a step that may fire.
     pub budget: usize,
     pub tables: &'a dyn Tables,
 }
@@ -69,6 +69,10 @@ struct Node {
     operator: Box<dyn Operator>,
     /// `Some` if the step keeps state.
     store: Option<Store>,
+    /// `Some` if the step sets timers.
+    timers: Option<Timers>,
+    /// More timers are due than could fire.
+    firing: bool,
     /// The watermark that the operator is done with, and the one that was passed on.
     seen: Millis,
     passed_on: Millis,
@@ -81,6 +85,16 @@ struct Node {
     rows_in: u64,
     /// Rows that wait, by branch of the node.
     waiting: Vec<Way>,
+}
+
+impl Node {
+    /// State is another than the operator knows.
+    fn restored(&mut self) {
+        self.operator.on_restore();
+        if let Some(timers) = &mut self.timers {
+            timers.forget();
+        }
+    }
 }
 
 /// The operators of a stage in one partition.
@@ -99,6 +113,8 @@ impl Task {
             step: node.step.as_str().into(),
             operator: (node.planned.build)(),
             store: node.planned.state.is_some().then(Store::default),
+            timers: node.planned.state.as_ref().is_some_and(StateLayout::has_timers).then(Timers::default),
+            firing: false,
             seen: NO_WATERMARK,
             passed_on: NO_WATERMARK,
             releasing: None,
@@ -129,8 +145,8 @@ impl Task {
     /// releasing what was over, and only their state says how far they had come.
     pub fn resume(&mut self) {
         for node in &mut self.nodes {
-            (node.seen, node.passed_on, node.releasing) = (NO_WATERMARK, NO_WATERMARK, None);
-            node.operator.on_restore();
+            (node.seen, node.passed_on, node.releasing, node.firing) = (NO_WATERMARK, NO_WATERMARK, None, false);
+            node.restored();
             node.waiting.clear();
         }
     }
@@ -208,7 +224,7 @@ impl Task {
             self.waiting(index, round, leaving)?;
             ran.acted |= self.time(index, inputs, round, leaving)?;
         }
-        ran.more = self.nodes.iter().any(|node| node.releasing.is_some());
+        ran.more = self.nodes.iter().any(|node| node.firing || node.releasing.is_some());
         Ok(ran)
     }
 
@@ -238,7 +254,7 @@ impl Task {
             if let Some(store) = &mut node.store {
                 store.undo();
             }
-            node.operator.on_restore();
+            node.restored();
         }
         Ok(Err(Exceeded))
     }

@@ -42,12 +42,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use headwater_engine::plan::Plan;
+use headwater_engine::registry::Registry;
 use headwater_engine::yaml::Node;
 use parking_lot::Mutex;
 
 use crate::catalog::Folder;
 use crate::diagnose::Problem;
 use crate::prepare;
+use crate::registry::operators;
 use crate::samples::Rows;
 
 pub use files::Case;
@@ -143,6 +145,11 @@ struct Ran {
 /// Everything that is wrong with the pipeline or with the settings of its topics, and then with the cases that are to be run, too.
 /// What is wrong with cases alone is in [`Suite::unfinished`]: the others can be run.
 pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> {
+    suite_of(pipeline, options, &operators())
+}
+
+/// The same for a pipeline of these operators.
+fn suite_of(pipeline: &Path, options: &Options, operators: &Registry) -> Result<Suite, Vec<Problem>> {
     let one = |text: String| vec![Problem::plain(text)];
     let folder = Folder::read(&options.schemas).map_err(|e| one(format!("{}: {e}", options.schemas.display())))?;
     let loaded = prepare::load(pipeline)?;
@@ -155,8 +162,8 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
     // Cases that are not run may be half written.
     let read: Vec<(String, Result<Case, Vec<Problem>>)> = chosen.iter().flatten().map(|folder| read_case(folder)).collect();
     let none = TopicSettings::default();
-    let planned =
-        prepare::make_plan(&loaded, &topics::Topics { folder: &folder, settings: topics.as_ref().unwrap_or(&none), cases: names });
+    let catalog = topics::Topics { folder: &folder, settings: topics.as_ref().unwrap_or(&none), cases: names };
+    let planned = prepare::make_plan_of(&loaded, operators, &catalog);
     // Problems of the pipeline are reported before those of its cases.
     let mut problems: Vec<Problem> = planned.as_ref().err().into_iter().flatten().cloned().collect();
     problems.extend(topics.as_ref().err().into_iter().flatten().cloned());

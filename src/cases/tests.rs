@@ -1,6 +1,12 @@
 //! Cases as files: what is refused, and with which words.
 
+use headwater_engine::registry::Kind;
+
 use super::*;
+
+/// An operator with timers: no shipped one has any.
+#[path = "../../engine/tests/simulation/remind.rs"]
+mod remind;
 
 const PIPELINE: &str = "
 apiVersion: headwater/v1
@@ -119,4 +125,42 @@ fn files_go_on_side_by_side() {
     };
     let steps: Vec<String> = suite.cases[0].records.steps.iter().map(step).collect();
     assert_eq!(steps, ["a", "5000", "c", "5000", "b", "55000"]);
+}
+
+/// Timers follow the clock of the case: they fire once `@advance` reaches them, and the same ones under every schedule.
+#[test]
+fn timers_fire_on_the_clock_of_the_case() {
+    let files = Files::new();
+    files.write(
+        "pipeline.yaml",
+        "
+apiVersion: headwater/v1
+name: tried
+sources:
+  e: { topic: business.shop.events, schema: { id: string, at: timestamp }, key: id, time: { field: at, out_of_order: 0s, idle: 10s } }
+steps:
+  reminded: { from: e, remind: {} }
+sinks:
+  reminded: { from: reminded, topic: analytics.shop.reminded, key: id, format: json }
+  woken: { from: reminded.woken, topic: analytics.shop.woken, key: id, format: json }
+",
+    );
+    std::fs::remove_file(files.0.path().join("cases/good/out.analytics.shop.events.jsonl")).unwrap();
+    let row = |id: &str, second: i64| format!("{{\"id\":\"{id}\",\"at\":\"2026-01-01T00:00:{second:02}Z\"}}\n");
+    let advance = |span: &str| format!("{{\"@advance\":\"{span}\"}}\n");
+    let lines = [row("a", 1), row("b", 2), advance("4s"), row("x", 3), row("a", 20), advance("2m")];
+    files.write("cases/good/in.business.shop.events.jsonl", &lines.concat());
+    // The case begins at the time of its latest row.
+    let fired =
+        |id: &str, second: i64, row: &str| format!("{{\"id\":\"{id}\",\"due\":{},\"row\":{row}}}\n", (1_767_225_600 + second) * 1_000);
+    let woken = [("a", 23), ("b", 23), ("a", 27)].map(|(id, second)| fired(id, second, "\"<any>\""));
+    files.write("cases/good/out.analytics.shop.woken.jsonl", &woken.concat());
+    let reminded = [("a", 20), ("a", 25), ("b", 20), ("b", 25), ("x", 20), ("x", 25), ("a", 40), ("a", 45)];
+    files.write("cases/good/out.analytics.shop.reminded.jsonl", &reminded.map(|(id, second)| fired(id, second, "-1")).concat());
+    let options = Options { schemas: files.0.path().join("schemas"), only: String::new(), schedule: None };
+    let operators = Registry(vec![Kind::of::<remind::Remind>()]);
+    let suite = suite_of(&files.0.path().join("pipeline.yaml"), &options, &operators).ok().unwrap();
+    let reports = run(&[suite], false, &|| {});
+    let failure = reports[0].failure.as_ref().map(|failure| (&failure.schedule, &failure.differences));
+    assert!(failure.is_none() && reports[0].complete && reports[0].disturbed > 0, "{failure:?}");
 }

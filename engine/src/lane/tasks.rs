@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use operator_core::{Ledger, Millis, NO_WATERMARK};
 
@@ -105,6 +106,20 @@ impl Tasks {
     pub fn behind(&self) -> Vec<(TaskId, Behind)> {
         let behind = self.owned.iter().filter(|(_, owned)| owned.started && owned.behind != Behind::Nothing);
         behind.map(|(id, owned)| (*id, owned.behind)).collect()
+    }
+
+    /// How long it is until a timer of the wall clock is due. A task that has one which is due is behind its time.
+    pub fn wake(&mut self) -> Result<Option<Duration>, LaneEnd> {
+        let wall = self.world.clock.wall();
+        let mut first: Option<Millis> = None;
+        for owned in self.owned.values_mut().filter(|owned| owned.started) {
+            let next = owned.task.next_wake().map_err(failed)?;
+            if next.is_some_and(|time| time <= wall) && owned.behind == Behind::Nothing {
+                owned.behind = Behind::Releasing;
+            }
+            first = first.into_iter().chain(next).min();
+        }
+        Ok(first.map(|time| Duration::from_millis(u64::try_from(time.saturating_sub(wall)).unwrap_or(0))))
     }
 
     /// Discards what is not committed.

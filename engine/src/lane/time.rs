@@ -7,6 +7,9 @@
 //! Positions are committed with the watermarks of their partitions, which rows yet to be read are judged by, also in the middle of such
 //! work. How far a step has come is in its state alone. So after a restore every step is given its time again: one that was interrupted
 //! goes on, and the others find nothing to do.
+//!
+//! Timers of the wall clock ([`operator_core::timers`]) are due without a row or a watermark: the lane wakes for the first one, and the
+//! step is then behind its time like one that has more to release.
 
 use operator_core::NO_WATERMARK;
 
@@ -23,7 +26,7 @@ const PART: u64 = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Behind {
     Nothing,
-    /// A step has not released everything yet.
+    /// A step has not released everything yet, or a timer of the wall clock is due.
     Releasing,
     /// The task was restored or rewound: its steps need their time again.
     Restored,

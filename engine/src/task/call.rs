@@ -25,7 +25,8 @@ impl Task {
             None => &mut none,
         };
         let result = {
-            let mut cx = Context::new(&mut emitted, &mut rejected, &mut ledger, state, round.tables);
+            let cx = Context::new(&mut emitted, &mut rejected, &mut ledger, state, round.tables);
+            let mut cx = cx.with_timers(node.timers.as_mut(), round.wall);
             run(node.operator.as_mut(), &mut cx)
         };
         let answer = match result {

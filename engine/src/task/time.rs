@@ -1,22 +1,25 @@
-//! How a step gets its time: it releases what the watermark is past.
+//! How a step gets its time: its timers that are due fire, then it releases what the watermark is past.
 //!
 //! A step that has more to do than the budget of a round allows continues in the next one. Until it is done, neither it nor the steps
 //! after it see a newer watermark.
 
 use operator_core::{Ledger, Millis, NO_WATERMARK, Progress, Time};
 
-use super::{Leaving, Round, Task, TaskError, checks};
+use super::{Leaving, Node, Round, Task, TaskError, checks};
 use crate::merge::BY_TIME;
 use crate::state::Store;
 
 impl Task {
-    /// Gives a step the time of its inputs; true if it acted. A step that is not done with a watermark continues with it first.
+    /// Gives a step the watermark of its inputs and the wall clock; true if it acted. A watermark that it is not done with comes first,
+    /// and before each one the timers that it reaches.
     pub(super) fn time(&mut self, index: usize, inputs: &[Millis], round: Round<'_>, leaving: &mut Leaving) -> Result<bool, TaskError> {
         let newest = self.input_watermark(index, inputs);
-        let mut acted = false;
+        let (mut acted, mut timers) = (false, round.budget);
         while let Some(node) = self.nodes.get(index) {
-            let watermark = node.releasing.unwrap_or(newest);
-            if watermark <= node.seen {
+            let watermark = node.releasing.unwrap_or(newest).max(node.seen);
+            acted |= self.fire(index, watermark, &mut timers, round, leaving)?;
+            let Some(node) = self.nodes.get(index) else { break };
+            if node.firing || watermark <= node.seen {
                 break;
             }
             let continued = node.releasing.is_some();
@@ -39,6 +42,48 @@ impl Task {
             }
         }
         Ok(acted)
+    }
+
+    /// Fires the timers of a step that are due, as many as are `left`; true if there was one. Each is removed before its call: the step
+    /// may set it again.
+    fn fire(
+        &mut self,
+        index: usize,
+        watermark: Millis,
+        left: &mut usize,
+        round: Round<'_>,
+        leaving: &mut Leaving,
+    ) -> Result<bool, TaskError> {
+        let mut fired = false;
+        while let Some(Node { timers: Some(timers), store: Some(store), firing, passed_on, .. }) = self.nodes.get_mut(index) {
+            let time = Time { watermark, emitted: *passed_on, wall: round.wall, budget: *left };
+            let due = if *left > 0 { timers.take(watermark, round.wall, store) } else { Ok(None) };
+            let due = due.and_then(|due| {
+                *firing = due.is_none() && timers.is_due(watermark, round.wall, store)?;
+                Ok(due)
+            });
+            let Some(timer) = due.map_err(|e| self.unreadable(index, &e))? else { break };
+            let origin = self.made_by(index);
+            let call = self.call(index, round, (BY_TIME, &origin), leaving, |operator, cx| operator.on_timer(&timer, time, cx))?;
+            checks::moves_held_rows(&call.0).map_err(|wrong| self.broken(index, wrong))?;
+            *left -= 1;
+            fired = true;
+        }
+        Ok(fired)
+    }
+
+    /// The time of the first timer of the wall clock.
+    ///
+    /// # Errors
+    /// State can't be read.
+    pub fn next_wake(&mut self) -> Result<Option<Millis>, TaskError> {
+        let mut first: Option<Millis> = None;
+        for index in 0..self.nodes.len() {
+            let Some(Node { timers: Some(timers), store: Some(store), .. }) = self.nodes.get_mut(index) else { continue };
+            let next = timers.first_of_wall(store).map_err(|e| self.unreadable(index, &e))?;
+            first = first.into_iter().chain(next).min();
+        }
+        Ok(first)
     }
 }
 

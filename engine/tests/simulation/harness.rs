@@ -16,6 +16,8 @@ use headwater_engine::tables::LoadedTables;
 use headwater_engine::time::TrustedWall;
 use headwater_engine::yaml;
 
+use crate::remind::Remind;
+
 pub const PARTITIONS: i32 = 3;
 
 /// What the wall clock shows when the sources have been silent: once between the two halves of the input, and once behind it. By
@@ -188,6 +190,7 @@ pub fn registry() -> Registry {
         Kind::of::<operator_fanout::Fanout>(),
         Kind::of::<operator_dedup::Dedup>(),
         Kind::of::<operator_join::Join>(),
+        Kind::of::<Remind>(),
     ])
 }
 
@@ -218,7 +221,8 @@ impl<'a> Run<'a> {
         Run::of(case, seed, &PIPELINE.replace("commit_interval:", "guarantee: at_least_once\ncommit_interval:"))
     }
 
-    fn of(case: &'a Case, seed: u64, text: &str) -> Run<'a> {
+    /// Another pipeline named `simulated`.
+    pub fn of(case: &'a Case, seed: u64, text: &str) -> Run<'a> {
         let broker = MemoryBroker::seeded(seed);
         let clock = broker.clock().expect("a simulated broker has a virtual clock");
         broker.create_topic("orders", PARTITIONS);

@@ -12,7 +12,9 @@ mod masked;
 mod oracle;
 mod played;
 mod portions;
+mod remind;
 mod sealing;
+mod timers;
 
 use harness::{Case, Run};
 use headwater_engine::memory::CommittedRecord;

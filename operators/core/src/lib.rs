@@ -3,10 +3,11 @@
 //! An operator is a deterministic state machine over Arrow batches: it does no I/O, reads no clock, draws no random
 //! numbers and has no checkpoint code. Everything it may do to the world goes through [`Context`]: emit rows on a port,
 //! reject a row with a cause, read and write keyed state, look up a table. The engine owns time, state, commits and
-//! restores, and drives each operator with the same three calls in the same order:
+//! restores, and drives each operator with the same calls in the same order:
 //!
 //! ```text
 //! for each batch of each input:   operator.on_batch(input, batch, cx)   rows, in the order of their partition
+//! for each timer that is due:     operator.on_timer(timer, time, cx)    in the order of their times and keys
 //! then, if time moved:            operator.on_time(time, cx)            watermark and wall clock, never backwards;
 //!                                                                       again, while it has more to do
 //! ```
@@ -34,6 +35,7 @@ pub mod spec;
 pub mod state;
 pub mod stores;
 pub mod table;
+pub mod timers;
 pub mod types;
 
 pub use batch::{Batch, Millis, NO_WATERMARK, Origin};
@@ -44,4 +46,5 @@ pub use path::Path;
 pub use spec::{InputInfo, KeyEffect, OutputPort, PlanCx, Planned, Spec, StateLayout, TableInfo, TableUse};
 pub use state::{MemoryState, State, StateError};
 pub use table::{Change, Table, Tables};
+pub use timers::{StepTimers, Timer, TimerKind, Timers};
 pub use types::{name as type_name, said as type_said};

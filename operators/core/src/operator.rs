@@ -5,6 +5,7 @@ use arrow::array::RecordBatch;
 use crate::batch::{Batch, Millis, NO_WATERMARK};
 use crate::state::{State, StateError};
 use crate::table::Tables;
+use crate::timers::{StepTimers, Timer, Timers};
 
 /// An output of a step, by its place in [`Planned::outputs`](crate::Planned). Port 0 is the main output (`step`), the
 /// others are read as `step.name`.
@@ -68,12 +69,20 @@ pub trait Operator: Send {
         Ok(Progress::Done)
     }
 
+    /// Called for each timer that the step has set ([`Context::timers`]), once its time has come: before `on_time` for a watermark that
+    /// reached it, or when the worker's clock did. The timer is gone from state by then. `time` is that of the call, which may be later
+    /// than the timer's; results must not depend on how much.
+    fn on_timer(&mut self, timer: &Timer, time: Time, cx: &mut Context<'_>) -> Result<(), StateError> {
+        let _ = (time, cx);
+        Err(StateError::new(format!("a timer of {:?} time {} is due, but the step handles none", timer.kind, timer.time)))
+    }
+
     /// State was replaced under the operator (restore, rewind): forget whatever was cached from it.
     fn on_restore(&mut self) {}
 }
 
 /// Where the rows of a step's input went (rule R3). For every `on_batch`:
-/// rows in = passed + filtered + late + rejected + held; `on_time` moves rows from held to passed.
+/// rows in = passed + filtered + late + rejected + held; `on_time` and `on_timer` move rows from held to passed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ledger {
     /// Input rows that went on (as one row, several after an unnest, or as part of an emitted aggregate).
@@ -127,9 +136,13 @@ pub struct Context<'a> {
     ledger: &'a mut Ledger,
     state: &'a mut dyn State,
     tables: &'a dyn Tables,
+    timers: Option<&'a mut Timers>,
+    /// Wall clock.
+    now: Millis,
 }
 
 impl<'a> Context<'a> {
+    /// For a step without timers.
     pub fn new(
         emitted: &'a mut Vec<Emitted>,
         rejected: &'a mut Vec<Rejected>,
@@ -137,7 +150,12 @@ impl<'a> Context<'a> {
         state: &'a mut dyn State,
         tables: &'a dyn Tables,
     ) -> Context<'a> {
-        Context { emitted, rejected, ledger, state, tables }
+        Context { emitted, rejected, ledger, state, tables, timers: None, now: 0 }
+    }
+
+    /// Gives the step its timers, if its layout has any. `now`: what the worker's clock shows.
+    pub fn with_timers(self, timers: Option<&'a mut Timers>, now: Millis) -> Context<'a> {
+        Context { timers, now, ..self }
     }
 
     /// Emits `rows` (user columns, then system columns) that stand for `inputs` rows of the input: equal to the row
@@ -210,6 +228,12 @@ impl<'a> Context<'a> {
     /// The step's keyed state in this partition.
     pub fn state(&mut self) -> &mut dyn State {
         self.state
+    }
+
+    /// The step's timers in this partition: a part of its state, which its layout must name
+    /// ([`StateLayout::timers`](crate::StateLayout::timers)).
+    pub fn timers(&mut self) -> StepTimers<'_> {
+        StepTimers { timers: self.timers.as_deref_mut(), state: &mut *self.state, now: self.now }
     }
 
     /// The tables of the pipeline, loaded before the first record.

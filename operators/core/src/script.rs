@@ -31,7 +31,8 @@
 //! Commands (tables are indented; cells are JSON for lists, structs and quoted texts; `null` or nothing is null):
 //! * `batch [partition=1]`: rows, of partition 0 without it. Columns `_time`, `_watermark`, `_offset` and
 //!   `_future` override what is computed. Header alone: empty batch.
-//! * `time 12:01:00 [wall=12:05:00]`: the watermark moves (`on_time`). `time auto` takes it from the rows so far.
+//! * `time 12:01:00 [wall=12:05:00]`: watermark and clock move (`on_timer` for what is due, `on_time`). `time auto` takes
+//!   the watermark from the rows so far.
 //! * `restart`: a new operator over the same state. `checkpoint` remembers the state, `rewind` goes back to it with
 //!   `on_restore` on the same operator.
 //! * `table NAME key=COLUMN [at=12:00:00] [history=1h]`: contents of a table, or changes to it when it exists. Columns

@@ -106,6 +106,9 @@ impl OutputPort {
     }
 }
 
+/// The name of the fact that a step has timers.
+const TIMERS: &str = "timers";
+
 /// Facts that decide how a step's state is read: names and values in words of the pipeline file. State written under one
 /// layout means something else, or nothing, to a step with another one; the engine compares them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -116,6 +119,16 @@ impl StateLayout {
     pub fn with(mut self, name: impl Into<String>, value: impl Into<String>) -> StateLayout {
         self.0.push((name.into(), value.into()));
         self
+    }
+
+    /// The step sets timers ([`Context::timers`](crate::Context::timers)).
+    pub fn timers(self) -> StateLayout {
+        self.with(TIMERS, "by time and key")
+    }
+
+    /// Whether the step sets timers.
+    pub fn has_timers(&self) -> bool {
+        self.0.iter().any(|(name, _)| name == TIMERS)
     }
 
     /// Adds the layout of a store. Stores are compared by their names.

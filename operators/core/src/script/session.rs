@@ -13,9 +13,10 @@ use crate::Span;
 use crate::batch::{Batch, Millis, NO_WATERMARK, Origin, time_type};
 use crate::operator::{Context, Emitted, Input, Ledger, Operator, Progress, Rejected, Time};
 use crate::path::Path;
-use crate::spec::{InputInfo, PlanCx, Planned, Spec, TableInfo};
+use crate::spec::{InputInfo, PlanCx, Planned, Spec, StateLayout, TableInfo};
 use crate::state::{MemoryState, StateError};
 use crate::table::{Change, Table, put_record_key};
+use crate::timers::Timers;
 
 /// The step as far as the script has got.
 enum Step {
@@ -43,6 +44,7 @@ pub(super) struct Session<S> {
     out_of_order: Millis,
     time: Time,
     state: MemoryState,
+    timers: Timers,
     saved: MemoryState,
     tables: BTreeMap<String, Table>,
     infos: BTreeMap<String, TableInfo>,
@@ -64,6 +66,7 @@ impl<S: Spec> Session<S> {
             out_of_order: 0,
             time: Time::default(),
             state: MemoryState::default(),
+            timers: Timers::default(),
             saved: MemoryState::default(),
             tables: BTreeMap::new(),
             infos: BTreeMap::new(),
@@ -217,16 +220,23 @@ impl<S: Spec> Session<S> {
         if let Step::Running(planned, operator) = &mut self.step {
             *operator = (planned.build)();
         }
+        self.timers.forget();
         Ok(())
     }
 
     fn rewind(&mut self) -> Result<(), String> {
         self.planned()?;
         self.state = self.saved.clone();
+        self.restored();
+        Ok(())
+    }
+
+    /// Nothing in memory counts any more.
+    fn restored(&mut self) {
+        self.timers.forget();
         if let Step::Running(_, operator) = &mut self.step {
             operator.on_restore();
         }
-        Ok(())
     }
 
     fn batch(&mut self, setting: &str, body: &[&str]) -> Result<(), String> {
@@ -295,16 +305,14 @@ impl<S: Spec> Session<S> {
         self.time.wall = wall.unwrap_or(self.time.wall.max(self.time.watermark));
         // In the smallest portions where rows come one by one, and with nothing in memory from one to the next.
         let time = Time { budget: if self.one_by_one { 1 } else { usize::MAX }, ..self.time };
-        let mut ledger = Ledger::default();
+        let mut ledger = self.fire(time)?;
         loop {
             let (moved, progress) = self.drive(|operator, cx| operator.on_time(time, cx))?;
             ledger.add(&moved);
             if progress == Progress::Done {
                 break;
             }
-            if let Step::Running(_, operator) = &mut self.step {
-                operator.on_restore();
-            }
+            self.restored();
         }
         let delay = match &self.step {
             Step::Running(planned, _) => planned.delay,
@@ -319,11 +327,26 @@ impl<S: Spec> Session<S> {
         Ok(())
     }
 
+    /// Fires the timers that are due.
+    fn fire(&mut self, time: Time) -> Result<Ledger, String> {
+        let mut ledger = Ledger::default();
+        while let Some(timer) = self.timers.take(time.watermark, time.wall, &mut self.state).map_err(|e| e.to_string())? {
+            let (moved, ()) = self.drive(|operator, cx| operator.on_timer(&timer, time, cx))?;
+            ledger.add(&moved);
+            if self.one_by_one {
+                self.restored();
+            }
+        }
+        Ok(ledger)
+    }
+
     /// Calls the operator, prints what it did and checks it against the plan.
     fn drive<T>(&mut self, call: impl FnOnce(&mut dyn Operator, &mut Context<'_>) -> Result<T, StateError>) -> Result<(Ledger, T), String> {
         let Step::Running(planned, operator) = &mut self.step else { return Err("the step was refused".into()) };
         let (mut emitted, mut rejected, mut ledger) = (Vec::new(), Vec::new(), Ledger::default());
-        let mut cx = Context::new(&mut emitted, &mut rejected, &mut ledger, &mut self.state, &self.tables);
+        let timers = planned.state.as_ref().is_some_and(StateLayout::has_timers).then_some(&mut self.timers);
+        let cx = Context::new(&mut emitted, &mut rejected, &mut ledger, &mut self.state, &self.tables);
+        let mut cx = cx.with_timers(timers, self.time.wall);
         let done = call(operator.as_mut(), &mut cx);
         self.ledger.add(&ledger);
         let marks = self.headers.get("show").is_some_and(|v| v == "watermark");

@@ -7,7 +7,10 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::*;
-use crate::{Batch, Context, Diagnostic, Input, KeyEffect, Operator, OutputPort, PlanCx, Planned, Port, Progress, StateError, Time};
+use crate::{
+    Batch, Context, Diagnostic, Input, KeyEffect, Operator, OutputPort, PlanCx, Planned, Port, Progress, StateError, StateLayout, Time,
+    Timer, TimerKind,
+};
 
 /// Passes rows on and counts them in state; misbehaves on request.
 #[derive(Deserialize, JsonSchema)]
@@ -224,4 +227,102 @@ fn inputs_have_names_and_time_comes_in_portions() {
     }
     let plan = plan_example::<Meet>(&BTreeMap::new()).unwrap();
     assert_eq!(plan, "output out: a: string [key unchanged]\noutput there: b: long [key unchanged of input 2]");
+}
+
+/// For every row, emits one `after` its event time and one `after` it came by the wall clock, and a last one a second later.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Remind {
+    after: crate::Span,
+}
+
+struct Reminding {
+    after: i64,
+    schema: arrow::datatypes::SchemaRef,
+}
+
+impl Operator for Reminding {
+    fn on_batch(&mut self, _: Input, batch: &Batch, cx: &mut Context<'_>) -> Result<(), StateError> {
+        let mut timers = cx.timers();
+        let now = timers.now();
+        for time in batch.times().unwrap().values() {
+            timers.set(time + self.after, TimerKind::Event, b"row")?;
+            timers.set(now + self.after, TimerKind::Wall, &time.to_be_bytes())?;
+        }
+        cx.filtered(batch.num_rows());
+        Ok(())
+    }
+
+    fn on_timer(&mut self, timer: &Timer, time: Time, cx: &mut Context<'_>) -> Result<(), StateError> {
+        let what: arrow::array::ArrayRef = Arc::new(arrow::array::StringArray::from(vec![format!("{:?}", timer.kind)]));
+        let system = crate::batch::derived_system_columns(vec![timer.time], time.emitted);
+        let columns = [what].into_iter().chain(system).collect();
+        cx.emit(Port::OUT, arrow::array::RecordBatch::try_new(self.schema.clone(), columns).unwrap());
+        if timer.key != b"again" {
+            cx.timers().set(timer.time + 1_000, timer.kind, b"again")?;
+        }
+        Ok(())
+    }
+}
+
+impl Spec for Remind {
+    const KIND: &'static str = "remind";
+    const SUMMARY: &'static str = "Reminds.";
+    const EXAMPLE: &'static str = "steps:\n  reminded: { from: a, remind: { after: 1s } }";
+    const EXAMPLE_INPUT: &'static str = "a: string";
+
+    fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
+        let (after, schema) = (self.after.millis(), cx.input.schema.clone());
+        let output = OutputPort::main(schema.clone(), KeyEffect::Unchanged);
+        let planned = Planned::stateless(output, move || Box::new(Reminding { after, schema: schema.clone() }));
+        // A layout without timers, for `after: 0s`: the step may set none.
+        let layout = StateLayout::default();
+        Ok(Planned { state: Some(if after > 0 { layout.timers() } else { layout }), ..planned })
+    }
+}
+
+#[test]
+fn timers_fire_once_and_in_order() {
+    let script = "\
+input: a: string
+spec: { after: 10s }
+time 11:59:00 wall=11:00:00
+batch
+ a | _time
+ x | 12:00:05
+ y | 12:00:05.500
+ z | 12:00:00
+time 12:00:15 wall=11:00:00
+----
+
+time 12:00:16 wall=11:00:09
+restart
+time 12:00:16 wall=11:00:09
+----
+
+# What is rewound fires again.
+checkpoint
+time 12:00:30 wall=11:00:10
+rewind
+time 12:00:30 wall=11:00:12
+----
+";
+    for one_by_one in [false, true] {
+        let text = play::<Remind>(script, one_by_one).text;
+        let blocks: Vec<Vec<&str>> =
+            text.split("----").skip(1).map(|block| block.lines().filter_map(|line| line.strip_prefix("emit out: a=")).collect()).collect();
+        let event = |times: &[&str]| times.iter().map(|time| format!("Event | time={time}")).collect::<Vec<_>>();
+        assert_eq!(blocks[0], event(&["12:00:10", "12:00:11", "12:00:15"]), "{text}");
+        assert_eq!(blocks[1], event(&["12:00:15.500", "12:00:16"]), "{text}");
+        let wall = |time: &str, times: usize| vec![format!("Wall | time={time}"); times];
+        let last = event(&["12:00:16.500"]);
+        assert_eq!(blocks[2], [last.clone(), wall("11:00:10", 3), last, wall("11:00:10", 3), wall("11:00:11", 1)].concat(), "{text}");
+        assert!(!text.contains(BROKEN), "{text}");
+    }
+}
+
+#[test]
+fn a_step_can_set_no_timers_that_its_layout_does_not_name() {
+    let text = run::<Remind>("input: a: string\nspec: { after: 0s }\nbatch\n a\n x\n----\n");
+    assert!(text.contains("broken: state: the layout of the step has no timers"), "{text}");
 }

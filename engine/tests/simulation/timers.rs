@@ -1,0 +1,146 @@
+//! Timers of event time and of the wall clock fire once, in order, and when their time has come.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use headwater_engine::broker::Clock;
+use headwater_engine::lane::{Lane, LaneConfig};
+use headwater_engine::memory::MemoryBroker;
+use serde_json::Value;
+
+use crate::harness::{Case, Outcome, PARTITIONS, Run, SILENT_AT, TRAILS};
+use crate::played::Played;
+use crate::remind::{AGAIN, SPAN, WAKE};
+use crate::seeds;
+
+const OUT_OF_ORDER: i64 = 2_000;
+const START: i64 = 1_767_225_600_000;
+
+const PIPELINE: &str = r#"
+apiVersion: headwater/v1
+name: simulated
+commit_interval: 20ms
+sources:
+  orders:
+    topic: orders
+    format: json
+    schema: { id: string, product: string, amount: long, at: timestamp }
+    time: { field: at, out_of_order: 2s, idle: 60s }
+    key: id
+steps:
+  reminded: { from: orders, remind: {} }
+sinks:
+  reminded: { from: reminded, topic: reminded, key: id, create: { partitions: 1 } }
+  woken: { from: reminded.woken, topic: woken, key: id, create: { partitions: 1 } }
+"#;
+
+/// The rows of a topic in their order: id and a number.
+fn rows(broker: &MemoryBroker, topic: &str, number: &str) -> Vec<(String, i64)> {
+    let of = |value: &[u8]| {
+        let value: Value = serde_json::from_slice(value).unwrap();
+        (value["id"].as_str().unwrap().to_string(), value[number].as_i64().unwrap())
+    };
+    broker.read_all_committed(topic).iter().map(|record| of(record.value.as_deref().unwrap())).collect()
+}
+
+fn counted(rows: impl IntoIterator<Item = (String, i64)>) -> BTreeMap<(String, i64), usize> {
+    let mut counts = BTreeMap::new();
+    rows.into_iter().for_each(|row| *counts.entry(row).or_default() += 1);
+    counts
+}
+
+/// Each timer that is to fire did so once, and those of a partition in the order of time and key.
+fn check(case: &Case, outcome: &Outcome, seed: u64) {
+    let (mut reminded, mut woken) = (Vec::new(), Vec::new());
+    for partition in 0..PARTITIONS {
+        let (mut newest, mut half) = (i64::MIN, 0);
+        let of_partition = case.orders.iter().filter(|order| order.partition == partition).enumerate();
+        for (offset, order) in of_partition.filter(|(_, order)| !order.broken) {
+            woken.push((order.id.clone(), offset as i64));
+            if order.half != half {
+                // It was silent, and followed the clock in steps of a second.
+                half = order.half;
+                newest = newest.max(SILENT_AT[0] - TRAILS - 500 + OUT_OF_ORDER);
+            }
+            if newest == i64::MIN || order.at >= newest - OUT_OF_ORDER {
+                let due = (order.at.div_euclid(SPAN) + 2) * SPAN;
+                reminded.extend([due, due + AGAIN].map(|due| (order.id.clone(), due)));
+            }
+            newest = newest.max(order.at);
+        }
+    }
+    reminded.sort_unstable();
+    reminded.dedup();
+    assert_eq!(counted(rows(&outcome.broker, "woken", "row")), counted(woken), "seed {seed}: timers of the wall clock");
+    let fired = rows(&outcome.broker, "reminded", "due");
+    for partition in 0..PARTITIONS {
+        let of_partition = fired.iter().filter(|(id, _)| headwater_formats::partition(id.as_bytes(), PARTITIONS) == partition);
+        let fired: Vec<(i64, &str)> = of_partition.map(|(id, due)| (*due, id.as_str())).collect();
+        assert!(fired.is_sorted(), "seed {seed}: partition {partition}: {fired:?}");
+    }
+    assert_eq!(counted(fired), counted(reminded), "seed {seed}: timers of event time");
+}
+
+/// Lanes die, commits fail, partitions move.
+#[test]
+fn timers_fire_once_and_in_order() {
+    for seed in seeds() {
+        let case = Case::new(seed);
+        check(&case, &Run::of(&case, seed, PIPELINE).undisturbed(), seed);
+        check(&case, &Run::of(&case, seed, PIPELINE).disturbed(), seed);
+    }
+}
+
+fn append(played: &Played, id: &str, at: i64) {
+    let value = format!("{{\"id\":\"{id}\",\"product\":\"p\",\"amount\":1,\"at\":{at}}}");
+    played.broker.append("orders", 0, Some(b"k"), Some(value.as_bytes()), None, &[]).unwrap();
+}
+
+/// With rows coming all the time, and with none: the lane wakes by itself.
+#[test]
+fn a_timer_of_the_wall_clock_fires_within_a_second() {
+    for traffic in [true, false] {
+        let played = Played::new(PIPELINE, &[("orders", 1)]);
+        let clock = played.broker.clock().unwrap();
+        let mut lane = played.lane(LaneConfig::new("w", 0));
+        append(&played, "a", START);
+        let mut seen = 0;
+        for _ in 0..200 {
+            clock.advance(50);
+            lane.step(Duration::ZERO).unwrap();
+            if traffic {
+                append(&played, "a", START);
+            }
+            let woken = rows(&played.broker, "woken", "due");
+            for (_, due) in &woken[seen..] {
+                assert!((0..=1_000).contains(&(clock.wall() - due)), "{} ms after its time, traffic: {traffic}", clock.wall() - due);
+            }
+            seen = woken.len();
+        }
+        assert!(seen == 1 || traffic && seen > 100, "{seen} timers fired, traffic: {traffic}");
+    }
+}
+
+/// As many as an eighth of an epoch's rows fire in one round, and the epoch may end between rounds.
+#[test]
+fn timers_that_are_due_together_fire_in_portions_and_in_order() {
+    let played = Played::new(PIPELINE, &[("orders", 1)]);
+    let clock = played.broker.clock().unwrap();
+    let run = |lane: &mut Lane| {
+        for _ in 0..2_000 {
+            clock.work(1);
+            lane.step(Duration::ZERO).unwrap();
+        }
+    };
+    (0..500).for_each(|n| append(&played, &format!("{n:03}"), START));
+    append(&played, "x", START);
+    let mut lane = played.lane(LaneConfig { epoch_rows: 40, ..LaneConfig::new("w", 0) });
+    run(&mut lane);
+    assert!(rows(&played.broker, "woken", "row").is_empty());
+    clock.advance(WAKE);
+    run(&mut lane);
+    let woken: Vec<i64> = rows(&played.broker, "woken", "row").into_iter().map(|(_, row)| row).collect();
+    assert_eq!(woken, (0..500).collect::<Vec<i64>>(), "and the one that was deleted did not fire");
+    // Each of the records, with the end of a transaction behind every 40.
+    assert!(played.broker.last_stable_offset("woken", 0).unwrap() >= 500 + 500 / 40);
+}
