@@ -19,6 +19,7 @@ from typing import Any
 
 import clickhouse
 import semantics
+import steps
 from difference import Difference, frozen, multisets, orders_per_key, plain
 from semantics import OrderAnalytics, Rules, Unreadable, column, milliseconds
 from topics import Decoder, Log, Record, Registry, Trouble
@@ -31,10 +32,14 @@ TOPICS = {
     "high_value": "analytics.orders.high-value",
     "late": "analytics.orders.late-lines",
 }
+# Those of `steps`, and the second input, which only they read.
+TOPICS_OF_STEPS = {"payments": "business.payments.completed"} | {name: f"analytics.orders.{name.replace('_', '-')}" for name in steps.READERS}
 
 
-def expected(log: Log, decode: Decoder, topics: dict[str, str], rules: Rules) -> tuple[OrderAnalytics, dict[str, Any]]:
-    """Folds the input topics, to their end, into what must come out."""
+def expected(
+    log: Log, decode: Decoder, topics: dict[str, str], rules: Rules, more: steps.Steps | None
+) -> tuple[OrderAnalytics, dict[str, Any]]:
+    """Folds the input topics, to their end, into what must come out; also into `more`."""
     categories: dict[str, str | None] = {}
     for record in log.read(topics["products"]):
         row, key = decode(record.value), (record.key or b"").decode()
@@ -55,7 +60,15 @@ def expected(log: Log, decode: Decoder, topics: dict[str, str], rules: Rules) ->
             # Bytes that are no order go to the dead-letter topic; they are no row, so they do not move the watermark.
             undecodable += 1
             continue
+        if more is not None:
+            more.order(model.watermark(record.partition), at, order)
         model.observe(record.partition, record.timestamp_ms, at, order)
+    if more is not None:
+        watermarks = steps.Watermarks(rules)
+        for record in log.read(topics["payments"]):
+            event = decode(record.value)
+            at = milliseconds(event["timestamp"])
+            more.payment(watermarks.pass_by(record.partition, record.timestamp_ms, at), at, event["data"])
     return model, {"products": len(categories), "customers": len(customers), "orders": model.observed, "undecodable": undecodable}
 
 
@@ -73,10 +86,10 @@ def rows_of(log: Log, decode: Decoder, topic: str, read: Callable[[dict[str, Any
 
 def check_outputs(args: argparse.Namespace, log: Log, decode: Decoder, topics: dict[str, str], wanted: dict[str, Counter[Any]]) -> list[Difference]:
     """Compares everything that was written with what should have been."""
-    readers = {"revenue": semantics.as_revenue, "high_value": semantics.as_high_value, "late": semantics.as_late}
+    readers = {"revenue": semantics.as_revenue, "high_value": semantics.as_high_value, "late": semantics.as_late} | steps.READERS
     differences = []
     for name, read in readers.items():
-        if name in args.skip:
+        if name in args.skip or name not in wanted:
             continue
         rows, notes = rows_of(log, decode, topics[name], read)
         found = multisets(f"topic {topics[name]}", wanted[name], rows)
@@ -93,21 +106,25 @@ def check_outputs(args: argparse.Namespace, log: Log, decode: Decoder, topics: d
 
 def order_analytics(args: argparse.Namespace) -> int:
     """The command `order-analytics`."""
-    topics = TOPICS | (json.loads(args.topics_json) if args.topics_json else {})
-    if unknown := topics.keys() - TOPICS.keys():
-        raise Trouble(f"--topics-json names {', '.join(sorted(unknown))}: known are {', '.join(TOPICS)}")
+    known = TOPICS | (TOPICS_OF_STEPS if args.steps else {})
+    topics = known | (json.loads(args.topics_json) if args.topics_json else {})
+    if unknown := topics.keys() - known.keys():
+        raise Trouble(f"--topics-json names {', '.join(sorted(unknown))}: known are {', '.join(known)}")
+    if args.steps and not args.all_closed:
+        raise Trouble("--steps needs --all-closed: what the steps hold back is not computed")
     rules = replace(
         Rules(), window=args.window, out_of_order=args.out_of_order, lateness=args.lateness, skew=args.skew, high_value=Decimal(args.high_value)
     )
     log, decode = Log(args.bootstrap, args.patience), Decoder(Registry(args.registry))
-    model, inputs = expected(log, decode, topics, rules)
+    more = steps.Steps() if args.steps else None
+    model, inputs = expected(log, decode, topics, rules, more)
     if args.all_closed:
         closed = None
     elif args.closed_up_to == "watermarks":
         closed = model.closed_up_to()
     else:
         closed = milliseconds(int(args.closed_up_to) if args.closed_up_to.isdigit() else args.closed_up_to)
-    wanted = {"revenue": model.revenue(closed), "high_value": model.high_value, "late": model.late}
+    wanted = {"revenue": model.revenue(closed), "high_value": model.high_value, "late": model.late} | (more.wanted() if more else {})
     deadline = time.monotonic() + args.wait
     while True:
         differences = check_outputs(args, log, decode, topics, wanted)
@@ -207,6 +224,7 @@ def arguments() -> argparse.ArgumentParser:
     check.add_argument("--skip", action="append", default=[], choices=["revenue", "high_value", "late"], help="do not check this output topic")
     check.add_argument("--closed-up-to", default="watermarks", metavar="watermarks|TIME", help="which windows must be out: as the final watermarks say (default), or those that end by TIME (ISO-8601 or ms)")
     check.add_argument("--all-closed", action="store_true", help="every window must be out: the run was ended with an idle advance")
+    check.add_argument("--steps", action="store_true", help="check the steps of steps.py, too")
     check.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="give the output this long to become right")
     rules = Rules()
     for name, about in (("window", "length of a window"), ("out-of-order", "slack of the watermark"), ("lateness", "how long windows stay open"), ("skew", "how far ahead of its record an event may move time")):

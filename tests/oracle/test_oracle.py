@@ -21,6 +21,7 @@ from semantics import (
     as_revenue,
     milliseconds,
 )
+from steps import Steps
 from windows import DAY, Calendar, Record, calendar, early, sessions
 
 MINUTE = 60_000
@@ -191,6 +192,34 @@ class EarlyResults(unittest.TestCase):
         of_a = [(len(row.records), row.final) for row in rows if row.group == "a"]
         # At 20 two; at 60, when the window closes, the one from 45 and the one from 39, which came at a watermark of 40.
         self.assertEqual((of_a, late), ([(2, False), (4, True)], []))
+
+
+class StepsOfTheKillTest(unittest.TestCase):
+    def test_sessions_repeats_and_pairs(self) -> None:
+        steps = Steps()
+
+        def order(before: int, at: int, order_id: str, *products: str) -> None:
+            items = [{"productId": product, "quantity": 2} for product in products]
+            steps.order(before, at, {"orderId": order_id, "total": Decimal(1), "currency": "EUR", "items": items})
+
+        order(NEVER, 10_000, "o1", "p7", "p7", "p8")
+        order(5_000, 10_999, "o2", "p7")
+        order(5_000, 11_999, "o1", "p17", "p7")
+        order(12_000, 11_998, "o3", "p7")
+        order(400_000, 310_000, "o1")
+        order(330_000, 310_000, "o1")
+        steps.order(NEVER, 0, {"orderId": "o4", "total": Decimal(0), "currency": "EUR", "items": []})
+        for at, payment_id, order_id in ((9_000, "a", "o1"), (8_999, "b", "o1"), (15_999, "c", "o2"), (16_000, "d", "o2")):
+            steps.payment(NEVER, at, {"orderId": order_id, "paymentId": payment_id})
+        steps.payment(2, 1, {"orderId": "o2", "paymentId": "e"})
+        wanted = steps.wanted()
+        bursts = [("p7", 10_000, 11_999, 3, 2, 6), ("p7", 11_999, 12_999, 1, 1, 2), ("p17", 11_999, 12_999, 1, 1, 2)]
+        self.assertEqual(wanted["bursts"], Counter(bursts))
+        self.assertEqual(wanted["late_lines_of_bursts"], Counter([("o3", "p7", 2)]))
+        self.assertEqual((wanted["once"], wanted["repeats"]), (Counter(["o1", "o1", "o2", "o3"]), Counter(["o1"])))
+        self.assertEqual(wanted["late_orders"], Counter(["o1"]))
+        self.assertEqual(wanted["paid"], Counter([("o1", "a"), ("o2", "c"), ("o1", None)]))
+        self.assertEqual(wanted["late_pairs"], Counter([("o3", None), ("o1", None), ("o1", None), (None, "e")]))
 
 
 class Reading(unittest.TestCase):

@@ -1,5 +1,6 @@
 //! Workers that are killed, at random instants and at every named step of the protocol, and workers that are frozen for longer than
-//! their session and `idle` last, while others take over. The committed output must equal what the oracle computes from the input, to the row, in Kafka, in ClickHouse and in PostgreSQL.
+//! their session and `idle` last, while others take over. The committed output, of windows, sessions, a `dedup` and a `join`, must equal
+//! what the oracle computes from the input, to the row, in Kafka, in ClickHouse and in PostgreSQL.
 
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -66,6 +67,47 @@ const POSTGRES: &str = "  \
   picky: { from: per_minute, postgres: NAME.picky, flush_interval: 200ms, block_rows: 500 }
 ";
 
+/// A second source, and steps with state of each other kind: what they mean is in `tests/oracle/steps.py`.
+const SOURCE: &str =
+    "  payments: { topic: business.payments.completed, format: avro, event: envelope, key: data.orderId, time: { field: timestamp, \
+                      out_of_order: 5s, idle: 5s } }
+";
+const STEPS: &str = "
+  sevens: { from: lines, filter: product_id LIKE '%7' }
+  bursts:
+    from: sevens
+    window:
+      session: { gap: 1s }
+      by: [product_id]
+      compute: { lines: count(*), orders: count(DISTINCT order_id), quantity: sum(quantity) }
+  once: { from: summary, dedup: { by: order_id, within: 5m, lateness: 30s } }
+  receipts: { from: payments, map: { select: { order_id: data.orderId, payment_id: data.paymentId } } }
+  paid:
+    from: { left: summary, right: receipts }
+    join:
+      kind: left
+      on: order_id
+      within: { before: 1s, after: 5s }
+      select: { order_id: left.order_id, payment_id: right.payment_id }
+";
+const SINKS: &str = "  \
+  bursts: { from: bursts, topic: analytics.NAME.bursts, key: product_id, create: { partitions: 6 } }
+  late_lines_of_bursts: { from: bursts.late, topic: analytics.NAME.late-lines-of-bursts, key: product_id, create: { partitions: 6 } }
+  once: { from: once, topic: analytics.NAME.once, key: order_id, create: { partitions: 6 } }
+  repeats: { from: once.duplicates, topic: analytics.NAME.repeats, key: order_id, create: { partitions: 6 } }
+  late_orders: { from: once.late, topic: analytics.NAME.late-orders, key: order_id, create: { partitions: 6 } }
+  paid: { from: paid, topic: analytics.NAME.paid, key: order_id, create: { partitions: 6 } }
+  late_pairs: { from: paid.late, topic: analytics.NAME.late-pairs, create: { partitions: 6 } }
+";
+
+/// Adds them to a pipeline.
+fn add_steps(file: &std::path::Path, name: &str) {
+    let text = std::fs::read_to_string(file).unwrap();
+    let text = text.replacen("sources:\n", &format!("sources:\n{SOURCE}"), 1);
+    let text = text.replacen("\nsinks:\n", &format!("{STEPS}\nsinks:\n{SINKS}").replace("NAME", name), 1);
+    std::fs::write(file, text).unwrap();
+}
+
 /// Rows of a minute in PostgreSQL, as ClickHouse shows them; `\N` stands for NULL.
 fn in_postgres(environment: &Ephemeral, table: &str) -> Result<Vec<String>, String> {
     let time = |column: &str| format!("(extract(epoch FROM {column}) * 1000)::bigint");
@@ -111,12 +153,16 @@ fn postgres_agrees(environment: &Ephemeral, name: &str) {
     assert!(!refused.is_empty(), "the picky table has refused rows");
 }
 
-/// Compares everything that was written with what the oracle computes from the input. `all_closed`: the sources are silent for
-/// longer than `idle`, so that every window is out.
-fn agrees(environment: &Ephemeral, name: &str, all_closed: bool) {
-    let topics = format!(
-        r#"{{"revenue":"analytics.{name}.revenue-per-minute","high_value":"analytics.{name}.high-value","late":"analytics.{name}.late-lines"}}"#
-    );
+/// Compares everything that was written with what the oracle computes from the input. `steps`: the added steps, too, and the
+/// sources are silent for longer than `idle`, so that everything is out.
+fn agrees(environment: &Ephemeral, name: &str, steps: bool) {
+    let mut topics: Vec<(&str, &str)> = vec![("revenue", "revenue-per-minute"), ("high_value", "high-value"), ("late", "late-lines")];
+    if steps {
+        topics.extend([("bursts", "bursts"), ("late_lines_of_bursts", "late-lines-of-bursts"), ("once", "once"), ("repeats", "repeats")]);
+        topics.extend([("late_orders", "late-orders"), ("paid", "paid"), ("late_pairs", "late-pairs")]);
+    }
+    let topics: Vec<String> = topics.iter().map(|(topic, path)| format!(r#""{topic}":"analytics.{name}.{path}""#)).collect();
+    let topics = format!("{{{}}}", topics.join(","));
     let table = format!("{name}.revenue_per_minute");
     let mut arguments = vec![
         "order-analytics",
@@ -131,9 +177,11 @@ fn agrees(environment: &Ephemeral, name: &str, all_closed: bool) {
         "--topics-json",
         &topics,
         "--wait",
-        "120",
+        "300",
     ];
-    arguments.extend(all_closed.then_some("--all-closed"));
+    if steps {
+        arguments.extend(["--all-closed", "--steps"]);
+    }
     let text = oracle(&arguments);
     println!("{text}");
 }
@@ -157,6 +205,7 @@ fn killed_workers_change_nothing() {
     let (_turn, environment) = (exclusive(), fresh());
     let dir = tempfile::tempdir().unwrap();
     let file = order_analytics(dir.path(), "killed", "5s");
+    add_steps(&file, "killed");
     let mut load = generator(&environment, 1, 10_000_000, 1_500);
     wait_until("the tables", Duration::from_secs(60), || {
         let topics = std::process::Command::new("kcat")
@@ -164,7 +213,8 @@ fn killed_workers_change_nothing() {
             .output()
             .map_err(|e| format!("install kcat: {e}"))?;
         let text = String::from_utf8_lossy(&topics.stdout).into_owned();
-        if text.contains("business.orders.created") { Ok(()) } else { Err("no orders topic yet".into()) }
+        let made = ["business.orders.created", "business.payments.completed"].iter().all(|topic| text.contains(topic));
+        if made { Ok(()) } else { Err("the topics are not made yet".into()) }
     });
     let picky = "CREATE SCHEMA killed; CREATE TABLE killed.picky (window_start timestamptz, window_end timestamptz, product_id text, \
                  category text, orders bigint, quantity bigint, revenue numeric, CHECK (right(product_id, 1) <> '7'))";
