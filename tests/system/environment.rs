@@ -37,6 +37,19 @@ pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> Result<
     }
 }
 
+/// Waits until `done` holds. It may take any time, but what `done` says otherwise must change within `patience`: how long a backlog takes
+/// depends on its size and on the machine.
+pub fn wait_while_it_moves(what: &str, patience: Duration, mut done: impl FnMut() -> Result<(), String>) {
+    let (mut said, mut moved) = (String::new(), Instant::now());
+    while let Err(state) = done() {
+        if state != said {
+            (said, moved) = (state, Instant::now());
+        }
+        assert!(moved.elapsed() < patience, "{what}: no change for {patience:?}: {said}");
+        pause();
+    }
+}
+
 /// Between two looks at a service that has no way to tell.
 fn pause() {
     let (_sender, receiver) = std::sync::mpsc::channel::<()>();

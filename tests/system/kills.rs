@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use headwater_local::Ephemeral;
 
-use crate::environment::{HW, clickhouse, exclusive, fresh, oracle, postgres, wait_until};
+use crate::environment::{HW, clickhouse, exclusive, fresh, oracle, postgres, wait_until, wait_while_it_moves};
 use crate::log::read;
 use crate::worker::{Worker, pipeline};
 
@@ -132,7 +132,7 @@ fn sorted(text: &str) -> Result<Vec<String>, String> {
 /// What is in PostgreSQL equals what is in ClickHouse, which equals what the oracle says.
 fn postgres_agrees(environment: &Ephemeral, name: &str) {
     let expected = in_clickhouse(environment, &format!("{name}.revenue_per_minute")).unwrap();
-    wait_until("the rows in PostgreSQL", Duration::from_secs(60), || {
+    wait_while_it_moves("the rows in PostgreSQL", Duration::from_secs(60), || {
         let found = in_postgres(environment, &format!("{name}.inserts"))?;
         if found == expected { Ok(()) } else { Err(format!("{} rows instead of {}", found.len(), expected.len())) }
     });
@@ -144,7 +144,7 @@ fn postgres_agrees(environment: &Ephemeral, name: &str) {
     // What the picky table does not have is a dead letter, once.
     let refused: Vec<String> = expected.iter().filter(|row| row.split('\t').nth(2).is_some_and(|id| id.ends_with('7'))).cloned().collect();
     let held: Vec<String> = expected.iter().filter(|row| !refused.contains(row)).cloned().collect();
-    wait_until("the rows in the picky table", Duration::from_secs(60), || {
+    wait_while_it_moves("the rows in the picky table", Duration::from_secs(60), || {
         let (found, letters) =
             (in_postgres(environment, &format!("{name}.picky"))?, read(environment, &format!("hw.{name}.picky.dlq")).len());
         let said = format!("{} rows and {letters} letters instead of {} and {}", found.len(), held.len(), refused.len());
