@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use crate::cluster::Cluster;
 use crate::contender::Work;
 use crate::orders::{Expected, Orders};
+use crate::payments;
 
 #[derive(Deserialize)]
 struct Projected<'a> {
@@ -21,6 +22,13 @@ struct Windowed<'a> {
     window_end: &'a RawValue,
     orders: u64,
     revenue: f64,
+}
+
+#[derive(Deserialize)]
+struct Joined<'a> {
+    order_id: &'a str,
+    payment_id: &'a str,
+    amount: f64,
 }
 
 /// ISO 8601, or milliseconds since 1970.
@@ -47,6 +55,7 @@ pub fn output(cluster: &Cluster, topic: &str, work: Work, orders: &Orders, expec
         }
         Work::W1 => projected(cluster, topic, expected),
         Work::W2 | Work::W2R => windowed(cluster, topic, expected),
+        Work::Join => joined(cluster, topic, orders),
     }
 }
 
@@ -84,5 +93,22 @@ fn windowed(cluster: &Cluster, topic: &str, expected: &Expected) -> Result<u64, 
     })?;
     same("results are missing", left.len() as u64, 0)?;
     same("rows in closed windows", rows, expected.windowed)?;
+    Ok(records)
+}
+
+/// Each order whose payment came in time, once, with that payment.
+fn joined(cluster: &Cluster, topic: &str, orders: &Orders) -> Result<u64, String> {
+    let mut missing: Vec<bool> = (0..orders.count).map(payments::in_time).collect();
+    let records = cluster.read_all(topic, |value| {
+        let row: Joined<'_> = parse(value)?;
+        let order = number(row.order_id)?;
+        let expected = usize::try_from(order).ok().and_then(|order| missing.get_mut(order)).is_some_and(std::mem::take);
+        let cents = (row.amount * 100.0).round() as u64;
+        match expected && number(row.payment_id)? == order && cents == orders.order(order).cents {
+            true => Ok(()),
+            false => Err(format!("wrong output: no such pair, or twice: {}", String::from_utf8_lossy(value))),
+        }
+    })?;
+    same("pairs are missing", missing.iter().filter(|missing| **missing).count() as u64, 0)?;
     Ok(records)
 }

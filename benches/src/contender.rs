@@ -14,6 +14,8 @@ pub enum Work {
     W2,
     /// Windows by a column that the program does not know to be the key.
     W2R,
+    /// Orders joined with their payments.
+    Join,
 }
 
 /// A program.
@@ -41,6 +43,8 @@ pub struct Run {
     pub id: String,
     pub bootstrap: String,
     pub input: String,
+    /// The second input, of a join.
+    pub payments: String,
     pub commit_ms: u64,
     /// The `hw` program.
     pub hw: PathBuf,
@@ -69,6 +73,7 @@ impl Contender {
             Work::Copy | Work::W1 => "hw W1",
             Work::W2 => "hw W2",
             Work::W2R => "hw W2R",
+            Work::Join => "hw WJ",
         };
         Contender { name: format!("{name}, {lanes} lanes"), work, how: How::Headwater { program: None, lanes } }
     }
@@ -83,13 +88,14 @@ impl Contender {
         }
     }
 
-    /// A peer as given on the command line: `NAME:w1|w2:COMMAND`.
+    /// A peer as given on the command line: `NAME:w1|w2|wj:COMMAND`.
     pub fn peer(text: &str) -> Result<Contender, String> {
         let parts: Vec<&str> = text.splitn(3, ':').collect();
         let (name, work, command) = match parts.as_slice() {
             [name, "w1", command] => (name, Work::W1, command),
             [name, "w2", command] => (name, Work::W2, command),
-            _ => return Err(format!("a peer is NAME:w1:COMMAND or NAME:w2:COMMAND, not {text:?}")),
+            [name, "wj", command] => (name, Work::Join, command),
+            _ => return Err(format!("a peer is NAME:w1:COMMAND, NAME:w2:COMMAND or NAME:wj:COMMAND, not {text:?}")),
         };
         Ok(Contender { name: name.to_string(), work, how: How::Peer(command.to_string()) })
     }
@@ -99,7 +105,16 @@ impl Contender {
         match (&self.how, self.work) {
             (How::Headwater { .. }, Work::W1 | Work::Copy) => format!("hw.w1-{}", run.id),
             (How::Headwater { .. }, Work::W2 | Work::W2R) => format!("hw.w2-{}", run.id),
+            (How::Headwater { .. }, Work::Join) => format!("hw.wj-{}", run.id),
             _ => format!("bench-{}", run.id),
+        }
+    }
+
+    /// The topics that have to be read to their end.
+    pub fn inputs<'a>(&self, run: &'a Run) -> Vec<&'a str> {
+        match self.work {
+            Work::Join => vec![&run.input, &run.payments],
+            _ => vec![&run.input],
         }
     }
 
@@ -135,6 +150,7 @@ impl Contender {
             ("BENCH_BOOTSTRAP", run.bootstrap.clone()),
             ("BENCH_GROUP", self.group(run)),
             ("BENCH_INPUT", run.input.clone()),
+            ("BENCH_PAYMENTS", run.payments.clone()),
             ("BENCH_OUTPUT", run.output()),
             ("BENCH_COMMIT", format!("{}ms", run.commit_ms)),
             ("BENCH_COMMIT_MS", run.commit_ms.to_string()),
@@ -152,6 +168,7 @@ impl Contender {
         match self.work {
             Work::Copy | Work::W1 => Ok(shipped.join("w1.yaml")),
             Work::W2 => Ok(shipped.join("w2.yaml")),
+            Work::Join => Ok(shipped.join("wj.yaml")),
             Work::W2R => {
                 const KEY: &str = "    key: product_id\n";
                 let text = std::fs::read_to_string(shipped.join("w2.yaml")).map_err(|e| e.to_string())?;

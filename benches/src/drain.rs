@@ -83,13 +83,16 @@ pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, orders: &Orders,
     let log = run.dir.join(format!("{}.log", run.id));
     let mut process = Measured::start(contender.command(run)?, &log)?;
     let (mut first, mut last) = (None, (Duration::ZERO, 0));
+    let inputs = contender.inputs(run);
+    // Every order has a payment.
+    let records = orders.count * inputs.len() as u64;
     let wall = loop {
         std::thread::sleep(LOOK);
         process.check()?;
         // Errors before the group exists are expected.
-        let done: i64 = group.committed(&run.input).unwrap_or_default().values().sum();
+        let done: i64 = inputs.iter().flat_map(|input| group.committed(input).unwrap_or_default().into_values()).sum();
         let lag = match contender.repartition(run) {
-            Some(topic) if done as u64 >= orders.count => group.lag(&topic).unwrap_or(i64::MAX),
+            Some(topic) if done as u64 >= records => group.lag(&topic).unwrap_or(i64::MAX),
             _ => 0,
         };
         let now = process.started.elapsed();
@@ -99,16 +102,16 @@ pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, orders: &Orders,
         if done - lag != last.1 {
             last = (now, done - lag);
         }
-        if done as u64 >= orders.count && (lag == 0 || lag <= MARKERS && now - last.0 > SETTLED) {
+        if done as u64 >= records && (lag == 0 || lag <= MARKERS && now - last.0 > SETTLED) {
             break last.0;
         }
         if now - last.0 > PATIENCE {
             let behind = contender.repartition(run).map_or(String::new(), |topic| format!(", {topic} behind: {:?}", group.lag(&topic)));
-            return Err(format!("{} stands still at {done} of {} records{behind}:\n{}", contender.name, orders.count, process.log_tail()));
+            return Err(format!("{} stands still at {done} of {} records{behind}:\n{}", contender.name, records, process.log_tail()));
         }
     };
     let usage = process.stop()?;
     let output = check::output(cluster, &run.output(), contender.work, orders, expected).map_err(|e| format!("{}: {e}", contender.name))?;
     cluster.delete_matching(&format!("-{}", run.id))?;
-    Ok(Drained { records: orders.count, wall, first: first.unwrap_or((wall, 0)), usage, output })
+    Ok(Drained { records, wall, first: first.unwrap_or((wall, 0)), usage, output })
 }

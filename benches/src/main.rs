@@ -9,6 +9,7 @@ mod drain;
 mod latency;
 mod native;
 mod orders;
+mod payments;
 mod process;
 mod report;
 mod threads;
@@ -33,7 +34,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Throughput: copy, W1, W2 and W2R take turns on a topic that is full already
+    /// Throughput: copy, W1, W2, W2R and WJ take turns on topics that are full already
     Drain(Settings),
     /// Latency of W1 beside the copy loop, at a steady rate
     Latency(Settings),
@@ -57,7 +58,7 @@ enum Command {
 
 #[derive(Args, Clone)]
 struct Settings {
-    /// Orders in the input of a throughput measurement
+    /// Orders in the input of a throughput measurement; for the join half as many, and as many payments
     #[arg(long, default_value_t = 2_000_000)]
     records: u64,
     /// Orders per second of event time
@@ -78,7 +79,7 @@ struct Settings {
     /// Only contenders whose name contains one of these (copy always runs)
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Another program to measure beside: NAME:w1|w2:COMMAND (see the README for what it is given)
+    /// Another program to measure beside: NAME:w1|w2|wj:COMMAND (see the README for what it is given)
     #[arg(long)]
     peer: Vec<String>,
     /// Commit interval of throughput measurements in milliseconds
@@ -172,12 +173,13 @@ impl Settings {
     }
 
     fn run(&self, cluster: &Cluster, dir: &Path, id: String, input: &str, commit_ms: u64) -> Run {
-        Run { id, bootstrap: cluster.distant.clone(), input: input.into(), commit_ms, hw: self.hw.clone(), dir: dir.into() }
+        let payments = format!("{input}-payments");
+        Run { id, bootstrap: cluster.distant.clone(), input: input.into(), payments, commit_ms, hw: self.hw.clone(), dir: dir.into() }
     }
 }
 
 fn drained(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String, String> {
-    let mut contenders = settings.contenders(&[Work::W1, Work::W2, Work::W2R]);
+    let mut contenders = settings.contenders(&[Work::W1, Work::W2, Work::W2R, Work::Join]);
     contenders.extend(settings.peer.iter().map(|p| Contender::peer(p)).collect::<Result<Vec<_>, _>>()?);
     contenders.push(Contender::copy(1, 1));
     contenders.retain(|c| settings.wanted(c));
@@ -189,6 +191,10 @@ fn drained(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String,
     let token = std::process::id() % 100_000;
     let input = format!("bench.orders-{token:05}");
     drain::fill(cluster, &input, &orders)?;
+    let (to_join, by_id) = (payments::orders(settings.records / 2, now_ms()), format!("{input}-by-id"));
+    if contenders.iter().any(|contender| contender.work == Work::Join) {
+        payments::fill(cluster, &to_join, &by_id, &format!("{by_id}-payments"))?;
+    }
     // The first transactions of a broker create its internal topics, and its code is not compiled yet: not counted.
     let warm = settings.run(cluster, dir, format!("d{token:05}x00x00"), &input, settings.commit);
     drain::run(cluster, &Contender::copy(1, 2), &warm, &orders, &expected)?;
@@ -198,8 +204,9 @@ fn drained(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String,
         for at in 0..contenders.len() {
             let at = if round % 2 == 1 { at } else { contenders.len() - 1 - at };
             let Some(contender) = contenders.get(at) else { continue };
-            let run = settings.run(cluster, dir, format!("d{token:05}x{round:02}x{at:02}"), &input, settings.commit);
-            let figures = drain::run(cluster, contender, &run, &orders, &expected)?;
+            let (input, orders) = if contender.work == Work::Join { (&by_id, &to_join) } else { (&input, &orders) };
+            let run = settings.run(cluster, dir, format!("d{token:05}x{round:02}x{at:02}"), input, settings.commit);
+            let figures = drain::run(cluster, contender, &run, orders, &expected)?;
             println!(
                 "round {round}: {:<18} {:>9} records/s, {:>9} after {:.2} s, {:.2} CPU s per million, {} MiB, {} records out",
                 contender.name,

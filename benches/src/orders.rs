@@ -32,7 +32,7 @@ const NOTE: &str = "ring twice and leave it with the neighbour on the ground flo
 
 /// A generator whose state is a counter: any place of its sequence can be reached at once (SplitMix64, Steele et al.
 /// 2014).
-fn random(seed: u64) -> u64 {
+pub fn random(seed: u64) -> u64 {
     let mut z = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
@@ -137,9 +137,14 @@ pub fn partitions() -> Vec<i32> {
     let of = |product| {
         key.clear();
         Order { number: 0, product, cents: 0, quantity: 0, event_time: 0, dice: [0; 2] }.key(&mut key);
-        ((murmur2(&key) & 0x7fff_ffff) % PARTITIONS as u32) as i32
+        partition(&key)
     };
     (0..PRODUCTS).map(of).collect()
+}
+
+/// The partition that Kafka's default partitioner chooses for a key.
+pub fn partition(key: &[u8]) -> i32 {
+    ((murmur2(key) & 0x7fff_ffff) % PARTITIONS as u32) as i32
 }
 
 /// The hash of Kafka's default partitioner: MurmurHash2 with its seed.
