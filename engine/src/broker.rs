@@ -158,7 +158,9 @@ pub struct Outgoing<'a> {
     pub key: Option<&'a [u8]>,
     pub value: Option<&'a [u8]>,
     pub headers: &'a [(&'a [u8], Option<&'a [u8]>)],
-    /// Ask for the offset it was written to: reported per tag (the highest) in [`Outcome::Committed`].
+    /// It is a change of state: without transactions it is sent once every record without a tag is acknowledged, and not at all if one
+    /// of those fails, so that state is never ahead of what came from it. The offset it was written to is reported per tag (the highest)
+    /// in [`Outcome::Committed`].
     pub tag: Option<u32>,
 }
 

@@ -41,7 +41,7 @@ pub(super) enum Job {
     Commit {
         client: Arc<ProducerClient>,
         /// Records that the client was not given yet.
-        held: ClientHeld,
+        held: [ClientHeld; 2],
         offsets: Vec<(TopicPartition, Committed)>,
         membership: Membership,
         transactional: bool,
@@ -132,7 +132,7 @@ struct Ending<'a> {
 }
 
 impl Ending<'_> {
-    fn commit(&self, held: ClientHeld, offsets: &[(TopicPartition, Committed)], membership: &Membership) -> Outcome {
+    fn commit(&self, held: [ClientHeld; 2], offsets: &[(TopicPartition, Committed)], membership: &Membership) -> Outcome {
         let context = &self.client.context;
         context.ending.store(true, Ordering::Relaxed);
         let result = self
@@ -155,7 +155,7 @@ impl Ending<'_> {
         }
     }
 
-    fn acknowledge(&self, held: ClientHeld) -> Result<(), Outcome> {
+    fn acknowledge(&self, held: [ClientHeld; 2]) -> Result<(), Outcome> {
         // After a failure librdkafka holds back what it would have to repeat, until the abort: no report comes for that.
         rounds::deliver(self.client, held, || !self.client.context.failed.load(Ordering::Relaxed));
         match (self.client.fatal(), self.client.context.failure()) {
@@ -240,7 +240,7 @@ impl Ending<'_> {
 }
 
 /// The end of what only looks like a transaction: `guarantee: at_least_once`.
-fn acknowledge_only(client: &ProducerClient, held: ClientHeld, shared: &Shared) -> Outcome {
+fn acknowledge_only(client: &ProducerClient, held: [ClientHeld; 2], shared: &Shared) -> Outcome {
     rounds::deliver(client, held, || true);
     match (client.fatal(), client.context.failure()) {
         (Some((_, text)), _) => Outcome::Unknown(text),

@@ -67,6 +67,8 @@ pub(super) struct KafkaProducer {
     transactional_id: Option<String>,
     client: Arc<ProducerClient>,
     rounds: ClientRounds,
+    /// Without transactions: changes of state, which follow when everything else is acknowledged.
+    state: ClientRounds,
     shared: Arc<Shared>,
     /// To the committer thread; `None` once closing.
     jobs: Option<Sender<Job>>,
@@ -105,6 +107,7 @@ impl KafkaProducer {
             transactional_id: transactional_id.map(str::to_owned),
             client,
             rounds: Rounds::new(limits),
+            state: Rounds::holding(limits),
             shared,
             jobs: Some(jobs),
             ended,
@@ -140,7 +143,8 @@ impl KafkaProducer {
         self.collect_refused();
         let batch = self.batches.bytes();
         let (client, limits) = connect(&self.config, self.transactional_id.as_deref(), batch)?;
-        (self.client, self.rounds, self.batch) = (client, Rounds::new(limits), batch);
+        (self.client, self.batch) = (client, batch);
+        (self.rounds, self.state) = (Rounds::new(limits), Rounds::holding(limits));
         Ok(())
     }
 
@@ -220,7 +224,9 @@ impl Producer for KafkaProducer {
         {
             return Err(BrokerError::new(Failure::AbortTransaction, text));
         }
-        if let Some(facts) = self.rounds.send_to(&self.client, &record)? {
+        let last = self.transactional_id.is_none() && record.tag.is_some();
+        let rounds = if last { &mut self.state } else { &mut self.rounds };
+        if let Some(facts) = rounds.send_to(&self.client, &record)? {
             let what = format!("record for {}-{}", record.topic, record.partition);
             if facts.code != codes::MSG_SIZE_TOO_LARGE {
                 return Err(self.failed(&what, &facts));
@@ -229,10 +235,11 @@ impl Producer for KafkaProducer {
             self.refused.push(Refused { record: record.fingerprint(), cause: cause.clone() });
             return Err(BrokerError::new(Failure::Refused, cause));
         }
-        if self.rounds.held() > self.config.send_buffer {
+        if self.rounds.held() + self.state.held() > self.config.send_buffer {
             // Back-pressure. It ends: what can't be delivered fails after the transaction timeout.
             let context = self.client.context.clone();
-            rounds::deliver(&self.client, self.rounds.end(), || !context.failed.load(Ordering::Relaxed));
+            let held = [self.rounds.end(), self.state.end()];
+            rounds::deliver(&self.client, held, || !context.failed.load(Ordering::Relaxed));
         }
         Ok(())
     }
@@ -244,7 +251,7 @@ impl Producer for KafkaProducer {
         self.open = false;
         self.told = None;
         self.shared.set(Progress::Sending);
-        let held = self.rounds.end();
+        let held = [self.rounds.end(), self.state.end()];
         self.submit(Job::Commit {
             client: self.client.clone(),
             held,
@@ -276,7 +283,7 @@ impl Producer for KafkaProducer {
             return Ok(());
         }
         self.open = false;
-        drop(self.rounds.end());
+        drop([self.rounds.end(), self.state.end()]);
         let (reply, answer) = crossbeam_channel::bounded(1);
         self.submit(Job::Abort { client: self.client.clone(), transactional: self.transactional_id.is_some(), reply })?;
         match answer.recv_timeout(ABORT_WITHIN) {

@@ -9,6 +9,9 @@
 //! - A partition is given what fits into one request. Further records are held here, in their order.
 //! - The commit works in **rounds**: flush, wait until everything is acknowledged, give every partition its next request.
 //!
+//! Without transactions, changes of state are held until everything else is acknowledged: a crash in between then leaves rows that come
+//! twice, and never state that lacks rows that came nowhere.
+//!
 //! That costs nothing, as librdkafka would send one request per partition at a time as well. An epoch is bounded in bytes; more than
 //! [`KafkaConfig::send_buffer`](super::KafkaConfig::send_buffer) is never held, rounds are then made before the commit.
 
@@ -102,6 +105,8 @@ struct Topic<T> {
 /// The open transaction of a producer. `T` is a handle of a topic.
 pub(super) struct Rounds<T> {
     limits: Limits,
+    /// Every record is held until the end.
+    holds: bool,
     topics: Vec<Topic<T>>,
     last: usize,
     held: usize,
@@ -112,7 +117,12 @@ type Offered = Option<ErrorFacts>;
 
 impl<T: Copy> Rounds<T> {
     pub(super) fn new(limits: Limits) -> Rounds<T> {
-        Rounds { limits, topics: Vec::new(), last: 0, held: 0 }
+        Rounds { limits, holds: false, topics: Vec::new(), last: 0, held: 0 }
+    }
+
+    /// For records that must not be sent before all others are acknowledged.
+    pub(super) fn holding(limits: Limits) -> Rounds<T> {
+        Rounds { holds: true, ..Rounds::new(limits) }
     }
 
     /// Bytes held.
@@ -130,7 +140,7 @@ impl<T: Copy> Rounds<T> {
         open: impl FnOnce(&str) -> Result<T, BrokerError>,
         offer: impl FnOnce(T) -> Offered,
     ) -> Result<Offered, BrokerError> {
-        let (limits, size) = (self.limits, size(record));
+        let (limits, holds, size) = (self.limits, self.holds, size(record));
         let topic = self.topic(record.topic, open)?;
         let at = usize::try_from(record.partition).map_err(|_| BrokerError::fatal(format!("partition {}", record.partition)))?;
         if topic.slots.len() <= at {
@@ -138,7 +148,7 @@ impl<T: Copy> Rounds<T> {
         }
         let handle = topic.handle;
         let slot = &mut topic.slots[at];
-        if slot.waiting.is_none() && slot.given.takes(size, limits) {
+        if !holds && slot.waiting.is_none() && slot.given.takes(size, limits) {
             match offer(handle) {
                 None => {
                     slot.given.add(size);
@@ -250,13 +260,18 @@ impl ClientHeld {
     }
 }
 
-/// Waits until every record is delivered or has failed. It ends: a record fails after the transaction timeout.
-pub(super) fn deliver(client: &ProducerClient, mut held: ClientHeld, wanted: impl Fn() -> bool) {
-    loop {
-        flush_while(client, &wanted);
-        let failed = client.fatal().is_some() || client.context.failed.load(Ordering::Relaxed);
-        if failed || !held.round_of(client) {
-            return;
+/// Waits until every record is delivered or has failed; what is held second is sent once everything before is delivered. It ends: a
+/// record fails after the transaction timeout.
+pub(super) fn deliver(client: &ProducerClient, held: [ClientHeld; 2], wanted: impl Fn() -> bool) {
+    for mut held in held {
+        loop {
+            flush_while(client, &wanted);
+            if client.fatal().is_some() || client.context.failed.load(Ordering::Relaxed) {
+                return;
+            }
+            if !held.round_of(client) {
+                break;
+            }
         }
     }
 }

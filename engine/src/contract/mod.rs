@@ -35,8 +35,8 @@ pub use self::transactions::{
     pipelined_transactions_keep_order,
 };
 pub use self::writing::{
-    committed_records_arrive_whole, empty_transactions_commit, plain_producers_write, refused_records_are_named, tags_report_offsets,
-    topics_are_created, topics_have_ids,
+    committed_records_arrive_whole, empty_transactions_commit, plain_producers_write, plain_producers_write_state_last,
+    refused_records_are_named, tags_report_offsets, topics_are_created, topics_have_ids,
 };
 
 use crate::broker::Broker;
@@ -62,12 +62,13 @@ impl Default for Patience {
 }
 
 /// All clauses with their names.
-pub const CLAUSES: [(&str, Clause); 24] = [
+pub const CLAUSES: [(&str, Clause); 25] = [
     ("topics_are_created", topics_are_created),
     ("topics_have_ids", topics_have_ids),
     ("groups_are_seen_from_outside", groups_are_seen_from_outside),
     ("committed_records_arrive_whole", committed_records_arrive_whole),
     ("empty_transactions_commit", empty_transactions_commit),
+    ("plain_producers_write_state_last", plain_producers_write_state_last),
     ("plain_producers_write", plain_producers_write),
     ("tags_report_offsets", tags_report_offsets),
     ("refused_records_are_named", refused_records_are_named),

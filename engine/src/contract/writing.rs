@@ -121,6 +121,34 @@ pub fn plain_producers_write(contract: &mut Contract<'_>) -> Verdict {
     expect("records", texts(&log, &partition), vec!["one".to_owned(), "two".to_owned()])
 }
 
+/// Without transactions nothing that is tagged is written if something else is refused: state must not be ahead of what came from it.
+pub fn plain_producers_write_state_last(contract: &mut Contract<'_>) -> Verdict {
+    let small = contract.topic_with("small", 1, &[("max.message.bytes", "2000")])?.pop().ok_or("no partition")?;
+    let state = contract.partition("state")?;
+    let mut producer = contract.producer(None)?;
+    let large = incompressible();
+    for (value, written) in [(large.as_slice(), false), (b"small".as_slice(), true)] {
+        producer.begin().map_err(said("begin"))?;
+        let mut sent = Ok(());
+        for (partition, value, tag) in [(&state, b"state".as_slice(), Some(0)), (&small, value, None)] {
+            sent = sent.and_then(|()| producer.send(Outgoing { timestamp: Some(1), tag, ..record(partition, value) }));
+        }
+        match sent {
+            Ok(()) => {
+                let outcome = contract.finish(&mut *producer, Vec::new(), nobody())?;
+                expect("committed", matches!(outcome, Outcome::Committed { .. }), written)?;
+            }
+            Err(error) if matches!(error.failure, Failure::AbortTransaction | Failure::Refused) && !written => {
+                producer.abort().map_err(said("abort"))?;
+            }
+            Err(error) => return Err(said("send")(error)),
+        }
+        let log = contract.read(std::slice::from_ref(&state))?;
+        expect("state", texts(&log, &state).len(), usize::from(written))?;
+    }
+    Ok(())
+}
+
 /// The highest offset written is reported per tag, for this transaction only.
 pub fn tags_report_offsets(contract: &mut Contract<'_>) -> Verdict {
     let partition = contract.partition("tags")?;
@@ -163,8 +191,7 @@ pub fn refused_records_are_named(contract: &mut Contract<'_>) -> Verdict {
     let refusing = contract.topic_with("refusing", 2, &limits)?;
     let other = contract.partition("beside")?;
     let [first, second] = refusing.as_slice() else { return Err("two partitions were asked for".to_owned()) };
-    // Of a kind that does not compress.
-    let large: Vec<u8> = (0..1_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect();
+    let large = incompressible();
     let good = |topic, key, value| Outgoing { timestamp: Some(1), key: Some(key), ..record(topic, value) };
     let records = [
         good(first, b"a", b"1"),
@@ -206,6 +233,11 @@ pub fn refused_records_are_named(contract: &mut Contract<'_>) -> Verdict {
         }
     }
     Err(format!("still refused; known are {known:?} of {refused:?}"))
+}
+
+/// 4,000 bytes that stay 4,000.
+fn incompressible() -> Vec<u8> {
+    (0..1_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()).collect()
 }
 
 fn record<'a>(partition: &'a TopicPartition, value: &'a [u8]) -> Outgoing<'a> {

@@ -45,8 +45,14 @@ impl MemoryProducer {
     pub fn new(shared: Arc<Shared>, world: &mut World, id: Option<&str>) -> MemoryProducer {
         let identity = id.map(|id| world.init(id));
         let client = world.number();
-        let buffer =
-            Buffer { identity: identity.clone(), queue: VecDeque::new(), tags: BTreeMap::new(), failed: None, refused: Vec::new() };
+        let buffer = Buffer {
+            identity: identity.clone(),
+            queue: VecDeque::new(),
+            tags: BTreeMap::new(),
+            failed: None,
+            ending: false,
+            refused: Vec::new(),
+        };
         world.buffers.insert(client, buffer);
         MemoryProducer { shared, client, identity, phase: Phase::Idle, begun: 0 }
     }
@@ -63,7 +69,7 @@ impl MemoryProducer {
     }
 
     /// Empties the buffer and aborts what is open; how the transaction ended because of `error`.
-    fn give_up(&self, world: &mut World, error: BrokerError) -> Outcome {
+    fn fail(&self, world: &mut World, error: BrokerError) -> Outcome {
         if let Some(buffer) = world.buffers.get_mut(&self.client) {
             buffer.queue.clear();
             buffer.failed = None;
@@ -87,7 +93,7 @@ impl MemoryProducer {
                 let buffer = world.buffers.get_mut(&self.client);
                 let (left, failed) = buffer.map_or((0, None), |b| (b.queue.len(), b.failed.take()));
                 match failed {
-                    Some(error) => Phase::Answered(self.give_up(world, error)),
+                    Some(error) => Phase::Answered(self.fail(world, error)),
                     None if left == 0 && world.schedule.goes_on() => Phase::Acknowledged(offsets, membership),
                     None => Phase::Sending(offsets, membership),
                 }
@@ -110,14 +116,14 @@ impl MemoryProducer {
         if !offsets.is_empty()
             && let Err(error) = world.offer(identity, offsets, membership)
         {
-            return self.give_up(world, error);
+            return self.fail(world, error);
         }
         let possible = [Fault::CommitRefused, Fault::CommitRequestLost, Fault::CommitReplyLost, Fault::CommitLate];
         let lost = |what: &str| Outcome::Unknown(format!("commit timed out: injected fault ({what})"));
         match world.faults.strike(&possible) {
             Some(Fault::CommitRefused) => {
                 let error = BrokerError::new(Failure::AbortTransaction, "commit refused: injected fault");
-                self.give_up(world, error)
+                self.fail(world, error)
             }
             Some(Fault::CommitRequestLost) => lost("the request was lost"),
             Some(Fault::CommitLate) => {
@@ -130,7 +136,7 @@ impl MemoryProducer {
             }
             None => match world.end(identity, true) {
                 Ok(()) => Outcome::Committed { tags: tags(world) },
-                Err(error) => self.give_up(world, error),
+                Err(error) => self.fail(world, error),
             },
         }
     }
@@ -148,7 +154,7 @@ impl Producer for MemoryProducer {
         }
         let mut world = self.shared.lock();
         if let Some(buffer) = world.buffers.get_mut(&self.client) {
-            (buffer.tags, buffer.failed, buffer.refused) = (BTreeMap::new(), None, Vec::new());
+            (buffer.tags, buffer.failed, buffer.ending, buffer.refused) = (BTreeMap::new(), None, false, Vec::new());
         }
         if let Some(identity) = &self.identity {
             world.check(identity)?;
@@ -198,8 +204,11 @@ impl Producer for MemoryProducer {
         let fences = self.identity.is_none() || offsets.is_empty() || membership.is_fencing();
         self.phase = if world.settings.guard_membership && !fences {
             let message = "this member has not joined its group: the commit would not be fenced (KAFKA-9365)";
-            Phase::Answered(self.give_up(&mut world, BrokerError::new(Failure::AbortTransaction, message)))
+            Phase::Answered(self.fail(&mut world, BrokerError::new(Failure::AbortTransaction, message)))
         } else {
+            if let Some(buffer) = world.buffers.get_mut(&self.client) {
+                buffer.ending = true;
+            }
             Phase::Sending(offsets, membership)
         };
         Ok(())
@@ -242,7 +251,7 @@ impl Producer for MemoryProducer {
             self.phase = Phase::Broken(error.clone());
             return Err(error);
         }
-        let outcome = self.give_up(&mut world, BrokerError::new(Failure::AbortTransaction, "aborted"));
+        let outcome = self.fail(&mut world, BrokerError::new(Failure::AbortTransaction, "aborted"));
         shared.changed();
         let result = match &outcome {
             Outcome::Fenced(message) => Err(BrokerError::new(Failure::Fenced, message.clone())),

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use operator_core::Millis;
 
+use super::faults::Schedule;
 use super::log::Stored;
 use super::world::World;
 use crate::broker::{BrokerError, Committed, Failure, MAX_METADATA, Membership, Refused, TopicPartition};
@@ -60,7 +61,23 @@ pub(super) struct Buffer {
     /// The highest offset per tag.
     pub tags: BTreeMap<u32, i64>,
     pub failed: Option<BrokerError>,
+    /// The transaction is to end: no more records come.
+    pub ending: bool,
     pub refused: Vec<Refused>,
+}
+
+impl Buffer {
+    /// The record that is sent next.
+    fn next(&mut self, schedule: &mut Schedule) -> Option<Queued> {
+        // Without transactions what is tagged comes last.
+        let untagged = self.queue.iter().filter(|queued| queued.tag.is_none()).count();
+        let held = self.identity.is_none() && (untagged > 0 || !self.ending);
+        let ready = |queued: &&Queued| !held || queued.tag.is_none();
+        let chosen = schedule.first_of(if held { untagged } else { self.queue.len() }.max(1));
+        let partition = self.queue.iter().filter(ready).nth(chosen)?.partition.clone();
+        let at = self.queue.iter().position(|queued| queued.partition == partition && ready(&queued))?;
+        self.queue.remove(at)
+    }
 }
 
 /// A record that waits to be sent.
@@ -237,7 +254,7 @@ impl World {
         }
     }
 
-    /// Sends some of what `client` has buffered, in order.
+    /// Sends some of what `client` has buffered: in order within a partition, the partitions in any order.
     pub fn send(&mut self, client: u64) {
         let Some(buffer) = self.buffers.get(&client) else { return };
         let (queued, identity) = (buffer.queue.len(), buffer.identity.clone());
@@ -249,7 +266,7 @@ impl World {
             return self.fail_send(client, error);
         }
         for _ in 0..self.schedule.some_of(queued) {
-            let next = self.buffers.get_mut(&client).and_then(|buffer| buffer.queue.pop_front());
+            let next = self.buffers.get_mut(&client).and_then(|buffer| buffer.next(&mut self.schedule));
             let Some(Queued { partition, record, tag, fingerprint }) = next else { return };
             match self.write(identity.as_ref(), &partition, record) {
                 Ok(offset) => {

@@ -46,14 +46,14 @@ impl Store {
         !self.open.is_empty()
     }
 
-    /// Ends the open epoch: its writes, in key order, go to the changelog (`None` is a tombstone). The previous
-    /// epoch must have been settled.
+    /// Ends the open epoch: its writes go to the changelog (`None` is a tombstone), in key order, and what is deleted after everything
+    /// that is set: without transactions a crash can leave the first part of them, and what moves from one key to another must not be
+    /// missing then. The previous epoch must have been settled.
     pub fn seal(&mut self, mut write: impl FnMut(&[u8], Option<&[u8]>)) {
         debug_assert!(self.committing.is_empty(), "the epoch before was not settled");
         std::mem::swap(&mut self.committing, &mut self.open);
-        for (key, value) in self.committing.sorted() {
-            write(key, value);
-        }
+        let (set, deleted): (Vec<_>, Vec<_>) = self.committing.sorted().into_iter().partition(|(_, value)| value.is_some());
+        set.into_iter().chain(deleted).for_each(|(key, value)| write(key, value));
     }
 
     /// The commit is acknowledged: its writes, in key order, become committed (and go to the local checkpoint).

@@ -198,7 +198,7 @@ fn no_thread_spins_while_a_slow_broker_answers() {
         let record = Outgoing { topic: &topic, partition, timestamp: None, key: None, value: Some(&[b'x'; 700]), headers: &[], tag: None };
         assert_eq!(rounds.send_to(&mock.client, &record).unwrap(), None);
     }
-    deliver(&mock.client, rounds.end(), || true);
+    deliver(&mock.client, [rounds.end(), Rounds::holding(rounds.limits).end()], || true);
     assert_eq!(mock.client.context.failure(), None);
     let woken = mock.wakeups() - before;
     // SAFETY: the client is valid.
