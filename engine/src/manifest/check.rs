@@ -1,6 +1,7 @@
 //! Whether a plan may run on what is deployed: every difference is harmless, or rejected with a remedy.
 
 use operator_core::Diagnostic;
+use operator_core::batch::HEADERS;
 
 use super::evidence::{Counts, has_entries, unread};
 use super::{Input, Manifest, Outbox, Partitioned, Step};
@@ -62,6 +63,29 @@ struct Check<'a> {
 /// `is` is another topic than `was`. Without topic ids nothing is known.
 fn replaced(was: &Option<TopicId>, is: &Option<TopicId>) -> bool {
     was.is_some() && was != is
+}
+
+/// Columns that could be null and are required now.
+fn required(was: &Option<Vec<String>>, is: &Option<Vec<String>>) -> Vec<String> {
+    let (Some(was), Some(is)) = (was, is) else { return Vec::new() };
+    was.iter().filter(|column| !is.contains(column)).cloned().collect()
+}
+
+impl Step {
+    /// Entries that `other` has written can be read.
+    fn reads_state_of(&self, other: &Step) -> bool {
+        self.layout == other.layout && required(&other.nullable, &self.nullable).is_empty()
+    }
+}
+
+impl Input {
+    /// Rows that `other` has written can be read. Headers that nothing reads any more are no difference.
+    fn reads_rows_of(&self, other: &Input) -> bool {
+        let headers = |column: &String| column.starts_with(HEADERS);
+        let unread = |column: &&String| !headers(column) || self.columns.iter().any(headers);
+        other.columns.iter().filter(unread).eq(&self.columns)
+            && required(&other.nullable, &self.nullable).iter().all(|column| column == HEADERS)
+    }
 }
 
 impl Check<'_> {
@@ -171,7 +195,7 @@ impl Check<'_> {
 
     fn repartition(&mut self, topic: &str, before: &Input, now: &mut Input) -> Result<(), BrokerError> {
         now.begun = before.begun;
-        let changed = (&before.key, &before.columns) != (&now.key, &now.columns);
+        let changed = before.key != now.key || !now.reads_rows_of(before);
         if replaced(&before.id, &now.id) {
             now.begun = 0;
             if !changed {
@@ -181,7 +205,9 @@ impl Check<'_> {
         }
         self.lost_positions(topic, now);
         if changed {
+            let required = required(&before.nullable, &now.nullable);
             let what = match before.key == now.key {
+                true if before.columns == now.columns => format!("columns became required: {}", required.join(", ")),
                 true => format!("columns were [{}], now [{}]", before.columns.join(", "), now.columns.join(", ")),
                 false => format!("rows were partitioned by [{}], now by [{}]", before.key.join(", "), now.key.join(", ")),
             };
@@ -236,7 +262,7 @@ impl Check<'_> {
             let gone = replaced(&before.id, &ids.get(&before.changelog).cloned());
             match steps.get(name) {
                 None => self.removed(name, (before, gone), was)?,
-                Some(now) if (&now.layout, &now.partitioned) != (&before.layout, &before.partitioned) => {
+                Some(now) if now.partitioned != before.partitioned || !now.reads_state_of(before) => {
                     if gone {
                         self.changes.push(format!("step `{name}` begins without state: its changelog was deleted"));
                     } else {
@@ -269,12 +295,16 @@ impl Check<'_> {
         let renamed = like.map(|(other, _)| format!("; the new step `{other}` keeps the same state: was `{name}` renamed?"));
         let found = Diagnostic::error("changed-state", format!("{cause}{}", renamed.unwrap_or_default()));
         self.refused
-            .push(found.help(format!("rename the step back to `{name}`, or give up its state: {}", self.give_up(&before.changelog))));
+            .push(found.help(format!("rename the step back to `{name}`, or give up its state: {}", self.without_state(&before.changelog))));
         Ok(())
     }
 
     fn changed(&mut self, name: &str, before: &Step, now: &Step) -> Result<(), BrokerError> {
         let mut differences = layout_differences(&before.layout, &now.layout);
+        let required = required(&before.nullable, &now.nullable);
+        if differences.is_empty() && !required.is_empty() {
+            differences.push(format!("columns became required: {}", required.join(", ")));
+        }
         match (&before.partitioned, &now.partitioned) {
             (Partitioned::BySource(_), Partitioned::ByRepartition) => differences.push("rows were read in their source's partitions, now they go through a repartition topic (`key` was removed from a source, or `by` names other columns)".to_string()),
             (Partitioned::ByRepartition, Partitioned::BySource(_)) => differences.push("rows went through a repartition topic, now they are read in their source's partitions (`key` was added to it)".to_string()),
@@ -296,7 +326,7 @@ impl Check<'_> {
             }
             return Ok(());
         }
-        let help = format!("undo the change, or give up the state: {}", self.give_up(&before.changelog));
+        let help = format!("undo the change, or give up the state: {}", self.without_state(&before.changelog));
         self.refused.push(self.at_step(Diagnostic::error("changed-state", cause), name).help(help));
         Ok(())
     }
@@ -372,7 +402,7 @@ impl Check<'_> {
             .push(Diagnostic::error("workers-running", message).help("stop all workers of the pipeline, then start the new version"));
     }
 
-    fn give_up(&self, changelog: &str) -> String {
+    fn without_state(&self, changelog: &str) -> String {
         format!(
             "stop all workers, delete the topic `{changelog}` and start again (results of open windows then lack the rows read so far). To compute them from the beginning, give the pipeline another `name`, and its sinks other topics and tables"
         )
@@ -392,13 +422,13 @@ impl Check<'_> {
 pub(super) fn conflict(mine: &Manifest, theirs: &Manifest) -> Option<String> {
     let steps = mine.steps.iter().filter_map(|(name, mine)| {
         let theirs = theirs.steps.get(name)?;
-        let differs = (&mine.layout, &mine.partitioned) != (&theirs.layout, &theirs.partitioned);
-        differs.then(|| format!("the state of the step `{name}` changed ({})", layout_differences(&mine.layout, &theirs.layout).join("; ")))
+        let same = mine.partitioned == theirs.partitioned && mine.reads_state_of(theirs) && theirs.reads_state_of(mine);
+        (!same).then(|| format!("the state of the step `{name}` changed ({})", layout_differences(&mine.layout, &theirs.layout).join("; ")))
     });
     let rows = mine.inputs.iter().filter_map(|(topic, mine)| {
         let theirs = theirs.inputs.get(topic)?;
-        let differs = (&mine.key, &mine.columns) != (&theirs.key, &theirs.columns);
-        differs.then(|| format!("the rows in `{topic}` changed"))
+        let same = mine.key == theirs.key && mine.reads_rows_of(theirs) && theirs.reads_rows_of(mine);
+        (!same).then(|| format!("the rows in `{topic}` changed"))
     });
     steps.chain(rows).next()
 }

@@ -28,7 +28,8 @@ pub mod store;
 
 use std::collections::BTreeMap;
 
-use operator_core::batch::user_fields;
+use operator_core::batch::{HEADERS, is_system};
+use operator_core::spec::nullable;
 use operator_core::type_name;
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +80,9 @@ pub struct Input {
     pub key: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
+    /// Of these, those that may be null; `None` in records of versions that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nullable: Option<Vec<String>>,
 }
 
 /// A step with state.
@@ -91,6 +95,9 @@ pub struct Step {
     pub partitioned: Partitioned,
     /// [`operator_core::StateLayout`]
     pub layout: Vec<(String, String)>,
+    /// Its columns that may be null; `None` in records of versions that did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nullable: Option<Vec<String>>,
 }
 
 /// What decides in which partition the rows of a step with state are.
@@ -119,7 +126,9 @@ impl Manifest {
             for input in &stage.inputs {
                 let is_source = matches!(input.kind, InputKind::Source(_));
                 for topic in &input.topics {
-                    let columns = user_fields(&input.schema).map(|f| format!("{} {}", f.name(), type_name(f.data_type())));
+                    // Headers are an engine's column that is only there if something reads them.
+                    let carried = || input.schema.fields().iter().filter(|f| !is_system(f.name()) || f.name() == HEADERS);
+                    let columns = carried().map(|f| format!("{} {}", f.name(), type_name(f.data_type())));
                     let key = input.key.iter().flatten().map(ToString::to_string);
                     let entry = Input {
                         source: is_source.then(|| input.name.clone()),
@@ -129,6 +138,7 @@ impl Manifest {
                         begun: 0,
                         key: if is_source { Vec::new() } else { key.collect() },
                         columns: if is_source { Vec::new() } else { columns.collect() },
+                        nullable: (!is_source).then(|| nullable(carried())),
                     };
                     inputs.insert(topic.name.to_string(), entry);
                 }
@@ -141,8 +151,8 @@ impl Manifest {
             let partitioned = sources.max().map_or(Partitioned::ByRepartition, Partitioned::BySource);
             for node in &stage.nodes {
                 let (Some(changelog), Some(state)) = (&node.changelog, &node.planned.state) else { continue };
-                let (changelog, layout) = (changelog.to_string(), state.0.clone());
-                let step = Step { changelog, id: None, partitions: stage.partitions, partitioned: partitioned.clone(), layout };
+                let (changelog, layout, nullable) = (changelog.to_string(), state.0.clone(), Some(state.1.clone()));
+                let step = Step { changelog, id: None, partitions: stage.partitions, partitioned: partitioned.clone(), layout, nullable };
                 steps.insert(node.step.clone(), step);
             }
             for output in &stage.outputs {

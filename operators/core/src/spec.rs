@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
@@ -110,9 +110,10 @@ impl OutputPort {
 const TIMERS: &str = "timers";
 
 /// Facts that decide how a step's state is read: names and values in words of the pipeline file. State written under one
-/// layout means something else, or nothing, to a step with another one; the engine compares them.
+/// layout means something else, or nothing, to a step with another one; the engine compares them. And the columns of rows in state that
+/// may be null, by store: rows that are kept may have nulls there, so none of them may become required.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StateLayout(pub Vec<(String, String)>);
+pub struct StateLayout(pub Vec<(String, String)>, pub Vec<String>);
 
 impl StateLayout {
     /// Adds a fact.
@@ -134,8 +135,23 @@ impl StateLayout {
     /// Adds the layout of a store. Stores are compared by their names.
     pub fn store(mut self, name: &str, layout: &StoreLayout) -> StateLayout {
         self.0.extend(layout.facts(name));
+        self.1.extend(nullable(&layout.row).into_iter().map(|column| format!("{name} {column}")));
         self
     }
+}
+
+/// The columns that may be null, and such fields of records, as paths.
+pub fn nullable<'a>(fields: impl IntoIterator<Item = &'a Arc<Field>>) -> Vec<String> {
+    let mut found = Vec::new();
+    for field in fields {
+        if field.is_nullable() {
+            found.push(field.name().clone());
+        }
+        if let DataType::Struct(inner) = field.data_type() {
+            found.extend(nullable(inner).into_iter().map(|path| format!("{}.{path}", field.name())));
+        }
+    }
+    found
 }
 
 /// A table that a step reads.
