@@ -127,7 +127,7 @@ impl JoinOperator {
 
     /// Emits rows of a side that can't be matched any more and have not been, before `before`, at most `most` of them. The number
     /// of them, and whether there are more.
-    fn give_up(
+    fn release_unmatched(
         &mut self,
         side: usize,
         before: Millis,
@@ -139,29 +139,17 @@ impl JoinOperator {
         let plan = self.plan.clone();
         let mut reader = plan.sides[side].codec.reader()?;
         let (mut times, mut positions, mut futures) = (Vec::new(), Vec::new(), Vec::new());
-        let mut taken = 0;
+        let (mut taken, mut stored) = (0, Vec::new());
         for due in due.iter() {
             let due = due?;
             taken += 1;
-            let (mut known, mut failure) = (false, None);
-            self.rows[side].rows(due.key, (due.time, due.time), &*cx.state(), &mut |stored| {
-                if stored.sequence != due.sequence {
-                    return true;
-                }
-                known = stored.flags & MATCHED == 0;
-                if known {
-                    failure = reader.push(stored.row).err();
-                    futures.push(stored.flags & DISTRUSTED != 0);
-                }
-                false
-            })?;
-            if let Some(failure) = failure {
-                return Err(failure);
-            }
-            if !known {
+            let flags = self.rows[side].get(due.key, due.time, due.sequence, &*cx.state(), &mut stored)?;
+            let Some(flags) = flags.filter(|flags| flags & MATCHED == 0) else {
                 // Without transactions a crash can leave the entry alone, of a row that has come out or has matched.
                 continue;
-            }
+            };
+            reader.push(&stored)?;
+            futures.push(flags & DISTRUSTED != 0);
             times.push(due.time);
             positions.push(position(by_side(side, place(due.sequence), [].as_slice())));
             self.rows[side].delete(due.key, due.time, due.sequence, cx.state())?;
@@ -265,7 +253,7 @@ impl Operator for JoinOperator {
         for (place, side) in plan.sides.iter().enumerate() {
             let before = over.saturating_sub(side.after);
             if side.outer {
-                let (rows, more) = self.give_up(place, before, budget, time.emitted, cx)?;
+                let (rows, more) = self.release_unmatched(place, before, budget, time.emitted, cx)?;
                 budget -= rows.min(budget);
                 if more || budget == 0 {
                     return Ok(Progress::More);

@@ -101,6 +101,20 @@ impl TimedRows {
         Ok(TimedRow { key, time, sequence: reader.rest(), flags, row })
     }
 
+    /// The flags of the row under (key, time, sequence), whose bytes are put into `row`; `None` if it is missing.
+    ///
+    /// # Errors
+    /// State can't be read.
+    pub fn get(&self, key: &[u8], time: Millis, sequence: &[u8], state: &dyn State, row: &mut Vec<u8>) -> Result<Option<u8>, StateError> {
+        if !state.get(&self.entry_key(key, time, sequence), row)? {
+            return Ok(None);
+        }
+        let (flags, stored) = read_value(row)?;
+        let length = stored.len();
+        row.drain(..row.len() - length);
+        Ok(Some(flags))
+    }
+
     /// Visits the rows of a key with `from <= time <= to`, in the order of (time, sequence), until `visit` returns false. Costs a
     /// look-up per span of time in the range.
     ///

@@ -61,6 +61,22 @@ fn rows_are_read_by_key_and_range_of_time() {
 }
 
 #[test]
+fn a_row_is_read_by_its_place() {
+    let (store, mut state) = (TimedRows::new(3, vec![DataType::Utf8], numbers(), 100), MemoryState::default());
+    let (a, rows) = (key("a"), [(5, b"x", 7, number(1)), (5, b"y", 0, number(2))]);
+    for (time, sequence, flags, row) in &rows {
+        store.clone().put(&TimedRow { key: &a, time: *time, sequence: *sequence, flags: *flags, row }, &mut state).unwrap();
+    }
+    let mut found = Vec::new();
+    for (time, sequence, flags, row) in &rows {
+        assert_eq!(store.get(&a, *time, *sequence, &state, &mut found).unwrap(), Some(*flags));
+        assert_eq!(&found, row);
+    }
+    assert_eq!(store.get(&a, 6, b"x", &state, &mut found).unwrap(), None);
+    assert_eq!(store.get(&key("b"), 5, b"x", &state, &mut found).unwrap(), None);
+}
+
+#[test]
 fn reading_ends_when_the_reader_has_enough() {
     let mut store = TimedRows::new(1, vec![DataType::Utf8], numbers(), 1);
     let mut state = MemoryState::default();
