@@ -81,7 +81,7 @@ impl Delivering {
             let ended = started.and_then(|mut delivery| delivery.run(stop.flag()));
             match ended {
                 Ok(()) => return Ok(()),
-                Err(e) if needs_a_person(&e) => return Err(e.to_string()),
+                Err(e) if is_permanent(&e) => return Err(e.to_string()),
                 Err(e) => {
                     tracing::warn!(cause = %e, "the delivery ended; restarting it from the last commit");
                     self.counters.failed(e.to_string());
@@ -96,8 +96,8 @@ impl Delivering {
     }
 }
 
-/// Trouble with brokers passes; what the protocol can't decide doesn't.
-fn needs_a_person(e: &DeliveryError) -> bool {
+/// It does not pass by itself: trouble with brokers does, what the protocol can't decide doesn't.
+fn is_permanent(e: &DeliveryError) -> bool {
     match e {
         DeliveryError::Broker(e) => e.failure == Failure::OutOfRange,
         _ => true,

@@ -64,9 +64,9 @@ pub fn differences(was: &Definition, is: &Definition, told: impl Fn(&str) -> boo
             None => format!("`{part}`"),
         };
         match (was.get(part), is.get(part)) {
-            (Some(was), Some(is)) => lines.extend(changed(was, is).into_iter().map(|line| match line.strip_prefix("`` ") {
-                Some(line) => format!("{called} {line}"),
-                None => format!("{called}: {line}"),
+            (Some(was), Some(is)) => lines.extend(changed(was, is).into_iter().map(|(path, how)| match path.as_str() {
+                "" => format!("{called} {how}"),
+                path => format!("{called}: `{path}` {how}"),
             })),
             (None, _) if !told(&called) => lines.push(format!("{called} is new")),
             (Some(_), None) if !told(&called) => lines.push(format!("{called} was removed")),
@@ -76,21 +76,21 @@ pub fn differences(was: &Definition, is: &Definition, told: impl Fn(&str) -> boo
     lines
 }
 
-/// What differs in one part: by its path, which is empty for the part itself.
-fn changed(was: &BTreeMap<String, String>, is: &BTreeMap<String, String>) -> Vec<String> {
+/// What differs in one part: the path, which is empty for the part itself, and how.
+fn changed(was: &BTreeMap<String, String>, is: &BTreeMap<String, String>) -> Vec<(String, String)> {
     let shown = |value: &String| {
         let text: String = value.chars().take(SHOWN).map(|c| if c.is_control() { ' ' } else { c }).collect();
         if text.len() < value.len() { format!("{text}...") } else { text }
     };
     let paths: std::collections::BTreeSet<&String> = was.keys().chain(is.keys()).collect();
-    let line = |path: &String| match (was.get(path), is.get(path)) {
+    let how = |path: &String| match (was.get(path), is.get(path)) {
         (Some(was), Some(is)) if was == is => None,
-        (Some(was), Some(is)) => Some(format!("`{path}` was {}, now {}", shown(was), shown(is))),
-        (Some(was), None) => Some(format!("`{path}` was {}, now missing", shown(was))),
-        (None, Some(is)) => Some(format!("`{path}` is new, {}", shown(is))),
+        (Some(was), Some(is)) => Some(format!("was {}, now {}", shown(was), shown(is))),
+        (Some(was), None) => Some(format!("was {}, now missing", shown(was))),
+        (None, Some(is)) => Some(format!("is new, {}", shown(is))),
         (None, None) => None,
     };
-    paths.into_iter().filter_map(line).collect()
+    paths.into_iter().filter_map(|path| Some((path.clone(), how(path)?))).collect()
 }
 
 #[cfg(test)]
