@@ -19,8 +19,10 @@ use crate::web::Tls;
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long a statement may take, and how long a transaction may wait for its client: then the server ends it, so that a client that
-/// has vanished does not hold the row of a position.
-const STATEMENT: Duration = Duration::from_secs(60);
+/// has vanished does not hold the row of a position. Two statements of a transaction take long, and the delivery waits for both.
+const STATEMENT: Duration = Duration::from_secs(30);
+/// The name of its sessions.
+pub(super) const APPLICATION: &str = "headwater";
 /// Longest message kept, bytes.
 const MAX_MESSAGE: usize = 2_000;
 
@@ -56,15 +58,48 @@ pub fn address(url: &str) -> Result<Address, String> {
     Ok(Address { host, port: url.port().unwrap_or(5432), database: database.to_owned() })
 }
 
-/// What an error means for a transaction that was not committed yet.
+/// What an error means for a transaction that is certain not to be committed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
-    /// The rows are at fault: classes 22 and 23, and what triggers raise (P0). `message` may have values of the rows, `shown` has none.
+    /// The rows are at fault. `message` may have values of the rows, `shown` has none.
     Rows { code: String, message: String, shown: String },
-    /// The request or the configuration is: classes 0A, 28, 3D, 3F, 42. Retrying won't help.
+    /// The request, the configuration or the server is: retrying won't help.
     Wrong(String),
-    /// Anything else passes: no connection, too many of them, a standby, a deadlock, no disk.
+    /// The server was not done in time (57014): fewer rows may be.
+    TooSlow(String),
+    /// It passes.
     NotNow(String),
+}
+
+/// What an error of the server means, by SQLSTATE (appendix A of PostgreSQL's manual).
+///
+/// The server raises what it is in itself, and whatever a trigger or a function raises: a code of their own choice as well. So what
+/// passes and what needs a change is listed, and everything else is about the rows: limits that a value exceeds (54), a subquery in a
+/// trigger with two rows (21), a CASE without a branch (20), internal errors (XX000, with which extensions refuse values).
+fn meaning(code: &str) -> Meaning {
+    match (code, code.get(..2).unwrap_or_default()) {
+        ("57014", _) => Meaning::TooSlow,
+        // Read-only while roles are switched; the limits of time of a session; a transaction that has failed already.
+        ("25006" | "25P02" | "25P03" | "25P04", _) => Meaning::NotNow,
+        // An object that others use or lock.
+        ("55006" | "55P03", _) => Meaning::NotNow,
+        // Connections, deadlocks and serialization, resources, shutdown and start, disks, snapshots.
+        (_, "08" | "40" | "53" | "57" | "58" | "72") => Meaning::NotNow,
+        // Damaged data or indexes.
+        ("XX001" | "XX002", _) => Meaning::Wrong,
+        // Features, grantors, roles, prepared statements that a pooler has lost, logins, savepoints, databases, schemas, names and
+        // rights, objects in another state, configuration files, foreign data; statements outside and inside of transactions.
+        (_, "0A" | "0B" | "0L" | "0P" | "25" | "26" | "28" | "2B" | "3B" | "3D" | "3F" | "42" | "55" | "F0" | "HV") => Meaning::Wrong,
+        _ => Meaning::Rows,
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Meaning {
+    Rows,
+    Wrong,
+    TooSlow,
+    NotNow,
 }
 
 impl Trouble {
@@ -78,22 +113,27 @@ impl Trouble {
         let detail = found.detail().map_or(String::new(), |detail| format!(": {detail}"));
         let column = found.column().map_or(String::new(), |column| format!(" (column `{column}`)"));
         let message = printable(&format!("{}{column}{detail}", found.message()), MAX_MESSAGE);
-        // To be logged and shown, to people who may not see the rows: the detail, and what a trigger raises, have values without quotes.
+        // To be logged and shown, to people who may not see the rows: the detail, and what a trigger or an extension raises, have values
+        // without quotes.
         let constraint = found.constraint().map_or(String::new(), |constraint| format!(" (constraint `{constraint}`)"));
-        let said = if code.starts_with("P0") { "a trigger or function has raised an exception" } else { found.message() };
+        let meaning = meaning(&code);
+        let own = meaning != Meaning::Rows || matches!(code.get(..2), Some("20" | "21" | "22" | "23" | "54"));
+        let said = if own { found.message() } else { "a trigger, a function or an extension has raised an error" };
         let shown = format!("PostgreSQL, {code}: {}{column}{constraint}", without_values(&printable(said, MAX_MESSAGE)));
-        match code.get(..2).unwrap_or_default() {
-            "22" | "23" | "P0" => Trouble::Rows { code, message, shown },
-            "0A" | "28" | "3D" | "3F" | "42" => Trouble::Wrong(shown),
-            _ => Trouble::NotNow(shown),
+        match meaning {
+            Meaning::Rows => Trouble::Rows { code, message, shown },
+            Meaning::Wrong => Trouble::Wrong(shown),
+            Meaning::TooSlow => Trouble::TooSlow(shown),
+            Meaning::NotNow => Trouble::NotNow(shown),
         }
     }
 
-    /// What it means for rows that were to be written, when it is certain that they were not.
+    /// What it means for rows that were to be written.
     pub fn reply(self) -> Reply {
         match self {
             Trouble::Rows { code, message, .. } => Reply::Refused { code, message },
             Trouble::Wrong(why) => Reply::Wrong(why),
+            Trouble::TooSlow(why) => Reply::TooSlow(why),
             Trouble::NotNow(why) => Reply::Unavailable(why),
         }
     }
@@ -102,7 +142,7 @@ impl Trouble {
 impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Trouble::Rows { shown: why, .. } | Trouble::Wrong(why) | Trouble::NotNow(why) => f.write_str(why),
+            Trouble::Rows { shown: why, .. } | Trouble::Wrong(why) | Trouble::TooSlow(why) | Trouble::NotNow(why) => f.write_str(why),
         }
     }
 }
@@ -137,7 +177,7 @@ impl Server {
     pub fn new(settings: &PostgresConfig) -> Result<Server, String> {
         let address = address(&settings.url).map_err(|why| format!("`postgres.url` can't be used: {why}"))?;
         let mut config = tokio_postgres::Config::new();
-        config.host(&address.host).port(address.port).dbname(&address.database).application_name("headwater").connect_timeout(CONNECT);
+        config.host(&address.host).port(address.port).dbname(&address.database).application_name(APPLICATION).connect_timeout(CONNECT);
         config.keepalives_idle(Duration::from_secs(15)).keepalives_interval(Duration::from_secs(5)).keepalives_retries(3);
         if let Some(user) = &settings.user {
             config.user(user);
@@ -180,7 +220,7 @@ impl Server {
             Ok(_) => self.report(Ok(())),
             // It answers, with a refusal.
             Err(Trouble::Wrong(_) | Trouble::Rows { .. }) => self.report(Ok(())),
-            Err(Trouble::NotNow(why)) => self.report(Err(why.clone())),
+            Err(Trouble::NotNow(why) | Trouble::TooSlow(why)) => self.report(Err(why.clone())),
         }
         connected
     }
@@ -250,6 +290,20 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_pass_or_need_a_change_or_are_the_rows_fault() {
+        for code in ["08006", "25006", "40001", "40P01", "53100", "53300", "55P03", "55006", "57P01", "57P03", "58030", "25P03"] {
+            assert_eq!(meaning(code), Meaning::NotNow, "{code}");
+        }
+        for code in ["0A000", "25001", "26000", "28P01", "3D000", "3F000", "42501", "42P01", "55000", "HV00N", "XX001"] {
+            assert_eq!(meaning(code), Meaning::Wrong, "{code}");
+        }
+        for code in ["20000", "21000", "22003", "23505", "38000", "44000", "54000", "54001", "P0001", "XX000", "AB123", ""] {
+            assert_eq!(meaning(code), Meaning::Rows, "{code}");
+        }
+        assert_eq!(meaning("57014"), Meaning::TooSlow);
+    }
 
     #[test]
     fn addresses_are_read_and_refused_without_showing_them() {

@@ -70,7 +70,7 @@ pub(super) fn prepare(sink: &PostgresSink, place: &Place<'_>) -> Result<MakeStor
             }
         });
         opened.map_err(|trouble| match trouble {
-            Trouble::NotNow(why) => NoStore::NotNow(why),
+            Trouble::NotNow(why) | Trouble::TooSlow(why) => NoStore::NotNow(why),
             other => NoStore::Refused(other.to_string()),
         })?;
         let Opening { server, wanted, owner, .. } = &opening;
@@ -90,7 +90,7 @@ pub(super) fn dry_run(sink: &PostgresSink, place: &Place<'_>) -> Result<String, 
     });
     match found {
         Ok(inspection) => Ok(format!("exactly-once, PostgreSQL {}{verified}", inspection.version)),
-        Err(Trouble::NotNow(why)) => {
+        Err(Trouble::NotNow(why) | Trouble::TooSlow(why)) => {
             Err(Found::Unknown(format!("{why}. A worker starts, and only this sink waits until PostgreSQL responds")))
         }
         Err(Trouble::Wrong(why)) if config.create_tables && (why.contains("does not exist") || why.contains("is missing: CREATE")) => {

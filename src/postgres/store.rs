@@ -17,8 +17,8 @@ use headwater_engine::delivery::{Block, Position, Positioned, Reply};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row};
 
 use super::connection::{Server, Trouble};
 use super::encode::Encoder;
@@ -43,6 +43,7 @@ const NEW_EPOCH: &str = "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigi
 struct Statements {
     encoder: Encoder,
     claim: String,
+    stands: String,
     advance: String,
     copy: String,
     /// Of upserts: what makes the temporary table, and what takes the rows from there.
@@ -88,6 +89,7 @@ impl Statements {
                  ON CONFLICT (pipeline, sink, partition) DO UPDATE SET epoch = GREATEST(p.epoch + 1, EXCLUDED.epoch) \
                  RETURNING epoch, next_offset, next_row"
             ),
+            stands: format!("SELECT epoch, next_offset, next_row FROM {positions} WHERE pipeline = $1 AND sink = $2 AND partition = $3"),
             advance: format!(
                 "UPDATE {positions} SET next_offset = $5, next_row = $6 \
                  WHERE pipeline = $1 AND sink = $2 AND partition = $3 AND epoch = $4 \
@@ -119,6 +121,14 @@ struct Claim {
     epoch: i64,
     /// What the next transaction has to find there. A server that has lost commits it had confirmed stands before it.
     position: Option<Position>,
+}
+
+impl Claim {
+    /// From `epoch, next_offset, next_row`.
+    fn of(row: &Row) -> Claim {
+        let (epoch, offset, row): (i64, Option<i64>, i32) = (row.get(0), row.get(1), row.get(2));
+        Claim { epoch, position: offset.map(|offset| Position { offset, row }) }
+    }
 }
 
 /// What a delivery's tasks share.
@@ -202,11 +212,10 @@ impl Shared {
         let session = self.open().await?;
         let Owner { pipeline, sink } = &self.owner;
         let row = session.client.query_one(session.statements.claim.as_str(), &[pipeline, sink, &partition]).await?;
-        let (epoch, offset, row): (i64, Option<i64>, i32) = (row.get(0), row.get(1), row.get(2));
-        let position = offset.map(|offset| Position { offset, row });
-        self.claims.lock().insert(partition, Claim { epoch, position });
+        let claim = Claim::of(&row);
+        self.claims.lock().insert(partition, claim);
         *self.session.lock() = Some(session);
-        Ok(position)
+        Ok(claim.position)
     }
 
     async fn write(&self, partition: i32, rows: RecordBatch, next: Position) -> Reply {
@@ -241,10 +250,24 @@ impl Shared {
                 *self.session.lock() = Some(session);
                 Reply::Written
             }
-            // The server says that it did not: a deferred constraint.
-            Err(error) if error.as_db_error().is_some() => self.failed(session, Trouble::of(&error)).await,
-            Err(error) => Reply::Unknown(Trouble::of(&error).to_string()),
+            Err(error) => {
+                let trouble = Trouble::of(&error);
+                match self.stands(&session, partition).await {
+                    // A deferred constraint, most often.
+                    Ok(found) if (found.epoch, found.position) == (claim.epoch, claim.position) => self.failed(session, trouble).await,
+                    _ => Reply::Unknown(trouble.to_string()),
+                }
+            }
         }
+    }
+
+    /// Where a partition stands after the server has answered a commit with an error. Most of them are raised before the transaction is
+    /// committed, but not all (57P01, while it waits for a standby), and triggers choose their codes themselves. The answer is certain if
+    /// the session still has one: its transaction is over.
+    async fn stands(&self, session: &Session, partition: i32) -> Result<Claim, Trouble> {
+        let Owner { pipeline, sink } = &self.owner;
+        let row = session.client.query_one(session.statements.stands.as_str(), &[pipeline, sink, &partition]).await?;
+        Ok(Claim::of(&row))
     }
 
     /// Position and rows, without the commit. `false`: the partition was claimed by another since, or stands elsewhere.
@@ -283,7 +306,7 @@ impl Shared {
 
     /// A transaction that is certain not to be committed.
     async fn failed(&self, session: Session, trouble: Trouble) -> Reply {
-        if let Trouble::NotNow(why) = &trouble {
+        if let Trouble::NotNow(why) | Trouble::TooSlow(why) = &trouble {
             // The session goes with it.
             if session.client.is_closed() {
                 self.server.report(Err(why.clone()));

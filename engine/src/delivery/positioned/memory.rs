@@ -36,6 +36,8 @@ struct State {
     strikes: Strikes<TableFault>,
     transactions: u64,
     constrained: bool,
+    /// More rows take too long.
+    most: usize,
 }
 
 struct Transaction {
@@ -62,6 +64,7 @@ impl MemoryStore {
             strikes: Strikes::none(),
             transactions: 0,
             constrained: false,
+            most: usize::MAX,
         };
         MemoryStore { state: Arc::new(Mutex::new(state)), writing, check: None }
     }
@@ -70,6 +73,13 @@ impl MemoryStore {
     #[must_use]
     pub fn constrained(self) -> MemoryStore {
         self.state.lock().constrained = true;
+        self
+    }
+
+    /// Is not done in time with more rows than these.
+    #[must_use]
+    pub fn slow(self, most: usize) -> MemoryStore {
+        self.state.lock().most = most;
         self
     }
 
@@ -175,6 +185,9 @@ impl Connection {
         let mut state = self.store.state.lock();
         if state.positions.get(&block.partition).is_none_or(|(_, current)| *current != epoch) {
             return (Reply::Fenced, None);
+        }
+        if block.rows.num_rows() > state.most {
+            return (Reply::TooSlow("slow".to_owned()), None);
         }
         if state.constrained && negative_amount(&block.rows) {
             return (Reply::Refused { code: VIOLATED.to_owned(), message: "Constraint `amount` is violated".to_owned() }, None);

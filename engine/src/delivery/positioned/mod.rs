@@ -24,6 +24,7 @@
 pub mod contract;
 mod marks;
 mod memory;
+mod pace;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use std::time::Duration;
 use operator_core::Millis;
 
 use self::marks::Mark;
+use self::pace::Pace;
 use self::work::{Doing, Pending};
 use super::buffer::Buffer;
 use super::counters::Counters;
@@ -119,6 +121,7 @@ pub struct PositionedDelivery {
     closing: bool,
     pressure: Pressure,
     flood: Flood,
+    pace: Pace,
 }
 
 impl PositionedDelivery {
@@ -153,6 +156,7 @@ impl PositionedDelivery {
             closing: false,
             pressure: Pressure::default(),
             flood: Flood::default(),
+            pace: Pace::default(),
         })
     }
 

@@ -32,6 +32,8 @@ pub enum Reply {
     Unfit(String),
     /// It did not happen: the store can't be reached or is in trouble. Worth trying again.
     Unavailable(String),
+    /// It did not happen: the store was not done in time. Fewer rows may be.
+    TooSlow(String),
     /// It is unknown whether it happened: the reply to the commit was lost.
     Unknown(String),
     /// It did not happen, and will not until someone changes the store or the configuration.

@@ -92,6 +92,19 @@ fn every_row_is_in_the_table_or_in_the_dead_letters() {
 }
 
 #[test]
+fn a_block_that_takes_too_long_is_halved() {
+    for most in [1, 2, 5] {
+        let mut bench = Bench::plain();
+        bench.rig.fill(12, 4);
+        bench.store = bench.store.clone().slow(most);
+        let mut lane = bench.lane(0);
+        bench.finish(std::slice::from_mut(&mut lane), "slow");
+        bench.assert_exact("slow");
+        assert_eq!(lane.counters.refused(), bench.rig.expected().1.len() as u64, "slow rows are not refused");
+    }
+}
+
+#[test]
 fn a_crash_after_any_number_of_steps_changes_nothing() {
     for steps in 0..120 {
         let mut bench = Bench::plain();

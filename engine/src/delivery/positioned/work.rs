@@ -5,6 +5,7 @@
 //!                                                            |- refused -> halve: Write the first half
 //!                                                            |            -> one row: Letter -> Write nothing, position past it
 //!                                                            |- unavailable -> pause -> Write
+//!                                                            |- too slow -> pause -> Write the first half; smaller blocks from now on
 //!                                                            '- fenced, unknown -> claim everything again
 //! ```
 
@@ -65,10 +66,19 @@ impl Pending {
 
 pub(super) enum Doing {
     Claim,
-    /// The position behind the rows, and how many there are.
-    Write(Position, u64),
+    Write(Writing),
     /// A dead letter is being committed.
     Letter,
+}
+
+/// A transaction.
+#[derive(Clone, Copy)]
+pub(super) struct Writing {
+    /// The position behind the rows.
+    next: Position,
+    rows: u64,
+    /// Monotonic time.
+    began: Millis,
 }
 
 impl PositionedDelivery {
@@ -86,7 +96,7 @@ impl PositionedDelivery {
             }
             Reply::Wrong(why) => return Err(DeliveryError::Setup(why)),
             reply => match doing {
-                Doing::Write(next, rows) => self.tried(number, reply, next, rows)?,
+                Doing::Write(writing) => self.tried(number, reply, writing)?,
                 _ => self.answered(number, reply)?,
             },
         }
@@ -111,9 +121,9 @@ impl PositionedDelivery {
         if self.closing {
             return Ok(false);
         }
-        let now = self.clock.monotonic();
+        let (now, limits) = (self.clock.monotonic(), self.pace.limits(&self.settings.limits));
         let wants = |partition: &Partition| {
-            let full = partition.claimed && partition.buffer.ready(&self.settings.limits, now);
+            let full = partition.claimed && partition.buffer.ready(&limits, now);
             partition.not_before <= now && (!partition.claimed || partition.block.is_some() || full || is_stale(partition, now))
         };
         let mut after = self.partitions.range(self.turn.saturating_add(1)..).chain(self.partitions.range(..=self.turn));
@@ -128,7 +138,7 @@ impl PositionedDelivery {
         if partition.block.is_none() {
             let (tp, done) = (partition.tp.clone(), partition.done);
             let corrupt = |why| DeliveryError::Corrupt { partition: tp, offset: done.offset, why };
-            partition.block = partition.buffer.cut(&self.settings.limits).map_err(corrupt)?.map(|cut| {
+            partition.block = partition.buffer.cut(&limits).map_err(corrupt)?.map(|cut| {
                 // The first record may have been written in part.
                 let skip = if cut.first == done.offset { usize::try_from(done.row).unwrap_or(0).min(cut.num_rows()) } else { 0 };
                 Pending { cut, skip, path: Path::default(), lettered: false }
@@ -160,11 +170,11 @@ impl PositionedDelivery {
         let rows = rows.unwrap_or_else(|| RecordBatch::new_empty(Arc::new(Schema::empty())));
         let (first, last, block_rows, crc, path) = identity;
         let (pipeline, topic) = (self.settings.pipeline.clone(), self.settings.topic.clone());
-        let count = rows.num_rows() as u64;
+        let writing = Writing { next, rows: rows.num_rows() as u64, began: self.clock.monotonic() };
         let block = Block { pipeline, epoch: self.settings.epoch, topic, partition: number, first, last, block_rows, crc, path, rows };
         self.store.write(&block, next);
         failpoint("delivery-writing");
-        self.job = Some((number, Doing::Write(next, count)));
+        self.job = Some((number, Doing::Write(writing)));
     }
 
     /// A partition is this delivery's: reading begins at the store's position.
@@ -203,11 +213,13 @@ impl PositionedDelivery {
     }
 
     /// A transaction has ended.
-    fn tried(&mut self, number: i32, reply: Reply, next: Position, rows: u64) -> Result<(), DeliveryError> {
+    fn tried(&mut self, number: i32, reply: Reply, writing: Writing) -> Result<(), DeliveryError> {
+        let took = self.clock.monotonic().saturating_sub(writing.began);
         match reply {
             Reply::Written => {
                 failpoint("delivery-written");
-                self.written(number, next, rows);
+                self.pace.written(writing.rows, took, &self.settings.limits);
+                self.written(number, writing);
                 Ok(())
             }
             Reply::Refused { code, message } => self.split(number, &code, &message),
@@ -218,9 +230,19 @@ impl PositionedDelivery {
                 self.pause(number);
                 Ok(())
             }
+            Reply::TooSlow(why) => {
+                self.counters.failed(why);
+                self.counters.retried();
+                if writing.rows > 0 {
+                    self.pace.too_slow(writing.rows, took);
+                    self.halve(number);
+                }
+                self.pause(number);
+                Ok(())
+            }
             other => {
                 if matches!(other, Reply::Unknown(_)) {
-                    self.in_doubt = Some((number, next, rows));
+                    self.in_doubt = Some((number, writing.next, writing.rows));
                 }
                 self.counters.retried();
                 self.start_over(&describe(other));
@@ -229,7 +251,7 @@ impl PositionedDelivery {
         }
     }
 
-    fn written(&mut self, number: i32, next: Position, rows: u64) {
+    fn written(&mut self, number: i32, Writing { next, rows, .. }: Writing) {
         let now = self.clock.monotonic();
         let Some(partition) = self.partitions.get_mut(&number) else { return };
         (partition.done, partition.stored, partition.stored_at, partition.failures) = (next, next, now, 0);
@@ -247,17 +269,24 @@ impl PositionedDelivery {
         }
     }
 
+    /// Turns to the first half of the part that is meant. False if it has one row, or none.
+    fn halve(&mut self, number: i32) -> bool {
+        let Some(pending) = self.partitions.get_mut(&number).and_then(|partition| partition.block.as_mut()) else { return false };
+        let half = pending.path.halved(pending.cut.num_rows() - pending.skip);
+        pending.path = half.unwrap_or(pending.path);
+        half.is_some()
+    }
+
     /// A part was refused: halve it, or set its one row aside.
     fn split(&mut self, number: i32, code: &str, message: &str) -> Result<(), DeliveryError> {
         // What the store says may have values of the rows: that is for their dead letters.
         self.counters.failed(format!("rows refused, code {code}: their dead letters have the reasons"));
-        let now = self.clock.monotonic();
-        let Some(partition) = self.partitions.get_mut(&number) else { return Ok(()) };
-        let Some(pending) = &mut partition.block else { return Ok(()) };
-        if let Some(half) = pending.path.halved(pending.cut.num_rows() - pending.skip) {
-            pending.path = half;
+        if self.halve(number) {
             return Ok(());
         }
+        let now = self.clock.monotonic();
+        let Some(partition) = self.partitions.get(&number) else { return Ok(()) };
+        let Some(pending) = &partition.block else { return Ok(()) };
         let (tp, offset) = (partition.tp.clone(), pending.cut.first);
         let refused = |why: String| Err(DeliveryError::Refused { partition: tp, offset, why });
         if self.letters.topic().is_none() {
@@ -390,7 +419,7 @@ fn is_stale(partition: &Partition, now: Millis) -> bool {
 
 fn describe(reply: Reply) -> String {
     match reply {
-        Reply::Unknown(why) | Reply::Unavailable(why) | Reply::Unfit(why) | Reply::Wrong(why) => why,
+        Reply::Unknown(why) | Reply::Unavailable(why) | Reply::TooSlow(why) | Reply::Unfit(why) | Reply::Wrong(why) => why,
         Reply::Refused { code, .. } => format!("rows refused, code {code}"),
         Reply::Fenced => "another delivery has taken the partition over, or its position in the store went back".to_owned(),
         other => format!("unexpected reply: {other:?}"),
