@@ -14,16 +14,17 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 use futures::SinkExt;
 use headwater_engine::delivery::{Block, Position, Positioned, Reply};
+use headwater_engine::failpoint::failpoint;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
-use super::connection::{Server, Trouble};
+use super::connection::{APPLICATION, Server, Trouble};
 use super::encode::Encoder;
 use super::sql::{identifier, identifiers};
-use super::table::{Inspection, Wanted, columns, inspect};
+use super::table::{Inspection, SHAPE, Wanted, inspect, shape};
 
 /// Bytes of one message of a copy.
 const PIECE: usize = 1 << 20;
@@ -35,6 +36,10 @@ const SLOW: Duration = Duration::from_secs(5);
 const STAGE: &str = "headwater_rows";
 const ORDINAL: &str = "headwater_row";
 
+/// Who makes a session wait, unless they wait for a lock themselves.
+const BLOCKERS: &str = "SELECT pid, coalesce(application_name, ''), coalesce(usename::text, '') FROM pg_stat_activity \
+    WHERE pid = ANY(pg_blocking_pids($1)) AND wait_event_type IS DISTINCT FROM 'Lock'";
+
 /// The epoch of a claim, at least: the server's clock, so that a server that has lost its last commits (a failover, a restored copy) gives
 /// no epoch a second time.
 const NEW_EPOCH: &str = "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000)::bigint";
@@ -44,6 +49,9 @@ struct Statements {
     encoder: Encoder,
     claim: String,
     stands: String,
+    /// Begins a transaction in which the table's columns stay what they are.
+    begin: String,
+    /// Moves the position, unless the partition has another owner, stands elsewhere, or the table's columns are others.
     advance: String,
     copy: String,
     /// Of upserts: what makes the temporary table, and what takes the rows from there.
@@ -93,8 +101,10 @@ impl Statements {
             advance: format!(
                 "UPDATE {positions} SET next_offset = $5, next_row = $6 \
                  WHERE pipeline = $1 AND sink = $2 AND partition = $3 AND epoch = $4 \
-                 AND next_offset IS NOT DISTINCT FROM $7 AND next_row = $8"
+                 AND next_offset IS NOT DISTINCT FROM $7 AND next_row = $8 AND $10 = ({SHAPE})"
             ),
+            // Not of the partitions, whose columns are the table's.
+            begin: format!("BEGIN; LOCK TABLE ONLY {table} IN ROW EXCLUSIVE MODE"),
             copy,
             upsert,
         })
@@ -104,6 +114,8 @@ impl Statements {
 /// A session and what it executes.
 struct Session {
     client: Client,
+    /// The process that serves it.
+    backend: i32,
     statements: Arc<Statements>,
     inspection: Inspection,
 }
@@ -180,7 +192,8 @@ impl Shared {
         if let Some((create, _)) = &statements.upsert {
             client.batch_execute(create).await?;
         }
-        Ok(Session { client, statements, inspection })
+        let backend = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+        Ok(Session { client, backend, statements, inspection })
     }
 
     /// Waits for an answer. After a while the server is asked something else, too, so that an outage is seen.
@@ -211,11 +224,44 @@ impl Shared {
     async fn claim(&self, partition: i32) -> Result<Option<Position>, Trouble> {
         let session = self.open().await?;
         let Owner { pipeline, sink } = &self.owner;
-        let row = session.client.query_one(session.statements.claim.as_str(), &[pipeline, sink, &partition]).await?;
+        let parameters: [&(dyn ToSql + Sync); 3] = [pipeline, sink, &partition];
+        let row = tokio::select! {
+            row = session.client.query_one(session.statements.claim.as_str(), &parameters) => row?,
+            trouble = self.end_blockers(session.backend) => return Err(trouble),
+        };
         let claim = Claim::of(&row);
         self.claims.lock().insert(partition, claim);
         *self.session.lock() = Some(session);
         Ok(claim.position)
+    }
+
+    /// While a claim waits for a transaction of an earlier owner, ends the session that holds it: the group has given the partition to
+    /// this delivery. A process that is frozen, or whose machine has vanished, in the middle of a COPY holds the row for ever: no limit of
+    /// time applies while the server waits for the rows of a COPY. Returns if it can't.
+    async fn end_blockers(&self, backend: i32) -> Trouble {
+        loop {
+            tokio::time::sleep(SLOW).await;
+            let client = match self.server.connect().await {
+                Ok(client) => client,
+                Err(trouble) => return trouble,
+            };
+            let blockers = match client.query(BLOCKERS, &[&backend]).await {
+                Ok(blockers) => blockers,
+                Err(error) => return Trouble::NotNow(Trouble::of(&error).to_string()),
+            };
+            for blocker in blockers {
+                let (pid, application, role): (i32, String, String) = (blocker.get(0), blocker.get(1), blocker.get(2));
+                let held = format!("session {pid} of {role} (`{application}`) holds the position in {}", self.wanted.table.positions());
+                let remedy = format!("end it with SELECT pg_terminate_backend({pid})");
+                if application != APPLICATION {
+                    return Trouble::NotNow(format!("{held}: {remedy}"));
+                }
+                match client.execute("SELECT pg_terminate_backend($1)", &[&pid]).await {
+                    Ok(_) => tracing::warn!(sink = %self.owner.sink, "{held} for an earlier owner; it was ended"),
+                    Err(error) => return Trouble::NotNow(format!("{held} for an earlier owner, {remedy}: {}", Trouble::of(&error))),
+                }
+            }
+        }
     }
 
     async fn write(&self, partition: i32, rows: RecordBatch, next: Position) -> Reply {
@@ -231,16 +277,17 @@ impl Shared {
             0 => None,
             _ => match session.statements.encoder.encode(&rows) {
                 Ok(data) => Some(Bytes::from(data)),
-                Err(why) => return self.blamed(session, Reply::Unfit(why)).await,
+                Err(why) => return self.unless_altered(session, Reply::Unfit(why)).await,
             },
         };
         match self.transaction(&session, (partition, claim), data, next).await {
             Ok(true) => {}
+            // Another owner, a position that went back, or a table that was altered.
             Ok(false) => {
-                // Another owner, or a position that went back: the session is fine.
-                let _ = session.client.batch_execute("ROLLBACK").await;
-                *self.session.lock() = Some(session);
-                return Reply::Fenced;
+                return match session.client.batch_execute("ROLLBACK").await {
+                    Ok(()) => self.unless_altered(session, Reply::Fenced).await,
+                    Err(_) => Reply::Fenced,
+                };
             }
             Err(trouble) => return self.failed(session, trouble).await,
         }
@@ -270,7 +317,8 @@ impl Shared {
         Ok(Claim::of(&row))
     }
 
-    /// Position and rows, without the commit. `false`: the partition was claimed by another since, or stands elsewhere.
+    /// Position and rows, without the commit. `false`: the partition was claimed by another since or stands elsewhere, or the table was
+    /// altered. Binary values say nothing of their types: those of a session's encoder must be the table's, until the commit.
     async fn transaction(
         &self,
         session: &Session,
@@ -280,9 +328,11 @@ impl Shared {
     ) -> Result<bool, Trouble> {
         let (client, statements) = (&session.client, &session.statements);
         let Owner { pipeline, sink } = &self.owner;
-        client.batch_execute("BEGIN").await?;
+        client.batch_execute(&statements.begin).await?;
         let (offset, row) = (position.map(|position| position.offset), position.map_or(0, |position| position.row));
-        let parameters: [&(dyn ToSql + Sync); 8] = [pipeline, sink, &partition, &epoch, &next.offset, &next.row, &offset, &row];
+        let (table, shape) = (self.wanted.table.quoted(), &session.inspection.shape);
+        let parameters: [&(dyn ToSql + Sync); 10] =
+            [pipeline, sink, &partition, &epoch, &next.offset, &next.row, &offset, &row, &table, shape];
         let advanced = client.execute(statements.advance.as_str(), &parameters).await?;
         if advanced != 1 {
             return Ok(false);
@@ -290,6 +340,7 @@ impl Shared {
         if let Some(mut data) = data {
             let copy = client.copy_in::<str, Bytes>(&statements.copy).await?;
             let mut copy = std::pin::pin!(copy);
+            failpoint("postgres-copying");
             while !data.is_empty() {
                 // What went wrong is in the answer to the end of the copy.
                 if copy.send(data.split_to(PIECE.min(data.len()))).await.is_err() {
@@ -314,23 +365,21 @@ impl Shared {
             return trouble.reply();
         }
         match session.client.batch_execute("ROLLBACK").await {
-            Ok(()) => self.blamed(session, trouble.reply()).await,
+            Ok(()) => self.unless_altered(session, trouble.reply()).await,
             Err(_) => trouble.reply(),
         }
     }
 
-    /// Before rows are blamed the columns are read again: the table may have been altered since the session began.
-    async fn blamed(&self, session: Session, reply: Reply) -> Reply {
-        let now = match columns(&session.client, &self.wanted.table).await {
-            Ok(now) => now,
-            Err(trouble) => return Reply::Unavailable(trouble.to_string()),
-        };
-        let same = session.inspection.columns.iter().all(|column| now.contains(column));
-        if !same {
-            return Reply::Unavailable(format!("the columns of {} were altered; retrying its rows", self.wanted.table));
+    /// The reply, unless the columns of the table are not those that the session knows: then another session tries again.
+    async fn unless_altered(&self, session: Session, reply: Reply) -> Reply {
+        match shape(&session.client, &self.wanted.table).await {
+            Ok(now) if now == session.inspection.shape => {
+                *self.session.lock() = Some(session);
+                reply
+            }
+            Ok(_) => Reply::Unavailable(format!("the columns of {} were altered; retrying its rows", self.wanted.table)),
+            Err(trouble) => Reply::Unavailable(trouble.to_string()),
         }
-        *self.session.lock() = Some(session);
-        reply
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Wanted {
 #[derive(Clone, Debug)]
 pub(super) struct Inspection {
     pub version: String,
+    /// What [`shape`] was before anything else was read.
+    pub shape: String,
     /// The columns that are written, in the order of the rows.
     pub columns: Vec<Column>,
 }
@@ -89,6 +91,15 @@ pub(super) async fn columns(client: &Client, table: &Table) -> Result<Vec<Column
     Ok(rows.iter().map(column).collect())
 }
 
+/// The columns of the table `$9` with their types, in a form that only serves to be compared.
+pub(super) const SHAPE: &str = "SELECT coalesce(string_agg(concat_ws(' ', attrelid, attname, atttypid, atttypmod, attnotnull, atthasdef), ',' \
+    ORDER BY attnum), '') FROM pg_attribute WHERE attrelid = to_regclass($9) AND attnum > 0 AND NOT attisdropped";
+
+/// [`SHAPE`] of a table.
+pub(super) async fn shape(client: &Client, table: &Table) -> Result<String, Trouble> {
+    Ok(client.query_one(&SHAPE.replace("$9", "$1"), &[&table.quoted()]).await?.get(0))
+}
+
 /// Looks at everything that delivery depends on.
 ///
 /// # Errors
@@ -96,6 +107,8 @@ pub(super) async fn columns(client: &Client, table: &Table) -> Result<Vec<Column
 pub(super) async fn inspect(client: &Client, wanted: &Wanted) -> Result<Inspection, Trouble> {
     let version: String = client.query_one("SHOW server_version", &[]).await?.get(0);
     let table = &wanted.table;
+    // First: what is altered meanwhile shows in the first transaction.
+    let shape = shape(client, table).await?;
     let all = columns(client, table).await?;
     let sql = "SELECT relkind::text, relpersistence::text FROM pg_class WHERE oid = to_regclass($1)";
     let Some(found) = client.query_opt(sql, &[&table.quoted()]).await? else {
@@ -121,7 +134,7 @@ pub(super) async fn inspect(client: &Client, wanted: &Wanted) -> Result<Inspecti
         return Err(Trouble::Wrong(format!("the table {table} does not fit:{list}")));
     }
     let written = wanted.rows.fields().iter().filter_map(|field| all.iter().find(|column| column.name == *field.name()).cloned());
-    Ok(Inspection { version, columns: written.collect() })
+    Ok(Inspection { version, shape, columns: written.collect() })
 }
 
 fn missing(wanted: &Wanted) -> Trouble {
