@@ -262,8 +262,8 @@ impl<T: Target> Target for CrashingTarget<T> {
 }
 
 impl<T: Positioned> Positioned for CrashingTarget<T> {
-    fn claim(&mut self, partition: i32) {
-        self.target.claim(partition);
+    fn claim(&mut self, partition: i32, topic: Option<&TopicId>) {
+        self.target.claim(partition, topic);
     }
 
     fn write(&mut self, block: &Block, next: Position) {

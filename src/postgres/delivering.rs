@@ -8,7 +8,7 @@ use super::connection::{Server, Trouble};
 use super::created::Created;
 use super::sink::PostgresSink;
 use super::store::{Owner, PostgresStore};
-use super::table::{Wanted, create, inspect};
+use super::table::{Seen, Wanted, create, inspect, look, missing};
 use super::types::misfits;
 use crate::access::Found;
 use crate::diagnose::Problem;
@@ -86,14 +86,17 @@ pub(super) fn dry_run(sink: &PostgresSink, place: &Place<'_>) -> Result<String, 
     let verified = server.verifies().map_or(String::new(), |how| format!("; {how}"));
     let found = place.runtime.block_on(async {
         let client = server.connect().await?;
-        inspect(&client, &wanted).await
+        look(&client, &wanted).await
     });
     match found {
-        Ok(inspection) => Ok(format!("exactly-once, PostgreSQL {}{verified}", inspection.version)),
+        Ok(Seen::Ready(inspection)) => Ok(format!("exactly-once, PostgreSQL {}{verified}", inspection.version)),
+        Ok(Seen::NoPositions(_)) if config.create_tables => Ok(format!("exactly-once; the table of positions will be created{verified}")),
+        Ok(Seen::NoPositions(what)) => Err(what.into()),
+        Ok(Seen::NoTable) if !config.create_tables => Err(missing(&wanted).to_string().into()),
         Err(Trouble::NotNow(why) | Trouble::TooSlow(why)) => {
             Err(Found::Unknown(format!("{why}. A worker starts, and only this sink waits until PostgreSQL responds")))
         }
-        Err(Trouble::Wrong(why)) if config.create_tables && (why.contains("does not exist") || why.contains("is missing: CREATE")) => {
+        Ok(Seen::NoTable) => {
             let Some(file) = file(sink, place)? else {
                 return Ok(format!("will be created for its rows: no file under schemas/postgres creates it{verified}"));
             };

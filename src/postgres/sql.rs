@@ -58,11 +58,19 @@ pub(super) fn identifiers<'a>(names: impl Iterator<Item = &'a str>) -> String {
     names.map(identifier).collect::<Vec<_>>().join(", ")
 }
 
+/// The column that was added to it later.
+const TOPIC_ID: &str = "topic_id text";
+
+/// What adds the columns that older tables of positions lack.
+pub(super) fn extend_positions(table: &Table) -> String {
+    format!("ALTER TABLE {} ADD COLUMN IF NOT EXISTS {TOPIC_ID}", table.positions())
+}
+
 /// What creates the table of positions.
 pub(super) fn create_positions(table: &Table) -> String {
     format!(
         "CREATE TABLE IF NOT EXISTS {} (\n    pipeline text NOT NULL,\n    sink text NOT NULL,\n    partition integer NOT NULL,\n    \
-         epoch bigint NOT NULL,\n    next_offset bigint,\n    next_row integer NOT NULL DEFAULT 0,\n    PRIMARY KEY (pipeline, sink, partition)\n)",
+         epoch bigint NOT NULL,\n    next_offset bigint,\n    next_row integer NOT NULL DEFAULT 0,\n    {TOPIC_ID},\n    PRIMARY KEY (pipeline, sink, partition)\n)",
         table.positions()
     )
 }

@@ -13,6 +13,7 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 use futures::SinkExt;
+use headwater_engine::broker::TopicId;
 use headwater_engine::delivery::{Block, Position, Positioned, Reply};
 use headwater_engine::failpoint::failpoint;
 use parking_lot::Mutex;
@@ -93,8 +94,9 @@ impl Statements {
         Ok(Statements {
             encoder,
             claim: format!(
-                "INSERT INTO {positions} AS p (pipeline, sink, partition, epoch) VALUES ($1, $2, $3, {NEW_EPOCH}) \
-                 ON CONFLICT (pipeline, sink, partition) DO UPDATE SET epoch = GREATEST(p.epoch + 1, EXCLUDED.epoch) \
+                "INSERT INTO {positions} AS p (pipeline, sink, partition, epoch, topic_id) VALUES ($1, $2, $3, {NEW_EPOCH}, $4) \
+                 ON CONFLICT (pipeline, sink, partition) DO UPDATE SET epoch = GREATEST(p.epoch + 1, EXCLUDED.epoch), \
+                 topic_id = COALESCE(EXCLUDED.topic_id, p.topic_id) WHERE (p.topic_id <> EXCLUDED.topic_id) IS NOT TRUE \
                  RETURNING epoch, next_offset, next_row"
             ),
             stands: format!("SELECT epoch, next_offset, next_row FROM {positions} WHERE pipeline = $1 AND sink = $2 AND partition = $3"),
@@ -221,13 +223,23 @@ impl Shared {
         }
     }
 
-    async fn claim(&self, partition: i32) -> Result<Option<Position>, Trouble> {
+    async fn claim(&self, partition: i32, topic: Option<TopicId>) -> Result<Option<Position>, Trouble> {
         let session = self.open().await?;
         let Owner { pipeline, sink } = &self.owner;
-        let parameters: [&(dyn ToSql + Sync); 3] = [pipeline, sink, &partition];
+        let topic = topic.map(|topic| topic.0);
+        let parameters: [&(dyn ToSql + Sync); 4] = [pipeline, sink, &partition, &topic];
         let row = tokio::select! {
-            row = session.client.query_one(session.statements.claim.as_str(), &parameters) => row?,
+            row = session.client.query_opt(session.statements.claim.as_str(), &parameters) => row?,
             trouble = self.end_blockers(session.backend) => return Err(trouble),
+        };
+        let Some(row) = row else {
+            let positions = self.wanted.table.positions();
+            return Err(Trouble::Wrong(format!(
+                "the position of partition {partition} in {positions} belongs to another topic than the outbox that is there now \
+                 (id {}): the outbox was deleted and created again, or a pipeline of this name runs elsewhere. To write the rows of the \
+                 outbox from its beginning: DELETE FROM {positions} WHERE pipeline = '{pipeline}' AND sink = '{sink}'",
+                topic.unwrap_or_default()
+            )));
         };
         let claim = Claim::of(&row);
         self.claims.lock().insert(partition, claim);
@@ -384,10 +396,10 @@ impl Shared {
 }
 
 impl Positioned for PostgresStore {
-    fn claim(&mut self, partition: i32) {
-        let shared = self.shared.clone();
+    fn claim(&mut self, partition: i32, topic: Option<&TopicId>) {
+        let (shared, topic) = (self.shared.clone(), topic.cloned());
         self.spawn(async move {
-            match shared.claim(partition).await {
+            match shared.claim(partition, topic).await {
                 Ok(position) => Reply::Claimed(position),
                 Err(trouble) => trouble.reply(),
             }

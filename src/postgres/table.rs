@@ -4,7 +4,7 @@ use arrow::datatypes::Schema;
 use tokio_postgres::Client;
 
 use super::connection::Trouble;
-use super::sql::{POSITIONS, Table, create_positions, identifier, identifiers};
+use super::sql::{POSITIONS, Table, create_positions, extend_positions, identifier, identifiers};
 use super::types::{Column, columns_for, misfits};
 
 /// What a sink needs of its table.
@@ -40,33 +40,55 @@ pub(super) fn create_table(wanted: &Wanted) -> String {
     format!("CREATE TABLE IF NOT EXISTS {} (\n{}\n)", wanted.table.quoted(), lines.join(",\n"))
 }
 
-/// Creates what is missing: by the statements of a file, or else for the rows; and the table of positions.
+/// The advisory lock of a session that creates tables ("headwate"): workers that start at once do it one after the other.
+const CREATING: i64 = 0x6865_6164_7761_7465;
+
+/// Creates what is missing, all of it or nothing: the table by the statements of a file, or else for the rows; and the table of positions.
 pub(super) async fn create(client: &Client, wanted: &Wanted, file: Option<&[String]>) -> Result<(), Trouble> {
-    let exists = async |name: &str| -> Result<bool, Trouble> {
-        let sql = "SELECT to_regclass($1) IS NOT NULL";
-        Ok(client.query_one(sql, &[&name]).await?.get(0))
-    };
-    if !exists(&wanted.table.quoted()).await? {
-        let schema = format!("CREATE SCHEMA IF NOT EXISTS {}", identifier(&wanted.table.schema));
+    client.batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({CREATING})")).await?;
+    if !exists(client, "to_regclass", &wanted.table.quoted()).await? {
+        let schema = format!("CREATE SCHEMA {}", identifier(&wanted.table.schema));
         let statements: Vec<String> = file.map_or_else(|| vec![create_table(wanted)], <[String]>::to_vec);
         for statement in std::iter::once(schema).chain(statements) {
             run(client, &statement).await?;
         }
     }
-    if !exists(&wanted.table.positions()).await? {
-        run(client, &create_positions(&wanted.table)).await?;
+    match lacking_positions(client, &wanted.table).await? {
+        Some(Lacking::Table) => run(client, &create_positions(&wanted.table)).await?,
+        Some(Lacking::Topic) => run(client, &extend_positions(&wanted.table)).await?,
+        None => {}
     }
-    Ok(())
+    Ok(client.batch_execute("COMMIT").await?)
 }
 
-/// Codes of what another worker has just created: duplicate schema, table, object, and the unique index of the catalog.
+async fn exists(client: &Client, function: &str, name: &str) -> Result<bool, Trouble> {
+    Ok(client.query_one(&format!("SELECT {function}($1) IS NOT NULL"), &[&name]).await?.get(0))
+}
+
+/// Codes of what exists already: duplicate schema, table, object, and the unique index of the catalog.
 const EXISTS: [&str; 4] = ["42P06", "42P07", "42710", "23505"];
 
+/// Executes a statement in the open transaction, unless what it creates is there.
 async fn run(client: &Client, statement: &str) -> Result<(), Trouble> {
+    // Even with IF NOT EXISTS it needs the right to create schemas.
+    if let Some(schema) = created_schema(statement)
+        && exists(client, "to_regnamespace", schema).await?
+    {
+        return Ok(());
+    }
+    client.batch_execute("SAVEPOINT headwater").await?;
     match client.batch_execute(statement).await {
-        Err(error) if error.code().is_some_and(|code| EXISTS.contains(&code.code())) => Ok(()),
+        Err(error) if error.code().is_some_and(|code| EXISTS.contains(&code.code())) => {
+            Ok(client.batch_execute("ROLLBACK TO SAVEPOINT headwater").await?)
+        }
         result => Ok(result?),
     }
+}
+
+/// The name in `CREATE SCHEMA [IF NOT EXISTS] name`, as it is written.
+fn created_schema(statement: &str) -> Option<&str> {
+    let rest = statement.strip_prefix("CREATE SCHEMA ")?;
+    rest.strip_prefix("IF NOT EXISTS ").unwrap_or(rest).split_whitespace().next()
 }
 
 const COLUMNS: &str = "SELECT a.attname::text, \
@@ -100,11 +122,33 @@ pub(super) async fn shape(client: &Client, table: &Table) -> Result<String, Trou
     Ok(client.query_one(&SHAPE.replace("$9", "$1"), &[&table.quoted()]).await?.get(0))
 }
 
-/// Looks at everything that delivery depends on.
+/// What stands in the server for a sink.
+pub(super) enum Seen {
+    /// Delivery may begin.
+    Ready(Inspection),
+    /// There is no such table.
+    NoTable,
+    /// The table fits, and the table of positions is missing or of an older version: what to execute.
+    NoPositions(String),
+}
+
+/// What delivery needs.
 ///
 /// # Errors
 /// The list of what is wrong, as [`Trouble::Wrong`]; the server's.
 pub(super) async fn inspect(client: &Client, wanted: &Wanted) -> Result<Inspection, Trouble> {
+    match look(client, wanted).await? {
+        Seen::Ready(inspection) => Ok(inspection),
+        Seen::NoTable => Err(missing(wanted)),
+        Seen::NoPositions(what) => Err(unfit(&wanted.table, &[what])),
+    }
+}
+
+/// Looks at everything that delivery depends on.
+///
+/// # Errors
+/// The list of what is wrong with a table that is there, as [`Trouble::Wrong`]; the server's.
+pub(super) async fn look(client: &Client, wanted: &Wanted) -> Result<Seen, Trouble> {
     let version: String = client.query_one("SHOW server_version", &[]).await?.get(0);
     let table = &wanted.table;
     // First: what is altered meanwhile shows in the first transaction.
@@ -112,7 +156,7 @@ pub(super) async fn inspect(client: &Client, wanted: &Wanted) -> Result<Inspecti
     let all = columns(client, table).await?;
     let sql = "SELECT relkind::text, relpersistence::text FROM pg_class WHERE oid = to_regclass($1)";
     let Some(found) = client.query_opt(sql, &[&table.quoted()]).await? else {
-        return Err(missing(wanted));
+        return Ok(Seen::NoTable);
     };
     let (kind, persistence): (String, String) = (found.get(0), found.get(1));
     let mut problems = misfits(wanted.rows.fields().iter(), &all);
@@ -125,19 +169,28 @@ pub(super) async fn inspect(client: &Client, wanted: &Wanted) -> Result<Inspecti
     if let Some(key) = &wanted.key {
         problems.extend(no_unique_index(client, table, key).await?);
     }
-    problems.extend(no_positions(client, table).await?);
+    let lacking = lacking_positions(client, table).await?.map(|lacking| lacking.remedy(table));
     if problems.is_empty() {
-        problems.extend(no_rights(client, wanted).await?);
+        match lacking {
+            Some(what) => return Ok(Seen::NoPositions(what)),
+            None => problems.extend(no_rights(client, wanted).await?),
+        }
+    } else {
+        problems.extend(lacking);
     }
     if !problems.is_empty() {
-        let list: String = problems.iter().map(|problem| format!("\n  - {problem}")).collect();
-        return Err(Trouble::Wrong(format!("the table {table} does not fit:{list}")));
+        return Err(unfit(table, &problems));
     }
     let written = wanted.rows.fields().iter().filter_map(|field| all.iter().find(|column| column.name == *field.name()).cloned());
-    Ok(Inspection { version, shape, columns: written.collect() })
+    Ok(Seen::Ready(Inspection { version, shape, columns: written.collect() }))
 }
 
-fn missing(wanted: &Wanted) -> Trouble {
+fn unfit(table: &Table, problems: &[String]) -> Trouble {
+    let list: String = problems.iter().map(|problem| format!("\n  - {problem}")).collect();
+    Trouble::Wrong(format!("the table {table} does not fit:{list}"))
+}
+
+pub(super) fn missing(wanted: &Wanted) -> Trouble {
     let statement = create_table(wanted);
     Trouble::Wrong(format!(
         "the table {} does not exist: create it (`hw ddl` prints the statements), or set `postgres.create_tables`\n{statement}",
@@ -165,12 +218,32 @@ async fn no_unique_index(client: &Client, table: &Table, key: &[String]) -> Resu
     Ok(Some(format!("no primary key or unique index is exactly over ({columns}): CREATE UNIQUE INDEX ON {} ({columns})", table.quoted())))
 }
 
-async fn no_positions(client: &Client, table: &Table) -> Result<Option<String>, Trouble> {
+/// What the table of positions lacks.
+enum Lacking {
+    Table,
+    /// The topic's id, in tables of older versions.
+    Topic,
+}
+
+impl Lacking {
+    fn remedy(&self, table: &Table) -> String {
+        match self {
+            Lacking::Table => format!("the table of positions is missing: {}", create_positions(table)),
+            Lacking::Topic => format!("the table of positions is of an older version: {}", extend_positions(table)),
+        }
+    }
+}
+
+async fn lacking_positions(client: &Client, table: &Table) -> Result<Option<Lacking>, Trouble> {
     let beside = Table { schema: table.schema.clone(), name: POSITIONS.to_owned() };
     let found = columns(client, &beside).await?;
-    let expected = ["pipeline", "sink", "partition", "epoch", "next_offset", "next_row"];
-    let complete = expected.iter().all(|name| found.iter().any(|column| column.name == *name));
-    Ok((!complete).then(|| format!("the table of positions {beside} is missing: {}", create_positions(table))))
+    let has = |name: &str| found.iter().any(|column| column.name == name);
+    let all = ["pipeline", "sink", "partition", "epoch", "next_offset", "next_row"].into_iter().all(has);
+    Ok(match (all, has("topic_id")) {
+        (true, true) => None,
+        (true, false) => Some(Lacking::Topic),
+        (false, _) => Some(Lacking::Table),
+    })
 }
 
 async fn no_rights(client: &Client, wanted: &Wanted) -> Result<Vec<String>, Trouble> {
@@ -196,4 +269,16 @@ async fn no_rights(client: &Client, wanted: &Wanted) -> Result<Vec<String>, Trou
         }
     }
     Ok(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_of_a_statement_is_known() {
+        assert_eq!(created_schema("CREATE SCHEMA IF NOT EXISTS shop"), Some("shop"));
+        assert_eq!(created_schema("CREATE SCHEMA \"Shop\" AUTHORIZATION hw"), Some("\"Shop\""));
+        assert_eq!(created_schema("CREATE TABLE shop.orders (id bigint)"), None);
+    }
 }

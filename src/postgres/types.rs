@@ -63,7 +63,8 @@ impl Native {
             }
             "text" | "citext" | "name" => Native::Text(None),
             "character varying" | "varchar" => Native::Text(first),
-            "character" | "char" | "bpchar" => Native::Text(Some(first.unwrap_or(1))),
+            "character" | "char" => Native::Text(Some(first.unwrap_or(1))),
+            "bpchar" => Native::Text(first),
             "bytea" => Native::Bytea,
             "date" => Native::Date,
             "timestamp with time zone" | "timestamptz" | "timestamp without time zone" | "timestamp" => Native::Timestamp(digits),
@@ -202,6 +203,8 @@ mod tests {
             ("numeric(5)", Native::Numeric(Some((5, 0)))),
             ("character varying(20)", Native::Text(Some(20))),
             ("character(3)", Native::Text(Some(3))),
+            ("char", Native::Text(Some(1))),
+            ("bpchar", Native::Text(None)),
             ("timestamp(3) with time zone", Native::Timestamp(3)),
             ("timestamp without time zone", Native::Timestamp(6)),
             ("TIMESTAMPTZ", Native::Timestamp(6)),

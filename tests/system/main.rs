@@ -23,6 +23,7 @@ mod outages;
 mod outputs;
 mod poison;
 mod postgres;
+mod postgres_faults;
 mod rights;
 mod silence;
 mod tls;

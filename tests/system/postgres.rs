@@ -1,5 +1,6 @@
 //! The PostgreSQL sink against a real server: the contract, types, refused rows, upserts, outages.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use headwater::diagnose::Source;
 use headwater::outages::Outages;
 use headwater::postgres::PostgresConfig;
 use headwater::prepare::{make_plan, parse};
-use headwater::sink::{self, NoStore, Place};
+use headwater::sink::{self, NoStore, Place, Sink};
 use headwater_engine::broker::SystemClock;
 use headwater_engine::delivery::positioned::contract;
 use headwater_engine::delivery::{Block, Counters, Limits, Position, Positioned, Reply, Settings, Store};
@@ -29,16 +30,32 @@ use crate::outages::expect;
 use crate::worker::Worker;
 
 /// The server at an address, without TLS and without a password.
-fn plain(url: &str) -> PostgresConfig {
+pub fn plain(url: &str) -> PostgresConfig {
     PostgresConfig { url: url.to_owned(), user: Some("hw".into()), password: None, tls: None, create_tables: true }
 }
 
-fn open(runtime: &Runtime, url: &str, pipeline: &str) -> Result<Box<dyn Positioned>, String> {
+pub fn open(runtime: &Runtime, url: &str, pipeline: &str) -> Result<Box<dyn Positioned>, String> {
     open_with(runtime, plain(url), pipeline)
 }
 
 /// The store of the only sink of a pipeline, opened as a worker does it.
-fn open_with(runtime: &Runtime, settings: PostgresConfig, pipeline: &str) -> Result<Box<dyn Positioned>, String> {
+pub fn open_with(runtime: &Runtime, settings: PostgresConfig, pipeline: &str) -> Result<Box<dyn Positioned>, String> {
+    let make = |sink: &dyn Sink, place: &Place<'_>| sink.prepare(place).unwrap_or_else(|problem| panic!("{}", problem.message));
+    match at_place(runtime, settings, pipeline, None, make)(&Stop::default()) {
+        Ok(Store::Positions(store)) => Ok(store),
+        Ok(Store::Tokens(_)) => panic!("PostgreSQL keeps positions"),
+        Err(NoStore::Refused(why) | NoStore::NotNow(why)) => Err(why),
+    }
+}
+
+/// The only sink of a pipeline in its place; `schemas`: the folder of its files.
+pub fn at_place<T>(
+    runtime: &Runtime,
+    settings: PostgresConfig,
+    pipeline: &str,
+    schemas: Option<&Path>,
+    of: impl FnOnce(&dyn Sink, &Place<'_>) -> T,
+) -> T {
     let text = format!("apiVersion: headwater/v1\nname: p\n{pipeline}");
     let loaded = parse(Source::new("p.yaml", text)).unwrap_or_else(|_| panic!("{pipeline}"));
     let folder = Folder::read(std::path::Path::new("tests/no-schemas")).unwrap();
@@ -47,16 +64,10 @@ fn open_with(runtime: &Runtime, settings: PostgresConfig, pipeline: &str) -> Res
     config.set_store(settings);
     let (output, outbox, sink) = sink::all(&plan).next().expect("a sink");
     let (runtime, outages) = (runtime.handle(), Outages::default());
-    let place = Place { plan: &plan, output, outbox, config: &config, schemas: None, runtime, outages: &outages };
-    let make = sink.prepare(&place).unwrap_or_else(|problem| panic!("{}", problem.message));
-    match make(&Stop::default()) {
-        Ok(Store::Positions(store)) => Ok(store),
-        Ok(Store::Tokens(_)) => panic!("PostgreSQL keeps positions"),
-        Err(NoStore::Refused(why) | NoStore::NotNow(why)) => Err(why),
-    }
+    of(sink, &Place { plan: &plan, output, outbox, config: &config, schemas, runtime, outages: &outages })
 }
 
-fn url(environment: &Ephemeral) -> String {
+pub fn url(environment: &Ephemeral) -> String {
     environment.postgres.clone().expect("PostgreSQL runs")
 }
 
@@ -66,7 +77,7 @@ fn through(environment: &Ephemeral) -> Proxy {
     Proxy::start("127.0.0.1:0".parse().unwrap(), upstream, Protocol::Tcp).unwrap()
 }
 
-fn outcome(store: &mut dyn Positioned) -> Reply {
+pub fn outcome(store: &mut dyn Positioned) -> Reply {
     loop {
         match store.progress(Duration::from_millis(100)) {
             Reply::Working => {}
@@ -75,7 +86,7 @@ fn outcome(store: &mut dyn Positioned) -> Reply {
     }
 }
 
-fn ids(environment: &Ephemeral, table: &str) -> Vec<i64> {
+pub fn ids(environment: &Ephemeral, table: &str) -> Vec<i64> {
     let found = postgres(environment, &format!("SELECT id FROM {table} ORDER BY id")).unwrap();
     found.lines().map(|id| id.parse().unwrap()).collect()
 }
@@ -102,7 +113,7 @@ fn a_server_that_has_lost_confirmed_commits_is_noticed() {
     let pipeline = "sources: { s: { topic: t, schema: { id: long, amount: long } } }\nsinks: { out: { from: s, postgres: back.rows } }\n";
     let mut store = open(&runtime, &url(&environment), pipeline).unwrap();
     let claimed = |store: &mut dyn Positioned| {
-        store.claim(0);
+        store.claim(0, None);
         outcome(store)
     };
     let written = |store: &mut dyn Positioned, number: i64| {
@@ -185,7 +196,7 @@ fn every_type_arrives_as_it_was() {
     let pipeline =
         format!("sources: {{ s: {{ topic: t, schema: {{ {declared} }} }} }}\nsinks: {{ out: {{ from: s, postgres: types.kinds }} }}\n");
     let mut store = open(&runtime, &url(&environment), &pipeline).unwrap();
-    store.claim(0);
+    store.claim(0, None);
     assert_eq!(outcome(store.as_mut()), Reply::Claimed(None));
     let rows = RecordBatch::try_from_iter(columns.iter().map(|(name, _, array, _)| (*name, array.clone()))).unwrap();
     let block = Block { rows, ..headwater_engine::delivery::contract::block(0, 0, 0..2, None).unwrap() };
@@ -202,13 +213,13 @@ fn every_type_arrives_as_it_was() {
 }
 
 /// Rows in an outbox in memory, delivered by a real delivery into the real server.
-struct Outbox {
-    broker: MemoryBroker,
-    settings: Settings,
+pub struct Outbox {
+    pub broker: MemoryBroker,
+    pub settings: Settings,
 }
 
 impl Outbox {
-    fn new() -> Outbox {
+    pub fn new() -> Outbox {
         let broker = MemoryBroker::realtime();
         broker.create_topic("outbox", 2);
         broker.create_topic("outbox.dlq", 1);
@@ -219,13 +230,13 @@ impl Outbox {
         Outbox { broker, settings }
     }
 
-    fn append(&self, partition: i32, columns: Vec<(&str, ArrayRef)>) {
+    pub fn append(&self, partition: i32, columns: Vec<(&str, ArrayRef)>) {
         let value = encode_batch(&RecordBatch::try_from_iter(columns).unwrap()).unwrap();
         self.broker.append("outbox", partition, None, Some(&value), None, &[]).unwrap();
     }
 
     /// Delivers for so many steps, or until every record is delivered.
-    fn deliver(&self, store: Box<dyn Positioned>, steps: usize, mut each: impl FnMut(usize)) -> bool {
+    pub fn deliver(&self, store: Box<dyn Positioned>, steps: usize, mut each: impl FnMut(usize)) -> bool {
         let (broker, clock, counters) = (Arc::new(self.broker.clone()), Arc::new(SystemClock::default()), Arc::<Counters>::default());
         let mut delivery = Store::Positions(store).deliver(broker, clock, self.settings.clone(), counters).unwrap();
         for step in 0..steps {
@@ -244,7 +255,7 @@ impl Outbox {
         (0..2).all(|p| positions.get(&headwater_engine::broker::TopicPartition::new("outbox", p)).map_or(0, |c| c.offset) >= ends(p))
     }
 
-    fn letters(&self) -> Vec<(String, String)> {
+    pub fn letters(&self) -> Vec<(String, String)> {
         let header = |headers: &[headwater_engine::memory::Header], name: &str| {
             let found = headers.iter().find(|(known, _)| known == name.as_bytes());
             String::from_utf8(found.and_then(|(_, value)| value.clone()).unwrap_or_default()).unwrap()
@@ -259,7 +270,7 @@ impl Outbox {
     }
 }
 
-const NUMBERS: &str = "sources: { s: { topic: t, schema: { id: long, amount: long } } }\n";
+pub const NUMBERS: &str = "sources: { s: { topic: t, schema: { id: long, amount: long } } }\n";
 
 /// Lost replies, cut connections, a server that is killed, deliveries that end in the middle: the table is exact, and so are the letters.
 #[test]

@@ -7,6 +7,7 @@
 use std::collections::BTreeSet;
 
 use arrow::datatypes::{DataType, Field};
+use operator_core::Path;
 use operator_core::batch::{HEADERS, METADATA, time_type};
 
 use super::{Metadata, PlanNode};
@@ -47,7 +48,9 @@ fn read_by_sink(sink: &Sink) -> Vec<String> {
     let in_name = to.topic.split_once('{').and_then(|(_, rest)| Some(rest.split_once('}')?.0.to_string()));
     let raw = matches!(to.format, Format::Bytes | Format::String).then(|| "_value".to_string());
     let headers = to.headers.then(|| HEADERS.to_string());
-    named.chain(in_name).chain(raw).chain(headers).chain(to.set_headers.values().cloned()).collect()
+    // A name may be quoted, as in SQL.
+    let column = |text: String| Path::parse(&text).map_or(text, |path| path.first().to_owned());
+    named.chain(in_name).chain(raw).chain(headers).chain(to.set_headers.values().cloned()).map(column).collect()
 }
 
 impl Metadata {

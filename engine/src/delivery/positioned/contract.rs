@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::store::{Position, Positioned, Reply};
+use crate::broker::TopicId;
 use crate::delivery::Block;
 use crate::delivery::contract::block;
 
@@ -34,13 +35,14 @@ struct Bench<'a, 'b> {
 /// The first check that failed, and how.
 pub fn all(connect: &mut Connect<'_>, ids: &mut Ids<'_>) -> Result<(), String> {
     type Check = fn(&mut Bench<'_, '_>) -> Result<(), String>;
-    let checks: [(&str, Check); 8] = [
+    let checks: [(&str, Check); 9] = [
         ("nothing is in progress at first", idle),
         ("a partition that nobody wrote has no position", fresh),
         ("rows and position are written together", written),
         ("the position moves without rows", position_only),
         ("a refused block leaves neither rows nor position", refused),
         ("a claim fences the owner before it", fenced),
+        ("a position belongs to its topic", of_topic),
         ("what was abandoned is over once it is claimed again", abandoned),
         ("a large block is one transaction", large),
     ];
@@ -76,7 +78,7 @@ impl Bench<'_, '_> {
     }
 
     fn claim(&self, store: &mut dyn Positioned, expected: Option<Position>) -> Result<(), String> {
-        store.claim(self.partition);
+        store.claim(self.partition, None);
         expect(&outcome(store), &Reply::Claimed(expected))
     }
 
@@ -164,6 +166,32 @@ fn fenced(bench: &mut Bench<'_, '_>) -> Result<(), String> {
     bench.claim(before.as_mut(), Some(at(2)))
 }
 
+fn of_topic(bench: &mut Bench<'_, '_>) -> Result<(), String> {
+    let (mut store, mut other) = ((bench.connect)()?, (bench.connect)()?);
+    let [first, second] = ["first", "second"].map(|id| TopicId(id.to_owned()));
+    let claim = |store: &mut dyn Positioned, partition: i32, topic: Option<&TopicId>| {
+        store.claim(partition, topic);
+        outcome(store)
+    };
+    // What was written before ids were known belongs to the first topic that comes.
+    bench.claim(store.as_mut(), None)?;
+    let block = bench.block(0, 0..10, None)?;
+    bench.write(store.as_mut(), &block, at(1))?;
+    expect(&claim(store.as_mut(), bench.partition, Some(&first)), &Reply::Claimed(Some(at(1))))?;
+    for _ in 0..2 {
+        match claim(other.as_mut(), bench.partition, Some(&second)) {
+            Reply::Wrong(_) => {}
+            reply => return Err(format!("expected a refusal, got {reply:?}")),
+        }
+    }
+    // It has changed nothing, the owner included.
+    let block = bench.block(1, 10..20, None)?;
+    bench.write(store.as_mut(), &block, at(2))?;
+    expect(&claim(other.as_mut(), bench.partition, Some(&first)), &Reply::Claimed(Some(at(2))))?;
+    expect(&claim(other.as_mut(), bench.partition, None), &Reply::Claimed(Some(at(2))))?;
+    expect(&bench.found()?, &(0..20).collect())
+}
+
 fn abandoned(bench: &mut Bench<'_, '_>) -> Result<(), String> {
     let mut store = (bench.connect)()?;
     bench.claim(store.as_mut(), None)?;
@@ -171,7 +199,7 @@ fn abandoned(bench: &mut Bench<'_, '_>) -> Result<(), String> {
     store.write(&block, at(1));
     store.abandon();
     expect(&store.progress(Duration::ZERO), &Reply::Idle)?;
-    store.claim(bench.partition);
+    store.claim(bench.partition, None);
     match outcome(store.as_mut()) {
         Reply::Claimed(Some(position)) => expect(&position, &at(1))?,
         Reply::Claimed(None) => {

@@ -11,6 +11,7 @@ use arrow::array::RecordBatch;
 use parking_lot::Mutex;
 
 use super::store::{Position, Positioned, Reply};
+use crate::broker::TopicId;
 use crate::delivery::block::Block;
 use crate::delivery::memory::{Check, TableFault, TableRow, negative_amount, rows_of};
 use crate::delivery::strikes::Strikes;
@@ -31,6 +32,8 @@ pub enum Writing {
 struct State {
     rows: Vec<TableRow>,
     positions: BTreeMap<i32, (Option<Position>, u64)>,
+    /// The topic that a partition was claimed for.
+    topics: BTreeMap<i32, TopicId>,
     /// Transactions whose sender does not know: they end before the next claim, one way or the other.
     late: Vec<Transaction>,
     strikes: Strikes<TableFault>,
@@ -60,6 +63,7 @@ impl MemoryStore {
         let state = State {
             rows: Vec::new(),
             positions: BTreeMap::new(),
+            topics: BTreeMap::new(),
             late: Vec::new(),
             strikes: Strikes::none(),
             transactions: 0,
@@ -218,8 +222,14 @@ impl Connection {
 }
 
 impl Positioned for Connection {
-    fn claim(&mut self, partition: i32) {
+    fn claim(&mut self, partition: i32, topic: Option<&TopicId>) {
         let mut state = self.store.state.lock();
+        if let Some(topic) = topic
+            && state.topics.entry(partition).or_insert_with(|| topic.clone()) != topic
+        {
+            self.under_way = Some((Reply::Wrong("the position belongs to another topic".to_owned()), None));
+            return;
+        }
         // Whoever holds the row of the position ends first.
         let late = std::mem::take(&mut state.late);
         for transaction in late {

@@ -1,9 +1,9 @@
 //! Delivery into a store whose transactions cover rows and position (PostgreSQL).
 //!
-//! The store has a row per partition of the outbox with the next position and an **epoch**. Per partition and block:
+//! The store has a row per partition of the outbox with the next position, the outbox's topic id and an **epoch**. Per partition and block:
 //!
 //! ```text
-//!  claim    epoch + 1, read the position                         fences every earlier owner
+//!  claim    epoch + 1, read the position                         fences every earlier owner; refused for another topic
 //!  write    one transaction: rows, and position = after the block where epoch = mine
 //!           no row of that epoch -> fenced: nothing happened
 //! ```
@@ -47,7 +47,7 @@ use super::opening::Opening;
 use super::pressure::Pressure;
 use super::refusal::Flood;
 use super::{DeliveryError, Settings};
-use crate::broker::{Broker, BrokerError, Clock, Committed, Consumer, Event, Failure, RecordSet, TopicPartition};
+use crate::broker::{Broker, BrokerError, Clock, Committed, Consumer, Event, Failure, RecordSet, TopicId, TopicPartition};
 
 pub use self::memory::{MemoryStore, Writing};
 pub use self::store::{Position, Positioned, Reply};
@@ -110,6 +110,8 @@ pub struct PositionedDelivery {
     letters: Letters,
     counters: Arc<Counters>,
     partitions: BTreeMap<i32, Partition>,
+    /// The outbox's, as it was when partitions were assigned.
+    topic: Option<TopicId>,
     /// The one thing in progress, and its partition.
     job: Option<(i32, Doing)>,
     /// A transaction whose reply was lost: its partition, the position behind it and its rows.
@@ -148,6 +150,7 @@ impl PositionedDelivery {
             letters,
             counters,
             partitions: BTreeMap::new(),
+            topic: None,
             job: None,
             in_doubt: None,
             turn: -1,
@@ -231,6 +234,8 @@ impl PositionedDelivery {
         if !self.consumer.membership().is_fencing() {
             return Err(BrokerError::new(Failure::Transient, "the group has not confirmed this member"));
         }
+        let topic = self.settings.topic.to_string();
+        self.topic = self.broker.topic_ids(std::slice::from_ref(&topic))?.remove(&topic);
         let committed = self.consumer.committed(partitions)?;
         let again: Vec<(TopicPartition, Committed)> =
             partitions.iter().cloned().zip(committed.iter().cloned()).filter_map(|(tp, committed)| Some((tp, committed?))).collect();

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::broker::TopicId;
 use crate::delivery::block::Block;
 
 /// A place in a partition of the outbox: every row before it is in the table or in the dead letters.
@@ -45,11 +46,13 @@ pub enum Reply {
 /// What it promises (checked by [`super::contract`]):
 /// - A claim fences every earlier one of the same partition: what those have in progress is over when the claim returns, committed or
 ///   not, and the position that is returned tells which.
+/// - A position belongs to the topic that it was claimed for. A claim for another topic is [`Reply::Wrong`] and changes nothing; one
+///   without an id is for whatever topic it is.
 /// - Rows and position are committed together or not at all.
 /// - No call waits for longer than its timeout.
 pub trait Positioned: Send {
-    /// Starts to take a partition over, whoever has it.
-    fn claim(&mut self, partition: i32);
+    /// Starts to take a partition over, whoever has it. `topic`: the outbox's id, where the brokers have ids.
+    fn claim(&mut self, partition: i32, topic: Option<&TopicId>);
 
     /// Starts a transaction with the rows of `block`, which may be none, and the position after them. The partition was claimed.
     fn write(&mut self, block: &Block, next: Position);

@@ -202,7 +202,7 @@ fn whoever_claims_a_partition_takes_it_and_nothing_is_written_twice() {
     let mut thief = bench.store.connection();
     for n in 0..20 {
         bench.rig.step(&mut lane).unwrap();
-        thief.claim(n % PARTITIONS);
+        thief.claim(n % PARTITIONS, None);
         thief.progress(Duration::ZERO);
     }
     bench.finish(std::slice::from_mut(&mut lane), "fenced");
@@ -219,6 +219,19 @@ fn a_position_that_is_lost_stops_the_delivery() {
     bench.store.lose_positions();
     let error = bench.rig.run_until_error(&mut bench.lane(1));
     assert!(matches!(&error, DeliveryError::Stopped { stop: Stop::StoreLostPosition { shown: 1 }, .. }), "{error}");
+}
+
+#[test]
+fn rows_of_an_outbox_that_was_created_again_are_not_skipped() {
+    let mut bench = Bench::plain();
+    bench.rig.append(0, 3, false);
+    bench.finish(&mut [bench.lane(0)], "first");
+    bench.rig.broker.expire_dropped();
+    bench.rig.broker.delete_topic(TOPIC);
+    bench.rig.broker.create_topic(TOPIC, PARTITIONS);
+    bench.rig.append_five();
+    let error = bench.rig.run_until_error(&mut bench.lane(1));
+    assert!(matches!(&error, DeliveryError::Setup(why) if why.contains("another topic")), "{error}");
 }
 
 #[test]
@@ -248,7 +261,7 @@ fn an_idle_partition_moves_its_position_past_the_markers_at_its_end() {
 fn upserts_leave_the_last_row_of_a_key() {
     let store = MemoryStore::new(Writing::Upsert(vec!["id".into()]));
     let mut connection = store.connection();
-    connection.claim(0);
+    connection.claim(0, None);
     assert_eq!(connection.progress(Duration::ZERO), Reply::Claimed(None));
     for first in [0, 1] {
         let block = crate::delivery::contract::block(0, first, 0..3, None).unwrap();

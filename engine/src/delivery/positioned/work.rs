@@ -131,7 +131,7 @@ impl PositionedDelivery {
         self.turn = number;
         let Some(partition) = self.partitions.get_mut(&number) else { return Ok(false) };
         if !partition.claimed {
-            self.store.claim(number);
+            self.store.claim(number, self.topic.as_ref());
             self.job = Some((number, Doing::Claim));
             return Ok(true);
         }
