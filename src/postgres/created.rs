@@ -8,7 +8,7 @@ use sqlparser::ast::{ColumnOption, CreateTable, Ident, ObjectName, Statement, Ta
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
 
-use super::types::Column;
+use super::native::Column;
 use crate::sink::sql_files;
 
 /// A table and the file that creates it.
@@ -142,7 +142,7 @@ fn shape(created: &CreateTable, enums: &[String]) -> (Vec<Column>, Vec<Vec<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::postgres::types::Native;
+    use crate::postgres::native::Native;
 
     #[test]
     fn tables_are_read_with_their_keys() {

@@ -14,7 +14,7 @@ use headwater_engine::delivery::position_fields;
 use headwater_formats::JsonEncoder;
 use uuid::Uuid;
 
-use super::types::{Column, Native, takes};
+use super::native::{Column, Native, takes};
 
 /// The header of a binary COPY: signature, flags, no extension.
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";

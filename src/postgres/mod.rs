@@ -5,7 +5,7 @@
 //! connection  address, TLS, sessions; an error -> the rows' fault, the configuration's, or it passes
 //! table       the table as the server describes it: columns, keys, rights, the table of positions; creating what is missing
 //! created     the same from files
-//! types       which columns go into which types; encode: rows in the binary format of COPY, and which values fit
+//! native      types of columns: which columns go into which types; encode: rows in the binary format of COPY, and which values fit
 //! store       claims and transactions
 //! delivering  start and dry run
 //! ```
@@ -22,11 +22,11 @@ mod connection;
 mod created;
 mod delivering;
 mod encode;
+mod native;
 mod sink;
 mod sql;
 mod store;
 mod table;
-mod types;
 
 pub use self::config::PostgresConfig;
 pub use self::connection::{Address, Server, address};

@@ -320,9 +320,9 @@ impl Shared {
         }
     }
 
-    /// Where a partition stands after the server has answered a commit with an error. Most of them are raised before the transaction is
-    /// committed, but not all (57P01, while it waits for a standby), and triggers choose their codes themselves. The answer is certain if
-    /// the session still has one: its transaction is over.
+    /// Where a partition stands after an error in answer to a commit. The code does not tell whether the transaction was committed before:
+    /// deferred triggers choose theirs, and what is between here and the server answers for a server that has vanished. The answer is
+    /// certain if the session still gives one: its transaction is over.
     async fn stands(&self, session: &Session, partition: i32) -> Result<Claim, Trouble> {
         let Owner { pipeline, sink } = &self.owner;
         let row = session.client.query_one(session.statements.stands.as_str(), &[pipeline, sink, &partition]).await?;

@@ -4,8 +4,8 @@ use arrow::datatypes::Schema;
 use tokio_postgres::Client;
 
 use super::connection::Trouble;
+use super::native::{Column, columns_for, misfits};
 use super::sql::{POSITIONS, Table, create_positions, extend_positions, identifier, identifiers};
-use super::types::{Column, columns_for, misfits};
 
 /// What a sink needs of its table.
 #[derive(Clone, Debug)]

@@ -115,7 +115,7 @@ pub struct PositionedDelivery {
     /// The one thing in progress, and its partition.
     job: Option<(i32, Doing)>,
     /// A transaction whose reply was lost: its partition, the position behind it and its rows.
-    in_doubt: Option<(i32, Position, u64)>,
+    unanswered: Option<(i32, Position, u64)>,
     turn: i32,
     opening: Option<Opening>,
     revoking: bool,
@@ -152,7 +152,7 @@ impl PositionedDelivery {
             partitions: BTreeMap::new(),
             topic: None,
             job: None,
-            in_doubt: None,
+            unanswered: None,
             turn: -1,
             opening: None,
             revoking: false,

@@ -198,7 +198,7 @@ impl PositionedDelivery {
         (partition.done, partition.stored) = (position, stored.unwrap_or_default());
         (partition.claimed, partition.failures, partition.stored_at) = (true, 0, now);
         partition.buffer = Buffer::new(number, position.offset);
-        if let Some((_, next, rows)) = self.in_doubt.take_if(|(doubted, ..)| *doubted == number)
+        if let Some((_, next, rows)) = self.unanswered.take_if(|(of, ..)| *of == number)
             && stored.is_some_and(|stored| stored >= next)
         {
             self.counters.found(rows);
@@ -242,7 +242,7 @@ impl PositionedDelivery {
             }
             other => {
                 if matches!(other, Reply::Unknown(_)) {
-                    self.in_doubt = Some((number, writing.next, writing.rows));
+                    self.unanswered = Some((number, writing.next, writing.rows));
                 }
                 self.counters.retried();
                 self.start_over(&describe(other));
