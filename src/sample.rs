@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use arrow::datatypes::{DataType, Fields, Schema, SchemaRef};
 use headwater_engine::broker::{Broker, Event, Record, TopicPartition};
+use headwater_engine::format::Content;
 use headwater_engine::pipeline::{Declared, Format, Pipeline};
 use headwater_engine::plan::{InputKind, Plan, TimeSource};
 use headwater_engine::schemas::{Lookup, SchemaSource};
-use headwater_formats::{AvroDecoder, AvroReader, DecodeError, JsonDecoder, RowBuilder, avro_to_arrow};
+use headwater_formats::{DecodeError, Decoder, RowBuilder, avro_to_arrow};
 use operator_core::Path as ColumnPath;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -262,22 +263,23 @@ fn read(broker: &dyn Broker, stream: &Stream, wanted: &Wanted) -> Result<Vec<Kep
     Ok(kept)
 }
 
-/// Reads values of a stream.
+/// Reads values of a stream; `None`: they are shown as text.
 struct Values {
-    avro: Option<(AvroDecoder, RowBuilder)>,
-    json: (JsonDecoder, RowBuilder),
+    rows: Option<(Box<dyn Decoder>, RowBuilder)>,
 }
 
 impl Values {
     fn new(stream: &Stream) -> Result<Values, String> {
-        let avro = match &stream.avro {
-            None => None,
-            Some(text) => {
-                let schema = avro_to_arrow(text)?;
-                Some((AvroDecoder::new(AvroReader::new(text, &schema)?), RowBuilder::new(&schema, 1)?))
-            }
+        if stream.format.content() != Content::Row {
+            return Ok(Values { rows: None });
+        }
+        // An undeclared field can't be marked, so it is left out.
+        let columns = match &stream.avro {
+            Some(text) => avro_to_arrow(text)?,
+            None => stream.columns.clone(),
         };
-        Ok(Values { avro, json: (JsonDecoder::new(&stream.columns), RowBuilder::new(&stream.columns, 1)?) })
+        let (decoder, columns) = stream.format.decoder(stream.avro.as_deref(), &columns)?;
+        Ok(Values { rows: Some((decoder, RowBuilder::new(&columns, 1)?)) })
     }
 
     /// A line of a case; `None` if the record can't be read and might hold what must be masked.
@@ -314,28 +316,20 @@ impl Values {
     }
 
     fn value(&mut self, stream: &Stream, bytes: &[u8], schemas: &dyn SchemaSource) -> Option<Value> {
-        match (stream.format, &mut self.avro) {
-            (Format::Avro, Some((decoder, rows))) => {
-                match decoder.decode(bytes, rows) {
-                    Ok(()) => {}
-                    Err(DecodeError::UnknownSchema(id)) => {
-                        decoder.add_writer(id, &wait_for(schemas, id)?).ok()?;
-                        decoder.decode(bytes, rows).ok()?;
-                    }
-                    Err(DecodeError::Bad(_)) => return None,
-                }
-                samples::json(&rows.finish().ok()?).ok()?.pop()
-            }
-            // An undeclared field can't be marked, so it is left out.
-            (Format::Json, _) => {
-                let (decoder, rows) = &mut self.json;
+        let Some((decoder, rows)) = &mut self.rows else {
+            // Rows in change records are nested deeper than marks of personal data reach.
+            let text = String::from_utf8(bytes.to_vec()).ok().filter(|_| stream.format.is_raw())?;
+            return Some(Value::String(text));
+        };
+        match decoder.decode(bytes, rows) {
+            Ok(()) => {}
+            Err(DecodeError::UnknownSchema(id)) => {
+                decoder.add_schema(id, &wait_for(schemas, id)?).ok()?;
                 decoder.decode(bytes, rows).ok()?;
-                samples::json(&rows.finish().ok()?).ok()?.pop()
             }
-            // Its rows are nested deeper than marks of personal data reach.
-            (Format::Debezium, _) => None,
-            _ => String::from_utf8(bytes.to_vec()).ok().map(Value::String),
+            Err(DecodeError::Bad(_)) => return None,
         }
+        samples::json(&rows.finish().ok()?).ok()?.pop()
     }
 }
 

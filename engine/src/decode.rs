@@ -7,14 +7,14 @@ use arrow::array::{
     TimestampMillisecondArray, new_null_array,
 };
 use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMillisecondType};
-use headwater_formats::{AvroDecoder, AvroReader, DecodeError, JsonDecoder, RowBuilder};
+use arrow::datatypes::{DataType, Field, Fields, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType};
+use headwater_formats::{DecodeError, RowBuilder};
 use operator_core::batch::time_type;
-use operator_core::{Batch, Millis, Origin, Path, headers};
+use operator_core::{Batch, Millis, Origin, headers};
 
 use crate::broker::{Record, RecordSet};
 use crate::headers::of_record;
-use crate::pipeline::{Format, NullValues, WrongUnit};
+use crate::pipeline::{NullValues, WrongUnit};
 use crate::plan::{Decode, InputTopic, Metadata, TimeSource};
 use crate::schemas::{Lookup, SchemaSource};
 use crate::time::PartitionTime;
@@ -43,18 +43,12 @@ pub struct Decoded {
     pub waits: Option<String>,
 }
 
-enum Values {
-    Json(JsonDecoder),
-    Avro(AvroDecoder),
-    Raw,
-}
-
 /// Decodes the records of one topic of a source.
 pub struct Decoder {
     plan: Decode,
     topic: Arc<str>,
     schemas: Arc<dyn SchemaSource>,
-    values: Values,
+    values: Box<dyn headwater_formats::Decoder>,
     rows: RowBuilder,
     schema: SchemaRef,
     offsets: Vec<i64>,
@@ -76,23 +70,13 @@ pub const MAX_ROWS: usize = 8_192;
 impl Decoder {
     /// `schema`: what the steps see, user columns and system columns.
     pub fn new(plan: &Decode, topic: &InputTopic, schema: &SchemaRef, schemas: Arc<dyn SchemaSource>) -> Result<Decoder, String> {
-        let (values, builder_schema) = match (plan.format, &topic.avro) {
-            (Format::Avro, Some(text)) => {
-                let own = headwater_formats::avro_to_arrow(text)?;
-                let projection = Arc::new(Schema::new(common(plan.value.fields(), own.fields())));
-                (Values::Avro(AvroDecoder::new(AvroReader::new(text, &projection)?)), projection)
-            }
-            (Format::Avro, None) => return Err(format!("no reader schema for `{}`", topic.name)),
-            (Format::Json, _) => (Values::Json(JsonDecoder::new(&plan.value)), plan.value.clone()),
-            (Format::Debezium, _) => return Err("change records are read as tables".into()),
-            (Format::Bytes | Format::String, _) => (Values::Raw, plan.value.clone()),
-        };
+        let (values, columns) = plan.format.decoder(topic.avro.as_deref(), &plan.value).map_err(|e| format!("`{}`: {e}", topic.name))?;
         Ok(Decoder {
             plan: plan.clone(),
             topic: topic.name.clone(),
             schemas,
             values,
-            rows: RowBuilder::new(&builder_schema, MAX_ROWS)?,
+            rows: RowBuilder::new(&columns, MAX_ROWS)?,
             schema: schema.clone(),
             offsets: Vec::new(),
             timestamps: Vec::new(),
@@ -125,7 +109,6 @@ impl Decoder {
         self.offsets.clear();
         self.timestamps.clear();
         self.places.clear();
-        let mut raw: Vec<Option<Vec<u8>>> = Vec::new();
         let last = records.len().min(first + self.most);
         for index in first..last {
             // Not for every record: it looks at every column.
@@ -140,7 +123,7 @@ impl Decoder {
                     continue;
                 }
                 (None, NullValues::DeadLetter) => Err(DecodeError::Bad("the record has no value".into())),
-                (Some(value), _) => self.value(value, &mut raw),
+                (Some(value), _) => self.values.decode(value, &mut self.rows),
             };
             match decoded {
                 Ok(()) => {
@@ -150,7 +133,7 @@ impl Decoder {
                 }
                 Err(DecodeError::Bad(cause)) => out.bad.push(BadRecord { index, cause }),
                 Err(DecodeError::UnknownSchema(id)) => match self.learn(id) {
-                    Ok(()) => match record.value.map(|value| self.value(value, &mut raw)) {
+                    Ok(()) => match record.value.map(|value| self.values.decode(value, &mut self.rows)) {
                         Some(Ok(())) => {
                             self.offsets.push(record.offset);
                             self.timestamps.push(record.timestamp);
@@ -169,31 +152,16 @@ impl Decoder {
             out.taken += 1;
         }
         if !self.places.is_empty() {
-            self.finish(partition, records, first, raw, time, wall, &mut out)?;
+            self.finish(partition, records, first, time, wall, &mut out)?;
         }
         Ok(out)
     }
 
-    fn value(&mut self, value: &[u8], raw: &mut Vec<Option<Vec<u8>>>) -> Result<(), DecodeError> {
-        match &mut self.values {
-            Values::Json(decoder) => decoder.decode(json_payload(value), &mut self.rows),
-            Values::Avro(decoder) => decoder.decode(value, &mut self.rows),
-            Values::Raw => {
-                if self.plan.format == Format::String && std::str::from_utf8(value).is_err() {
-                    return Err(DecodeError::Bad("the value is not UTF-8 text".into()));
-                }
-                raw.push(Some(value.to_vec()));
-                Ok(())
-            }
-        }
-    }
-
     /// Asks the registry for a writer schema.
     fn learn(&mut self, id: u32) -> Result<(), Unlearned> {
-        let Values::Avro(decoder) = &mut self.values else { return Err(Unlearned::Missing("not an Avro source".into())) };
         match self.schemas.lookup(id) {
             // An incompatible writer makes every record of that id bad, with the reason: the decoder remembers it.
-            Lookup::Known(text) => decoder.add_writer(id, &text).map_err(Unlearned::Missing),
+            Lookup::Known(text) => self.values.add_schema(id, &text).map_err(Unlearned::Missing),
             Lookup::NotFound => Err(Unlearned::Missing(format!("the schema registry has no schema with id {id}"))),
             Lookup::Unusable(why) => Err(Unlearned::Missing(format!("schema {id} can't be used: {why}"))),
             Lookup::Pending => Err(Unlearned::Wait(format!("asking the schema registry for schema {id}"))),
@@ -201,28 +169,16 @@ impl Decoder {
         }
     }
 
-    #[allow(clippy::too_many_arguments)]
     fn finish(
         &mut self,
         partition: i32,
         records: &dyn RecordSet,
         first: usize,
-        raw: Vec<Option<Vec<u8>>>,
         time: &mut PartitionTime,
         wall: Millis,
         out: &mut Decoded,
     ) -> Result<(), String> {
-        let values = match &self.values {
-            Values::Raw if self.plan.format == Format::Bytes => {
-                vec![Arc::new(raw.iter().map(|v| v.as_deref()).collect::<arrow::array::BinaryArray>()) as ArrayRef]
-            }
-            Values::Raw => {
-                vec![Arc::new(raw.iter().map(|v| v.as_deref().and_then(|v| std::str::from_utf8(v).ok())).collect::<StringArray>())
-                    as ArrayRef]
-            }
-            _ => conform(&self.rows.finish()?, self.plan.value.fields()),
-        };
-        let mut columns = values;
+        let mut columns = conform(&self.rows.finish()?, self.plan.value.fields());
         for metadata in &self.plan.metadata {
             columns.push(self.metadata(*metadata, partition, records));
         }
@@ -344,8 +300,8 @@ impl Decoder {
         };
         // Checked last: it reads the record again.
         let is_text = || match column {
-            Some(path) if self.plan.format == Format::Json => record.value.is_some_and(|value| is_text(json_payload(value), path)),
-            _ => false,
+            Some(path) => record.value.is_some_and(|value| self.plan.format.is_text(value, path)),
+            None => false,
         };
         let looks = at.and_then(|at| units::other_unit(at, unit, reference)).filter(|_| !is_text());
         let usable = match column {
@@ -370,36 +326,9 @@ impl Decoder {
     }
 }
 
-/// The JSON in a record: behind magic byte and schema id, if a registry's serializer wrote it. No JSON begins with a zero byte.
-pub(crate) fn json_payload(value: &[u8]) -> &[u8] {
-    match value {
-        [0, _, _, _, _, json @ ..] => json,
-        plain => plain,
-    }
-}
-
-/// The value at `path` is a text: a written date, which no unit can be wrong in.
-fn is_text(json: &[u8], path: &Path) -> bool {
-    let value = serde_json::from_slice::<serde_json::Value>(json).ok();
-    value.as_ref().and_then(|value| path.names().try_fold(value, |value, name| value.get(name))).is_some_and(serde_json::Value::is_string)
-}
-
 enum Unlearned {
     Missing(String),
     Wait(String),
-}
-
-/// The fields of `wanted` that `own` has, nested likewise.
-fn common(wanted: &Fields, own: &Fields) -> Fields {
-    let pick = |want: &Arc<Field>| {
-        let have = own.iter().find(|f| f.name() == want.name())?;
-        let data_type = match (want.data_type(), have.data_type()) {
-            (DataType::Struct(w), DataType::Struct(h)) => DataType::Struct(common(w, h)),
-            _ => want.data_type().clone(),
-        };
-        Some(Arc::new(Field::new(want.name(), data_type, want.is_nullable())))
-    };
-    wanted.iter().filter_map(pick).collect()
 }
 
 /// The columns of `batch` under the names of `fields`, null where the batch has none.
@@ -419,17 +348,5 @@ fn conform_column(column: Option<&ArrayRef>, field: &Field, rows: usize) -> Arra
             }
         }
         (Some(column), _) => column.clone(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::json_payload;
-
-    #[test]
-    fn json_is_found_behind_the_id_of_its_schema() {
-        assert_eq!(json_payload(b"{}"), b"{}");
-        assert_eq!(json_payload(b"\0\0\0\0\x07{}"), b"{}");
-        assert_eq!(json_payload(b"\0\0"), b"\0\0");
     }
 }

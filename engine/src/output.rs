@@ -5,15 +5,14 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::{cast, take_record_batch};
-use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
-use headwater_formats::{AvroEncoder, JsonEncoder, KeyEncoder, encode_batch, partition};
-use operator_core::batch::{FUTURE, OFFSET, TIME, WATERMARK, is_written, time_type, written_fields};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use headwater_formats::{Encoder, KeyEncoder, encode_batch, partition};
+use operator_core::batch::{FUTURE, OFFSET, TIME, WATERMARK, is_written, time_type};
 use operator_core::{Millis, Origin, Path};
 
 use crate::broker::{Broker, BrokerError, Failure, Outgoing, is_compacted};
-use crate::headers::{HeaderColumns, text_or_bytes};
+use crate::headers::HeaderColumns;
 use crate::merge::{MergeKey, Way, merge_keys};
-use crate::pipeline::Format;
 use crate::plan::{Output, Target, TopicName, TopicSink};
 use crate::record_buffer::Entry;
 use crate::send_buffer::{SendBuffer, TurnedAway};
@@ -64,13 +63,6 @@ impl From<TurnedAway> for WriteError {
     }
 }
 
-enum Values {
-    Json(JsonEncoder),
-    Avro(AvroEncoder),
-    /// The column that is the value.
-    Raw(usize),
-}
-
 /// Writes the rows of one output of a stage.
 pub struct Writer {
     kind: Kind,
@@ -81,7 +73,7 @@ pub struct Writer {
 }
 
 enum Kind {
-    Topic { sink: TopicSink, values: Values, topics: BTreeMap<String, Known> },
+    Topic { sink: TopicSink, values: Box<dyn Encoder>, topics: BTreeMap<String, Known> },
     Repartition { topic: Arc<str>, partitions: i32, key: Vec<Path> },
     Outbox { topic: Arc<str>, partitions: i32 },
 }
@@ -98,19 +90,18 @@ struct Known {
 impl Writer {
     /// `shared`: another output of the stage may write the same topic. `schema_id`: gives the registry's id of a sink's Avro schema, by subject and text.
     pub fn new(output: &Output, shared: bool, schema_id: &dyn Fn(&str, &str) -> Result<u32, String>) -> Result<Writer, String> {
-        let user: Vec<usize> = output.schema.fields().iter().enumerate().filter(|(_, f)| is_written(f.name())).map(|(i, _)| i).collect();
-        let schema: SchemaRef = Arc::new(Schema::new(written_fields(&output.schema).cloned().collect::<Vec<_>>()));
+        let user: Vec<usize> = match &output.target {
+            Target::Topic(sink) => sink.format.written(&output.schema),
+            _ => output.schema.fields().iter().enumerate().filter(|(_, f)| is_written(f.name())).map(|(i, _)| i).collect(),
+        };
+        let schema: SchemaRef = Arc::new(output.schema.project(&user).map_err(|e| e.to_string())?);
         let kind = match &output.target {
             Target::Topic(sink) => {
-                let values = match (sink.format, &sink.avro) {
-                    (Format::Avro, Some((text, subject))) => Values::Avro(AvroEncoder::new(text, &schema, schema_id(subject, text)?)?),
-                    (Format::Json, _) => Values::Json(JsonEncoder::new(&schema)),
-                    _ => {
-                        let fits = |data_type: &DataType| matches!(data_type, DataType::Utf8 | DataType::Binary);
-                        let named = |name: &str| output.schema.index_of(name).ok().filter(|i| fits(output.schema.field(*i).data_type()));
-                        Values::Raw(named("value").or_else(|| named("_value")).ok_or("no column `value` of bytes or text")?)
-                    }
+                let registered = match &sink.avro {
+                    Some((text, subject)) => Some((text.as_str(), schema_id(subject, text)?)),
+                    None => None,
                 };
+                let values = sink.format.encoder(&schema, registered)?;
                 Kind::Topic { sink: sink.clone(), values, topics: BTreeMap::new() }
             }
             Target::Repartition { topic, partitions, key } => {
@@ -134,7 +125,7 @@ impl Writer {
         match &mut self.kind {
             Kind::Topic { sink, values, topics } => {
                 let merge_keys = if self.shared { merge_keys(rows, *turn) } else { Vec::new() };
-                topic(sink, values, topics, rows, &user, &merge_keys, task, broker, wall, out)
+                topic(sink, values.as_ref(), topics, rows, &user, &merge_keys, task, broker, wall, out)
             }
             Kind::Repartition { topic, partitions, key } => repartition(topic, *partitions, key, rows, task, origin, out),
             Kind::Outbox { topic, partitions } => {
@@ -215,7 +206,7 @@ fn times(rows: &RecordBatch) -> Option<&[Millis]> {
 #[allow(clippy::too_many_arguments)]
 fn topic(
     sink: &TopicSink,
-    values: &Values,
+    values: &dyn Encoder,
     known: &mut BTreeMap<String, Known>,
     rows: &RecordBatch,
     user: &RecordBatch,
@@ -233,14 +224,7 @@ fn topic(
     };
     let chosen = column(&sink.partition).map(|c| cast(c, &DataType::Int64)).transpose().map_err(|e| e.to_string())?;
     let header_columns = HeaderColumns::new(sink, rows);
-    let json = match values {
-        Values::Json(encoder) => Some(encoder.batch(user)?),
-        _ => None,
-    };
-    let avro = match values {
-        Values::Avro(encoder) => Some(encoder.batch(user)?),
-        _ => None,
-    };
+    let values = values.batch(user)?;
     let event_times = times(rows);
     let mut unwritable = Vec::new();
     let fixed = match (&sink.topic, sink.partitions) {
@@ -272,24 +256,14 @@ fn topic(
         }
         let key = has_key.then_some(start..bytes.len());
         let begin = bytes.len();
-        let mut null = false;
-        let written = match values {
-            Values::Json(_) => json.as_ref().map_or(Ok(()), |j| j.write(row, bytes)),
-            Values::Avro(_) => avro.as_ref().map_or(Ok(()), |a| a.write(row, bytes)),
-            Values::Raw(index) => {
-                let column = rows.column(*index);
-                null = column.is_null(row);
-                if !null {
-                    bytes.extend_from_slice(text_or_bytes(column, row));
-                }
-                Ok(())
+        let has_value = match values.write(row, bytes) {
+            Ok(has_value) => has_value,
+            Err(cause) => {
+                bytes.truncate(start);
+                unwritable.push((row, cause));
+                continue;
             }
         };
-        if let Err(cause) = written {
-            bytes.truncate(start);
-            unwritable.push((row, cause));
-            continue;
-        }
         let end = bytes.len();
         let headers = header_columns.write(row, bytes).then_some(end..bytes.len());
         let size = bytes.len() - start;
@@ -299,7 +273,7 @@ fn topic(
             unwritable.push((row, cause));
             continue;
         }
-        let value = (!null).then_some(begin..end);
+        let value = has_value.then_some(begin..end);
         let target = match chosen.as_ref().map(|c| c.as_primitive::<Int64Type>()).filter(|c| c.is_valid(row)).map(|c| c.value(row)) {
             Some(n) if n >= 0 && n < i64::from(partitions) => n as i32,
             Some(n) => {

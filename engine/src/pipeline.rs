@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeSeed;
 use serde::{Deserialize, Serialize};
 
+pub use crate::format::Format;
 use crate::partitioner::Partitioner;
 use crate::sinks::{SinkTable, Sinks};
 use crate::yaml::{Node, YamlError, read_all};
@@ -183,22 +184,6 @@ pub struct Source {
     /// What to do with records that have a key but no value.
     #[serde(default)]
     pub null_values: NullValues,
-}
-
-/// How record values are encoded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    #[default]
-    Json,
-    /// Avro in the Confluent wire format, every writer version resolved to the reader schema.
-    Avro,
-    /// Change records of a database as Debezium writes them in JSON; the columns are those of the row. For tables.
-    Debezium,
-    /// The value as it is, in one column `value` of bytes.
-    Bytes,
-    /// The value as UTF-8 text in one column `value`.
-    String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

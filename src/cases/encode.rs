@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
+use headwater_engine::format;
 use headwater_engine::memory::Header;
 use headwater_engine::partitioner::Partitioner;
 use headwater_engine::pipeline::{Format, Pipeline};
 use headwater_engine::plan::{InputKind, Plan, TimeSource, TopicSink};
-use headwater_formats::{AvroDecoder, AvroEncoder, AvroReader, JsonDecoder, RowBuilder, avro_to_arrow};
 use operator_core::{Millis, Path};
 use serde_json::Value;
 
@@ -282,47 +282,25 @@ fn shape(plan: &Plan, pipeline: &Pipeline, topic: &str) -> Option<Shape> {
     })
 }
 
-/// `writer`: id and text of the Avro schema.
+/// `writer`: id and text of the registered schema.
 fn encode(shape: &Shape, writer: Option<&(u32, Option<String>)>, value: &Value) -> Result<Vec<u8>, String> {
-    let Some((id, text)) = writer else {
-        return match (shape.format, value) {
-            (Format::Json, value) if shape.table => {
-                // The pipeline counts and skips such a record; in a case it is most likely a typo.
-                let (_, refused) = samples::decode(&shape.schema, std::slice::from_ref(value))?;
-                match refused.first().map(|e| e.trim_start_matches("row 1: ")) {
-                    Some(why) => Err(format!("the table can't decode it and would skip it: {why}. To test that, write it as `@raw`")),
-                    None => Ok(value.to_string().into_bytes()),
-                }
-            }
-            (Format::Json | Format::Debezium, value) => Ok(value.to_string().into_bytes()),
-            (_, Value::String(text)) => Ok(text.clone().into_bytes()),
-            _ => Err("a record of this format is a text, or bytes as {\"@base64\": \"..\"}".into()),
-        };
+    let registered = match writer {
+        Some((id, None)) => return Err(format!("no schema has the id {id}; to test that, write the record's bytes as `@raw`")),
+        Some((id, Some(text))) => Some((text.as_str(), *id)),
+        None => None,
     };
-    let text = text.as_ref().ok_or_else(|| format!("no schema has the id {id}; to test that, write the record's bytes as `@raw`"))?;
-    let schema = avro_to_arrow(text)?;
-    let mut rows = RowBuilder::new(&schema, 1)?;
-    let mut decoder = JsonDecoder::new(&schema);
-    decoder.decode(value.to_string().as_bytes(), &mut rows).map_err(|e| format!("does not fit the Avro schema: {e}"))?;
-    let rows = rows.finish()?;
-    let mut bytes = Vec::new();
-    AvroEncoder::new(text, &schema, *id)?.batch(&rows)?.write(0, &mut bytes)?;
-    Ok(bytes)
+    if shape.table && shape.format.content() == format::Content::Row && registered.is_none() {
+        // The pipeline counts and skips such a record; in a case it is most likely a typo.
+        let (_, refused) = samples::decode(&shape.schema, std::slice::from_ref(value))?;
+        if let Some(why) = refused.first().map(|e| e.trim_start_matches("row 1: ")) {
+            return Err(format!("the table can't decode it and would skip it: {why}. To test that, write it as `@raw`"));
+        }
+    }
+    shape.format.from_json(value, registered)
 }
 
 /// The value of a record that a sink wrote.
 pub fn decode(sink: &TopicSink, value: &[u8]) -> Result<Value, String> {
-    match (sink.format, &sink.avro) {
-        (Format::Json, _) => serde_json::from_slice(value).map_err(|e| e.to_string()),
-        (Format::Avro, Some((text, _))) => {
-            let schema = avro_to_arrow(text)?;
-            let mut decoder = AvroDecoder::new(AvroReader::new(text, &schema)?);
-            let id = value.get(1..5).map_or(0, |b| b.iter().fold(0, |id, b| id << 8 | u32::from(*b)));
-            decoder.add_writer(id, text)?;
-            let mut builder = RowBuilder::new(&schema, 1)?;
-            decoder.decode(value, &mut builder).map_err(|e| e.to_string())?;
-            samples::json(&builder.finish()?).map(|mut rows| rows.pop().unwrap_or_default())
-        }
-        _ => Ok(shown(value)),
-    }
+    let json = sink.format.to_json(value, sink.avro.as_ref().map(|(text, _)| text.as_str()))?;
+    Ok(json.unwrap_or_else(|| shown(value)))
 }

@@ -56,7 +56,7 @@ fn source(decode: &Decode, input: &StageInput) -> Vec<(String, String)> {
     };
     let idle = decode.idle.map_or("never".to_string(), |idle| format!("after {}", Span(idle)));
     let facts = [
-        ("format", word(decode.format).to_string()),
+        ("format", decode.format.name().to_string()),
         ("key", key(input.key.as_ref())),
         ("time", time),
         ("out of order", format!("{} behind the latest row", Span(decode.out_of_order))),
@@ -73,7 +73,7 @@ pub(super) fn table(table: &TablePlan, pipeline: &Pipeline) -> Entry {
     let key = pipeline.tables.get(&table.name).map(|t| t.key.clone()).unwrap_or_default();
     let history = table.history.map_or("the latest row per key".to_string(), |h| format!("replaced rows for {}", Span(h)));
     let facts = [
-        ("format", word(table.format).to_string()),
+        ("format", table.format.name().to_string()),
         ("key", key),
         ("time", table.time.clone().unwrap_or_else(|| "the record's timestamp".to_string())),
         ("history", history),
@@ -117,7 +117,7 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
     let mut add = |name: &str, value: String| facts.push((name.to_string(), value));
     let what = match &output.target {
         Target::Topic(sink) => {
-            add("format", word(sink.format).to_string());
+            add("format", sink.format.name().to_string());
             if let Some((_, subject)) = &sink.avro {
                 add("subject", subject.clone());
             }

@@ -6,7 +6,7 @@ mod text;
 use std::collections::BTreeMap;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use headwater_engine::pipeline::{Format, Guarantee, NullValues, OnError, Pipeline, Start};
+use headwater_engine::pipeline::{Guarantee, NullValues, OnError, Pipeline, Start};
 use headwater_engine::plan::{Decode, InputKind, Output, Plan, PlanNode, Stage, StageInput, Target, TimeSource, TopicName, Upstream};
 use operator_core::batch::user_fields;
 use operator_core::{Port, Span, type_name};
@@ -131,17 +131,6 @@ fn shown(data_type: &DataType) -> String {
         }
         DataType::List(item) => format!("[{}]", part(item)),
         other => type_name(other),
-    }
-}
-
-/// Names of the file's own words, as the file writes them.
-fn word(format: Format) -> &'static str {
-    match format {
-        Format::Json => "json",
-        Format::Avro => "avro",
-        Format::Debezium => "debezium",
-        Format::Bytes => "bytes",
-        Format::String => "string",
     }
 }
 

@@ -7,7 +7,7 @@ use operator_core::{Diagnostic, TableUse};
 use super::TablePlan;
 use super::build::Builder;
 use super::source::DEFAULT_HISTORY;
-use crate::pipeline::{Declared, Format, SinkTarget};
+use crate::pipeline::{Declared, SinkTarget};
 use crate::yaml::Node;
 
 impl Builder<'_> {
@@ -133,8 +133,9 @@ impl Builder<'_> {
                 SinkTarget::Table(table) => idle("sinks", name, &keys, &format!("a `{}` sink has no such key", table.kind())),
                 SinkTarget::Topic(topic) => {
                     idle("sinks", name, &keys, "the sink writes to a topic, not to a table");
-                    if topic.format != Format::Avro {
-                        idle("sinks", name, &["subject"], "only Avro sinks have a subject");
+                    if !topic.format.is_registered() {
+                        let why = format!("values in `{}` have no registered schema", topic.format.name());
+                        idle("sinks", name, &["subject"], &why);
                     }
                 }
             }
@@ -151,13 +152,8 @@ impl Builder<'_> {
         let tables =
             self.pipeline.tables.iter().filter(|(_, t)| !counts(&t.schema)).map(|(n, t)| ("tables", n, t.format, t.schema.is_some()));
         for (section, name, format, declared) in inputs.chain(tables) {
-            match format {
-                Format::Avro => idle(section, name, &["schema"], "the registry has the schema of Avro records"),
-                Format::Debezium => idle(section, name, &["subject"], "`schema` declares the columns"),
-                Format::Json if declared => idle(section, name, &["subject"], "`schema` declares the columns"),
-                Format::Bytes | Format::String => idle(section, name, &["schema", "subject", "event"], "the value is one column, `value`"),
-                Format::Json => {}
-            }
+            let (keys, why) = format.without_effect(declared);
+            idle(section, name, keys, why);
         }
         self.found.extend(found);
     }

@@ -31,6 +31,7 @@ use crate::sinks::SinkTable;
 
 pub use build::plan;
 pub use names::{Names, dead_letters};
+pub use source::declared_columns;
 pub use topics::{TOMBSTONE_RETENTION, topics_to_create};
 
 /// Schemas and topics as the planner sees them: the registry and the cluster, or the `schemas/` folder when linting.

@@ -11,7 +11,7 @@ use operator_core::Path;
 use operator_core::batch::{HEADERS, METADATA, time_type};
 
 use super::{Metadata, PlanNode};
-use crate::pipeline::{Format, Sink};
+use crate::pipeline::Sink;
 
 /// The columns about the record that rows have.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,7 +46,7 @@ fn read_by_sink(sink: &Sink) -> Vec<String> {
     let Some(to) = sink.topic() else { return Vec::new() };
     let named = [&to.key, &to.timestamp, &to.partition].into_iter().flatten().cloned();
     let in_name = to.topic.split_once('{').and_then(|(_, rest)| Some(rest.split_once('}')?.0.to_string()));
-    let raw = matches!(to.format, Format::Bytes | Format::String).then(|| "_value".to_string());
+    let raw = to.format.is_raw().then(|| "_value".to_string());
     let headers = to.headers.then(|| HEADERS.to_string());
     // A name may be quoted, as in SQL.
     let column = |text: String| Path::parse(&text).map_or(text, |path| path.first().to_owned());

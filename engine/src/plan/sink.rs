@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use headwater_formats::{AvroEncoder, JsonEncoder, arrow_to_avro};
 use operator_core::batch::written_fields;
 use operator_core::path::in_sql;
 use operator_core::{Diagnostic, Path, Severity, type_name};
@@ -11,7 +10,8 @@ use operator_core::{Diagnostic, Path, Severity, type_name};
 use super::source::unknown_sink_column;
 use super::{Catalog, Names, OutboxSink, Target, TopicName, TopicSink};
 use crate::broker::{TopicSpec, is_compacted};
-use crate::pipeline::{Format, Sink, SinkTarget, TopicTarget};
+use crate::format::Rows;
+use crate::pipeline::{Sink, SinkTarget, TopicTarget};
 use crate::sinks::{SinkTable, position_fields};
 
 /// Plans a sink over rows of `schema`; `partitions` is that of the stage it hangs on.
@@ -125,32 +125,16 @@ fn topic_sink(sink: &TopicTarget, topic: &str, schema: &SchemaRef, catalog: &dyn
         }
     };
     let optional = |column: &Option<String>| column.as_ref().map(|text| named(text));
-    let user: SchemaRef = Arc::new(Schema::new(written_fields(schema).cloned().collect::<Vec<_>>()));
-    let avro = match sink.format {
-        Format::Avro => avro(sink, topic, &user, catalog, wrong),
-        Format::Debezium => {
-            wrong.push(super::source::debezium_elsewhere("a sink"));
-            None
+    let avro = match schema.project(&sink.format.written(schema)) {
+        Ok(columns) => {
+            let subject = sink.subject.clone().unwrap_or_else(|| format!("{topic}-value"));
+            let checked = sink.format.check(&Rows { columns: &Arc::new(columns), subject: &subject, topic, catalog });
+            checked.unwrap_or_else(|found| {
+                wrong.push(found);
+                None
+            })
         }
-        Format::Bytes | Format::String => {
-            let expected = if sink.format == Format::Bytes { DataType::Binary } else { DataType::Utf8 };
-            let fits = |name| schema.field_with_name(name).is_ok_and(|f| *f.data_type() == expected);
-            if !fits("value") && !fits("_value") {
-                let found = Diagnostic::error(
-                    "raw-format",
-                    format!("a {:?} sink writes the column `value`, which the rows don't have", sink.format).to_lowercase(),
-                );
-                wrong.push(found.at(["format"]).help("select the column to write as `value`"));
-            }
-            None
-        }
-        Format::Json => {
-            if let Err(e) = JsonEncoder::check(&user) {
-                let found = Diagnostic::error("json", e).at(["topic"]);
-                wrong.push(found.help("convert the column in a `map` step, such as CAST(... AS VARCHAR), or leave it out"));
-            }
-            None
-        }
+        Err(_) => None,
     };
     let (partitions, create) = match &topic_name {
         TopicName::Fixed(name) => existing(sink, name, catalog, wrong),
@@ -260,49 +244,4 @@ fn existing(sink: &TopicTarget, topic: &str, catalog: &dyn Catalog, wrong: &mut 
             (None, None)
         }
     }
-}
-
-fn avro(sink: &TopicTarget, topic: &str, user: &SchemaRef, catalog: &dyn Catalog, wrong: &mut Vec<Diagnostic>) -> Option<(String, String)> {
-    let subject = sink.subject.clone().unwrap_or_else(|| format!("{topic}-value"));
-    let registered = match catalog.subject(&subject) {
-        Ok(found) => found,
-        Err(e) => {
-            wrong.push(Diagnostic::error("schema-registry", e).at(["format"]));
-            return None;
-        }
-    };
-    let text = match registered {
-        Some(registered) => registered.text,
-        None => match arrow_to_avro(user, &record_name(topic), "headwater") {
-            Ok(text) => text,
-            Err(e) => {
-                wrong.push(
-                    Diagnostic::error("avro", e)
-                        .at(["format"])
-                        .help("rename or convert the column in a `map` step, such as CAST(... AS VARCHAR)"),
-                );
-                return None;
-            }
-        },
-    };
-    if let Err(e) = AvroEncoder::new(&text, user, 0) {
-        wrong.push(
-            Diagnostic::error("avro-schema", format!("rows don't fit the schema of `{subject}`: {e}"))
-                .at(["format"])
-                .help("make the columns agree with the registered schema, or register a new version"),
-        );
-        return None;
-    }
-    Some((text, subject))
-}
-
-/// `analytics.orders.revenue-per-minute` -> `RevenuePerMinute`.
-fn record_name(topic: &str) -> String {
-    let last = topic.rsplit('.').next().unwrap_or(topic);
-    last.split(|c: char| !c.is_ascii_alphanumeric())
-        .map(|word| {
-            let mut letters = word.chars();
-            letters.next().map_or(String::new(), |first| first.to_ascii_uppercase().to_string() + letters.as_str())
-        })
-        .collect()
 }

@@ -1,9 +1,10 @@
 //! What sources and tables look like: topics, reader schemas, columns, event time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
-use headwater_formats::{avro_to_arrow, json_schema_to_arrow, parse_type};
+use headwater_formats::parse_type;
 use operator_core::batch::{self, system_fields, time_type};
 use operator_core::diagnostic::{THE_KEY, did_you_mean};
 use operator_core::path::{in_sql, unknown_column};
@@ -13,6 +14,7 @@ use operator_core::{Diagnostic, InputInfo, Path, type_name, type_said};
 use super::record::RecordColumns;
 use super::sink::not_a_topic;
 use super::{Catalog, Decode, InputKind, InputTopic, StageInput, TablePlan, TimeSource};
+use crate::format::{Content, Values, for_tables};
 use crate::pipeline::{Declared, EventShape, Format, Source, Table};
 
 /// Plans a source. `record`: the columns about the record itself that its rows get.
@@ -22,8 +24,8 @@ pub(super) fn source(
     catalog: &dyn Catalog,
     record: &RecordColumns,
 ) -> Result<(StageInput, Vec<Diagnostic>), Vec<Diagnostic>> {
-    if source.format == Format::Debezium {
-        return Err(vec![debezium_elsewhere("a source")]);
+    if source.format.content() == Content::Change {
+        return Err(vec![for_tables("a source", &*source.format)]);
     }
     let topics = topics(source, catalog).map_err(|d| vec![d])?;
     let mut warnings = Vec::new();
@@ -36,7 +38,8 @@ pub(super) fn source(
             Err(e) => return Err(vec![Diagnostic::error("broker", e).at(["topic"])]),
         };
         let subject = source.subject.clone().unwrap_or_else(|| format!("{topic}-value"));
-        let (schema, avro) = value_schema(source.format, source.schema.as_ref(), source.event, &subject, catalog).map_err(|d| vec![d])?;
+        let of = Values { declared: source.schema.as_ref(), event: source.event, subject: &subject, catalog };
+        let (schema, avro) = source.format.columns(&of).map_err(|d| vec![d])?;
         if source.event.is_some() {
             envelope_complete(&schema, topic).map_err(|d| vec![d])?;
         }
@@ -97,13 +100,6 @@ pub(super) fn source(
     Ok((input, warnings))
 }
 
-/// Change records make a table, and nothing else.
-pub(super) fn debezium_elsewhere(what: &str) -> Diagnostic {
-    Diagnostic::error("debezium-format", format!("{what} can't have `format: debezium`: only tables read change records"))
-        .at(["format"])
-        .help("write `format: json` and declare `op`, `before` and `after`, or make the topic a table")
-}
-
 /// The schema a step sees of a source.
 pub fn input_of(stage_input: &StageInput) -> InputInfo {
     InputInfo { schema: stage_input.schema.clone(), key: stage_input.key.clone() }
@@ -114,8 +110,11 @@ pub(super) const DEFAULT_HISTORY: i64 = 7 * 86_400_000;
 
 /// Plans a table.
 pub fn table(name: &str, table: &Table, catalog: &dyn Catalog) -> Result<TablePlan, Diagnostic> {
-    if matches!(table.format, Format::Bytes | Format::String) {
-        let found = Diagnostic::error("table-format", "a table's `format` is `json`, `avro` or `debezium`").at(["format"]);
+    if table.format.is_raw() {
+        let known: Vec<String> =
+            Format::names_of(|content| !matches!(content, Content::Value(_))).iter().map(|n| format!("`{n}`")).collect();
+        let known = known.split_last().map_or(String::new(), |(last, rest)| format!("{} or {last}", rest.join(", ")));
+        let found = Diagnostic::error("table-format", format!("a table's `format` is {known}")).at(["format"]);
         return Err(found.help("choose one of them, or read the topic as a source"));
     }
     let partitions = match catalog.partitions(&table.topic) {
@@ -124,7 +123,8 @@ pub fn table(name: &str, table: &Table, catalog: &dyn Catalog) -> Result<TablePl
         Err(e) => return Err(Diagnostic::error("broker", e).at(["topic"])),
     };
     let subject = table.subject.clone().unwrap_or_else(|| format!("{}-value", table.topic));
-    let (schema, avro) = value_schema(table.format, table.schema.as_ref(), None, &subject, catalog)?;
+    let of = Values { declared: table.schema.as_ref(), event: None, subject: &subject, catalog };
+    let (schema, avro) = table.format.columns(&of)?;
     let column = |key: &'static str, text: &str| {
         Path::resolve_column(text, schema.fields()).ok_or_else(|| unknown_column(text, schema.fields()).at([key]))
     };
@@ -160,8 +160,7 @@ fn topics(source: &Source, catalog: &dyn Catalog) -> Result<Vec<String>, Diagnos
             let mut found: Vec<String> =
                 all.into_iter().filter(|t| matcher.is_match(t) && !t.ends_with(".dlq") && !t.starts_with("hw.")).collect();
             found.sort();
-            let needs_no_topic =
-                source.schema.is_some() || source.subject.is_some() || matches!(source.format, Format::Bytes | Format::String);
+            let needs_no_topic = source.schema.is_some() || source.subject.is_some() || source.format.is_raw();
             if found.is_empty() && catalog.is_offline() && needs_no_topic {
                 return Ok(vec![pattern.clone()]);
             }
@@ -190,56 +189,13 @@ fn missing_topic(topic: &str, catalog: &dyn Catalog) -> Diagnostic {
     }
 }
 
-fn value_schema(
-    format: Format,
-    declared: Option<&Declared>,
-    event: Option<EventShape>,
-    subject: &str,
-    catalog: &dyn Catalog,
-) -> Result<(SchemaRef, Option<Arc<str>>), Diagnostic> {
-    let single = |data_type| Ok((Arc::new(Schema::new(vec![Field::new("value", data_type, true)])), None));
-    match (format, declared) {
-        (Format::Bytes, _) => single(DataType::Binary),
-        (Format::String, _) => single(DataType::Utf8),
-        (Format::Json | Format::Debezium, Some(Declared::Record(columns))) => {
-            let fields = columns.iter().map(|(name, d)| field(name, d)).collect::<Result<Vec<_>, _>>()?;
-            let schema = match event {
-                Some(EventShape::Envelope) => envelope(Fields::from(fields)),
-                None => Schema::new(fields),
-            };
-            Ok((Arc::new(schema), None))
-        }
-        (Format::Debezium, None) => Err(Diagnostic::error("schema", "the columns of a Debezium table are not declared")
-            .at(["format"])
-            .help("declare the row's columns (those in `after`) under `schema`")),
-        (Format::Json | Format::Debezium, Some(_)) => {
-            Err(Diagnostic::error("schema", "a schema is a mapping of column names to types").at(["schema"]))
-        }
-        (Format::Avro | Format::Json, _) => {
-            let registered = catalog.subject(subject).map_err(|e| Diagnostic::error("schema-registry", e).at(["format"]))?;
-            let Some(registered) = registered else {
-                let hint = match (format, catalog.is_offline()) {
-                    (Format::Json, _) => "declare the columns under `schema`, or register a JSON Schema".to_string(),
-                    (_, false) => "register the schema, or name another `subject`".to_string(),
-                    (_, true) => format!("put the Avro schema into schemas/{subject}/v1.avsc, or name another `subject`"),
-                };
-                let place = if catalog.is_offline() { "the schemas folder" } else { "the schema registry" };
-                return Err(Diagnostic::error("unknown-subject", format!("{place} has no subject `{subject}`")).at(["format"]).help(hint));
-            };
-            let read = |r: Result<SchemaRef, String>| {
-                r.map_err(|e| Diagnostic::error("schema", format!("subject `{subject}`: {e}")).at(["format"]))
-            };
-            match (format, registered.json) {
-                (Format::Avro, false) => Ok((read(avro_to_arrow(&registered.text))?, Some(registered.text.into()))),
-                (Format::Json, true) => Ok((read(json_schema_to_arrow(&registered.text))?, None)),
-                (_, json) => {
-                    let (is, write) = if json { ("JSON Schema", "json") } else { ("Avro", "avro") };
-                    let found = Diagnostic::error("schema", format!("the schema of subject `{subject}` is {is}")).at(["format"]);
-                    Err(found.help(format!("write `format: {write}`")))
-                }
-            }
-        }
-    }
+/// Columns that `schema` declares, in the envelope if there is one.
+pub fn declared_columns(columns: &BTreeMap<String, Declared>, event: Option<EventShape>) -> Result<Schema, Diagnostic> {
+    let fields = columns.iter().map(|(name, d)| field(name, d)).collect::<Result<Vec<_>, _>>()?;
+    Ok(match event {
+        Some(EventShape::Envelope) => envelope(Fields::from(fields)),
+        None => Schema::new(fields),
+    })
 }
 
 const TYPES: [&str; 11] = ["string", "bool", "int", "long", "float", "double", "decimal(12,2)", "timestamp", "date", "bytes", "uuid"];

@@ -6,22 +6,20 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{Schema, SchemaRef, TimestampMillisecondType};
-use headwater_formats::{AvroDecoder, AvroReader, DecodeError, JsonDecoder, RowBuilder};
+use headwater_formats::{DecodeError, Decoder, JsonDecoder, RowBuilder, json_payload};
 use operator_core::batch::time_type;
 use operator_core::{Change, Millis};
 use serde_json::value::RawValue;
 
 use crate::broker::Record;
-use crate::debezium;
-use crate::decode::json_payload;
-use crate::pipeline::Format;
+use crate::format::Content;
+use crate::format::debezium::envelope;
 use crate::plan::TablePlan;
 use crate::schemas::{Lookup, SchemaSource};
 
 enum Values {
-    Json(JsonDecoder),
-    Avro(AvroDecoder),
-    Debezium { after: JsonDecoder, keys: Box<RowKeys> },
+    Rows(Box<dyn Decoder>),
+    Changes { after: JsonDecoder, keys: Box<RowKeys> },
 }
 
 /// Decodes the records of one table.
@@ -45,13 +43,11 @@ pub(super) struct Pending<'r> {
 
 impl Rows {
     pub fn new(table: &TablePlan) -> Result<Rows, String> {
-        let values = match (table.format, &table.topic.avro) {
-            (Format::Avro, Some(text)) => Values::Avro(AvroDecoder::new(AvroReader::new(text, &table.schema)?)),
-            (Format::Json, _) => Values::Json(JsonDecoder::new(&table.schema)),
-            (Format::Debezium, _) => {
-                Values::Debezium { after: JsonDecoder::new(&table.schema), keys: Box::new(RowKeys::new(&table.schema, &table.key)?) }
+        let values = match table.format.content() {
+            Content::Change => {
+                Values::Changes { after: JsonDecoder::new(&table.schema), keys: Box::new(RowKeys::new(&table.schema, &table.key)?) }
             }
-            _ => return Err(format!("table `{}`: a table's format is json, avro or debezium", table.name)),
+            _ => Values::Rows(table.format.decoder(table.topic.avro.as_deref(), &table.schema)?.0),
         };
         Ok(Rows {
             name: table.name.clone(),
@@ -68,35 +64,17 @@ impl Rows {
     /// # Errors
     /// Nothing was added: the record is bad, or the registry has not answered yet.
     pub fn read<'r>(&mut self, record: &Record<'r>, schemas: &dyn SchemaSource, out: &mut Vec<Pending<'r>>) -> Result<(), DecodeError> {
-        if let Values::Debezium { after, keys } = &mut self.values {
-            return changed(record, after, keys, &mut self.rows, out).map_err(DecodeError::Bad);
-        }
+        let decoder = match &mut self.values {
+            Values::Changes { after, keys } => return changed(record, after, keys, &mut self.rows, out).map_err(DecodeError::Bad),
+            Values::Rows(decoder) => decoder.as_mut(),
+        };
         let key = record.key.ok_or_else(|| DecodeError::Bad("the record has no key".into()))?;
         if let Some(value) = record.value {
-            self.value(value, schemas)?;
+            decode(decoder, value, &mut self.rows, schemas)?;
         }
         let row = record.value.map(|_| last(&self.rows));
         out.push(Pending { key: key.into(), since: record.timestamp.unwrap_or(0), offset: record.offset, row });
         Ok(())
-    }
-
-    fn value(&mut self, value: &[u8], schemas: &dyn SchemaSource) -> Result<(), DecodeError> {
-        let decoder = match &mut self.values {
-            Values::Json(decoder) | Values::Debezium { after: decoder, .. } => return decoder.decode(json_payload(value), &mut self.rows),
-            Values::Avro(decoder) => decoder,
-        };
-        match decoder.decode(value, &mut self.rows) {
-            Err(DecodeError::UnknownSchema(id)) => match schemas.lookup(id) {
-                Lookup::Known(text) => {
-                    decoder.add_writer(id, &text).map_err(DecodeError::Bad)?;
-                    decoder.decode(value, &mut self.rows)
-                }
-                Lookup::NotFound => Err(DecodeError::Bad(format!("the schema registry has no schema with id {id}"))),
-                Lookup::Unusable(why) => Err(DecodeError::Bad(format!("schema {id} can't be used: {why}"))),
-                Lookup::Pending | Lookup::Unavailable(_) => Err(DecodeError::UnknownSchema(id)),
-            },
-            other => other,
-        }
     }
 
     /// The rows read so far, and what they change.
@@ -116,6 +94,22 @@ impl Rows {
     }
 }
 
+/// Appends a row; asks the registry for the schema that the record names.
+fn decode(decoder: &mut dyn Decoder, value: &[u8], rows: &mut RowBuilder, schemas: &dyn SchemaSource) -> Result<(), DecodeError> {
+    match decoder.decode(value, rows) {
+        Err(DecodeError::UnknownSchema(id)) => match schemas.lookup(id) {
+            Lookup::Known(text) => {
+                decoder.add_schema(id, &text).map_err(DecodeError::Bad)?;
+                decoder.decode(value, rows)
+            }
+            Lookup::NotFound => Err(DecodeError::Bad(format!("the schema registry has no schema with id {id}"))),
+            Lookup::Unusable(why) => Err(DecodeError::Bad(format!("schema {id} can't be used: {why}"))),
+            Lookup::Pending | Lookup::Unavailable(_) => Err(DecodeError::UnknownSchema(id)),
+        },
+        other => other,
+    }
+}
+
 fn last(rows: &RowBuilder) -> u32 {
     rows.len().saturating_sub(1) as u32
 }
@@ -128,7 +122,7 @@ fn changed<'r>(
     rows: &mut RowBuilder,
     out: &mut Vec<Pending<'r>>,
 ) -> Result<(), String> {
-    let change = record.value.map(|value| debezium::read(json_payload(value))).transpose()?.flatten();
+    let change = record.value.map(|value| envelope::read(json_payload(value))).transpose()?.flatten();
     let since = change.and_then(|c| c.at).or(record.timestamp).unwrap_or(0);
     let mut push = |key: Vec<u8>, row| out.push(Pending { key: key.into(), since, offset: record.offset, row });
     let before = change.and_then(|c| c.before).map(|row| keys.of_row(row)).transpose();
@@ -182,7 +176,7 @@ impl RowKeys {
 
     /// A record key: an object of key columns, one value as converters to JSON write it, or the value itself.
     fn of_record(&mut self, key: &[u8]) -> Result<Vec<u8>, String> {
-        let Ok(value) = debezium::unwrap(key) else { return Ok(key.to_vec()) };
+        let Ok(value) = envelope::unwrap(key) else { return Ok(key.to_vec()) };
         if value.starts_with('{') {
             return self.of_row(value);
         }

@@ -1,0 +1,62 @@
+//! Change records of a database, as Debezium writes them.
+
+pub mod envelope;
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use headwater_formats::{Decoder, Encoder};
+use operator_core::Diagnostic;
+use serde_json::Value;
+
+use super::json::no_mapping;
+use super::{Columns, Content, Kind, Rows, Values};
+use crate::pipeline::Declared;
+use crate::plan::declared_columns;
+
+pub(super) struct Debezium;
+
+impl Kind for Debezium {
+    fn name(&self) -> &'static str {
+        "debezium"
+    }
+
+    fn summary(&self) -> &'static str {
+        "Change records of a database as Debezium writes them in JSON; the columns are those of the row. For tables."
+    }
+
+    fn content(&self) -> Content {
+        Content::Change
+    }
+
+    fn without_effect(&self, _: bool) -> (&'static [&'static str], &'static str) {
+        (&["subject"], "`schema` declares the columns")
+    }
+
+    fn columns(&self, values: &Values<'_>) -> Result<Columns, Diagnostic> {
+        match values.declared {
+            Some(Declared::Record(columns)) => Ok((Arc::new(declared_columns(columns, None)?), None)),
+            Some(_) => Err(no_mapping()),
+            None => {
+                let found = Diagnostic::error("schema", "the columns of a Debezium table are not declared").at(["format"]);
+                Err(found.help("declare the row's columns (those in `after`) under `schema`"))
+            }
+        }
+    }
+
+    fn decoder(&self, _: Option<&str>, _: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String> {
+        Err("a change record is no row".into())
+    }
+
+    fn check(&self, _: &Rows<'_>) -> Result<Option<(String, String)>, Diagnostic> {
+        Err(super::for_tables("a sink", self))
+    }
+
+    fn encoder(&self, _: &SchemaRef, _: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
+        Err("change records are not written".into())
+    }
+
+    fn from_json(&self, value: &Value, _: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
+        Ok(value.to_string().into_bytes())
+    }
+}
