@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use arrow::datatypes::{DataType, Fields, Schema, SchemaRef};
 use headwater_engine::broker::{Broker, Event, Record, TopicPartition};
 use headwater_engine::format::Content;
-use headwater_engine::pipeline::{Declared, Format, Pipeline};
-use headwater_engine::plan::{InputKind, Plan, TimeSource};
+use headwater_engine::pipeline::{Declared, Format, Key, Pipeline};
+use headwater_engine::plan::{InputKind, KeyCodec, Plan, TimeSource};
 use headwater_engine::schemas::{Lookup, SchemaSource};
 use headwater_formats::{DecodeError, Decoder, RowBuilder, avro_to_arrow};
 use operator_core::Path as ColumnPath;
@@ -42,7 +42,10 @@ struct Stream {
     partitions: i32,
     format: Format,
     avro: Option<Arc<str>>,
+    /// The column that is the key, if it is one value.
     key: Option<Vec<String>>,
+    /// How keys are read, if they are records.
+    codec: Option<KeyCodec>,
     record_time: bool,
     private: Vec<Vec<String>>,
     /// The columns that the pipeline reads: nothing else goes into a sample of JSON.
@@ -102,6 +105,10 @@ fn names(text: &str, columns: &Schema) -> Vec<String> {
     }
 }
 
+fn one_column(key: &Key, columns: &Schema) -> Option<Vec<String>> {
+    if let Key::Column(column) = key { Some(names(column, columns)) } else { None }
+}
+
 fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream, String> {
     let inputs = plan.stages.iter().flat_map(|s| &s.inputs);
     for input in inputs {
@@ -117,7 +124,8 @@ fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream
             partitions: topic.partitions,
             format: decode.format,
             avro: topic.avro.clone(),
-            key: spec.key.as_ref().map(|key| names(key, &decode.value)),
+            key: spec.key.as_ref().and_then(|key| one_column(key, &decode.value)),
+            codec: decode.key.clone(),
             record_time: decode.time == TimeSource::Record,
             private,
             columns: decode.value.clone(),
@@ -135,7 +143,8 @@ fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream
         partitions: table.topic.partitions,
         format: table.format,
         avro: table.topic.avro.clone(),
-        key: Some(names(&spec.key, &table.schema)),
+        key: one_column(&spec.key, &table.schema),
+        codec: table.codec.clone(),
         record_time: table.time.is_none(),
         private,
         columns: table.schema.clone(),
@@ -266,12 +275,13 @@ fn read(broker: &dyn Broker, stream: &Stream, wanted: &Wanted) -> Result<Vec<Kep
 /// Reads values of a stream; `None`: they are shown as text.
 struct Values {
     rows: Option<(Box<dyn Decoder>, RowBuilder)>,
+    keys: Option<(Box<dyn Decoder>, RowBuilder)>,
 }
 
 impl Values {
     fn new(stream: &Stream) -> Result<Values, String> {
         if stream.format.content() != Content::Row {
-            return Ok(Values { rows: None });
+            return Ok(Values { rows: None, keys: None });
         }
         // An undeclared field can't be marked, so it is left out.
         let columns = match &stream.avro {
@@ -279,11 +289,24 @@ impl Values {
             None => stream.columns.clone(),
         };
         let (decoder, columns) = stream.format.decoder(stream.avro.as_deref(), &columns)?;
-        Ok(Values { rows: Some((decoder, RowBuilder::new(&columns, 1)?)) })
+        let keys = stream.codec.as_ref().map(KeyCodec::decoder).transpose()?;
+        Ok(Values { rows: Some((decoder, RowBuilder::new(&columns, 1)?)), keys })
     }
 
     /// A line of a case; `None` if the record can't be read and might hold what must be masked.
     fn line(&mut self, stream: &Stream, record: &Kept, schemas: &dyn SchemaSource, salt: &str) -> Option<Value> {
+        if let (Some((decoder, rows)), Some(bytes)) = (&mut self.keys, &record.key) {
+            let mut key = row(decoder.as_mut(), rows, bytes, schemas)?;
+            stream.private.iter().for_each(|path| mask(&mut key, path, salt, &mut |_, _| {}));
+            let value = record.value.as_ref().map(|bytes| self.value(stream, bytes, schemas)).map_or(Some(Value::Null), |value| value);
+            let mut value = value?;
+            stream.private.iter().for_each(|path| mask(&mut value, path, salt, &mut |_, _| {}));
+            let mut line = json!({ "@key": key, "@value": value });
+            if let (Some(timestamp), Some(line), true) = (record.timestamp, line.as_object_mut(), stream.record_time) {
+                line.insert("@timestamp".into(), timestamp.into());
+            }
+            return Some(line);
+        }
         let key = record.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned());
         let Some(bytes) = &record.value else {
             let private = stream.key.as_ref().is_some_and(|path| stream.private.contains(path));
@@ -321,16 +344,21 @@ impl Values {
             let text = String::from_utf8(bytes.to_vec()).ok().filter(|_| stream.format.is_raw())?;
             return Some(Value::String(text));
         };
-        match decoder.decode(bytes, rows) {
-            Ok(()) => {}
-            Err(DecodeError::UnknownSchema(id)) => {
-                decoder.add_schema(id, &wait_for(schemas, id)?).ok()?;
-                decoder.decode(bytes, rows).ok()?;
-            }
-            Err(DecodeError::Bad(_)) => return None,
-        }
-        samples::json(&rows.finish().ok()?).ok()?.pop()
+        row(decoder.as_mut(), rows, bytes, schemas)
     }
+}
+
+/// Bytes as a row; `None` if they can't be read.
+fn row(decoder: &mut dyn Decoder, rows: &mut RowBuilder, bytes: &[u8], schemas: &dyn SchemaSource) -> Option<Value> {
+    match decoder.decode(bytes, rows) {
+        Ok(()) => {}
+        Err(DecodeError::UnknownSchema(id)) => {
+            decoder.add_schema(id, &wait_for(schemas, id)?).ok()?;
+            decoder.decode(bytes, rows).ok()?;
+        }
+        Err(DecodeError::Bad(_)) => return None,
+    }
+    samples::json(&rows.finish().ok()?).ok()?.pop()
 }
 
 fn wait_for(schemas: &dyn SchemaSource, id: u32) -> Option<Arc<str>> {

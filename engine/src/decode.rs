@@ -6,17 +6,18 @@ use arrow::array::{
     Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, StructArray,
     TimestampMillisecondArray, new_null_array,
 };
+use arrow::buffer::NullBuffer;
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Fields, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType};
-use headwater_formats::{DecodeError, RowBuilder};
+use headwater_formats::RowBuilder;
 use operator_core::batch::time_type;
 use operator_core::{Batch, Millis, Origin, headers};
 
 use crate::broker::{Record, RecordSet};
 use crate::headers::of_record;
 use crate::pipeline::{NullValues, WrongUnit};
-use crate::plan::{Decode, InputTopic, Metadata, TimeSource};
-use crate::schemas::{Lookup, SchemaSource};
+use crate::plan::{Decode, InputTopic, KeyCodec, Metadata, TimeSource};
+use crate::schemas::{self, SchemaSource, Unread};
 use crate::time::PartitionTime;
 use crate::units::{self, Reference};
 
@@ -50,6 +51,8 @@ pub struct Decoder {
     schemas: Arc<dyn SchemaSource>,
     values: Box<dyn headwater_formats::Decoder>,
     rows: RowBuilder,
+    /// Where something reads keys that are records.
+    keys: Option<Keys>,
     schema: SchemaRef,
     offsets: Vec<i64>,
     timestamps: Vec<Option<Millis>>,
@@ -58,6 +61,30 @@ pub struct Decoder {
     most: usize,
     /// A wrong unit of event times was logged.
     warned: bool,
+}
+
+/// Record keys that are records, as they are decoded.
+struct Keys {
+    decoder: Box<dyn headwater_formats::Decoder>,
+    rows: RowBuilder,
+    /// By row: the record has a key.
+    present: Vec<bool>,
+}
+
+impl Keys {
+    fn new(codec: &KeyCodec) -> Result<Keys, String> {
+        let (decoder, rows) = codec.decoder()?;
+        Ok(Keys { decoder, rows, present: Vec::new() })
+    }
+
+    /// The keys of the rows so far, null where a record has none.
+    fn finish(&mut self) -> Result<ArrayRef, String> {
+        let rows = self.rows.finish()?;
+        let present = NullBuffer::from(std::mem::take(&mut self.present));
+        let nulls = (present.null_count() > 0).then_some(present);
+        let keys = StructArray::try_new_with_length(rows.schema().fields().clone(), rows.columns().to_vec(), nulls, rows.num_rows());
+        keys.map(|keys| Arc::new(keys) as ArrayRef).map_err(|e| e.to_string())
+    }
 }
 
 /// A batch ends at about this many bytes of columns: small records can have large values (defaults, lists of nulls).
@@ -71,12 +98,15 @@ impl Decoder {
     /// `schema`: what the steps see, user columns and system columns.
     pub fn new(plan: &Decode, topic: &InputTopic, schema: &SchemaRef, schemas: Arc<dyn SchemaSource>) -> Result<Decoder, String> {
         let (values, columns) = plan.format.decoder(topic.avro.as_deref(), &plan.value).map_err(|e| format!("`{}`: {e}", topic.name))?;
+        let codec = plan.key.as_ref().filter(|_| plan.metadata.contains(&Metadata::Key));
+        let keys = codec.map(Keys::new).transpose()?;
         Ok(Decoder {
             plan: plan.clone(),
             topic: topic.name.clone(),
             schemas,
             values,
             rows: RowBuilder::new(&columns, MAX_ROWS)?,
+            keys,
             schema: schema.clone(),
             offsets: Vec::new(),
             timestamps: Vec::new(),
@@ -116,38 +146,26 @@ impl Decoder {
                 break;
             }
             let record = records.get(index);
-            let decoded = match (record.value, self.plan.null_values) {
+            let read = match (record.value, self.plan.null_values) {
                 (None, NullValues::Skip) => {
                     out.skipped += 1;
                     out.taken += 1;
                     continue;
                 }
-                (None, NullValues::DeadLetter) => Err(DecodeError::Bad("the record has no value".into())),
-                (Some(value), _) => self.values.decode(value, &mut self.rows),
+                (None, NullValues::DeadLetter) => Err(Unread::Bad("the record has no value".into())),
+                (Some(value), _) => self.read(value, record.key),
             };
-            match decoded {
+            match read {
                 Ok(()) => {
                     self.offsets.push(record.offset);
                     self.timestamps.push(record.timestamp);
                     self.places.push(index);
                 }
-                Err(DecodeError::Bad(cause)) => out.bad.push(BadRecord { index, cause }),
-                Err(DecodeError::UnknownSchema(id)) => match self.learn(id) {
-                    Ok(()) => match record.value.map(|value| self.values.decode(value, &mut self.rows)) {
-                        Some(Ok(())) => {
-                            self.offsets.push(record.offset);
-                            self.timestamps.push(record.timestamp);
-                            self.places.push(index);
-                        }
-                        Some(Err(DecodeError::Bad(cause))) => out.bad.push(BadRecord { index, cause }),
-                        _ => out.bad.push(BadRecord { index, cause: format!("schema {id} can't be used") }),
-                    },
-                    Err(Unlearned::Missing(cause)) => out.bad.push(BadRecord { index, cause }),
-                    Err(Unlearned::Wait(why)) => {
-                        out.waits = Some(why);
-                        break;
-                    }
-                },
+                Err(Unread::Bad(cause)) => out.bad.push(BadRecord { index, cause }),
+                Err(Unread::Wait(why)) => {
+                    out.waits = Some(why);
+                    break;
+                }
             }
             out.taken += 1;
         }
@@ -157,16 +175,24 @@ impl Decoder {
         Ok(out)
     }
 
-    /// Asks the registry for a writer schema.
-    fn learn(&mut self, id: u32) -> Result<(), Unlearned> {
-        match self.schemas.lookup(id) {
-            // An incompatible writer makes every record of that id bad, with the reason: the decoder remembers it.
-            Lookup::Known(text) => self.values.add_schema(id, &text).map_err(Unlearned::Missing),
-            Lookup::NotFound => Err(Unlearned::Missing(format!("the schema registry has no schema with id {id}"))),
-            Lookup::Unusable(why) => Err(Unlearned::Missing(format!("schema {id} can't be used: {why}"))),
-            Lookup::Pending => Err(Unlearned::Wait(format!("asking the schema registry for schema {id}"))),
-            Lookup::Unavailable(why) => Err(Unlearned::Wait(format!("the schema registry does not answer: {why}"))),
-        }
+    /// Appends a record: a row, and one of its key if that has columns.
+    fn read(&mut self, value: &[u8], key: Option<&[u8]>) -> Result<(), Unread> {
+        let before = self.rows.len();
+        schemas::read(self.values.as_mut(), value, &mut self.rows, self.schemas.as_ref())?;
+        let Some(keys) = &mut self.keys else { return Ok(()) };
+        let Some(key) = key else {
+            keys.rows.push_blank();
+            keys.present.push(false);
+            return Ok(());
+        };
+        let read = schemas::read(keys.decoder.as_mut(), key, &mut keys.rows, self.schemas.as_ref());
+        read.map(|()| keys.present.push(true)).map_err(|e| {
+            self.rows.truncate(before);
+            match e {
+                Unread::Bad(cause) => Unread::Bad(format!("the key: {cause}")),
+                wait => wait,
+            }
+        })
     }
 
     fn finish(
@@ -179,8 +205,8 @@ impl Decoder {
         out: &mut Decoded,
     ) -> Result<(), String> {
         let mut columns = conform(&self.rows.finish()?, self.plan.value.fields());
-        for metadata in &self.plan.metadata {
-            columns.push(self.metadata(*metadata, partition, records));
+        for metadata in self.plan.metadata.clone() {
+            columns.push(self.metadata(metadata, partition, records)?);
         }
         let (times, unit) = self.times(&columns)?;
         let mut kept = vec![true; self.places.len()];
@@ -235,10 +261,13 @@ impl Decoder {
         Ok(())
     }
 
-    fn metadata(&self, metadata: Metadata, partition: i32, records: &dyn RecordSet) -> ArrayRef {
+    fn metadata(&mut self, metadata: Metadata, partition: i32, records: &dyn RecordSet) -> Result<ArrayRef, String> {
+        if let (Metadata::Key, Some(keys)) = (metadata, &mut self.keys) {
+            return keys.finish();
+        }
         let n = self.places.len();
         let record = |place: &usize| -> Record<'_> { records.get(*place) };
-        match metadata {
+        Ok(match metadata {
             Metadata::Topic => Arc::new(StringArray::from(vec![self.topic.as_ref(); n])),
             Metadata::Partition => Arc::new(Int32Array::from(vec![partition; n])),
             Metadata::Timestamp => Arc::new(TimestampMillisecondArray::from(self.timestamps.clone()).with_timezone("UTC")),
@@ -256,7 +285,7 @@ impl Decoder {
                 }
                 Arc::new(values.finish())
             }
-        }
+        })
     }
 
     fn headers(&self, records: &dyn RecordSet) -> ArrayRef {
@@ -324,11 +353,6 @@ impl Decoder {
             WrongUnit::DeadLetter => Err(cause),
         }
     }
-}
-
-enum Unlearned {
-    Missing(String),
-    Wait(String),
 }
 
 /// The columns of `batch` under the names of `fields`, null where the batch has none.

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
 use arrow::compute::{cast, take_record_batch};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
-use headwater_formats::{Encoder, KeyEncoder, encode_batch, partition};
+use headwater_formats::{Encoded, Encoder, KeyEncoder, encode_batch, partition};
 use operator_core::batch::{FUTURE, OFFSET, TIME, WATERMARK, is_written, time_type};
 use operator_core::{Millis, Origin, Path};
 
 use crate::broker::{Broker, BrokerError, Failure, Outgoing, is_compacted};
 use crate::headers::HeaderColumns;
 use crate::merge::{MergeKey, Way, merge_keys};
-use crate::plan::{Output, Target, TopicName, TopicSink};
+use crate::plan::{Output, SinkKey, Target, TopicName, TopicSink};
 use crate::record_buffer::Entry;
 use crate::send_buffer::{SendBuffer, TurnedAway};
 
@@ -73,9 +73,35 @@ pub struct Writer {
 }
 
 enum Kind {
-    Topic { sink: TopicSink, values: Box<dyn Encoder>, topics: BTreeMap<String, Known> },
+    Topic { sink: TopicSink, values: Box<dyn Encoder>, keys: Option<Keys>, topics: BTreeMap<String, Known> },
     Repartition { topic: Arc<str>, partitions: i32, key: Vec<Path> },
     Outbox { topic: Arc<str>, partitions: i32 },
+}
+
+/// Where a sink's keys come from.
+enum Keys {
+    /// The column at this place.
+    Plain(usize),
+    /// Records of the columns at these places.
+    Records(Vec<usize>, Box<dyn Encoder>),
+}
+
+/// The keys of a batch, ready to be written.
+enum EncodedKeys<'a> {
+    None,
+    Plain(KeyEncoder<'a>),
+    Records(Box<dyn Encoded + 'a>),
+}
+
+impl EncodedKeys<'_> {
+    /// Appends the key of a row; `false`, and nothing appended, if it has none.
+    fn write(&self, row: usize, out: &mut Vec<u8>) -> Result<bool, String> {
+        match self {
+            EncodedKeys::None => Ok(false),
+            EncodedKeys::Plain(keys) => Ok(keys.write(row, out)),
+            EncodedKeys::Records(keys) => keys.write(row, out).map_err(|e| format!("the key: {e}")),
+        }
+    }
 }
 
 /// A topic that a sink writes.
@@ -102,7 +128,16 @@ impl Writer {
                     None => None,
                 };
                 let values = sink.format.encoder(&schema, registered)?;
-                Kind::Topic { sink: sink.clone(), values, topics: BTreeMap::new() }
+                let place = |column: &String| output.schema.index_of(column).map_err(|e| e.to_string());
+                let keys = match &sink.key {
+                    Some(SinkKey { columns, codec: Some(codec) }) => {
+                        let id = codec.registered.as_ref().map_or(Ok(0), |(text, subject)| schema_id(subject, text))?;
+                        Some(Keys::Records(columns.iter().map(place).collect::<Result<_, _>>()?, codec.encoder(id)?))
+                    }
+                    Some(SinkKey { columns, codec: None }) => columns.first().map(place).transpose()?.map(Keys::Plain),
+                    None => None,
+                };
+                Kind::Topic { sink: sink.clone(), values, keys, topics: BTreeMap::new() }
             }
             Target::Repartition { topic, partitions, key } => {
                 Kind::Repartition { topic: topic.clone(), partitions: *partitions, key: key.clone() }
@@ -123,9 +158,9 @@ impl Writer {
     ) -> Result<Vec<Unwritable>, WriteError> {
         let user = rows.project(&self.user).map_err(|e| e.to_string())?.with_schema(self.schema.clone()).map_err(|e| e.to_string())?;
         match &mut self.kind {
-            Kind::Topic { sink, values, topics } => {
+            Kind::Topic { sink, values, keys, topics } => {
                 let merge_keys = if self.shared { merge_keys(rows, *turn) } else { Vec::new() };
-                topic(sink, values.as_ref(), topics, rows, &user, &merge_keys, task, broker, wall, out)
+                topic(sink, (values.as_ref(), keys.as_ref()), topics, rows, &user, &merge_keys, task, broker, wall, out)
             }
             Kind::Repartition { topic, partitions, key } => repartition(topic, *partitions, key, rows, task, origin, out),
             Kind::Outbox { topic, partitions } => {
@@ -206,7 +241,7 @@ fn times(rows: &RecordBatch) -> Option<&[Millis]> {
 #[allow(clippy::too_many_arguments)]
 fn topic(
     sink: &TopicSink,
-    values: &dyn Encoder,
+    (values, keys): (&dyn Encoder, Option<&Keys>),
     known: &mut BTreeMap<String, Known>,
     rows: &RecordBatch,
     user: &RecordBatch,
@@ -217,7 +252,15 @@ fn topic(
     out: &mut SendBuffer,
 ) -> Result<Vec<Unwritable>, WriteError> {
     let column = |name: &Option<String>| name.as_ref().and_then(|n| rows.column_by_name(n));
-    let keys = column(&sink.key).map(|c| KeyEncoder::new(c.as_ref())).transpose()?;
+    let of_key = match keys {
+        Some(Keys::Records(places, _)) => rows.project(places).map_err(|e| e.to_string())?,
+        _ => RecordBatch::new_empty(user.schema()),
+    };
+    let keys = match keys {
+        None => EncodedKeys::None,
+        Some(Keys::Plain(place)) => EncodedKeys::Plain(KeyEncoder::new(rows.column(*place).as_ref())?),
+        Some(Keys::Records(_, encoder)) => EncodedKeys::Records(encoder.batch(&of_key)?),
+    };
     let stamps = match column(&sink.timestamp) {
         Some(c) => Some(millis(c)?),
         None => None,
@@ -245,9 +288,15 @@ fn topic(
         };
         let bytes = &mut out.records.bytes;
         let start = bytes.len();
-        let has_key = keys.as_ref().is_some_and(|k| k.write(row, bytes));
+        let has_key = match keys.write(row, bytes) {
+            Ok(has_key) => has_key,
+            Err(cause) => {
+                unwritable.push((row, cause));
+                continue;
+            }
+        };
         if compacted && !has_key {
-            let column = sink.key.as_deref().unwrap_or_default();
+            let column = sink.key.iter().flat_map(|key| &key.columns).cloned().collect::<Vec<_>>().join(", ");
             unwritable.push((
                 row,
                 format!("the key `{column}` is null, and the topic {} is compacted: it takes no record without a key", shown(sink, &name)),

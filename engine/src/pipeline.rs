@@ -1,6 +1,7 @@
 //! A pipeline as written: sources, tables, steps and sinks. Only the shape is checked here; [`crate::plan`] checks
 //! the meaning against schemas and operators.
 
+mod key;
 mod target;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ pub use crate::format::Format;
 use crate::partitioner::Partitioner;
 use crate::sinks::{SinkTable, Sinks};
 use crate::yaml::{Node, YamlError, read_all};
+pub use key::{Key, KeyRecord};
 
 /// The version of the pipeline language.
 pub const API_VERSION: &str = "headwater/v1";
@@ -169,10 +171,11 @@ pub struct Source {
     /// Where event time comes from and how far out of order rows may be.
     #[serde(default)]
     pub time: EventTime,
-    /// The column whose value is the record key, if the pipeline may rely on it: rows with equal values are then in
-    /// one partition already and need no repartition.
+    /// The column whose value is the record key, or a list of columns, if the pipeline may rely on it: rows with equal values are
+    /// then in one partition already and need no repartition. `{ format: avro }`: the key is a record, and its columns are
+    /// `_key.order_id` and so on.
     #[serde(default)]
-    pub key: Option<String>,
+    pub key: Option<Key>,
     /// How the producers choose the partition of a key, if not as Kafka's Java client does (`murmur2`): the setting
     /// `partitioner` of clients over librdkafka (kcat, and those for Python, Go and .NET), which is `consistent_random`
     /// unless they set it. What is read is compared with it.
@@ -331,8 +334,8 @@ impl Declared {
 pub struct Table {
     /// The compacted topic.
     pub topic: String,
-    /// The column that is the record key.
-    pub key: String,
+    /// The column that is the record key; a list of columns, or `{ format: avro }`, if the key is a record.
+    pub key: Key,
     /// How record values are encoded.
     #[serde(default)]
     pub format: Format,
@@ -416,10 +419,10 @@ pub struct TopicTarget {
     /// How values are encoded in the topic: `json`, `avro`, or `bytes`/`string` for a stream with one column `value`.
     #[serde(default)]
     pub format: Format,
-    /// The column that becomes the record key, and so decides the partition. Without it rows keep the order of their
-    /// source partition and go to the partition of the same number (modulo the topic's partitions).
+    /// The column that becomes the record key, and so decides the partition; a list of columns becomes a record. Without it rows
+    /// keep the order of their source partition and go to the partition of the same number (modulo the topic's partitions).
     #[serde(default)]
-    pub key: Option<String>,
+    pub key: Option<Key>,
     /// The column that becomes the record timestamp; without it, event time.
     #[serde(default)]
     pub timestamp: Option<String>,

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use headwater_formats::{DecodeError, Decoder, RowBuilder};
 use parking_lot::Mutex;
 
 /// What is known about a schema id at this moment.
@@ -27,6 +28,49 @@ pub enum Lookup {
 pub trait SchemaSource: Send + Sync {
     /// Never waits; starts a fetch in the background where one is needed.
     fn lookup(&self, id: u32) -> Lookup;
+}
+
+/// Why a record was not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unread {
+    /// It never will be: the cause.
+    Bad(String),
+    /// The registry has not said what its schema is: what is waited for.
+    Wait(String),
+}
+
+/// Appends a record to `rows`; asks for the schema that it names if the decoder does not know it.
+///
+/// # Errors
+/// `rows` is as it was before.
+pub fn read(decoder: &mut dyn Decoder, bytes: &[u8], rows: &mut RowBuilder, schemas: &dyn SchemaSource) -> Result<(), Unread> {
+    match decoder.decode(bytes, rows) {
+        Ok(()) => Ok(()),
+        Err(DecodeError::Bad(cause)) => Err(Unread::Bad(cause)),
+        Err(DecodeError::UnknownSchema(id)) => {
+            let text = known(id, schemas)?;
+            // An incompatible writer makes every record of that id bad, with the reason: the decoder remembers it.
+            decoder.add_schema(id, &text).map_err(Unread::Bad)?;
+            decoder.decode(bytes, rows).map_err(|e| match e {
+                DecodeError::Bad(cause) => Unread::Bad(cause),
+                DecodeError::UnknownSchema(id) => Unread::Bad(format!("schema {id} can't be used")),
+            })
+        }
+    }
+}
+
+/// The text of a schema.
+///
+/// # Errors
+/// There is none, or none yet.
+pub fn known(id: u32, schemas: &dyn SchemaSource) -> Result<Arc<str>, Unread> {
+    match schemas.lookup(id) {
+        Lookup::Known(text) => Ok(text),
+        Lookup::NotFound => Err(Unread::Bad(format!("the schema registry has no schema with id {id}"))),
+        Lookup::Unusable(why) => Err(Unread::Bad(format!("schema {id} can't be used: {why}"))),
+        Lookup::Pending => Err(Unread::Wait(format!("asking the schema registry for schema {id}"))),
+        Lookup::Unavailable(why) => Err(Unread::Wait(format!("the schema registry does not answer: {why}"))),
+    }
 }
 
 /// Schemas in memory, for tests and for pipelines without a registry. Everything else is [`Lookup::NotFound`].

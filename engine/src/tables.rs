@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use headwater_formats::DecodeError;
 use operator_core::{Millis, Table, Tables};
 use parking_lot::RwLock;
 
@@ -23,7 +22,7 @@ use self::rows::Rows;
 use crate::broker::{Broker, BrokerError, Clock, Event, Reader, RecordSet, TopicPartition};
 use crate::lane_end::LaneEnd;
 use crate::plan::Plan;
-use crate::schemas::SchemaSource;
+use crate::schemas::{SchemaSource, Unread};
 use crate::wording::without_values;
 
 /// The tables of a worker.
@@ -259,8 +258,8 @@ impl TableLoader {
             let record = records.get(index);
             match rows.read(&record, self.schemas.as_ref(), &mut changes) {
                 Ok(()) => {}
-                Err(DecodeError::UnknownSchema(_)) => break,
-                Err(DecodeError::Bad(cause)) => self.tables.bad(&rows.name, partition, record.offset, &cause),
+                Err(Unread::Wait(_)) => break,
+                Err(Unread::Bad(cause)) => self.tables.bad(&rows.name, partition, record.offset, &cause),
             }
             taken += 1;
         }

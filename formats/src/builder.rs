@@ -51,6 +51,12 @@ impl RowBuilder {
         self.len() == 0
     }
 
+    /// Appends a row that nothing is known of: null where the column allows it, else zero or empty. For a row that the caller
+    /// hides.
+    pub fn push_blank(&mut self) {
+        self.root.append_blank();
+    }
+
     /// Forgets all rows from number `rows` on. Does nothing if there are not that many.
     pub fn truncate(&mut self, rows: usize) {
         self.root.truncate(rows);

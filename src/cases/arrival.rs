@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use headwater_engine::plan::{InputKind, Output, Plan, Stage, Target, TopicName, Upstream};
+use headwater_engine::plan::{InputKind, Output, Plan, SinkKey, Stage, Target, TopicName, Upstream};
 use operator_core::{KeyEffect, Port};
 
 use super::encode::Input;
@@ -132,7 +132,7 @@ impl Dependence {
                         let known = topics.remove(topic.as_ref()).unwrap_or(Comparison::Rows);
                         topics.insert(topic.to_string(), worse(known, comparison));
                     }
-                    Target::Topic(sink) => dependence.add(sink.topic.clone(), comparison, has_order(stage, output, sink.key.as_deref())),
+                    Target::Topic(sink) => dependence.add(sink.topic.clone(), comparison, has_order(stage, output, sink.key.as_ref())),
                     Target::Outbox(outbox) => {
                         dependence.add(TopicName::Fixed(format!("table.{}", outbox.table.name()).into()), comparison, false);
                     }
@@ -209,7 +209,7 @@ fn comparable(comparison: Comparison, output: &Output) -> Comparison {
 }
 
 /// Windows that close together are in order within a group only, and results of a join not at all.
-fn has_order(stage: &Stage, output: &Output, key: Option<&str>) -> bool {
+fn has_order(stage: &Stage, output: &Output, key: Option<&SinkKey>) -> bool {
     let mut from = output.from;
     while let Upstream::Node(node, port) = from {
         let Some(node) = stage.nodes.get(node) else { break };
@@ -217,7 +217,7 @@ fn has_order(stage: &Stage, output: &Output, key: Option<&str>) -> bool {
         if let Some(port) = timed {
             // The pairs of a join come as their rows do.
             let KeyEffect::Columns(by) = &port.key else { return false };
-            return matches!((by.as_slice(), key), ([by], Some(key)) if by == key);
+            return key.is_some_and(|key| key.columns.len() == by.len() && key.columns.iter().all(|column| by.contains(column)));
         }
         match node.branches.first() {
             // Rows of different inputs come in any order.

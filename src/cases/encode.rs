@@ -7,7 +7,7 @@ use headwater_engine::format;
 use headwater_engine::memory::Header;
 use headwater_engine::partitioner::Partitioner;
 use headwater_engine::pipeline::{Format, Pipeline};
-use headwater_engine::plan::{InputKind, Plan, TimeSource, TopicSink};
+use headwater_engine::plan::{InputKind, KeyCodec, Plan, TimeSource, TopicSink};
 use operator_core::{Millis, Path};
 use serde_json::Value;
 
@@ -62,7 +62,9 @@ struct Shape {
     /// The Avro schema that lines are written with unless they say otherwise.
     avro: Option<String>,
     subject: String,
-    key: Option<Path>,
+    /// The columns of the key, in a value.
+    key: Vec<Path>,
+    codec: Option<KeyCodec>,
     time: Option<Path>,
     table: bool,
     partitions: i32,
@@ -144,6 +146,9 @@ impl Encoder<'_> {
             if let Some(text) = &shape.avro {
                 schema_id(&mut self.schemas, text);
             }
+            if let Some(text) = shape.codec.as_ref().and_then(KeyCodec::text) {
+                schema_id(&mut self.schemas, text);
+            }
             self.shapes.insert(topic.to_string(), shape);
         }
         let Some(shape) = self.shapes.get(topic) else { return Err(Wrong("@topic", format!("no source or table reads `{topic}`"))) };
@@ -152,9 +157,7 @@ impl Encoder<'_> {
             Content::Json(value) => path.as_ref().and_then(|path| path.names().try_fold(value, |value, name| value.get(name))),
             _ => None,
         };
-        let of_value =
-            || at(&shape.key).filter(|key| !key.is_null()).map(|key| key.as_str().map_or_else(|| key.to_string(), str::to_string));
-        let key = record.key.clone().unwrap_or_else(|| of_value().map(String::into_bytes));
+        let key = key(shape, record, &mut self.schemas).map_err(|e| Wrong("@key", e))?;
         let event_time = at(&shape.time).and_then(|time| {
             let whole = |time: f64| (time.fract() == 0.0).then_some(time as Millis);
             let number = time.as_i64().or_else(|| time.as_f64().and_then(whole));
@@ -218,6 +221,42 @@ fn writer(
     }
 }
 
+/// The key of a record: as the line has it, or from the columns of its value.
+fn key(shape: &Shape, record: &Record, schemas: &mut Vec<String>) -> Result<Option<Vec<u8>>, String> {
+    let codec = shape.codec.as_ref();
+    let mut encode = |value: &Value| {
+        let codec = codec?;
+        let registered = codec.text().map(|text| (text, schema_id(schemas, text)));
+        Some(codec.format.from_json(value, registered))
+    };
+    match &record.key {
+        // JSON is written as it stands, except where it stands for another format.
+        Some(Some(bytes)) if bytes.starts_with(b"{") && codec.is_some_and(|codec| codec.registered.is_some()) => {
+            let value = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+            return encode(&value).transpose();
+        }
+        Some(key) => return Ok(key.clone()),
+        None => {}
+    }
+    let Content::Json(value) = &record.value else { return Ok(None) };
+    let of = |path: &Path| path.names().try_fold(value, |value, name| value.get(name)).filter(|value| !value.is_null());
+    let record: Option<serde_json::Map<String, Value>> =
+        shape.key.iter().map(|path| Some((path.last().to_string(), of(path)?.clone()))).collect();
+    let Some(record) = record.filter(|record| !record.is_empty()) else { return Ok(None) };
+    match (record.values().next(), codec, record.len()) {
+        (Some(one), None, 1) => Ok(Some(one.as_str().map_or_else(|| one.to_string(), str::to_string).into_bytes())),
+        (_, None, _) => Ok(Some(Value::Object(record).to_string().into_bytes())),
+        (_, Some(_), _) => encode(&Value::Object(record)).transpose(),
+    }
+}
+
+/// The key of a record that a sink wrote, as a case has it: a record as JSON.
+pub fn decode_key(sink: &TopicSink, key: Vec<u8>) -> Result<Vec<u8>, String> {
+    let codec = sink.key.as_ref().and_then(|key| key.codec.as_ref()).filter(|codec| codec.registered.is_some());
+    let Some(codec) = codec else { return Ok(key) };
+    Ok(codec.format.to_json(&key, codec.text())?.map_or(key, |json| json.to_string().into_bytes()))
+}
+
 /// Bytes behind the header of the wire format of schema registries.
 fn with_id(id: u32, bytes: &[u8]) -> Vec<u8> {
     [&[0][..], &id.to_be_bytes(), bytes].concat()
@@ -253,7 +292,8 @@ fn shape(plan: &Plan, pipeline: &Pipeline, topic: &str) -> Option<Shape> {
             continue;
         };
         let time = if let TimeSource::Column(path) = &decode.time { Some(path.clone()) } else { None };
-        let key = input.key.as_ref().and_then(|key| key.first()).cloned();
+        // Columns of a key that is a record are in the key alone.
+        let key = if decode.key.is_none() { input.key.clone().unwrap_or_default() } else { Vec::new() };
         let subject = pipeline.sources.get(&input.name).and_then(|source| source.subject.clone());
         return Some(Shape {
             format: decode.format,
@@ -261,6 +301,7 @@ fn shape(plan: &Plan, pipeline: &Pipeline, topic: &str) -> Option<Shape> {
             avro: found.avro.as_ref().map(|text| text.to_string()),
             subject: subject.unwrap_or_else(|| format!("{topic}-value")),
             key,
+            codec: decode.key.clone(),
             time,
             table: false,
             partitions: found.partitions,
@@ -274,7 +315,8 @@ fn shape(plan: &Plan, pipeline: &Pipeline, topic: &str) -> Option<Shape> {
         schema: table.schema.clone(),
         avro: table.topic.avro.as_ref().map(|text| text.to_string()),
         subject: spec.and_then(|spec| spec.subject.clone()).unwrap_or_else(|| format!("{topic}-value")),
-        key: Some(Path::column(&table.key)),
+        key: table.key.iter().map(|field| Path::column(field.name())).collect(),
+        codec: table.codec.clone(),
         time: table.time.clone().map(Path::column),
         table: true,
         partitions: table.topic.partitions,

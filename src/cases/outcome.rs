@@ -78,9 +78,10 @@ impl Outcome {
             for topic in topics.iter().filter(|topic| sink.topic.covers(topic)) {
                 // Several sinks may write one topic.
                 if read.insert(topic.clone()) {
-                    self.topic(broker, topic, causes, |record| match &record.value {
-                        None => Ok(Value::Null),
-                        Some(value) => encode::decode(sink, value),
+                    self.topic(broker, topic, causes, |record| {
+                        let key = record.key.clone().map(|key| encode::decode_key(sink, key)).transpose()?;
+                        let value = record.value.as_ref().map_or(Ok(Value::Null), |value| encode::decode(sink, value))?;
+                        Ok((key, value))
                     });
                 }
             }
@@ -97,13 +98,19 @@ impl Outcome {
         }
     }
 
-    fn topic(&mut self, broker: &MemoryBroker, topic: &str, causes: &Causes, value: impl Fn(&CommittedRecord) -> Result<Value, String>) {
+    fn topic(
+        &mut self,
+        broker: &MemoryBroker,
+        topic: &str,
+        causes: &Causes,
+        read: impl Fn(&CommittedRecord) -> Result<(Option<Vec<u8>>, Value), String>,
+    ) {
         for record in broker.read_all_committed(topic) {
-            match value(&record) {
-                Ok(value) => {
+            match read(&record) {
+                Ok((key, value)) => {
                     let rows = self.outputs.entry(topic.to_string()).or_default();
                     let source = causes.of(topic, &record);
-                    rows.push(Row { key: record.key, value, headers: record.headers, order: rows.len(), source });
+                    rows.push(Row { key, value, headers: record.headers, order: rows.len(), source });
                 }
                 Err(e) => self.errors.push(format!("    {topic}: can't decode a record: {e}")),
             }

@@ -70,7 +70,7 @@ fn source(decode: &Decode, input: &StageInput) -> Vec<(String, String)> {
 }
 
 pub(super) fn table(table: &TablePlan, pipeline: &Pipeline) -> Entry {
-    let key = pipeline.tables.get(&table.name).map(|t| t.key.clone()).unwrap_or_default();
+    let key = pipeline.tables.get(&table.name).map(|t| t.key.to_string()).unwrap_or_default();
     let history = table.history.map_or("the latest row per key".to_string(), |h| format!("replaced rows for {}", Span(h)));
     let facts = [
         ("format", table.format.name().to_string()),
@@ -121,7 +121,11 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
             if let Some((_, subject)) = &sink.avro {
                 add("subject", subject.clone());
             }
-            add("key", sink.key.clone().unwrap_or_else(|| "none: rows go to the partition with their task's number".to_string()));
+            let key = sink.key.as_ref().map(|key| {
+                let columns = key.columns.join(", ");
+                key.codec.as_ref().map_or(columns.clone(), |codec| format!("{columns} as a record in {}", codec.format.name()))
+            });
+            add("key", key.unwrap_or_else(|| "none: rows go to the partition with their task's number".to_string()));
             add("timestamp", sink.timestamp.clone().unwrap_or_else(|| "event time".to_string()));
             if let Some(partition) = &sink.partition {
                 add("partition", partition.clone());

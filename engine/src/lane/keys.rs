@@ -49,7 +49,7 @@ pub(super) type Notations = BTreeMap<Arc<str>, (Notation, Arc<str>)>;
 /// Compares the keys of one partition.
 pub(super) struct KeyCheck {
     source: String,
-    column: Path,
+    columns: Vec<Path>,
     partitioner: Partitioner,
     partitions: i32,
     /// The step that relies on the key.
@@ -92,16 +92,27 @@ enum Value<'a> {
     Text(&'a str),
     Bytes(&'a [u8]),
     Integer(i64),
+    /// Several columns.
+    Record(Vec<u8>),
 }
 
 impl Value<'_> {
-    fn at(column: &ArrayRef, row: usize) -> Option<Value<'_>> {
+    fn at(columns: &[ArrayRef], row: usize) -> Option<Value<'_>> {
+        let [column] = columns else {
+            let mut values = Vec::new();
+            operator_core::keys::encode(columns, row, &mut values);
+            return Some(Value::Record(values));
+        };
         match column.data_type() {
             DataType::Utf8 => Some(Value::Text(column.as_string::<i32>().value(row))),
             DataType::Binary => Some(Value::Bytes(column.as_binary::<i32>().value(row))),
             DataType::Int32 => Some(Value::Integer(column.as_primitive::<Int32Type>().value(row).into())),
             DataType::Int64 => Some(Value::Integer(column.as_primitive::<Int64Type>().value(row))),
-            _ => None,
+            _ => {
+                let mut value = Vec::new();
+                operator_core::keys::encode(columns, row, &mut value);
+                Some(Value::Record(value))
+            }
         }
     }
 
@@ -127,7 +138,7 @@ impl Value<'_> {
             [0, a, b, c, d, _, ..] => Some(Notation::Registered(u32::from_be_bytes([*a, *b, *c, *d]))),
             [b'{' | b'[' | b'"', ..] if text.is_some() => Some(Notation::Json),
             // Decodable, but a different value.
-            _ if text.is_some_and(|text| !text.contains(char::is_control)) && !matches!(self, Value::Bytes(_)) => None,
+            _ if text.is_some_and(|text| !text.contains(char::is_control)) && !matches!(self, Value::Bytes(_) | Value::Record(_)) => None,
             _ => Some(Notation::Bytes),
         }
     }
@@ -161,10 +172,10 @@ impl KeyCheck {
     /// `None` where no step relies on the source's key.
     pub fn new(input: &StageInput, decode: &Decode, topic: &InputTopic) -> Option<KeyCheck> {
         let step = decode.relied_on_by.clone()?;
-        let column = input.key.as_ref()?.first()?.clone();
+        let columns = input.key.clone().filter(|key| !key.is_empty())?;
         Some(KeyCheck {
             source: input.name.clone(),
-            column,
+            columns,
             partitioner: decode.partitioner,
             partitions: topic.partitions,
             step,
@@ -185,9 +196,10 @@ impl KeyCheck {
         first: usize,
         notations: &mut Notations,
     ) -> Result<(), String> {
-        let column = self.column.values(rows.schema_ref().fields(), rows.columns());
+        let columns: Option<Vec<ArrayRef>> =
+            self.columns.iter().map(|path| path.values(rows.schema_ref().fields(), rows.columns())).collect();
         let offsets = rows.column_by_name(OFFSET).and_then(|c| c.as_any().downcast_ref::<Int64Array>());
-        let (Some(column), Some(offsets)) = (column, offsets) else { return Err(format!("`{}` is not a column", self.column)) };
+        let (Some(columns), Some(offsets)) = (columns, offsets) else { return Err(format!("`{}` is not a column", self.name())) };
         let mut index = first;
         for (row, offset) in offsets.values().iter().enumerate() {
             if self.fresh == 0 && !is_sampled(*offset) {
@@ -199,9 +211,9 @@ impl KeyCheck {
             while index < records.len() && records.get(index).offset < *offset {
                 index += 1;
             }
-            if index < records.len() && column.is_valid(row) {
+            if index < records.len() && columns.iter().any(|column| column.is_valid(row)) {
                 let record = records.get(index);
-                let wrong = self.contradiction(partition, &record, &column, row, records, first, notations);
+                let wrong = self.contradiction(partition, &record, &columns, row, records, first, notations);
                 if let Some((what, remedy)) = wrong {
                     return Err(self.reason(partition, record.offset, &what, &remedy));
                 }
@@ -216,19 +228,19 @@ impl KeyCheck {
         &mut self,
         partition: &TopicPartition,
         record: &Record<'_>,
-        column: &ArrayRef,
+        columns: &[ArrayRef],
         row: usize,
         records: &dyn RecordSet,
         first: usize,
         notations: &mut Notations,
     ) -> Option<(String, String)> {
-        let name = self.column.to_string();
+        let name = self.name();
         let leave_out = || LEAVE_OUT.to_string();
         let Some(key) = record.key else { return Some((format!("it has no key, and its `{name}` is not null"), leave_out())) };
         if let Some(misplaced) = self.misplaced(partition, key, records, first) {
             return Some(misplaced);
         }
-        let value = Value::at(column, row)?;
+        let value = Value::at(columns, row)?;
         let Some(notation) = value.notation(key) else {
             let remedy = format!("{LEAVE_OUT}, or name the column that is the record key");
             return Some((format!("its key differs from its `{name}`"), remedy));
@@ -252,6 +264,11 @@ impl KeyCheck {
         None
     }
 
+    /// The columns of the key.
+    fn name(&self) -> String {
+        self.columns.iter().map(Path::to_string).collect::<Vec<_>>().join(", ")
+    }
+
     /// The key belongs into another partition.
     fn misplaced(&self, partition: &TopicPartition, key: &[u8], records: &dyn RecordSet, first: usize) -> Option<(String, String)> {
         let home = self.partitioner.partition(key, self.partitions);
@@ -264,7 +281,7 @@ impl KeyCheck {
     }
 
     fn reason(&self, partition: &TopicPartition, offset: i64, what: &str, remedy: &str) -> String {
-        let (source, step, name) = (&self.source, &self.step, self.column.to_string());
+        let (source, step, name) = (&self.source, &self.step, self.name());
         format!(
             "{partition} at offset {offset}: source `{source}` has `key: {name}`, which the record contradicts: {what}. Rows with the same \
              `{name}` could be in several partitions, so results of step `{step}` would be wrong. {remedy}"

@@ -9,6 +9,7 @@ mod build;
 mod checks;
 mod cut;
 mod inputs;
+mod key;
 mod names;
 mod record;
 mod remembered;
@@ -19,7 +20,7 @@ mod topics;
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Fields, Schema, SchemaRef};
 use operator_core::batch::written_fields;
 use operator_core::{Diagnostic, Input, Millis, Path, Planned, Port};
 
@@ -30,6 +31,7 @@ use crate::pipeline::{Format, Guarantee, NullValues, OnError, Start, WrongUnit};
 use crate::sinks::SinkTable;
 
 pub use build::plan;
+pub use key::{KeyCodec, SinkKey};
 pub use names::{Names, dead_letters};
 pub use source::declared_columns;
 pub use topics::{TOMBSTONE_RETENTION, topics_to_create};
@@ -171,6 +173,8 @@ pub struct Decode {
     pub value: SchemaRef,
     /// Columns about the record itself that the pipeline uses, after those of the value.
     pub metadata: Vec<Metadata>,
+    /// How record keys become columns, if they are records.
+    pub key: Option<KeyCodec>,
     pub time: TimeSource,
     pub out_of_order: Millis,
     pub idle: Option<Millis>,
@@ -282,7 +286,7 @@ pub struct TopicSink {
     pub format: Format,
     /// Avro: the schema to write with and its subject.
     pub avro: Option<(String, String)>,
-    pub key: Option<String>,
+    pub key: Option<SinkKey>,
     pub timestamp: Option<String>,
     pub partition: Option<String>,
     pub headers: bool,
@@ -319,8 +323,10 @@ pub struct TablePlan {
     pub topic: InputTopic,
     pub format: Format,
     pub schema: SchemaRef,
-    /// The column that is the record key.
-    pub key: String,
+    /// The columns of the record key.
+    pub key: Fields,
+    /// How record keys are read, if they are records.
+    pub codec: Option<KeyCodec>,
     pub time: Option<String>,
     /// `Some` if a step looks rows up as of event time.
     pub history: Option<Millis>,

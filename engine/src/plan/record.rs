@@ -44,7 +44,8 @@ impl RecordColumns {
 /// The columns that a sink reads besides those it writes.
 fn read_by_sink(sink: &Sink) -> Vec<String> {
     let Some(to) = sink.topic() else { return Vec::new() };
-    let named = [&to.key, &to.timestamp, &to.partition].into_iter().flatten().cloned();
+    let keys = to.key.iter().flat_map(|key| key.columns()).cloned();
+    let named = [&to.timestamp, &to.partition].into_iter().flatten().cloned().chain(keys);
     let in_name = to.topic.split_once('{').and_then(|(_, rest)| Some(rest.split_once('}')?.0.to_string()));
     let raw = to.format.is_raw().then(|| "_value".to_string());
     let headers = to.headers.then(|| HEADERS.to_string());

@@ -8,10 +8,10 @@ use operator_core::path::in_sql;
 use operator_core::{Diagnostic, Path, Severity, type_name};
 
 use super::source::unknown_sink_column;
-use super::{Catalog, Names, OutboxSink, Target, TopicName, TopicSink};
+use super::{Catalog, Names, OutboxSink, Target, TopicName, TopicSink, key};
 use crate::broker::{TopicSpec, is_compacted};
 use crate::format::Rows;
-use crate::pipeline::{Sink, SinkTarget, TopicTarget};
+use crate::pipeline::{Key, Sink, SinkTarget, TopicTarget};
 use crate::sinks::{SinkTable, position_fields};
 
 /// Plans a sink over rows of `schema`; `partitions` is that of the stage it hangs on.
@@ -51,7 +51,7 @@ fn check_table(table: &dyn SinkTable, schema: &SchemaRef, wrong: &mut Vec<Diagno
 
 /// The columns that a topic sink names, and the topic it creates.
 fn check_topic(sink: &TopicTarget, schema: &SchemaRef, wrong: &mut Vec<Diagnostic>) {
-    for (key, column) in [("key", &sink.key), ("timestamp", &sink.timestamp), ("partition", &sink.partition)] {
+    for (key, column) in [("timestamp", &sink.timestamp), ("partition", &sink.partition)] {
         if let Some(column) = column {
             match (key, Path::resolve_column(column, schema.fields()).map(|f| f.data_type()).ok_or(())) {
                 (_, Err(())) => wrong.push(unknown_sink_column(column, schema).at([key])),
@@ -66,12 +66,7 @@ fn check_topic(sink: &TopicTarget, schema: &SchemaRef, wrong: &mut Vec<Diagnosti
                     Diagnostic::error("partition-type", format!("`{column}` is {}, but a partition is a whole number", type_name(other)))
                         .at([key]),
                 ),
-                ("key", Ok(DataType::Utf8 | DataType::Binary | DataType::Int32 | DataType::Int64)) => {}
-                (_, Ok(other)) => wrong.push(
-                    Diagnostic::error("key-type", format!("`{column}` is {}, which no standard Kafka serializer writes", type_name(other)))
-                        .at([key])
-                        .help("a key is a text, bytes, int or long: add a text column with CAST(... AS VARCHAR)"),
-                ),
+                _ => {}
             }
         }
     }
@@ -149,7 +144,7 @@ fn topic_sink(sink: &TopicTarget, topic: &str, schema: &SchemaRef, catalog: &dyn
         partitions,
         format: sink.format,
         avro,
-        key: optional(&sink.key),
+        key: key::of_sink(sink, topic, schema, catalog, wrong),
         timestamp: optional(&sink.timestamp),
         partition: optional(&sink.partition),
         headers: sink.headers,
@@ -194,18 +189,21 @@ fn compacted(sink: &TopicTarget, topic: &TopicName, catalog: &dyn Catalog) -> bo
 
 /// Brokers refuse records without a key for a compacted topic.
 fn null_key(sink: &TopicTarget, schema: &SchemaRef, wrong: &mut Vec<Diagnostic>) {
-    match sink.key.as_ref().map(|key| Path::resolve_column(key, schema.fields())) {
+    let key = match &sink.key {
         None => {
             let found = Diagnostic::error("null-key", "the topic is compacted, so every record needs a key");
             wrong.push(found.at(["topic"]).help("set the column to use as the key: `key: id`"));
+            return;
         }
-        Some(Some(field)) if field.is_nullable() => {
-            let key = field.name();
-            let message = format!("`{key}` can be null, and the topic is compacted: rows without a key become dead letters");
-            let help = format!("filter out rows without a key: `filter: {} IS NOT NULL`, or compute a key that is never null", in_sql(key));
-            wrong.push(Diagnostic::warning("null-key", message).at(["key"]).help(help));
-        }
-        Some(_) => {}
+        // A record with nulls is a key.
+        Some(Key::Columns(_) | Key::Record(_)) => return,
+        Some(Key::Column(key)) => Path::resolve_column(key, schema.fields()),
+    };
+    if let Some(field) = key.filter(|field| field.is_nullable()) {
+        let key = field.name();
+        let message = format!("`{key}` can be null, and the topic is compacted: rows without a key become dead letters");
+        let help = format!("filter out rows without a key: `filter: {} IS NOT NULL`, or compute a key that is never null", in_sql(key));
+        wrong.push(Diagnostic::warning("null-key", message).at(["key"]).help(help));
     }
 }
 

@@ -8,12 +8,11 @@ use headwater_formats::parse_type;
 use operator_core::batch::{self, system_fields, time_type};
 use operator_core::diagnostic::{THE_KEY, did_you_mean};
 use operator_core::path::{in_sql, unknown_column};
-use operator_core::table::is_record_key;
-use operator_core::{Diagnostic, InputInfo, Path, type_name, type_said};
+use operator_core::{Diagnostic, InputInfo, Path, type_name};
 
 use super::record::RecordColumns;
 use super::sink::not_a_topic;
-use super::{Catalog, Decode, InputKind, InputTopic, StageInput, TablePlan, TimeSource};
+use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource, key};
 use crate::format::{Content, Values, for_tables};
 use crate::pipeline::{Declared, EventShape, Format, Source, Table};
 
@@ -59,21 +58,18 @@ pub(super) fn source(
     }
     let (metadata, headers) = (record.metadata(), record.headers());
     let time = time(source, &value).map_err(|d| vec![d])?;
-    let key = source.key.as_ref().map(|key| Path::resolve(key, value.fields()).map_err(|d| vec![d.at(["key"])])).transpose()?;
-    if let Some((path, of)) = key.as_ref().and_then(|path| Some((path, path.field(value.fields())?.data_type())))
-        && !is_record_key(of)
-    {
-        let message = format!("`{path}` is {}, which no standard Kafka serializer writes as a key", type_said(of));
-        let found = Diagnostic::error("key-type", message).at(["key"]);
-        return Err(vec![found.help("remove `key`: the pipeline then repartitions rows where it needs to")]);
-    }
+    let (key, codec) = key::of_source(source, &topics, value.fields(), catalog).map_err(|d| vec![d])?;
     if source.time.idle.0.is_some_and(|idle| idle.0 < 1_000) {
         warnings.push(
             Diagnostic::warning("short-idle", "with `idle` under a second, rows are late after every short pause").at(["time", "idle"]),
         );
     }
     let mut fields: Vec<Arc<Field>> = value.fields().iter().cloned().collect();
-    fields.extend(metadata.iter().map(|m| Arc::new(m.field())));
+    fields.extend(metadata.iter().map(|m| {
+        let field = m.field();
+        let of = codec.as_ref().filter(|_| *m == Metadata::Key).map(|codec| DataType::Struct(codec.columns.fields().clone()));
+        Arc::new(of.map_or_else(|| field.clone(), |of| field.clone().with_data_type(of)))
+    }));
     fields.extend(system_fields().map(Arc::new));
     if headers {
         fields.push(Arc::new(Field::new(batch::HEADERS, DataType::Binary, true)));
@@ -82,6 +78,7 @@ pub(super) fn source(
         format: source.format,
         value,
         metadata,
+        key: codec,
         time,
         out_of_order: source.time.out_of_order.millis(),
         idle: source.time.idle.0.map(|s| s.millis()),
@@ -94,7 +91,6 @@ pub(super) fn source(
         null_values: source.null_values,
         headers,
     };
-    let key = key.map(|path| vec![path]);
     let input =
         StageInput { name: name.to_string(), topics: inputs, kind: InputKind::Source(decode), schema: Arc::new(Schema::new(fields)), key };
     Ok((input, warnings))
@@ -128,7 +124,7 @@ pub fn table(name: &str, table: &Table, catalog: &dyn Catalog) -> Result<TablePl
     let column = |key: &'static str, text: &str| {
         Path::resolve_column(text, schema.fields()).ok_or_else(|| unknown_column(text, schema.fields()).at([key]))
     };
-    let key = column("key", &table.key)?.name().clone();
+    let (key, codec) = key::of_table(table, &schema, catalog)?;
     let time = table.time.as_ref().map(|time| column("time", time)).transpose()?;
     if let Some(wrong) = time.filter(|field| !matches!(field.data_type(), DataType::Timestamp(_, _) | DataType::Int64)) {
         return Err(time_type_error(wrong.name(), wrong.data_type()).at(["time"]));
@@ -140,6 +136,7 @@ pub fn table(name: &str, table: &Table, catalog: &dyn Catalog) -> Result<TablePl
         format: table.format,
         schema,
         key,
+        codec,
         time,
         history: table.history.map(|h| h.millis()),
     })

@@ -5,21 +5,26 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{Schema, SchemaRef, TimestampMillisecondType};
-use headwater_formats::{DecodeError, Decoder, JsonDecoder, RowBuilder, json_payload};
+use arrow::datatypes::{Fields, Schema, SchemaRef, TimestampMillisecondType};
+use headwater_formats::{Decoder, JsonDecoder, RowBuilder, json_payload};
 use operator_core::batch::time_type;
+use operator_core::table::put_key;
 use operator_core::{Change, Millis};
 use serde_json::value::RawValue;
 
 use crate::broker::Record;
 use crate::format::Content;
 use crate::format::debezium::envelope;
-use crate::plan::TablePlan;
-use crate::schemas::{Lookup, SchemaSource};
+use crate::plan::{KeyCodec, TablePlan};
+use crate::schemas::{self, SchemaSource, Unread};
 
 enum Values {
-    Rows(Box<dyn Decoder>),
-    Changes { after: JsonDecoder, keys: Box<RowKeys> },
+    /// Values, and keys that are records.
+    Rows(Box<dyn Decoder>, Option<(Box<dyn Decoder>, RowBuilder)>),
+    Changes {
+        after: JsonDecoder,
+        keys: Box<RowKeys>,
+    },
 }
 
 /// Decodes the records of one table.
@@ -33,9 +38,16 @@ pub(super) struct Rows {
     rows: RowBuilder,
 }
 
+/// What a row is found by.
+enum Key<'r> {
+    Bytes(Cow<'r, [u8]>),
+    /// A row of the keys that are records.
+    Row(u32),
+}
+
 /// A change whose row is not in a batch yet.
 pub(super) struct Pending<'r> {
-    key: Cow<'r, [u8]>,
+    key: Key<'r>,
     since: Millis,
     offset: i64,
     row: Option<u32>,
@@ -44,10 +56,11 @@ pub(super) struct Pending<'r> {
 impl Rows {
     pub fn new(table: &TablePlan) -> Result<Rows, String> {
         let values = match table.format.content() {
-            Content::Change => {
-                Values::Changes { after: JsonDecoder::new(&table.schema), keys: Box::new(RowKeys::new(&table.schema, &table.key)?) }
+            Content::Change => Values::Changes { after: JsonDecoder::new(&table.schema), keys: Box::new(RowKeys::new(&table.key)?) },
+            _ => {
+                let keys = table.codec.as_ref().map(KeyCodec::decoder).transpose()?;
+                Values::Rows(table.format.decoder(table.topic.avro.as_deref(), &table.schema)?.0, keys)
             }
-            _ => Values::Rows(table.format.decoder(table.topic.avro.as_deref(), &table.schema)?.0),
         };
         Ok(Rows {
             name: table.name.clone(),
@@ -63,17 +76,31 @@ impl Rows {
     ///
     /// # Errors
     /// Nothing was added: the record is bad, or the registry has not answered yet.
-    pub fn read<'r>(&mut self, record: &Record<'r>, schemas: &dyn SchemaSource, out: &mut Vec<Pending<'r>>) -> Result<(), DecodeError> {
-        let decoder = match &mut self.values {
-            Values::Changes { after, keys } => return changed(record, after, keys, &mut self.rows, out).map_err(DecodeError::Bad),
-            Values::Rows(decoder) => decoder.as_mut(),
+    pub fn read<'r>(&mut self, record: &Record<'r>, schemas: &dyn SchemaSource, out: &mut Vec<Pending<'r>>) -> Result<(), Unread> {
+        let (decoder, keys) = match &mut self.values {
+            Values::Changes { after, keys } => return changed(record, after, keys, &mut self.rows, out).map_err(Unread::Bad),
+            Values::Rows(decoder, keys) => (decoder.as_mut(), keys),
         };
-        let key = record.key.ok_or_else(|| DecodeError::Bad("the record has no key".into()))?;
+        let bytes = record.key.ok_or_else(|| Unread::Bad("the record has no key".into()))?;
+        let before = self.rows.len();
         if let Some(value) = record.value {
-            decode(decoder, value, &mut self.rows, schemas)?;
+            schemas::read(decoder, value, &mut self.rows, schemas)?;
         }
+        let key = match keys {
+            None => Key::Bytes(bytes.into()),
+            Some((decoder, rows)) => {
+                schemas::read(decoder.as_mut(), bytes, rows, schemas).map_err(|e| {
+                    self.rows.truncate(before);
+                    match e {
+                        Unread::Bad(cause) => Unread::Bad(format!("the key: {cause}")),
+                        wait => wait,
+                    }
+                })?;
+                Key::Row(last(rows))
+            }
+        };
         let row = record.value.map(|_| last(&self.rows));
-        out.push(Pending { key: key.into(), since: record.timestamp.unwrap_or(0), offset: record.offset, row });
+        out.push(Pending { key, since: record.timestamp.unwrap_or(0), offset: record.offset, row });
         Ok(())
     }
 
@@ -89,24 +116,22 @@ impl Rows {
                 }
             }
         }
-        let change = |p: &'p Pending<'_>| Change { key: &p.key, since: p.since, partition, offset: p.offset, row: p.row };
-        Ok((rows, pending.iter().map(change).collect()))
-    }
-}
-
-/// Appends a row; asks the registry for the schema that the record names.
-fn decode(decoder: &mut dyn Decoder, value: &[u8], rows: &mut RowBuilder, schemas: &dyn SchemaSource) -> Result<(), DecodeError> {
-    match decoder.decode(value, rows) {
-        Err(DecodeError::UnknownSchema(id)) => match schemas.lookup(id) {
-            Lookup::Known(text) => {
-                decoder.add_schema(id, &text).map_err(DecodeError::Bad)?;
-                decoder.decode(value, rows)
+        if let Values::Rows(_, Some((_, keys))) = &mut self.values {
+            let columns = keys.finish()?.columns().to_vec();
+            for change in &mut *pending {
+                if let Key::Row(row) = change.key {
+                    let mut bytes = Vec::new();
+                    // A key with a null in it is found by no lookup.
+                    put_key(&columns, row as usize, &mut bytes);
+                    change.key = Key::Bytes(bytes.into());
+                }
             }
-            Lookup::NotFound => Err(DecodeError::Bad(format!("the schema registry has no schema with id {id}"))),
-            Lookup::Unusable(why) => Err(DecodeError::Bad(format!("schema {id} can't be used: {why}"))),
-            Lookup::Pending | Lookup::Unavailable(_) => Err(DecodeError::UnknownSchema(id)),
-        },
-        other => other,
+        }
+        let change = |p: &'p Pending<'_>| {
+            let key: &[u8] = if let Key::Bytes(key) = &p.key { key } else { &[] };
+            Change { key, since: p.since, partition, offset: p.offset, row: p.row }
+        };
+        Ok((rows, pending.iter().map(change).collect()))
     }
 }
 
@@ -124,7 +149,7 @@ fn changed<'r>(
 ) -> Result<(), String> {
     let change = record.value.map(|value| envelope::read(json_payload(value))).transpose()?.flatten();
     let since = change.and_then(|c| c.at).or(record.timestamp).unwrap_or(0);
-    let mut push = |key: Vec<u8>, row| out.push(Pending { key: key.into(), since, offset: record.offset, row });
+    let mut push = |key: Vec<u8>, row| out.push(Pending { key: Key::Bytes(key.into()), since, offset: record.offset, row });
     let before = change.and_then(|c| c.before).map(|row| keys.of_row(row)).transpose();
     let Some(row) = change.and_then(|c| c.after) else {
         // Where `before` lacks the key, the record's own has it.
@@ -152,25 +177,25 @@ fn changed<'r>(
 
 /// The key of rows in JSON, as the bytes that joins look for.
 struct RowKeys {
-    /// The column, as JSON.
-    name: String,
+    /// The columns, as JSON.
+    names: Vec<String>,
     decoder: JsonDecoder,
     rows: RowBuilder,
 }
 
 impl RowKeys {
-    fn new(schema: &SchemaRef, column: &str) -> Result<RowKeys, String> {
-        let field = schema.field_with_name(column).map_err(|e| e.to_string())?.clone().with_nullable(false);
-        let schema: SchemaRef = Arc::new(Schema::new(vec![field]));
-        let name = serde_json::to_string(column).map_err(|e| e.to_string())?;
-        Ok(RowKeys { name, decoder: JsonDecoder::new(&schema), rows: RowBuilder::new(&schema, 1)? })
+    fn new(columns: &Fields) -> Result<RowKeys, String> {
+        let fields: Fields = columns.iter().map(|field| field.as_ref().clone().with_nullable(false)).collect();
+        let schema: SchemaRef = Arc::new(Schema::new(fields));
+        let names = columns.iter().map(|field| serde_json::to_string(field.name()).map_err(|e| e.to_string())).collect::<Result<_, _>>()?;
+        Ok(RowKeys { names, decoder: JsonDecoder::new(&schema), rows: RowBuilder::new(&schema, 1)? })
     }
 
     fn of_row(&mut self, row: &str) -> Result<Vec<u8>, String> {
         self.decoder.decode(row.as_bytes(), &mut self.rows).map_err(|e| e.to_string())?;
         let rows = self.rows.finish()?;
         let mut key = Vec::new();
-        operator_core::table::put_record_key(rows.column(0), 0, &mut key);
+        put_key(rows.columns(), 0, &mut key);
         Ok(key)
     }
 
@@ -180,7 +205,8 @@ impl RowKeys {
         if value.starts_with('{') {
             return self.of_row(value);
         }
-        let row = serde_json::from_str::<&RawValue>(value).map(|value| format!("{{{}:{value}}}", self.name));
+        let [name] = self.names.as_slice() else { return Err("the record key lacks columns of the table's `key`".into()) };
+        let row = serde_json::from_str::<&RawValue>(value).map(|value| format!("{{{name}:{value}}}"));
         Ok(row.ok().and_then(|row| self.of_row(&row).ok()).unwrap_or_else(|| key.to_vec()))
     }
 }
@@ -193,7 +219,7 @@ mod tests {
 
     #[test]
     fn record_keys_are_read_however_they_are_written() {
-        let keys = |data_type| RowKeys::new(&Arc::new(Schema::new(vec![Field::new("id", data_type, false)])), "id").unwrap();
+        let keys = |data_type| RowKeys::new(&vec![Field::new("id", data_type, false)].into()).unwrap();
         let mut texts = keys(DataType::Utf8);
         for key in [
             &br#"{"id":"7"}"#[..],

@@ -35,7 +35,7 @@
 //!   the watermark from the rows so far.
 //! * `restart`: a new operator over the same state. `checkpoint` remembers the state, `rewind` goes back to it with
 //!   `on_restore` on the same operator.
-//! * `table NAME key=COLUMN [at=12:00:00] [history=1h]`: contents of a table, or changes to it when it exists. Columns
+//! * `table NAME key=COLUMN[,COLUMN] [at=12:00:00] [history=1h]`: contents of a table, or changes to it when it exists. Columns
 //!   are `name:type`. A row that starts with `-` deletes its key, `_time` sets the time of one change.
 //! * `plan`: prints what planning made of the step. A spec that is refused prints why at the first command.
 //!

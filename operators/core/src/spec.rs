@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, Fields, SchemaRef};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
@@ -68,8 +68,8 @@ pub struct InputInfo {
 #[derive(Clone, Debug)]
 pub struct TableInfo {
     pub schema: SchemaRef,
-    /// The column that is the record key.
-    pub key: String,
+    /// The columns of the record key, in the order in which a lookup gives their values.
+    pub key: Fields,
 }
 
 /// What a step does to the partitioning of its rows.

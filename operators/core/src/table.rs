@@ -263,6 +263,19 @@ pub fn put_record_key(column: &ArrayRef, row: usize, out: &mut Vec<u8>) {
     }
 }
 
+/// Appends what a table has the row of a key under: [`put_record_key`] of one column, the values of several. False, and nothing
+/// appended, if one of them is null: no row has such a key.
+pub fn put_key(columns: &[ArrayRef], row: usize, out: &mut Vec<u8>) -> bool {
+    if columns.iter().any(|column| column.is_null(row)) {
+        return false;
+    }
+    match columns {
+        [one] => put_record_key(one, row, out),
+        several => crate::keys::encode(several, row, out),
+    }
+    true
+}
+
 /// The tables of a pipeline by name, as an operator sees them.
 pub trait Tables {
     /// Runs `read` on the table called `name`; false if no table has that name. A call rather than a reference, so that the

@@ -8,7 +8,7 @@ use arrow::compute::{cast, filter_record_batch};
 use arrow::error::ArrowError;
 use arrow::util::display::array_value_to_string;
 use operator_core::batch::is_system;
-use operator_core::table::{Place, put_record_key};
+use operator_core::table::{Place, put_key};
 use operator_core::{Batch, Context, Input, Operator, Port, StateError};
 
 use crate::plan::{EnrichPlan, JoinPlan};
@@ -58,13 +58,16 @@ impl EnrichOperator {
         fates: &mut Fates,
         cx: &Context<'_>,
     ) -> Result<RecordBatch, StateError> {
-        let on = join.on.evaluate(rows);
-        for (row, cause) in on.failed {
-            fates.leave_out(row, Some((cause, false)));
+        let (mut values, mut keys) = (Vec::new(), Vec::new());
+        for (on, of) in &join.on {
+            let on = on.evaluate(rows);
+            for (row, cause) in on.failed {
+                fates.leave_out(row, Some((cause, false)));
+            }
+            // A number that does not fit the key's type becomes null: no row has such a key.
+            keys.push(if on.values.data_type() == of { on.values.clone() } else { cast(&on.values, of).map_err(broken)? });
+            values.push(on.values);
         }
-        // A number that does not fit the key's type becomes null: no row has such a key.
-        let keys =
-            if *on.values.data_type() == join.key_type { on.values.clone() } else { cast(&on.values, &join.key_type).map_err(broken)? };
         let times = match join.as_of {
             AsOf::EventTime => Some(batch.times().ok_or_else(|| StateError::new("the batch has no event times"))?.values()),
             AsOf::Latest => None,
@@ -73,12 +76,11 @@ impl EnrichOperator {
         let mut added: Result<Vec<ArrayRef>, ArrowError> = Ok(Vec::new());
         let found = cx.tables().with(&join.table, &mut |table| {
             places.clear();
-            places.extend((0..keys.len()).map(|row| {
-                if keys.is_null(row) {
+            places.extend((0..rows.num_rows()).map(|row| {
+                key.clear();
+                if !put_key(&keys, row, key) {
                     return None;
                 }
-                key.clear();
-                put_record_key(&keys, row, key);
                 table.lookup(key, times.and_then(|times| times.get(row)).copied())
             }));
             added = join.columns.iter().map(|column| table.gather(*column, places)).collect();
@@ -88,7 +90,7 @@ impl EnrichOperator {
         }
         if join.missing != Missing::Keep {
             for (row, _) in self.places.iter().enumerate().filter(|(_, place)| place.is_none()) {
-                let cause = (join.missing == Missing::DeadLetter).then(|| no_row(&join.table, &on.values, row));
+                let cause = (join.missing == Missing::DeadLetter).then(|| no_row(&join.table, &values, row));
                 fates.leave_out(row, cause.map(|cause| (cause, true)));
             }
         }
@@ -108,11 +110,12 @@ fn append(join: &JoinPlan, rows: &RecordBatch, added: Vec<ArrayRef>) -> Result<R
     RecordBatch::try_new_with_options(join.schema.clone(), columns, &options).map_err(broken)
 }
 
-fn no_row(table: &str, keys: &ArrayRef, row: usize) -> String {
-    if keys.is_null(row) {
+fn no_row(table: &str, keys: &[ArrayRef], row: usize) -> String {
+    if keys.iter().any(|key| key.is_null(row)) {
         return format!("no row in table {table}: the key is null");
     }
-    let key = array_value_to_string(keys, row).unwrap_or_default();
+    let key: Vec<String> = keys.iter().map(|key| array_value_to_string(key, row).unwrap_or_default()).collect();
+    let key = key.join(", ");
     match key.char_indices().nth(MAX_KEY) {
         Some((end, _)) => format!("no row in table {table} for key '{}...'", key.get(..end).unwrap_or_default()),
         None => format!("no row in table {table} for key '{key}'"),

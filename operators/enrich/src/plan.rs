@@ -17,9 +17,8 @@ use crate::spec::{AsOf, Enrich, Join, Missing};
 #[derive(Debug)]
 pub struct JoinPlan {
     pub table: String,
-    pub on: Expr,
-    /// Type of the table's record key, which `on` is cast to.
-    pub key_type: DataType,
+    /// For each column of the table's record key: the value to look up, and the type that it is cast to.
+    pub on: Vec<(Expr, DataType)>,
     /// Places of the added columns in the table.
     pub columns: Vec<usize>,
     pub as_of: AsOf,
@@ -72,9 +71,13 @@ pub fn plan(enrich: &Enrich, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
         *used.entry(&join.table).or_default() |= join.as_of == AsOf::EventTime;
     }
     let tables = used.into_iter().map(|(name, as_of_time)| TableUse { name: name.to_string(), as_of_time }).collect();
-    let reads: Vec<String> = joins.iter().flat_map(|join| join.on.columns()).cloned().collect();
-    let place = |number: usize| if enrich.listed { vec![number.to_string(), "on".into()] } else { vec!["on".into()] };
-    let fallible = joins.iter().enumerate().filter_map(|(n, join)| Some(join.on.fallible()?.at(place(n)))).collect();
+    let reads: Vec<String> = joins.iter().flat_map(|join| &join.on).flat_map(|(on, _)| on.columns()).cloned().collect();
+    let mut fallible = Vec::new();
+    for (number, (join, written)) in joins.iter().zip(&enrich.joins).enumerate() {
+        let prefix = if enrich.listed { vec![number.to_string()] } else { Vec::new() };
+        let of_join = join.on.iter().enumerate().filter_map(|(n, (on, _))| Some(on.fallible()?.at(written.on.place(n))));
+        fallible.extend(of_join.map(|found| found.under(prefix.clone())));
+    }
     let plan = Arc::new(EnrichPlan { joins, schema: output.clone() });
     let main = OutputPort::main(output, KeyEffect::Unchanged);
     let planned = Planned::stateless(main, move || Box::new(EnrichOperator::new(plan.clone()))).reads(&reads);
@@ -82,40 +85,54 @@ pub fn plan(enrich: &Enrich, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
 }
 
 fn describe(join: &Join, cx: &PlanCx<'_>) -> String {
-    let key = cx.tables.get(&join.table).map_or("", |info| info.key.as_str());
+    let key: Vec<&str> = cx.tables.get(&join.table).into_iter().flat_map(|info| &info.key).map(|field| field.name().as_str()).collect();
+    let (key, on) = (key.join(", "), join.on.expressions().join(", "));
     let added = join.add.columns.iter().map(|(name, column)| match join.prefix.is_empty() && name == column {
         true => name.clone(),
         false => format!("{}{name} from {column}", join.prefix),
     });
     let added: Vec<String> = added.collect();
     let added = if added.is_empty() { "nothing".to_string() } else { added.join(", ") };
-    format!("on {} = {key}, adds {added}, as of {}, missing: {}", join.on, join.as_of, join.missing)
+    format!("on {on} = {key}, adds {added}, as of {}, missing: {}", join.as_of, join.missing)
 }
 
 fn plan_join(join: &Join, cx: &PlanCx<'_>, input: &SchemaRef, problems: &mut Vec<Diagnostic>) -> Option<(JoinPlan, Vec<Arc<Field>>)> {
-    let on = match Expr::compile(&join.on, input) {
-        Ok(on) => Some(on),
-        Err(error) => {
-            problems.push(error.diagnostic().at(["on"]));
-            None
+    let mut on = Vec::new();
+    for (number, expression) in join.on.expressions().iter().enumerate() {
+        match Expr::compile(expression, input) {
+            Ok(compiled) => on.push(Some(compiled)),
+            Err(error) => {
+                problems.push(error.diagnostic().at(join.on.place(number)));
+                on.push(None);
+            }
         }
-    };
+    }
     let Some(info) = cx.tables.get(&join.table) else {
         problems.push(unknown_table(&join.table, cx));
         return None;
     };
-    let key_type = match key_type(join, info, on.as_ref()) {
-        Ok(key_type) => Some(key_type),
-        Err(problem) => {
-            problems.push(problem);
-            None
+    if info.key.len() != on.len() {
+        let key = names(info.key.iter().map(|field| field.name().as_str()));
+        let message = format!("table `{}` has the key {key}: {} to look up", join.table, info.key.len());
+        let found = Diagnostic::error("key-columns", format!("{message}, and `on` gives {}", on.len())).at(["on"]);
+        problems.push(found.help(format!(
+            "give a value for each, in this order: `on: [{}]`",
+            info.key.iter().map(|f| f.name().as_str()).collect::<Vec<_>>().join(", ")
+        )));
+        return None;
+    }
+    let mut key = Vec::new();
+    for (number, (field, on)) in info.key.iter().zip(on).enumerate() {
+        match key_type(join, number, field, on.as_ref()) {
+            Ok(of) => key.extend(on.map(|on| (on, of))),
+            Err(problem) => problems.push(problem),
         }
-    };
+    }
     let (columns, added) = added(join, info, input, problems);
     let open = added.iter().map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
     let schema = with_system_fields(user_fields(input).cloned().chain(open).collect::<Vec<_>>(), input);
-    let plan =
-        JoinPlan { table: join.table.clone(), on: on?, key_type: key_type?, columns, as_of: join.as_of, missing: join.missing, schema };
+    // What could not be compiled or cast is in `problems`.
+    let plan = JoinPlan { table: join.table.clone(), on: key, columns, as_of: join.as_of, missing: join.missing, schema };
     Some((plan, added))
 }
 
@@ -129,18 +146,15 @@ fn unknown_table(name: &str, cx: &PlanCx<'_>) -> Diagnostic {
     Diagnostic::error("unknown-table", format!("there is no table `{name}`")).at(["table"]).help(help)
 }
 
-/// The type of the table's key, if `on` can be brought to it without changing its meaning.
-fn key_type(join: &Join, info: &TableInfo, on: Option<&Expr>) -> Result<DataType, Diagnostic> {
-    let at_table = |code, message: String| Diagnostic::error(code, message).at(["table"]);
-    let Ok(key) = info.schema.field_with_name(&info.key) else {
-        let message = format!("the key `{}` of table `{}` is not one of its columns", info.key, join.table);
-        return Err(at_table("unknown-key", message).help(format!("its columns are {}", names(columns_of(info)))));
-    };
+/// The type of a column of the table's key, if the value to look up can be brought to it without changing its meaning.
+fn key_type(join: &Join, number: usize, key: &Field, on: Option<&Expr>) -> Result<DataType, Diagnostic> {
     let of = key.data_type();
     if !is_record_key(of) {
-        let message = format!("table `{}` is keyed by `{}`, which is {}", join.table, info.key, type_name(of));
-        return Err(at_table("key-type", message).help("a table's key is a text, a 32-bit or 64-bit integer, or bytes"));
+        let message = format!("table `{}` is keyed by `{}`, which is {}", join.table, key.name(), type_name(of));
+        let found = Diagnostic::error("key-type", message).at(["table"]);
+        return Err(found.help("a table's key is a text, a 32-bit or 64-bit integer, or bytes"));
     }
+    let written = join.on.expressions().get(number).map_or("", String::as_str);
     let Some(on) = on else { return Ok(of.clone()) };
     let fits = match (on.data_type(), of) {
         (a, b) if a == b => true,
@@ -152,16 +166,16 @@ fn key_type(join: &Join, info: &TableInfo, on: Option<&Expr>) -> Result<DataType
     if fits {
         return Ok(of.clone());
     }
-    let message = format!("`{}` is {}, but table `{}` is keyed by {}", join.on, type_name(on.data_type()), join.table, type_name(of));
+    let message = format!("`{written}` is {}, but table `{}` is keyed by {}", type_name(on.data_type()), join.table, type_name(of));
     let sql = match of {
         // Not all bytes are text.
         DataType::Utf8 if *on.data_type() == DataType::Binary => "TRY_CAST({} AS VARCHAR)",
         DataType::Utf8 => "CAST({} AS VARCHAR)",
         DataType::Int32 => "TRY_CAST({} AS INT)",
         DataType::Int64 => "TRY_CAST({} AS BIGINT)",
-        _ => return Err(Diagnostic::error("key-type", message).at(["on"]).help("the key to look up must be bytes or text")),
+        _ => return Err(Diagnostic::error("key-type", message).at(join.on.place(number)).help("the key to look up must be bytes or text")),
     };
-    Err(Diagnostic::error("key-type", message).at(["on"]).help(format!("cast it: `{}`", sql.replace("{}", &join.on))))
+    Err(Diagnostic::error("key-type", message).at(join.on.place(number)).help(format!("cast it: `{}`", sql.replace("{}", written))))
 }
 
 fn columns_of(info: &TableInfo) -> impl Iterator<Item = &str> {

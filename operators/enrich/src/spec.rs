@@ -22,8 +22,8 @@ pub struct Join {
     /// Name of the table, from `tables:`.
     pub table: String,
     /// The key to look up: a column, a path such as `data.sku`, or an SQL expression. It is compared with the table's
-    /// record key; a number also finds its row in a table with text keys.
-    pub on: String,
+    /// record key; a number also finds its row in a table with text keys. For a key of several columns a list, in their order.
+    pub on: On,
     /// The columns to add: a list of the table's columns, or new names with the table's column each. May be empty where
     /// `missing` is `drop` or `dead_letter`: the step then only checks whether a row exists.
     pub add: Added,
@@ -36,6 +36,32 @@ pub struct Join {
     /// Prefix for the name of every added column.
     #[serde(default)]
     pub prefix: String,
+}
+
+/// The key to look up: one expression, or one for each column of the table's key.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize, JsonSchema)]
+#[serde(untagged, expecting = "expected an expression, or a list of expressions such as `[tenant, data.sku]`")]
+pub enum On {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl On {
+    /// The expressions, in the order of the key's columns.
+    pub fn expressions(&self) -> &[String] {
+        match self {
+            On::One(expression) => std::slice::from_ref(expression),
+            On::Several(expressions) => expressions,
+        }
+    }
+
+    /// The path of an expression within the join.
+    pub(crate) fn place(&self, number: usize) -> Vec<String> {
+        match self {
+            On::One(_) => vec!["on".into()],
+            On::Several(_) => vec!["on".into(), number.to_string()],
+        }
+    }
 }
 
 /// Which version of the table's row is used.

@@ -22,7 +22,7 @@ fn join(on: ArrayRef, key: ArrayRef, record_keys: [&[u8]; 2]) -> Vec<Option<Stri
         RecordBatch::try_new(schema.clone(), vec![on, times, zeros.clone(), zeros, Arc::new(BooleanArray::from(vec![false; n]))]).unwrap();
 
     let fields = vec![Field::new("k", key.data_type().clone(), false), Field::new("v", DataType::Utf8, false)];
-    let info = TableInfo { schema: Arc::new(Schema::new(fields)), key: "k".into() };
+    let info = TableInfo { schema: Arc::new(Schema::new(fields)), key: vec![Field::new("k", key.data_type().clone(), false)].into() };
     let values: ArrayRef = Arc::new(StringArray::from(vec!["first", "second"]));
     let mut table = Table::new(info.schema.clone(), None);
     let [first, second] = record_keys;

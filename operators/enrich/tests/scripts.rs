@@ -13,7 +13,8 @@ fn scripts() {
 }
 
 fn table(key: &str, fields: Vec<Field>) -> TableInfo {
-    TableInfo { schema: Arc::new(Schema::new(fields)), key: key.to_string() }
+    let key = fields.iter().filter(|field| field.name() == key).cloned().collect::<Vec<_>>().into();
+    TableInfo { schema: Arc::new(Schema::new(fields)), key }
 }
 
 #[test]

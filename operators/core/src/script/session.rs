@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
-use arrow::datatypes::{Schema, SchemaRef, TimestampMillisecondType};
+use arrow::datatypes::{Fields, Schema, SchemaRef, TimestampMillisecondType};
 
 use super::rows::{Clock, Drawn, drawn, with_system};
 use super::{BROKEN, parse_spec, show, types};
@@ -15,7 +15,7 @@ use crate::operator::{Context, Emitted, Input, Ledger, Operator, Progress, Rejec
 use crate::path::Path;
 use crate::spec::{InputInfo, PlanCx, Planned, Spec, StateLayout, TableInfo};
 use crate::state::{MemoryState, StateError};
-use crate::table::{Change, Table, put_record_key};
+use crate::table::{Change, Table, put_key};
 use crate::timers::Timers;
 
 /// The step as far as the script has got.
@@ -374,8 +374,10 @@ impl<S: Spec> Session<S> {
         let body: Vec<String> = body.iter().map(|l| l.trim_start().trim_start_matches('-').to_string()).collect();
         let drawn = drawn(&body.iter().map(String::as_str).collect::<Vec<_>>())?;
         if !self.infos.contains_key(&name) {
-            let key = settings.get("key").ok_or("a new table needs key=COLUMN")?.to_string();
+            let key = settings.get("key").ok_or("a new table needs key=COLUMN")?;
             let schema: SchemaRef = Arc::new(drawn.schema()?);
+            let field = |name: &str| schema.field_with_name(name).cloned().map_err(|_| format!("the table has no column `{name}`"));
+            let key = key.split(',').map(field).collect::<Result<Fields, _>>()?;
             let history = settings.get("history").map(|h| h.parse::<Span>()).transpose()?;
             self.tables.insert(name.clone(), Table::new(schema.clone(), history.map(Span::millis)));
             self.infos.insert(name.clone(), TableInfo { schema, key });
@@ -401,12 +403,12 @@ fn event_times(name: &str, user: &RecordBatch) -> Result<Vec<Millis>, String> {
 
 fn change(table: &mut Table, info: &TableInfo, drawn: &Drawn, deleted: &[bool], (at, first): (i64, i64)) -> Result<(), String> {
     let rows = drawn.batch(&info.schema)?;
-    let key = rows.column_by_name(&info.key).ok_or_else(|| format!("the table has no column `{}`", info.key))?.clone();
+    let key = info.key.iter().filter_map(|field| rows.column_by_name(field.name()).cloned()).collect::<Vec<_>>();
     let times = drawn.times("_time")?;
     let keys: Vec<Vec<u8>> = (0..rows.num_rows())
         .map(|row| {
             let mut bytes = Vec::new();
-            put_record_key(&key, row, &mut bytes);
+            put_key(&key, row, &mut bytes);
             bytes
         })
         .collect();
