@@ -117,6 +117,12 @@ fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream
             continue;
         }
         let Some(topic) = input.topics.first() else { continue };
+        if decode.types.is_some() {
+            return Err(format!(
+                "`{}` has records of several types: read one of them as a source of a pipeline of its own to sample it",
+                input.name
+            ));
+        }
         let mut private = marked(topic.avro.as_deref());
         declared(spec.schema.as_ref(), if spec.event.is_some() { vec!["data".into()] } else { Vec::new() }, &mut private);
         return Ok(Stream {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, StructArray,
-    TimestampMillisecondArray, new_null_array,
+    TimestampMillisecondArray, UnionArray, new_null_array,
 };
 use arrow::buffer::NullBuffer;
 use arrow::compute::{cast, filter_record_batch};
@@ -15,10 +15,11 @@ use operator_core::{Batch, Millis, Origin, headers};
 
 use crate::broker::{Record, RecordSet};
 use crate::headers::of_record;
-use crate::pipeline::{NullValues, WrongUnit};
+use crate::pipeline::{NullValues, OtherTypes, WrongUnit};
 use crate::plan::{Decode, InputTopic, KeyCodec, Metadata, TimeSource};
 use crate::schemas::{self, SchemaSource, Unread};
 use crate::time::PartitionTime;
+use crate::types::{self, Reading, Took};
 use crate::units::{self, Reference};
 
 /// A record that could not become a row.
@@ -49,8 +50,7 @@ pub struct Decoder {
     plan: Decode,
     topic: Arc<str>,
     schemas: Arc<dyn SchemaSource>,
-    values: Box<dyn headwater_formats::Decoder>,
-    rows: RowBuilder,
+    reading: Reading,
     /// Where something reads keys that are records.
     keys: Option<Keys>,
     schema: SchemaRef,
@@ -97,15 +97,18 @@ pub const MAX_ROWS: usize = 8_192;
 impl Decoder {
     /// `schema`: what the steps see, user columns and system columns.
     pub fn new(plan: &Decode, topic: &InputTopic, schema: &SchemaRef, schemas: Arc<dyn SchemaSource>) -> Result<Decoder, String> {
-        let (values, columns) = plan.format.decoder(topic.avro.as_deref(), &plan.value).map_err(|e| format!("`{}`: {e}", topic.name))?;
+        let reading = match &plan.types {
+            None => Reading::one(plan.format, topic.avro.as_deref(), &plan.value, MAX_ROWS),
+            Some(types) => Reading::several(plan.format, types, MAX_ROWS),
+        };
+        let reading = reading.map_err(|e| format!("`{}`: {e}", topic.name))?;
         let codec = plan.key.as_ref().filter(|_| plan.metadata.contains(&Metadata::Key));
         let keys = codec.map(Keys::new).transpose()?;
         Ok(Decoder {
             plan: plan.clone(),
             topic: topic.name.clone(),
             schemas,
-            values,
-            rows: RowBuilder::new(&columns, MAX_ROWS)?,
+            reading,
             keys,
             schema: schema.clone(),
             offsets: Vec::new(),
@@ -142,7 +145,7 @@ impl Decoder {
         let last = records.len().min(first + self.most);
         for index in first..last {
             // Not for every record: it looks at every column.
-            if (index - first) % 64 == 63 && self.rows.estimated_bytes() > MAX_BATCH_BYTES {
+            if (index - first) % 64 == 63 && self.reading.bytes() > MAX_BATCH_BYTES {
                 break;
             }
             let record = records.get(index);
@@ -153,10 +156,11 @@ impl Decoder {
                     continue;
                 }
                 (None, NullValues::DeadLetter) => Err(Unread::Bad("the record has no value".into())),
-                (Some(value), _) => self.read(value, record.key),
+                (Some(value), _) => self.read(records, index, value, record.key),
             };
             match read {
-                Ok(()) => {
+                Ok(Took::Nothing) => out.skipped += 1,
+                Ok(Took::Row) => {
                     self.offsets.push(record.offset);
                     self.timestamps.push(record.timestamp);
                     self.places.push(index);
@@ -176,23 +180,27 @@ impl Decoder {
     }
 
     /// Appends a record: a row, and one of its key if that has columns.
-    fn read(&mut self, value: &[u8], key: Option<&[u8]>) -> Result<(), Unread> {
-        let before = self.rows.len();
-        schemas::read(self.values.as_mut(), value, &mut self.rows, self.schemas.as_ref())?;
-        let Some(keys) = &mut self.keys else { return Ok(()) };
+    fn read(&mut self, records: &dyn RecordSet, index: usize, value: &[u8], key: Option<&[u8]>) -> Result<Took, Unread> {
+        let took = self.reading.read((records, index), value, self.schemas.as_ref())?;
+        let Some(keys) = self.keys.as_mut().filter(|_| took == Took::Row) else { return Ok(took) };
         let Some(key) = key else {
             keys.rows.push_blank();
             keys.present.push(false);
-            return Ok(());
+            return Ok(took);
         };
-        let read = schemas::read(keys.decoder.as_mut(), key, &mut keys.rows, self.schemas.as_ref());
-        read.map(|()| keys.present.push(true)).map_err(|e| {
-            self.rows.truncate(before);
-            match e {
-                Unread::Bad(cause) => Unread::Bad(format!("the key: {cause}")),
-                wait => wait,
+        match schemas::read(keys.decoder.as_mut(), key, &mut keys.rows, self.schemas.as_ref()) {
+            Ok(()) => {
+                keys.present.push(true);
+                Ok(took)
             }
-        })
+            Err(e) => {
+                self.reading.take_back();
+                Err(match e {
+                    Unread::Bad(cause) => Unread::Bad(format!("the key: {cause}")),
+                    wait => wait,
+                })
+            }
+        }
     }
 
     fn finish(
@@ -204,7 +212,8 @@ impl Decoder {
         wall: Millis,
         out: &mut Decoded,
     ) -> Result<(), String> {
-        let mut columns = conform(&self.rows.finish()?, self.plan.value.fields());
+        let fields = self.plan.value.fields();
+        let mut columns = self.reading.finish(|rows| conform(rows, fields))?;
         for metadata in self.plan.metadata.clone() {
             columns.push(self.metadata(metadata, partition, records)?);
         }
@@ -302,14 +311,27 @@ impl Decoder {
     /// Event times, and the unit they were in.
     fn times(&self, columns: &[ArrayRef]) -> Result<(Vec<Option<Millis>>, TimeUnit), String> {
         let TimeSource::Column(path) = &self.plan.time else { return Ok((self.timestamps.clone(), TimeUnit::Millisecond)) };
-        let column = path.values(self.plan.value.fields(), columns).ok_or_else(|| format!("no column `{path}`"))?;
+        let column = types::values(path, self.plan.value.fields(), columns).ok_or_else(|| format!("no column `{path}`"))?;
         let unit = match column.data_type() {
-            DataType::Int64 => return Ok((column.as_primitive::<Int64Type>().iter().collect(), TimeUnit::Millisecond)),
+            DataType::Int64 => {
+                return Ok((self.of_other_types(column.as_primitive::<Int64Type>().iter().collect(), columns), TimeUnit::Millisecond));
+            }
             DataType::Timestamp(unit, _) => *unit,
             _ => TimeUnit::Millisecond,
         };
         let millis = cast(&column, &time_type()).map_err(|e| e.to_string())?;
-        Ok((millis.as_primitive::<TimestampMillisecondType>().iter().collect(), unit))
+        Ok((self.of_other_types(millis.as_primitive::<TimestampMillisecondType>().iter().collect(), columns), unit))
+    }
+
+    /// Records of other types have no column with a time: theirs is that of the record.
+    fn of_other_types(&self, mut times: Vec<Option<Millis>>, columns: &[ArrayRef]) -> Vec<Option<Millis>> {
+        let other = self.plan.types.as_ref().filter(|types| types.other == OtherTypes::Keep).map(|types| types.types.len());
+        let union = columns.first().and_then(|column| column.as_any().downcast_ref::<UnionArray>());
+        if let (Some(other), Some(union)) = (other, union) {
+            let rows = times.iter_mut().zip(union.type_ids()).zip(&self.timestamps);
+            rows.filter(|((_, id), _)| **id as usize == other).for_each(|((time, _), timestamp)| *time = *timestamp);
+        }
+        times
     }
 
     /// Judges an event time that is missing, out of range or decades from `reference`.

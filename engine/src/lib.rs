@@ -37,6 +37,7 @@ pub mod stats;
 pub mod tables;
 pub mod task;
 pub mod time;
+pub mod types;
 mod union;
 mod units;
 pub mod wording;

@@ -168,6 +168,16 @@ pub struct Source {
     /// data.*, metadata.*).
     #[serde(default)]
     pub event: Option<EventShape>,
+    /// What says the type of a record, where the topic has several `types`: `{ field: eventType }`, `{ header: event-type }` or, of
+    /// Avro records, `record_name`.
+    #[serde(default, rename = "type")]
+    pub type_from: Option<TypeFrom>,
+    /// Types of records in the topic, by name. Each is a stream with columns of its own: `from: orders.placed`.
+    #[serde(default)]
+    pub types: BTreeMap<String, RecordType>,
+    /// What to do with records of other types.
+    #[serde(default)]
+    pub other: OtherTypes,
     /// Where event time comes from and how far out of order rows may be.
     #[serde(default)]
     pub time: EventTime,
@@ -187,6 +197,47 @@ pub struct Source {
     /// What to do with records that have a key but no value.
     #[serde(default)]
     pub null_values: NullValues,
+}
+
+/// What says the type of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TypeFrom {
+    /// The text at this path of the value.
+    Field(String),
+    /// The header with this name.
+    Header(String),
+    /// The name of the Avro schema that the record was written with.
+    RecordName,
+}
+
+/// One type of the records in a topic.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RecordType {
+    /// What the record says if it has this type; without it, the name of the type. Of an Avro schema its name, with its namespace or
+    /// without.
+    #[serde(default)]
+    pub is: Option<String>,
+    /// The columns of its values, for JSON without a registered schema.
+    #[serde(default)]
+    pub schema: Option<Declared>,
+    /// Subject in the schema registry instead of `{topic}-{is}`.
+    #[serde(default)]
+    pub subject: Option<String>,
+}
+
+/// What to do with records of other types than those of the source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OtherTypes {
+    /// Send them to the dead letters.
+    #[default]
+    DeadLetter,
+    /// Count them as filtered.
+    Drop,
+    /// Read them as the stream `other`, with one column `value` of bytes.
+    Keep,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]

@@ -62,7 +62,7 @@ pub fn read(decoder: &mut dyn Decoder, bytes: &[u8], rows: &mut RowBuilder, sche
 /// The text of a schema.
 ///
 /// # Errors
-/// There is none, or none yet.
+/// No schema has this id, or the registry has not answered yet.
 pub fn known(id: u32, schemas: &dyn SchemaSource) -> Result<Arc<str>, Unread> {
     match schemas.lookup(id) {
         Lookup::Known(text) => Ok(text),

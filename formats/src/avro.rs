@@ -49,6 +49,15 @@ use wire::Wire;
 pub use arrow_types::{arrow_to_avro, avro_to_arrow};
 pub use encode::{AvroEncoder, AvroRows};
 
+/// The full name of the record, or other named type, that a schema describes.
+///
+/// # Errors
+/// The schema is invalid or has no name.
+pub fn avro_record_name(schema_json: &str) -> Result<String, String> {
+    let schema = AvroSchema::parse(schema_json)?;
+    schema::names_of(&schema.root).map(|(name, _)| name).ok_or_else(|| "it has no name".to_string())
+}
+
 /// Magic byte and schema id in front of the body.
 const HEADER: usize = 5;
 

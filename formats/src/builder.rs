@@ -51,6 +51,21 @@ impl RowBuilder {
         self.len() == 0
     }
 
+    /// The text of a row in a schema whose records each have one field, down to a text; `None` where it, or a record around it, is null.
+    pub fn text(&self, row: usize) -> Option<&[u8]> {
+        let mut column = &self.root;
+        loop {
+            if column.rows.is_null(row) {
+                return None;
+            }
+            match &column.data {
+                Data::Struct(columns) => column = columns.first()?,
+                Data::Utf8(texts) if row < column.len() => return Some(texts.get(row)),
+                _ => return None,
+            }
+        }
+    }
+
     /// Appends a row that nothing is known of: null where the column allows it, else zero or empty. For a row that the caller
     /// hides.
     pub fn push_blank(&mut self) {

@@ -38,6 +38,11 @@ impl Rows {
         }
     }
 
+    /// The row is null.
+    pub(crate) fn is_null(&self, row: usize) -> bool {
+        row < self.len && self.nulls.as_ref().is_some_and(|nulls| !nulls.get_bit(row))
+    }
+
     fn null(&mut self) {
         let len = self.len;
         let nulls = self.nulls.get_or_insert_with(|| {

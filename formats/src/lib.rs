@@ -32,7 +32,7 @@ mod raw;
 mod scan;
 mod view;
 
-pub use avro::{AvroDecoder, AvroEncoder, AvroReader, AvroRows, arrow_to_avro, avro_to_arrow};
+pub use avro::{AvroDecoder, AvroEncoder, AvroReader, AvroRows, arrow_to_avro, avro_record_name, avro_to_arrow};
 pub use builder::RowBuilder;
 pub use cause::DecodeError;
 pub use codec::{Decoder, Encoded, Encoder, json_payload};

@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 use super::arrival::{Comparison, Dependence};
 use super::files::Case;
-use super::line::{Expected, same_bytes, shown, shown_headers};
+use super::line::{Expected, same_bytes, same_key, shown_headers, shown_key};
 use super::outcome::{Outcome, Row};
 use crate::style::{bad, dim, good, strong};
 
@@ -181,7 +181,7 @@ fn disorder(expected: &[Expected], pairs: &[(usize, &Row)], classes: &Classes) -
 }
 
 fn text(key: &[u8]) -> String {
-    match shown(key) {
+    match shown_key(key) {
         Value::String(text) => text,
         other => other.to_string(),
     }
@@ -198,7 +198,7 @@ impl Members {
     fn show(self, key: Option<&Option<Vec<u8>>>, headers: Option<&[Header]>, value: &Value, most: usize) -> String {
         let mut members = Map::new();
         if let Some(key) = key.filter(|_| self.key) {
-            members.insert("@key".into(), key.as_deref().map_or(Value::Null, shown));
+            members.insert("@key".into(), key.as_deref().map_or(Value::Null, shown_key));
         }
         if let Some(headers) = headers.filter(|_| self.headers) {
             members.insert("@headers".into(), shown_headers(headers));
@@ -229,8 +229,8 @@ impl Members {
 /// A row that is there, but not as expected.
 fn changed(line: &Expected, row: &Row, with: Members) -> Vec<String> {
     let mut members = Vec::new();
-    if let Some(key) = line.key.as_ref().filter(|key| **key != row.key) {
-        let shown = |key: &Option<Vec<u8>>| key.as_deref().map_or(Value::Null, shown);
+    if let Some(key) = line.key.as_ref().filter(|key| !same_key(key, &row.key)) {
+        let shown = |key: &Option<Vec<u8>>| key.as_deref().map_or(Value::Null, shown_key);
         members.push(("@key".to_string(), Some(shown(key)), Some(shown(&row.key))));
     }
     if let Some(headers) = line.headers.as_ref().filter(|headers| !same_headers(headers, &row.headers)) {
@@ -286,7 +286,7 @@ fn likeness(a: &Value, b: &Value) -> usize {
 
 /// Whether a row is what a line says.
 pub fn fits_row(expected: &Expected, row: &Row) -> bool {
-    expected.key.as_ref().is_none_or(|key| *key == row.key)
+    expected.key.as_ref().is_none_or(|key| same_key(key, &row.key))
         && expected.headers.as_ref().is_none_or(|headers| same_headers(headers, &row.headers))
         && fits(&expected.value, &row.value)
 }

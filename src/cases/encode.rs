@@ -8,6 +8,7 @@ use headwater_engine::memory::Header;
 use headwater_engine::partitioner::Partitioner;
 use headwater_engine::pipeline::{Format, Pipeline};
 use headwater_engine::plan::{InputKind, KeyCodec, Plan, TimeSource, TopicSink};
+use headwater_engine::types::{By, RecordType, Types};
 use operator_core::{Millis, Path};
 use serde_json::Value;
 
@@ -62,6 +63,8 @@ struct Shape {
     /// The Avro schema that lines are written with unless they say otherwise.
     avro: Option<String>,
     subject: String,
+    /// The types of its records, if there are several.
+    types: Option<Types>,
     /// The columns of the key, in a value.
     key: Vec<Path>,
     codec: Option<KeyCodec>,
@@ -146,13 +149,17 @@ impl Encoder<'_> {
             if let Some(text) = &shape.avro {
                 schema_id(&mut self.schemas, text);
             }
+            for (text, _) in shape.types.iter().flat_map(|types| &types.types).filter_map(|of| of.registered.as_ref()) {
+                schema_id(&mut self.schemas, text);
+            }
             if let Some(text) = shape.codec.as_ref().and_then(KeyCodec::text) {
                 schema_id(&mut self.schemas, text);
             }
             self.shapes.insert(topic.to_string(), shape);
         }
         let Some(shape) = self.shapes.get(topic) else { return Err(Wrong("@topic", format!("no source or table reads `{topic}`"))) };
-        let writer = writer(shape, record.schema.as_ref(), self.folder, &mut self.schemas)?;
+        let of_type = of_type(shape, record)?;
+        let writer = writer(shape, of_type, record.schema.as_ref(), self.folder, &mut self.schemas)?;
         let at = |path: &Option<Path>| match &record.value {
             Content::Json(value) => path.as_ref().and_then(|path| path.names().try_fold(value, |value, name| value.get(name))),
             _ => None,
@@ -183,7 +190,31 @@ impl Encoder<'_> {
             None => key.as_ref().map_or(0, |key| shape.partitioner.partition(key, shape.partitions)),
         };
         let timestamp = record.timestamp.or(event_time);
-        Ok(Input { topic: topic.to_string(), partition, key, value, headers: record.headers.clone(), timestamp, table: shape.table })
+        let mut headers = record.headers.clone();
+        if let (Some(of), Some(By::Header(name))) = (of_type, shape.types.as_ref().map(|types| &types.by)) {
+            headers.push((name.clone().into_bytes(), Some(of.is.clone().into_bytes())));
+        }
+        Ok(Input { topic: topic.to_string(), partition, key, value, headers, timestamp, table: shape.table })
+    }
+}
+
+/// The type that a line gives its record.
+fn of_type<'s>(shape: &'s Shape, record: &Record) -> Result<Option<&'s RecordType>, Wrong> {
+    let wrong = |what: String| Err(Wrong("@type", what));
+    let Some(types) = &shape.types else {
+        return if record.of_type.is_some() { wrong("the source has no `types`".into()) } else { Ok(None) };
+    };
+    let known = || types.types.iter().map(|of| of.name.as_str()).collect::<Vec<_>>().join(", ");
+    match (&record.of_type, &types.by) {
+        (Some(_), By::Field(path)) => wrong(format!("the type of these records is in their value, at `{path}`")),
+        (Some(name), _) => match types.types.iter().find(|of| of.name == *name) {
+            Some(of) => Ok(Some(of)),
+            None => wrong(format!("the source has no type `{name}`: use {}", known())),
+        },
+        (None, By::RecordName) if record.schema.is_none() && matches!(record.value, Content::Json(_)) => {
+            wrong(format!("a record of this topic needs `@type`: {}", known()))
+        }
+        (None, _) => Ok(None),
     }
 }
 
@@ -199,20 +230,27 @@ fn schema_id(schemas: &mut Vec<String>, text: &str) -> u32 {
 /// The id of the schema that a record is written with and, if there is such a schema, its text. `None`: without any.
 fn writer(
     shape: &Shape,
+    of_type: Option<&RecordType>,
     named: Option<&SchemaName>,
     folder: &Folder,
     schemas: &mut Vec<String>,
 ) -> Result<Option<(u32, Option<String>)>, Wrong> {
     let wrong = |what: String| Err(Wrong("@schema", what));
-    match (named, &shape.avro) {
+    let of_type = of_type.and_then(|of| of.registered.as_ref()).map(|(text, subject)| (text.to_string(), subject.clone()));
+    let (text, subject) = match of_type {
+        Some((text, subject)) => (Some(text), subject),
+        None => (shape.avro.clone(), shape.subject.clone()),
+    };
+    let registered = text.is_some() || shape.types.is_some() && shape.format.is_registered();
+    match (named, &text) {
         (None, own) => Ok(own.as_ref().map(|text| (schema_id(schemas, text), Some(text.clone())))),
-        (Some(_), None) => wrong("the topic's format is not avro".into()),
+        (Some(_), None) if !registered => wrong("the topic's format is not avro".into()),
         (Some(SchemaName::Id(id)), _) => {
             let known = (*id as usize).checked_sub(SCHEMA_ID as usize).and_then(|at| schemas.get(at)).cloned();
             Ok(Some((*id, known)))
         }
-        (Some(SchemaName::Version(subject, version)), _) => {
-            let subject = subject.as_ref().unwrap_or(&shape.subject);
+        (Some(SchemaName::Version(of, version)), _) => {
+            let subject = of.as_ref().unwrap_or(&subject);
             match folder.version(subject, *version) {
                 Some(text) => Ok(Some((schema_id(schemas, text), Some(text.to_string())))),
                 None => wrong(format!("the folder of schemas has no {subject}/v{version}.avsc")),
@@ -227,7 +265,7 @@ fn key(shape: &Shape, record: &Record, schemas: &mut Vec<String>) -> Result<Opti
     let mut encode = |value: &Value| {
         let codec = codec?;
         let registered = codec.text().map(|text| (text, schema_id(schemas, text)));
-        Some(codec.format.from_json(value, registered))
+        Some(codec.format.encode_json(value, registered))
     };
     match &record.key {
         // JSON is written as it stands, except where it stands for another format.
@@ -254,7 +292,7 @@ fn key(shape: &Shape, record: &Record, schemas: &mut Vec<String>) -> Result<Opti
 pub fn decode_key(sink: &TopicSink, key: Vec<u8>) -> Result<Vec<u8>, String> {
     let codec = sink.key.as_ref().and_then(|key| key.codec.as_ref()).filter(|codec| codec.registered.is_some());
     let Some(codec) = codec else { return Ok(key) };
-    Ok(codec.format.to_json(&key, codec.text())?.map_or(key, |json| json.to_string().into_bytes()))
+    Ok(codec.format.decode_json(&key, codec.text())?.map_or(key, |json| json.to_string().into_bytes()))
 }
 
 /// Bytes behind the header of the wire format of schema registries.
@@ -271,6 +309,10 @@ pub fn source_rows(plan: &Plan, source: Option<&str>, case: &Case) -> Result<(sa
         return Err(format!("there is no source `{}`; the sources are {}", source.unwrap_or_default(), names.join(", ")));
     };
     let InputKind::Source(decode) = &input.kind else { return Err("not a source".into()) };
+    if let Some(types) = &decode.types {
+        let ports = types.types.iter().map(|of| format!("{}.{}", input.name, of.name)).collect::<Vec<_>>().join(", ");
+        return Err(format!("`{}` has records of several types, {ports}: give the columns and the rows of one", input.name));
+    }
     let of_source = case.records().filter(|(topic, _)| input.topics.iter().any(|t| t.name.as_ref() == *topic));
     let json = |line: &Line| match &line.what {
         What::Record(record) => {
@@ -300,6 +342,7 @@ fn shape(plan: &Plan, pipeline: &Pipeline, topic: &str) -> Option<Shape> {
             schema: decode.value.clone(),
             avro: found.avro.as_ref().map(|text| text.to_string()),
             subject: subject.unwrap_or_else(|| format!("{topic}-value")),
+            types: decode.types.clone(),
             key,
             codec: decode.key.clone(),
             time,
@@ -315,6 +358,7 @@ fn shape(plan: &Plan, pipeline: &Pipeline, topic: &str) -> Option<Shape> {
         schema: table.schema.clone(),
         avro: table.topic.avro.as_ref().map(|text| text.to_string()),
         subject: spec.and_then(|spec| spec.subject.clone()).unwrap_or_else(|| format!("{topic}-value")),
+        types: None,
         key: table.key.iter().map(|field| Path::column(field.name())).collect(),
         codec: table.codec.clone(),
         time: table.time.clone().map(Path::column),
@@ -338,11 +382,11 @@ fn encode(shape: &Shape, writer: Option<&(u32, Option<String>)>, value: &Value) 
             return Err(format!("the table can't decode it and would skip it: {why}. To test that, write it as `@raw`"));
         }
     }
-    shape.format.from_json(value, registered)
+    shape.format.encode_json(value, registered)
 }
 
 /// The value of a record that a sink wrote.
 pub fn decode(sink: &TopicSink, value: &[u8]) -> Result<Value, String> {
-    let json = sink.format.to_json(value, sink.avro.as_ref().map(|(text, _)| text.as_str()))?;
+    let json = sink.format.decode_json(value, sink.avro.as_ref().map(|(text, _)| text.as_str()))?;
     Ok(json.unwrap_or_else(|| shown(value)))
 }

@@ -11,7 +11,8 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 /// Members of an input line that is more than a value.
-const INPUT: [&str; 10] = ["@topic", "@partition", "@key", "@value", "@raw", "@schema", "@headers", "@timestamp", "@at", "@advance"];
+const INPUT: [&str; 11] =
+    ["@topic", "@partition", "@key", "@value", "@raw", "@type", "@schema", "@headers", "@timestamp", "@at", "@advance"];
 /// Members of an expected line that is more than a value.
 const EXPECTED: [&str; 3] = ["@key", "@headers", "@value"];
 /// How bytes that are not text are written.
@@ -44,6 +45,8 @@ pub struct Record {
     /// `None`: that of the source or table. `Some(None)`: no key.
     pub key: Option<Option<Vec<u8>>>,
     pub value: Content,
+    /// One of the source's `types`.
+    pub of_type: Option<String>,
     pub schema: Option<SchemaName>,
     pub headers: Vec<Header>,
     pub timestamp: Option<Millis>,
@@ -136,6 +139,7 @@ fn record(members: &Map<String, Value>, line: &str) -> Result<Record, Wrong> {
     Ok(Record {
         key: key(members, line)?,
         value,
+        of_type: members.get("@type").map(|of| text(of, "@type")).transpose()?,
         schema: members.get("@schema").map(schema).transpose()?,
         headers: members.get("@headers").map_or(Ok(Vec::new()), headers)?,
         timestamp,
@@ -271,6 +275,17 @@ pub fn shown(bytes: &[u8]) -> Value {
         Ok(text) => Value::String(text.to_string()),
         Err(_) => json!({ BASE64: STANDARD.encode(bytes) }),
     }
+}
+
+/// A key as a case shows it: a record as JSON.
+pub fn shown_key(bytes: &[u8]) -> Value {
+    serde_json::from_slice(bytes).ok().filter(Value::is_object).unwrap_or_else(|| shown(bytes))
+}
+
+/// The same bytes, or the same record in JSON.
+pub fn same_key(expected: &Option<Vec<u8>>, found: &Option<Vec<u8>>) -> bool {
+    let record = |key: &Option<Vec<u8>>| key.as_deref().map(shown_key).filter(Value::is_object);
+    expected == found || record(expected).is_some_and(|expected| record(found) == Some(expected))
 }
 
 /// Headers as a case shows them.

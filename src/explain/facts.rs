@@ -18,7 +18,9 @@ fn key(key: Option<&Vec<Path>>) -> String {
 }
 
 pub(super) fn input(plan: &Plan, input: &StageInput) -> Entry {
-    let schemas = vec![(String::new(), columns(&input.schema))];
+    // Columns of several types are those of the ports.
+    let several = matches!(&input.kind, InputKind::Source(decode) if decode.types.is_some());
+    let schemas = if several { Vec::new() } else { vec![(String::new(), columns(&input.schema))] };
     match &input.kind {
         InputKind::Source(decode) => {
             let topics = input.topics.iter().map(|t| format!("{} ({} partitions)", t.name, t.partitions));
@@ -66,7 +68,18 @@ fn source(decode: &Decode, input: &StageInput) -> Vec<(String, String)> {
         ("null values", if decode.null_values == NullValues::Skip { "skipped and counted" } else { "dead letters" }.to_string()),
         ("dead letters", input.topics.iter().map(|t| dead_letters(&t.name)).collect::<Vec<_>>().join(", ")),
     ];
-    facts.map(|(name, value)| (name.to_string(), value)).to_vec()
+    let mut facts = facts.map(|(name, value)| (name.to_string(), value)).to_vec();
+    if let Some(types) = &decode.types {
+        let all = types.types.iter().map(|of| if of.is == of.name { of.name.clone() } else { format!("{} ({})", of.name, of.is) });
+        let other = match types.other {
+            OtherTypes::DeadLetter => "dead letters",
+            OtherTypes::Drop => "dropped and counted",
+            OtherTypes::Keep => "the stream `other`",
+        };
+        let types = [("types by", types.described()), ("types", all.collect::<Vec<_>>().join(", ")), ("other types", other.to_string())];
+        facts.splice(1..1, types.map(|(name, value)| (name.to_string(), value)));
+    }
+    facts
 }
 
 pub(super) fn table(table: &TablePlan, pipeline: &Pipeline) -> Entry {

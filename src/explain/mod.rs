@@ -6,7 +6,7 @@ mod text;
 use std::collections::BTreeMap;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use headwater_engine::pipeline::{Guarantee, NullValues, OnError, Pipeline, Start};
+use headwater_engine::pipeline::{Guarantee, NullValues, OnError, OtherTypes, Pipeline, Start};
 use headwater_engine::plan::{Decode, InputKind, Output, Plan, PlanNode, Stage, StageInput, Target, TimeSource, TopicName, Upstream};
 use operator_core::batch::user_fields;
 use operator_core::{Port, Span, type_name};

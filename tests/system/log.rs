@@ -77,6 +77,17 @@ pub fn produce_with(environment: &Ephemeral, topic: &str, partition: i32, key: O
     producer.flush(Duration::from_secs(30)).unwrap();
 }
 
+/// Writes records where Kafka's Java client would put their keys.
+pub fn produce_by_key(environment: &Ephemeral, topic: &str, records: &[(&[u8], Option<&[u8]>)]) {
+    let producer: BaseProducer = client(environment).set("partitioner", "murmur2_random").create().unwrap();
+    for (key, value) in records {
+        let mut record = BaseRecord::<[u8], [u8]>::to(topic).key(*key);
+        record.payload = *value;
+        producer.send(record).map_err(|(e, _)| e).unwrap();
+    }
+    producer.flush(Duration::from_secs(30)).unwrap();
+}
+
 /// Opens a transaction with one record, which the brokers have.
 pub fn begin(environment: &Ephemeral, id: &str, topic: &str, partition: i32, key: &str, value: &[u8]) -> BaseProducer {
     let producer: BaseProducer = client(environment).set("transactional.id", id).create().unwrap();

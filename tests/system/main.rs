@@ -24,6 +24,7 @@ mod outputs;
 mod poison;
 mod postgres;
 mod postgres_faults;
+mod record_types;
 mod rights;
 mod silence;
 mod tls;

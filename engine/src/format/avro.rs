@@ -75,7 +75,7 @@ impl Kind for Avro {
         Ok(Box::new(AvroEncoder::new(text, columns, id)?))
     }
 
-    fn from_json(&self, value: &Value, registered: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
+    fn encode_json(&self, value: &Value, registered: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
         let (text, id) = registered.ok_or("there is no schema to write with")?;
         let columns = avro_to_arrow(text)?;
         let mut rows = RowBuilder::new(&columns, 1)?;
@@ -86,7 +86,7 @@ impl Kind for Avro {
         Ok(bytes)
     }
 
-    fn to_json(&self, value: &[u8], registered: Option<&str>) -> Result<Option<Value>, String> {
+    fn decode_json(&self, value: &[u8], registered: Option<&str>) -> Result<Option<Value>, String> {
         let text = registered.ok_or("there is no schema to read it with")?;
         let columns = avro_to_arrow(text)?;
         let mut decoder = AvroDecoder::new(AvroReader::new(text, &columns)?);

@@ -63,11 +63,11 @@ impl Kind for Json {
         Ok(Box::new(JsonEncoder::new(columns)))
     }
 
-    fn from_json(&self, value: &Value, _: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
+    fn encode_json(&self, value: &Value, _: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
         Ok(value.to_string().into_bytes())
     }
 
-    fn to_json(&self, value: &[u8], _: Option<&str>) -> Result<Option<Value>, String> {
+    fn decode_json(&self, value: &[u8], _: Option<&str>) -> Result<Option<Value>, String> {
         serde_json::from_slice(value).map(Some).map_err(|e| e.to_string())
     }
 }

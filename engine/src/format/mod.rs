@@ -118,13 +118,13 @@ pub trait Kind: Sync {
     ///
     /// # Errors
     /// It has no such form.
-    fn from_json(&self, value: &Value, registered: Option<(&str, u32)>) -> Result<Vec<u8>, String>;
+    fn encode_json(&self, value: &Value, registered: Option<(&str, u32)>) -> Result<Vec<u8>, String>;
 
     /// A value that a sink has written, as a line of a case; `None`: its bytes are shown.
     ///
     /// # Errors
     /// A sink can't have written it.
-    fn to_json(&self, value: &[u8], registered: Option<&str>) -> Result<Option<Value>, String> {
+    fn decode_json(&self, value: &[u8], registered: Option<&str>) -> Result<Option<Value>, String> {
         let _ = (value, registered);
         Ok(None)
     }

@@ -79,7 +79,7 @@ impl<R: Raw> Kind for R {
         Ok(Box::new(RawEncoder::new(columns)))
     }
 
-    fn from_json(&self, value: &Value, _: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
+    fn encode_json(&self, value: &Value, _: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
         let text = value.as_str().ok_or("a record of this format is a text, or bytes as {\"@base64\": \"..\"}")?;
         Ok(text.as_bytes().to_vec())
     }

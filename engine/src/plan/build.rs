@@ -8,7 +8,7 @@ use operator_core::{Diagnostic, Input, InputInfo, KeyEffect, Path, PlanCx, Plann
 
 use super::record::RecordColumns;
 use super::remembered::Remembered;
-use super::{Branch, Catalog, Names, Output, Plan, PlanNode, StageInput, Upstream, sink, source};
+use super::{Branch, Catalog, InputKind, Names, Output, Plan, PlanNode, StageInput, Upstream, sink, source};
 use crate::definition;
 use crate::pipeline::{API_VERSION, Pipeline, Step, can_name_a_pipeline};
 use crate::registry::{Refused, Registry};
@@ -220,8 +220,12 @@ impl Builder<'_> {
             match source::source(name, spec, self.catalog, record) {
                 Ok((input, warnings)) => {
                     self.found.extend(warnings.into_iter().map(|d| d.under(["sources", name])));
+                    let types = if let InputKind::Source(decode) = &input.kind { decode.types.clone() } else { None };
                     let stream = self.begin(input);
-                    self.streams.insert(name.clone(), stream);
+                    match types {
+                        Some(types) => self.split(name, &types, &stream),
+                        None => drop(self.streams.insert(name.clone(), stream)),
+                    }
                 }
                 Err(wrong) => self.found.extend(wrong.into_iter().map(|d| d.under(["sources", name]))),
             }

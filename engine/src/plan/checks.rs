@@ -145,10 +145,20 @@ impl Builder<'_> {
                 idle("sources", name, &["partitioner"], "the source has no `key`");
             }
         }
+        for (name, source) in &self.pipeline.sources {
+            match source.types.is_empty() {
+                true => idle("sources", name, &["type", "other"], "the source has no `types`"),
+                false => idle("sources", name, &["schema", "subject"], "each of the `types` has its own"),
+            }
+        }
         // Marks of personal data apply to any format: samples are masked by them.
         let counts = |schema: &Option<Declared>| schema.as_ref().is_some_and(Declared::has_private);
-        let inputs =
-            self.pipeline.sources.iter().filter(|(_, s)| !counts(&s.schema)).map(|(n, s)| ("sources", n, s.format, s.schema.is_some()));
+        let inputs = self
+            .pipeline
+            .sources
+            .iter()
+            .filter(|(_, s)| !counts(&s.schema) && s.types.is_empty())
+            .map(|(n, s)| ("sources", n, s.format, s.schema.is_some()));
         let tables =
             self.pipeline.tables.iter().filter(|(_, t)| !counts(&t.schema)).map(|(n, t)| ("tables", n, t.format, t.schema.is_some()));
         for (section, name, format, declared) in inputs.chain(tables) {

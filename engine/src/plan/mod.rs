@@ -17,6 +17,7 @@ mod sink;
 mod source;
 mod streams;
 mod topics;
+mod types;
 
 use std::sync::Arc;
 
@@ -29,6 +30,7 @@ use crate::definition::Definition;
 use crate::partitioner::Partitioner;
 use crate::pipeline::{Format, Guarantee, NullValues, OnError, Start, WrongUnit};
 use crate::sinks::SinkTable;
+use crate::types::Types;
 
 pub use build::plan;
 pub use key::{KeyCodec, SinkKey};
@@ -175,6 +177,8 @@ pub struct Decode {
     pub metadata: Vec<Metadata>,
     /// How record keys become columns, if they are records.
     pub key: Option<KeyCodec>,
+    /// The types of its records, if there are several: `value` is then their union.
+    pub types: Option<Types>,
     pub time: TimeSource,
     pub out_of_order: Millis,
     pub idle: Option<Millis>,

@@ -12,9 +12,9 @@ use operator_core::{Diagnostic, InputInfo, Path, type_name};
 
 use super::record::RecordColumns;
 use super::sink::not_a_topic;
-use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource, key};
+use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource, key, types};
 use crate::format::{Content, Values, for_tables};
-use crate::pipeline::{Declared, EventShape, Format, Source, Table};
+use crate::pipeline::{Declared, EventShape, Format, Key, Source, Table};
 
 /// Plans a source. `record`: the columns about the record itself that its rows get.
 pub(super) fn source(
@@ -29,6 +29,7 @@ pub(super) fn source(
     let topics = topics(source, catalog).map_err(|d| vec![d])?;
     let mut warnings = Vec::new();
     let mut inputs = Vec::new();
+    let types = types::of_source(source, &topics, catalog).map_err(|d| vec![d])?;
     let mut values: Vec<SchemaRef> = Vec::new();
     for topic in &topics {
         let partitions = match catalog.partitions(topic) {
@@ -36,6 +37,11 @@ pub(super) fn source(
             Ok(None) => return Err(vec![missing_topic(topic, catalog)]),
             Err(e) => return Err(vec![Diagnostic::error("broker", e).at(["topic"])]),
         };
+        if let Some(types) = &types {
+            values.push(types.value());
+            inputs.push(InputTopic::new(topic.as_str(), partitions, None));
+            continue;
+        }
         let subject = source.subject.clone().unwrap_or_else(|| format!("{topic}-value"));
         let of = Values { declared: source.schema.as_ref(), event: source.event, subject: &subject, catalog };
         let (schema, avro) = source.format.columns(&of).map_err(|d| vec![d])?;
@@ -50,15 +56,35 @@ pub(super) fn source(
         [one] => one.clone(),
         several => Arc::new(Schema::new(merge(&several.iter().map(|schema| schema.fields()).collect::<Vec<_>>()))),
     };
-    if let Some(field) = value.fields().iter().find(|f| !batch::is_written(f.name())) {
+    if let Some(field) = value.fields().iter().find(|f| !batch::is_written(f.name()) && types.is_none()) {
         let found =
             Diagnostic::error("reserved-column", format!("the records have a column `{}`, a name reserved for the engine", field.name()));
         let at = if source.schema.is_some() { vec!["schema", field.name(), THE_KEY] } else { vec!["format"] };
         return Err(vec![found.at(at).help("names that start with `_` are reserved for the engine; rename the field in the producer")]);
     }
     let (metadata, headers) = (record.metadata(), record.headers());
-    let time = time(source, &value).map_err(|d| vec![d])?;
-    let (key, codec) = key::of_source(source, &topics, value.fields(), catalog).map_err(|d| vec![d])?;
+    let time = match &types {
+        None => time(source, &value),
+        Some(types) => types::in_every_type(types, &["time", "field"], |of| {
+            let found = time(source, &of.columns)?;
+            let of_column = |path: &Path| path.field(of.columns.fields()).map(|field| field.data_type().clone());
+            let data_type = if let TimeSource::Column(path) = &found { of_column(path) } else { None };
+            Ok((found, data_type.into_iter().collect()))
+        })
+        .map(|time| time.unwrap_or(TimeSource::Record)),
+    };
+    let time = time.map_err(|d| vec![d])?;
+    let key = match (&types, &source.key) {
+        (Some(types), Some(Key::Column(_) | Key::Columns(_))) => types::in_every_type(types, &["key"], |of| {
+            let (key, _) = key::of_source(source, &topics, of.columns.fields(), catalog)?;
+            let of_column = |path: &Path| path.field(of.columns.fields()).map(|field| field.data_type().clone());
+            let data_types = key.iter().flatten().filter_map(of_column).collect();
+            Ok((key, data_types))
+        })
+        .map(|key| (key.flatten(), None)),
+        _ => key::of_source(source, &topics, value.fields(), catalog),
+    };
+    let (key, codec) = key.map_err(|d| vec![d])?;
     if source.time.idle.0.is_some_and(|idle| idle.0 < 1_000) {
         warnings.push(
             Diagnostic::warning("short-idle", "with `idle` under a second, rows are late after every short pause").at(["time", "idle"]),
@@ -79,6 +105,7 @@ pub(super) fn source(
         value,
         metadata,
         key: codec,
+        types,
         time,
         out_of_order: source.time.out_of_order.millis(),
         idle: source.time.idle.0.map(|s| s.millis()),
@@ -253,7 +280,7 @@ fn envelope(data: Fields) -> Schema {
     ])
 }
 
-fn envelope_complete(schema: &Schema, topic: &str) -> Result<(), Diagnostic> {
+pub(super) fn envelope_complete(schema: &Schema, topic: &str) -> Result<(), Diagnostic> {
     for name in ["eventId", "eventType", "timestamp", "data"] {
         if schema.field_with_name(name).is_err() {
             let message = format!("the schema of `{topic}` is not an event envelope: it has no `{name}`");

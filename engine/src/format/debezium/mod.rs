@@ -56,7 +56,7 @@ impl Kind for Debezium {
         Err("change records are not written".into())
     }
 
-    fn from_json(&self, value: &Value, _: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
+    fn encode_json(&self, value: &Value, _: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
         Ok(value.to_string().into_bytes())
     }
 }
