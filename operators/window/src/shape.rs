@@ -90,8 +90,8 @@ fn tumbling(window: &Window, length: Length) -> Result<Shape, Diagnostic> {
             }
             (Period::Days { count: 7 * count, first: MONDAY }, span)
         }
-        Length::Months(count) => (months(count)?, Span(28 * DAY)),
-        Length::Years(count) => (months(12 * count)?, Span(365 * DAY)),
+        Length::Months(count) => (months(count)?, Span(28 * DAY * count)),
+        Length::Years(count) => (months(12 * count)?, Span(365 * DAY * count)),
     };
     if least.millis() == 0 {
         return Err(Diagnostic::error("empty-window", "a window must be longer than zero")

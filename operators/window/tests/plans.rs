@@ -120,6 +120,18 @@ fn windows_that_make_no_sense() {
     refused(r#""hopping":{"size":"1d","every":"1s"},"#, by, n, "too-many-windows", "hopping", "", "at most 1000");
 }
 
+/// A month has at least 28 days, and so has each of several.
+#[test]
+fn an_offset_is_less_than_the_shortest_period() {
+    let by = r#"["sku"]"#;
+    let n = r#"{"n":"count(*)"}"#;
+    for (length, fits, not) in [("1mo", "27d", "28d"), ("3mo", "83d", "84d"), ("12mo", "335d", "336d"), ("2y", "729d", "730d")] {
+        let window = |offset| format!(r#""tumbling":"{length}","offset":"{offset}","#);
+        assert!(problems(&window(fits), by, n).is_empty(), "{length} and {fits}");
+        refused(&window(not), by, n, "calendar-window", "offset", "", "is not less than");
+    }
+}
+
 #[test]
 fn groups_that_cannot_be() {
     let w = r#""tumbling":"1m","#;
