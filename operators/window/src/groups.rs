@@ -10,7 +10,7 @@ use operator_core::{Millis, State, StateError};
 use crate::accumulator::{Accumulator, Function, Row};
 use crate::distinct::Distinct;
 use crate::expiry::{forget, is_over};
-use crate::layout::{VERSION, VERSION_TIMED, put_key};
+use crate::layout::{VERSION, VERSION_TIMED, put_key, range_to, read_end};
 use crate::panes::put_prefix;
 use crate::plan::WindowPlan;
 use crate::values::Column;
@@ -224,14 +224,32 @@ pub struct Read {
 pub fn read_group(plan: &WindowPlan, bytes: &[u8], accumulators: &mut Vec<Accumulator>) -> Result<Read, StateError> {
     let unreadable = || StateError::new("a window's state can't be decoded; was it written with another `compute`?");
     let mut reader = Reader::new(bytes);
-    let last = match reader.u8() {
-        Some(VERSION) => None,
-        Some(VERSION_TIMED) => Some(reader.i64().ok_or_else(unreadable)?),
-        _ => return Err(unreadable()),
-    };
-    let held = reader.u64().ok_or_else(unreadable)?;
+    let read = read_head(&mut reader).ok_or_else(unreadable)?;
     read_accumulators(plan, reader, accumulators)?;
-    Ok(Read { held, last })
+    Ok(read)
+}
+
+/// What stands before a group's accumulators; `None` for the value of a DISTINCT, too.
+pub fn read_head(reader: &mut Reader<'_>) -> Option<Read> {
+    let last = match reader.u8()? {
+        VERSION => None,
+        VERSION_TIMED => Some(reader.i64()?),
+        _ => return None,
+    };
+    Some(Read { held: reader.u64()?, last })
+}
+
+/// The last end of a window with a group that holds rows; [`Millis::MIN`] if there is none.
+pub fn last_held(state: &dyn State) -> Result<Millis, StateError> {
+    let (from, to) = range_to(Millis::MAX);
+    let mut last = Ok(Millis::MIN);
+    state.scan(&from, &to, &mut |key, value| {
+        if read_head(&mut Reader::new(value)).is_some_and(|read| read.held > 0) {
+            last = read_end(key);
+        }
+        last.is_ok()
+    })?;
+    last
 }
 
 /// Appends the accumulators that are left to read: nothing may follow them.

@@ -1,7 +1,7 @@
 //! How windows are stored in state.
 //!
 //! ```text
-//! 00                                            the watermark up to which windows were closed here
+//! 00                                            the watermark and the end up to which windows were closed here
 //! 01 · window end · group                       (time of the newest row,) rows held, and the accumulator of each computed
 //!                                               column
 //! 01 · window end · group · aggregate · value   a value that count(DISTINCT) has seen; no content
@@ -14,39 +14,66 @@
 
 use arrow::datatypes::DataType;
 use operator_core::stores::bytes::Reader;
-use operator_core::{Millis, State, StateError};
+use operator_core::{Millis, NO_WATERMARK, State, StateError};
 
+use crate::bounds::Windows;
 use crate::values::Value;
 
 /// Version of everything written to state here.
 pub const VERSION: u8 = 1;
 /// Version of a group's entry that says when its newest row was: of windows whose groups expire.
 pub const VERSION_TIMED: u8 = 2;
-/// Key of the entry that keeps the watermark of the last closing.
+/// Key of the entry of [`Closed`].
 const CLOSED: &[u8] = &[0];
 
 const WINDOW: u8 = 1;
 /// Bytes of a key up to the group.
 const END: usize = 9;
 
-/// The watermark of the last closing; `None` if nothing was closed yet.
-pub fn read_closed(state: &dyn State) -> Result<Option<Millis>, StateError> {
-    let mut value = Vec::new();
-    if !state.get(CLOSED, &mut value)? {
-        return Ok(None);
-    }
-    let mut reader = Reader::new(&value);
-    match (reader.u8(), reader.array::<8>()) {
-        (Some(VERSION), Some(bytes)) => Ok(Some(Millis::from_be_bytes(bytes))),
-        _ => Err(StateError::new("the stored watermark of the last closed window can't be decoded")),
-    }
+/// Up to where windows were closed: those that end by `end` were emitted or will be, at `watermark`. Both are kept, since `lateness`, which
+/// is between them, may be another one at the next start.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Closed {
+    pub watermark: Millis,
+    pub end: Millis,
 }
 
-/// Keeps the watermark of a closing.
-pub fn put_closed(watermark: Millis, state: &mut dyn State) -> Result<(), StateError> {
-    let mut value = vec![VERSION];
-    value.extend_from_slice(&watermark.to_be_bytes());
-    state.put(CLOSED, &value)
+impl Closed {
+    /// Reads it from state. Versions that kept no end closed windows by the `lateness` of today, as far as anyone knows.
+    pub fn read(windows: &Windows, state: &dyn State) -> Result<Closed, StateError> {
+        let mut value = Vec::new();
+        if !state.get(CLOSED, &mut value)? {
+            return Ok(Closed { watermark: NO_WATERMARK, end: NO_WATERMARK });
+        }
+        let unreadable = || StateError::new("the stored watermark of the last closed window can't be decoded");
+        let mut reader = Reader::new(&value);
+        let (Some(VERSION), Some(watermark)) = (reader.u8(), reader.array()) else { return Err(unreadable()) };
+        let watermark = Millis::from_be_bytes(watermark);
+        let end =
+            if reader.is_empty() { windows.closed_to(watermark) } else { Millis::from_be_bytes(reader.array().ok_or_else(unreadable)?) };
+        Ok(Closed { watermark, end })
+    }
+
+    /// Windows that end by now are closed.
+    pub fn advance(&mut self, watermark: Millis, windows: &Windows, state: &mut dyn State) -> Result<(), StateError> {
+        let now = Closed { watermark: watermark.max(self.watermark), end: windows.closed_to(watermark).max(self.end) };
+        if now != *self {
+            let mut value = vec![VERSION];
+            value.extend_from_slice(&now.watermark.to_be_bytes());
+            value.extend_from_slice(&now.end.to_be_bytes());
+            state.put(CLOSED, &value)?;
+            *self = now;
+        }
+        Ok(())
+    }
+
+    /// The least watermark that rows are judged by: later than `watermark` if `lateness` was raised, so that windows that were closed stay so.
+    pub fn judges(&self, windows: &Windows) -> Millis {
+        match self.end {
+            NO_WATERMARK => self.watermark,
+            end => end.saturating_add(windows.lateness).max(self.watermark),
+        }
+    }
 }
 
 /// Appends the key of a group's entry in the window that ends at `end`.
@@ -146,7 +173,7 @@ mod tests {
         Int32Array, Int64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray, UInt8Array, UInt16Array, UInt32Array,
         UInt64Array,
     };
-    use operator_core::keys;
+    use operator_core::{MemoryState, keys};
 
     use super::*;
     use crate::values::build;
@@ -190,6 +217,22 @@ mod tests {
         for (column, values) in columns.iter().zip(&group) {
             assert_eq!(build(column.data_type(), values).as_ref(), column.as_ref());
         }
+    }
+
+    #[test]
+    fn what_was_closed_by_earlier_versions_is_read() {
+        let windows = Windows { lateness: 10, ..Windows::UNBOUNDED };
+        let mut state = MemoryState::default();
+        let mut closed = Closed::read(&windows, &state).unwrap();
+        assert_eq!((closed.judges(&windows), closed.end), (NO_WATERMARK, NO_WATERMARK));
+        state.put(CLOSED, &[&[VERSION][..], &100i64.to_be_bytes()].concat()).unwrap();
+        closed = Closed::read(&windows, &state).unwrap();
+        assert_eq!((closed, closed.judges(&windows)), (Closed { watermark: 100, end: 90 }, 100));
+        closed.advance(120, &windows, &mut state).unwrap();
+        closed = Closed::read(&Windows { lateness: 50, ..windows }, &state).unwrap();
+        assert_eq!((closed.end, closed.judges(&Windows { lateness: 50, ..windows })), (110, 160));
+        state.put(CLOSED, &[VERSION, 1]).unwrap();
+        assert!(Closed::read(&windows, &state).is_err());
     }
 
     #[test]

@@ -10,19 +10,21 @@
 //! ```
 //!
 //! Invariant (rule R6): what happens to a row depends on the row, on its own partition's watermark before it, and on the
-//! state; never on how rows were cut into batches. A window is emitted once: the watermark of the last closing is
-//! kept in state, and rows of windows closed by then are late even if their own partition lags behind.
+//! state; never on how rows were cut into batches. A window is emitted once: up to where windows were closed is kept in state
+//! ([`Closed`]), and rows of those are late even if their own partition lags behind or `lateness` was raised.
 
 use std::sync::Arc;
 
+use arrow::array::new_null_array;
+use arrow::datatypes::DataType;
 use operator_core::batch::derived_system_columns;
 use operator_core::{Batch, Context, Input, Millis, NO_WATERMARK, Operator, Port, Progress, StateError, Time, keys};
 
 use crate::accumulator::Row;
 use crate::bounds::Shape;
 use crate::expiry::{next_sweep, sweep};
-use crate::groups::{Groups, read_group};
-use crate::layout::{Entry, put_closed, range_to, read_closed, read_key};
+use crate::groups::{Groups, last_held, read_group};
+use crate::layout::{Closed, Entry, range_to, read_key};
 use crate::panes;
 use crate::plan::WindowPlan;
 use crate::results::{MAX_ROWS, Results};
@@ -40,11 +42,15 @@ const MAX_ENTRIES: usize = MAX_ROWS;
 #[derive(Debug)]
 pub struct WindowOperator {
     plan: Arc<WindowPlan>,
-    /// Watermark of the last closing, as in state; `None` until it was read.
-    closed: Option<Millis>,
+    /// As in state; `None` until it was read.
+    closed: Option<Closed>,
     earliest: Earliest,
     /// The same for panes.
     panes: Earliest,
+    /// Where to go on with [`panes::gather`]; `None` if that is done for the state as it is.
+    strays: Option<Vec<u8>>,
+    /// See [`WindowOperator::held_to`]; `None` until it was read.
+    held_to: Option<Millis>,
     /// Watermark from which expired groups are looked for again.
     next_sweep: Millis,
     /// Keys of state from which closing and sweeping go on; empty if they are not in the middle.
@@ -109,6 +115,8 @@ impl WindowOperator {
             closed: None,
             earliest: Earliest::Unknown,
             panes: Earliest::Unknown,
+            strays: Some(Vec::new()),
+            held_to: None,
             next_sweep: NO_WATERMARK,
             closing: Vec::new(),
             sweeping: Vec::new(),
@@ -121,11 +129,10 @@ impl WindowOperator {
         }
     }
 
-    /// The watermark of the last closing.
-    fn closed(&mut self, cx: &mut Context<'_>) -> Result<Millis, StateError> {
+    fn closed(&mut self, cx: &mut Context<'_>) -> Result<Closed, StateError> {
         let closed = match self.closed {
             Some(closed) => closed,
-            None => read_closed(cx.state())?.unwrap_or(NO_WATERMARK),
+            None => Closed::read(&self.plan.windows, cx.state())?,
         };
         self.closed = Some(closed);
         Ok(closed)
@@ -197,6 +204,7 @@ impl WindowOperator {
     fn close(&mut self, plan: &WindowPlan, last: Millis, time: Time, cx: &mut Context<'_>) -> Result<Progress, StateError> {
         let (first, to) = range_to(last);
         let from = if self.closing.is_empty() { first } else { std::mem::take(&mut self.closing) };
+        let held_to = self.held_to(plan, cx)?;
         let most = time.budget.clamp(1, MAX_ENTRIES);
         let mut group = vec![Vec::new(); plan.group_types.len()];
         let mut results = Results::new(plan, true);
@@ -213,10 +221,9 @@ impl WindowOperator {
                     group_key.extend_from_slice(key);
                     accumulators.clear();
                     let held = read_group(plan, value, &mut accumulators)?.held;
-                    if plan.emit == Emit::OnUpdate {
-                        group.iter_mut().for_each(Vec::clear);
-                        // Of the time before `emit` was changed to this.
-                        released += held;
+                    // Updates have said it, but for rows of the time before `emit` was changed to this.
+                    if plan.emit == Emit::OnUpdate && held == 0 && end >= held_to {
+                        group.iter_mut().for_each(|column| drop(column.pop()));
                     } else if results.push(plan, end, &accumulators, held) {
                         released += held;
                     }
@@ -239,8 +246,9 @@ impl WindowOperator {
         }
         if !results.is_empty() {
             let system = derived_system_columns(results.times(), time.emitted);
+            let headers = plan.headers.then(|| new_null_array(&DataType::Binary, results.len()));
             let columns = plan.group_types.iter().zip(&mut group).map(|(t, values)| build(t, &std::mem::take(values)));
-            let (rows, unfit) = results.take(plan, columns.collect(), system.to_vec())?;
+            let (rows, unfit) = results.take(plan, columns.collect(), system.into_iter().chain(headers).collect())?;
             cx.emit(Port::OUT, rows);
             unfit.into_iter().for_each(|unfit| cx.reject_held(unfit.row, unfit.cause, unfit.inputs));
         }
@@ -255,12 +263,25 @@ impl WindowOperator {
         Ok(progress)
     }
 
+    /// The last end of a window that holds rows under `on_update`, which are those of another `emit`. A row is held in the last of its
+    /// windows, so earlier ones may have rows that no result has. Held rows become fewer, so nobody else needs to know it.
+    fn held_to(&mut self, plan: &WindowPlan, cx: &mut Context<'_>) -> Result<Millis, StateError> {
+        if plan.emit != Emit::OnUpdate || plan.windows.overlapping() == 1 {
+            return Ok(Millis::MIN);
+        }
+        let held_to = match self.held_to {
+            Some(end) => end,
+            None => panes::last_held(cx.state())?.max(last_held(cx.state())?),
+        };
+        self.held_to = Some(held_to);
+        Ok(held_to)
+    }
+
     /// Rows of windows that end by now are late from here on.
     fn note_closed(&mut self, watermark: Millis, cx: &mut Context<'_>) -> Result<(), StateError> {
-        if self.closed(cx)? < watermark {
-            put_closed(watermark, cx.state())?;
-            self.closed = Some(watermark);
-        }
+        let mut closed = self.closed(cx)?;
+        closed.advance(watermark, &self.plan.windows, cx.state())?;
+        self.closed = Some(closed);
         Ok(())
     }
 
@@ -302,7 +323,7 @@ impl Operator for WindowOperator {
             return Ok(());
         }
         let plan = self.plan.clone();
-        let closed = self.closed(cx)?;
+        let closed = self.closed(cx)?.judges(&plan.windows);
         let inputs = plan.inputs.evaluate(&batch.rows);
         let rows = Rows::new(&plan, batch, &inputs)?;
         let mut failed = inputs.failed.iter().peekable();
@@ -355,6 +376,12 @@ impl Operator for WindowOperator {
             self.next_sweep = next_sweep(time.watermark, expire);
         }
         let plan = self.plan.clone();
+        if let Some(from) = &mut self.strays
+            && panes::gather(&plan, from, time.budget, &mut self.earliest, cx)? == Progress::More
+        {
+            return Ok(Progress::More);
+        }
+        self.strays = None;
         match self.next(time.watermark, cx)? {
             None => return Ok(Progress::Done),
             Some(Next::Panes(last)) => {
@@ -377,6 +404,8 @@ impl Operator for WindowOperator {
         self.closed = None;
         self.earliest = Earliest::Unknown;
         self.panes = Earliest::Unknown;
+        self.strays = Some(Vec::new());
+        self.held_to = None;
         self.next_sweep = NO_WATERMARK;
         self.closing.clear();
         self.sweeping.clear();

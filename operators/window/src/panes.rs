@@ -17,10 +17,11 @@
 //! ```
 
 use operator_core::batch::derived_system_columns;
-use operator_core::{Context, Millis, Port, State, StateError, Time};
+use operator_core::stores::bytes::Reader;
+use operator_core::{Context, Millis, Port, Progress, State, StateError, Time};
 
 use crate::accumulator::Accumulator;
-use crate::groups::{Read, put_group, read_group};
+use crate::groups::{Read, put_group, read_group, read_head};
 use crate::layout::{VERSION, read_end, read_key};
 use crate::operator::Earliest;
 use crate::plan::WindowPlan;
@@ -71,6 +72,19 @@ pub fn find_earliest(state: &dyn State) -> Result<Earliest, StateError> {
     earliest
 }
 
+/// The last end of a window with a pane that holds rows; [`Millis::MIN`] if there is none.
+pub fn last_held(state: &dyn State) -> Result<Millis, StateError> {
+    let (from, to) = range_to(Millis::MAX);
+    let mut last = Ok(Millis::MIN);
+    state.scan(&from, &to, &mut |key, value| {
+        if read_head(&mut Reader::new(value)).is_some_and(|read| read.held > 0) {
+            last = read_prefix(key).and_then(|(_, key)| read_end(key)).map(|end| last.as_ref().map_or(end, |last| end.max(*last)));
+        }
+        last.is_ok()
+    })?;
+    last
+}
+
 /// A pane of a group: its entry, and the keys of its DISTINCT values.
 struct Pane {
     key: Vec<u8>,
@@ -80,12 +94,26 @@ struct Pane {
     whole: bool,
 }
 
-/// The first panes that are due at `last`, at most `most` and with at most as many DISTINCT values: not those behind the close of
-/// one of their windows, which comes first.
-fn portion(plan: &WindowPlan, last: Millis, most: usize, state: &dyn State) -> Result<Vec<Pane>, StateError> {
-    let (from, to) = range_to(last);
-    let (mut panes, mut values, mut until, mut failure): (Vec<Pane>, _, Millis, _) = (Vec::new(), 0, last, None);
-    state.scan(&from, &to, &mut |key, value| {
+/// Whether a pane is taken.
+enum Take {
+    Yes,
+    No,
+    /// Nor those after it.
+    Stop,
+}
+
+/// The panes from `from` up to `last` that `take` wants, by their time and the end of their window: at most `most`, with at most as many
+/// DISTINCT values. Also whether there may be more of them.
+fn portion(
+    (from, last): (&[u8], Millis),
+    most: usize,
+    state: &dyn State,
+    mut take: impl FnMut(Millis, Millis) -> Take,
+) -> Result<(Vec<Pane>, bool), StateError> {
+    let (first, to) = range_to(last);
+    let from = if from.is_empty() { &first } else { from };
+    let (mut panes, mut values, mut more, mut failure): (Vec<Pane>, _, _, _) = (Vec::new(), 0, false, None);
+    state.scan(from, &to, &mut |key, value| {
         // DISTINCT values follow their group, and no group's key is the beginning of another's.
         if let Some(pane) = panes.last_mut().filter(|pane| key.starts_with(&pane.key)) {
             pane.whole = values < most;
@@ -93,23 +121,69 @@ fn portion(plan: &WindowPlan, last: Millis, most: usize, state: &dyn State) -> R
                 pane.distinct.push(key.to_vec());
                 values += 1;
             }
+            more = !pane.whole;
             return pane.whole;
         }
-        match read_prefix(key).and_then(|(at, key)| Ok((at, read_end(key)?))) {
-            Ok((at, _)) if at > until || panes.len() == most => return false,
-            Ok((_, end)) => until = until.min(end.saturating_add(plan.windows.lateness)),
+        match read_prefix(key).and_then(|(at, key)| Ok(take(at, read_end(key)?))) {
+            Ok(Take::No) => return true,
+            Ok(Take::Stop) => return false,
+            Ok(Take::Yes) if panes.len() == most => {
+                more = true;
+                return false;
+            }
+            Ok(Take::Yes) => {}
             Err(error) => failure = Some(error),
         }
         panes.push(Pane { key: key.to_vec(), value: value.to_vec(), distinct: Vec::new(), whole: true });
         failure.is_none()
     })?;
-    failure.map_or(Ok(panes), Err)
+    failure.map_or(Ok((panes, more)), Err)
+}
+
+/// The first panes that are due at `last`: not those behind the close of one of their windows, which comes first.
+fn due(plan: &WindowPlan, last: Millis, most: usize, state: &dyn State) -> Result<Vec<Pane>, StateError> {
+    let mut until = last;
+    let due = |at, end: Millis| {
+        if at > until {
+            return Take::Stop;
+        }
+        until = until.min(end.saturating_add(plan.windows.lateness));
+        Take::Yes
+    };
+    Ok(portion((&[], last), most, state, due)?.0)
+}
+
+/// Merges panes that are due behind the close of their window: those of the time before `lateness` was lowered. Nothing is emitted: their
+/// rows are in the next result of the window. Goes on at `from`, as many panes as the budget allows.
+pub fn gather(
+    plan: &WindowPlan,
+    from: &mut Vec<u8>,
+    budget: usize,
+    earliest: &mut Earliest,
+    cx: &mut Context<'_>,
+) -> Result<Progress, StateError> {
+    let stray = |at, end: Millis| if at > end.saturating_add(plan.windows.lateness) { Take::Yes } else { Take::No };
+    let (panes, more) = portion((from, Millis::MAX), budget.clamp(1, MAX_ROWS), cx.state(), stray)?;
+    let (mut accumulators, mut buffer) = (Vec::new(), Vec::new());
+    for pane in &panes {
+        let (_, key) = read_prefix(&pane.key)?;
+        accumulators.clear();
+        merge_one(plan, pane, key, &mut accumulators, &mut buffer, cx.state())?;
+        earliest.include(read_end(key)?);
+    }
+    match panes.into_iter().next_back() {
+        Some(last) if more => {
+            *from = last.key;
+            Ok(Progress::More)
+        }
+        _ => Ok(Progress::Done),
+    }
 }
 
 /// Merges panes that are due at `last` into their groups, as many as the budget allows, and emits those groups. `earliest`: of the
 /// windows in state.
 pub fn merge(plan: &WindowPlan, last: Millis, time: Time, earliest: &mut Earliest, cx: &mut Context<'_>) -> Result<(), StateError> {
-    let panes = portion(plan, last, time.budget.clamp(1, MAX_ROWS), cx.state())?;
+    let panes = due(plan, last, time.budget.clamp(1, MAX_ROWS), cx.state())?;
     let mut results = Results::new(plan, false);
     let mut group = vec![Vec::new(); plan.group_types.len()];
     let (mut accumulators, mut buffer) = (Vec::new(), Vec::new());

@@ -110,28 +110,104 @@ proptest! {
     }
 }
 
-/// What is held or counted under one `emit` is let go under another.
+/// What is held or counted under one `emit` is let go under another: the last result of every group and window has all of its rows, also
+/// of a group that has no row after the change.
 #[test]
 fn a_change_of_emit_loses_no_row() {
     const EMITS: [&str; 3] = [r#""on_close""#, r#""on_update""#, r#"{"every":"10ms"}"#];
-    for (from, to) in EMITS.into_iter().flat_map(|from| EMITS.map(|to| (from, to))) {
-        let spec = |emit| {
-            let compute = r#""compute":{"rows":"count(*)","kinds":"count(DISTINCT n)"}"#;
-            format!(r#"{{"tumbling":"30ms","by":["g"],"emit":{emit},{compute}}}"#)
-        };
-        let row = |n, time, offset| Row { partition: 0, group: 0, n, time, watermark: NO_WATERMARK, offset, then: 1 };
-        let mut before = Driver::new(&spec(from), &columns());
-        before.batch(&batch_of(&row(1, 5, 0)));
-        let mut driver = Driver::new(&spec(to), &columns());
-        (driver.state, driver.ledger, driver.rows_in) = (before.state, before.ledger, before.rows_in);
-        driver.batch(&batch_of(&row(2, 7, 1)));
-        driver.taken();
-        driver.time(12);
-        driver.time(30);
-        match driver.taken().last() {
-            Some(last) => assert!(last.contains("rows=2 kinds=2 "), "{from} -> {to}: {last}"),
-            None => assert_eq!(to, r#""on_update""#),
+    let changes = || EMITS.into_iter().flat_map(|from| EMITS.map(|to| (from, to)));
+    for (shape, ends) in [(r#""tumbling":"30ms""#, &[30][..]), (r#""hopping":{"size":"30ms","every":"10ms"}"#, &[10, 20, 30])] {
+        for (from, to) in changes() {
+            let spec = |emit| {
+                let compute = r#""compute":{"rows":"count(*)","kinds":"count(DISTINCT n)"}"#;
+                format!(r#"{{{shape},"by":["g"],"emit":{emit},{compute}}}"#)
+            };
+            let row = |group, n, time, offset| Row { partition: 0, group, n, time, watermark: NO_WATERMARK, offset, then: 1 };
+            let mut before = Driver::new(&spec(from), &columns());
+            before.batch(&batch_of(&row(0, 1, 5, 0)));
+            before.batch(&batch_of(&row(1, 1, 6, 1)));
+            let mut results = before.taken();
+            let mut driver = Driver::new(&spec(to), &columns());
+            (driver.state, driver.ledger, driver.rows_in) = (before.state, before.ledger, before.rows_in);
+            driver.batch(&batch_of(&row(0, 2, 7, 2)));
+            for watermark in [12, 20, 30] {
+                driver.time(watermark);
+                driver.restart();
+            }
+            results.extend(driver.taken());
+            for (end, (group, expected)) in
+                ends.iter().flat_map(|end| [("g=g0 ", "rows=2 kinds=2 "), ("g=g1 ", "rows=1 kinds=1 ")].map(|of| (end, of)))
+            {
+                let end = format!("window_end={end} ");
+                let last = results.iter().rfind(|line| line.contains(group) && line.contains(&end)).map(String::as_str);
+                assert!(last.is_some_and(|last| last.contains(expected)), "{shape}, {from} -> {to}: {results:#?}");
+            }
+            assert_eq!((driver.ledger.held, driver.state.entries.len()), (0, 1), "{shape}, {from} -> {to}");
         }
-        assert_eq!((driver.ledger.held, driver.state.entries.len()), (0, 1), "{from} -> {to}");
+    }
+}
+
+/// A window that was emitted takes no more rows when `lateness` is raised; one that was open then stays open longer.
+#[test]
+fn raised_lateness_opens_no_window_again() {
+    for shape in [r#""tumbling":"30ms""#, r#""session":{"gap":"10ms"}"#] {
+        let spec = |lateness| format!(r#"{{{shape},"by":["g"],"lateness":"{lateness}ms","compute":{{"rows":"count(*)"}}}}"#);
+        let row = |time, offset| Row { partition: 0, group: 0, n: 1, time, watermark: NO_WATERMARK, offset, then: 1 };
+        let mut before = Driver::new(&spec(5), &columns());
+        before.batch(&batch_of(&row(20, 0)));
+        before.batch(&batch_of(&row(50, 1)));
+        before.time(36);
+        assert_eq!(before.taken().len(), 1, "{shape}");
+        let state = |before: &Driver| (before.state.clone(), before.ledger, before.rows_in);
+        let mut driver = Driver::new(&spec(40), &columns());
+        (driver.state, driver.ledger, driver.rows_in) = state(&before);
+        driver.batch(&batch_of(&row(22, 2)));
+        assert!(driver.taken()[0].starts_with("late g=g0"), "{shape}");
+        driver.batch(&batch_of(&row(45, 3)));
+        // The end is kept, however often `lateness` changes.
+        driver.time(99);
+        assert!(driver.taken().is_empty(), "{shape}");
+        let mut lowered = Driver::new(&spec(5), &columns());
+        (lowered.state, lowered.ledger, lowered.rows_in) = state(&driver);
+        lowered.time(99);
+        assert!(lowered.taken()[0].contains("rows=2 "), "{shape}");
+        let mut driver = Driver::new(&spec(1_000), &columns());
+        (driver.state, driver.ledger, driver.rows_in) = state(&lowered);
+        driver.batch(&batch_of(&row(51, 4)));
+        assert!(driver.taken()[0].starts_with("late g=g0"), "{shape}");
+        assert_eq!(driver.ledger.held, 0, "{shape}");
+    }
+}
+
+/// Rows that wait for a result after the earlier close of their window are in its last result.
+#[test]
+fn lowered_lateness_gives_one_last_result() {
+    for budget in [1, 2, usize::MAX] {
+        let spec = |lateness| {
+            let compute = r#""compute":{"rows":"count(*)","kinds":"count(DISTINCT n)"}"#;
+            format!(r#"{{"tumbling":"30ms","by":["g"],"lateness":"{lateness}ms","emit":{{"every":"7ms"}},{compute}}}"#)
+        };
+        let row = |group, n, time, watermark, offset| Row { partition: 0, group, n, time, watermark, offset, then: 1 };
+        let mut before = Driver::new(&spec(40), &columns());
+        let rows = [(0, 1, 1, 0), (0, 2, 22, 30), (1, 1, 23, 33), (0, 3, 24, 50), (0, 4, 61, 50), (1, 5, 29, 69)];
+        for (offset, (group, n, time, watermark)) in rows.into_iter().enumerate() {
+            before.batch(&batch_of(&row(group, n, time, watermark, offset as i64)));
+        }
+        let mut driver = Driver::new(&spec(2), &columns());
+        (driver.state, driver.ledger, driver.rows_in) = (before.state, before.ledger, before.rows_in);
+        (driver.time.budget, driver.interrupted) = (budget, budget == 1);
+        driver.time(40);
+        driver.time(200);
+        let last: Vec<String> = driver.taken().into_iter().filter(|line| line.contains("window_final=true")).collect();
+        let expected = [
+            ("g=g0 window_start=0 ", "rows=3 kinds=3 "),
+            ("g=g1 window_start=0 ", "rows=2 kinds=2 "),
+            ("g=g0 window_start=60 ", "rows=1 kinds=1 "),
+        ];
+        assert_eq!(last.len(), expected.len(), "{last:#?}");
+        for (line, (group, rows)) in last.iter().zip(expected) {
+            assert!(line.contains(group) && line.contains(rows), "{last:#?}");
+        }
+        assert_eq!((driver.ledger.held, driver.state.entries.len()), (0, 1));
     }
 }

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use operator_core::{Batch, Context, Input, Millis, NO_WATERMARK, Operator, Progress, StateError, Time, keys};
+use operator_core::{Batch, Context, Input, Millis, Operator, Progress, StateError, Time, keys};
 
 use super::close::{close, find_earliest};
 use super::open::Sessions;
 use crate::accumulator::Row;
-use crate::layout::{put_closed, read_closed};
+use crate::layout::Closed;
 use crate::operator::{Earliest, LATE};
 use crate::plan::WindowPlan;
 use crate::rows::{Fate, Rows};
@@ -17,8 +17,8 @@ use crate::rows::{Fate, Rows};
 pub struct SessionOperator {
     plan: Arc<WindowPlan>,
     gap: Millis,
-    /// Watermark of the last closing, as in state; `None` until it was read.
-    closed: Option<Millis>,
+    /// As in state; `None` until it was read.
+    closed: Option<Closed>,
     /// When to look after the first session in state.
     earliest: Earliest,
     sessions: Sessions,
@@ -42,10 +42,10 @@ impl SessionOperator {
         }
     }
 
-    fn closed(&mut self, cx: &mut Context<'_>) -> Result<Millis, StateError> {
+    fn closed(&mut self, cx: &mut Context<'_>) -> Result<Closed, StateError> {
         let closed = match self.closed {
             Some(closed) => closed,
-            None => read_closed(cx.state())?.unwrap_or(NO_WATERMARK),
+            None => Closed::read(&self.plan.windows, cx.state())?,
         };
         self.closed = Some(closed);
         Ok(closed)
@@ -89,7 +89,7 @@ impl Operator for SessionOperator {
             return Ok(());
         }
         let plan = self.plan.clone();
-        let closed = self.closed(cx)?;
+        let closed = self.closed(cx)?.judges(&plan.windows);
         let inputs = plan.inputs.evaluate(&batch.rows);
         let rows = Rows::new(&plan, batch, &inputs)?;
         let mut failed = inputs.failed.iter().peekable();
@@ -128,10 +128,9 @@ impl Operator for SessionOperator {
             return Ok(Progress::Done);
         }
         // Before the first portion: rows can come between two of them.
-        if self.closed(cx)? < time.watermark {
-            put_closed(time.watermark, cx.state())?;
-            self.closed = Some(time.watermark);
-        }
+        let mut closed = self.closed(cx)?;
+        closed.advance(time.watermark, &self.plan.windows, cx.state())?;
+        self.closed = Some(closed);
         let progress = close(&self.plan, self.gap, last, time, cx)?;
         if progress == Progress::Done {
             self.earliest = Earliest::Unknown;
