@@ -27,7 +27,7 @@ use crate::groups::{Groups, last_held, read_group};
 use crate::layout::{Closed, Entry, range_to, read_key};
 use crate::panes;
 use crate::plan::WindowPlan;
-use crate::results::{MAX_ROWS, Results};
+use crate::results::{Budget, Results};
 use crate::rows::{Fate, Rows};
 use crate::spec::Emit;
 use crate::updates::Updates;
@@ -35,8 +35,6 @@ use crate::values::build;
 
 /// The port of rows that came too late.
 pub const LATE: Port = Port(1);
-/// The most entries of state that are read, emitted and deleted at a time: a bound on memory.
-const MAX_ENTRIES: usize = MAX_ROWS;
 
 /// One window step in one partition.
 #[derive(Debug)]
@@ -200,19 +198,25 @@ impl WindowOperator {
         Ok(Fate::Added)
     }
 
-    /// Emits, deletes and releases windows that end at `last` or earlier, as many entries as `budget` allows.
-    fn close(&mut self, plan: &WindowPlan, last: Millis, time: Time, cx: &mut Context<'_>) -> Result<Progress, StateError> {
+    /// Emits, deletes and releases windows that end at `last` or earlier, as far as `budget` allows.
+    fn close(
+        &mut self,
+        plan: &WindowPlan,
+        last: Millis,
+        emitted: Millis,
+        budget: &mut Budget,
+        cx: &mut Context<'_>,
+    ) -> Result<Progress, StateError> {
         let (first, to) = range_to(last);
         let from = if self.closing.is_empty() { first } else { std::mem::take(&mut self.closing) };
         let held_to = self.held_to(plan, cx)?;
-        let most = time.budget.clamp(1, MAX_ENTRIES);
         let mut group = vec![Vec::new(); plan.group_types.len()];
         let mut results = Results::new(plan, true);
         let mut accumulators = Vec::new();
         let mut deleted: Vec<Vec<u8>> = Vec::new();
         let mut group_key: Vec<u8> = Vec::new();
         let mut released = 0;
-        let mut read = |key: &[u8], value: &[u8]| -> Result<(), StateError> {
+        let mut read = |key: &[u8], value: &[u8]| -> Result<bool, StateError> {
             // DISTINCT values follow their group, and no group's key is the beginning of another's.
             if group_key.is_empty() || !key.starts_with(&group_key) {
                 let Entry { end, is_group } = read_key(key, &plan.group_types, &mut group)?;
@@ -224,28 +228,28 @@ impl WindowOperator {
                     // Updates have said it, but for rows of the time before `emit` was changed to this.
                     if plan.emit == Emit::OnUpdate && held == 0 && end >= held_to {
                         group.iter_mut().for_each(|column| drop(column.pop()));
-                    } else if results.push(plan, end, &accumulators, held) {
-                        released += held;
+                    } else {
+                        results.add_bytes(key.len());
+                        released += if results.push(plan, end, &accumulators, held) { held } else { 0 };
                     }
                 }
             }
-            Ok(())
+            Ok(results.bytes() >= budget.bytes)
         };
-        let (mut failure, mut progress) = (None, Progress::Done);
+        let (mut full, mut progress) = (Ok(false), Progress::Done);
         cx.state().scan(&from, &to, &mut |key, value| {
-            if deleted.len() == most {
+            if deleted.len() == budget.entries || matches!(full, Ok(true)) {
                 progress = Progress::More;
                 return false;
             }
-            failure = read(key, value).err();
+            full = read(key, value);
             deleted.push(key.to_vec());
-            failure.is_none()
+            full.is_ok()
         })?;
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
+        full?;
+        budget.spend(deleted.len(), results.bytes());
         if !results.is_empty() {
-            let system = derived_system_columns(results.times(), time.emitted);
+            let system = derived_system_columns(results.times(), emitted);
             let headers = plan.headers.then(|| new_null_array(&DataType::Binary, results.len()));
             let columns = plan.group_types.iter().zip(&mut group).map(|(t, values)| build(t, &std::mem::take(values)));
             let (rows, unfit) = results.take(plan, columns.collect(), system.into_iter().chain(headers).collect())?;
@@ -327,7 +331,7 @@ impl Operator for WindowOperator {
         let inputs = plan.inputs.evaluate(&batch.rows);
         let rows = Rows::new(&plan, batch, &inputs)?;
         let mut failed = inputs.failed.iter().peekable();
-        let mut updates = Updates::new(&plan);
+        let mut updates = Updates::new(&plan, &rows);
         self.late.clear();
         let mut added = 0;
         for index in 0..batch.num_rows() {
@@ -341,8 +345,7 @@ impl Operator for WindowOperator {
                 Fate::Added => {
                     added += 1;
                     if plan.emit == Emit::OnUpdate {
-                        updates.push(&plan, &self.groups, &self.open, index as u32);
-                        updates.emit_if_full(&plan, &rows, cx)?;
+                        updates.push(&plan, &self.groups, (&self.open, index as u32), &rows, cx)?;
                     }
                 }
                 Fate::Late => self.late.push(index as u32),
@@ -376,28 +379,33 @@ impl Operator for WindowOperator {
             self.next_sweep = next_sweep(time.watermark, expire);
         }
         let plan = self.plan.clone();
+        let mut budget = Budget::new(time.budget);
         if let Some(from) = &mut self.strays
-            && panes::gather(&plan, from, time.budget, &mut self.earliest, cx)? == Progress::More
+            && panes::gather(&plan, from, &mut budget, &mut self.earliest, cx)? == Progress::More
         {
             return Ok(Progress::More);
         }
         self.strays = None;
-        match self.next(time.watermark, cx)? {
-            None => return Ok(Progress::Done),
-            Some(Next::Panes(last)) => {
-                panes::merge(&plan, last, time, &mut self.earliest, cx)?;
-                self.panes = Earliest::Unknown;
+        while let Some(next) = self.next(time.watermark, cx)? {
+            if budget.is_spent() {
+                return Ok(Progress::More);
             }
-            Some(Next::Close(last)) => {
-                // Before the first portion: rows can come between two of them.
-                self.note_closed(time.watermark, cx)?;
-                if self.close(&plan, last, time, cx)? == Progress::Done {
+            match next {
+                Next::Panes(last) => {
+                    panes::merge(&plan, last, time.emitted, &mut budget, &mut self.earliest, cx)?;
+                    self.panes = Earliest::Unknown;
+                }
+                Next::Close(last) => {
+                    // Before the first portion: rows can come between two of them.
+                    self.note_closed(time.watermark, cx)?;
+                    if self.close(&plan, last, time.emitted, &mut budget, cx)? == Progress::More {
+                        return Ok(Progress::More);
+                    }
                     self.earliest = Earliest::Unknown;
                 }
             }
         }
-        // Something else may be due by now.
-        Ok(if self.next(time.watermark, cx)?.is_some() { Progress::More } else { Progress::Done })
+        Ok(Progress::Done)
     }
 
     fn on_restore(&mut self) {

@@ -18,14 +18,14 @@
 
 use operator_core::batch::derived_system_columns;
 use operator_core::stores::bytes::Reader;
-use operator_core::{Context, Millis, Port, Progress, State, StateError, Time};
+use operator_core::{Context, Millis, Port, Progress, State, StateError};
 
 use crate::accumulator::Accumulator;
 use crate::groups::{Read, put_group, read_group, read_head};
 use crate::layout::{VERSION, read_end, read_key};
 use crate::operator::Earliest;
 use crate::plan::WindowPlan;
-use crate::results::{MAX_ROWS, Results};
+use crate::results::{Budget, MAX_BYTES, Results};
 use crate::values::build;
 
 const PANE: u8 = 4;
@@ -103,7 +103,7 @@ enum Take {
 }
 
 /// The panes from `from` up to `last` that `take` wants, by their time and the end of their window: at most `most`, with at most as many
-/// DISTINCT values. Also whether there may be more of them.
+/// DISTINCT values, and about [`MAX_BYTES`]. Also whether there may be more of them.
 fn portion(
     (from, last): (&[u8], Millis),
     most: usize,
@@ -112,7 +112,7 @@ fn portion(
 ) -> Result<(Vec<Pane>, bool), StateError> {
     let (first, to) = range_to(last);
     let from = if from.is_empty() { &first } else { from };
-    let (mut panes, mut values, mut more, mut failure): (Vec<Pane>, _, _, _) = (Vec::new(), 0, false, None);
+    let (mut panes, mut values, mut bytes, mut more, mut failure): (Vec<Pane>, _, _, _, _) = (Vec::new(), 0, 0, false, None);
     state.scan(from, &to, &mut |key, value| {
         // DISTINCT values follow their group, and no group's key is the beginning of another's.
         if let Some(pane) = panes.last_mut().filter(|pane| key.starts_with(&pane.key)) {
@@ -127,13 +127,14 @@ fn portion(
         match read_prefix(key).and_then(|(at, key)| Ok(take(at, read_end(key)?))) {
             Ok(Take::No) => return true,
             Ok(Take::Stop) => return false,
-            Ok(Take::Yes) if panes.len() == most => {
+            Ok(Take::Yes) if panes.len() == most || bytes >= MAX_BYTES => {
                 more = true;
                 return false;
             }
             Ok(Take::Yes) => {}
             Err(error) => failure = Some(error),
         }
+        bytes += key.len() + value.len();
         panes.push(Pane { key: key.to_vec(), value: value.to_vec(), distinct: Vec::new(), whole: true });
         failure.is_none()
     })?;
@@ -158,15 +159,16 @@ fn due(plan: &WindowPlan, last: Millis, most: usize, state: &dyn State) -> Resul
 pub fn gather(
     plan: &WindowPlan,
     from: &mut Vec<u8>,
-    budget: usize,
+    budget: &mut Budget,
     earliest: &mut Earliest,
     cx: &mut Context<'_>,
 ) -> Result<Progress, StateError> {
     let stray = |at, end: Millis| if at > end.saturating_add(plan.windows.lateness) { Take::Yes } else { Take::No };
-    let (panes, more) = portion((from, Millis::MAX), budget.clamp(1, MAX_ROWS), cx.state(), stray)?;
+    let (panes, more) = portion((from, Millis::MAX), budget.entries, cx.state(), stray)?;
     let (mut accumulators, mut buffer) = (Vec::new(), Vec::new());
     for pane in &panes {
         let (_, key) = read_prefix(&pane.key)?;
+        budget.spend(1 + pane.distinct.len(), 0);
         accumulators.clear();
         merge_one(plan, pane, key, &mut accumulators, &mut buffer, cx.state())?;
         earliest.include(read_end(key)?);
@@ -180,14 +182,26 @@ pub fn gather(
     }
 }
 
-/// Merges panes that are due at `last` into their groups, as many as the budget allows, and emits those groups. `earliest`: of the
+/// Merges panes that are due at `last` into their groups, as far as the budget allows, and emits those groups. `earliest`: of the
 /// windows in state.
-pub fn merge(plan: &WindowPlan, last: Millis, time: Time, earliest: &mut Earliest, cx: &mut Context<'_>) -> Result<(), StateError> {
-    let panes = due(plan, last, time.budget.clamp(1, MAX_ROWS), cx.state())?;
+pub fn merge(
+    plan: &WindowPlan,
+    last: Millis,
+    emitted: Millis,
+    budget: &mut Budget,
+    earliest: &mut Earliest,
+    cx: &mut Context<'_>,
+) -> Result<(), StateError> {
+    let panes = due(plan, last, budget.entries, cx.state())?;
     let mut results = Results::new(plan, false);
     let mut group = vec![Vec::new(); plan.group_types.len()];
     let (mut accumulators, mut buffer) = (Vec::new(), Vec::new());
     for pane in &panes {
+        // The others come later.
+        if results.bytes() >= budget.bytes {
+            break;
+        }
+        budget.spend(1 + pane.distinct.len(), 0);
         let (at, key) = read_prefix(&pane.key)?;
         let entry = read_key(key, &plan.group_types, &mut group)?;
         accumulators.clear();
@@ -196,12 +210,14 @@ pub fn merge(plan: &WindowPlan, last: Millis, time: Time, earliest: &mut Earlies
         // What is emitted when the window closes is not emitted now.
         if pane.whole && plan.every.is_some() && !plan.windows.is_closed(entry.end, at) {
             results.push(plan, entry.end, &accumulators, 0);
+            results.add_bytes(key.len());
         } else {
             group.iter_mut().for_each(|column| drop(column.pop()));
         }
     }
+    budget.spend(0, results.bytes());
     if !results.is_empty() {
-        let system = derived_system_columns(results.times(), time.emitted);
+        let system = derived_system_columns(results.times(), emitted);
         let columns = plan.group_types.iter().zip(&group).map(|(t, values)| build(t, values));
         let (rows, unfit) = results.take(plan, columns.collect(), system.to_vec())?;
         cx.emit(Port::OUT, rows);

@@ -14,6 +14,35 @@ use crate::values::{Value, build};
 
 /// The most rows in one emitted batch.
 pub const MAX_ROWS: usize = 8192;
+/// Bytes after which a batch is emitted: kept texts are far larger than other values, and a column has at most 2 GiB.
+pub const MAX_BYTES: usize = 8 << 20;
+/// What a row needs without its texts and bytes, about.
+const ROW: usize = 64;
+
+/// What may still be released in one call of `on_time`.
+#[derive(Debug)]
+pub struct Budget {
+    /// Entries of state.
+    pub entries: usize,
+    /// Bytes of results.
+    pub bytes: usize,
+}
+
+impl Budget {
+    /// At least one entry, so that every call gets on.
+    pub fn new(entries: usize) -> Budget {
+        Budget { entries: entries.clamp(1, MAX_ROWS), bytes: MAX_BYTES }
+    }
+
+    pub fn is_spent(&self) -> bool {
+        self.entries == 0 || self.bytes == 0
+    }
+
+    pub fn spend(&mut self, entries: usize, bytes: usize) {
+        self.entries = self.entries.saturating_sub(entries);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
 
 /// Results that have not been emitted yet.
 #[derive(Debug)]
@@ -25,6 +54,8 @@ pub struct Results {
     last: bool,
     /// One list per computed column.
     computed: Vec<Vec<Option<Value>>>,
+    /// Of all values, about.
+    bytes: usize,
     /// Rows with a value that does not fit its column.
     refused: Vec<Refused>,
 }
@@ -50,7 +81,7 @@ impl Results {
     /// `last`: they are those of closed windows.
     pub fn new(plan: &WindowPlan, last: bool) -> Results {
         let computed = vec![Vec::new(); plan.aggregates.len()];
-        Results { starts: Vec::new(), ends: Vec::new(), last, computed, refused: Vec::new() }
+        Results { starts: Vec::new(), ends: Vec::new(), last, computed, bytes: 0, refused: Vec::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -59,6 +90,21 @@ impl Results {
 
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()
+    }
+
+    /// Bytes of the rows, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Counts bytes of columns that are not computed.
+    pub fn add_bytes(&mut self, bytes: usize) {
+        self.bytes += bytes;
+    }
+
+    /// There are as many rows, or bytes, as one batch may have.
+    pub fn is_full(&self) -> bool {
+        self.len() >= MAX_ROWS || self.bytes >= MAX_BYTES
     }
 
     /// Adds the result of a group in the window that ends at `end`, of `inputs` rows that are in no other result. False if
@@ -79,11 +125,14 @@ impl Results {
         self.ends.push(end);
         let mut unfit = None;
         for ((aggregate, accumulator), column) in plan.aggregates.iter().zip(accumulators).zip(&mut self.computed) {
-            column.push(aggregate.function.result(accumulator).unwrap_or_else(|refusal| {
+            let value = aggregate.function.result(accumulator).unwrap_or_else(|refusal| {
                 unfit.get_or_insert_with(|| refusal.cause(&aggregate.name));
                 None
-            }));
+            });
+            self.bytes += value.as_ref().map_or(0, Value::size);
+            column.push(value);
         }
+        self.bytes += ROW;
         let fits = unfit.is_none();
         self.refused.extend(unfit.map(|cause| Refused { row, cause, inputs }));
         fits
@@ -115,6 +164,7 @@ impl Results {
         system: Vec<ArrayRef>,
     ) -> Result<(RecordBatch, Vec<Unfit>), StateError> {
         let rows = self.ends.len();
+        self.bytes = 0;
         let (starts, ends) = (std::mem::take(&mut self.starts), std::mem::take(&mut self.ends));
         let mut columns = group;
         let bounds = [starts, ends].into_iter().filter(|_| !plan.windows.is_unbounded());

@@ -4,24 +4,31 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, TimestampMillisecondArray, UInt32Array};
 use arrow::compute::take;
+use arrow::datatypes::DataType;
 use operator_core::batch::HEADERS;
 use operator_core::{Context, Millis, Port, StateError};
 
 use crate::groups::Groups;
 use crate::plan::WindowPlan;
-use crate::results::{MAX_ROWS, Results};
+use crate::results::Results;
 use crate::rows::Rows;
+use crate::values::Column;
 
 /// Results per input row (`on_update`): which row each result belongs to.
-pub struct Updates {
+pub struct Updates<'a> {
     results: Results,
     rows: Vec<u32>,
     rejected: usize,
+    /// What results have from their row and can be of any size: groups, headers.
+    carried: Vec<Column<'a>>,
 }
 
-impl Updates {
-    pub fn new(plan: &WindowPlan) -> Updates {
-        Updates { results: Results::new(plan, false), rows: Vec::new(), rejected: 0 }
+impl<'a> Updates<'a> {
+    pub fn new(plan: &WindowPlan, rows: &'a Rows<'_>) -> Updates<'a> {
+        let headers = rows.batch.rows.column_by_name(HEADERS).filter(|_| plan.headers);
+        let of_any_size = |column: &&ArrayRef| matches!(column.data_type(), DataType::Utf8 | DataType::Binary);
+        let carried = rows.group.iter().chain(headers).filter(of_any_size).map(Column::new).collect();
+        Updates { results: Results::new(plan, false), rows: Vec::new(), rejected: 0, carried }
     }
 
     /// Rows of the batch none of whose results can be emitted.
@@ -29,23 +36,32 @@ impl Updates {
         self.rejected
     }
 
-    /// Adds the results of all open windows of a row, earliest window first.
-    pub fn push(&mut self, plan: &WindowPlan, groups: &Groups, open: &[(Millis, usize)], row: u32) {
+    /// Adds the results of all open windows of a row, earliest window first, and emits what was collected if there is much of it; at once
+    /// where a result is a dead letter: these keep their order among those of rows.
+    pub fn push(
+        &mut self,
+        plan: &WindowPlan,
+        groups: &Groups,
+        (open, row): (&[(Millis, usize)], u32),
+        rows: &Rows<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), StateError> {
+        let carried = self.carried.iter().map(|column| column.width(row as usize)).sum();
         let mut emitted = false;
         for (end, slot) in open.iter().rev() {
             emitted |= self.results.push(plan, *end, groups.accumulators(plan, *slot), 0);
+            self.results.add_bytes(carried);
             self.rows.push(row);
+            // A row without a result that can be emitted is counted with its last one.
+            if emitted && self.results.is_full() {
+                self.emit(plan, rows, cx)?;
+            }
         }
         if !emitted {
             self.results.charge();
             self.rejected += 1;
         }
-    }
-
-    /// Emits what was collected if there is much of it, and at once where a result is a dead letter: these keep their order among
-    /// those of rows.
-    pub fn emit_if_full(&mut self, plan: &WindowPlan, rows: &Rows<'_>, cx: &mut Context<'_>) -> Result<(), StateError> {
-        match self.rows.len() >= MAX_ROWS || self.results.has_unfit() {
+        match self.results.has_unfit() {
             true => self.emit(plan, rows, cx),
             false => Ok(()),
         }

@@ -32,6 +32,14 @@ impl Value {
         }
     }
 
+    /// Bytes that it needs in a column, about.
+    pub fn size(&self) -> usize {
+        match self {
+            Value::Int(_) | Value::Float(_) => 16,
+            Value::Bytes(value) => value.len(),
+        }
+    }
+
     /// Appends the value to `out`.
     pub fn encode(&self, out: &mut Vec<u8>) {
         match self {

@@ -11,7 +11,7 @@ use crate::accumulator::Accumulator;
 use crate::layout::{VERSION, range_to};
 use crate::operator::Earliest;
 use crate::plan::WindowPlan;
-use crate::results::{MAX_ROWS, Results};
+use crate::results::{MAX_BYTES, MAX_ROWS, Results};
 use crate::values::build;
 
 /// When to look after the first session.
@@ -35,22 +35,36 @@ struct Session {
     end: Millis,
     span: Span,
     accumulators: Vec<Accumulator>,
+    /// Of its entry, which has all that its result has.
+    bytes: usize,
 }
 
-/// Closes sessions that end at `last` or earlier: as many as the budget allows, and as many of their DISTINCT values.
+/// Closes sessions that end at `last` or earlier: as many as the budget allows, as many of their DISTINCT values, and about
+/// [`MAX_BYTES`].
 ///
 /// Ends in state are those that sessions began with. So the first of them are read, and what is over by then is in order of the
 /// ends that sessions really have; those that end behind the portion are moved there. A session is emitted when none of its
 /// DISTINCT values is left, so that what is in state says where to go on.
 pub fn close(plan: &WindowPlan, gap: Millis, last: Millis, time: Time, cx: &mut Context<'_>) -> Result<Progress, StateError> {
     let most = time.budget.clamp(1, MAX_ROWS);
-    let (ends, more) = portion(last, most, cx.state())?;
-    let mut over = Vec::new();
+    let (mut ends, mut more) = portion(last, most, cx.state())?;
+    let (mut sessions, mut over, mut bytes, mut read) = (Vec::new(), Vec::new(), 0, 0);
     for at in &ends {
-        let Some(session) = look_after(plan, gap, at, cx.state())? else {
-            cx.state().delete(at)?;
-            continue;
-        };
+        if bytes >= MAX_BYTES {
+            more = true;
+            break;
+        }
+        read += 1;
+        match look_after(plan, gap, at, cx.state())? {
+            Some(session) => {
+                bytes += session.bytes;
+                sessions.push(session);
+            }
+            None => cx.state().delete(at)?,
+        }
+    }
+    ends.truncate(read);
+    for session in sessions {
         let behind = more && ends.last().is_some_and(|last| session.key > *last);
         if session.end <= last && !behind {
             over.push(session);
@@ -123,9 +137,10 @@ fn look_after(plan: &WindowPlan, gap: Millis, at: &[u8], state: &dyn State) -> R
     let mut accumulators = Vec::with_capacity(plan.aggregates.len());
     let span = read_session(plan, &value, &mut accumulators)?;
     let end = span.last.saturating_add(gap);
+    let bytes = key.len() + value.len();
     key.clear();
     put_end_key(end, group, anchor, &mut key);
-    Ok(Some(Session { at: at.to_vec(), key, group: group.to_vec(), anchor, end, span, accumulators }))
+    Ok(Some(Session { at: at.to_vec(), key, group: group.to_vec(), anchor, end, span, accumulators, bytes }))
 }
 
 /// Emits the results of `sessions`, and releases their rows.

@@ -45,6 +45,8 @@ pub struct Driver {
     /// Another worker takes over between two portions of [`Time::budget`].
     pub interrupted: bool,
     pub rows_in: i64,
+    /// Calls that moved time.
+    pub portions: usize,
     /// What happened: `out sku=a .. @event time`, `late ..`, `reject .. : cause`.
     pub log: Vec<String>,
     /// Emitted batches of the main port.
@@ -57,7 +59,7 @@ impl Driver {
         let operator = (planned.build)();
         let time = Time::default();
         let (state, ledger) = (MemoryState::default(), Ledger::default());
-        Driver { planned, operator, state, ledger, time, interrupted: false, rows_in: 0, log: Vec::new(), out: Vec::new() }
+        Driver { planned, operator, state, ledger, time, interrupted: false, rows_in: 0, portions: 0, log: Vec::new(), out: Vec::new() }
     }
 
     pub fn batch(&mut self, batch: &Batch) {
@@ -72,6 +74,7 @@ impl Driver {
         loop {
             let before = self.state.entries.len();
             let mut progress = Progress::Done;
+            self.portions += 1;
             self.call(|operator, cx| progress = operator.on_time(time, cx).unwrap());
             // A session is three entries.
             let dropped = before.saturating_sub(self.state.entries.len());
