@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use headwater_engine::broker::{Broker, BrokerError, Failure, TopicSpec};
-use headwater_engine::lane::topics_to_create;
 use headwater_engine::pipeline::{Guarantee, Pipeline};
-use headwater_engine::plan::{InputKind, Plan, Target, TopicName};
+use headwater_engine::plan::{InputKind, Plan, Target, TopicName, topics_to_create};
 
 use crate::diagnose::Problem;
 use crate::kafka::{Creation, Kafka, Operation, Rights};

@@ -5,9 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use headwater_engine::broker::Broker;
-use headwater_engine::lane::{Sampled, TOMBSTONE_RETENTION, sample_keys};
+use headwater_engine::lane::{Sampled, sample_keys};
 use headwater_engine::manifest;
-use headwater_engine::plan::{OutboxSink, Output, Plan};
+use headwater_engine::plan::{OutboxSink, Output, Plan, TOMBSTONE_RETENTION};
 use operator_core::{Diagnostic, Span};
 use rustix::fs::Access;
 use tokio::runtime::Handle;

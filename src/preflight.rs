@@ -1,11 +1,10 @@
 //! Checks before a worker starts. The dry run makes the same ones.
 
 use headwater_engine::broker::{Broker, BrokerError};
-use headwater_engine::lane::{TOMBSTONE_RETENTION, topics_to_create};
 use headwater_engine::manifest::DeployError;
 use headwater_engine::manifest::store::StoreError;
 use headwater_engine::pipeline::Guarantee;
-use headwater_engine::plan::Plan;
+use headwater_engine::plan::{Plan, TOMBSTONE_RETENTION, topics_to_create};
 use operator_core::{Diagnostic, Millis, Span};
 
 use crate::config::Config;
@@ -49,7 +48,7 @@ pub fn check_internal(plan: &Plan, broker: &dyn Broker) -> Result<(), BrokerErro
         true => Ok(()),
         false => Err(BrokerError::fatal(format!(
             "{}: the number of input partitions has changed since the pipeline first ran. Run it under a new name, or delete its `hw.` topics, \
-             its groups and the content of its ClickHouse tables, and start again",
+             its groups and the rows of its tables, and start again",
             differing.join("; ")
         ))),
     }

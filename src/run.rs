@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use headwater_engine::broker::SystemClock;
 use headwater_engine::delivery::Counters;
-use headwater_engine::lane::{LaneConfig, TOMBSTONE_RETENTION, World};
+use headwater_engine::lane::{LaneConfig, World};
 use headwater_engine::manifest::store::Deployed;
 use headwater_engine::manifest::{Keeper, deploy};
-use headwater_engine::plan::{OutboxSink, Output, Plan};
+use headwater_engine::plan::{OutboxSink, Output, Plan, TOMBSTONE_RETENTION};
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::LoadedTables;
 use headwater_engine::time::TrustedWall;

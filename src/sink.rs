@@ -176,7 +176,7 @@ pub fn kind<S: Spec>() -> StoreKind {
         keys: keys_of::<S>,
         read: |entry| read_as::<S>(entry, |spec| Arc::new(Held(Box::new(spec)))),
     };
-    StoreKind { sink, section: SectionKind::of::<S::Section>() }
+    StoreKind { sink, section: SectionKind::of::<S::Section>(S::KIND) }
 }
 
 /// What the engine holds of a sink.

@@ -28,6 +28,7 @@ mod dead_letters;
 mod ends;
 mod growing;
 mod intake;
+mod key_samples;
 mod keys;
 mod outputs;
 mod partition;
@@ -51,10 +52,9 @@ use outputs::Outputs;
 use tasks::{Tasks, failed};
 
 pub use crate::lane_end::LaneEnd;
-pub use crate::plan::{TOMBSTONE_RETENTION, topics_to_create};
 pub use commits::{Next, decide};
 pub use config::{LaneConfig, SchemaIds, World};
-pub use keys::{Sampled, sample_keys};
+pub use key_samples::{Sampled, sample_keys};
 
 /// A stage, and one of its partitions.
 pub type TaskId = (usize, i32);

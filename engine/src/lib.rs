@@ -8,9 +8,11 @@
 
 pub mod backoff;
 pub mod broker;
+pub mod catalog;
 pub mod checkpoint;
 pub mod contract;
 mod dead_letter;
+pub mod declared;
 pub mod decode;
 pub mod definition;
 pub mod delivery;

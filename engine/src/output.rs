@@ -1,21 +1,23 @@
 //! Rows to records: keys, values, partitions and headers, gathered in a [`SendBuffer`] until they may be sent.
 
+mod topic;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt32Array};
-use arrow::compute::{cast, take_record_batch};
-use arrow::datatypes::{DataType, Int64Type, SchemaRef};
-use headwater_formats::{Encoded, Encoder, KeyEncoder, encode_batch, partition};
-use operator_core::batch::{FUTURE, OFFSET, TIME, WATERMARK, is_written, time_type};
+use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt32Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::SchemaRef;
+use headwater_formats::{Encoder, KeyEncoder, encode_batch, partition};
+use operator_core::batch::{FUTURE, OFFSET, WATERMARK, is_written};
 use operator_core::{Millis, Origin, Path};
 
-use crate::broker::{Broker, BrokerError, Failure, Outgoing, is_compacted};
-use crate::headers::HeaderColumns;
-use crate::merge::{MergeKey, Way, merge_keys};
-use crate::plan::{Output, SinkKey, Target, TopicName, TopicSink};
-use crate::record_buffer::Entry;
+use crate::broker::{Broker, Outgoing};
+use crate::merge::{Way, merge_keys};
+use crate::plan::{Output, SinkKey, Target, TopicSink};
 use crate::send_buffer::{SendBuffer, TurnedAway};
+
+use self::topic::{Known, Rows, Topic};
 
 /// Headers of repartition records: which task wrote the rows, its watermark, and where the rows came from.
 pub const WRITER: &[u8] = b"hw-writer";
@@ -86,33 +88,6 @@ enum Keys {
     Records(Vec<usize>, Box<dyn Encoder>),
 }
 
-/// The keys of a batch, ready to be written.
-enum EncodedKeys<'a> {
-    None,
-    Plain(KeyEncoder<'a>),
-    Records(Box<dyn Encoded + 'a>),
-}
-
-impl EncodedKeys<'_> {
-    /// Appends the key of a row; `false`, and nothing appended, if it has none.
-    fn write(&self, row: usize, out: &mut Vec<u8>) -> Result<bool, String> {
-        match self {
-            EncodedKeys::None => Ok(false),
-            EncodedKeys::Plain(keys) => Ok(keys.write(row, out)),
-            EncodedKeys::Records(keys) => keys.write(row, out).map_err(|e| format!("the key: {e}")),
-        }
-    }
-}
-
-/// A topic that a sink writes.
-#[derive(Clone)]
-struct Known {
-    name: Arc<str>,
-    partitions: i32,
-    /// It takes no record without a key.
-    compacted: bool,
-}
-
 impl Writer {
     /// `shared`: another output of the stage may write the same topic. `schema_id`: gives the registry's id of a sink's Avro schema, by subject and text.
     pub fn new(output: &Output, shared: bool, schema_id: &dyn Fn(&str, &str) -> Result<u32, String>) -> Result<Writer, String> {
@@ -160,7 +135,8 @@ impl Writer {
         match &mut self.kind {
             Kind::Topic { sink, values, keys, topics } => {
                 let merge_keys = if self.shared { merge_keys(rows, *turn) } else { Vec::new() };
-                topic(sink, (values.as_ref(), keys.as_ref()), topics, rows, &user, &merge_keys, task, broker, wall, out)
+                let rows = Rows { all: rows, user: &user, merge_keys: &merge_keys, task, wall };
+                Topic { sink, values: values.as_ref(), keys: keys.as_ref(), known: topics, broker }.write(&rows, out)
             }
             Kind::Repartition { topic, partitions, key } => repartition(topic, *partitions, key, rows, task, origin, out),
             Kind::Outbox { topic, partitions } => {
@@ -231,195 +207,6 @@ fn encode_pieces(rows: &RecordBatch) -> Result<(Vec<Vec<u8>>, Vec<usize>), Strin
 
 fn too_large() -> String {
     format!("the row makes a record of more than {MAX_RECORD} bytes")
-}
-
-fn times(rows: &RecordBatch) -> Option<&[Millis]> {
-    let column = rows.column_by_name(TIME)?;
-    column.as_primitive_opt::<arrow::datatypes::TimestampMillisecondType>().map(|a| a.values().as_ref())
-}
-
-#[allow(clippy::too_many_arguments)]
-fn topic(
-    sink: &TopicSink,
-    (values, keys): (&dyn Encoder, Option<&Keys>),
-    known: &mut BTreeMap<String, Known>,
-    rows: &RecordBatch,
-    user: &RecordBatch,
-    merge_keys: &[MergeKey],
-    task: i32,
-    broker: &dyn Broker,
-    wall: Millis,
-    out: &mut SendBuffer,
-) -> Result<Vec<Unwritable>, WriteError> {
-    let column = |name: &Option<String>| name.as_ref().and_then(|n| rows.column_by_name(n));
-    let of_key = match keys {
-        Some(Keys::Records(places, _)) => rows.project(places).map_err(|e| e.to_string())?,
-        _ => RecordBatch::new_empty(user.schema()),
-    };
-    let keys = match keys {
-        None => EncodedKeys::None,
-        Some(Keys::Plain(place)) => EncodedKeys::Plain(KeyEncoder::new(rows.column(*place).as_ref())?),
-        Some(Keys::Records(_, encoder)) => EncodedKeys::Records(encoder.batch(&of_key)?),
-    };
-    let stamps = match column(&sink.timestamp) {
-        Some(c) => Some(millis(c)?),
-        None => None,
-    };
-    let chosen = column(&sink.partition).map(|c| cast(c, &DataType::Int64)).transpose().map_err(|e| e.to_string())?;
-    let header_columns = HeaderColumns::new(sink, rows);
-    let values = values.batch(user)?;
-    let event_times = times(rows);
-    let mut unwritable = Vec::new();
-    let fixed = match (&sink.topic, sink.partitions) {
-        (TopicName::Fixed(name), Some(partitions)) => Some(Known { name: name.clone(), partitions, compacted: sink.compacted }),
-        _ => None,
-    };
-    for row in 0..rows.num_rows() {
-        let Known { name, partitions, compacted } = match &fixed {
-            Some(fixed) => fixed.clone(),
-            None => match named(sink, rows, row, known, broker) {
-                Ok(found) => found,
-                Err(Unnamed::Later(e)) => return Err(e.into()),
-                Err(Unnamed::Never(cause)) => {
-                    unwritable.push((row, cause));
-                    continue;
-                }
-            },
-        };
-        let bytes = &mut out.records.bytes;
-        let start = bytes.len();
-        let has_key = match keys.write(row, bytes) {
-            Ok(has_key) => has_key,
-            Err(cause) => {
-                unwritable.push((row, cause));
-                continue;
-            }
-        };
-        if compacted && !has_key {
-            let column = sink.key.iter().flat_map(|key| &key.columns).cloned().collect::<Vec<_>>().join(", ");
-            unwritable.push((
-                row,
-                format!("the key `{column}` is null, and the topic {} is compacted: it takes no record without a key", shown(sink, &name)),
-            ));
-            continue;
-        }
-        let key = has_key.then_some(start..bytes.len());
-        let begin = bytes.len();
-        let has_value = match values.write(row, bytes) {
-            Ok(has_value) => has_value,
-            Err(cause) => {
-                bytes.truncate(start);
-                unwritable.push((row, cause));
-                continue;
-            }
-        };
-        let end = bytes.len();
-        let headers = header_columns.write(row, bytes).then_some(end..bytes.len());
-        let size = bytes.len() - start;
-        if size > MAX_RECORD {
-            let cause = format!("the record would have {size} bytes, more than the {MAX_RECORD} that can be written");
-            bytes.truncate(start);
-            unwritable.push((row, cause));
-            continue;
-        }
-        let value = has_value.then_some(begin..end);
-        let target = match chosen.as_ref().map(|c| c.as_primitive::<Int64Type>()).filter(|c| c.is_valid(row)).map(|c| c.value(row)) {
-            Some(n) if n >= 0 && n < i64::from(partitions) => n as i32,
-            Some(n) => {
-                bytes.truncate(start);
-                unwritable.push((row, format!("partition {n} of {}, which has {partitions}", shown(sink, &name))));
-                continue;
-            }
-            None => match key.clone().and_then(|k| bytes.get(k)) {
-                Some(key) => partition(key, partitions),
-                None => task.rem_euclid(partitions),
-            },
-        };
-        let timestamp = match &stamps {
-            Some(stamps) => stamps.get(row).copied().flatten(),
-            None => event_times.and_then(|t| t.get(row).copied()),
-        };
-        // Brokers refuse negative timestamps, and those further ahead than `message.timestamp.after.max.ms`: a row from
-        // the future would abort every transaction it is in. Such rows are stamped when written.
-        let timestamp = timestamp.filter(|t| (0..wall.saturating_add(MAX_AHEAD)).contains(t));
-        let merge_key = merge_keys.get(row).copied();
-        let record = Entry { topic: name, partition: target, timestamp, key, value, headers, tag: None, merge_key };
-        if let Err(refused) = out.add(record, start) {
-            unwritable.push((row, refused.cause));
-        }
-    }
-    Ok(unwritable)
-}
-
-fn millis(column: &ArrayRef) -> Result<Vec<Option<Millis>>, String> {
-    if *column.data_type() == DataType::Int64 {
-        return Ok(column.as_primitive::<Int64Type>().iter().collect());
-    }
-    let cast = cast(column, &time_type()).map_err(|e| e.to_string())?;
-    Ok(cast.as_primitive::<arrow::datatypes::TimestampMillisecondType>().iter().collect())
-}
-
-/// Why a row's topic is not known.
-enum Unnamed {
-    /// The row is at fault.
-    Never(String),
-    /// The brokers don't answer: the epoch is tried again.
-    Later(String),
-}
-
-/// A topic in a cause: in quotes, as a value, if a row has named it. Logs have names, and no values.
-fn shown(sink: &TopicSink, topic: &str) -> String {
-    match &sink.topic {
-        TopicName::Fixed(_) => format!("`{topic}`"),
-        TopicName::Column(..) => format!("'{topic}'"),
-    }
-}
-
-/// The topic a row names, and its partitions.
-fn named(
-    sink: &TopicSink,
-    rows: &RecordBatch,
-    row: usize,
-    known: &mut BTreeMap<String, Known>,
-    broker: &dyn Broker,
-) -> Result<Known, Unnamed> {
-    let name = match &sink.topic {
-        TopicName::Fixed(name) => name.to_string(),
-        TopicName::Column(before, column, after) => {
-            let text = rows.column_by_name(column).and_then(|c| c.as_string_opt::<i32>()).filter(|c| c.is_valid(row)).map(|c| c.value(row));
-            format!("{before}{}{after}", text.ok_or_else(|| Unnamed::Never(format!("`{column}` is null: no topic to write to")))?)
-        }
-    };
-    if let Some(found) = known.get(&name) {
-        return Ok(found.clone());
-    }
-    let legal = !matches!(name.as_str(), "" | "." | "..")
-        && name.len() <= 249
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
-    if !legal {
-        return Err(Unnamed::Never("the row names a topic that can't exist".to_string()));
-    }
-    let later = |e: BrokerError| match e.failure {
-        // It can never succeed: no rights, or a name that brokers refuse.
-        Failure::Fatal => Unnamed::Never(e.to_string().replace(&format!("`{name}`"), &name).replace(&name, &shown(sink, &name))),
-        _ => Unnamed::Later(e.to_string()),
-    };
-    if broker.partitions(&name).map_err(later)?.is_none()
-        && let Some(create) = &sink.create
-    {
-        let spec = crate::broker::TopicSpec { name: name.clone(), ..create.clone() };
-        broker.create_topics(&[spec]).map_err(later)?;
-    }
-    let partitions = broker
-        .partitions(&name)
-        .map_err(later)?
-        .ok_or_else(|| Unnamed::Never(format!("the topic {} does not exist", shown(sink, &name))))?;
-    // Without permission to read the settings, refused records show them.
-    let config = broker.topic_config(&name).unwrap_or_default();
-    let compacted = is_compacted(config.iter().map(|(name, value)| (name, value)));
-    let found = Known { name: name.as_str().into(), partitions, compacted };
-    known.insert(name, found.clone());
-    Ok(found)
 }
 
 /// Splits rows by the partition of their key and writes each part as one record, with the columns that the next

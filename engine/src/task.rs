@@ -1,7 +1,8 @@
 //! A task: one partition of one stage, and the operators that run in it.
 //!
 //! Rows flow through the operators in plan order, first all batches of a round, then time: an operator's results for
-//! a new watermark reach downstream operators before that watermark does (`time.rs`). Rows split across branches are merged back in source-offset order ([`crate::merge`]).
+//! a new watermark reach downstream operators before that watermark does (`time.rs`). Rows split across branches are merged back in
+//! source-offset order ([`crate::merge`]).
 //!
 //! Every call of an operator is checked (`call.rs`, `checks.rs`): it must account for every row (R3) and emit the planned columns. A
 //! failed check is a bug, and aborts the epoch rather than committing it.

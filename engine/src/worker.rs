@@ -184,10 +184,10 @@ fn watch_partitions(world: World, stop: Stop) -> Result<(), LaneEnd> {
 mod tests {
     use super::*;
     use crate::broker::{Broker, Clock};
-    use crate::lane::topics_to_create;
     use crate::memory::{BrokerCatalog, MemoryBroker, MemoryClock, Settings};
     use crate::pipeline::Pipeline;
     use crate::plan::plan;
+    use crate::plan::topics_to_create;
     use crate::registry::Registry;
     use crate::schemas::MemorySchemas;
     use crate::stats::Stats;

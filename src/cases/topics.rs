@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use headwater_engine::broker::Broker;
-use headwater_engine::lane::topics_to_create;
 use headwater_engine::memory::MemoryBroker;
-use headwater_engine::plan::{Catalog, InputKind, Plan, Registered, Target, TopicName};
+use headwater_engine::plan::{Catalog, InputKind, Plan, Registered, Target, TopicName, topics_to_create};
 use headwater_engine::yaml::{self, Place, Value, YamlError};
 use operator_core::diagnostic::did_you_mean;
 

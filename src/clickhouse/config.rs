@@ -35,8 +35,6 @@ impl Section for ClickHouseConfig {
 }
 
 impl SectionSpec for ClickHouseConfig {
-    const NAME: &'static str = ClickHouseSink::KIND;
-
     fn of_local(environment: &Environment) -> Option<ClickHouseConfig> {
         let local = |url| ClickHouseConfig { create_tables: true, ..ClickHouseConfig::at(url) };
         environment.clickhouse.clone().map(local)

@@ -142,7 +142,7 @@ impl Config {
         let (mut config, wrong) = read_all::<Config>(&root.retaining(|key| own.iter().any(|own| own == key)));
         errors.extend(wrong);
         for kind in sections.0.iter().filter(|kind| root.get(kind.name).is_some()) {
-            let (section, wrong) = (kind.read)(root);
+            let (section, wrong) = (kind.read)(root, kind.name);
             errors.extend(wrong);
             if let (Some(config), Some(section)) = (&mut config, section) {
                 config.stores.insert(kind.name, section);
@@ -180,13 +180,15 @@ impl Config {
 
     /// The section of a store, if there is one.
     pub fn store<S: SectionSpec>(&self) -> Option<&S> {
-        let section: &dyn Any = self.stores.get(S::NAME)?.as_ref();
-        section.downcast_ref()
+        self.stores.values().find_map(|section| {
+            let section: &dyn Any = section.as_ref();
+            section.downcast_ref()
+        })
     }
 
-    /// Sets the section of a store.
-    pub fn set_store<S: SectionSpec>(&mut self, section: S) {
-        self.stores.insert(S::NAME, Arc::new(section));
+    /// Sets the section `name` of a store.
+    pub fn set_store<S: SectionSpec>(&mut self, name: &'static str, section: S) {
+        self.stores.insert(name, Arc::new(section));
     }
 
     /// The services besides Kafka.

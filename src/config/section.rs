@@ -20,9 +20,6 @@ pub trait Section: Any + Debug + Send + Sync {
 
 /// A section as it is written.
 pub trait SectionSpec: Section + DeserializeOwned + JsonSchema {
-    /// The key of the section: `clickhouse`.
-    const NAME: &'static str;
-
     /// What the section says of a store that `hw local up` started.
     fn of_local(environment: &Environment) -> Option<Self>;
 }
@@ -36,15 +33,15 @@ pub struct SectionKind {
     /// Its key.
     pub name: &'static str,
     pub(super) schema: fn(&mut SchemaGenerator) -> Schema,
-    pub(super) read: fn(&Node) -> ReadSection,
+    pub(super) read: fn(&Node, &str) -> ReadSection,
     pub(super) of_local: fn(&Environment) -> Option<Arc<dyn Section>>,
 }
 
 impl SectionKind {
-    /// The kind of sections that `S` describes.
-    pub fn of<S: SectionSpec>() -> SectionKind {
+    /// The kind of sections that `S` describes, under the key `name`.
+    pub fn of<S: SectionSpec>(name: &'static str) -> SectionKind {
         SectionKind {
-            name: S::NAME,
+            name,
             schema: |generator| generator.subschema_for::<S>(),
             read: read::<S>,
             of_local: |environment| S::of_local(environment).map(|section| Arc::new(section) as Arc<dyn Section>),
@@ -63,8 +60,8 @@ impl Sections {
 }
 
 /// Reads the section from the whole configuration, so that what is missing is reported at the section's key.
-fn read<S: SectionSpec>(root: &Node) -> ReadSection {
-    let (sections, errors) = read_all::<BTreeMap<String, S>>(&root.retaining(|key| key == S::NAME));
-    let section = sections.and_then(|mut sections| sections.remove(S::NAME));
+fn read<S: SectionSpec>(root: &Node, name: &str) -> ReadSection {
+    let (sections, errors) = read_all::<BTreeMap<String, S>>(&root.retaining(|key| key == name));
+    let section = sections.and_then(|mut sections| sections.remove(name));
     (section.map(|section| Arc::new(section) as Arc<dyn Section>), errors)
 }

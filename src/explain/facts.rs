@@ -1,7 +1,6 @@
 //! Facts about each part of a plan.
 
-use headwater_engine::lane::topics_to_create;
-use headwater_engine::plan::{TablePlan, dead_letters};
+use headwater_engine::plan::{TablePlan, dead_letters, topics_to_create};
 
 use operator_core::Path;
 

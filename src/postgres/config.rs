@@ -27,8 +27,6 @@ pub struct PostgresConfig {
 }
 
 impl SectionSpec for PostgresConfig {
-    const NAME: &'static str = PostgresSink::KIND;
-
     fn of_local(environment: &Environment) -> Option<PostgresConfig> {
         let user = Some(POSTGRES_USER.to_string());
         environment.postgres.clone().map(|url| PostgresConfig { url, user, password: None, tls: None, create_tables: true })

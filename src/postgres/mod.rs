@@ -23,8 +23,10 @@ mod created;
 mod delivering;
 mod encode;
 mod native;
+mod numeric;
 mod sink;
 mod sql;
+mod statements;
 mod store;
 mod table;
 

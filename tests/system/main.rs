@@ -5,6 +5,9 @@
 //! after the others are done ([`environment::exclusive`]). Needs Java 17, Maven, npm and Python; a missing tool fails
 //! with what to install.
 
+// A test reads from top to bottom, as what it tells happens.
+#![allow(clippy::too_many_lines)]
+
 mod certificates;
 mod changes;
 mod cli;
@@ -24,9 +27,11 @@ mod outputs;
 mod poison;
 mod postgres;
 mod postgres_faults;
+mod postgres_outages;
 mod record_types;
 mod rights;
 mod silence;
+mod tidy;
 mod tls;
 mod tooling;
 mod width;

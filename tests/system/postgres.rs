@@ -2,13 +2,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arrow::array::*;
 use arrow::datatypes::*;
 use headwater::catalog::Folder;
-use headwater::config::{Config, TlsConfig};
+use headwater::config::Config;
 use headwater::diagnose::Source;
 use headwater::outages::Outages;
 use headwater::postgres::PostgresConfig;
@@ -23,11 +22,7 @@ use headwater_formats::encode_batch;
 use headwater_local::{Direction, Ephemeral, Protocol, Proxy, Service};
 use tokio::runtime::Runtime;
 
-use crate::certificates::{Authority, DAY};
-use crate::environment::{exclusive, page, postgres, wait_until};
-use crate::log::{create, produce, read};
-use crate::outages::expect;
-use crate::worker::Worker;
+use crate::environment::{exclusive, postgres};
 
 /// The server at an address, without TLS and without a password.
 pub fn plain(url: &str) -> PostgresConfig {
@@ -61,7 +56,7 @@ pub fn at_place<T>(
     let folder = Folder::read(std::path::Path::new("tests/no-schemas")).unwrap();
     let (plan, _) = make_plan(&loaded, &folder).unwrap_or_else(|found| panic!("{found:?}"));
     let mut config = Config::default();
-    config.set_store(settings);
+    config.set_store("postgres", settings);
     let (output, outbox, sink) = sink::all(&plan).next().expect("a sink");
     let (runtime, outages) = (runtime.handle(), Outages::default());
     of(sink, &Place { plan: &plan, output, outbox, config: &config, schemas, runtime, outages: &outages })
@@ -387,126 +382,4 @@ fn a_table_that_does_not_fit_is_refused_with_everything_that_is_wrong() {
     }
     assert!(refused("wrong.plain", ", mode: upsert, key: [id]").contains("CREATE UNIQUE INDEX ON \"wrong\".\"plain\" (\"id\")"));
     assert!(refused("wrong.view", "").contains("no ordinary or partitioned table"));
-}
-
-/// The server ends and hangs while a worker runs: the sink alone waits and says so, and nothing is lost.
-#[test]
-fn a_postgres_outage_holds_up_nothing_but_its_sink() {
-    let mut environment = exclusive();
-    create(&environment, "pg.json", 2);
-    let proxy = through(&environment);
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("pg.yaml");
-    let text = "apiVersion: headwater/v1\nname: pg\nsources: { s: { topic: pg.json, schema: { n: long } } }\n\
-                sinks:\n  out: { from: s, topic: pg.json-out, create: { partitions: 1 } }\n  \
-                table: { from: s, postgres: outage.numbers, flush_interval: 100ms }\n";
-    std::fs::write(&file, text).unwrap();
-    let address = format!("postgres://{}/postgres", proxy.address());
-    let worker = Worker::start_with(&environment, &file, dir.path(), 0, &[("HW_POSTGRES", address.as_str())]);
-    let mut sent = 0;
-    let mut send = |environment: &Ephemeral, rows: usize| {
-        let values: Vec<Vec<u8>> = (sent..sent + rows).map(|n| format!("{{\"n\":{n}}}").into_bytes()).collect();
-        produce(environment, "pg.json", &values.iter().map(|value| (0, None, Some(value.as_slice()))).collect::<Vec<_>>());
-        sent += rows;
-        expect("the topic goes on", sent, || read(environment, "pg.json-out").len());
-        sent
-    };
-    let in_table = |environment: &Ephemeral, rows: usize| {
-        wait_until("rows in the table", Duration::from_secs(120), || {
-            match postgres(environment, "SELECT count(*), count(DISTINCT n) FROM outage.numbers") {
-                Ok(found) if found == format!("{rows}\t{rows}") => Ok(()),
-                other => Err(format!("{other:?}\n{}", worker.log_tail())),
-            }
-        });
-    };
-    let rows = send(&environment, 100);
-    in_table(&environment, rows);
-    for hangs in [false, true] {
-        match hangs {
-            true => proxy.blackhole().unwrap(),
-            false => environment.stop(Service::Postgres, headwater_local::Stop::Kill).unwrap(),
-        }
-        let rows = send(&environment, 100);
-        wait_until("the outage is named", Duration::from_secs(60), || match page(&worker.address(), "/ready") {
-            Err(text) if text.contains("PostgreSQL (sink `table`) does not answer") => Ok(()),
-            other => Err(format!("{other:?}\n{}", worker.log_tail())),
-        });
-        assert_eq!(worker.metric("headwater_service_up", &["postgres", "table"]), Ok(0.0));
-        match hangs {
-            true => proxy.pass().unwrap(),
-            false => environment.start(Service::Postgres).unwrap(),
-        }
-        in_table(&environment, rows);
-        wait_until("the worker is ready", Duration::from_secs(60), || page(&worker.address(), "/ready").map(|_| ()));
-    }
-    assert!(worker.stop().success());
-}
-
-/// Stops while the server hangs: nothing waits for it.
-#[test]
-fn a_stop_does_not_wait_for_postgres() {
-    let (environment, runtime) = (exclusive(), Runtime::new().unwrap());
-    let proxy = through(&environment);
-    let pipeline = format!("{NUMBERS}sinks: {{ out: {{ from: s, postgres: stops.numbers }} }}\n");
-    let store = open(&runtime, &format!("postgres://{}/postgres", proxy.address()), &pipeline).unwrap();
-    let outbox = Outbox::new();
-    outbox.append(0, vec![("id", Arc::new(Int64Array::from(vec![1]))), ("amount", Arc::new(Int64Array::from(vec![1])))]);
-    proxy.blackhole().unwrap();
-    let broker = Arc::new(outbox.broker.clone());
-    let delivery = Store::Positions(store).deliver(broker, Arc::new(SystemClock::default()), outbox.settings.clone(), Arc::default());
-    let mut delivery = delivery.unwrap();
-    for _ in 0..50 {
-        delivery.step(Duration::from_millis(5)).unwrap();
-    }
-    let began = std::time::Instant::now();
-    delivery.run(&AtomicBool::new(true)).unwrap();
-    println!("stopped after {:?}", began.elapsed());
-}
-
-/// Server and client verify each other: a CA that is not the server's, another name and a missing client certificate are refused.
-#[test]
-fn tls_is_verified_on_both_sides() {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-
-    let (environment, runtime) = (exclusive(), Runtime::new().unwrap());
-    let (ours, others) = (Authority::new("ours"), Authority::new("others"));
-    let folder = environment.dir.join("postgres");
-    let data = folder.join("data");
-    let owner = std::fs::metadata(&data).unwrap();
-    let (certificate, key) = ours.issue(&["db.test"], (-3_600, DAY)).files(&folder, "server", None);
-    let ca = ours.file(&folder);
-    for file in [&certificate, &key, &ca] {
-        chown(file, Some(owner.uid()), Some(owner.gid())).unwrap();
-        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
-    }
-    let rules = "hostssl all certified 127.0.0.1/32 trust clientcert=verify-ca\nhost all all 127.0.0.1/32 trust\n";
-    std::fs::write(data.join("pg_hba.conf"), rules).unwrap();
-    for (name, file) in [("ssl_cert_file", &certificate), ("ssl_key_file", &key), ("ssl_ca_file", &ca)] {
-        postgres(&environment, &format!("ALTER SYSTEM SET {name} = '{}'", file.display())).unwrap();
-    }
-    postgres(&environment, "CREATE ROLE certified SUPERUSER LOGIN").unwrap();
-    postgres(&environment, "ALTER SYSTEM SET ssl = on").unwrap();
-    postgres(&environment, "SELECT pg_reload_conf()").unwrap();
-    wait_until("the server has read its settings", Duration::from_secs(30), || match postgres(&environment, "SHOW ssl").as_deref() {
-        Ok("on") => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
-    let dir = tempfile::tempdir().unwrap();
-    let (ca, other) = (ours.file(dir.path()), others.file(dir.path()));
-    let (certificate, key) = ours.issue(&[], (-3_600, DAY)).files(dir.path(), "client", None);
-    let tls = TlsConfig { ca: Some(ca), server_name: Some("db.test".into()), ..TlsConfig::default() };
-    let pipeline = format!("{NUMBERS}sinks: {{ out: {{ from: s, postgres: secured.numbers }} }}\n");
-    let said = |user: &str, tls: &TlsConfig| {
-        let settings = PostgresConfig { user: Some(user.into()), tls: Some(tls.clone()), ..plain(&url(&environment)) };
-        open_with(&runtime, settings, &pipeline).map_or_else(|why| why, |_| "fine".to_owned())
-    };
-    let cases = [
-        ("verified", said("hw", &tls), "fine"),
-        ("another CA", said("hw", &TlsConfig { ca: Some(other), ..tls.clone() }), "certificate verify failed"),
-        ("another name", said("hw", &TlsConfig { server_name: None, ..tls.clone() }), "certificate verify failed"),
-        ("no client certificate", said("certified", &tls), "28000"),
-        ("a client certificate", said("certified", &TlsConfig { certificate: Some(certificate), key: Some(key), ..tls.clone() }), "fine"),
-    ];
-    let wrong: Vec<_> = cases.iter().filter(|(_, found, part)| !found.contains(part)).collect();
-    assert!(wrong.is_empty(), "{wrong:#?}");
 }

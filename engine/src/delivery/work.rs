@@ -12,15 +12,14 @@ use std::time::Duration;
 
 use operator_core::Millis;
 
+use super::DeliveryError;
 use super::block::Range;
-use super::decide::{Plan, decide};
+use super::decide::decide;
 use super::intent::Intent;
-use super::lane::{Delivery, PACE};
+use super::lane::Delivery;
 use super::partition::{Partition, Phase, Pinned};
 use super::refusal::Refusal;
 use super::target::{Answer, Progress};
-use super::{DeliveryError, Stop};
-use crate::broker::{Committed, Failure};
 use crate::failpoint::failpoint;
 use crate::wording::without_values;
 
@@ -257,124 +256,6 @@ impl Delivery {
             self.partitions.insert(number, partition);
         }
         Ok(Next::Done)
-    }
-
-    fn record(&mut self, number: i32) -> Result<Next, DeliveryError> {
-        let wall = self.clock.wall();
-        let Some(pinned) = self.pinned(number) else { return Ok(Next::Done) };
-        if !pinned.doubt {
-            // No attempt was made yet, so the token's age begins now.
-            pinned.intent.created = wall;
-        }
-        let position = pinned.position();
-        let next = self.commit(number, position, Doing::Record)?;
-        if let (Next::Done, Some(pinned)) = (&next, self.pinned(number)) {
-            failpoint("delivery-intent");
-            pinned.recorded = true;
-        }
-        Ok(next)
-    }
-
-    fn clean(&mut self, number: i32) -> Result<Next, DeliveryError> {
-        let Some(partition) = self.partitions.get_mut(&number) else { return Ok(Next::Done) };
-        if partition.is_idle() {
-            partition.done = partition.done.max(partition.buffer.next());
-        }
-        let position = partition.clean();
-        let next = self.commit(number, position, Doing::Clean);
-        failpoint("delivery-committed");
-        next
-    }
-
-    /// Commits a position of a partition. [`Next::Done`]: it is stored, or everything was given up.
-    fn commit(&mut self, number: i32, position: Committed, again: Doing) -> Result<Next, DeliveryError> {
-        let Some(partition) = self.partitions.get(&number) else { return Ok(Next::Done) };
-        let tp = partition.tp.clone();
-        let begun = self.clock.monotonic();
-        if !self.consumer.membership().is_fencing() {
-            self.start_over("the group has not confirmed this member");
-            return Ok(Next::Done);
-        }
-        match self.consumer.commit(&[(tp, position)]) {
-            Ok(()) => {
-                self.confirmed = Some(begun);
-                if let Some(partition) = self.partitions.get_mut(&number) {
-                    partition.stored_at = begun;
-                    if partition.pinned.is_none() {
-                        self.counters.settled();
-                    }
-                }
-                Ok(Next::Done)
-            }
-            Err(error) if error.failure == Failure::Fenced => {
-                self.start_over(&error.message);
-                Ok(Next::Done)
-            }
-            Err(error) => self.counters.tolerate(error).map(|()| Next::Pause(again)),
-        }
-    }
-
-    fn decide(&mut self, number: i32) -> Result<Next, DeliveryError> {
-        let (now, wall, window) = (self.clock.monotonic(), self.clock.wall(), self.safe_window());
-        let Some(partition) = self.partitions.get_mut(&number) else { return Ok(Next::Done) };
-        let Some(pinned) = &mut partition.pinned else { return Ok(Next::Done) };
-        let have = pinned.have(window, self.target.as_ref(), wall);
-        match decide(&pinned.stored(), &have) {
-            Plan::Insert if self.paced > now => Ok(Next::At(self.paced, Doing::Decide)),
-            Plan::Insert => {
-                let fresh = self.confirmed.is_some_and(|at| now - at < self.settings.session_timeout / 2);
-                if !fresh || !pinned.recorded {
-                    return Ok(Next::Then(Doing::Record));
-                }
-                let Some(block) = pinned.block(&self.settings, number) else { return Ok(Next::Done) };
-                pinned.attempts += 1;
-                pinned.table = None;
-                if pinned.attempts > 1 {
-                    self.counters.retried();
-                }
-                self.paced = now.saturating_add(PACE);
-                self.target.start(&block);
-                failpoint("delivery-inserting");
-                Ok(Next::Then(Doing::Wait(For::Insert)))
-            }
-            Plan::Ask if pinned.quiet_at > now => {
-                let at = pinned.quiet_at;
-                Ok(self.count_at(number, at, Doing::Decide))
-            }
-            Plan::Ask => match self.range(number) {
-                Some(range) => {
-                    self.target.ask(&range);
-                    Ok(Next::Then(Doing::Wait(For::Doubt)))
-                }
-                None => Ok(Next::Done),
-            },
-            Plan::Skip => {
-                self.counters.found(have.part_rows);
-                self.settle(number)
-            }
-            Plan::Stop(stop) => Err(DeliveryError::Stopped { partition: partition.tp.clone(), stop }),
-            Plan::Read { .. } | Plan::Rebuild { .. } => {
-                let stop = Stop::Beyond { at: pinned.intent.last, high: pinned.intent.first };
-                Err(DeliveryError::Stopped { partition: partition.tp.clone(), stop })
-            }
-        }
-    }
-
-    /// Waits until an earlier insert can no longer happen: its rows are counted then, not before. That takes longer than a minute,
-    /// so it is shown as what holds the sink up.
-    fn count_at(&mut self, number: i32, at: Millis, doing: Doing) -> Next {
-        let left = at.saturating_sub(self.clock.monotonic());
-        if left > 0 {
-            let seconds = (left + 999) / 1_000;
-            let cause = format!("waits {seconds} s before it counts the rows of an unfinished insert, which may still happen until then");
-            tracing::info!(topic = %self.settings.topic, partition = number, %cause, "rows wait in the outbox topic");
-            self.counters.failed(cause);
-        }
-        Next::At(at, doing)
-    }
-
-    pub(super) fn range(&self, number: i32) -> Option<Range> {
-        self.partitions.get(&number)?.pinned.as_ref()?.block(&self.settings, number)?.range()
     }
 
     /// An attempt to insert has ended.

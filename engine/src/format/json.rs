@@ -8,8 +8,7 @@ use operator_core::{Diagnostic, Path};
 use serde_json::Value;
 
 use super::{Columns, Content, Kind, Rows, Values, other_kind, registered, unusable};
-use crate::pipeline::Declared;
-use crate::plan::declared_columns;
+use crate::declared::{Declared, declared_columns};
 
 pub(super) struct Json;
 

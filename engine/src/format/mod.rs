@@ -21,8 +21,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
-use crate::pipeline::{Declared, EventShape};
-use crate::plan::{Catalog, Registered};
+use crate::catalog::{Catalog, Registered};
+use crate::declared::{Declared, EventShape};
 
 /// THE list of formats, the default first.
 static FORMATS: [&dyn Kind; 5] = [&json::Json, &avro::Avro, &debezium::Debezium, &raw::Bytes, &raw::Text];

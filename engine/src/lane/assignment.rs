@@ -150,7 +150,7 @@ impl Intake {
     }
 
     /// Where to begin in a partition for which the group has never committed anything. Never left to a client's
-    /// reset policy (rule 7). A partition that was added to a topic which the pipeline reads has had no rows before.
+    /// reset policy (rule R7). A partition that was added to a topic which the pipeline reads has had no rows before.
     fn first_position(&self, partition: &TopicPartition, topic: &plan::InputTopic, kind: &plan::InputKind) -> Result<i64, LaneEnd> {
         let (low, high) = self.world.broker.bounds(partition)?;
         Ok(match kind {

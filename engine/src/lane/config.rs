@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use operator_core::Millis;
 
-use super::TOMBSTONE_RETENTION;
 use crate::broker::{Broker, Clock};
-use crate::plan::Plan;
+use crate::plan::{Plan, TOMBSTONE_RETENTION};
 use crate::schemas::SchemaSource;
 use crate::stats::Stats;
 use crate::time::TrustedWall;

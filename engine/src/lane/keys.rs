@@ -16,7 +16,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Int32Type, Int64Type};
@@ -25,9 +24,9 @@ use operator_core::batch::OFFSET;
 
 use super::LaneEnd;
 use super::intake::Intake;
-use crate::broker::{Broker, BrokerError, Event, Record, RecordSet, TopicPartition};
+use crate::broker::{Record, RecordSet, TopicPartition};
 use crate::partitioner::{KeyHash, Partitioner};
-use crate::plan::{Decode, InputKind, InputTopic, Plan, StageInput};
+use crate::plan::{Decode, InputTopic, StageInput};
 use crate::types;
 
 /// Records of a partition that are all looked at, from its assignment on.
@@ -36,11 +35,6 @@ const FRESH: u32 = 1_000;
 const SAMPLE_BITS: u32 = 4;
 /// Values that are remembered per partition, to see whether one has two keys.
 const REMEMBERED: usize = 1_024;
-/// Newest records of a partition that [`sample_keys`] reads, and how long it waits for them.
-const SAMPLED: i64 = 500;
-const POLLS: usize = 100;
-const POLL: Duration = Duration::from_millis(100);
-
 const LEAVE_OUT: &str = "Remove `key` from the source: rows are then repartitioned (a step that has state must give it up first: \
                          `hw run --dry-run` says how)";
 
@@ -52,7 +46,7 @@ pub(super) struct KeyCheck {
     source: String,
     columns: Vec<Path>,
     partitioner: Partitioner,
-    partitions: i32,
+    pub(super) partitions: i32,
     /// The step that relies on the key.
     step: Arc<str>,
     fresh: u32,
@@ -271,7 +265,13 @@ impl KeyCheck {
     }
 
     /// The key belongs into another partition.
-    fn misplaced(&self, partition: &TopicPartition, key: &[u8], records: &dyn RecordSet, first: usize) -> Option<(String, String)> {
+    pub(super) fn misplaced(
+        &self,
+        partition: &TopicPartition,
+        key: &[u8],
+        records: &dyn RecordSet,
+        first: usize,
+    ) -> Option<(String, String)> {
         let home = self.partitioner.partition(key, self.partitions);
         if home == partition.partition {
             return None;
@@ -281,7 +281,7 @@ impl KeyCheck {
         Some((format!("its key belongs to partition {home} by `{declared}`, the source's partitioner. {found}"), remedy))
     }
 
-    fn reason(&self, partition: &TopicPartition, offset: i64, what: &str, remedy: &str) -> String {
+    pub(super) fn reason(&self, partition: &TopicPartition, offset: i64, what: &str, remedy: &str) -> String {
         let (source, step, name) = (&self.source, &self.step, self.name());
         format!(
             "{partition} at offset {offset}: source `{source}` has `key: {name}`, which the record contradicts: {what}. Rows with the same \
@@ -350,66 +350,6 @@ impl Intake {
             ),
             _ => why,
         })
-    }
-}
-
-/// What [`sample_keys`] found in a topic: how many keys are in their partition, or why a worker would stop.
-pub type Sampled = (Arc<str>, Result<usize, String>);
-
-/// Compares the newest keys of the sources that steps rely on with their partitions, before a worker starts. Values are
-/// not read, so whether a key is its column is left to the worker.
-///
-/// # Errors
-/// The log can't be read.
-pub fn sample_keys(plan: &Plan, broker: &dyn Broker) -> Result<Vec<Sampled>, BrokerError> {
-    let mut sampled = Vec::new();
-    for input in plan.stages.iter().flat_map(|stage| &stage.inputs) {
-        let InputKind::Source(decode) = &input.kind else { continue };
-        for topic in &input.topics {
-            if let Some(check) = KeyCheck::new(input, decode, topic) {
-                sampled.push((topic.name.clone(), check.sample(&topic.name, broker)?));
-            }
-        }
-    }
-    Ok(sampled)
-}
-
-impl KeyCheck {
-    fn sample(&self, topic: &Arc<str>, broker: &dyn Broker) -> Result<Result<usize, String>, BrokerError> {
-        let mut open = BTreeMap::new();
-        for partition in (0..self.partitions).map(|number| TopicPartition::new(topic.clone(), number)) {
-            let (low, high) = broker.bounds(&partition)?;
-            if low < high {
-                open.insert(partition, (low.max(high - SAMPLED), high));
-            }
-        }
-        let from: Vec<(TopicPartition, i64)> = open.iter().map(|(partition, (from, _))| (partition.clone(), *from)).collect();
-        let mut keys = 0;
-        let mut reader = broker.reader(&from)?;
-        // Behind an open transaction there may be no end: the records read by then are the sample.
-        for _ in 0..POLLS {
-            if open.is_empty() {
-                break;
-            }
-            for event in reader.poll(SAMPLED as usize, POLL)? {
-                match event {
-                    Event::Records { partition, records } => {
-                        for record in (0..records.len()).map(|index| records.get(index)) {
-                            let Some(key) = record.key else { continue };
-                            if let Some((what, remedy)) = self.misplaced(&partition, key, records.as_ref(), 0) {
-                                return Ok(Err(self.reason(&partition, record.offset, &what, &remedy)));
-                            }
-                            keys += 1;
-                        }
-                        let next = records.len().checked_sub(1).map_or(0, |last| records.get(last).offset + 1);
-                        open.retain(|known, (_, end)| *known != partition || next < *end);
-                    }
-                    Event::End { partition, .. } => drop(open.remove(&partition)),
-                    Event::Assigned(_) | Event::Revoked { .. } | Event::Ends(_) => {}
-                }
-            }
-        }
-        Ok(Ok(keys))
     }
 }
 

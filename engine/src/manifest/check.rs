@@ -4,7 +4,7 @@ use operator_core::Diagnostic;
 use operator_core::batch::HEADERS;
 
 use super::evidence::{Counts, has_entries, unread};
-use super::{Input, Manifest, Outbox, Partitioned, Step};
+use super::{Input, Manifest, Step};
 use crate::broker::{Broker, BrokerError, GroupView, TopicId};
 use crate::definition::differences;
 use crate::pipeline::Start;
@@ -49,31 +49,31 @@ pub fn check(broker: &dyn Broker, plan: &Plan, deployed: Option<&Manifest>, firs
     Ok(Verdict { refused, changes, adopted, next })
 }
 
-struct Check<'a> {
-    broker: &'a dyn Broker,
-    plan: &'a Plan,
-    group: GroupView,
+pub(super) struct Check<'a> {
+    pub(super) broker: &'a dyn Broker,
+    pub(super) plan: &'a Plan,
+    pub(super) group: GroupView,
     /// No worker of the pipeline runs, or starts beside this one.
-    alone: bool,
-    next: Manifest,
-    refused: Vec<Diagnostic>,
-    changes: Vec<String>,
+    pub(super) alone: bool,
+    pub(super) next: Manifest,
+    pub(super) refused: Vec<Diagnostic>,
+    pub(super) changes: Vec<String>,
 }
 
 /// `is` is another topic than `was`. Without topic ids nothing is known.
-fn replaced(was: &Option<TopicId>, is: &Option<TopicId>) -> bool {
+pub(super) fn replaced(was: &Option<TopicId>, is: &Option<TopicId>) -> bool {
     was.is_some() && was != is
 }
 
 /// Columns that could be null and are required now.
-fn required(was: &Option<Vec<String>>, is: &Option<Vec<String>>) -> Vec<String> {
+pub(super) fn required(was: &Option<Vec<String>>, is: &Option<Vec<String>>) -> Vec<String> {
     let (Some(was), Some(is)) = (was, is) else { return Vec::new() };
     was.iter().filter(|column| !is.contains(column)).cloned().collect()
 }
 
 impl Step {
     /// Entries that `other` has written can be read.
-    fn reads_state_of(&self, other: &Step) -> bool {
+    pub(super) fn reads_state_of(&self, other: &Step) -> bool {
         self.layout == other.layout && required(&other.nullable, &self.nullable).is_empty()
     }
 }
@@ -186,7 +186,7 @@ impl Check<'_> {
         Ok(None)
     }
 
-    fn at_source(&self, found: Diagnostic, input: &Input) -> Diagnostic {
+    pub(super) fn at_source(&self, found: Diagnostic, input: &Input) -> Diagnostic {
         match &input.source {
             Some(source) => found.at(["sources", source]),
             None => found,
@@ -217,7 +217,7 @@ impl Check<'_> {
     }
 
     /// Refuses if the group has not read all rows of a repartition topic or dropped source, for this cause.
-    fn rows_left(&mut self, topic: &str, cause: &str) -> Result<bool, BrokerError> {
+    pub(super) fn rows_left(&mut self, topic: &str, cause: &str) -> Result<bool, BrokerError> {
         let counts = if self.next_is_own(topic) { Counts::WithValue } else { Counts::All };
         let group = self.plan.names.group();
         if let Some(partition) = unread(self.broker, topic, &self.group, counts)? {
@@ -240,131 +240,17 @@ impl Check<'_> {
         Ok(false)
     }
 
-    fn next_is_own(&self, topic: &str) -> bool {
+    pub(super) fn next_is_own(&self, topic: &str) -> bool {
         topic.starts_with(&format!("{}.", self.plan.names.group()))
     }
 
-    fn no_longer_read(&mut self, topic: &str, source: bool) -> Result<(), BrokerError> {
+    pub(super) fn no_longer_read(&mut self, topic: &str, source: bool) -> Result<(), BrokerError> {
         let cause = format!(
             "the topic `{topic}` {}, which this version doesn't read",
             if source { "was a source" } else { "was between two steps" }
         );
         if !self.rows_left(topic, &cause)? {
             self.changes.push(format!("the topic `{topic}` is not read any more"));
-        }
-        Ok(())
-    }
-
-    fn steps(&mut self, was: &Manifest) -> Result<(), BrokerError> {
-        let steps = self.next.steps.clone();
-        let ids = self.broker.topic_ids(&was.steps.values().map(|s| s.changelog.clone()).collect::<Vec<_>>())?;
-        for (name, before) in &was.steps {
-            let gone = replaced(&before.id, &ids.get(&before.changelog).cloned());
-            match steps.get(name) {
-                None => self.removed(name, (before, gone), was)?,
-                Some(now) if now.partitioned != before.partitioned || !now.reads_state_of(before) => {
-                    if gone {
-                        self.changes.push(format!("step `{name}` begins without state: its changelog was deleted"));
-                    } else {
-                        self.changed(name, before, now)?;
-                    }
-                }
-                Some(now) if gone => self.lost(&now.changelog, &format!("the state of the step `{name}`")),
-                Some(_) => {}
-            }
-        }
-        let new =
-            steps.keys().filter(|name| !was.steps.contains_key(*name)).map(|name| format!("step `{name}` is new and begins without state"));
-        self.changes.extend(new);
-        Ok(())
-    }
-
-    fn removed(&mut self, name: &str, (before, gone): (&Step, bool), was: &Manifest) -> Result<(), BrokerError> {
-        let cause = format!("step `{name}` kept state in `{}`, but the pipeline has no such step any more", before.changelog);
-        if !has_entries(self.broker, &before.changelog)? {
-            match self.alone {
-                true => {
-                    let state = if gone { "its changelog was deleted" } else { "it had no state" };
-                    self.changes.push(format!("step `{name}` was removed; {state}"));
-                }
-                false => self.running(&cause),
-            }
-            return Ok(());
-        }
-        let like = self.next.steps.iter().find(|(other, step)| !was.steps.contains_key(*other) && step.layout == before.layout);
-        let renamed = like.map(|(other, _)| format!("; the new step `{other}` keeps the same state: was `{name}` renamed?"));
-        let found = Diagnostic::error("changed-state", format!("{cause}{}", renamed.unwrap_or_default()));
-        self.refused
-            .push(found.help(format!("rename the step back to `{name}`, or give up its state: {}", self.without_state(&before.changelog))));
-        Ok(())
-    }
-
-    fn changed(&mut self, name: &str, before: &Step, now: &Step) -> Result<(), BrokerError> {
-        let mut differences = layout_differences(&before.layout, &now.layout);
-        let required = required(&before.nullable, &now.nullable);
-        if differences.is_empty() && !required.is_empty() {
-            differences.push(format!("columns became required: {}", required.join(", ")));
-        }
-        match (&before.partitioned, &now.partitioned) {
-            (Partitioned::BySource(_), Partitioned::ByRepartition) => differences.push("rows were read in their source's partitions, now they go through a repartition topic (`key` was removed from a source, or `by` names other columns)".to_string()),
-            (Partitioned::ByRepartition, Partitioned::BySource(_)) => differences.push("rows went through a repartition topic, now they are read in their source's partitions (`key` was added to it)".to_string()),
-            (Partitioned::BySource(was), Partitioned::BySource(is)) if was != is => {
-                let shown = |name: &Option<String>| name.as_ref().map_or("no `key`".to_string(), |name| format!("`{name}`"));
-                differences.push(format!(
-                    "`partitioner` of its source: was {}, now {}, so groups would be in other partitions than their state",
-                    shown(was),
-                    shown(is)
-                ));
-            }
-            _ => {}
-        }
-        let cause = format!("step `{name}` has state of an incompatible version: {}", differences.join("; "));
-        if !has_entries(self.broker, &before.changelog)? {
-            match self.alone {
-                true => self.changes.push(format!("step `{name}` changed; it had no state: {}", differences.join("; "))),
-                false => self.running(&cause),
-            }
-            return Ok(());
-        }
-        let help = format!("undo the change, or give up the state: {}", self.without_state(&before.changelog));
-        self.refused.push(self.at_step(Diagnostic::error("changed-state", cause), name).help(help));
-        Ok(())
-    }
-
-    fn at_step(&self, found: Diagnostic, name: &str) -> Diagnostic {
-        let node = self.plan.stages.iter().flat_map(|s| &s.nodes).find(|node| node.step == name);
-        match node {
-            Some(node) => found.at(["steps", name, &node.kind]),
-            None => found,
-        }
-    }
-
-    fn outboxes(&mut self, was: &Manifest) -> Result<(), BrokerError> {
-        for (sink, before) in &was.outboxes {
-            match self.next.outboxes.get(sink).cloned() {
-                Some(Outbox { topic, id, .. }) if replaced(&before.id, &id) => {
-                    self.lost(&topic, &format!("rows of the sink `{sink}` that are not in its table yet"))
-                }
-                Some(_) => {}
-                None => self.removed_sink(sink, before)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn removed_sink(&mut self, sink: &str, before: &Outbox) -> Result<(), BrokerError> {
-        let group = self.plan.names.sink_group(sink);
-        let positions = self.broker.group(&group)?;
-        match unread(self.broker, &before.topic, &positions, Counts::WithValue)? {
-            Some(partition) => {
-                let message = format!("the sink `{sink}` was removed, but {partition} has rows that are not in its table yet");
-                let help = format!(
-                    "run the previous version until it has delivered them, or give them up: stop all workers and delete the topic `{}`",
-                    before.topic
-                );
-                self.refused.push(Diagnostic::error("unread-rows", message).help(help));
-            }
-            None => self.changes.push(format!("the sink `{sink}` was removed; all of its rows are in its table")),
         }
         Ok(())
     }
@@ -380,7 +266,7 @@ impl Check<'_> {
     }
 
     /// A topic of the pipeline's own was deleted while the group continues from positions behind it.
-    fn lost(&mut self, topic: &str, what: &str) {
+    pub(super) fn lost(&mut self, topic: &str, what: &str) {
         if self.group.committed.is_empty() {
             return;
         }
@@ -396,20 +282,20 @@ impl Check<'_> {
         self.refused.push(Diagnostic::error("lost-topic", message).help(help));
     }
 
-    fn running(&mut self, cause: &str) {
+    pub(super) fn running(&mut self, cause: &str) {
         let message = format!("{cause}, and workers of the previous version are running or starting");
         self.refused
             .push(Diagnostic::error("workers-running", message).help("stop all workers of the pipeline, then start the new version"));
     }
 
-    fn without_state(&self, changelog: &str) -> String {
+    pub(super) fn without_state(&self, changelog: &str) -> String {
         format!(
             "stop all workers, delete the topic `{changelog}` and start again (results of open windows then lack the rows read so far). To compute them from the beginning, give the pipeline another `name`, and its sinks other topics and tables"
         )
     }
 
     /// How to start like a pipeline that never ran.
-    fn start_over(&self) -> String {
+    pub(super) fn start_over(&self) -> String {
         let group = self.plan.names.group();
         format!(
             "stop all workers, delete the topics `{group}.*` and the groups `{group}` and `{group}.*` (sinks then get their rows a second time)"
@@ -434,7 +320,7 @@ pub(super) fn conflict(mine: &Manifest, theirs: &Manifest) -> Option<String> {
 }
 
 /// What differs between two layouts, a clause each.
-fn layout_differences(was: &[(String, String)], is: &[(String, String)]) -> Vec<String> {
+pub(super) fn layout_differences(was: &[(String, String)], is: &[(String, String)]) -> Vec<String> {
     let of = |layout: &[(String, String)], name: &str| layout.iter().find(|(n, _)| n == name).map(|(_, value)| value.clone());
     let mut names: Vec<&String> = was.iter().map(|(name, _)| name).collect();
     names.extend(is.iter().map(|(name, _)| name).filter(|name| of(was, name).is_none()));

@@ -24,6 +24,7 @@ mod check;
 mod deploy;
 mod evidence;
 mod keeper;
+mod steps;
 pub mod store;
 
 use std::collections::BTreeMap;

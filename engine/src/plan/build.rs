@@ -8,6 +8,7 @@ use operator_core::{Diagnostic, Input, InputInfo, KeyEffect, Path, PlanCx, Plann
 
 use super::record::RecordColumns;
 use super::remembered::Remembered;
+use super::streams::cycle;
 use super::{Branch, Catalog, InputKind, Names, Output, Plan, PlanNode, StageInput, Upstream, sink, source};
 use crate::definition;
 use crate::pipeline::{API_VERSION, Pipeline, Step, can_name_a_pipeline};
@@ -120,30 +121,6 @@ fn key_after(effect: &KeyEffect, key: Option<&Vec<Path>>) -> Option<Vec<Path>> {
             key?.iter().map(|k| renames.iter().find(|(old, _)| old == k).map(|(_, new)| new.clone())).collect()
         }
     }
-}
-
-/// The first cycle among steps of which each waits for another.
-fn cycle(waiting: &[(&String, &Step)]) -> Option<Diagnostic> {
-    let before = |name: &str| {
-        let (_, step) = waiting.iter().find(|(waits, _)| waits.as_str() == name)?;
-        let bases = step.from.iter().map(|from| from.split('.').next().unwrap_or(from));
-        bases.into_iter().find_map(|base| waiting.iter().find(|(waits, _)| waits.as_str() == base)).map(|(waits, _)| waits.as_str())
-    };
-    // Going back from any of them ends in the cycle, which need not hold the first.
-    let mut path: Vec<&str> = vec![waiting.first()?.0];
-    let start = loop {
-        let next = before(path.last()?)?;
-        if let Some(at) = path.iter().position(|name| *name == next) {
-            break at;
-        }
-        path.push(next);
-    };
-    // Collected against the flow: `a` reads `b`.
-    let cycle = path.get(start..)?;
-    let flow: Vec<String> = cycle.iter().rev().chain(cycle.last()).map(|name| format!("`{name}`")).collect();
-    let message = format!("steps form a cycle: {}", flow.join(" → "));
-    let found = Diagnostic::error("cycle", message).at(["steps", cycle.first()?, "from"]);
-    Some(found.help("change one `from`: a step can't read its own output, directly or through other steps"))
 }
 
 /// An error of the YAML reader, which knows its location more precisely than a path.

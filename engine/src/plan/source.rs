@@ -1,11 +1,9 @@
 //! What sources and tables look like: topics, reader schemas, columns, event time.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
-use headwater_formats::parse_type;
-use operator_core::batch::{self, system_fields, time_type};
+use operator_core::batch::{self, system_fields};
 use operator_core::diagnostic::{THE_KEY, did_you_mean};
 use operator_core::path::{in_sql, unknown_column};
 use operator_core::{Diagnostic, InputInfo, Path, type_name};
@@ -14,7 +12,8 @@ use super::record::RecordColumns;
 use super::sink::not_a_topic;
 use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource, key, types};
 use crate::format::{Content, Values, for_tables};
-use crate::pipeline::{Declared, EventShape, Format, Key, Source, Table};
+use crate::pipeline::{Format, Key, Source, Table};
+use crate::types::Types;
 
 /// Plans a source. `record`: the columns about the record itself that its rows get.
 pub(super) fn source(
@@ -27,64 +26,12 @@ pub(super) fn source(
         return Err(vec![for_tables("a source", &*source.format)]);
     }
     let topics = topics(source, catalog).map_err(|d| vec![d])?;
-    let mut warnings = Vec::new();
-    let mut inputs = Vec::new();
     let types = types::of_source(source, &topics, catalog).map_err(|d| vec![d])?;
-    let mut values: Vec<SchemaRef> = Vec::new();
-    for topic in &topics {
-        let partitions = match catalog.partitions(topic) {
-            Ok(Some(n)) => n,
-            Ok(None) => return Err(vec![missing_topic(topic, catalog)]),
-            Err(e) => return Err(vec![Diagnostic::error("broker", e).at(["topic"])]),
-        };
-        if let Some(types) = &types {
-            values.push(types.value());
-            inputs.push(InputTopic::new(topic.as_str(), partitions, None));
-            continue;
-        }
-        let subject = source.subject.clone().unwrap_or_else(|| format!("{topic}-value"));
-        let of = Values { declared: source.schema.as_ref(), event: source.event, subject: &subject, catalog };
-        let (schema, avro) = source.format.columns(&of).map_err(|d| vec![d])?;
-        if source.event.is_some() {
-            envelope_complete(&schema, topic).map_err(|d| vec![d])?;
-        }
-        values.push(schema);
-        inputs.push(InputTopic::new(topic.as_str(), partitions, avro));
-    }
-    let value: SchemaRef = match values.as_slice() {
-        [] => return Err(vec![Diagnostic::error("no-topic", "no topic matches").at(["pattern"]).help("`*` stands for any characters")]),
-        [one] => one.clone(),
-        several => Arc::new(Schema::new(merge(&several.iter().map(|schema| schema.fields()).collect::<Vec<_>>()))),
-    };
-    if let Some(field) = value.fields().iter().find(|f| !batch::is_written(f.name()) && types.is_none()) {
-        let found =
-            Diagnostic::error("reserved-column", format!("the records have a column `{}`, a name reserved for the engine", field.name()));
-        let at = if source.schema.is_some() { vec!["schema", field.name(), THE_KEY] } else { vec!["format"] };
-        return Err(vec![found.at(at).help("names that start with `_` are reserved for the engine; rename the field in the producer")]);
-    }
+    let (inputs, value) = values(source, &topics, types.as_ref(), catalog).map_err(|d| vec![d])?;
     let (metadata, headers) = (record.metadata(), record.headers());
-    let time = match &types {
-        None => time(source, &value),
-        Some(types) => types::in_every_type(types, &["time", "field"], |of| {
-            let found = time(source, &of.columns)?;
-            let of_column = |path: &Path| path.field(of.columns.fields()).map(|field| field.data_type().clone());
-            let data_type = if let TimeSource::Column(path) = &found { of_column(path) } else { None };
-            Ok((found, data_type.into_iter().collect()))
-        })
-        .map(|time| time.unwrap_or(TimeSource::Record)),
-    };
-    let time = time.map_err(|d| vec![d])?;
-    let key = match (&types, &source.key) {
-        (Some(types), Some(Key::Column(_) | Key::Columns(_))) => types::in_every_type(types, &["key"], |of| {
-            let (key, _) = key::of_source(source, &topics, of.columns.fields(), catalog)?;
-            let of_column = |path: &Path| path.field(of.columns.fields()).map(|field| field.data_type().clone());
-            let data_types = key.iter().flatten().filter_map(of_column).collect();
-            Ok((key, data_types))
-        })
-        .map(|key| (key.flatten(), None)),
-        _ => key::of_source(source, &topics, value.fields(), catalog),
-    };
-    let (key, codec) = key.map_err(|d| vec![d])?;
+    let time = time_of(source, &value, types.as_ref()).map_err(|d| vec![d])?;
+    let (key, codec) = key_of(source, &topics, &value, types.as_ref(), catalog).map_err(|d| vec![d])?;
+    let mut warnings = Vec::new();
     if source.time.idle.0.is_some_and(|idle| idle.0 < 1_000) {
         warnings.push(
             Diagnostic::warning("short-idle", "with `idle` under a second, rows are late after every short pause").at(["time", "idle"]),
@@ -121,6 +68,82 @@ pub(super) fn source(
     let input =
         StageInput { name: name.to_string(), topics: inputs, kind: InputKind::Source(decode), schema: Arc::new(Schema::new(fields)), key };
     Ok((input, warnings))
+}
+
+/// The topics of a source, and the columns of their values.
+fn values(
+    source: &Source,
+    topics: &[String],
+    types: Option<&Types>,
+    catalog: &dyn Catalog,
+) -> Result<(Vec<InputTopic>, SchemaRef), Diagnostic> {
+    let (mut inputs, mut values): (Vec<InputTopic>, Vec<SchemaRef>) = Default::default();
+    for topic in topics {
+        let partitions = match catalog.partitions(topic) {
+            Ok(Some(n)) => n,
+            Ok(None) => return Err(missing_topic(topic, catalog)),
+            Err(e) => return Err(Diagnostic::error("broker", e).at(["topic"])),
+        };
+        if let Some(types) = types {
+            values.push(types.value());
+            inputs.push(InputTopic::new(topic.as_str(), partitions, None));
+            continue;
+        }
+        let subject = source.subject.clone().unwrap_or_else(|| format!("{topic}-value"));
+        let of = Values { declared: source.schema.as_ref(), event: source.event, subject: &subject, catalog };
+        let (schema, avro) = source.format.columns(&of)?;
+        if source.event.is_some() {
+            envelope_complete(&schema, topic)?;
+        }
+        values.push(schema);
+        inputs.push(InputTopic::new(topic.as_str(), partitions, avro));
+    }
+    let value: SchemaRef = match values.as_slice() {
+        [] => return Err(Diagnostic::error("no-topic", "no topic matches").at(["pattern"]).help("`*` stands for any characters")),
+        [one] => one.clone(),
+        several => Arc::new(Schema::new(merge(&several.iter().map(|schema| schema.fields()).collect::<Vec<_>>()))),
+    };
+    if let Some(field) = value.fields().iter().find(|f| !batch::is_written(f.name()) && types.is_none()) {
+        let found =
+            Diagnostic::error("reserved-column", format!("the records have a column `{}`, a name reserved for the engine", field.name()));
+        let at = if source.schema.is_some() { vec!["schema", field.name(), THE_KEY] } else { vec!["format"] };
+        return Err(found.at(at).help("names that start with `_` are reserved for the engine; rename the field in the producer"));
+    }
+    Ok((inputs, value))
+}
+
+/// Where event time comes from, in every type if there are several.
+fn time_of(source: &Source, value: &SchemaRef, types: Option<&Types>) -> Result<TimeSource, Diagnostic> {
+    match types {
+        None => time(source, value),
+        Some(types) => types::in_every_type(types, &["time", "field"], |of| {
+            let found = time(source, &of.columns)?;
+            let of_column = |path: &Path| path.field(of.columns.fields()).map(|field| field.data_type().clone());
+            let data_type = if let TimeSource::Column(path) = &found { of_column(path) } else { None };
+            Ok((found, data_type.into_iter().collect()))
+        })
+        .map(|time| time.unwrap_or(TimeSource::Record)),
+    }
+}
+
+/// The columns that are the record's key, in every type if there are several.
+fn key_of(
+    source: &Source,
+    topics: &[String],
+    value: &SchemaRef,
+    types: Option<&Types>,
+    catalog: &dyn Catalog,
+) -> Result<key::SourceKey, Diagnostic> {
+    match (types, &source.key) {
+        (Some(types), Some(Key::Column(_) | Key::Columns(_))) => types::in_every_type(types, &["key"], |of| {
+            let (key, _) = key::of_source(source, topics, of.columns.fields(), catalog)?;
+            let of_column = |path: &Path| path.field(of.columns.fields()).map(|field| field.data_type().clone());
+            let data_types = key.iter().flatten().filter_map(of_column).collect();
+            Ok((key, data_types))
+        })
+        .map(|key| (key.flatten(), None)),
+        _ => key::of_source(source, topics, value.fields(), catalog),
+    }
 }
 
 /// The schema a step sees of a source.
@@ -211,73 +234,6 @@ fn missing_topic(topic: &str, catalog: &dyn Catalog) -> Diagnostic {
         Some(help) => found.help(help),
         None => found.help("create it, or check the name and the cluster"),
     }
-}
-
-/// Columns that `schema` declares, in the envelope if there is one.
-pub fn declared_columns(columns: &BTreeMap<String, Declared>, event: Option<EventShape>) -> Result<Schema, Diagnostic> {
-    let fields = columns.iter().map(|(name, d)| field(name, d)).collect::<Result<Vec<_>, _>>()?;
-    Ok(match event {
-        Some(EventShape::Envelope) => envelope(Fields::from(fields)),
-        None => Schema::new(fields),
-    })
-}
-
-const TYPES: [&str; 11] = ["string", "bool", "int", "long", "float", "double", "decimal(12,2)", "timestamp", "date", "bytes", "uuid"];
-
-/// What other systems call them.
-const ALIASES: [(&str, &[&str]); 6] = [
-    ("string", &["text", "varchar", "str", "char", "utf8"]),
-    ("int", &["integer", "int32", "smallint"]),
-    ("long", &["int64", "bigint"]),
-    ("double", &["float64", "number", "real"]),
-    ("bool", &["boolean"]),
-    ("timestamp", &["datetime", "instant", "timestamptz", "time"]),
-];
-
-fn wrong_type(text: &str, message: String) -> Diagnostic {
-    let found = Diagnostic::error("type", message);
-    if let Some((ours, _)) = ALIASES.iter().find(|(_, others)| others.contains(&text.to_ascii_lowercase().as_str())) {
-        return found.help(format!("write `{ours}`"));
-    }
-    match did_you_mean(text, TYPES).filter(|_| !text.starts_with("decimal(")) {
-        Some(help) => found.help(help),
-        None => found.help("a trailing `?` allows null; `[string]` is a list, `{ name: type }` a record"),
-    }
-}
-
-/// A declared column. Types allow no null unless they end in `?`.
-fn field(name: &str, declared: &Declared) -> Result<Field, Diagnostic> {
-    let at = |d: Diagnostic| d.at(["schema", name]);
-    Ok(match declared {
-        Declared::Type(text) => {
-            let text = text.trim_end().strip_suffix(" pii").unwrap_or(text).trim_end();
-            let (text, nullable) = text.strip_suffix('?').map_or((text, false), |t| (t, true));
-            Field::new(name, parse_type(text).map_err(|e| at(wrong_type(text, e)))?, nullable)
-        }
-        Declared::List(items) => match items.as_slice() {
-            [item] => Field::new(name, DataType::List(Arc::new(field("item", item)?)), false),
-            _ => return Err(at(Diagnostic::error("type", "a list names exactly one element type: [string]"))),
-        },
-        Declared::Record(columns) => {
-            let fields = columns.iter().map(|(n, d)| field(n, d)).collect::<Result<Vec<_>, _>>()?;
-            Field::new(name, DataType::Struct(fields.into()), false)
-        }
-    })
-}
-
-/// The event envelope of ADR-005 around a payload.
-fn envelope(data: Fields) -> Schema {
-    let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
-    let metadata = Fields::from(vec![text("correlationId", true), text("causationId", true), text("schemaVersion", true)]);
-    Schema::new(vec![
-        text("eventId", false),
-        text("eventType", false),
-        text("eventVersion", true),
-        Field::new("timestamp", time_type(), false),
-        text("source", true),
-        Field::new("data", DataType::Struct(data), false),
-        Field::new("metadata", DataType::Struct(metadata), true),
-    ])
 }
 
 pub(super) fn envelope_complete(schema: &Schema, topic: &str) -> Result<(), Diagnostic> {

@@ -9,6 +9,7 @@ use operator_core::{Diagnostic, Path};
 use super::build::{Builder, Stream};
 use super::{InputKind, InputTopic, Output, StageInput, Target, Upstream, source};
 use crate::partitioner::KeyHash;
+use crate::pipeline::Step;
 use crate::union::united;
 
 impl Builder<'_> {
@@ -235,4 +236,28 @@ fn relied_on(input: &StageInput) -> Option<Arc<str>> {
         InputKind::Source(decode) => decode.relied_on_by.clone(),
         InputKind::Repartition { .. } => None,
     }
+}
+
+/// The first cycle among steps of which each waits for another.
+pub(super) fn cycle(waiting: &[(&String, &Step)]) -> Option<Diagnostic> {
+    let before = |name: &str| {
+        let (_, step) = waiting.iter().find(|(waits, _)| waits.as_str() == name)?;
+        let bases = step.from.iter().map(|from| from.split('.').next().unwrap_or(from));
+        bases.into_iter().find_map(|base| waiting.iter().find(|(waits, _)| waits.as_str() == base)).map(|(waits, _)| waits.as_str())
+    };
+    // Going back from any of them ends in the cycle, which need not hold the first.
+    let mut path: Vec<&str> = vec![waiting.first()?.0];
+    let start = loop {
+        let next = before(path.last()?)?;
+        if let Some(at) = path.iter().position(|name| *name == next) {
+            break at;
+        }
+        path.push(next);
+    };
+    // Collected against the flow: `a` reads `b`.
+    let cycle = path.get(start..)?;
+    let flow: Vec<String> = cycle.iter().rev().chain(cycle.last()).map(|name| format!("`{name}`")).collect();
+    let message = format!("steps form a cycle: {}", flow.join(" → "));
+    let found = Diagnostic::error("cycle", message).at(["steps", cycle.first()?, "from"]);
+    Some(found.help("change one `from`: a step can't read its own output, directly or through other steps"))
 }

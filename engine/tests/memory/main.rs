@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::Broker;
-use headwater_engine::lane::{Lane, LaneConfig, World, topics_to_create};
+use headwater_engine::lane::{Lane, LaneConfig, World};
 use headwater_engine::memory::{BrokerCatalog, MemoryBroker, MemoryClock, Settings};
 use headwater_engine::pipeline::Pipeline;
-use headwater_engine::plan::plan;
+use headwater_engine::plan::{plan, topics_to_create};
 use headwater_engine::registry::{Kind, Registry};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::Stats;

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock};
-use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, topics_to_create};
+use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World};
 use headwater_engine::memory::{BrokerCatalog, Faults, MemoryBroker, MemoryClock};
 use headwater_engine::pipeline::Pipeline;
-use headwater_engine::plan::{Plan, plan};
+use headwater_engine::plan::{Plan, plan, topics_to_create};
 use headwater_engine::registry::{Kind, Registry};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::stats::{Snapshot, Stats};

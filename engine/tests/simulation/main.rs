@@ -4,6 +4,9 @@
 //! A failure prints its seed; `HW_SEED=<n> cargo test -p headwater-engine --test simulation` runs that one again, and
 //! `HW_SEEDS=<n>` runs as many (30 by default).
 
+// A test reads from top to bottom, as what it tells happens.
+#![allow(clippy::too_many_lines)]
+
 mod any_keys;
 mod elsewhere;
 mod harness;

@@ -48,6 +48,7 @@
 // Part of tests: a script that fails ends its test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod changes;
 mod rows;
 mod session;
 mod show;

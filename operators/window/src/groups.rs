@@ -239,7 +239,7 @@ pub fn read_head(reader: &mut Reader<'_>) -> Option<Read> {
     Some(Read { held: reader.u64()?, last })
 }
 
-/// The last end of a window with a group that holds rows; [`Millis::MIN`] if there is none.
+/// The last end of a window with a group that holds rows; [`Millis::MIN`] without one.
 pub fn last_held(state: &dyn State) -> Result<Millis, StateError> {
     let (from, to) = range_to(Millis::MAX);
     let mut last = Ok(Millis::MIN);

@@ -7,7 +7,8 @@
 //! bounds       which windows a time is in  layout    keys of state                results    rows to be emitted
 //! exact        sums of doubles             sketch    percentiles                  values  columns
 //! picked       one row's value out of many    merge  two memories as one              calendar  days of a time zone
-//! panes        results before the close
+//! panes        results before the close        earliest  the end that comes first    updates  results per row
+//! expiry       groups without rows             distinct  counted values           inputs  arguments of aggregates
 //! ```
 //!
 //! What holds:
@@ -32,6 +33,7 @@ pub mod aggregate;
 pub mod bounds;
 pub mod calendar;
 mod distinct;
+mod earliest;
 pub mod exact;
 pub mod expiry;
 mod groups;

@@ -22,6 +22,7 @@ use operator_core::{Batch, Context, Input, Millis, NO_WATERMARK, Operator, Port,
 
 use crate::accumulator::Row;
 use crate::bounds::Shape;
+use crate::earliest::Earliest;
 use crate::expiry::{next_sweep, sweep};
 use crate::groups::{Groups, last_held, read_group};
 use crate::layout::{Closed, Entry, range_to, read_key};
@@ -72,38 +73,6 @@ enum Next {
     Panes(Millis),
     /// Windows that end at this time or earlier.
     Close(Millis),
-}
-
-/// The end of the first window in state: so that moving time costs nothing while no window ends.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Earliest {
-    Unknown,
-    NoWindow,
-    End(Millis),
-}
-
-impl Earliest {
-    /// A window that ends at `end` is in state now.
-    #[inline]
-    pub fn include(&mut self, end: Millis) {
-        match self {
-            Earliest::Unknown => {}
-            Earliest::NoWindow => *self = Earliest::End(end),
-            Earliest::End(earliest) => *earliest = end.min(*earliest),
-        }
-    }
-
-    pub fn end(self) -> Option<Millis> {
-        match self {
-            Earliest::End(end) => Some(end),
-            Earliest::Unknown | Earliest::NoWindow => None,
-        }
-    }
-
-    /// True if it ends at `last` or earlier.
-    pub fn is_due(self, last: Millis) -> bool {
-        matches!(self, Earliest::End(end) if end <= last)
-    }
 }
 
 impl WindowOperator {

@@ -21,9 +21,9 @@ use operator_core::stores::bytes::Reader;
 use operator_core::{Context, Millis, Port, Progress, State, StateError};
 
 use crate::accumulator::Accumulator;
+use crate::earliest::Earliest;
 use crate::groups::{Read, put_group, read_group, read_head};
 use crate::layout::{VERSION, read_end, read_key};
-use crate::operator::Earliest;
 use crate::plan::WindowPlan;
 use crate::results::{Budget, MAX_BYTES, Results};
 use crate::values::build;
@@ -72,7 +72,7 @@ pub fn find_earliest(state: &dyn State) -> Result<Earliest, StateError> {
     earliest
 }
 
-/// The last end of a window with a pane that holds rows; [`Millis::MIN`] if there is none.
+/// The last end of a window with a pane that holds rows; [`Millis::MIN`] without one.
 pub fn last_held(state: &dyn State) -> Result<Millis, StateError> {
     let (from, to) = range_to(Millis::MAX);
     let mut last = Ok(Millis::MIN);

@@ -7,12 +7,13 @@ use headwater_local::Environment;
 
 use super::{DemoArgs, Generated, Ground, Held, LoadThread, OUT_OF_ORDER_MS};
 use crate::cli::local;
-use crate::clickhouse::{self, ClickHouseConfig, Connection};
+use crate::clickhouse::{self, ClickHouseConfig, ClickHouseSink, Connection};
 use crate::config::{Config, RegistryConfig};
 use crate::diagnose::Problem;
 use crate::http::Pages;
 use crate::outages::Outages;
 use crate::run::{self, Prepared, Running, Services};
+use crate::sink::Spec;
 
 /// Starts the services in the demo's folder.
 pub(super) fn up(args: &DemoArgs) -> Result<Environment, Problem> {
@@ -46,7 +47,7 @@ impl Real {
         config.schema_registry = environment.registry.clone().map(RegistryConfig::at);
         let clickhouse = environment.clickhouse.clone().ok_or_else(|| Problem::plain("no ClickHouse engine"))?;
         let settings = ClickHouseConfig { create_tables: true, ..ClickHouseConfig::at(clickhouse) };
-        config.set_store(settings.clone());
+        config.set_store(ClickHouseSink::KIND, settings.clone());
         config.worker.lanes = 1;
         config.worker.state_dir = args.dir.join("state");
         config.worker.http = Some("127.0.0.1:0".into());

@@ -22,6 +22,7 @@
 //! the position that the group's mark names, which is a letter.
 
 pub mod contract;
+mod letters;
 mod marks;
 mod memory;
 mod pace;
@@ -41,7 +42,7 @@ use self::pace::Pace;
 use self::work::{Doing, Pending};
 use super::buffer::Buffer;
 use super::counters::Counters;
-use super::lane::{Deliver, Step, left_until};
+use super::deliver::{Deliver, Step, left_until};
 use super::letters::Letters;
 use super::opening::Opening;
 use super::pressure::Pressure;

@@ -19,10 +19,9 @@ use operator_core::Millis;
 use super::marks::Mark;
 use super::store::{Position, Reply};
 use super::{Partition, PositionedDelivery};
-use crate::broker::{Committed, Failure, Outcome, Progress};
+use crate::broker::{Committed, Failure};
 use crate::delivery::block::{Block, Path};
 use crate::delivery::buffer::{Buffer, Cut};
-use crate::delivery::letters::Letter;
 use crate::delivery::{DeliveryError, Stop};
 use crate::failpoint::failpoint;
 use crate::sinks::{OFFSET, ROW};
@@ -40,18 +39,18 @@ pub(super) struct Pending {
     skip: usize,
     path: Path,
     /// The part's row is a letter: only the position is to be moved.
-    lettered: bool,
+    pub(super) lettered: bool,
 }
 
 impl Pending {
     /// Rows `start..end` of the cut that are meant.
-    fn part(&self) -> (usize, usize) {
+    pub(super) fn part(&self) -> (usize, usize) {
         let (start, end) = self.path.part(self.cut.num_rows() - self.skip);
         (start + self.skip, end + self.skip)
     }
 
     /// The place of a row of the cut; behind its last row, the place after the cut.
-    fn place(&self, row: usize) -> Position {
+    pub(super) fn place(&self, row: usize) -> Position {
         let rows = self.cut.rows.as_ref();
         let offsets = rows.and_then(|rows| rows.column_by_name(OFFSET)?.as_primitive_opt::<Int64Type>());
         let places = rows.and_then(|rows| rows.column_by_name(ROW)?.as_primitive_opt::<Int32Type>());
@@ -149,7 +148,7 @@ impl PositionedDelivery {
     }
 
     /// Starts the transaction of the part that is meant; without one, of the position alone.
-    fn write(&mut self, number: i32) {
+    pub(super) fn write(&mut self, number: i32) {
         let Some(partition) = self.partitions.get_mut(&number) else { return };
         let (rows, next, identity) = match &partition.block {
             Some(pending) => {
@@ -270,99 +269,15 @@ impl PositionedDelivery {
     }
 
     /// Turns to the first half of the part that is meant. False if it has one row, or none.
-    fn halve(&mut self, number: i32) -> bool {
+    pub(super) fn halve(&mut self, number: i32) -> bool {
         let Some(pending) = self.partitions.get_mut(&number).and_then(|partition| partition.block.as_mut()) else { return false };
         let half = pending.path.halved(pending.cut.num_rows() - pending.skip);
         pending.path = half.unwrap_or(pending.path);
         half.is_some()
     }
 
-    /// A part was refused: halve it, or set its one row aside.
-    fn split(&mut self, number: i32, code: &str, message: &str) -> Result<(), DeliveryError> {
-        // What the store says may have values of the rows: that is for their dead letters.
-        self.counters.failed(format!("rows refused, code {code}: their dead letters have the reasons"));
-        if self.halve(number) {
-            return Ok(());
-        }
-        let now = self.clock.monotonic();
-        let Some(partition) = self.partitions.get(&number) else { return Ok(()) };
-        let Some(pending) = &partition.block else { return Ok(()) };
-        let (tp, offset) = (partition.tp.clone(), pending.cut.first);
-        let refused = |why: String| Err(DeliveryError::Refused { partition: tp, offset, why });
-        if self.letters.topic().is_none() {
-            return refused(format!("a row is refused (code {code}) and there is no dead-letter topic"));
-        }
-        let limit = self.settings.max_refused;
-        if self.flood.is_over(now, limit) {
-            return refused(format!("more than {limit} rows refused within a minute, the last with code {code}"));
-        }
-        self.write_letter(number, code, message)
-    }
-
-    /// Starts the Kafka transaction of a dead letter and its place.
-    fn write_letter(&mut self, number: i32, code: &str, message: &str) -> Result<(), DeliveryError> {
-        let membership = self.consumer.membership();
-        if !membership.is_fencing() {
-            self.start_over("the group has not confirmed this member");
-            return Ok(());
-        }
-        let Some(partition) = self.partitions.get_mut(&number) else { return Ok(()) };
-        let Some(pending) = &partition.block else { return Ok(()) };
-        let (start, _) = pending.part();
-        let Some(row) = pending.cut.rows.as_ref().map(|rows| rows.slice(start, 1)) else { return Ok(()) };
-        let (source, at) = (partition.tp.clone(), pending.place(start));
-        let letter = Letter { source, position: (at.offset, at.row), row, code: code.to_owned(), message: message.to_owned() };
-        let mark = Committed { offset: at.offset, metadata: Mark::Letter { stored: partition.stored, at }.encode() };
-        match self.letters.send(self.broker.as_ref(), &letter, mark, membership) {
-            Ok(()) => self.job = Some((number, Doing::Letter)),
-            Err(error) if error.failure == Failure::Fenced => self.start_over(&error.message),
-            // The part is written again, and refused again.
-            Err(error) => {
-                self.counters.tolerate(error)?;
-                self.pause(number);
-            }
-        }
-        Ok(())
-    }
-
-    fn letter_progress(&mut self, number: i32, timeout: Duration) -> Result<bool, DeliveryError> {
-        let outcome = match self.letters.progress(timeout) {
-            Some(Progress::Done(outcome)) => outcome,
-            Some(_) => {
-                self.job = Some((number, Doing::Letter));
-                return Ok(false);
-            }
-            None => Outcome::Unknown("the producer is gone".to_owned()),
-        };
-        match outcome {
-            Outcome::Committed { .. } => {
-                failpoint("delivery-lettered");
-                self.counters.dead_lettered();
-                self.letters.written();
-                if let Some(partition) = self.partitions.get_mut(&number) {
-                    // The group has the letter's offset now.
-                    partition.shown.0 = -1;
-                    if let Some(pending) = &mut partition.block {
-                        pending.lettered = true;
-                    }
-                }
-                if !self.closing {
-                    self.write(number);
-                }
-            }
-            Outcome::Aborted(why) => {
-                self.letters.refused()?;
-                self.counters.failed(why);
-                self.pause(number);
-            }
-            // The group's mark shows it, once a new producer has settled the transaction.
-            Outcome::Fenced(why) | Outcome::Unknown(why) => self.start_over(&why),
-        }
-        Ok(true)
-    }
-
     /// Lets a partition wait after a failure.
-    fn pause(&mut self, number: i32) {
+    pub(super) fn pause(&mut self, number: i32) {
         let now = self.clock.monotonic();
         let Some(partition) = self.partitions.get_mut(&number) else { return };
         partition.failures += 1;

@@ -11,8 +11,7 @@ use serde_json::Value;
 
 use super::json::no_mapping;
 use super::{Columns, Content, Kind, Rows, Values};
-use crate::pipeline::Declared;
-use crate::plan::declared_columns;
+use crate::declared::{Declared, declared_columns};
 
 pub(super) struct Debezium;
 

@@ -8,8 +8,8 @@ use super::layout::{
     Span, put_anchors, put_end_key, put_group_key, put_session_key, read_anchors, read_columns, read_end_key, read_session,
 };
 use crate::accumulator::Accumulator;
+use crate::earliest::Earliest;
 use crate::layout::{VERSION, range_to};
-use crate::operator::Earliest;
 use crate::plan::WindowPlan;
 use crate::results::{MAX_BYTES, MAX_ROWS, Results};
 use crate::values::build;

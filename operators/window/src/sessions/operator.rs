@@ -7,8 +7,9 @@ use operator_core::{Batch, Context, Input, Millis, Operator, Progress, StateErro
 use super::close::{close, find_earliest};
 use super::open::Sessions;
 use crate::accumulator::Row;
+use crate::earliest::Earliest;
 use crate::layout::Closed;
-use crate::operator::{Earliest, LATE};
+use crate::operator::LATE;
 use crate::plan::WindowPlan;
 use crate::rows::{Fate, Rows};
 

@@ -1,0 +1,124 @@
+//! Checks of steps and of sinks that write to tables: state and rows that another plan would not find or misread.
+
+use operator_core::Diagnostic;
+
+use super::check::{Check, layout_differences, replaced, required};
+use super::evidence::{Counts, has_entries, unread};
+use super::{Manifest, Outbox, Partitioned, Step};
+use crate::broker::BrokerError;
+
+impl Check<'_> {
+    pub(super) fn steps(&mut self, was: &Manifest) -> Result<(), BrokerError> {
+        let steps = self.next.steps.clone();
+        let ids = self.broker.topic_ids(&was.steps.values().map(|s| s.changelog.clone()).collect::<Vec<_>>())?;
+        for (name, before) in &was.steps {
+            let gone = replaced(&before.id, &ids.get(&before.changelog).cloned());
+            match steps.get(name) {
+                None => self.removed(name, (before, gone), was)?,
+                Some(now) if now.partitioned != before.partitioned || !now.reads_state_of(before) => {
+                    if gone {
+                        self.changes.push(format!("step `{name}` begins without state: its changelog was deleted"));
+                    } else {
+                        self.changed(name, before, now)?;
+                    }
+                }
+                Some(now) if gone => self.lost(&now.changelog, &format!("the state of the step `{name}`")),
+                Some(_) => {}
+            }
+        }
+        let new =
+            steps.keys().filter(|name| !was.steps.contains_key(*name)).map(|name| format!("step `{name}` is new and begins without state"));
+        self.changes.extend(new);
+        Ok(())
+    }
+
+    fn removed(&mut self, name: &str, (before, gone): (&Step, bool), was: &Manifest) -> Result<(), BrokerError> {
+        let cause = format!("step `{name}` kept state in `{}`, but the pipeline has no such step any more", before.changelog);
+        if !has_entries(self.broker, &before.changelog)? {
+            match self.alone {
+                true => {
+                    let state = if gone { "its changelog was deleted" } else { "it had no state" };
+                    self.changes.push(format!("step `{name}` was removed; {state}"));
+                }
+                false => self.running(&cause),
+            }
+            return Ok(());
+        }
+        let like = self.next.steps.iter().find(|(other, step)| !was.steps.contains_key(*other) && step.layout == before.layout);
+        let renamed = like.map(|(other, _)| format!("; the new step `{other}` keeps the same state: was `{name}` renamed?"));
+        let found = Diagnostic::error("changed-state", format!("{cause}{}", renamed.unwrap_or_default()));
+        self.refused
+            .push(found.help(format!("rename the step back to `{name}`, or give up its state: {}", self.without_state(&before.changelog))));
+        Ok(())
+    }
+
+    fn changed(&mut self, name: &str, before: &Step, now: &Step) -> Result<(), BrokerError> {
+        let mut differences = layout_differences(&before.layout, &now.layout);
+        let required = required(&before.nullable, &now.nullable);
+        if differences.is_empty() && !required.is_empty() {
+            differences.push(format!("columns became required: {}", required.join(", ")));
+        }
+        match (&before.partitioned, &now.partitioned) {
+            (Partitioned::BySource(_), Partitioned::ByRepartition) => differences.push("rows were read in their source's partitions, now they go through a repartition topic (`key` was removed from a source, or `by` names other columns)".to_string()),
+            (Partitioned::ByRepartition, Partitioned::BySource(_)) => differences.push("rows went through a repartition topic, now they are read in their source's partitions (`key` was added to it)".to_string()),
+            (Partitioned::BySource(was), Partitioned::BySource(is)) if was != is => {
+                let shown = |name: &Option<String>| name.as_ref().map_or("no `key`".to_string(), |name| format!("`{name}`"));
+                differences.push(format!(
+                    "`partitioner` of its source: was {}, now {}, so groups would be in other partitions than their state",
+                    shown(was),
+                    shown(is)
+                ));
+            }
+            _ => {}
+        }
+        let cause = format!("step `{name}` has state of an incompatible version: {}", differences.join("; "));
+        if !has_entries(self.broker, &before.changelog)? {
+            match self.alone {
+                true => self.changes.push(format!("step `{name}` changed; it had no state: {}", differences.join("; "))),
+                false => self.running(&cause),
+            }
+            return Ok(());
+        }
+        let help = format!("undo the change, or give up the state: {}", self.without_state(&before.changelog));
+        self.refused.push(self.at_step(Diagnostic::error("changed-state", cause), name).help(help));
+        Ok(())
+    }
+
+    fn at_step(&self, found: Diagnostic, name: &str) -> Diagnostic {
+        let node = self.plan.stages.iter().flat_map(|s| &s.nodes).find(|node| node.step == name);
+        match node {
+            Some(node) => found.at(["steps", name, &node.kind]),
+            None => found,
+        }
+    }
+
+    pub(super) fn outboxes(&mut self, was: &Manifest) -> Result<(), BrokerError> {
+        for (sink, before) in &was.outboxes {
+            match self.next.outboxes.get(sink).cloned() {
+                Some(Outbox { topic, id, .. }) if replaced(&before.id, &id) => {
+                    self.lost(&topic, &format!("rows of the sink `{sink}` that are not in its table yet"))
+                }
+                Some(_) => {}
+                None => self.removed_sink(sink, before)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn removed_sink(&mut self, sink: &str, before: &Outbox) -> Result<(), BrokerError> {
+        let group = self.plan.names.sink_group(sink);
+        let positions = self.broker.group(&group)?;
+        match unread(self.broker, &before.topic, &positions, Counts::WithValue)? {
+            Some(partition) => {
+                let message = format!("the sink `{sink}` was removed, but {partition} has rows that are not in its table yet");
+                let help = format!(
+                    "run the previous version until it has delivered them, or give them up: stop all workers and delete the topic `{}`",
+                    before.topic
+                );
+                self.refused.push(Diagnostic::error("unread-rows", message).help(help));
+            }
+            None => self.changes.push(format!("the sink `{sink}` was removed; all of its rows are in its table")),
+        }
+        Ok(())
+    }
+}
