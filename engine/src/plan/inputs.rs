@@ -145,7 +145,7 @@ impl Builder<'_> {
         });
         let places: Vec<Option<Vec<usize>>> = places.collect();
         let same = places.first().is_some_and(|first| first.is_some() && places.iter().all(|place| place == first));
-        one == Some(1) || same && self.partitioners(streams()).len() == 1 && self.of_one_kind(streams())
+        one == Some(1) || same && self.partitioners(streams()).len() == 1 && self.keys_are_alike(streams()) && self.of_one_kind(streams())
     }
 
     /// All of them come straight from sources, or all from repartition topics.

@@ -86,8 +86,13 @@ pub(super) fn of_source(source: &Source, topics: &[String], value: &Fields, cata
     let Some((_, codec)) = known else { return Ok((None, None)) };
     let [_, _, key, ..] = METADATA;
     let fields = codec.columns.fields();
-    // Columns of other types can be read, but nothing groups by them.
-    let decides = !fields.is_empty() && fields.iter().all(|field| is_groupable(field.data_type()));
+    // Columns of other types can be read, but nothing groups by them; and some of the columns don't decide a record's partition.
+    let mut whole = true;
+    for topic in topics {
+        let all = of_record(&KeyRecord { columns: None, ..record.clone() }, topic, catalog)?.columns;
+        whole &= all.fields().len() == fields.len();
+    }
+    let decides = whole && !fields.is_empty() && fields.iter().all(|field| is_groupable(field.data_type()));
     let paths = decides.then(|| fields.iter().map(|field| Path::column(key).child(field.name())).collect());
     Ok((paths, Some(codec)))
 }
@@ -140,9 +145,10 @@ pub(super) fn of_table(table: &Table, value: &SchemaRef, catalog: &dyn Catalog) 
     let mut codec = KeyCodec { format: table.format, columns: Arc::new(Schema::new(columns.clone())), registered: None };
     if table.format.is_registered() {
         let record = KeyRecord { format: table.format, columns: Some(table.key.columns().to_vec()), schema: None, subject: None };
+        // Their types are those of the key's schema, which may differ from those of the value's.
         codec = of_record(&record, &table.topic, catalog)?;
     }
-    Ok((columns, Some(codec)))
+    Ok((codec.columns.fields().clone(), Some(codec)))
 }
 
 /// A key that is a record of a topic.
@@ -235,5 +241,46 @@ pub(super) fn of_sink(
             wrong.push(found);
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::catalog::Registered;
+    use crate::yaml;
+
+    /// A key has `sku` as a long, a value as an int.
+    struct Subjects;
+
+    impl Catalog for Subjects {
+        fn subject(&self, subject: &str) -> Result<Option<Registered>, String> {
+            let sku = if subject == "prices-key" { "long" } else { "int" };
+            let fields = format!(r#"[{{"name":"tenant","type":"string"}},{{"name":"sku","type":"{sku}"}}]"#);
+            let text = format!(r#"{{"type":"record","name":"R","fields":{fields}}}"#);
+            Ok(Some(Registered { id: 1, text, json: false }))
+        }
+
+        fn partitions(&self, _: &str) -> Result<Option<i32>, String> {
+            Ok(Some(3))
+        }
+
+        fn topics(&self) -> Result<Vec<String>, String> {
+            Ok(Vec::new())
+        }
+    }
+
+    /// Looked up by the types of the values, no row was found: their bytes are others.
+    #[test]
+    fn a_table_is_looked_up_by_the_types_of_its_key() {
+        let table = yaml::parse("{ topic: prices, key: [tenant, sku], format: avro }").unwrap().read::<Table>().unwrap();
+        let value = Schema::new(vec![
+            arrow::datatypes::Field::new("tenant", DataType::Utf8, false),
+            arrow::datatypes::Field::new("sku", DataType::Int32, false),
+        ]);
+        let (columns, codec) = of_table(&table, &Arc::new(value), &Subjects).unwrap_or_else(|found| panic!("{found:?}"));
+        let types = |fields: &Fields| fields.iter().map(|field| field.data_type().clone()).collect::<Vec<_>>();
+        assert_eq!(types(&columns), [DataType::Utf8, DataType::Int64]);
+        assert_eq!(types(codec.unwrap().columns.fields()), types(&columns));
     }
 }

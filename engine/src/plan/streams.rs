@@ -1,5 +1,6 @@
 //! Streams while planning: which are in one stage, and which must be repartitioned first.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -122,6 +123,20 @@ impl Builder<'_> {
         even && key.as_ref().is_some_and(|key| key.iter().all(|k| needed.contains(k)))
             && streams.iter().all(|s| s.input.key == *key)
             && self.partitioners(streams).len() == 1
+            && self.keys_are_alike(streams)
+    }
+
+    /// Equal values are equal bytes in all keys. A record has several notations (the order of members, spaces, the id of a schema), so
+    /// that those of two topics may differ.
+    pub(super) fn keys_are_alike<'s>(&self, streams: impl IntoIterator<Item = &'s Stream>) -> bool {
+        let (mut topics, mut records) = (BTreeSet::new(), false);
+        for (_, input) in streams.into_iter().flat_map(|s| &s.origins).filter_map(|origin| self.inputs.get(*origin)) {
+            if let InputKind::Source(decode) = &input.kind {
+                topics.extend(input.topics.iter().map(|topic| topic.name.clone()));
+                records |= decode.key.is_some() || input.key.as_ref().is_some_and(|key| key.len() > 1);
+            }
+        }
+        !records || topics.len() <= 1
     }
 
     /// How the rows came into their partitions, each way once. A repartition topic is written by the default.

@@ -268,3 +268,35 @@ fn a_producer_that_comes_later_is_noticed() {
     }
     log.stops(ONE, &["at offset 15", "its key belongs to partition"]);
 }
+
+/// Stages of a pipeline that adds up what the sources have: a repartition makes a second one.
+fn stages(sources: &str, from: &str, by: &str) -> usize {
+    let text = format!(
+        "apiVersion: headwater/v1\nname: keyed\nsources:\n{sources}steps:\n  totals:\n    from: {from}\n    \
+         window: {{ unbounded: true, expire: never, by: {by}, compute: {{ n: sum(n) }}, emit: on_update }}\n\
+         sinks:\n  out: {{ from: totals, topic: out, create: {{ partitions: 1 }} }}\n"
+    );
+    Log::new().plan(&text).stages.len()
+}
+
+/// `{"c":1,"d":2}` and `{"d":2,"c":1}` are equal keys in two partitions.
+#[test]
+fn keys_that_are_records_are_relied_on_within_one_topic() {
+    let source =
+        |name: &str, key: &str| format!("  {name}: {{ topic: {name}, schema: {{ c: string, d: string, n: long }}, key: {key} }}\n");
+    let (orders, refunds) = (source("orders", "[c, d]"), source("refunds", "[c, d]"));
+    assert_eq!(stages(&orders, "orders", "[c, d]"), 1);
+    assert_eq!(stages(&(orders + &refunds), "[orders, refunds]", "[c, d]"), 2);
+}
+
+/// Rows with an equal column of a key may have different keys.
+#[test]
+fn a_part_of_a_key_decides_no_partition() {
+    let source = |columns: &str| {
+        format!(
+            "  orders: {{ topic: orders, schema: {{ n: long }}, key: {{ format: json, schema: {{ c: string, d: string }}, columns: {columns} }} }}\n"
+        )
+    };
+    assert_eq!(stages(&source("[c, d]"), "orders", "[_key.c, _key.d]"), 1);
+    assert_eq!(stages(&source("[c]"), "orders", "[_key.c]"), 2);
+}
