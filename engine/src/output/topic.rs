@@ -93,6 +93,7 @@ struct Records<'a> {
     headers: HeaderColumns<'a>,
     /// What `timestamp` says of each row, if it is set.
     stamps: Option<Vec<Option<Millis>>>,
+    event_times: Option<&'a [Millis]>,
     /// What `partition` says of each row, if it is set.
     chosen: Option<ArrayRef>,
 }
@@ -102,7 +103,8 @@ impl<'a> Records<'a> {
         let column = |name: &Option<String>| name.as_ref().and_then(|n| rows.all.column_by_name(n));
         let stamps = column(&sink.timestamp).map(millis).transpose()?;
         let chosen = column(&sink.partition).map(|c| cast(c, &DataType::Int64)).transpose().map_err(|e| e.to_string())?;
-        Ok(Records { sink, rows, keys, values, headers: HeaderColumns::new(sink, rows.all), stamps, chosen })
+        let (headers, event_times) = (HeaderColumns::new(sink, rows.all), times(rows.all));
+        Ok(Records { sink, rows, keys, values, headers, stamps, event_times, chosen })
     }
 
     /// Appends the bytes of a row's record to `bytes`.
@@ -145,7 +147,7 @@ impl<'a> Records<'a> {
     fn timestamp(&self, row: usize) -> Option<Millis> {
         let timestamp = match &self.stamps {
             Some(stamps) => stamps.get(row).copied().flatten(),
-            None => times(self.rows.all).and_then(|times| times.get(row).copied()),
+            None => self.event_times.and_then(|times| times.get(row).copied()),
         };
         timestamp.filter(|t| (0..self.rows.wall.saturating_add(MAX_AHEAD)).contains(t))
     }
