@@ -71,9 +71,10 @@ pub(super) fn of_source(source: &Source, topics: &[String], value: &Fields, cata
         }
         Some(Key::Record(record)) => record,
     };
-    let mut known: Option<(&String, KeyCodec)> = None;
+    let (mut known, mut whole): (Option<(&String, KeyCodec)>, bool) = (None, true);
     for topic in topics {
-        let codec = of_record(record, topic, catalog)?;
+        let (codec, all) = of_record(record, topic, catalog)?;
+        whole &= all;
         match &known {
             Some((first, known)) if known.columns != codec.columns => {
                 let message = format!("the keys of `{topic}` have other columns than those of `{first}`");
@@ -87,11 +88,6 @@ pub(super) fn of_source(source: &Source, topics: &[String], value: &Fields, cata
     let [_, _, key, ..] = METADATA;
     let fields = codec.columns.fields();
     // Columns of other types can be read, but nothing groups by them; and some of the columns don't decide a record's partition.
-    let mut whole = true;
-    for topic in topics {
-        let all = of_record(&KeyRecord { columns: None, ..record.clone() }, topic, catalog)?.columns;
-        whole &= all.fields().len() == fields.len();
-    }
     let decides = whole && !fields.is_empty() && fields.iter().all(|field| is_groupable(field.data_type()));
     let paths = decides.then(|| fields.iter().map(|field| Path::column(key).child(field.name())).collect());
     Ok((paths, Some(codec)))
@@ -131,7 +127,7 @@ pub(super) fn of_table(table: &Table, value: &SchemaRef, catalog: &dyn Catalog) 
             return Err(found.help("name the columns: `key: sku`, or `key: [tenant, sku]`"));
         }
         Key::Record(record) => {
-            let codec = of_record(record, &table.topic, catalog)?;
+            let (codec, _) = of_record(record, &table.topic, catalog)?;
             return Ok((codec.columns.fields().clone(), Some(codec)));
         }
         Key::Columns(names) => {
@@ -146,17 +142,18 @@ pub(super) fn of_table(table: &Table, value: &SchemaRef, catalog: &dyn Catalog) 
     if table.format.is_registered() {
         let record = KeyRecord { format: table.format, columns: Some(table.key.columns().to_vec()), schema: None, subject: None };
         // Their types are those of the key's schema, which may differ from those of the value's.
-        codec = of_record(&record, &table.topic, catalog)?;
+        (codec, _) = of_record(&record, &table.topic, catalog)?;
     }
     Ok((codec.columns.fields().clone(), Some(codec)))
 }
 
-/// A key that is a record of a topic.
-fn of_record(record: &KeyRecord, topic: &str, catalog: &dyn Catalog) -> Result<KeyCodec, Diagnostic> {
+/// A key that is a record of a topic, and whether all of its columns are named.
+fn of_record(record: &KeyRecord, topic: &str, catalog: &dyn Catalog) -> Result<(KeyCodec, bool), Diagnostic> {
     has_columns(record.format)?;
     let subject = record.subject.clone().unwrap_or_else(|| format!("{topic}-key"));
     let values = Values { declared: record.schema.as_ref(), event: None, subject: &subject, catalog };
     let (all, registered) = record.format.columns(&values).map_err(|d| d.under(["key"]))?;
+    let width = all.fields().len();
     let columns = match &record.columns {
         None => all,
         Some(names) => {
@@ -168,7 +165,8 @@ fn of_record(record: &KeyRecord, topic: &str, catalog: &dyn Catalog) -> Result<K
             Arc::new(Schema::new(names.iter().enumerate().map(of).collect::<Result<Fields, _>>()?))
         }
     };
-    Ok(KeyCodec { format: record.format, columns, registered: registered.map(|text| (text, subject)) })
+    let whole = columns.fields().len() == width;
+    Ok((KeyCodec { format: record.format, columns, registered: registered.map(|text| (text, subject)) }, whole))
 }
 
 fn has_columns(format: Format) -> Result<(), Diagnostic> {
