@@ -1,6 +1,6 @@
 //! The end of the window that closes first, as far as it is known.
 
-use operator_core::Millis;
+use operator_core::{Millis, State, StateError};
 
 /// The end of the first window in state: so that moving time costs nothing while no window ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -11,6 +11,20 @@ pub enum Earliest {
 }
 
 impl Earliest {
+    /// That of the first key in a range, which is in order of time.
+    pub fn find(
+        state: &dyn State,
+        (from, to): (Vec<u8>, Vec<u8>),
+        end: impl Fn(&[u8]) -> Result<Millis, StateError>,
+    ) -> Result<Earliest, StateError> {
+        let mut earliest = Ok(Earliest::NoWindow);
+        state.scan(&from, &to, &mut |key, _| {
+            earliest = end(key).map(Earliest::End);
+            false
+        })?;
+        earliest
+    }
+
     /// A window that ends at `end` is in state now.
     #[inline]
     pub fn include(&mut self, end: Millis) {

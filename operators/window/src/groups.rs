@@ -10,7 +10,7 @@ use operator_core::{Millis, State, StateError};
 use crate::accumulator::{Accumulator, Function, Row};
 use crate::distinct::Distinct;
 use crate::expiry::{forget, is_over};
-use crate::layout::{VERSION, VERSION_TIMED, put_key, range_to, read_end};
+use crate::layout::{VERSION, VERSION_TIMED, put_key};
 use crate::panes::put_prefix;
 use crate::plan::WindowPlan;
 use crate::values::Column;
@@ -230,7 +230,7 @@ pub fn read_group(plan: &WindowPlan, bytes: &[u8], accumulators: &mut Vec<Accumu
 }
 
 /// What stands before a group's accumulators; `None` for the value of a DISTINCT, too.
-pub fn read_head(reader: &mut Reader<'_>) -> Option<Read> {
+fn read_head(reader: &mut Reader<'_>) -> Option<Read> {
     let last = match reader.u8()? {
         VERSION => None,
         VERSION_TIMED => Some(reader.i64()?),
@@ -239,17 +239,23 @@ pub fn read_head(reader: &mut Reader<'_>) -> Option<Read> {
     Some(Read { held: reader.u64()?, last })
 }
 
-/// The last end of a window with a group that holds rows; [`Millis::MIN`] without one.
-pub fn last_held(state: &dyn State) -> Result<Millis, StateError> {
-    let (from, to) = range_to(Millis::MAX);
-    let mut last = Ok(Millis::MIN);
+/// The last end of a window with an entry in a range that holds rows; [`Millis::MIN`] without one. `end`: that in a key.
+pub fn last_held(
+    state: &dyn State,
+    (from, to): (Vec<u8>, Vec<u8>),
+    end: impl Fn(&[u8]) -> Result<Millis, StateError>,
+) -> Result<Millis, StateError> {
+    let (mut last, mut failure) = (Millis::MIN, None);
     state.scan(&from, &to, &mut |key, value| {
         if read_head(&mut Reader::new(value)).is_some_and(|read| read.held > 0) {
-            last = read_end(key);
+            match end(key) {
+                Ok(end) => last = last.max(end),
+                Err(error) => failure = Some(error),
+            }
         }
-        last.is_ok()
+        failure.is_none()
     })?;
-    last
+    failure.map_or(Ok(last), Err)
 }
 
 /// Appends the accumulators that are left to read: nothing may follow them.

@@ -13,7 +13,7 @@
 //! so that one more value doesn't rewrite a large set.
 
 use arrow::datatypes::DataType;
-use operator_core::stores::bytes::Reader;
+use operator_core::stores::bytes::{Reader, put_ordered};
 use operator_core::{Millis, NO_WATERMARK, State, StateError};
 
 use crate::bounds::Windows;
@@ -54,7 +54,15 @@ impl Closed {
         Ok(Closed { watermark, end })
     }
 
-    /// Windows that end by now are closed.
+    /// What is `known` of it; read from state first.
+    pub fn of<'c>(known: &'c mut Option<Closed>, windows: &Windows, state: &dyn State) -> Result<&'c mut Closed, StateError> {
+        match known {
+            Some(closed) => Ok(closed),
+            None => Ok(known.insert(Closed::read(windows, state)?)),
+        }
+    }
+
+    /// Windows that end by now are closed: their rows are late from here on.
     pub fn advance(&mut self, watermark: Millis, windows: &Windows, state: &mut dyn State) -> Result<(), StateError> {
         let now = Closed { watermark: watermark.max(self.watermark), end: windows.closed_to(watermark).max(self.end) };
         if now != *self {
@@ -78,13 +86,14 @@ impl Closed {
 
 /// Appends the key of a group's entry in the window that ends at `end`.
 pub fn put_key(end: Millis, group: &[u8], out: &mut Vec<u8>) {
-    put_end(end, out);
+    put_time(WINDOW, end, out);
     out.extend_from_slice(group);
 }
 
-fn put_end(end: Millis, out: &mut Vec<u8>) {
-    out.push(WINDOW);
-    out.extend_from_slice(&((end as u64) ^ (1 << 63)).to_be_bytes());
+/// Appends a tag and a time: what keys in order of time begin with.
+pub fn put_time(tag: u8, time: Millis, out: &mut Vec<u8>) {
+    out.push(tag);
+    put_ordered(time, out);
 }
 
 /// Appends the key of one value of a `count(DISTINCT ..)`.
@@ -96,20 +105,24 @@ pub fn put_distinct_key(group_key: &[u8], aggregate: u16, value: &[u8], out: &mu
 
 /// The range of keys of all windows that end at `last` or earlier.
 pub fn range_to(last: Millis) -> (Vec<u8>, Vec<u8>) {
-    let mut to = Vec::with_capacity(9);
+    range_of(WINDOW, last)
+}
+
+/// The range of keys that [`put_time`] began with `tag` and a time up to `last`.
+pub fn range_of(tag: u8, last: Millis) -> (Vec<u8>, Vec<u8>) {
+    let mut to = Vec::with_capacity(END);
     match last.checked_add(1) {
-        Some(end) => put_end(end, &mut to),
-        None => to.push(WINDOW + 1),
+        Some(end) => put_time(tag, end, &mut to),
+        None => to.push(tag + 1),
     }
-    (vec![WINDOW], to)
+    (vec![tag], to)
 }
 
 /// The end of the window whose group, or one of its values, is under `key`.
 pub fn read_end(key: &[u8]) -> Result<Millis, StateError> {
-    match key.split_first_chunk::<END>() {
-        Some(([WINDOW, end @ ..], _)) => Ok((u64::from_be_bytes(*end) ^ (1 << 63)) as Millis),
-        _ => Err(StateError::new("the key of a window's entry can't be decoded")),
-    }
+    let mut reader = Reader::new(key);
+    let end = reader.u8().filter(|tag| *tag == WINDOW).and_then(|_| reader.ordered());
+    end.ok_or_else(|| StateError::new("the key of a window's entry can't be decoded"))
 }
 
 /// What a key below the window tag names.

@@ -15,9 +15,6 @@
 
 use std::sync::Arc;
 
-use arrow::array::new_null_array;
-use arrow::datatypes::DataType;
-use operator_core::batch::derived_system_columns;
 use operator_core::{Batch, Context, Input, Millis, NO_WATERMARK, Operator, Port, Progress, StateError, Time, keys};
 
 use crate::accumulator::Row;
@@ -25,14 +22,13 @@ use crate::bounds::Shape;
 use crate::earliest::Earliest;
 use crate::expiry::{next_sweep, sweep};
 use crate::groups::{Groups, last_held, read_group};
-use crate::layout::{Closed, Entry, range_to, read_key};
+use crate::layout::{Closed, Entry, range_to, read_end, read_key};
 use crate::panes;
 use crate::plan::WindowPlan;
 use crate::results::{Budget, Results};
 use crate::rows::{Fate, Rows};
 use crate::spec::Emit;
 use crate::updates::Updates;
-use crate::values::build;
 
 /// The port of rows that came too late.
 pub const LATE: Port = Port(1);
@@ -64,7 +60,6 @@ pub struct WindowOperator {
     value: Vec<u8>,
     /// Open windows of the current row, last first: end and slot.
     open: Vec<(Millis, usize)>,
-    late: Vec<u32>,
 }
 
 /// What time brings next.
@@ -92,17 +87,7 @@ impl WindowOperator {
             group: Vec::new(),
             value: Vec::new(),
             open: Vec::new(),
-            late: Vec::new(),
         }
-    }
-
-    fn closed(&mut self, cx: &mut Context<'_>) -> Result<Closed, StateError> {
-        let closed = match self.closed {
-            Some(closed) => closed,
-            None => Closed::read(&self.plan.windows, cx.state())?,
-        };
-        self.closed = Some(closed);
-        Ok(closed)
     }
 
     /// The end of the last window that contains `time`. Rows of a calendar's window come one after the other.
@@ -217,14 +202,8 @@ impl WindowOperator {
         })?;
         full?;
         budget.spend(deleted.len(), results.bytes());
-        if !results.is_empty() {
-            let system = derived_system_columns(results.times(), emitted);
-            let headers = plan.headers.then(|| new_null_array(&DataType::Binary, results.len()));
-            let columns = plan.group_types.iter().zip(&mut group).map(|(t, values)| build(t, &std::mem::take(values)));
-            let (rows, unfit) = results.take(plan, columns.collect(), system.into_iter().chain(headers).collect())?;
-            cx.emit(Port::OUT, rows);
-            unfit.into_iter().for_each(|unfit| cx.reject_held(unfit.row, unfit.cause, unfit.inputs));
-        }
+        let unfit = results.emit(plan, &group, emitted, cx)?;
+        unfit.into_iter().for_each(|unfit| cx.reject_held(unfit.row, unfit.cause, unfit.inputs));
         for key in &deleted {
             cx.state().delete(key)?;
         }
@@ -244,25 +223,17 @@ impl WindowOperator {
         }
         let held_to = match self.held_to {
             Some(end) => end,
-            None => panes::last_held(cx.state())?.max(last_held(cx.state())?),
+            None => panes::last_held(cx.state())?.max(last_held(cx.state(), range_to(Millis::MAX), read_end)?),
         };
         self.held_to = Some(held_to);
         Ok(held_to)
-    }
-
-    /// Rows of windows that end by now are late from here on.
-    fn note_closed(&mut self, watermark: Millis, cx: &mut Context<'_>) -> Result<(), StateError> {
-        let mut closed = self.closed(cx)?;
-        closed.advance(watermark, &self.plan.windows, cx.state())?;
-        self.closed = Some(closed);
-        Ok(())
     }
 
     /// What is due first at `watermark`. Panes are due before windows that close at the same time, and everything in the order of
     /// time, so that results come in the same order however far time moves at once.
     fn next(&mut self, watermark: Millis, cx: &mut Context<'_>) -> Result<Option<Next>, StateError> {
         if self.earliest == Earliest::Unknown {
-            self.earliest = self.find_earliest(cx)?;
+            self.earliest = Earliest::find(cx.state(), range_to(Millis::MAX), read_end)?;
         }
         if self.panes == Earliest::Unknown {
             self.panes = panes::find_earliest(cx.state())?;
@@ -276,18 +247,6 @@ impl WindowOperator {
             (None, None) => None,
         })
     }
-
-    /// The end of the first window in state.
-    fn find_earliest(&self, cx: &mut Context<'_>) -> Result<Earliest, StateError> {
-        let (from, to) = range_to(Millis::MAX);
-        let mut earliest = Ok(Earliest::NoWindow);
-        let mut group = vec![Vec::new(); self.plan.group_types.len()];
-        cx.state().scan(&from, &to, &mut |key, _| {
-            earliest = read_key(key, &self.plan.group_types, &mut group).map(|entry| Earliest::End(entry.end));
-            false
-        })?;
-        earliest
-    }
 }
 
 impl Operator for WindowOperator {
@@ -296,34 +255,20 @@ impl Operator for WindowOperator {
             return Ok(());
         }
         let plan = self.plan.clone();
-        let closed = self.closed(cx)?.judges(&plan.windows);
+        let closed = Closed::of(&mut self.closed, &plan.windows, cx.state())?.judges(&plan.windows);
         let inputs = plan.inputs.evaluate(&batch.rows);
         let rows = Rows::new(&plan, batch, &inputs)?;
-        let mut failed = inputs.failed.iter().peekable();
         let mut updates = Updates::new(&plan, &rows);
-        self.late.clear();
-        let mut added = 0;
-        for index in 0..batch.num_rows() {
-            let (row, watermark) = rows.row(index);
-            let watermark = watermark.max(closed);
-            let fate = match failed.next_if(|(failed, _)| *failed == index) {
-                Some((_, cause)) if !plan.windows.is_late(row.time, watermark) => Fate::Rejected(cause.clone()),
-                _ => self.add(&plan, &rows, row, watermark, cx)?,
-            };
-            match fate {
-                Fate::Added => {
-                    added += 1;
-                    if plan.emit == Emit::OnUpdate {
-                        updates.push(&plan, &self.groups, (&self.open, index as u32), &rows, cx)?;
-                    }
-                }
-                Fate::Late => self.late.push(index as u32),
-                Fate::Rejected(cause) => cx.reject(batch, index, cause),
+        let (added, late) = rows.decide(&plan, &inputs.failed, closed, cx, |row, watermark, cx| {
+            let fate = self.add(&plan, &rows, row, watermark, cx)?;
+            if plan.emit == Emit::OnUpdate && matches!(fate, Fate::Added) {
+                updates.push(&plan, &self.groups, (&self.open, row.index as u32), &rows, cx)?;
             }
             if self.groups.is_full() {
                 self.groups.write_back(&plan, cx.state())?;
             }
-        }
+            Ok(fate)
+        })?;
         self.groups.write_back(&plan, cx.state())?;
         match plan.emit {
             Emit::OnClose | Emit::Every(_) => cx.hold(added),
@@ -332,8 +277,8 @@ impl Operator for WindowOperator {
                 cx.pass(Port::OUT, arrow::array::RecordBatch::new_empty(plan.schema.clone()), added - updates.rejected());
             }
         }
-        if !self.late.is_empty() {
-            cx.late(LATE, rows.only(&self.late)?);
+        if !late.is_empty() {
+            cx.late(LATE, rows.only(&late)?);
         }
         Ok(())
     }
@@ -366,7 +311,8 @@ impl Operator for WindowOperator {
                 }
                 Next::Close(last) => {
                     // Before the first portion: rows can come between two of them.
-                    self.note_closed(time.watermark, cx)?;
+                    let closed = Closed::of(&mut self.closed, &plan.windows, cx.state())?;
+                    closed.advance(time.watermark, &plan.windows, cx.state())?;
                     if self.close(&plan, last, time.emitted, &mut budget, cx)? == Progress::More {
                         return Ok(Progress::More);
                     }

@@ -16,21 +16,17 @@
 //! 04 · multiple · 01 · window end · group · aggregate · value   a value that count(DISTINCT) has seen in them; no content
 //! ```
 
-use operator_core::batch::derived_system_columns;
 use operator_core::stores::bytes::Reader;
-use operator_core::{Context, Millis, Port, Progress, State, StateError};
+use operator_core::{Context, Millis, Progress, State, StateError};
 
 use crate::accumulator::Accumulator;
 use crate::earliest::Earliest;
-use crate::groups::{Read, put_group, read_group, read_head};
-use crate::layout::{VERSION, read_end, read_key};
+use crate::groups::{self, Read, put_group, read_group};
+use crate::layout::{VERSION, put_time, range_of, read_end, read_key};
 use crate::plan::WindowPlan;
 use crate::results::{Budget, MAX_BYTES, Results};
-use crate::values::build;
 
 const PANE: u8 = 4;
-/// Bytes of a pane's tag and time.
-const PREFIX: usize = 9;
 
 /// The pane of a row, as the time at which it joins the others.
 #[inline]
@@ -41,48 +37,29 @@ pub fn at(every: Millis, time: Millis, watermark: Millis) -> Millis {
 
 /// Appends what the key of a pane begins with.
 pub fn put_prefix(at: Millis, out: &mut Vec<u8>) {
-    out.push(PANE);
-    out.extend_from_slice(&((at as u64) ^ (1 << 63)).to_be_bytes());
+    put_time(PANE, at, out);
 }
 
+/// The time of a pane, and the key of its group's entry.
 fn read_prefix(key: &[u8]) -> Result<(Millis, &[u8]), StateError> {
-    let (prefix, rest) = key.split_at_checked(PREFIX).ok_or_else(|| StateError::new("the key of a pane can't be decoded"))?;
-    let at = prefix.last_chunk::<8>().map_or(0, |bytes| (u64::from_be_bytes(*bytes) ^ (1 << 63)) as Millis);
-    Ok((at, rest))
+    let mut reader = Reader::new(key);
+    let at = reader.u8().and_then(|_| reader.ordered());
+    at.map(|at| (at, reader.rest())).ok_or_else(|| StateError::new("the key of a pane can't be decoded"))
 }
 
 /// The keys of all panes that are due at `last`.
 fn range_to(last: Millis) -> (Vec<u8>, Vec<u8>) {
-    let mut to = Vec::with_capacity(PREFIX);
-    match last.checked_add(1) {
-        Some(end) => put_prefix(end, &mut to),
-        None => to.push(PANE + 1),
-    }
-    (vec![PANE], to)
+    range_of(PANE, last)
 }
 
 /// The time of the first pane in state.
 pub fn find_earliest(state: &dyn State) -> Result<Earliest, StateError> {
-    let (from, to) = range_to(Millis::MAX);
-    let mut earliest = Ok(Earliest::NoWindow);
-    state.scan(&from, &to, &mut |key, _| {
-        earliest = read_prefix(key).map(|(at, _)| Earliest::End(at));
-        false
-    })?;
-    earliest
+    Earliest::find(state, range_to(Millis::MAX), |key| Ok(read_prefix(key)?.0))
 }
 
 /// The last end of a window with a pane that holds rows; [`Millis::MIN`] without one.
 pub fn last_held(state: &dyn State) -> Result<Millis, StateError> {
-    let (from, to) = range_to(Millis::MAX);
-    let mut last = Ok(Millis::MIN);
-    state.scan(&from, &to, &mut |key, value| {
-        if read_head(&mut Reader::new(value)).is_some_and(|read| read.held > 0) {
-            last = read_prefix(key).and_then(|(_, key)| read_end(key)).map(|end| last.as_ref().map_or(end, |last| end.max(*last)));
-        }
-        last.is_ok()
-    })?;
-    last
+    groups::last_held(state, range_to(Millis::MAX), |key| read_end(read_prefix(key)?.1))
 }
 
 /// A pane of a group: its entry, and the keys of its DISTINCT values.
@@ -216,14 +193,8 @@ pub fn merge(
         }
     }
     budget.spend(0, results.bytes());
-    if !results.is_empty() {
-        let system = derived_system_columns(results.times(), emitted);
-        let columns = plan.group_types.iter().zip(&group).map(|(t, values)| build(t, values));
-        let (rows, unfit) = results.take(plan, columns.collect(), system.to_vec())?;
-        cx.emit(Port::OUT, rows);
-        // Their rows are still held.
-        unfit.into_iter().for_each(|unfit| cx.reject_result(unfit.row, unfit.cause, 0));
-    }
+    // Their rows are still held.
+    results.emit(plan, &group, emitted, cx)?.into_iter().for_each(|unfit| cx.reject_result(unfit.row, unfit.cause, 0));
     Ok(())
 }
 

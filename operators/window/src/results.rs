@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, TimestampMillisecondArray};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, TimestampMillisecondArray, new_null_array};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{Field, Schema};
-use operator_core::batch::OFFSET;
-use operator_core::{Millis, StateError};
+use arrow::datatypes::{DataType, Field, Schema};
+use operator_core::batch::{OFFSET, derived_system_columns};
+use operator_core::{Context, Millis, Port, StateError};
 
 use crate::accumulator::Accumulator;
 use crate::plan::WindowPlan;
@@ -153,6 +153,26 @@ impl Results {
     /// The event times of the rows: the last millisecond of their window.
     pub fn times(&self) -> Vec<Millis> {
         self.ends.iter().map(|end| end.saturating_sub(1)).collect()
+    }
+
+    /// Emits the results that time has brought: `group` columns, which are their own, and system columns that derive from their windows.
+    /// Returns those that can't be emitted.
+    pub fn emit(
+        &mut self,
+        plan: &WindowPlan,
+        group: &[Vec<Option<Value>>],
+        emitted: Millis,
+        cx: &mut Context<'_>,
+    ) -> Result<Vec<Unfit>, StateError> {
+        if self.is_empty() {
+            return Ok(Vec::new());
+        }
+        let system = derived_system_columns(self.times(), emitted);
+        let headers = plan.headers.then(|| new_null_array(&DataType::Binary, self.len()));
+        let columns = plan.group_types.iter().zip(group).map(|(data_type, values)| build(data_type, values));
+        let (rows, unfit) = self.take(plan, columns.collect(), system.into_iter().chain(headers).collect())?;
+        cx.emit(Port::OUT, rows);
+        Ok(unfit)
     }
 
     /// Takes the rows out as a batch: `group` columns, window, computed columns, `system` columns. Also those that can't be

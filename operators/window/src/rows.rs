@@ -3,7 +3,7 @@
 use arrow::array::{ArrayRef, UInt32Array};
 use arrow::compute::take_record_batch;
 use operator_core::batch::{SystemColumns, SystemRow};
-use operator_core::{Batch, Millis, StateError, keys};
+use operator_core::{Batch, Context, Millis, StateError, keys};
 
 use crate::accumulator::Row;
 use crate::inputs::InputRows;
@@ -42,6 +42,35 @@ impl<'a> Rows<'a> {
             group: inputs.select(&plan.group).iter().map(keys::canonical).collect(),
             distinct: distinct.collect(),
         })
+    }
+
+    /// Decides on the rows one after the other: late, rejected, or added by `add`, which is asked about those whose inputs could be
+    /// computed. `failed`: the others, with the cause. `closed`: the least watermark that rows are judged by. Returns how many were
+    /// added, and the late ones.
+    pub fn decide(
+        &self,
+        plan: &WindowPlan,
+        failed: &[(usize, String)],
+        closed: Millis,
+        cx: &mut Context<'_>,
+        mut add: impl FnMut(Row<'_>, Millis, &mut Context<'_>) -> Result<Fate, StateError>,
+    ) -> Result<(usize, Vec<u32>), StateError> {
+        let mut failed = failed.iter().peekable();
+        let (mut added, mut late) = (0, Vec::new());
+        for index in 0..self.batch.num_rows() {
+            let (row, watermark) = self.row(index);
+            let watermark = watermark.max(closed);
+            let fate = match failed.next_if(|(failed, _)| *failed == index) {
+                Some((_, cause)) if !plan.windows.is_late(row.time, watermark) => Fate::Rejected(cause.clone()),
+                _ => add(row, watermark, cx)?,
+            };
+            match fate {
+                Fate::Added => added += 1,
+                Fate::Late => late.push(index as u32),
+                Fate::Rejected(cause) => cx.reject(self.batch, index, cause),
+            }
+        }
+        Ok((added, late))
     }
 
     /// A row and its watermark.

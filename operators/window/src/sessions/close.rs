@@ -1,8 +1,7 @@
 //! Sessions that are over: emitted in order of their end, and deleted.
 
-use operator_core::batch::derived_system_columns;
 use operator_core::stores::bytes::after;
-use operator_core::{Context, Millis, Port, Progress, State, StateError, Time};
+use operator_core::{Context, Millis, Progress, State, StateError, Time};
 
 use super::layout::{
     Span, put_anchors, put_end_key, put_group_key, put_session_key, read_anchors, read_columns, read_end_key, read_session,
@@ -12,17 +11,10 @@ use crate::earliest::Earliest;
 use crate::layout::{VERSION, range_to};
 use crate::plan::WindowPlan;
 use crate::results::{MAX_BYTES, MAX_ROWS, Results};
-use crate::values::build;
 
 /// When to look after the first session.
 pub fn find_earliest(state: &dyn State) -> Result<Earliest, StateError> {
-    let (from, to) = range_to(Millis::MAX);
-    let mut earliest = Ok(Earliest::NoWindow);
-    state.scan(&from, &to, &mut |key, _| {
-        earliest = read_end_key(key).map(|(end, _, _)| Earliest::End(end));
-        false
-    })?;
-    earliest
+    Earliest::find(state, range_to(Millis::MAX), |key| Ok(read_end_key(key)?.0))
 }
 
 /// A session that was looked after.
@@ -145,9 +137,6 @@ fn look_after(plan: &WindowPlan, gap: Millis, at: &[u8], state: &dyn State) -> R
 
 /// Emits the results of `sessions`, and releases their rows.
 fn emit(plan: &WindowPlan, sessions: &[Session], emitted: Millis, cx: &mut Context<'_>) -> Result<(), StateError> {
-    if sessions.is_empty() {
-        return Ok(());
-    }
     let mut results = Results::new(plan, true);
     let mut group = vec![Vec::new(); plan.group_types.len()];
     let mut released = 0;
@@ -157,10 +146,7 @@ fn emit(plan: &WindowPlan, sessions: &[Session], emitted: Millis, cx: &mut Conte
             released += session.span.held;
         }
     }
-    let system = derived_system_columns(results.times(), emitted);
-    let columns = plan.group_types.iter().zip(&group).map(|(t, values)| build(t, values));
-    let (rows, unfit) = results.take(plan, columns.collect(), system.to_vec())?;
-    cx.emit(Port::OUT, rows);
+    let unfit = results.emit(plan, &group, emitted, cx)?;
     unfit.into_iter().for_each(|unfit| cx.reject_held(unfit.row, unfit.cause, unfit.inputs));
     cx.release(released);
     Ok(())

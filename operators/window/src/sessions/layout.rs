@@ -13,7 +13,7 @@
 //! not moved with every row either, only when it has come and the session goes on.
 
 use arrow::datatypes::DataType;
-use operator_core::stores::bytes::{Reader, put_i128, put_u64};
+use operator_core::stores::bytes::{Reader, put_i128, put_ordered, put_u64};
 use operator_core::{Millis, StateError};
 
 use crate::accumulator::Accumulator;
@@ -38,14 +38,10 @@ pub struct Span {
     pub held: u64,
 }
 
-fn put_anchor(anchor: Millis, out: &mut Vec<u8>) {
-    out.extend_from_slice(&((anchor as u64) ^ (1 << 63)).to_be_bytes());
-}
-
 /// Appends the key of the entry that says when to look after a session.
 pub fn put_end_key(end: Millis, group: &[u8], anchor: Millis, out: &mut Vec<u8>) {
     put_key(end, group, out);
-    put_anchor(anchor, out);
+    put_ordered(anchor, out);
 }
 
 /// Reads such a key: end, group, anchor.
@@ -53,7 +49,7 @@ pub fn read_end_key(key: &[u8]) -> Result<(Millis, &[u8], Millis), StateError> {
     let unreadable = || StateError::new("the key of a session's end can't be decoded");
     let (end, rest) = key.split_at_checked(END).ok_or_else(unreadable)?;
     let (group, anchor) = rest.split_at_checked(rest.len().wrapping_sub(ANCHOR)).ok_or_else(unreadable)?;
-    let time = |bytes: &[u8]| bytes.first_chunk::<8>().map(|bytes| (u64::from_be_bytes(*bytes) ^ (1 << 63)) as Millis);
+    let time = |bytes: &[u8]| Reader::new(bytes).ordered();
     let end = end.get(1..).and_then(time).ok_or_else(unreadable)?;
     Ok((end, group, time(anchor).ok_or_else(unreadable)?))
 }
@@ -104,7 +100,7 @@ pub fn read_anchors(bytes: &[u8]) -> Result<Vec<Millis>, StateError> {
 pub fn put_session_key(group: &[u8], anchor: Millis, out: &mut Vec<u8>) {
     out.push(SESSION);
     out.extend_from_slice(group);
-    put_anchor(anchor, out);
+    put_ordered(anchor, out);
 }
 
 /// Appends a session.

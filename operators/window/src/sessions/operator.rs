@@ -26,7 +26,6 @@ pub struct SessionOperator {
     /// Encoded group and DISTINCT value of the current row.
     group: Vec<u8>,
     value: Vec<u8>,
-    late: Vec<u32>,
 }
 
 impl SessionOperator {
@@ -39,17 +38,7 @@ impl SessionOperator {
             sessions: Sessions::default(),
             group: Vec::new(),
             value: Vec::new(),
-            late: Vec::new(),
         }
-    }
-
-    fn closed(&mut self, cx: &mut Context<'_>) -> Result<Closed, StateError> {
-        let closed = match self.closed {
-            Some(closed) => closed,
-            None => Closed::read(&self.plan.windows, cx.state())?,
-        };
-        self.closed = Some(closed);
-        Ok(closed)
     }
 
     /// Decides on one row and adds it to its session.
@@ -90,32 +79,20 @@ impl Operator for SessionOperator {
             return Ok(());
         }
         let plan = self.plan.clone();
-        let closed = self.closed(cx)?.judges(&plan.windows);
+        let closed = Closed::of(&mut self.closed, &plan.windows, cx.state())?.judges(&plan.windows);
         let inputs = plan.inputs.evaluate(&batch.rows);
         let rows = Rows::new(&plan, batch, &inputs)?;
-        let mut failed = inputs.failed.iter().peekable();
-        self.late.clear();
-        let mut added = 0;
-        for index in 0..batch.num_rows() {
-            let (row, watermark) = rows.row(index);
-            let watermark = watermark.max(closed);
-            let fate = match failed.next_if(|(failed, _)| *failed == index) {
-                Some((_, cause)) if !plan.windows.is_late(row.time, watermark) => Fate::Rejected(cause.clone()),
-                _ => self.add(&plan, &rows, row, watermark, cx)?,
-            };
-            match fate {
-                Fate::Added => added += 1,
-                Fate::Late => self.late.push(index as u32),
-                Fate::Rejected(cause) => cx.reject(batch, index, cause),
-            }
+        let (added, late) = rows.decide(&plan, &inputs.failed, closed, cx, |row, watermark, cx| {
+            let fate = self.add(&plan, &rows, row, watermark, cx)?;
             if self.sessions.is_full() {
                 self.sessions.write_back(&plan, self.gap, cx.state())?;
             }
-        }
+            Ok(fate)
+        })?;
         self.sessions.write_back(&plan, self.gap, cx.state())?;
         cx.hold(added);
-        if !self.late.is_empty() {
-            cx.late(LATE, rows.only(&self.late)?);
+        if !late.is_empty() {
+            cx.late(LATE, rows.only(&late)?);
         }
         Ok(())
     }
@@ -129,9 +106,8 @@ impl Operator for SessionOperator {
             return Ok(Progress::Done);
         }
         // Before the first portion: rows can come between two of them.
-        let mut closed = self.closed(cx)?;
-        closed.advance(time.watermark, &self.plan.windows, cx.state())?;
-        self.closed = Some(closed);
+        let windows = self.plan.windows;
+        Closed::of(&mut self.closed, &windows, cx.state())?.advance(time.watermark, &windows, cx.state())?;
         let progress = close(&self.plan, self.gap, last, time, cx)?;
         if progress == Progress::Done {
             self.earliest = Earliest::Unknown;
