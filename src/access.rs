@@ -6,51 +6,10 @@ use headwater_engine::broker::{Broker, BrokerError, Failure, TopicSpec};
 use headwater_engine::pipeline::{Guarantee, Pipeline};
 use headwater_engine::plan::{InputKind, Plan, Target, TopicName, topics_to_create};
 
+use crate::check::{Check, Found};
 use crate::diagnose::Problem;
 use crate::kafka::{Creation, Kafka, Operation, Rights};
 use crate::logs;
-
-/// A thing that was checked.
-pub struct Check {
-    pub what: String,
-    pub found: Found,
-}
-
-/// What came of it.
-pub enum Found {
-    Fine(String),
-    /// It can't be known now; a worker starts all the same.
-    Unknown(String),
-    /// What is wrong, and what to do.
-    Wrong(String),
-}
-
-impl From<String> for Found {
-    fn from(wrong: String) -> Found {
-        Found::Wrong(wrong)
-    }
-}
-
-impl Check {
-    pub fn new(what: impl Into<String>, result: Result<String, String>) -> Check {
-        let found = match result {
-            Ok(found) => Found::Fine(found),
-            Err(wrong) => Found::Wrong(wrong),
-        };
-        Check { what: what.into(), found }
-    }
-
-    fn unknown(what: impl Into<String>, why: impl Into<String>) -> Check {
-        Check { what: what.into(), found: Found::Unknown(why.into()) }
-    }
-
-    pub fn wrong(&self) -> Option<&str> {
-        match &self.found {
-            Found::Wrong(wrong) => Some(wrong),
-            Found::Fine(_) | Found::Unknown(_) => None,
-        }
-    }
-}
 
 /// What rules are about, as `kafka-acls` names it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,7 +12,8 @@ use operator_core::{Diagnostic, Span};
 use rustix::fs::Access;
 use tokio::runtime::Handle;
 
-use crate::access::{self, Check, Found};
+use crate::access;
+use crate::check::{Check, Found};
 use crate::config::Config;
 use crate::diagnose::Problem;
 use crate::kafka::Kafka;

@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
 
-use crate::access::Found;
+use crate::check::Found;
 use crate::config::{Config, SectionKind, SectionSpec};
 use crate::diagnose::Problem;
 use crate::outages::Outages;

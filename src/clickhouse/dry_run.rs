@@ -13,7 +13,7 @@ use super::failure::ClickHouseError;
 use super::gate::{Guarantee, inspect};
 use super::sink::ClickHouseSink;
 use super::target::ClickHouse;
-use crate::access::Found;
+use crate::check::Found;
 use crate::sink::{Place, Spec};
 
 /// How long a table may take to count its rows.

@@ -19,7 +19,7 @@ use super::created::{Created, tables_in};
 use super::ddl::{TableOptions, ddl};
 use super::fit::Fit;
 use super::{delivering, dry_run};
-use crate::access::Found;
+use crate::check::Found;
 use crate::diagnose::Problem;
 use crate::sink::{MakeStore, Place, Sink, Spec, Twin};
 

@@ -10,7 +10,7 @@ use super::native::misfits;
 use super::sink::PostgresSink;
 use super::store::{Owner, PostgresStore};
 use super::table::{Seen, Wanted, create, inspect, look, missing};
-use crate::access::Found;
+use crate::check::Found;
 use crate::diagnose::Problem;
 use crate::sink::{MakeStore, NoStore, Place, Spec, stopped};
 

@@ -20,7 +20,7 @@ use super::encode::Encoder;
 use super::native::{Column, column_type, columns_for, misfits};
 use super::sql::{MAX_NAME, Table, create_positions};
 use super::table::{Wanted, create_table};
-use crate::access::Found;
+use crate::check::Found;
 use crate::diagnose::Problem;
 use crate::sink::{MakeStore, Place, Sink, Spec, Twin};
 
