@@ -104,7 +104,7 @@ impl Environment {
         match self.configs.is_empty() {
             false => Config::load(&self.configs, &sections()),
             true if usual.exists() => Config::load(&[usual], &sections()),
-            true => Config::of_local(local::DIR, &sections()),
+            true => Config::at_local(local::DIR, &sections()),
         }
     }
 }

@@ -1,11 +1,10 @@
 //! The section `clickhouse` of an environment.
 
-use headwater_local::Environment;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::sink::ClickHouseSink;
-use crate::config::{Secret, Section, SectionSpec, ServiceConfig, TlsConfig};
+use crate::config::{Secret, Section, ServiceConfig, TlsConfig};
 use crate::sink::Spec;
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -31,13 +30,6 @@ impl Section for ClickHouseConfig {
     fn service(&self) -> ServiceConfig<'_> {
         let service = ServiceConfig::http(ClickHouseSink::KIND, ClickHouseSink::TITLE, &self.url, &self.tls);
         service.taking_rows(self.password.as_ref())
-    }
-}
-
-impl SectionSpec for ClickHouseConfig {
-    fn of_local(environment: &Environment) -> Option<ClickHouseConfig> {
-        let local = |url| ClickHouseConfig { create_tables: true, ..ClickHouseConfig::at(url) };
-        environment.clickhouse.clone().map(local)
     }
 }
 

@@ -29,10 +29,33 @@ impl Config {
             (Some(node), Some((_, source))) => merged_config(node, source, &layers, sections)?,
             _ => Config::default(),
         };
-        config.fill(sections).map_err(Problem::plain)?;
+        config.fill(sections)?;
         Ok(config)
     }
+
+    /// Takes what is not set here from the configuration of the local environment, section by section.
+    pub(super) fn fill(&mut self, sections: &Sections) -> Result<(), Problem> {
+        let Some(file) = self.local.as_ref().map(|dir| dir.join(OF_ENVIRONMENT)).filter(|file| file.exists()) else { return Ok(()) };
+        let source = Source::read(&file)?;
+        let node = yaml::parse(&source.text).map_err(|e| Problem::yaml(&source, e))?;
+        let (local, errors) = Config::read(&node, sections);
+        if let Some(e) = errors.into_iter().next() {
+            return Err(Problem::yaml(&source, e));
+        }
+        let local = local.unwrap_or_default();
+        if self.kafka.bootstrap.is_empty() {
+            self.kafka.bootstrap = local.kafka.bootstrap;
+        }
+        self.schema_registry = self.schema_registry.take().or(local.schema_registry);
+        for (name, section) in local.stores {
+            self.stores.entry(name).or_insert(section);
+        }
+        Ok(())
+    }
 }
+
+/// The file in which `hw local up` says where its services are.
+const OF_ENVIRONMENT: &str = "config.yaml";
 
 /// What all layers together say.
 fn merged_config(node: &Node, last: &Source, layers: &[(Node, Source)], sections: &Sections) -> Result<Config, Problem> {

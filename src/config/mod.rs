@@ -16,14 +16,13 @@ use std::sync::Arc;
 
 use headwater_engine::sinks::keys_of;
 use headwater_engine::yaml::{Node, YamlError, read_all, unknown_keys};
-use headwater_local::Environment;
 use operator_core::{Diagnostic, Span};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::diagnose::Problem;
 
-pub use check::{EXPOSED, check, risks};
+pub use check::{check, risks};
 pub use secret::{Secret, Setting};
 pub use secrets::{blanked, blanked_lines, hidden, plain_secrets};
 pub use section::{Section, SectionKind, SectionSpec, Sections};
@@ -154,28 +153,11 @@ impl Config {
     /// The configuration of a local environment that is started with `hw local up`, and nothing else.
     ///
     /// # Errors
-    /// What the folder says of it can't be read.
-    pub fn of_local(dir: &str, sections: &Sections) -> Result<Config, Problem> {
+    /// The configuration in its folder can't be read.
+    pub fn at_local(dir: &str, sections: &Sections) -> Result<Config, Problem> {
         let mut config = Config { local: Some(dir.into()), ..Config::default() };
-        config.fill(sections).map_err(Problem::plain)?;
+        config.fill(sections)?;
         Ok(config)
-    }
-
-    fn fill(&mut self, sections: &Sections) -> Result<(), String> {
-        let Some(dir) = &self.local else { return Ok(()) };
-        let Some(environment) = Environment::load(dir).map_err(|e| e.to_string())? else { return Ok(()) };
-        if self.kafka.bootstrap.is_empty() {
-            self.kafka.bootstrap = environment.bootstrap.clone();
-        }
-        if self.schema_registry.is_none() {
-            self.schema_registry = environment.registry.clone().map(RegistryConfig::at);
-        }
-        for kind in &sections.0 {
-            if let (false, Some(section)) = (self.stores.contains_key(kind.name), (kind.of_local)(&environment)) {
-                self.stores.insert(kind.name, section);
-            }
-        }
-        Ok(())
     }
 
     /// The section of a store, if there is one.

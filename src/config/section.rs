@@ -6,7 +6,6 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use headwater_engine::yaml::{Node, YamlError, read_all};
-use headwater_local::Environment;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::de::DeserializeOwned;
 
@@ -19,10 +18,9 @@ pub trait Section: Any + Debug + Send + Sync {
 }
 
 /// A section as it is written.
-pub trait SectionSpec: Section + DeserializeOwned + JsonSchema {
-    /// What the section says of a store that `hw local up` started.
-    fn of_local(environment: &Environment) -> Option<Self>;
-}
+pub trait SectionSpec: Section + DeserializeOwned + JsonSchema {}
+
+impl<S: Section + DeserializeOwned + JsonSchema> SectionSpec for S {}
 
 /// A section by its key, if the configuration has it, and what is wrong with it.
 type ReadSection = (Option<Arc<dyn Section>>, Vec<YamlError>);
@@ -34,18 +32,12 @@ pub struct SectionKind {
     pub name: &'static str,
     pub(super) schema: fn(&mut SchemaGenerator) -> Schema,
     pub(super) read: fn(&Node, &str) -> ReadSection,
-    pub(super) of_local: fn(&Environment) -> Option<Arc<dyn Section>>,
 }
 
 impl SectionKind {
     /// The kind of sections that `S` describes, under the key `name`.
     pub fn of<S: SectionSpec>(name: &'static str) -> SectionKind {
-        SectionKind {
-            name,
-            schema: |generator| generator.subschema_for::<S>(),
-            read: read::<S>,
-            of_local: |environment| S::of_local(environment).map(|section| Arc::new(section) as Arc<dyn Section>),
-        }
+        SectionKind { name, schema: |generator| generator.subschema_for::<S>(), read: read::<S> }
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::clickhouse::ClickHouseConfig;
 use crate::diagnose::Source;
 use crate::registry::sections;
 
@@ -21,6 +22,26 @@ fn a_mistake_is_shown_in_the_layer_it_stands_in() {
     let below = layer("below.yaml", "schema_registry: { username: hw }\nworker: { lanes: 3 }\n");
     let config = Config::load(&[below, upper], &sections()).unwrap();
     assert_eq!((config.worker.lanes, config.schema_registry.unwrap().username.as_deref()), (3, Some("hw")));
+}
+
+#[test]
+fn the_local_environment_fills_sections_that_are_not_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let local = "kafka: { bootstrap: \"127.0.0.1:9\" }\nclickhouse: { url: \"http://127.0.0.1:8\", create_tables: true }\n";
+    let config = |text: &str| {
+        let path = dir.path().join("environment.yaml");
+        std::fs::write(&path, format!("local: {}\n{text}", dir.path().display())).unwrap();
+        Config::load(&[path], &sections())
+    };
+    assert!(config("").unwrap().bootstrap().unwrap_err().contains("`hw local up`"));
+    std::fs::write(dir.path().join("config.yaml"), local).unwrap();
+    let filled = config("").unwrap();
+    let store = |config: &Config| config.store::<ClickHouseConfig>().map(|store| (store.url.clone(), store.create_tables));
+    assert_eq!((filled.bootstrap(), store(&filled)), (Ok("127.0.0.1:9"), Some(("http://127.0.0.1:8".to_string(), true))));
+    let own = config("kafka: { bootstrap: kafka:9092 }\nclickhouse: { url: http://store:8123 }\n").unwrap();
+    assert_eq!((own.bootstrap(), store(&own)), (Ok("kafka:9092"), Some(("http://store:8123".to_string(), false))));
+    std::fs::write(dir.path().join("config.yaml"), "kafka: { boots: 1 }\n").unwrap();
+    assert!(config("").unwrap_err().place().unwrap().ends_with("config.yaml:1:10"));
 }
 
 /// A secret that is put in the place of a mapping or list was repeated, in the message or in the line that is shown.

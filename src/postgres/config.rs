@@ -1,12 +1,11 @@
 //! The section `postgres` of an environment.
 
-use headwater_local::{Environment, POSTGRES_USER};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::connection::address;
 use super::sink::PostgresSink;
-use crate::config::{Secret, Section, SectionSpec, ServiceConfig, TlsConfig};
+use crate::config::{Secret, Section, ServiceConfig, TlsConfig};
 use crate::sink::Spec;
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -24,13 +23,6 @@ pub struct PostgresConfig {
     /// Create schemas and tables that are missing (`hw ddl` shows how).
     #[serde(default)]
     pub create_tables: bool,
-}
-
-impl SectionSpec for PostgresConfig {
-    fn of_local(environment: &Environment) -> Option<PostgresConfig> {
-        let user = Some(POSTGRES_USER.to_string());
-        environment.postgres.clone().map(|url| PostgresConfig { url, user, password: None, tls: None, create_tables: true })
-    }
 }
 
 impl Section for PostgresConfig {

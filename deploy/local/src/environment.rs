@@ -11,11 +11,14 @@ use serde::{Deserialize, Serialize};
 use crate::LocalError;
 use crate::options::Options;
 use crate::plan::SavedNode;
+use crate::postgres;
 use crate::process::Stop;
 use crate::service::{Record, Service, ServiceStatus};
 use crate::startup::{self, Event, Wait};
 
 const FILE: &str = "environment.json";
+/// The addresses as a configuration of `hw`, which reads this file and knows nothing else of the environment.
+const CONFIG: &str = "config.yaml";
 /// Time a service may take to answer after a restart.
 const RESTART: Duration = Duration::from_secs(90);
 
@@ -229,13 +232,27 @@ impl Environment {
         Ok(())
     }
 
+    /// The addresses as a configuration of `hw`. Tables are created: what they hold is gone with the environment.
+    fn configuration(&self) -> String {
+        let text = |value: &str| serde_json::Value::from(value).to_string();
+        let mut lines = vec!["# Written by `hw local up`: where its services are.".to_owned()];
+        lines.push(format!("kafka: {{ bootstrap: {} }}", text(&self.bootstrap)));
+        lines.extend(self.registry.iter().map(|url| format!("schema_registry: {{ url: {} }}", text(url))));
+        lines.extend(self.clickhouse.iter().map(|url| format!("clickhouse: {{ url: {}, create_tables: true }}", text(url))));
+        let user = postgres::USER;
+        lines.extend(self.postgres.iter().map(|url| format!("postgres: {{ url: {}, user: {user}, create_tables: true }}", text(url))));
+        lines.join("\n") + "\n"
+    }
+
     fn save(&self) -> Result<(), LocalError> {
-        let (file, part) = (self.dir.join(FILE), self.dir.join("environment.part"));
-        serde_json::to_vec_pretty(self)
-            .map_err(std::io::Error::from)
-            .and_then(|text| fs::write(&part, text))
-            .and_then(|()| fs::rename(&part, &file))
-            .map_err(LocalError::io(format!("cannot write {}", file.display())))
+        let write = |name: &str, text: &[u8]| {
+            let (file, part) = (self.dir.join(name), self.dir.join("environment.part"));
+            let written = fs::write(&part, text).and_then(|()| fs::rename(&part, &file));
+            written.map_err(LocalError::io(format!("cannot write {}", file.display())))
+        };
+        let json = serde_json::to_vec_pretty(self).map_err(std::io::Error::from);
+        write(FILE, &json.map_err(LocalError::io("cannot describe the environment"))?)?;
+        write(CONFIG, self.configuration().as_bytes())
     }
 
     /// Removes what `up` creates, and the folder if nothing else is in it: it may be a folder of the user's.
@@ -248,7 +265,7 @@ impl Environment {
                 fs::remove_dir_all(&path).map_err(LocalError::io(format!("cannot remove {}", path.display())))?;
             }
         }
-        for file in ["cluster.id", "lock", FILE] {
+        for file in ["cluster.id", "lock", FILE, CONFIG] {
             let _ = fs::remove_file(self.dir.join(file));
         }
         let _ = fs::remove_dir(&self.dir);

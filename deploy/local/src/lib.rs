@@ -21,7 +21,7 @@
 //! [`Environment::up`] fetches what is missing into a cache folder, starts all services at the same time, each in
 //! its own session so that they outlive the caller and its terminal, and waits until each one answers. What
 //! runs is written to `environment.json` in the environment's folder the moment it runs, so that an interrupted
-//! `up` can still be taken down. Nothing is ever stopped by name: a process is signalled only when its id, its
+//! `up` can still be taken down; `config.yaml` beside it has the addresses as a configuration of `hw`. Nothing is ever stopped by name: a process is signalled only when its id, its
 //! start time and its command line are those that were recorded.
 //!
 //! [`Ephemeral`] is the same in a temporary folder, gone with the process that asked for it, even when that

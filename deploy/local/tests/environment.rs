@@ -61,6 +61,8 @@ async fn everything_comes_up_survives_faults_and_leaves_nothing() -> Outcome {
     let again = Environment::up(&Options { dir: environment.dir.clone(), proxied: true, ..options() }, &mut |_| {})?;
     assert_eq!(again.status().iter().filter_map(|status| status.pid).collect::<Vec<_>>(), pids);
     assert_eq!(Environment::load(&environment.dir)?.map(|loaded| loaded.bootstrap), Some(environment.bootstrap.clone()));
+    let configuration = std::fs::read_to_string(environment.dir.join("config.yaml"))?;
+    assert!(configuration.contains(&format!("kafka: {{ bootstrap: \"{}\" }}\n", environment.bootstrap)), "{configuration}");
     let three = Environment::up(&Options { dir: environment.dir.clone(), brokers: 3, ..options() }, &mut |_| {});
     assert!(three.unwrap_err().to_string().contains("1 brokers"), "another shape is refused, not half started");
 
