@@ -5,6 +5,7 @@
 pub mod access;
 pub mod cases;
 pub mod catalog;
+pub mod check;
 pub mod cli;
 pub mod clickhouse;
 pub mod codes;

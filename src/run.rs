@@ -20,6 +20,7 @@ use headwater_engine::time::TrustedWall;
 use headwater_engine::worker::{self, Stop};
 use operator_core::{Millis, Span};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 use crate::access;
 use crate::catalog::Live;
@@ -28,6 +29,7 @@ use crate::deliver::{At, Delivering};
 use crate::diagnose::Problem;
 use crate::http::{Pages, Shown};
 use crate::kafka::Kafka;
+use crate::outages::Outages;
 use crate::preflight::{check_internal, check_times, refusals, short_lived, tombstones_kept};
 use crate::prepare::{self, Loaded};
 use crate::sink::{self, MakeStore, Place};
@@ -43,6 +45,15 @@ pub struct Prepared {
     pub deployed: Deployed,
     /// How old a local checkpoint may be to be used.
     pub checkpoint_age: Millis,
+}
+
+/// Serves the pages of a worker, if it is to have any.
+///
+/// # Errors
+/// The address can't be listened on.
+pub fn open_pages(config: &Config, pipeline: &str, outages: &Outages, runtime: &Handle) -> Result<Arc<Pages>, Problem> {
+    let timeout = Duration::from_millis(config.kafka.transaction_timeout.millis() as u64);
+    Pages::new(pipeline, config.worker.lanes.max(1), timeout, outages.clone()).open(config.worker.http.as_deref(), runtime)
 }
 
 /// Plans against the live services; warnings come beside the plan.

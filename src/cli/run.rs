@@ -10,7 +10,8 @@ use headwater_engine::worker::Stop;
 use tokio::runtime::Handle;
 
 use super::{Environment, Failure, Schemas, folders, runtime};
-use crate::access::{self, Found};
+use crate::access;
+use crate::check::Found;
 use crate::config::{self, Config};
 use crate::diagnose::{Problem, UNREACHABLE};
 use crate::dry_run;
@@ -71,7 +72,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let name = loaded.pipeline.name.clone();
     let stop = Stop::default();
     run::stop_on_signals(runtime.handle(), stop.clone());
-    let pages = Pages::open(&config, &name, &Outages::default(), runtime.handle())?;
+    let pages = run::open_pages(&config, &name, &Outages::default(), runtime.handle())?;
     let address = pages.address().map(|a| a.to_string()).unwrap_or_default();
     tracing::info!(pipeline = %name, http = %address, "starting");
     let Some(prepared) = ready(loaded, &config, runtime.handle(), &stop, &pages)? else {

@@ -5,12 +5,9 @@ use std::time::Duration;
 use operator_core::Diagnostic;
 
 use super::{Config, ServiceConfig, Setting, can_name_a_worker};
+use crate::http::EXPOSED;
 use crate::kafka;
 use crate::web;
-
-/// What is open where the pages are not on loopback.
-pub const EXPOSED: &str = "the pages are reachable from other machines without a password: anyone who can connect reads topic and sink names, \
-error causes and all metrics. Allow only the monitoring system in the firewall or network policy";
 
 /// What can't be. A text with a variable in it is judged where the variable is known.
 pub fn check(config: &Config) -> Vec<Diagnostic> {

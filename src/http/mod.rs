@@ -26,7 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
 pub use metrics::render;
-pub use pages::{Pages, Shown};
+pub use pages::{EXPOSED, Pages, Shown};
 
 /// Connections at once; one more ends the oldest. A scrape takes milliseconds, so that the oldest is one that does nothing.
 const CONNECTIONS: usize = 64;

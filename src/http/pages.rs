@@ -16,9 +16,12 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::serve;
-use crate::config::{Config, EXPOSED};
 use crate::diagnose::Problem;
 use crate::outages::Outages;
+
+/// What is open where the pages are not on loopback.
+pub const EXPOSED: &str = "the pages are reachable from other machines without a password: anyone who can connect reads topic and sink names, \
+error causes and all metrics. Allow only the monitoring system in the firewall or network policy";
 
 /// A cause that lasts this long is logged, those of services apart, which are logged at once.
 const WORTH_A_LINE: Duration = Duration::from_secs(5);
@@ -102,13 +105,12 @@ impl Pages {
         }
     }
 
-    /// Serves the pages of a worker, if it is to have any.
+    /// Serves the pages of a worker at `address`; an empty one: it has none.
     ///
     /// # Errors
     /// The address can't be listened on.
-    pub fn open(config: &Config, pipeline: &str, outages: &Outages, runtime: &tokio::runtime::Handle) -> Result<Arc<Pages>, Problem> {
-        let timeout = Duration::from_millis(config.kafka.transaction_timeout.millis() as u64);
-        let pages = Arc::new(Pages::new(pipeline, config.worker.lanes.max(1), timeout, outages.clone()));
+    pub fn open(self, address: Option<&str>, runtime: &tokio::runtime::Handle) -> Result<Arc<Pages>, Problem> {
+        let pages = Arc::new(self);
         let looking = pages.clone();
         runtime.spawn(async move {
             loop {
@@ -116,9 +118,8 @@ impl Pages {
                 looking.lines(looking.causes());
             }
         });
-        let chosen = config.worker.http.as_deref();
-        if chosen != Some("") {
-            let bound = runtime.block_on(serve(chosen, pages.clone())).map_err(Problem::plain)?;
+        if address != Some("") {
+            let bound = runtime.block_on(serve(address, pages.clone())).map_err(Problem::plain)?;
             if !bound.ip().is_loopback() {
                 tracing::warn!(http = %bound, "{EXPOSED}");
             }

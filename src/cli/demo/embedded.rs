@@ -22,7 +22,6 @@ use super::{DemoArgs, Generated, Ground, Held, LoadThread, OUT_OF_ORDER_MS};
 use crate::catalog::Subjects;
 use crate::config::Config;
 use crate::diagnose::Problem;
-use crate::http::Pages;
 use crate::outages::Outages;
 use crate::run::{self, Prepared, Running, Services};
 
@@ -124,7 +123,7 @@ impl Ground for Embedded {
             }
         }
         let services = &prepared.services;
-        let pages = Pages::open(&self.config, &prepared.plan.pipeline, &services.outages, &services.runtime)?;
+        let pages = run::open_pages(&self.config, &prepared.plan.pipeline, &services.outages, &services.runtime)?;
         let running = run::start_with(prepared, &self.config, Stop::default(), &pages, &|output, _| {
             let (tally, name) = (self.tally.clone(), output.name.clone());
             Ok(Box::new(move |_: &Stop| Ok(Store::Tokens(Box::new(Counting { tally: tally.clone(), sink: name.clone(), outcome: None })))))

@@ -10,7 +10,6 @@ use crate::cli::local;
 use crate::clickhouse::{self, ClickHouseConfig, ClickHouseSink, Connection};
 use crate::config::{Config, RegistryConfig};
 use crate::diagnose::Problem;
-use crate::http::Pages;
 use crate::outages::Outages;
 use crate::run::{self, Prepared, Running, Services};
 use crate::sink::Spec;
@@ -99,7 +98,7 @@ impl Ground for Real {
     }
 
     fn start(&self, prepared: &Prepared) -> Result<Running, Problem> {
-        let pages = Pages::open(&self.config, &prepared.plan.pipeline, &prepared.services.outages, &self.runtime)?;
+        let pages = run::open_pages(&self.config, &prepared.plan.pipeline, &prepared.services.outages, &self.runtime)?;
         run::start(prepared, &self.config, None, Stop::default(), &pages)
     }
 
