@@ -1,7 +1,7 @@
 //! The operators as the engine sees them: a list of kinds, defined in one place (`src/registry.rs` of the program).
 //! The engine names no operator family itself.
 
-use operator_core::{Diagnostic, PlanCx, Planned, Spec};
+use operator_core::{Diagnostic, PlanCx, Planned, Spec, changes};
 use schemars::{Schema, SchemaGenerator};
 
 use crate::yaml::{Node, YamlError, read_all};
@@ -39,7 +39,9 @@ impl Kind {
             inputs: S::INPUTS,
             schema: |generator| generator.subschema_for::<S>(),
             plan: |config, cx| match read_all::<S>(config) {
-                (Some(spec), errors) if errors.is_empty() => spec.plan(cx).map_err(|wrong| Refused::Wrong(wrong, spec.passes_on())),
+                (Some(spec), errors) if errors.is_empty() => {
+                    changes::plan(&spec, cx).map_err(|wrong| Refused::Wrong(wrong, spec.passes_on()))
+                }
                 (_, errors) => Err(Refused::Unreadable(errors)),
             },
             shape: |config| read_all::<S>(config).1,

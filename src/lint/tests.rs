@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use super::*;
 
 /// Codes that no file alone shows: they need another file, a service or what was deployed before, a file of 1 MiB, or are not findings
-/// about a file.
-const ELSEWHERE: [&str; 14] = [
+/// about a file. (Those about changes: scripts of the operators.)
+const ELSEWHERE: [&str; 16] = [
+    "no-changes",
+    "changes-about-record",
     "broker",
     "schema-registry",
     "error",

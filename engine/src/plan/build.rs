@@ -339,7 +339,7 @@ impl Builder<'_> {
             let stream = Stream {
                 component: first.component,
                 from: Upstream::Node(node, Port(port as u16)),
-                input: InputInfo { schema: output.schema.clone(), key },
+                input: InputInfo { schema: output.schema.clone(), key, mode: output.mode.clone() },
                 origins: streams().flat_map(|stream| stream.origins.iter().copied()).collect(),
                 lossy: output.lossy_if_unread,
                 timed: output.timed || streams().any(|stream| stream.timed),

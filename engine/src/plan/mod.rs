@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Fields, Schema, SchemaRef};
 use operator_core::batch::written_fields;
-use operator_core::{Diagnostic, Input, Millis, Path, Planned, Port};
+use operator_core::{Diagnostic, Input, Millis, Mode, Path, Planned, Port};
 
 use crate::broker::TopicId;
 use crate::definition::Definition;
@@ -107,6 +107,8 @@ pub struct StageInput {
     /// User columns, then system columns.
     pub schema: SchemaRef,
     pub key: Option<Vec<Path>>,
+    /// Whether its rows are events, or changes.
+    pub mode: Mode,
 }
 
 pub struct InputTopic {

@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use operator_core::batch::{self, system_fields};
 use operator_core::diagnostic::{THE_KEY, did_you_mean};
 use operator_core::path::{in_sql, unknown_column};
-use operator_core::{Diagnostic, InputInfo, Path, type_name};
+use operator_core::{Diagnostic, InputInfo, Mode, Path, type_name};
 
 use super::record::RecordColumns;
 use super::sink::not_a_topic;
@@ -65,8 +65,14 @@ pub(super) fn source(
         null_values: source.null_values,
         headers,
     };
-    let input =
-        StageInput { name: name.to_string(), topics: inputs, kind: InputKind::Source(decode), schema: Arc::new(Schema::new(fields)), key };
+    let input = StageInput {
+        name: name.to_string(),
+        topics: inputs,
+        kind: InputKind::Source(decode),
+        schema: Arc::new(Schema::new(fields)),
+        key,
+        mode: Mode::Append,
+    };
     Ok((input, warnings))
 }
 
@@ -148,7 +154,7 @@ fn key_of(
 
 /// The schema a step sees of a source.
 pub fn input_of(stage_input: &StageInput) -> InputInfo {
-    InputInfo { schema: stage_input.schema.clone(), key: stage_input.key.clone() }
+    InputInfo { schema: stage_input.schema.clone(), key: stage_input.key.clone(), mode: stage_input.mode.clone() }
 }
 
 /// How long replaced rows are kept where some join looks them up as of event time, unless the table says otherwise.

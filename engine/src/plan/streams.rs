@@ -233,6 +233,7 @@ impl Builder<'_> {
             kind: InputKind::Repartition { stage: component, writers, why },
             schema: schema.unwrap_or_else(|| Arc::new(Schema::empty())),
             key: Some(needed.to_vec()),
+            mode: streams.first().map(|stream| stream.input.mode.clone()).unwrap_or_default(),
         };
         let timed = streams.iter().any(|stream| stream.timed);
         Stream { timed, ..self.begin(input) }

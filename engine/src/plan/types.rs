@@ -151,7 +151,7 @@ impl Builder<'_> {
             let has_key = |path: &Path| path.field(output.schema.fields()).is_some();
             let key = stream.input.key.clone().filter(|key| key.iter().all(has_key));
             keys.push(key.clone());
-            let input = InputInfo { schema: output.schema.clone(), key };
+            let input = InputInfo { schema: output.schema.clone(), key, mode: output.mode.clone() };
             let of = Stream { from: Upstream::Node(node, Port(port as u16)), input, lossy: true, ..stream.clone() };
             self.streams.insert(format!("{name}.{}", output.name), of);
         }

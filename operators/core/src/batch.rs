@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
+use crate::changes::CHANGE;
 use crate::diagnostic::Diagnostic;
 use crate::state::StateError;
 
@@ -40,7 +41,7 @@ pub fn time_type() -> DataType {
 }
 
 /// The system columns that every batch between steps carries, in this order, after the user's columns.
-/// [`HEADERS`] comes after them where it is needed.
+/// [`CHANGE`] comes after them in a stream of changes, then [`HEADERS`] where they are needed.
 pub fn system_fields() -> [Field; 4] {
     [
         Field::new(TIME, time_type(), false),
@@ -52,7 +53,7 @@ pub fn system_fields() -> [Field; 4] {
 
 /// True for the names that only the engine may give to columns between steps.
 pub fn is_system(name: &str) -> bool {
-    matches!(name, TIME | WATERMARK | OFFSET | FUTURE | HEADERS)
+    matches!(name, TIME | WATERMARK | OFFSET | FUTURE | CHANGE | HEADERS)
 }
 
 /// True for columns about the source record itself.

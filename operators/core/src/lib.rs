@@ -22,6 +22,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod batch;
+pub mod changes;
 pub mod diagnostic;
 pub mod duration;
 pub mod headers;
@@ -39,6 +40,7 @@ pub mod timers;
 pub mod types;
 
 pub use batch::{Batch, Millis, NO_WATERMARK, Origin};
+pub use changes::{CHANGE, Mode};
 pub use diagnostic::{Diagnostic, Severity};
 pub use duration::Span;
 pub use operator::{Context, Emitted, Input, Ledger, Operator, Port, Progress, Rejected, Time};

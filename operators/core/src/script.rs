@@ -26,7 +26,9 @@
 //! * `spec: ...`: the step's configuration as YAML, on the line or as the indented lines below it.
 //! * `time: column`, `out_of_order: 5s` (the watermark trails the newest time by it), `key: a, b` (the input's
 //!   partitioning), `show: watermark` (print `_watermark` of emitted rows), `split: no` (see below).
-//! * Of a step with several inputs each is named: `input left: ...`, `key left: a`, and below `batch left`.
+//! * `changes: a, b`: the input is a stream of changes by these columns (`changes:` alone: without a key). Its rows start with `+` or
+//!   `-`, and so do emitted ones.
+//! * Of a step with several inputs each is named: `input left: ...`, `key left: a`, `changes left: a`, and below `batch left`.
 //!
 //! Commands (tables are indented; cells are JSON for lists, structs and quoted texts; `null` or nothing is null):
 //! * `batch [partition=1]`: rows, of partition 0 without it. Columns `_time`, `_watermark`, `_offset` and
@@ -41,17 +43,17 @@
 //!
 //! Besides the expectation, every script checks the contract: all rows of a batch are in the ledger (rule R3), time
 //! only moves held rows, emitted rows have the planned schema. [`check_dir`] also runs each script a second time with
-//! one row per batch and with time in the smallest portions: lines may come in another order within a block, but must be the
+//! one row per batch (both rows of an update) and with time in the smallest portions: lines may come in another order within a block, but must be the
 //! same, because results depend on the rows and not on how they were batched (rule R6). `split: no` waives that for an
 //! operator that prints by batch.
 
 // Part of tests: a script that fails ends its test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-mod changes;
 mod rows;
 mod session;
 mod show;
+mod tables;
 pub mod types;
 mod yaml;
 
@@ -103,10 +105,12 @@ pub fn plan_example<S: Spec>(tables: &std::collections::BTreeMap<String, crate::
     // Taken from the events again, because a JSON value does not keep the order of keys.
     let spec: S = serde_json::from_str(&yaml::to_json_at(S::EXAMPLE, &["steps", name, S::KIND])?).map_err(|e| e.to_string())?;
     let schemas = types::inputs(S::EXAMPLE_INPUT, S::INPUTS)?;
-    let inputs: Vec<_> = schemas.iter().map(|schema| crate::InputInfo { schema: rows::with_system(schema), key: None }).collect();
+    let inputs: Vec<_> = schemas
+        .iter()
+        .map(|schema| crate::InputInfo { schema: rows::with_system(schema, false), key: None, mode: crate::Mode::Append })
+        .collect();
     let (input, others) = inputs.split_first().ok_or("the example has no input")?;
-    let planned = spec
-        .plan(&crate::PlanCx { input, others, tables })
+    let planned = crate::changes::plan(&spec, &crate::PlanCx { input, others, tables })
         .map_err(|found| found.iter().map(show::diagnostic).collect::<Vec<_>>().join("\n"))?;
     Ok(show::plan(&planned).join("\n"))
 }

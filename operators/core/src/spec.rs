@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 
 use crate::batch::Millis;
+use crate::changes::Mode;
 use crate::diagnostic::Diagnostic;
 use crate::operator::{Input, Operator};
 use crate::path::Path;
@@ -28,6 +29,10 @@ pub trait Spec: DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// Names of the inputs of a kind that has several, as in `from: { left: orders, right: payments }`. Empty: it has one
     /// input, without a name.
     const INPUTS: &'static [&'static str] = &[];
+
+    /// What to do instead of giving this kind a stream of changes; `None`: it takes them, and its [`plan`](Spec::plan) says what
+    /// the modes of its outputs are. Steps are planned through [`crate::changes::plan`], which refuses the others.
+    const REFUSES_CHANGES: Option<&'static str> = Some("give it a stream of rows that are only added");
 
     /// Checks the configuration against its input schemas. Reports all problems at once, not only the first.
     fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>>;
@@ -62,6 +67,8 @@ pub struct InputInfo {
     pub schema: SchemaRef,
     /// The columns whose values decide a row's partition, when known: rows with equal values share a partition.
     pub key: Option<Vec<Path>>,
+    /// Whether its rows are events, or changes.
+    pub mode: Mode,
 }
 
 /// A table at planning time.
@@ -98,11 +105,19 @@ pub struct OutputPort {
     pub lossy_if_unread: bool,
     /// Its rows are made by the step, when time moves or rows meet: they have no place among those of another stream.
     pub timed: bool,
+    /// Whether its rows are events, or changes: then its schema has [`CHANGE`](crate::CHANGE).
+    pub mode: Mode,
 }
 
 impl OutputPort {
+    /// The main output, of rows that are only added.
     pub fn main(schema: SchemaRef, key: KeyEffect) -> OutputPort {
-        OutputPort { name: String::new(), schema, key, key_of: Input::ONLY, lossy_if_unread: false, timed: false }
+        OutputPort { name: String::new(), schema, key, key_of: Input::ONLY, lossy_if_unread: false, timed: false, mode: Mode::Append }
+    }
+
+    /// The same, for rows of an input of this mode that the step passes on.
+    pub fn of_mode(self, input: &Mode) -> OutputPort {
+        OutputPort { mode: input.after(&self.key), ..self }
     }
 }
 

@@ -130,6 +130,9 @@ data: struct<orderId: string, total: double>
         ["", "duplicates", "late"].map(str::to_string).to_vec()
     }
 
+    const REFUSES_CHANGES: Option<&'static str> =
+        Some("remove the step: a stream of changes has one row per key at a time, and a delivery that comes twice changes nothing");
+
     fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
         crate::plan::plan(self, cx)
     }

@@ -8,7 +8,7 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema};
 use operator_core::batch::system_fields;
-use operator_core::{Batch, Change, Context, Input, InputInfo, Ledger, MemoryState, Origin, PlanCx, Spec, Table, TableInfo};
+use operator_core::{Batch, Change, Context, Input, InputInfo, Ledger, MemoryState, Mode, Origin, PlanCx, Spec, Table, TableInfo};
 use operator_enrich::Enrich;
 
 /// Joins `on` with a table of two rows, given by the record's key and the key column; the added values.
@@ -31,7 +31,7 @@ fn join(on: ArrayRef, key: ArrayRef, record_keys: [&[u8]; 2]) -> Vec<Option<Stri
     let tables = BTreeMap::from([("t".to_string(), table)]);
 
     let enrich: Enrich = serde_json::from_str(r#"{"table":"t","on":"id","add":["v"]}"#).unwrap();
-    let input = InputInfo { schema, key: None };
+    let input = InputInfo { schema, key: None, mode: Mode::Append };
     let planned = enrich.plan(&PlanCx::new(&input, &BTreeMap::from([("t".to_string(), info)]))).unwrap();
     let (mut emitted, mut rejected, mut ledger, mut state) = (Vec::new(), Vec::new(), Ledger::default(), MemoryState::default());
     let mut cx = Context::new(&mut emitted, &mut rejected, &mut ledger, &mut state, &tables);

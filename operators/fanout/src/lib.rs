@@ -51,6 +51,8 @@ revenue: double
 currency: string
 ";
 
+    const REFUSES_CHANGES: Option<&'static str> = None;
+
     fn passes_on(&self) -> Vec<String> {
         self.routes.iter().map(|(name, _)| name.to_string()).collect()
     }
@@ -76,7 +78,7 @@ currency: string
         let outputs = routes.iter().map(|route| OutputPort {
             name: route.name.clone(),
             lossy_if_unread: true,
-            ..OutputPort::main(schema.clone(), KeyEffect::Unchanged)
+            ..OutputPort::main(schema.clone(), KeyEffect::Unchanged).of_mode(&cx.input.mode)
         });
         let outputs: Vec<OutputPort> = outputs.collect();
         let [first, ..] = outputs.as_slice() else { return Err(vec![no_routes()]) };

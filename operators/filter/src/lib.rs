@@ -33,6 +33,8 @@ eventId: string
 data: struct<orderId: string, total: double, currency: string>
 ";
 
+    const REFUSES_CHANGES: Option<&'static str> = None;
+
     fn passes_on(&self) -> Vec<String> {
         vec![String::new()]
     }
@@ -42,7 +44,7 @@ data: struct<orderId: string, total: double, currency: string>
         let predicate = Predicate::compile(self.0.as_str(), schema).map_err(|e| vec![e.diagnostic()])?;
         let fallible = predicate.fallible().into_iter().collect();
         let warnings = constant(&predicate).into_iter().collect();
-        let output = OutputPort::main(schema.clone(), KeyEffect::Unchanged);
+        let output = OutputPort::main(schema.clone(), KeyEffect::Unchanged).of_mode(&cx.input.mode);
         let reads = predicate.columns().to_vec();
         let planned = Planned::stateless(output, move || Box::new(Filtering { predicate: predicate.clone() })).reads(&reads);
         Ok(Planned { fallible, warnings, ..planned.detail("condition", self.0.as_str()) })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::array::{BooleanArray, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use operator_core::batch::system_fields;
-use operator_core::{Batch, Context, Input, InputInfo, Ledger, MemoryState, Origin, PlanCx, Spec, Table, script};
+use operator_core::{Batch, Context, Input, InputInfo, Ledger, MemoryState, Mode, Origin, PlanCx, Spec, Table, script};
 use operator_filter::Filter;
 
 #[test]
@@ -31,7 +31,7 @@ fn whole_batches_are_not_copied() {
         RecordBatch::try_new(schema.clone(), vec![numbers, times, zeros.clone(), zeros, Arc::new(BooleanArray::from(vec![false; 3]))])
             .unwrap();
     let spec: Filter = serde_json::from_str("\"n > 0\"").unwrap();
-    let input = InputInfo { schema, key: None };
+    let input = InputInfo { schema, key: None, mode: Mode::Append };
     let planned = spec.plan(&PlanCx::new(&input, &BTreeMap::new())).unwrap();
     let (mut emitted, mut rejected, mut ledger) = (Vec::new(), Vec::new(), Ledger::default());
     let (mut state, tables) = (MemoryState::default(), BTreeMap::<String, Table>::new());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use operator_core::batch::{is_system, reserved_name, with_system_fields, written_fields};
 use operator_core::diagnostic::{did_you_mean, names};
-use operator_core::{Diagnostic, KeyEffect, OutputPort, Path, PlanCx, Planned, type_said};
+use operator_core::{Diagnostic, KeyEffect, Mode, OutputPort, Path, PlanCx, Planned, type_said};
 use operator_expr::{Expr, ExprError, NamedSql, parse_alias};
 
 use crate::operator::{Mapping, Program, Source, Unnest};
@@ -55,7 +55,12 @@ pub(crate) fn plan(map: &Map, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic
     let keep_empty = map.unnest_empty == Empty::Keep;
     let program = program(unnest, keep_empty, columns, input, output.clone()).map_err(|e| vec![e.diagnostic()])?;
     let program = Arc::new(program);
-    let planned = Planned::stateless(OutputPort::main(output, key), move || Box::new(Mapping { program: program.clone() })).reads(&reads);
+    let mut output = OutputPort::main(output, key).of_mode(&cx.input.mode);
+    if let (Mode::Changes { key }, Some(_)) = (&mut output.mode, &map.unnest) {
+        // Several rows have the key of the row that they were made of.
+        key.clear();
+    }
+    let planned = Planned::stateless(output, move || Box::new(Mapping { program: program.clone() })).reads(&reads);
     let planned = Planned { fallible, grows, ..planned };
     Ok(match &map.unnest {
         Some(unnest) => {

@@ -59,6 +59,8 @@ eventId: string
 data: struct<orderId: string, customerId: string, items: list<struct<productId: string, quantity: int, unitPrice: double>>>
 ";
 
+    const REFUSES_CHANGES: Option<&'static str> = None;
+
     fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
         crate::plan::plan(self, cx)
     }

@@ -11,7 +11,7 @@ use arrow::array::{
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use operator_core::batch::system_fields;
-use operator_core::{Batch, Context, Input, InputInfo, Ledger, MemoryState, Origin, PlanCx, Planned, Spec, Table, Time};
+use operator_core::{Batch, Context, Input, InputInfo, Ledger, MemoryState, Mode, Origin, PlanCx, Planned, Spec, Table, Time};
 use operator_window::Window;
 
 const BATCHES: usize = 32;
@@ -63,7 +63,7 @@ fn batches() -> Vec<Batch> {
 
 fn plan(spec: &str) -> Planned {
     let window: Window = serde_json::from_str(spec).expect("a window");
-    let input = InputInfo { schema: schema(), key: None };
+    let input = InputInfo { schema: schema(), key: None, mode: Mode::Append };
     match window.plan(&PlanCx::new(&input, &BTreeMap::new())) {
         Ok(planned) => planned,
         Err(problems) => panic!("{problems:?}"),

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{BooleanArray, Int64Array, RecordBatch, RecordBatchOptions, TimestampMillisecondArray};
+use arrow::array::{BooleanArray, Int8Array, Int64Array, RecordBatch, RecordBatchOptions, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::{Map, Value};
 
 use super::{show, types};
 use crate::batch::{FUTURE, Millis, NO_WATERMARK, OFFSET, TIME, WATERMARK, system_fields};
+use crate::changes::{self, ADDED, GONE};
 
 /// A table as drawn: names and types of the header, cells of the rows.
 pub(super) struct Drawn {
@@ -30,6 +31,22 @@ pub(super) fn drawn(lines: &[&str]) -> Result<Drawn, String> {
         Some(row) => Err(format!("`{}` has {} cells, the header has {}", row.join(" | "), row.len(), columns.len())),
         None => Ok(Drawn { columns, rows }),
     }
+}
+
+/// Takes the signs off the rows of a table of changes.
+pub(super) fn signed<'a>(lines: &[&'a str]) -> Result<(Vec<&'a str>, Vec<i8>), String> {
+    let (mut rest, mut signs) = (lines.get(..1).unwrap_or_default().to_vec(), Vec::new());
+    for line in lines.iter().skip(1) {
+        let row = line.trim_start();
+        let (sign, row) = match (row.strip_prefix('+'), row.strip_prefix('-')) {
+            (Some(row), _) => (ADDED, row),
+            (_, Some(row)) => (GONE, row),
+            _ => return Err(format!("`{row}` is a change: start it with + or -")),
+        };
+        signs.push(sign);
+        rest.push(row);
+    }
+    Ok((rest, signs))
 }
 
 /// Splits at `|` outside of quotes.
@@ -163,9 +180,9 @@ fn adapt(value: Value, data_type: &DataType) -> Result<Value, String> {
     })
 }
 
-/// `user` columns with the system columns after them.
-pub(super) fn with_system(user: &Schema) -> SchemaRef {
-    let system = system_fields().into_iter().map(Arc::new);
+/// `user` columns with the system columns after them; `changing`: of a stream of changes.
+pub(super) fn with_system(user: &Schema, changing: bool) -> SchemaRef {
+    let system = system_fields().into_iter().chain(changing.then(changes::field)).map(Arc::new);
     Arc::new(Schema::new(user.fields().iter().cloned().chain(system).collect::<Vec<_>>()))
 }
 
@@ -188,13 +205,15 @@ impl Clock {
         if self.newest == NO_WATERMARK { NO_WATERMARK } else { self.newest.saturating_sub(out_of_order) }
     }
 
-    /// Adds the system columns to the rows of a table. `times`: event times that come from a user column.
+    /// Adds the system columns to the rows of a table. `times`: event times that come from a user column. `signs`: whether each row
+    /// is there or gone, of changes.
     pub fn stamp(
         &mut self,
         user: &RecordBatch,
         drawn: &Drawn,
         times: Option<Vec<Millis>>,
         out_of_order: Millis,
+        signs: Option<Vec<i8>>,
     ) -> Result<RecordBatch, String> {
         let (given, marks, numbers) = (drawn.times(TIME)?, drawn.times(WATERMARK)?, drawn.numbers(OFFSET)?);
         let futures = drawn.flags(FUTURE);
@@ -216,6 +235,8 @@ impl Clock {
         columns.push(Arc::new(Int64Array::from(marks)));
         columns.push(Arc::new(Int64Array::from(offsets)));
         columns.push(Arc::new(BooleanArray::from(futures)));
-        RecordBatch::try_new(with_system(&user.schema()), columns).map_err(|e| e.to_string())
+        let schema = with_system(&user.schema(), signs.is_some());
+        columns.extend(signs.map(|signs| Arc::new(Int8Array::from(signs)) as arrow::array::ArrayRef));
+        RecordBatch::try_new(schema, columns).map_err(|e| e.to_string())
     }
 }

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Fields, Schema, SchemaRef};
 
-use super::changes::{change, differs, event_times};
-use super::rows::{Clock, drawn, with_system};
+use super::rows::{Clock, drawn, signed, with_system};
+use super::tables::{change, differs, event_times};
 use super::{BROKEN, parse_spec, show, types};
 use crate::Span;
 use crate::batch::{Batch, Millis, NO_WATERMARK, Origin};
+use crate::changes::{self, Mode};
 use crate::operator::{Context, Emitted, Input, Ledger, Operator, Progress, Rejected, Time};
 use crate::path::Path;
 use crate::spec::{InputInfo, PlanCx, Planned, Spec, StateLayout, TableInfo};
@@ -30,6 +31,8 @@ struct Stream {
     schema: Option<Arc<Schema>>,
     /// Its key columns, as written.
     key: Option<String>,
+    /// The key of its changes, as written.
+    changes: Option<String>,
     clock: Clock,
 }
 
@@ -158,6 +161,10 @@ impl<S: Spec> Session<S> {
                 self.input(of)?.1.key = Some(text);
                 return Ok(());
             }
+            "changes" => {
+                self.input(of)?.1.changes = Some(text);
+                return Ok(());
+            }
             _ => {}
         }
         match name {
@@ -185,14 +192,16 @@ impl<S: Spec> Session<S> {
         let spec = self.spec.as_ref().ok_or("write `spec:` before the first command")?;
         let mut inputs = Vec::new();
         for name in Self::names() {
-            let stream = self.inputs.get(*name).and_then(|stream| Some((stream.schema.clone()?, stream.key.as_deref())));
-            let (schema, key) = stream.ok_or_else(|| format!("write `{}:` before the first command", format!("input {name}").trim()))?;
+            let stream = self.inputs.get(*name).and_then(|stream| Some((stream.schema.clone()?, stream)));
+            let (schema, stream) = stream.ok_or_else(|| format!("write `{}:` before the first command", format!("input {name}").trim()))?;
             let path = |text: &str| Path::resolve(text.trim(), schema.fields()).map_err(|found| found.message);
-            let key = key.map(|key| key.split(',').map(path).collect::<Result<_, _>>()).transpose()?;
-            inputs.push(InputInfo { schema: with_system(&schema), key });
+            let paths = |text: &String| text.split(',').filter(|text| !text.trim().is_empty()).map(path).collect::<Result<Vec<_>, _>>();
+            let key = stream.key.as_ref().map(paths).transpose()?;
+            let mode = stream.changes.as_ref().map(paths).transpose()?.map_or(Mode::Append, |key| Mode::Changes { key });
+            inputs.push(InputInfo { schema: with_system(&schema, mode.is_changes()), key, mode });
         }
         let [input, others @ ..] = inputs.as_slice() else { return Ok(false) };
-        let planned = spec.plan(&PlanCx { input, others, tables: &self.infos });
+        let planned = changes::plan(spec, &PlanCx { input, others, tables: &self.infos });
         self.step = match planned {
             Ok(planned) => {
                 let operator = (planned.build)();
@@ -247,7 +256,8 @@ impl<S: Spec> Session<S> {
                 Some(_) => return Err(format!("a batch has no setting `{word}`")),
             }
         }
-        let drawn = drawn(body)?;
+        let (lines, signs) = if self.input(name)?.1.changes.is_some() { signed(body)? } else { (body.to_vec(), Vec::new()) };
+        let drawn = drawn(&lines)?;
         let time = self.headers.get("time").cloned();
         let out_of_order = self.out_of_order;
         let (input, stream) = self.input(name)?;
@@ -258,7 +268,8 @@ impl<S: Spec> Session<S> {
         let user = drawn.batch(&schema)?;
         let times = time.map(|column| event_times(&column, &user)).transpose()?;
         let from = stream.clock.next_offset - 1;
-        let rows = stream.clock.stamp(&user, &drawn, times, out_of_order)?;
+        let signs = stream.changes.is_some().then_some(signs);
+        let rows = stream.clock.stamp(&user, &drawn, times, out_of_order, signs)?;
         let to = stream.clock.next_offset - 1;
         if !self.planned()? {
             return Ok(());
@@ -266,9 +277,14 @@ impl<S: Spec> Session<S> {
         let topic = if name.is_empty() { "script" } else { name };
         let origin = |from, to| Origin { topic: topic.into(), partition, from, to };
         if self.one_by_one {
-            for row in 0..rows.num_rows() {
-                let to = from + 1 + row as i64;
-                self.push(input, Batch::new(rows.slice(row, 1), origin(to - 1, to)))?;
+            let signs = changes::of(&rows).map(|signs| signs.values().to_vec());
+            let mut row = 0;
+            while row < rows.num_rows() {
+                // The two rows of an update are in one batch.
+                let pair = signs.as_ref().is_some_and(|signs| signs.get(row..row + 2) == Some(&[changes::GONE, changes::ADDED]));
+                let (length, start) = (1 + usize::from(pair), from + row as i64);
+                self.push(input, Batch::new(rows.slice(row, length), origin(start, start + length as i64)))?;
+                row += length;
             }
             return Ok(());
         }

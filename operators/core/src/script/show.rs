@@ -9,6 +9,7 @@ use arrow::util::display::array_value_to_string;
 
 use super::types;
 use crate::batch::{Millis, NO_WATERMARK, OFFSET, TIME, WATERMARK, is_system, time_type, user_fields};
+use crate::changes;
 use crate::diagnostic::{Diagnostic, Severity};
 use crate::operator::{Input, Ledger};
 use crate::path::Path;
@@ -67,11 +68,16 @@ pub(super) fn value(array: &ArrayRef, row: usize) -> String {
     }
 }
 
-/// `a=1 b=x | time=12:00:00 offset=3`; the offset only of rows that have one.
+/// `a=1 b=x | time=12:00:00 offset=3`; the offset only of rows that have one. Of changes, with `+` or `-` before it.
 pub(super) fn row(rows: &RecordBatch, row: usize, watermark: bool) -> String {
     let schema = rows.schema();
     let user = schema.fields().iter().zip(rows.columns()).filter(|(f, _)| !is_system(f.name()));
-    let mut line: String = user.map(|(f, c)| format!("{}={} ", f.name(), value(c, row))).collect();
+    let mut line = match changes::of(rows).map(|signs| signs.value(row)) {
+        Some(sign) if sign < 0 => "- ".to_string(),
+        Some(_) => "+ ".to_string(),
+        None => String::new(),
+    };
+    line.extend(user.map(|(f, c)| format!("{}={} ", f.name(), value(c, row))));
     line.push('|');
     if let Some(times) = rows.column_by_name(TIME) {
         let _ = write!(line, " time={}", value(times, row));
@@ -141,7 +147,8 @@ pub(super) fn plan(planned: &Planned) -> Vec<String> {
         };
         let lossy = if port.lossy_if_unread { "; lossy if unread" } else { "" };
         let of = if port.key_of == Input::ONLY { String::new() } else { format!(" of input {}", port.key_of.0 + 1) };
-        lines.push(format!("output {name}: {} [key {key}{of}{lossy}]", columns(&port.schema)));
+        let mode = if port.mode.is_changes() { format!("; {}", port.mode) } else { String::new() };
+        lines.push(format!("output {name}: {} [key {key}{of}{lossy}{mode}]", columns(&port.schema)));
     }
     if let Some(keys) = &planned.needs_key {
         let keys: Vec<String> = keys.iter().map(|key| key.iter().map(Path::to_string).collect::<Vec<_>>().join(", ")).collect();

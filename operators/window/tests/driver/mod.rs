@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
 use operator_core::batch::{is_system, system_fields};
 use operator_core::{
-    Batch, Context, Diagnostic, Emitted, Input, InputInfo, Ledger, MemoryState, Millis, Operator, Origin, PlanCx, Planned, Progress,
+    Batch, Context, Diagnostic, Emitted, Input, InputInfo, Ledger, MemoryState, Millis, Mode, Operator, Origin, PlanCx, Planned, Progress,
     Rejected, Spec, Table, Time,
 };
 use operator_window::Window;
@@ -21,7 +21,7 @@ pub fn schema(user: &[(&str, DataType)]) -> SchemaRef {
 
 pub fn plan(spec: &str, schema: &SchemaRef) -> Result<Planned, Vec<Diagnostic>> {
     let window: Window = serde_json::from_str(spec).unwrap();
-    window.plan(&PlanCx::new(&InputInfo { schema: schema.clone(), key: None }, &BTreeMap::new()))
+    window.plan(&PlanCx::new(&InputInfo { schema: schema.clone(), key: None, mode: Mode::Append }, &BTreeMap::new()))
 }
 
 /// A batch of `user` columns; each row with its event time and the watermark before it.
