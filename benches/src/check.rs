@@ -27,8 +27,10 @@ struct Windowed<'a> {
 #[derive(Deserialize)]
 struct Joined<'a> {
     order_id: &'a str,
+    product_id: &'a str,
     payment_id: &'a str,
     amount: f64,
+    method: &'a str,
 }
 
 /// ISO 8601, or milliseconds since 1970.
@@ -101,10 +103,12 @@ fn joined(cluster: &Cluster, topic: &str, orders: &Orders) -> Result<u64, String
     let mut missing: Vec<bool> = (0..orders.count).map(payments::in_time).collect();
     let records = cluster.read_all(topic, |value| {
         let row: Joined<'_> = parse(value)?;
-        let order = number(row.order_id)?;
-        let expected = usize::try_from(order).ok().and_then(|order| missing.get_mut(order)).is_some_and(std::mem::take);
-        let cents = (row.amount * 100.0).round() as u64;
-        match expected && number(row.payment_id)? == order && cents == orders.order(order).cents {
+        let id = number(row.order_id)?;
+        let expected = usize::try_from(id).ok().and_then(|id| missing.get_mut(id)).is_some_and(std::mem::take);
+        let (order, cents) = (orders.order(id), (row.amount * 100.0).round() as u64);
+        let columns_of_order = cents == order.cents && number(row.product_id)? == order.product;
+        let columns_of_payment = number(row.payment_id)? == id && row.method == payments::method(id);
+        match expected && columns_of_order && columns_of_payment {
             true => Ok(()),
             false => Err(format!("wrong output: no such pair, or twice: {}", String::from_utf8_lossy(value))),
         }

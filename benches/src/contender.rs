@@ -56,6 +56,11 @@ impl Run {
     pub fn output(&self) -> String {
         format!("bench.out-{}", self.id)
     }
+
+    /// The folder for the state of a program.
+    fn state(&self) -> PathBuf {
+        self.dir.join(format!("state-{}", self.id))
+    }
 }
 
 impl Contender {
@@ -98,6 +103,11 @@ impl Contender {
             _ => return Err(format!("a peer is NAME:w1:COMMAND, NAME:w2:COMMAND or NAME:wj:COMMAND, not {text:?}")),
         };
         Ok(Contender { name: name.to_string(), work, how: How::Peer(command.to_string()) })
+    }
+
+    /// Kafka Streams with these stores, doing WJ.
+    pub fn streams(stores: &str, command: String) -> Contender {
+        Contender { name: format!("kstreams WJ, {stores}"), work: Work::Join, how: How::Peer(command) }
     }
 
     /// The consumer group whose positions tell its progress.
@@ -154,6 +164,7 @@ impl Contender {
             ("BENCH_OUTPUT", run.output()),
             ("BENCH_COMMIT", format!("{}ms", run.commit_ms)),
             ("BENCH_COMMIT_MS", run.commit_ms.to_string()),
+            ("BENCH_STATE", run.state().display().to_string()),
         ];
         for (name, value) in told {
             // Pipelines see variables of this prefix alone.
@@ -184,9 +195,8 @@ impl Contender {
 }
 
 fn config(run: &Run, lanes: usize) -> Result<PathBuf, String> {
-    let state = run.dir.join(format!("state-{}", run.id));
-    let text =
-        format!("kafka:\n  bootstrap: {}\nworker:\n  lanes: {}\n  state_dir: {}\n  http: \"\"\n", run.bootstrap, lanes, state.display());
+    let (bootstrap, state) = (&run.bootstrap, run.state());
+    let text = format!("kafka:\n  bootstrap: {bootstrap}\nworker:\n  lanes: {lanes}\n  state_dir: {}\n  http: \"\"\n", state.display());
     write(run, "config.yaml", &text)
 }
 

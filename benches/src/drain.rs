@@ -11,6 +11,7 @@ use crate::contender::{Contender, Run};
 use crate::native::Producer;
 use crate::orders::{Expected, Orders, PARTITIONS, partitions};
 use crate::process::{Measured, Usage};
+use crate::threads;
 
 /// Between two looks at the committed positions.
 const LOOK: Duration = Duration::from_millis(10);
@@ -30,6 +31,8 @@ pub struct Drained {
     /// From the start of the process to the first commit, and the records in it.
     pub first: (Duration, u64),
     pub usage: Usage,
+    /// CPU seconds of the process per million input records of the second half: of a program that has warmed up.
+    pub second_half: f64,
     /// Output records, all of them checked.
     pub output: u64,
 }
@@ -82,7 +85,7 @@ pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, orders: &Orders,
     let group = cluster.group(&contender.group(run))?;
     let log = run.dir.join(format!("{}.log", run.id));
     let mut process = Measured::start(contender.command(run)?, &log)?;
-    let (mut first, mut last) = (None, (Duration::ZERO, 0));
+    let (mut first, mut half, mut last) = (None, None, (Duration::ZERO, 0));
     let inputs = contender.inputs(run);
     // Every order has a payment.
     let records = orders.count * inputs.len() as u64;
@@ -99,6 +102,9 @@ pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, orders: &Orders,
         if done > 0 && first.is_none() {
             first = Some((now, done as u64));
         }
+        if half.is_none() && done as u64 >= records / 2 {
+            half = Some((done as u64, threads::total(process.id()).unwrap_or_default()));
+        }
         if done - lag != last.1 {
             last = (now, done - lag);
         }
@@ -110,8 +116,12 @@ pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, orders: &Orders,
             return Err(format!("{} stands still at {done} of {} records{behind}:\n{}", contender.name, records, process.log_tail()));
         }
     };
+    let second_half = match (half, threads::total(process.id())) {
+        (Some((done, before)), Some(after)) if done < records => (after - before) * 1e6 / (records - done) as f64,
+        _ => f64::NAN,
+    };
     let usage = process.stop()?;
     let output = check::output(cluster, &run.output(), contender.work, orders, expected).map_err(|e| format!("{}: {e}", contender.name))?;
     cluster.delete_matching(&format!("-{}", run.id))?;
-    Ok(Drained { records, wall, first: first.unwrap_or((wall, 0)), usage, output })
+    Ok(Drained { records, wall, first: first.unwrap_or((wall, 0)), usage, second_half, output })
 }

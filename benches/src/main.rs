@@ -12,6 +12,7 @@ mod orders;
 mod payments;
 mod process;
 mod report;
+mod streams;
 mod threads;
 
 use std::path::{Path, PathBuf};
@@ -23,7 +24,7 @@ use clap::{Args, Parser, Subcommand};
 use cluster::Cluster;
 use contender::{Contender, Run, Work};
 use orders::{Expected, Orders};
-use report::{Series, thousands};
+use report::{Series, hundredths, thousands};
 
 #[derive(Parser)]
 #[command(name = "headwater-benches", version, about = "Throughput and latency of whole pipelines on a real Kafka")]
@@ -82,6 +83,9 @@ struct Settings {
     /// Another program to measure beside: NAME:w1|w2|wj:COMMAND (see the README for what it is given)
     #[arg(long)]
     peer: Vec<String>,
+    /// Kafka Streams beside WJ, with these stores
+    #[arg(long, value_delimiter = ',')]
+    streams: Vec<streams::Stores>,
     /// Commit interval of throughput measurements in milliseconds
     #[arg(long, default_value_t = 100)]
     commit: u64,
@@ -181,6 +185,7 @@ impl Settings {
 fn drained(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String, String> {
     let mut contenders = settings.contenders(&[Work::W1, Work::W2, Work::W2R, Work::Join]);
     contenders.extend(settings.peer.iter().map(|p| Contender::peer(p)).collect::<Result<Vec<_>, _>>()?);
+    contenders.extend(streams::contenders(&settings.streams)?);
     contenders.push(Contender::copy(1, 1));
     contenders.retain(|c| settings.wanted(c));
     let orders = Orders::new(settings.records, settings.event_rate, now_ms());
@@ -208,12 +213,13 @@ fn drained(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String,
             let run = settings.run(cluster, dir, format!("d{token:05}x{round:02}x{at:02}"), input, settings.commit);
             let figures = drain::run(cluster, contender, &run, orders, &expected)?;
             println!(
-                "round {round}: {:<18} {:>9} records/s, {:>9} after {:.2} s, {:.2} CPU s per million, {} MiB, {} records out",
+                "round {round}: {:<18} {:>9} records/s, {:>9} after {:.2} s, {} CPU s per million ({} in the second half), {} MiB, {} records out",
                 contender.name,
                 thousands(figures.rate()),
                 thousands(figures.running_rate()),
                 figures.first.0.as_secs_f64(),
-                figures.cpu_per_million(),
+                hundredths(figures.cpu_per_million()),
+                hundredths(figures.second_half),
                 figures.usage.peak_rss >> 20,
                 figures.output
             );

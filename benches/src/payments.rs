@@ -26,6 +26,11 @@ fn delay(number: u64) -> u64 {
     random(u64::MAX - number) % LATEST
 }
 
+/// How order `number` is paid.
+pub fn method(number: u64) -> &'static str {
+    METHOD[number as usize % METHOD.len()]
+}
+
 /// True if the payment of order `number` is joined.
 pub fn in_time(number: u64) -> bool {
     delay(number) <= WITHIN
@@ -76,7 +81,7 @@ impl Row {
         match self {
             Row::Order(order) => order.value(now_ns(), out),
             Row::Payment(time) => {
-                let method = METHOD[number as usize % METHOD.len()];
+                let method = method(number);
                 let _ = write!(
                     out,
                     "{{\"payment_id\":\"x-{number:012}\",\"order_id\":\"o-{number:012}\",\"method\":\"{method}\",\"currency\":\"EUR\",\

@@ -42,6 +42,7 @@ impl Series {
                 "first commit s",
                 "CPU s per million",
                 "of copy",
+                "second half",
                 "peak MiB",
                 "records out",
             ]
@@ -63,8 +64,9 @@ impl Series {
                 ratio(Drained::rate),
                 thousands(of(Drained::running_rate)),
                 format!("{:.2}", of(|d| d.first.0.as_secs_f64())),
-                format!("{:.2}", of(Drained::cpu_per_million)),
+                hundredths(of(Drained::cpu_per_million)),
                 ratio(Drained::cpu_per_million),
+                hundredths(of(|d| d.second_half)),
                 format!("{:.0}", of(|d| d.usage.peak_rss as f64 / f64::from(1 << 20))),
                 runs.last().map_or(0, |r| r.output).to_string(),
             ]);
@@ -103,6 +105,11 @@ pub fn latency_table(series: &[(String, u64, Vec<Measurement>)]) -> String {
         ]);
     }
     markdown(&rows)
+}
+
+/// `1.23`, or `-` where nothing was measured.
+pub fn hundredths(figure: f64) -> String {
+    if figure.is_finite() { format!("{figure:.2}") } else { "-".into() }
 }
 
 /// `123,000`: three digits are as many as a benchmark knows.

@@ -26,8 +26,14 @@ pub fn now(process: i32) -> Look {
     Look { at: Instant::now(), used: used.collect() }
 }
 
-/// Name and CPU seconds in `/proc/<pid>/task/<tid>/stat`: the name is in parentheses and may contain any; user and system time are the
-/// fields 14 and 15 of the line.
+/// CPU seconds of a process so far. None if it has ended.
+pub fn total(process: i32) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+    Some(used(&stat)?.1)
+}
+
+/// Name and CPU seconds in `/proc/<pid>/stat` and `/proc/<pid>/task/<tid>/stat`: the name is in parentheses and may contain any; user and system
+/// time are the fields 14 and 15 of the line.
 fn used(stat: &str) -> Option<(String, f64)> {
     let (head, tail) = stat.rsplit_once(") ")?;
     let (_, name) = head.split_once(" (")?;
