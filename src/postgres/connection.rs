@@ -19,7 +19,7 @@ use crate::web::Tls;
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long a statement may take, and how long a transaction may wait for its client: then the server ends it, so that a client that
-/// has vanished does not hold the row of a position. Two statements of a transaction take long, and the delivery waits for both.
+/// has vanished does not hold the row of a position.
 const STATEMENT: Duration = Duration::from_secs(30);
 /// The name of its sessions.
 pub(super) const APPLICATION: &str = "headwater";
@@ -245,6 +245,20 @@ impl Server {
             ))
             .await?;
         Ok(client)
+    }
+
+    /// Asks the server to end what a session executes, if it can be reached.
+    pub(super) async fn cancel(&self, client: &Client) {
+        let token = client.cancel_token();
+        let asked = async {
+            match &self.tls {
+                None => token.cancel_query(NoTls).await,
+                Some((connector, name)) => token.cancel_query(Named(connector.clone(), name.clone())).await,
+            }
+        };
+        if !matches!(tokio::time::timeout(CONNECT, asked).await, Ok(Ok(()))) {
+            tracing::debug!("a statement of PostgreSQL could not be cancelled");
+        }
     }
 
     /// Notes whether the server answers.

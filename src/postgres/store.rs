@@ -28,8 +28,11 @@ use super::table::{Inspection, Wanted, inspect, shape};
 
 /// Bytes of one message of a copy.
 const PIECE: usize = 1 << 20;
-/// Longer than the server lets a statement take: then the connection is given up.
-const PATIENCE: Duration = Duration::from_secs(75);
+/// How long a transaction may take before its commit, whatever its statements and the network are each allowed: then its block is too
+/// large.
+const TRANSACTION: Duration = Duration::from_secs(45);
+/// Longer than a transaction and its commit may take: then the connection is given up.
+const PATIENCE: Duration = Duration::from_secs(90);
 /// A request that takes longer than this is accompanied by a question, which tells a slow server from one that hangs.
 const SLOW: Duration = Duration::from_secs(5);
 
@@ -216,7 +219,9 @@ impl Shared {
                 Err(why) => return self.unless_altered(session, Reply::Unfit(why)).await,
             },
         };
-        match self.transaction(&session, (partition, claim), data, next).await {
+        let transaction = self.transaction(&session, (partition, claim), data, next);
+        let Ok(done) = tokio::time::timeout(TRANSACTION, transaction).await else { return self.too_slow(session, rows.num_rows()).await };
+        match done {
             Ok(true) => {}
             // Another owner, a position that went back, or a table that was altered.
             Ok(false) => {
@@ -242,6 +247,13 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// A transaction that was given up before its commit: the server ends it with its session, at once if it hears of it. Until then it
+    /// keeps the row of the position, and the next one waits for it.
+    async fn too_slow(&self, session: Session, rows: usize) -> Reply {
+        self.server.cancel(&session.client).await;
+        Reply::TooSlow(format!("PostgreSQL: a transaction of {rows} rows was not done within {} s", TRANSACTION.as_secs()))
     }
 
     /// Where a partition stands after an error in answer to a commit. The code does not tell whether the transaction was committed before:

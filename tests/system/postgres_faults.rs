@@ -115,6 +115,33 @@ fn a_block_that_takes_too_long_is_written_in_parts() {
     assert!(outbox.letters().is_empty());
 }
 
+/// No statement runs out of time, all of them together do: the position, the rows, and what is checked at the commit.
+#[test]
+fn a_block_whose_statements_are_each_in_time_is_written_in_parts() {
+    let (environment, runtime) = (exclusive(), Runtime::new().unwrap());
+    let store = open(&runtime, &url(&environment), &sink("tardy.numbers")).unwrap();
+    let sleeps = |condition: &str| format!("BEGIN IF {condition} THEN PERFORM pg_sleep(26); END IF; RETURN NEW; END");
+    let function = |name: &str, body: &str| format!("CREATE FUNCTION tardy.{name}() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$");
+    sql(
+        &environment,
+        &[
+            &function("position", &sleeps("NEW.next_row = 0 AND (SELECT count(*) FROM tardy.numbers) = 0")),
+            &function("rows", &sleeps("(SELECT count(*) FROM added) > 12")),
+            &function("commit", &sleeps("NEW.id = 0 AND (SELECT count(*) FROM tardy.numbers) > 12")),
+            "CREATE TRIGGER tardy BEFORE UPDATE ON tardy.headwater_positions FOR EACH ROW EXECUTE FUNCTION tardy.position()",
+            "CREATE TRIGGER tardy AFTER INSERT ON tardy.numbers REFERENCING NEW TABLE AS added FOR EACH STATEMENT \
+             EXECUTE FUNCTION tardy.rows()",
+            "CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON tardy.numbers DEFERRABLE INITIALLY DEFERRED \
+             FOR EACH ROW EXECUTE FUNCTION tardy.commit()",
+        ],
+    );
+    let outbox = Outbox::new();
+    outbox.append(0, numbers(0..24));
+    assert!(outbox.deliver(store, 40_000, |_| {}));
+    assert_eq!(ids(&environment, "tardy.numbers"), (0..24).collect::<Vec<_>>());
+    assert!(outbox.letters().is_empty());
+}
+
 /// Eight bytes of a whole number are eight bytes of a float, too: a block must not go into columns that were altered since they were read.
 #[test]
 fn a_column_that_is_altered_meanwhile_gets_its_values_in_its_new_type() {
