@@ -15,9 +15,11 @@ use operator_core::{type_name, type_said};
 /// The columns of two streams together, or all that differs. The streams' names are for the words.
 pub fn united(a: (&str, &Schema), b: (&str, &Schema)) -> Result<SchemaRef, Vec<String>> {
     let mut wrong = Vec::new();
-    // Columns about the record are there while nothing has dropped them: the rows of both have those that both have.
+    // Columns about the record are there while nothing has dropped them: the rows of both have those that both have. Keys of two kinds
+    // (a text, a record) have no common column; a step that reads `_key` behind this is refused for that.
     let kept = |own: &Schema, other: &Schema| -> Vec<FieldRef> {
-        let is_kept = |field: &&FieldRef| !is_metadata(field.name()) || other.field_with_name(field.name()).is_ok();
+        let alike = |field: &Field| other.field_with_name(field.name()).is_ok_and(|of| of.data_type() == field.data_type());
+        let is_kept = |field: &&FieldRef| !is_metadata(field.name()) || alike(field);
         own.fields().iter().filter(is_kept).cloned().collect()
     };
     let mut fields = members(a.0, &kept(a.1, b.1), b.0, &kept(b.1, a.1), "", &mut wrong);
@@ -147,6 +149,19 @@ mod tests {
             assert_eq!(columns.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["n"]);
             assert_eq!(fit(&source, &columns).unwrap().num_columns(), 1);
         }
+    }
+
+    /// The `_key` of a topic whose keys are records is a record, that of others are bytes.
+    #[test]
+    fn keys_of_two_kinds_have_no_common_column() {
+        let of = |key: DataType| Schema::new(vec![Field::new("n", DataType::Int64, false), Field::new("_key", key, true)]);
+        let tenant = |of: DataType| DataType::Struct(vec![Field::new("tenant", of, false)].into());
+        let kinds = [DataType::Binary, tenant(DataType::Utf8), tenant(DataType::Int64)];
+        for (a, b) in [(0, 1), (1, 0), (1, 2)] {
+            let columns = united(("a", &of(kinds[a].clone())), ("b", &of(kinds[b].clone()))).unwrap();
+            assert_eq!(columns.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>(), ["n"]);
+        }
+        assert_eq!(united(("a", &of(kinds[1].clone())), ("b", &of(kinds[1].clone()))).unwrap().fields().len(), 2);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::source::envelope_complete;
 use super::{Branch, Catalog, PlanNode, Upstream};
 use crate::format::{Content, Values};
 use crate::pipeline::{OtherTypes, Source, TypeFrom};
-use crate::types::{By, KIND, MOST, OTHER, RecordType, Types, by_default, split};
+use crate::types::{By, KIND, MOST, OTHER, RecordType, Types, by_default, is_named, split};
 
 /// The types of a source; `None` if its records have one.
 pub(super) fn of_source(source: &Source, topics: &[String], catalog: &dyn Catalog) -> Result<Option<Types>, Diagnostic> {
@@ -39,6 +39,12 @@ pub(super) fn of_source(source: &Source, topics: &[String], catalog: &dyn Catalo
         if let Some(first) = known.insert(one.is.clone(), name) {
             let found = wrong(format!("`{first}` and `{name}` are the same type, `{}`", one.is)).at(["types", name]).key();
             return Err(found.help("keep one of them: several steps can read it"));
+        }
+        let meet = |of: &&RecordType| by == By::RecordName && (is_named(&of.is, &one.is) || is_named(&one.is, &of.is));
+        if let Some(other) = types.iter().find(meet) {
+            let message = format!("`{}` ({}) and `{name}` ({}) are names of the same schema", other.name, other.is, one.is);
+            let found = wrong(message).at(["types", name]).key();
+            return Err(found.help("write both with their namespaces, `is: shop.OrderPlaced`, or keep one of them"));
         }
         types.push(one);
     }
@@ -127,6 +133,13 @@ pub(super) fn in_every_type<T: PartialEq>(
                 return Err(Diagnostic::error("types", message)
                     .at(place.iter().copied())
                     .help("use a column that has one type in all of them"));
+            }
+            // In one type `a.b` is a column of that name, in another a field of the record `a`.
+            Some((first, before, _)) if *before != found => {
+                let message = format!("it is a column in `{}` or `{}`, and a field of a record in the other", first.name, of.name);
+                return Err(Diagnostic::error("types", message)
+                    .at(place.iter().copied())
+                    .help("use a column that is in the same place in all of them"));
             }
             Some(_) => {}
             None => known = Some((of, found, data_types)),

@@ -20,6 +20,7 @@ use operator_core::Path;
 use crate::pipeline::{OtherTypes, TypeFrom};
 
 pub use read::{Reading, Took};
+pub use select::is_named;
 pub use split::split;
 
 /// The column of a source with several types: a union of their rows.

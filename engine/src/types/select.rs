@@ -89,7 +89,7 @@ impl Select {
 }
 
 /// A name without a namespace stands for any.
-fn is_named(is: &str, full: &str) -> bool {
+pub fn is_named(is: &str, full: &str) -> bool {
     is == full || !is.contains('.') && full.rsplit('.').next() == Some(is)
 }
 
