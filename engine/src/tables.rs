@@ -30,6 +30,8 @@ pub struct LoadedTables {
     tables: BTreeMap<String, RwLock<Table>>,
     /// Records by table that could not be used.
     bad: parking_lot::Mutex<BTreeMap<String, u64>>,
+    /// Records by table whose key has other bytes than an earlier equal one.
+    other_bytes: parking_lot::Mutex<BTreeMap<String, u64>>,
     ready: AtomicBool,
     /// Topics that were seen with so many partitions.
     grown: parking_lot::Mutex<BTreeMap<Arc<str>, i32>>,
@@ -42,7 +44,8 @@ impl LoadedTables {
         let tables: BTreeMap<_, _> =
             plan.tables.iter().map(|t| (t.name.clone(), RwLock::new(Table::new(t.schema.clone(), t.history)))).collect();
         let ready = AtomicBool::new(tables.is_empty());
-        LoadedTables { tables, bad: Default::default(), ready, grown: Default::default(), waits: Default::default() }
+        let (bad, other_bytes) = Default::default();
+        LoadedTables { tables, bad, other_bytes, ready, grown: Default::default(), waits: Default::default() }
     }
 
     /// The topic of a table has this many partitions: the new ones are read from their beginning.
@@ -74,6 +77,27 @@ impl LoadedTables {
         *self.bad.lock().entry(table.to_string()).or_default() += 1;
         let cause = without_values(cause);
         tracing::warn!(%partition, offset, cause, table, "skipped an invalid table record; the previous row stays");
+    }
+
+    /// Records per table whose key has other bytes than an earlier record with an equal key, since the worker started.
+    pub fn keys_in_other_bytes(&self) -> BTreeMap<String, u64> {
+        self.other_bytes.lock().clone()
+    }
+
+    /// Kafka compacts by the bytes of keys: it keeps the older record for ever, beside the newer one or after a deletion.
+    fn other_bytes(&self, table: &str, partition: &TopicPartition, offsets: &[i64]) {
+        let Some(offset) = offsets.first() else { return };
+        let mut counts = self.other_bytes.lock();
+        let count = counts.entry(table.to_string()).or_default();
+        if *count == 0 {
+            tracing::warn!(
+                %partition, offset, table,
+                "a key of the table is written in two ways (another schema id, order of members or spaces): compaction keeps a record of \
+                 each, so a row that is deleted in one of them is there again after a restart, once its tombstone is gone. Write deletions \
+                 with the bytes of the rows' keys"
+            );
+        }
+        *count += offsets.len() as u64;
     }
 
     /// Rows per table.
@@ -264,7 +288,13 @@ impl TableLoader {
             taken += 1;
         }
         match (rows.finish(partition.partition, &mut changes), self.tables.tables.get(&rows.name)) {
-            (Ok((batch, changes)), Some(table)) => table.write().apply(batch, changes),
+            (Ok(found), Some(table)) => {
+                table.write().apply(found.rows, found.changes);
+                for offset in found.null_keys {
+                    self.tables.bad(&rows.name, partition, offset, "the key has a null");
+                }
+                self.tables.other_bytes(&rows.name, partition, &found.other_bytes);
+            }
             (Err(e), _) => tracing::error!(cause = %e, table = %rows.name, "can't apply table rows"),
             _ => {}
         }

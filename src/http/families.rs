@@ -63,6 +63,7 @@ families! {
     RESTORE: Gauge "headwater_restore_records" [] "Total changelog records of the running restores.";
     TABLE_ROWS: Gauge "headwater_table_rows" ["table"] "Rows of a table.";
     TABLE_BAD: Counter "headwater_table_bad_records_total" ["table"] "Invalid records of a table's topic (no key, or not decodable), which are skipped.";
+    TABLE_OTHER_BYTES: Counter "headwater_table_keys_in_other_bytes_total" ["table"] "Records of a table's topic whose key has other bytes than an earlier equal one, so that compaction keeps both.";
     DELIVERY_ROWS: Counter "headwater_delivery_rows_total" ["sink"] "Rows confirmed to be in the table.";
     DELIVERY_BLOCKS: Counter "headwater_delivery_blocks_total" ["sink"] "Blocks inserted.";
     DELIVERY_RETRIES: Counter "headwater_delivery_retries_total" ["sink"] "Repeated inserts, and repeated counts of rows.";

@@ -238,10 +238,11 @@ fn state(f: &mut Families, s: &Snapshot) {
 }
 
 fn tables(f: &mut Families, shown: &Shown) {
-    let bad = shown.tables.bad_records();
+    let (bad, other_bytes) = (shown.tables.bad_records(), shown.tables.keys_in_other_bytes());
     for (table, rows) in shown.tables.sizes() {
         f.set(&of::TABLE_ROWS, &[&table], rows as f64);
         f.set(&of::TABLE_BAD, &[&table], bad.get(&table).copied().unwrap_or(0) as f64);
+        f.set(&of::TABLE_OTHER_BYTES, &[&table], other_bytes.get(&table).copied().unwrap_or(0) as f64);
     }
 }
 

@@ -1,6 +1,8 @@
 //! Records of a table's topic into rows and deletions.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -36,13 +38,27 @@ pub(super) struct Rows {
     time: Option<usize>,
     values: Values,
     rows: RowBuilder,
+    /// Hashes of the keys of rows that are records, and of the bytes that each was first written as.
+    written: HashMap<u64, u64>,
+}
+
+/// What records change.
+pub(super) struct Changes<'p> {
+    pub rows: RecordBatch,
+    pub changes: Vec<Change<'p>>,
+    /// Offsets of records whose key has a null: no row is found by it.
+    pub null_keys: Vec<i64>,
+    /// Offsets of records whose key has other bytes than an earlier equal one. Compaction keeps both.
+    pub other_bytes: Vec<i64>,
 }
 
 /// What a row is found by.
 enum Key<'r> {
     Bytes(Cow<'r, [u8]>),
-    /// A row of the keys that are records.
-    Row(u32),
+    /// A row of the keys that are records, and the bytes it was read from.
+    Row(u32, &'r [u8]),
+    /// One with a null in it.
+    Null,
 }
 
 /// A change whose row is not in a batch yet.
@@ -69,6 +85,7 @@ impl Rows {
             time: table.time.as_ref().and_then(|name| table.schema.index_of(name).ok()),
             values,
             rows: RowBuilder::new(&table.schema, 1_024)?,
+            written: HashMap::new(),
         })
     }
 
@@ -96,7 +113,7 @@ impl Rows {
                         wait => wait,
                     }
                 })?;
-                Key::Row(last(rows))
+                Key::Row(last(rows), bytes)
             }
         };
         let row = record.value.map(|_| last(&self.rows));
@@ -105,7 +122,7 @@ impl Rows {
     }
 
     /// The rows read so far, and what they change.
-    pub fn finish<'p>(&mut self, partition: i32, pending: &'p mut [Pending<'_>]) -> Result<(RecordBatch, Vec<Change<'p>>), String> {
+    pub fn finish<'p>(&mut self, partition: i32, pending: &'p mut [Pending<'_>]) -> Result<Changes<'p>, String> {
         let rows = self.rows.finish()?;
         if let Some(column) = self.time.map(|i| rows.column(i)) {
             let times = cast(column, &time_type()).map_err(|e| e.to_string())?;
@@ -116,23 +133,36 @@ impl Rows {
                 }
             }
         }
+        let (mut null_keys, mut other_bytes) = (Vec::new(), Vec::new());
         if let Values::Rows(_, Some((_, keys))) = &mut self.values {
             let columns = keys.finish()?.columns().to_vec();
             for change in &mut *pending {
-                if let Key::Row(row) = change.key {
-                    let mut bytes = Vec::new();
-                    // A key with a null in it is found by no lookup.
-                    put_key(&columns, row as usize, &mut bytes);
-                    change.key = Key::Bytes(bytes.into());
+                let Key::Row(row, written) = change.key else { continue };
+                let mut key = Vec::new();
+                if !put_key(&columns, row as usize, &mut key) {
+                    null_keys.push(change.offset);
+                    change.key = Key::Null;
+                    continue;
                 }
+                let written = hashed(written);
+                if *self.written.entry(hashed(&key)).or_insert(written) != written {
+                    other_bytes.push(change.offset);
+                }
+                change.key = Key::Bytes(key.into());
             }
         }
-        let change = |p: &'p Pending<'_>| {
-            let key: &[u8] = if let Key::Bytes(key) = &p.key { key } else { &[] };
-            Change { key, since: p.since, partition, offset: p.offset, row: p.row }
+        let change = |p: &'p Pending<'_>| match &p.key {
+            Key::Bytes(key) => Some(Change { key, since: p.since, partition, offset: p.offset, row: p.row }),
+            Key::Row(..) | Key::Null => None,
         };
-        Ok((rows, pending.iter().map(change).collect()))
+        Ok(Changes { rows, changes: pending.iter().filter_map(change).collect(), null_keys, other_bytes })
     }
+}
+
+fn hashed(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
 }
 
 fn last(rows: &RowBuilder) -> u32 {

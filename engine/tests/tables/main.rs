@@ -192,6 +192,40 @@ fn a_tombstone_for_compaction_is_no_bad_record() {
     assert_eq!(run.tables.bad_records().get("names"), None);
 }
 
+const RECORD_KEYS: &str = "key: { format: json, schema: { id: 'string?' } }, schema: { name: string }";
+
+/// Its empty bytes were those of the empty text.
+#[test]
+fn a_key_of_null_is_not_the_empty_key() {
+    let run = Run::of(&PIPELINE.replace("key: id, schema: { id: string, name: string }", RECORD_KEYS));
+    run.put("names", 0, r#"{"id":null}"#, r#"{"name":"N"}"#);
+    let mut loader = run.loader();
+    run.step(&mut loader, 1).unwrap();
+    assert!(run.tables.ready() && !run.knows(""));
+    assert_eq!(run.tables.bad_records().get("names"), Some(&1));
+    run.put("names", 0, r#"{"id":""}"#, r#"{"name":"E"}"#);
+    run.step(&mut loader, 1).unwrap();
+    assert!(run.knows(""));
+}
+
+/// Kafka compacts by bytes: the tombstone does not remove the record of the row.
+#[test]
+fn equal_keys_of_different_bytes_are_counted() {
+    let run = Run::of(&PIPELINE.replace("key: id, schema: { id: string, name: string }", RECORD_KEYS));
+    run.put("names", 0, r#"{"id":"a"}"#, r#"{"name":"A"}"#);
+    run.put("names", 0, r#"{"id":"b"}"#, r#"{"name":"B"}"#);
+    let mut loader = run.loader();
+    run.step(&mut loader, 1).unwrap();
+    run.broker.append("names", 0, Some(br#"{"id":"b"}"#), None, Some(2), &[]).unwrap();
+    run.step(&mut loader, 1).unwrap();
+    assert!(run.knows("a") && !run.knows("b"));
+    assert!(run.tables.keys_in_other_bytes().is_empty());
+    run.broker.append("names", 0, Some(br#"{"id": "a"}"#), None, Some(2), &[]).unwrap();
+    run.step(&mut loader, 1).unwrap();
+    assert!(!run.knows("a"));
+    assert_eq!(run.tables.keys_in_other_bytes().get("names"), Some(&1));
+}
+
 #[test]
 fn a_transaction_that_hangs_stops_the_worker() {
     let run = Run::new();
