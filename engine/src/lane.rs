@@ -30,6 +30,7 @@ mod growing;
 mod intake;
 mod key_samples;
 mod keys;
+mod notations;
 mod outputs;
 mod partition;
 mod restore;

@@ -24,6 +24,7 @@ mod lane_end;
 pub mod manifest;
 pub mod memory;
 mod merge;
+pub mod notation;
 pub mod output;
 pub mod partitioner;
 pub mod pipeline;

@@ -21,6 +21,8 @@ pub enum Partitioner {
     Fnv1a,
     /// FNV-1a; keyless records anywhere.
     Fnv1aRandom,
+    /// Producers choose partitions otherwise: no step relies on the key, rows are repartitioned where they need to be.
+    Unknown,
 }
 
 /// The function of a key that a partitioner computes: it decides whether equal keys of two topics are in one partition.
@@ -58,7 +60,8 @@ impl KeyHash {
 impl Partitioner {
     pub fn hash(self) -> KeyHash {
         match self {
-            Partitioner::Murmur2 | Partitioner::Murmur2Random => KeyHash::Murmur2,
+            // Of cases: their records are somewhere.
+            Partitioner::Murmur2 | Partitioner::Murmur2Random | Partitioner::Unknown => KeyHash::Murmur2,
             Partitioner::Consistent | Partitioner::ConsistentRandom => KeyHash::Crc32,
             Partitioner::Fnv1a | Partitioner::Fnv1aRandom => KeyHash::Fnv1a,
         }

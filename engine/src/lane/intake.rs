@@ -7,7 +7,7 @@ use operator_core::Millis;
 
 use super::commits::Position;
 use super::ends::bug;
-use super::keys::Notations;
+use super::notations::Notations;
 use super::partition::{DecodedChunk, InputPartition};
 use super::silence::Silence;
 use super::{LaneConfig, LaneEnd, TaskId, World};
@@ -41,7 +41,7 @@ impl Intake {
             events: VecDeque::new(),
             newly: Vec::new(),
             partitions: BTreeMap::new(),
-            notations: Notations::new(),
+            notations: Notations::new(&world.plan),
             silence: Silence::new(world.clock.as_ref()),
         })
     }
@@ -86,6 +86,7 @@ impl Intake {
         }
         let reference = self.world.wall.reference(wall, silence);
         let decoded = input.decode(partition, reference, &mut self.notations).map_err(|why| self.misread(partition, why))?;
+        self.notations.record(&self.world)?;
         // What this machine stamped itself, in a repartition topic, confirms nothing.
         if let Some(timestamp) = decoded.as_ref().filter(|chunk| chunk.from_source).and_then(DecodedChunk::newest) {
             self.world.wall.witness(timestamp, wall, silence);

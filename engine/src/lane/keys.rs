@@ -8,12 +8,12 @@
 //! - the record's partition with the one that the source's partitioner gives for the key's bytes;
 //! - the key with the column. It is the value as text or as Kafka's serializers write it, or the value in another
 //!   encoding (Avro, JSON), which can't be decoded here: then one value must always have the same bytes. All keys that a
-//!   step relies on have one notation, or equal values of two topics would be in different partitions.
+//!   step relies on have one notation, or equal values of two topics would be in different partitions. The manifest remembers it
+//!   ([`super::notations`]): state from before a restart is in the partitions of the keys of that time.
 //!
 //! Rows whose column is null are not checked: producers spread records without a key over all partitions.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -24,7 +24,9 @@ use operator_core::batch::OFFSET;
 
 use super::LaneEnd;
 use super::intake::Intake;
+use super::notations::Notations;
 use crate::broker::{Record, RecordSet, TopicPartition};
+use crate::notation::Notation;
 use crate::partitioner::{KeyHash, Partitioner};
 use crate::plan::{Decode, InputTopic, StageInput};
 use crate::types;
@@ -35,11 +37,8 @@ const FRESH: u32 = 1_000;
 const SAMPLE_BITS: u32 = 4;
 /// Values that are remembered per partition, to see whether one has two keys.
 const REMEMBERED: usize = 1_024;
-const LEAVE_OUT: &str = "Remove `key` from the source: rows are then repartitioned (a step that has state must give it up first: \
-                         `hw run --dry-run` says how)";
-
-/// The notation of the keys that each step relies on, and the topic it was seen in first.
-pub(super) type Notations = BTreeMap<Arc<str>, (Notation, Arc<str>)>;
+/// Continues the remedies that make a pipeline repartition.
+const THEN_MOVED: &str = "rows are then repartitioned (a step that has state must give it up first: `hw run --dry-run` says how)";
 
 /// Compares the keys of one partition.
 pub(super) struct KeyCheck {
@@ -49,36 +48,11 @@ pub(super) struct KeyCheck {
     pub(super) partitions: i32,
     /// The step that relies on the key.
     step: Arc<str>,
+    /// The columns are those of the record key itself, which the source has only with `key`.
+    of_key: bool,
     fresh: u32,
     /// Hashes of values and of the keys they have, where keys are encoded.
     seen: HashMap<u64, u64>,
-}
-
-/// How the bytes of a key stand for a value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Notation {
-    Text,
-    /// Digits with a sign or zeros before them.
-    Padded,
-    /// Big endian, of so many bytes.
-    Integer(usize),
-    /// Behind a zero byte and the id of a registered schema.
-    Registered(u32),
-    Json,
-    Bytes,
-}
-
-impl fmt::Display for Notation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Notation::Text => f.write_str("text"),
-            Notation::Padded => f.write_str("text with a sign or zeros before the number"),
-            Notation::Integer(bytes) => write!(f, "an integer of {bytes} bytes"),
-            Notation::Registered(id) => write!(f, "a value of the registered schema {id}"),
-            Notation::Json => f.write_str("JSON"),
-            Notation::Bytes => f.write_str("bytes"),
-        }
-    }
 }
 
 /// A value of the key column.
@@ -170,6 +144,7 @@ impl KeyCheck {
         let columns = input.key.clone().filter(|key| !key.is_empty())?;
         Some(KeyCheck {
             source: input.name.clone(),
+            of_key: decode.key.is_some(),
             columns,
             partitioner: decode.partitioner,
             partitions: topic.partitions,
@@ -230,21 +205,19 @@ impl KeyCheck {
         notations: &mut Notations,
     ) -> Option<(String, String)> {
         let name = self.name();
-        let leave_out = || LEAVE_OUT.to_string();
-        let Some(key) = record.key else { return Some((format!("it has no key, and its `{name}` is not null"), leave_out())) };
+        let Some(key) = record.key else { return Some((format!("it has no key, and its `{name}` is not null"), self.leave_out())) };
         if let Some(misplaced) = self.misplaced(partition, key, records, first) {
             return Some(misplaced);
         }
         let value = Value::at(columns, row)?;
         let Some(notation) = value.notation(key) else {
-            let remedy = format!("{LEAVE_OUT}, or name the column that is the record key");
+            let remedy = format!("{}, or name the column that is the record key", self.leave_out());
             return Some((format!("its key differs from its `{name}`"), remedy));
         };
-        let (known, topic) = notations.entry(self.step.clone()).or_insert_with(|| (notation, partition.topic.clone()));
-        if *known != notation {
+        if let Some((known, topic)) = notations.differing(&self.step, notation, &partition.topic) {
             let what =
-                format!("its key is written as {notation}, other keys (in {topic}) as {known}, so equal values differ in their bytes");
-            return Some((what, leave_out()));
+                format!("its key is written as {notation}, earlier keys (in {topic}) as {known}, so equal values differ in their bytes");
+            return Some((what, format!("Let its producers write keys as before. Or: {}", self.leave_out())));
         }
         if !matches!(notation, Notation::Text | Notation::Integer(_)) {
             let (value, key) = (hashed(&value), hashed(&key));
@@ -253,10 +226,18 @@ impl KeyCheck {
                 false => self.seen.get(&value).copied().unwrap_or(key),
             };
             if known != key {
-                return Some((format!("its key differs from that of an earlier record with the same `{name}`"), leave_out()));
+                return Some((format!("its key differs from that of an earlier record with the same `{name}`"), self.leave_out()));
             }
         }
         None
+    }
+
+    /// How the pipeline does without the producers' partitions.
+    fn leave_out(&self) -> String {
+        match self.of_key {
+            false => format!("Remove `key` from the source: {THEN_MOVED}"),
+            true => format!("Write `partitioner: unknown` at the source: {THEN_MOVED}"),
+        }
     }
 
     /// The columns of the key.
@@ -307,8 +288,9 @@ impl KeyCheck {
                 "Write"
             };
             let remedy = format!(
-                "{hedge} `partitioner: {found}` at the source, or remove `key`: rows are then repartitioned. In both cases a step that has \
-                 state must give it up first: `hw run --dry-run` shows how"
+                "{hedge} `partitioner: {found}` at the source, or {}: rows are then repartitioned. In both cases a step that has \
+                 state must give it up first: `hw run --dry-run` shows how",
+                if self.of_key { "`partitioner: unknown`" } else { "remove `key`" }
             );
             return (format!("{all} `{found}`, {whose}"), remedy);
         }
@@ -323,13 +305,13 @@ impl KeyCheck {
                     "The keys fit {count} partitions: the topic had that many when it was written, and has {} now",
                     self.partitions
                 );
-                (found, format!("{LEAVE_OUT}; or write the records again"))
+                (found, format!("{}; or write the records again", self.leave_out()))
             }
             None => (
                 "The keys read here fit no single partitioner: producers may differ or choose partitions themselves, or partitions \
                  were added while this worker ran"
                     .to_string(),
-                LEAVE_OUT.to_string(),
+                self.leave_out(),
             ),
         }
     }

@@ -10,7 +10,8 @@ use headwater_formats::decode_batch;
 use operator_core::{Batch, Millis, NO_WATERMARK, Origin};
 
 use super::TaskId;
-use super::keys::{KeyCheck, Notations};
+use super::keys::KeyCheck;
+use super::notations::Notations;
 use super::silence::Hold;
 use super::writers::Writers;
 use crate::broker::{RecordSet, TopicPartition};

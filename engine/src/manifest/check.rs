@@ -146,6 +146,10 @@ impl Check<'_> {
         }
         now.first_partitions = before.first_partitions;
         now.begun = before.begun;
+        // Without state nothing depends on how keys were written; a worker that runs may be about to write some.
+        if before.notation.is_some() && (!self.alone || self.state_beside(topic, was)?.is_some()) {
+            now.notation = before.notation;
+        }
         self.lost_positions(topic, now);
         if before.partitions != now.partitions {
             self.changes.push(format!("the topic `{topic}` has {} partitions instead of {}", now.partitions, before.partitions));

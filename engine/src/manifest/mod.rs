@@ -24,6 +24,7 @@ mod check;
 mod deploy;
 mod evidence;
 mod keeper;
+mod notation;
 mod steps;
 pub mod store;
 
@@ -38,9 +39,11 @@ pub use check::{Verdict, check};
 pub use deploy::{Agreed, DeployError, deploy};
 pub use keeper::Keeper;
 pub(crate) use keeper::recreated;
+pub(crate) use notation::note_notation;
 
 use crate::broker::{Broker, BrokerError, TopicId};
 use crate::definition::Definition;
+use crate::notation::Notation;
 use crate::plan::{InputKind, Plan, Target};
 
 /// Version of the document.
@@ -76,6 +79,9 @@ pub struct Input {
     pub first_partitions: i32,
     /// Partitions below this have had a committed position.
     pub begun: i32,
+    /// Sources: how its keys are written, where a step with state relies on them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notation: Option<Notation>,
     /// Repartition topics: the columns that decide the partition, and the columns of the rows.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub key: Vec<String>,
@@ -137,6 +143,7 @@ impl Manifest {
                         partitions: topic.partitions,
                         first_partitions: topic.partitions,
                         begun: 0,
+                        notation: None,
                         key: if is_source { Vec::new() } else { key.collect() },
                         columns: if is_source { Vec::new() } else { columns.collect() },
                         nullable: (!is_source).then(|| nullable(carried())),
@@ -199,6 +206,7 @@ impl Manifest {
             if let Some(input) = self.inputs.get(topic.name.as_ref()) {
                 topic.first_partitions = input.first_partitions;
                 topic.id.clone_from(&input.id);
+                topic.notation = input.notation;
             }
         }
         for node in plan.stages.iter_mut().flat_map(|s| &mut s.nodes) {

@@ -27,6 +27,7 @@ use operator_core::{Diagnostic, Input, Millis, Mode, Path, Planned, Port};
 
 use crate::broker::TopicId;
 use crate::definition::Definition;
+use crate::notation::Notation;
 use crate::partitioner::Partitioner;
 use crate::pipeline::{Format, Guarantee, NullValues, OnError, Start, WrongUnit};
 use crate::sinks::SinkTable;
@@ -118,6 +119,8 @@ pub struct InputTopic {
     pub first_partitions: i32,
     /// The topic it must be, once the manifest was read.
     pub id: Option<TopicId>,
+    /// How its keys are written, where a step relies on them. The manifest knows.
+    pub notation: Option<Notation>,
     /// The Avro reader schema of this topic.
     pub avro: Option<Arc<str>>,
 }
@@ -125,7 +128,7 @@ pub struct InputTopic {
 impl InputTopic {
     /// A topic known only from the catalog.
     pub fn new(name: impl Into<Arc<str>>, partitions: i32, avro: Option<Arc<str>>) -> InputTopic {
-        InputTopic { name: name.into(), partitions, first_partitions: partitions, id: None, avro }
+        InputTopic { name: name.into(), partitions, first_partitions: partitions, id: None, notation: None, avro }
     }
 }
 

@@ -12,6 +12,7 @@ use super::record::RecordColumns;
 use super::sink::not_a_topic;
 use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource, key, types};
 use crate::format::{Content, Values, for_tables};
+use crate::partitioner::Partitioner;
 use crate::pipeline::{Format, Key, Source, Table};
 use crate::types::Types;
 
@@ -31,6 +32,7 @@ pub(super) fn source(
     let (metadata, headers) = (record.metadata(), record.headers());
     let time = time_of(source, &value, types.as_ref()).map_err(|d| vec![d])?;
     let (key, codec) = key_of(source, &topics, &value, types.as_ref(), catalog).map_err(|d| vec![d])?;
+    let key = key.filter(|_| source.partitioner != Some(Partitioner::Unknown));
     let mut warnings = Vec::new();
     if source.time.idle.0.is_some_and(|idle| idle.0 < 1_000) {
         warnings.push(

@@ -1,5 +1,6 @@
 //! A pipeline that was deployed and is started again with another file, or with other topics under the same names.
 
+mod keys;
 mod rows;
 mod topics;
 

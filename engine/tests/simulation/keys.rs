@@ -299,4 +299,28 @@ fn a_part_of_a_key_decides_no_partition() {
     };
     assert_eq!(stages(&source("[c, d]"), "orders", "[_key.c, _key.d]"), 1);
     assert_eq!(stages(&source("[c]"), "orders", "[_key.c]"), 2);
+    let unknown = source("[c, d]").replace("key: {", "partitioner: unknown, key: {");
+    assert_eq!(stages(&unknown, "orders", "[_key.c, _key.d]"), 2, "producers choose partitions themselves");
+}
+
+/// Its columns are those of the key: without `key` there were none.
+#[test]
+fn the_remedy_for_keys_with_columns_keeps_them() {
+    let text = ONE
+        .replace("schema: { c: string, n: long }, key: c", "schema: { n: long }, key: { format: json, schema: { c: string } }")
+        .replace("by: [c]", "by: [_key.c]");
+    let key = br#"{"c":"c1"}"#;
+    let log = Log::new();
+    log.write("orders", (KeyHash::Murmur2.partition(key, 3) + 1) % 3, Some(key), "c1");
+    log.stops(&text, &["`partitioner: unknown`"]);
+    let unknown = text.replace("orders, schema", "orders, partitioner: unknown, schema");
+    assert_eq!(log.run(&unknown), Ok(1));
+}
+
+/// Nobody wrote `_key`, whose types differ.
+#[test]
+fn sources_with_keys_of_two_kinds_are_read_as_one() {
+    let sources = "  orders: { topic: orders, schema: { c: string, n: long }, key: { format: json, schema: { c: string } } }\n  \
+                   refunds: { topic: refunds, schema: { c: string, n: long }, key: c }\n";
+    assert_eq!(stages(sources, "[orders, refunds]", "[c]"), 2);
 }
