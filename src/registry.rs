@@ -1,12 +1,12 @@
 //! What a pipeline may use. Adding an operator is a crate under `operators/` and a line here, adding a sink a folder and a line.
 
-use headwater_engine::registry::{Kind, Registry};
+use headwater_engine::operators::{Kind, Registry};
 use headwater_engine::sinks::Sinks;
 
-use crate::clickhouse::ClickHouseSink;
 use crate::config::Sections;
-use crate::postgres::PostgresSink;
-use crate::sink::{self, StoreKind};
+use crate::sinks::clickhouse::ClickHouseSink;
+use crate::sinks::postgres::PostgresSink;
+use crate::sinks::{self, StoreKind};
 
 /// THE list of operators.
 pub fn operators() -> Registry {
@@ -23,7 +23,7 @@ pub fn operators() -> Registry {
 
 /// THE list of stores that sinks write to.
 fn stores() -> Vec<StoreKind> {
-    vec![sink::kind::<ClickHouseSink>(), sink::kind::<PostgresSink>()]
+    vec![sinks::kind::<ClickHouseSink>(), sinks::kind::<PostgresSink>()]
 }
 
 /// The sinks that write to tables.

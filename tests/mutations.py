@@ -74,7 +74,7 @@ MUTATIONS = [
     ),
     (
         "branches-merge-in-any-order",
-        "engine/src/merge.rs",
+        "engine/src/task/merge.rs",
         "    if one_branch {\n",
         "    if one_branch || true {\n",
     ),

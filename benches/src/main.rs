@@ -288,7 +288,7 @@ fn circumstances(settings: &Settings) -> String {
     let kafka = if settings.bootstrap.is_some() {
         "an existing cluster".to_string()
     } else {
-        format!("Apache Kafka {} (1 broker)", headwater_local::KAFKA_VERSION)
+        format!("Apache Kafka {} (1 broker)", headwater_devenv::KAFKA_VERSION)
     };
     let far = if settings.delay > 0 { format!(", answers {} ms late", settings.delay) } else { String::new() };
     let date = chrono::Utc::now().format("%Y-%m-%d %H:%M UTC");

@@ -53,6 +53,6 @@ mod tests {
     fn kafka_streams_has_the_version_of_the_broker() {
         let pom = include_str!("../peers/kstreams/pom.xml");
         let (_, after) = pom.split_once("<artifactId>kafka-streams</artifactId>").unwrap();
-        assert_eq!(after.trim_start().split('\n').next(), Some(format!("<version>{}</version>", headwater_local::KAFKA_VERSION).as_str()));
+        assert_eq!(after.trim_start().split('\n').next(), Some(format!("<version>{}</version>", headwater_devenv::KAFKA_VERSION).as_str()));
     }
 }

@@ -1,6 +1,6 @@
 //! The seam to the log: the part of Kafka that the engine needs (rule R5).
 //!
-//! Two implementations exist: `src/kafka` over librdkafka, and [`crate::memory`] in this process, with faults. Both pass
+//! Two implementations exist: `kafka/src` over librdkafka, and [`crate::sim`] in this process, with faults. Both pass
 //! the contract suite in [`crate::contract`]. All calls are made from the one thread of their lane and return quickly:
 //! the two that wait for the network, ending a transaction and reading on, are started and then polled.
 

@@ -13,8 +13,8 @@ use operator_core::Span;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use crate::declared::{Declared, EventShape};
 pub use crate::format::Format;
+pub use crate::format::declared::{Declared, EventShape};
 use crate::sinks::{SinkTable, Sinks};
 use crate::yaml::{Node, YamlError, read_all};
 pub use key::{Key, KeyRecord};

@@ -2,10 +2,12 @@
 //!
 //! Rows flow through the operators in plan order, first all batches of a round, then time: an operator's results for
 //! a new watermark reach downstream operators before that watermark does (`time.rs`). Rows split across branches are merged back in
-//! source-offset order ([`crate::merge`]).
+//! source-offset order ([`crate::task::merge`]).
 //!
 //! Every call of an operator is checked (`call.rs`, `checks.rs`): it must account for every row (R3) and emit the planned columns. A
 //! failed check is a bug, and aborts the epoch rather than committing it.
+
+pub mod merge;
 
 mod call;
 mod checks;
@@ -21,10 +23,10 @@ use operator_core::{
     Batch, Input, Ledger, Millis, NO_WATERMARK, Operator, Origin, OutputPort, Port, Rejected, StateError, StateLayout, Tables, Timers,
 };
 
-use crate::merge::{Turn, Way, in_order};
 use crate::pipeline::OnError;
 use crate::plan::{Stage, Upstream};
 use crate::state::Store;
+use crate::task::merge::{Turn, Way, in_order};
 use crate::union::fit;
 
 /// Something the epoch can't be trusted after.

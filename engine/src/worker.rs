@@ -184,12 +184,12 @@ fn watch_partitions(world: World, stop: Stop) -> Result<(), LaneEnd> {
 mod tests {
     use super::*;
     use crate::broker::{Broker, Clock};
-    use crate::memory::{BrokerCatalog, MemoryBroker, MemoryClock, Settings};
+    use crate::operators::Registry;
     use crate::pipeline::Pipeline;
     use crate::plan::plan;
     use crate::plan::topics_to_create;
-    use crate::registry::Registry;
     use crate::schemas::MemorySchemas;
+    use crate::sim::{BrokerCatalog, MemoryBroker, MemoryClock, Settings};
     use crate::stats::Stats;
     use crate::tables::LoadedTables;
     use crate::time::TrustedWall;

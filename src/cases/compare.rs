@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use headwater_engine::memory::Header;
+use headwater_engine::sim::Header;
 use serde_json::{Map, Value};
 
 use super::arrival::{Comparison, Dependence};

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
 use headwater_engine::format;
-use headwater_engine::memory::Header;
 use headwater_engine::partitioner::Partitioner;
 use headwater_engine::pipeline::{Format, Pipeline};
 use headwater_engine::plan::{InputKind, KeyCodec, Plan, TimeSource, TopicSink};
-use headwater_engine::types::{By, RecordType, Types};
+use headwater_engine::record_types::{By, RecordType, Types};
+use headwater_engine::sim::Header;
 use operator_core::{Millis, Path};
 use serde_json::Value;
 
 use super::files::Case;
 use super::line::{Content, Line, Record, SchemaName, What, Wrong, shown};
-use crate::catalog::Folder;
-use crate::samples;
+use crate::cases::json_rows;
+use crate::pipeline_files::catalog::Folder;
 
 /// Id of the first schema that inputs are written with.
 const SCHEMA_ID: u32 = 1;
@@ -301,7 +301,7 @@ fn with_id(id: u32, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// The rows of a case that a source reads, columns of the value only, and what of the case it can't read.
-pub fn source_rows(plan: &Plan, source: Option<&str>, case: &Case) -> Result<(samples::Rows, Vec<String>), String> {
+pub fn source_rows(plan: &Plan, source: Option<&str>, case: &Case) -> Result<(json_rows::Rows, Vec<String>), String> {
     let inputs = plan.stages.iter().flat_map(|stage| &stage.inputs).filter(|i| matches!(i.kind, InputKind::Source(_)));
     let input = inputs.clone().find(|input| source.is_none_or(|name| name == input.name));
     let Some(input) = input else {
@@ -325,7 +325,7 @@ pub fn source_rows(plan: &Plan, source: Option<&str>, case: &Case) -> Result<(sa
         What::Advance(_) => None,
     };
     let values = of_source.filter_map(|(_, line)| json(line));
-    samples::decode(&decode.value, &values.collect::<Vec<_>>()).map_err(|e| format!("case {}: {e}", case.name))
+    json_rows::decode(&decode.value, &values.collect::<Vec<_>>()).map_err(|e| format!("case {}: {e}", case.name))
 }
 
 fn shape(plan: &Plan, pipeline: &Pipeline, topic: &str) -> Option<Shape> {
@@ -377,7 +377,7 @@ fn encode(shape: &Shape, writer: Option<&(u32, Option<String>)>, value: &Value) 
     };
     if shape.table && shape.format.content() == format::Content::Row && registered.is_none() {
         // The pipeline counts and skips such a record; in a case it is most likely a typo.
-        let (_, refused) = samples::decode(&shape.schema, std::slice::from_ref(value))?;
+        let (_, refused) = json_rows::decode(&shape.schema, std::slice::from_ref(value))?;
         if let Some(why) = refused.first().map(|e| e.trim_start_matches("row 1: ")) {
             return Err(format!("the table can't decode it and would skip it: {why}. To test that, write it as `@raw`"));
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use headwater_engine::memory::Header;
+use headwater_engine::sim::Header;
 use operator_core::{Millis, Span};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};

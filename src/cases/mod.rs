@@ -22,11 +22,12 @@
 //! and after every protocol step, with commits and inserts whose outcome is unknown.
 
 mod arrival;
+mod case_names;
 mod compare;
 mod crash;
 mod encode;
 mod files;
-mod known;
+pub mod json_rows;
 mod line;
 mod outcome;
 mod schedule;
@@ -41,16 +42,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use headwater_engine::operators::Registry;
 use headwater_engine::plan::Plan;
-use headwater_engine::registry::Registry;
 use headwater_engine::yaml::Node;
 use parking_lot::Mutex;
 
-use crate::catalog::Folder;
+use crate::cases::json_rows::Rows;
 use crate::diagnose::Problem;
-use crate::prepare;
+use crate::pipeline_files;
+use crate::pipeline_files::catalog::Folder;
 use crate::registry::operators;
-use crate::samples::Rows;
 
 pub use files::Case;
 
@@ -152,7 +153,7 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
 fn suite_of(pipeline: &Path, options: &Options, operators: &Registry) -> Result<Suite, Vec<Problem>> {
     let one = |text: String| vec![Problem::plain(text)];
     let folder = Folder::read(&options.schemas).map_err(|e| one(format!("{}: {e}", options.schemas.display())))?;
-    let loaded = prepare::load(pipeline)?;
+    let loaded = pipeline_files::load(pipeline)?;
     let dir = pipeline.parent().unwrap_or(Path::new(".")).join("cases");
     let settings = dir.join("topics.yaml");
     let folders = files::folders(&dir).map_err(|e| vec![e]);
@@ -163,7 +164,7 @@ fn suite_of(pipeline: &Path, options: &Options, operators: &Registry) -> Result<
     let read: Vec<(String, Result<Case, Vec<Problem>>)> = chosen.iter().flatten().map(|folder| read_case(folder)).collect();
     let none = TopicSettings::default();
     let catalog = topics::Topics { folder: &folder, settings: topics.as_ref().unwrap_or(&none), cases: names };
-    let planned = prepare::make_plan_of(&loaded, operators, &catalog);
+    let planned = pipeline_files::make_plan_of(&loaded, operators, &catalog);
     // Problems of the pipeline are reported before those of its cases.
     let mut problems: Vec<Problem> = planned.as_ref().err().into_iter().flatten().cloned().collect();
     problems.extend(topics.as_ref().err().into_iter().flatten().cloned());
@@ -171,7 +172,7 @@ fn suite_of(pipeline: &Path, options: &Options, operators: &Registry) -> Result<
     let mut blocking = !problems.is_empty();
     problems.extend(read.iter().filter_map(|(_, case)| case.as_ref().err()).flatten().cloned());
     let (Ok((mut plan, _)), Ok(topics)) = (planned, topics) else { return Err(problems) };
-    let unused = known::check_settings(&plan, &topics, &settings);
+    let unused = case_names::check_settings(&plan, &topics, &settings);
     blocking |= !unused.is_empty();
     problems.extend(unused);
     // No output depends on it, and a longer interval takes longer.
@@ -179,7 +180,7 @@ fn suite_of(pipeline: &Path, options: &Options, operators: &Registry) -> Result<
     let (mut cases, mut unfinished) = (Vec::new(), Vec::new());
     for (name, case) in read {
         let usable = case.and_then(|case| {
-            let wrong = match known::check(&plan, &case) {
+            let wrong = match case_names::check(&plan, &case) {
                 unknown if unknown.is_empty() => match encode::records(&plan, &loaded.pipeline, &folder, &case) {
                     Ok(records) => return Ok(Prepared { case, records, reference: OnceLock::new() }),
                     Err(wrong) => wrong.into_iter().map(Problem::plain).collect(),

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use headwater_engine::broker::TopicPartition;
-use headwater_engine::memory::{CommittedRecord, Header, MemoryBroker};
 use headwater_engine::plan::{Plan, Target, dead_letters};
+use headwater_engine::sim::{CommittedRecord, Header, MemoryBroker};
 use serde_json::{Value, json};
 
 use super::encode;

@@ -1,7 +1,7 @@
 //! The schedules of a family: everything that may happen to a pipeline without changing its output.
 
 use headwater_engine::delivery::TableFault;
-use headwater_engine::memory::Fault;
+use headwater_engine::sim::Fault;
 
 use super::arrival::Arrival;
 use super::crash::{Crash, Step};

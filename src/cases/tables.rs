@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock, TopicPartition};
 use headwater_engine::delivery::{Check, Deliver, Limits, MemoryStore, MemoryTable, Settings, Step, Store, TableFault, TableRow};
-use headwater_engine::memory::MemoryBroker;
 use headwater_engine::plan::{OutboxSink, Output, Plan};
+use headwater_engine::sim::MemoryBroker;
 use serde_json::Value;
 
 use super::crash::{CrashingTarget, Trigger};
 use super::schedule::Schedule;
-use crate::catalog::Folder;
-use crate::sink::{self, Twin};
+use crate::pipeline_files::catalog::Folder;
+use crate::sinks::{self, Twin};
 
 /// Tokens that a table remembers: more than any case inserts.
 const WINDOW: usize = 10_000;
@@ -26,11 +26,11 @@ pub type Fits = BTreeMap<String, Arc<Check>>;
 /// # Errors
 /// A file can't be read.
 pub fn fits(plan: &Plan, folder: &Folder) -> Result<Fits, String> {
-    let fit = |(output, outbox, sink): (&Output, &OutboxSink, &dyn sink::Sink)| {
+    let fit = |(output, outbox, sink): (&Output, &OutboxSink, &dyn sinks::Sink)| {
         let check = sink.fits(&output.rows(), &folder.dir.join(outbox.table.kind()))?;
         Ok((output.name.clone(), check))
     };
-    sink::all(plan).map(fit).collect()
+    sinks::all(plan).map(fit).collect()
 }
 
 /// A sink, its table and what carries rows there.
@@ -168,7 +168,7 @@ impl Sinks {
 
 impl Sink {
     fn new(plan: &Plan, fits: &Fits, output: &Output, outbox: &OutboxSink, clock: Arc<dyn Clock>, schedule: &Schedule) -> Sink {
-        let twin = sink::of(outbox.table.as_ref()).map_or(Twin::Tokens, |sink| sink.twin());
+        let twin = sinks::of(outbox.table.as_ref()).map_or(Twin::Tokens, |sink| sink.twin());
         let memory = Memory::new(&twin, fits.get(&output.name).cloned(), clock, schedule.table_fault);
         let group = plan.names.sink_group(&output.name);
         let defaults = Settings::new(&plan.pipeline, &output.name, &outbox.topic, &group, "case");

@@ -1,6 +1,6 @@
 //! Cases as files: what is refused, and with which words.
 
-use headwater_engine::registry::Kind;
+use headwater_engine::operators::Kind;
 
 use super::*;
 

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use headwater_engine::broker::Broker;
-use headwater_engine::memory::MemoryBroker;
 use headwater_engine::plan::{Catalog, InputKind, Plan, Registered, Target, TopicName, topics_to_create};
+use headwater_engine::sim::MemoryBroker;
 use headwater_engine::yaml::{self, Place, Value, YamlError};
 use operator_core::diagnostic::did_you_mean;
 
-use crate::catalog::Folder;
 use crate::diagnose::{Problem, Source};
+use crate::pipeline_files::catalog::Folder;
 
 /// Partitions of topics that the file says nothing about.
 pub const PARTITIONS: i32 = 3;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock, TopicPartition};
 use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World};
-use headwater_engine::memory::{Faults, MemoryBroker, MemoryClock, Settings};
 use headwater_engine::plan::Plan;
 use headwater_engine::schemas::MemorySchemas;
+use headwater_engine::sim::{Faults, MemoryBroker, MemoryClock, Settings};
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::{LoadedTables, TableLoader};
 use headwater_engine::time::TrustedWall;

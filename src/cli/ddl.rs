@@ -6,7 +6,9 @@ use clap::Args;
 
 use super::{Failure, Schemas, folders};
 use crate::diagnose::Problem;
-use crate::{prepare, say, sink};
+use crate::pipeline_files;
+use crate::say;
+use crate::sinks;
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -27,10 +29,10 @@ pub struct DdlArgs {
 
 pub fn run(args: &DdlArgs) -> Result<(), Failure> {
     let pipeline = folders::only(&args.pipeline)?;
-    let loaded = prepare::load(&pipeline).map_err(Failure::Wrong)?;
-    let (plan, _) = prepare::make_plan(&loaded, &args.schemas.read(&pipeline)?).map_err(Failure::Wrong)?;
+    let loaded = pipeline_files::load(&pipeline).map_err(Failure::Wrong)?;
+    let (plan, _) = pipeline_files::make_plan(&loaded, &args.schemas.read(&pipeline)?).map_err(Failure::Wrong)?;
     let mut found = false;
-    for (output, _, sink) in sink::all(&plan).filter(|(output, ..)| args.sink.as_ref().is_none_or(|name| *name == output.name)) {
+    for (output, _, sink) in sinks::all(&plan).filter(|(output, ..)| args.sink.as_ref().is_none_or(|name| *name == output.name)) {
         found = true;
         let statement = sink.ddl(&output.rows(), &args.order_by);
         say!("{};\n", statement.map_err(|e| Problem::plain(format!("sink `{}`: {e}", output.name)))?);

@@ -19,8 +19,8 @@ use serde_json::Value;
 
 use super::{Failure, Schemas};
 use crate::cases;
+use crate::cases::json_rows::{self, Rows};
 use crate::diagnose::{Problem, Source};
-use crate::samples::{self, Rows};
 use crate::say;
 use crate::style::{bad, dim, name, strong, wrapped};
 
@@ -77,7 +77,7 @@ fn rows(args: &EvalArgs) -> Result<Rows, Failure> {
     }
     let Some(path) = &args.rows else {
         // Expressions without columns need no rows.
-        return Ok(samples::one_empty());
+        return Ok(json_rows::one_empty());
     };
     let text = match path.to_str() {
         Some("-") => std::io::stdin().lock().lines().collect::<Result<Vec<_>, _>>().map(|lines| lines.join("\n")),
@@ -90,11 +90,11 @@ fn rows(args: &EvalArgs) -> Result<Rows, Failure> {
         values.push(serde_json::from_str(line).map_err(|e| Failure::Wrong(vec![at(e)]))?);
     }
     let schema = match &args.columns {
-        Some(columns) => Ok(samples::declared(columns).map_err(|e| Failure::Wrong(vec![Problem::plain(format!("--columns: {e}"))]))?),
-        None => samples::inferred(&values),
+        Some(columns) => Ok(json_rows::declared(columns).map_err(|e| Failure::Wrong(vec![Problem::plain(format!("--columns: {e}"))]))?),
+        None => json_rows::inferred(&values),
     };
     let wrong = |e: String| Problem::plain(format!("{}: {e}", path.display()));
-    let decoded = schema.and_then(|schema| samples::decode(&Arc::new(schema), &values));
+    let decoded = schema.and_then(|schema| json_rows::decode(&Arc::new(schema), &values));
     let (rows, refused) = decoded.map_err(|e| Failure::Wrong(vec![wrong(e)]))?;
     match refused.is_empty() {
         true => Ok(rows),
@@ -109,7 +109,7 @@ fn evaluate(sql: &str, rows: &RecordBatch, limit: usize) -> Result<(), Problem> 
     let null = if expr.nullable() { "?" } else { "" };
     say!("{} {}{}", strong(sql), name(&type_name(expr.data_type())), name(null));
     let shown = rows.num_rows().min(limit);
-    let values = samples::shown(&evaluated.values.slice(0, shown)).map_err(Problem::plain)?;
+    let values = json_rows::shown(&evaluated.values.slice(0, shown)).map_err(Problem::plain)?;
     let width = shown.to_string().len();
     for (row, value) in values.iter().enumerate() {
         let number = dim(&format!("{:>width$}", row + 1));
@@ -162,7 +162,7 @@ impl Validator for Names {}
 fn prompt(rows: &RecordBatch, limit: usize) -> Result<(), Failure> {
     let fail = |e: ReadlineError| Problem::plain(format!("can't read the terminal: {e}"));
     let mut editor: Editor<Names, _> = Editor::new().map_err(fail)?;
-    editor.set_helper(Some(Names(samples::paths(&rows.schema()).into_iter().map(|(path, _)| path).collect())));
+    editor.set_helper(Some(Names(json_rows::paths(&rows.schema()).into_iter().map(|(path, _)| path).collect())));
     say!("{} rows; {}", rows.num_rows(), dim("\\columns, \\rows, Tab completes, Ctrl-D ends"));
     loop {
         match editor.readline("sql> ") {
@@ -180,7 +180,7 @@ fn prompt(rows: &RecordBatch, limit: usize) -> Result<(), Failure> {
 fn answer(line: &str, rows: &RecordBatch, limit: usize) {
     match line {
         "\\columns" => columns(&rows.schema()),
-        "\\rows" => match samples::json(&rows.slice(0, rows.num_rows().min(limit))) {
+        "\\rows" => match json_rows::json(&rows.slice(0, rows.num_rows().min(limit))) {
             Ok(values) => values.iter().for_each(|value| say!("{value}")),
             Err(e) => anstream::eprintln!("{}", Problem::plain(e).render()),
         },
@@ -193,7 +193,7 @@ fn answer(line: &str, rows: &RecordBatch, limit: usize) {
 }
 
 fn columns(schema: &SchemaRef) {
-    for (path, data_type) in samples::paths(schema) {
+    for (path, data_type) in json_rows::paths(schema) {
         say!("{path} {}", name(&data_type));
     }
 }

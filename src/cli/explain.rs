@@ -7,14 +7,18 @@ use headwater_engine::plan::Plan;
 use operator_core::diagnostic::did_you_mean;
 
 use super::{Failure, Schemas, folders, page, runtime};
-use crate::catalog::Live;
+use crate::authoring::codes;
+use crate::authoring::explain;
+use crate::authoring::graph;
 use crate::config::Config;
 use crate::diagnose::Problem;
-use crate::outages::Outages;
-use crate::prepare::{self, Loaded};
+use crate::observe::outages::Outages;
+use crate::pipeline_files::catalog::Live;
+use crate::pipeline_files::{self, Loaded};
 use crate::registry::sections;
 use crate::say;
-use crate::{codes, explain, graph, run, style};
+use crate::style;
+use crate::worker::run;
 
 /// A pipeline and what it is planned against.
 #[derive(Args)]
@@ -32,17 +36,17 @@ impl Planned {
     /// Plans the pipeline; warnings are printed.
     pub fn plan(&self) -> Result<(Loaded, Plan), Failure> {
         let pipeline = folders::only(&self.pipeline)?;
-        let loaded = prepare::load(&pipeline).map_err(Failure::Wrong)?;
+        let loaded = pipeline_files::load(&pipeline).map_err(Failure::Wrong)?;
         let (plan, warnings) = if self.configs.is_empty() {
-            prepare::make_plan(&loaded, &self.schemas.read(&pipeline)?).map_err(Failure::Wrong)?
+            pipeline_files::make_plan(&loaded, &self.schemas.read(&pipeline)?).map_err(Failure::Wrong)?
         } else {
             let config = Config::load(&self.configs, &sections()).map_err(|p| Failure::Wrong(vec![p]))?;
             let runtime = runtime()?;
             let services = run::connect(&config, "hw-explain", None, runtime.handle(), &Outages::default())?;
             let catalog = Live::new(services.broker.clone(), services.subjects.clone());
-            prepare::make_plan(&loaded, &catalog).map_err(Failure::Wrong)?
+            pipeline_files::make_plan(&loaded, &catalog).map_err(Failure::Wrong)?
         };
-        prepare::print(&warnings);
+        pipeline_files::print(&warnings);
         Ok((loaded, plan))
     }
 }

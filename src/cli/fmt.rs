@@ -7,8 +7,8 @@ use headwater_engine::yaml::{self, Node, Value};
 use pretty_yaml::config::{FormatOptions, LanguageOptions, LayoutOptions};
 
 use super::{Failure, folders};
+use crate::authoring::lint::{self, Document};
 use crate::diagnose::{Problem, Source};
-use crate::lint::{self, Document};
 use crate::say;
 use crate::style::{good, name};
 

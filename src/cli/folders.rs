@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use headwater_engine::yaml::{self, Node};
 
 use super::Failure;
+use crate::authoring::lint::{Document, document};
 use crate::diagnose::{Problem, Source};
-use crate::lint::{Document, document};
 
 /// Folders of tools, and of what belongs to a pipeline without being one. Hidden folders are left out, too.
 const SKIPPED: [&str; 4] = ["target", "node_modules", "cases", "schemas"];

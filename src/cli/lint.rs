@@ -6,8 +6,8 @@ use clap::Args;
 use operator_core::Severity;
 
 use super::{Failure, Schemas, folders};
+use crate::authoring::lint::{self, CONVENTION, Document, Rules};
 use crate::diagnose::Problem;
-use crate::lint::{self, CONVENTION, Document, Rules};
 use crate::say;
 
 #[derive(Args)]
@@ -61,7 +61,7 @@ pub fn run(args: &LintArgs) -> Result<(), Failure> {
     if let Some(unreadable) = found.iter().position(|p| p.place().is_none() && p.code == "error") {
         let problem = found.remove(unreadable);
         if !args.json {
-            crate::prepare::print(&found);
+            crate::pipeline_files::print(&found);
         }
         return Err(problem.into());
     }
@@ -71,7 +71,7 @@ pub fn run(args: &LintArgs) -> Result<(), Failure> {
         (true, true) => Err(Failure::Said),
         (false, json) => {
             if !json {
-                crate::prepare::print(&found);
+                crate::pipeline_files::print(&found);
                 if files.len() > 1 {
                     say!("{} files checked", files.len());
                 }

@@ -5,7 +5,7 @@ mod topic;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use headwater_local::{Environment, Options};
+use headwater_devenv::{Environment, Options};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::Failure;
@@ -63,7 +63,7 @@ enum Command {
 }
 
 pub fn run(args: &LocalArgs) -> Result<(), Failure> {
-    let plain = |e: headwater_local::LocalError| Failure::from(Problem::plain(e.to_string()));
+    let plain = |e: headwater_devenv::LocalError| Failure::from(Problem::plain(e.to_string()));
     match &args.command {
         Command::Up { brokers, postgres } => {
             let options = Options { postgres: *postgres, ..options(args.dir.clone(), *brokers)? };
@@ -98,7 +98,7 @@ pub fn run(args: &LocalArgs) -> Result<(), Failure> {
             Ok(())
         }
         Command::Topic(wanted) => Ok(topic::run(wanted, &running(&args.dir)?.bootstrap)?),
-        Command::ClickhouseFront { library, data, address } => headwater_local::serve_clickhouse(library, data, *address).map_err(plain),
+        Command::ClickhouseFront { library, data, address } => headwater_devenv::serve_clickhouse(library, data, *address).map_err(plain),
     }
 }
 
@@ -119,7 +119,7 @@ pub fn options(dir: PathBuf, brokers: u8) -> Result<Options, Problem> {
 }
 
 /// Starts services, telling what is being done.
-pub fn up(options: &Options) -> Result<Environment, headwater_local::LocalError> {
+pub fn up(options: &Options) -> Result<Environment, headwater_devenv::LocalError> {
     let bar = ProgressBar::new_spinner();
     if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
         bar.set_style(style);

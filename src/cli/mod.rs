@@ -25,11 +25,12 @@ use clap::builder::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::catalog::Folder;
 use crate::config::Config;
 use crate::diagnose::Problem;
+use crate::observe::logs;
+use crate::pipeline_files;
+use crate::pipeline_files::catalog::Folder;
 use crate::registry::sections;
-use crate::{logs, prepare};
 
 /// Headings and names in help texts.
 const STYLES: Styles = Styles::styled()
@@ -193,7 +194,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Wrong(problems)) => {
-            prepare::print(&problems);
+            pipeline_files::print(&problems);
             ExitCode::from(2)
         }
         Err(Failure::Said) => ExitCode::from(2),

@@ -6,10 +6,11 @@ use clap::{Args, ValueEnum};
 use headwater_engine::pipeline::can_name_a_pipeline;
 
 use super::Failure;
+use crate::authoring::json_schema;
 use crate::diagnose::Problem;
+use crate::registry;
 use crate::say;
 use crate::style::{dim, good, name};
-use crate::{json_schema, registry};
 
 #[derive(Args)]
 #[command(after_help = "Examples:
@@ -44,7 +45,7 @@ type File = (&'static str, &'static str);
 
 macro_rules! files {
     ($template:literal: $($path:literal),+ $(,)?) => {
-        &[$(($path, include_str!(concat!("../templates/", $template, "/", $path)))),+]
+        &[$(($path, include_str!(concat!("../authoring/templates/", $template, "/", $path)))),+]
     };
 }
 
@@ -112,10 +113,10 @@ fn write(dir: &Path, pipeline: &str, template: Template) -> Result<(), Problem> 
 
 #[cfg(test)]
 mod tests {
+    use crate::authoring::lint::{self, CONVENTION, Rules};
     use crate::cases::{self, Options};
-    use crate::catalog::Folder;
     use crate::diagnose::Source;
-    use crate::lint::{self, CONVENTION, Rules};
+    use crate::pipeline_files::catalog::Folder;
 
     use super::*;
 

@@ -4,8 +4,8 @@ use clap::Args;
 use operator_core::diagnostic::did_you_mean;
 
 use super::{Failure, page};
+use crate::authoring::docs;
 use crate::diagnose::Problem;
-use crate::docs;
 use crate::registry::operators;
 use crate::say;
 use crate::style::{dim, name, wrapped};

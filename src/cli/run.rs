@@ -10,19 +10,19 @@ use headwater_engine::worker::Stop;
 use tokio::runtime::Handle;
 
 use super::{Environment, Failure, Schemas, folders, runtime};
-use crate::access;
 use crate::check::Found;
 use crate::config::{self, Config};
 use crate::diagnose::{Problem, UNREACHABLE};
-use crate::dry_run;
-use crate::http::Pages;
-use crate::logs;
-use crate::outages::Outages;
-use crate::preflight;
-use crate::prepare::{self, Loaded};
-use crate::run::{self, Prepared};
+use crate::observe::http::Pages;
+use crate::observe::logs;
+use crate::observe::outages::Outages;
+use crate::pipeline_files::{self, Loaded};
 use crate::say;
 use crate::style::{bad, dim, good, wrapped};
+use crate::worker::access;
+use crate::worker::dry_run;
+use crate::worker::preflight;
+use crate::worker::run::{self, Prepared};
 
 #[derive(Args, Clone)]
 #[command(after_help = "The workers of a pipeline are members of one consumer group. On SIGTERM, SIGHUP or Ctrl-C a worker \
@@ -61,7 +61,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     if args.dry_run {
         return dry_run(args);
     }
-    let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
+    let loaded = pipeline_files::load(&args.pipeline).map_err(Failure::Wrong)?;
     let config = environment(args)?;
     preflight::check_times(loaded.pipeline.guarantee, loaded.pipeline.commit_interval, &config)?;
     for risk in config::risks(&config) {
@@ -101,7 +101,7 @@ fn environment(args: &RunArgs) -> Result<Config, Failure> {
 
 /// All checks of a start, without starting.
 fn dry_run(args: &RunArgs) -> Result<(), Failure> {
-    let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
+    let loaded = pipeline_files::load(&args.pipeline).map_err(Failure::Wrong)?;
     let config = environment(args)?;
     preflight::check_times(loaded.pipeline.guarantee, loaded.pipeline.commit_interval, &config)?;
     let schemas = args.schemas.folder(&args.pipeline)?;
@@ -117,7 +117,7 @@ fn dry_run(args: &RunArgs) -> Result<(), Failure> {
         Some(why) => Problem::plain(why).with_code(UNREACHABLE).into(),
         None => Failure::Wrong(problems),
     })?;
-    prepare::print(&warnings);
+    pipeline_files::print(&warnings);
     say!("{} the pipeline fits the topics and schemas of the environment", good("✓"));
     let kafka = services.kafka.as_ref().ok_or_else(|| Problem::plain("no brokers to ask"))?;
     let (checks, grants) = dry_run::check_all(&plan, kafka, &config, Some(&schemas), runtime.handle())?;

@@ -6,13 +6,14 @@ use clap::Args;
 use uuid::Uuid;
 
 use super::{Environment, Failure, runtime};
-use crate::catalog::Live;
+use crate::authoring::sample;
 use crate::diagnose::Problem;
-use crate::outages::Outages;
-use crate::prepare;
+use crate::observe::outages::Outages;
+use crate::pipeline_files;
+use crate::pipeline_files::catalog::Live;
 use crate::say;
 use crate::style::{dim, good, name};
-use crate::{run, sample};
+use crate::worker::run;
 
 #[derive(Args)]
 #[command(after_help = "Fields that the schema marks as personal data are masked: in Avro by the attribute \"pii\": true, in a \
@@ -49,12 +50,12 @@ pub struct SampleArgs {
 }
 
 pub fn run(args: &SampleArgs) -> Result<(), Failure> {
-    let loaded = prepare::load(&args.pipeline).map_err(Failure::Wrong)?;
+    let loaded = pipeline_files::load(&args.pipeline).map_err(Failure::Wrong)?;
     let config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
     let runtime = runtime()?;
     let services = run::connect(&config, "hw-sample", None, runtime.handle(), &Outages::default())?;
     let catalog = Live::new(services.broker.clone(), services.subjects.clone());
-    let (plan, _) = prepare::make_plan(&loaded, &catalog).map_err(Failure::Wrong)?;
+    let (plan, _) = pipeline_files::make_plan(&loaded, &catalog).map_err(Failure::Wrong)?;
     let wanted = sample::Wanted {
         stream: args.of.clone(),
         count: args.count,

@@ -8,7 +8,7 @@ use operator_core::diagnostic::names;
 
 use super::{Failure, Schemas};
 use crate::diagnose::Problem;
-use crate::prepare;
+use crate::pipeline_files;
 use crate::say;
 
 #[derive(Args)]
@@ -38,7 +38,7 @@ pub struct SchemaArgs {
 pub fn run(args: &SchemaArgs) -> Result<(), Failure> {
     let schema = match (&args.sink, &args.pipeline) {
         (Some(sink), Some(pipeline)) => of_sink(args, sink, pipeline)?,
-        _ => crate::json_schema::pipeline(&crate::registry::operators(), &crate::registry::sinks()),
+        _ => crate::authoring::json_schema::pipeline(&crate::registry::operators(), &crate::registry::sinks()),
     };
     let text = serde_json::to_string_pretty(&schema).map_err(|e| Problem::plain(e.to_string()))? + "\n";
     match &args.output {
@@ -49,8 +49,8 @@ pub fn run(args: &SchemaArgs) -> Result<(), Failure> {
 }
 
 fn of_sink(args: &SchemaArgs, sink: &str, pipeline: &Path) -> Result<serde_json::Value, Failure> {
-    let loaded = prepare::load(pipeline).map_err(Failure::Wrong)?;
-    let (plan, _) = prepare::make_plan(&loaded, &args.schemas.read(pipeline)?).map_err(Failure::Wrong)?;
+    let loaded = pipeline_files::load(pipeline).map_err(Failure::Wrong)?;
+    let (plan, _) = pipeline_files::make_plan(&loaded, &args.schemas.read(pipeline)?).map_err(Failure::Wrong)?;
     let written = plan.stages.iter().flat_map(|stage| &stage.outputs).filter_map(|output| match &output.target {
         Target::Topic(topic) => Some((output.name.as_str(), topic.avro.as_ref()?.0.as_str())),
         _ => None,

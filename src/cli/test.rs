@@ -11,10 +11,10 @@ use notify::{RecursiveMode, Watcher};
 use quick_junit::{NonSuccessKind, Report as JUnit, TestCase, TestCaseStatus, TestSuite};
 
 use super::{Failure, Schemas, folders};
+use crate::authoring::lint::Document;
 use crate::cases::{self, Options, Report, Suite, Unfinished};
 use crate::diagnose::Problem;
-use crate::lint::Document;
-use crate::prepare;
+use crate::pipeline_files;
 use crate::say;
 use crate::style::{bad, dim, good, name, strong, wrapped};
 
@@ -80,7 +80,7 @@ pub fn run(args: &TestArgs) -> Result<(), Failure> {
     let (changes, _watcher) = changes(args)?;
     loop {
         match once(args) {
-            Err(Failure::Wrong(problems)) => prepare::print(&problems),
+            Err(Failure::Wrong(problems)) => pipeline_files::print(&problems),
             Err(Failure::Failed(problem)) => anstream::eprintln!("{}", problem.render()),
             Ok(()) | Err(Failure::Said | Failure::FailedAsSaid) => {}
         }
@@ -159,7 +159,7 @@ fn once(args: &TestArgs) -> Result<(), Failure> {
         suites.iter().flat_map(|suite| suite.unfinished.iter().map(|case| (suite.pipeline.as_path(), case))).collect();
     for (pipeline, case) in &unfinished {
         say!("\n{} {}: its files can't be used", bad("✗"), strong(&place(pipeline, &case.case)));
-        prepare::print(&case.problems);
+        pipeline_files::print(&case.problems);
     }
     if let Some(file) = junit_file {
         junit(&reports, &unfinished).serialize(file).map_err(|e| Problem::plain(format!("can't write the results: {e}")))?;

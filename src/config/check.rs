@@ -5,8 +5,7 @@ use std::time::Duration;
 use operator_core::Diagnostic;
 
 use super::{Config, ServiceConfig, Setting, can_name_a_worker};
-use crate::http::EXPOSED;
-use crate::kafka;
+use crate::observe::http::EXPOSED;
 use crate::web;
 
 /// What can't be. A text with a variable in it is judged where the variable is known.
@@ -157,7 +156,7 @@ fn kafka_settings(config: &Config, found: &mut Vec<Diagnostic>) {
         }
     }
     let timeout = Duration::from_millis(config.kafka.transaction_timeout.millis().unsigned_abs());
-    if let Err(why) = kafka::check_transaction_timeout(timeout) {
+    if let Err(why) = headwater_kafka::check_transaction_timeout(timeout) {
         found.push(wrong(why).at(["kafka", "transaction_timeout"]));
     }
     if config.kafka.transaction_timeout.millis() > 900_000 {
@@ -171,7 +170,7 @@ fn kafka_settings(config: &Config, found: &mut Vec<Diagnostic>) {
     for (name, setting) in &config.kafka.properties {
         let at = ["kafka", "properties", name];
         let text = if let Setting::Text(text) = setting { Some(text.as_str()).filter(|text| is_known(text)) } else { None };
-        if let Err(why) = kafka::check_property(name, text) {
+        if let Err(why) = headwater_kafka::check_property(name, text) {
             found.push(wrong(why).at(at).key());
         }
     }

@@ -12,7 +12,6 @@ use serde_json::Value;
 
 use super::{Config, Sections};
 use crate::diagnose::Source;
-use crate::kafka;
 
 /// Keys whose values are secret.
 static KEYS: LazyLock<Option<Regex>> =
@@ -66,7 +65,7 @@ impl Keys {
         };
         let known = match path {
             [kafka, properties, name, rest @ ..] if kafka == "kafka" && properties == "properties" => {
-                kafka::is_property(name) && (rest.is_empty() || fits(rest))
+                headwater_kafka::is_property(name) && (rest.is_empty() || fits(rest))
             }
             path => fits(path),
         };

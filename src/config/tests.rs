@@ -1,7 +1,7 @@
 use super::*;
-use crate::clickhouse::ClickHouseConfig;
 use crate::diagnose::Source;
 use crate::registry::sections;
+use crate::sinks::clickhouse::ClickHouseConfig;
 
 #[test]
 fn a_mistake_is_shown_in_the_layer_it_stands_in() {
@@ -79,7 +79,10 @@ fn what_is_misplaced_is_not_shown() {
         let shown = format!("{} {}", problem.render(), problem.json());
         assert!(!shown.contains("hunter2"), "{text}\n{shown}");
         let source = Source::new("environment.yaml", text.to_string());
-        for problem in crate::lint::check_source(source, &crate::lint::Rules::new(&no_schemas(), crate::lint::CONVENTION).unwrap()) {
+        for problem in crate::authoring::lint::check_source(
+            source,
+            &crate::authoring::lint::Rules::new(&no_schemas(), crate::authoring::lint::CONVENTION).unwrap(),
+        ) {
             let shown = format!("{} {}", problem.render(), problem.json());
             assert!(!shown.contains("hunter2"), "{text}\n{shown}");
         }
@@ -89,6 +92,6 @@ fn what_is_misplaced_is_not_shown() {
     assert!(Config::load(std::slice::from_ref(&path), &sections()).unwrap_err().render().contains("`many` is not a whole number"));
 }
 
-fn no_schemas() -> crate::catalog::Folder {
-    crate::catalog::Folder::read(std::path::Path::new("no-such-folder")).unwrap()
+fn no_schemas() -> crate::pipeline_files::catalog::Folder {
+    crate::pipeline_files::catalog::Folder::read(std::path::Path::new("no-such-folder")).unwrap()
 }

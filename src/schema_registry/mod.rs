@@ -16,7 +16,7 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::outages::Service;
+use crate::observe::outages::Service;
 use crate::web::{Tls, Web};
 
 /// Pauses between attempts to reach the registry: doubled from the first to the second.

@@ -10,9 +10,9 @@ use parking_lot::Mutex;
 use reqwest::Method;
 
 use super::{MAX_REFUSAL, Tls, Trouble, Web};
-use crate::clickhouse;
-use crate::outages::Outages;
+use crate::observe::outages::Outages;
 use crate::schema_registry::{Registry, RegistryConfig};
+use crate::sinks::clickhouse;
 
 /// A server: what it was asked, and how many bytes of its answers were taken.
 #[derive(Clone, Default)]

@@ -17,7 +17,7 @@ use std::time::Duration;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, RequestBuilder, StatusCode, Url};
 
-use crate::outages::Service;
+use crate::observe::outages::Service;
 
 pub use self::tls::{Files, Tls, is_name};
 pub use self::trouble::Trouble;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use headwater_local::Ephemeral;
+use headwater_devenv::Ephemeral;
 
 use crate::environment::{HW, clickhouse, exclusive, wait_until};
 use crate::log::{create, delete, produce, read};

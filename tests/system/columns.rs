@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::*;
 use arrow::datatypes::*;
-use headwater::clickhouse::*;
+use headwater::sinks::clickhouse::*;
 use headwater_engine::delivery::{Block, Progress, Target, contract};
 use tokio::runtime::Runtime;
 

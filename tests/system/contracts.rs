@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use headwater::clickhouse::{Config, Connection, Guarantee, Table, inspect};
-use headwater::kafka::{Kafka, KafkaConfig};
+use headwater::sinks::clickhouse::{Config, Connection, Guarantee, Table, inspect};
 use headwater_engine::contract::{self, Patience};
+use headwater_kafka::{Kafka, KafkaConfig};
 
 use crate::environment::{clickhouse, exclusive};
 

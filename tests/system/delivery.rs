@@ -10,19 +10,19 @@ use std::time::Duration;
 
 use arrow::array::*;
 use arrow::datatypes::*;
-use headwater::clickhouse::*;
+use headwater::sinks::clickhouse::*;
+use headwater_devenv::{Lose, Protocol, Proxy};
 use headwater_engine::broker::{SystemClock, TopicPartition};
 use headwater_engine::delivery::{Answer, CLEAN, Deliver, Delivery, DeliveryError, Limits, Progress, Range, Settings, Target, contract};
-use headwater_engine::memory::MemoryBroker;
+use headwater_engine::sim::MemoryBroker;
 use headwater_formats::encode_batch;
-use headwater_local::{Lose, Protocol, Proxy};
 use tokio::runtime::Runtime;
 
 use crate::environment::{HW, exclusive};
 
 /// An engine of a test's own, while no one else uses the machine.
 pub struct Front {
-    _turn: std::sync::MutexGuard<'static, headwater_local::Ephemeral>,
+    _turn: std::sync::MutexGuard<'static, headwater_devenv::Ephemeral>,
     child: Option<Child>,
     dir: tempfile::TempDir,
     address: SocketAddr,
@@ -39,7 +39,7 @@ impl Front {
     }
 
     fn start(&mut self) {
-        let library: PathBuf = headwater_local::cache_dir().join(format!("libchdb-{}", headwater_local::CHDB_VERSION)).join("libchdb.so");
+        let library: PathBuf = headwater_devenv::cache_dir().join(format!("libchdb-{}", headwater_devenv::CHDB_VERSION)).join("libchdb.so");
         let mut command = Command::new(HW);
         command.args(["local", "clickhouse-front"]).arg(library).arg(self.dir.path().join("data")).arg(self.address.to_string());
         command.stdout(Stdio::null()).stderr(Stdio::null());
@@ -288,7 +288,7 @@ fn delivery_is_exact_under_lost_answers_restarts_and_bad_rows() {
             0 if rounds < 20 => front.kill(),
             1 => proxy.lose_http("INSERT", Lose::Response, 2),
             2 => proxy.lose_http("INSERT", Lose::Request, 1),
-            _ => proxy.cut_after(headwater_local::Direction::ToServer, 3_000),
+            _ => proxy.cut_after(headwater_devenv::Direction::ToServer, 3_000),
         }
         let mut lane = lane();
         let steps = if rounds > 30 { 100_000 } else { 25 + rounds * 3 };

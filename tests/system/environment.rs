@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
-use headwater_local::{Ephemeral, Options};
+use headwater_devenv::{Ephemeral, Options};
 
 /// The program under test.
 pub const HW: &str = env!("CARGO_BIN_EXE_hw");
@@ -115,7 +115,7 @@ pub fn postgres(environment: &Ephemeral, sql: &str) -> Result<String, String> {
     runtime.block_on(async {
         let mut config: tokio_postgres::Config = url.parse().map_err(|e: tokio_postgres::Error| e.to_string())?;
         let said = |e: tokio_postgres::Error| e.as_db_error().map_or_else(|| e.to_string(), |e| e.message().to_string());
-        let (client, connection) = config.user(headwater_local::POSTGRES_USER).connect(tokio_postgres::NoTls).await.map_err(said)?;
+        let (client, connection) = config.user(headwater_devenv::POSTGRES_USER).connect(tokio_postgres::NoTls).await.map_err(said)?;
         tokio::spawn(connection);
         client.batch_execute("SET TimeZone = 'UTC'").await.map_err(said)?;
         let found = client.simple_query(sql).await.map_err(said)?;

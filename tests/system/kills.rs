@@ -5,7 +5,7 @@
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use headwater_local::Ephemeral;
+use headwater_devenv::Ephemeral;
 
 use crate::environment::{HW, clickhouse, exclusive, fresh, oracle, postgres, wait_until, wait_while_it_moves};
 use crate::log::read;

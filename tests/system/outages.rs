@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use headwater_local::{Protocol, Proxy, Service, Stop};
+use headwater_devenv::{Protocol, Proxy, Service, Stop};
 
 use crate::environment::{HW, clickhouse, exclusive, page, wait_until};
 use crate::log::{avro_long, create, produce, read, register};
@@ -134,12 +134,12 @@ fn a_clickhouse_outage_holds_up_its_own_sink_only() {
     std::fs::write(&file, text).unwrap();
     let worker = Worker::start(&environment, &file, dir.path(), 0, None);
     let values: Vec<Vec<u8>> = (0..3_000).map(|n| format!("{{\"n\":{n}}}").into_bytes()).collect();
-    let send = |environment: &headwater_local::Ephemeral, range: std::ops::Range<usize>| {
+    let send = |environment: &headwater_devenv::Ephemeral, range: std::ops::Range<usize>| {
         let records: Vec<_> = values[range].iter().enumerate().map(|(n, v)| ((n % 2) as i32, None, Some(v.as_slice()))).collect();
         produce(environment, "outage.json", &records);
     };
     let in_table =
-        |environment: &headwater_local::Ephemeral| clickhouse(environment, "SELECT count() FROM outage.numbers").unwrap_or_default();
+        |environment: &headwater_devenv::Ephemeral| clickhouse(environment, "SELECT count() FROM outage.numbers").unwrap_or_default();
     send(&environment, 0..1_000);
     wait_until("rows before the outage", Duration::from_secs(60), || match in_table(&environment).as_str() {
         "1000" => Ok(()),

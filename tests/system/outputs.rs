@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use headwater_local::Ephemeral;
+use headwater_devenv::Ephemeral;
 
 use crate::environment::{exclusive, wait_until};
 use crate::log::{create, produce, produce_with, read};

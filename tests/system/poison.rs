@@ -203,7 +203,7 @@ sinks:
 }
 
 /// Rounds of: a good record, then pill and good record in turn.
-fn send(environment: &headwater_local::Ephemeral, topic: &str, pills: &[&[u8]], good: &dyn Fn(usize) -> Vec<u8>, rounds: usize) {
+fn send(environment: &headwater_devenv::Ephemeral, topic: &str, pills: &[&[u8]], good: &dyn Fn(usize) -> Vec<u8>, rounds: usize) {
     let mut values: Vec<Vec<u8>> = Vec::new();
     for round in 0..rounds {
         values.push(good(round));

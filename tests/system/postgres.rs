@@ -6,20 +6,20 @@ use std::time::Duration;
 
 use arrow::array::*;
 use arrow::datatypes::*;
-use headwater::catalog::Folder;
 use headwater::config::Config;
 use headwater::diagnose::Source;
-use headwater::outages::Outages;
-use headwater::postgres::PostgresConfig;
-use headwater::prepare::{make_plan, parse};
-use headwater::sink::{self, NoStore, Place, Sink};
+use headwater::observe::outages::Outages;
+use headwater::pipeline_files::catalog::Folder;
+use headwater::pipeline_files::{make_plan, parse};
+use headwater::sinks::postgres::PostgresConfig;
+use headwater::sinks::{self, NoStore, Place, Sink};
+use headwater_devenv::{Direction, Ephemeral, Protocol, Proxy, Service};
 use headwater_engine::broker::SystemClock;
 use headwater_engine::delivery::positioned::contract;
 use headwater_engine::delivery::{Block, Counters, Limits, Position, Positioned, Reply, Settings, Store};
-use headwater_engine::memory::MemoryBroker;
+use headwater_engine::sim::MemoryBroker;
 use headwater_engine::worker::Stop;
 use headwater_formats::encode_batch;
-use headwater_local::{Direction, Ephemeral, Protocol, Proxy, Service};
 use tokio::runtime::Runtime;
 
 use crate::environment::{exclusive, postgres};
@@ -57,7 +57,7 @@ pub fn at_place<T>(
     let (plan, _) = make_plan(&loaded, &folder).unwrap_or_else(|found| panic!("{found:?}"));
     let mut config = Config::default();
     config.set_store("postgres", settings);
-    let (output, outbox, sink) = sink::all(&plan).next().expect("a sink");
+    let (output, outbox, sink) = sinks::all(&plan).next().expect("a sink");
     let (runtime, outages) = (runtime.handle(), Outages::default());
     of(sink, &Place { plan: &plan, output, outbox, config: &config, schemas, runtime, outages: &outages })
 }
@@ -251,7 +251,7 @@ impl Outbox {
     }
 
     pub fn letters(&self) -> Vec<(String, String)> {
-        let header = |headers: &[headwater_engine::memory::Header], name: &str| {
+        let header = |headers: &[headwater_engine::sim::Header], name: &str| {
             let found = headers.iter().find(|(known, _)| known == name.as_bytes());
             String::from_utf8(found.and_then(|(_, value)| value.clone()).unwrap_or_default()).unwrap()
         };
@@ -292,7 +292,7 @@ fn delivery_into_postgres_is_exact_under_lost_replies_restarts_and_bad_rows() {
         rounds += 1;
         assert!(rounds < 200, "{:?}", postgres(&environment, "SELECT * FROM exact.headwater_positions"));
         if rounds == 3 || rounds == 7 {
-            environment.restart(Service::Postgres, headwater_local::Stop::Kill).unwrap();
+            environment.restart(Service::Postgres, headwater_devenv::Stop::Kill).unwrap();
         }
         let Ok(store) = open(&runtime, &address, &pipeline) else { continue };
         let steps = if rounds > 40 { 100_000 } else { 20 + rounds * 4 };

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, Int64Array};
-use headwater::postgres::PostgresConfig;
+use headwater::sinks::postgres::PostgresConfig;
+use headwater_devenv::Ephemeral;
 use headwater_engine::delivery::contract::block;
 use headwater_engine::delivery::{Position, Reply};
-use headwater_local::Ephemeral;
 use tokio::runtime::Runtime;
 
 use crate::environment::{exclusive, postgres, wait_until};
@@ -247,7 +247,7 @@ fn what_is_missing_is_created_whole_and_with_the_rights_that_are_needed() {
         at_place(&runtime, settings, &sink(table), Some(dir.path()), |sink, place| {
             let make = sink.prepare(place).unwrap_or_else(|problem| panic!("{}", problem.message));
             make(&Default::default()).map(drop).map_err(|why| match why {
-                headwater::sink::NoStore::Refused(why) | headwater::sink::NoStore::NotNow(why) => why,
+                headwater::sinks::NoStore::Refused(why) | headwater::sinks::NoStore::NotNow(why) => why,
             })
         })
     };

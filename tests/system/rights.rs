@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use headwater_local::{Ephemeral, Options, Protocol, Proxy};
+use headwater_devenv::{Ephemeral, Options, Protocol, Proxy};
 
 use crate::environment::{HW, exclusive, oracle_dir, page, python, wait_until};
 use crate::log::{create, produce, read};

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use headwater_local::Ephemeral;
+use headwater_devenv::Ephemeral;
 use rdkafka::producer::Producer;
 
 use crate::environment::{exclusive, oracle_dir, page, python, wait_until};

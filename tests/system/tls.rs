@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use headwater::clickhouse::{Config, Connection};
 use headwater::schema_registry::{Registry, RegistryConfig};
+use headwater::sinks::clickhouse::{Config, Connection};
 use headwater::web::{Files, Tls, Trouble, Web};
 
 use crate::certificates::{Authority, DAY, Terminator};

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use headwater_local::Ephemeral;
+use headwater_devenv::Ephemeral;
 use serde_json::Value;
 
 use crate::environment::{HW, exclusive, run, tail};

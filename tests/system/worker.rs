@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use headwater_local::Ephemeral;
+use headwater_devenv::Ephemeral;
 
 use crate::environment::{HW, page, wait_until};
 

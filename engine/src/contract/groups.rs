@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Verdict;
-use super::bench::{Contract, at, expect, later, nobody, put, said, texts};
+use super::harness::{Contract, at, expect, later, nobody, put, said, texts};
 use super::transactions::nothing_happened;
 use crate::broker::{Consumer, Event, GroupView, Membership, Outcome, TopicPartition};
 

@@ -13,19 +13,19 @@
 //! }
 //! ```
 
-mod bench;
 mod groups;
+mod harness;
 mod reading;
 mod transactions;
 mod writing;
 
 use std::time::Duration;
 
-pub use self::bench::Contract;
 pub use self::groups::{
     commits_outside_transactions, groups_are_seen_from_outside, membership_that_does_not_fence_is_refused, stale_membership_is_fenced,
     two_members_share,
 };
+pub use self::harness::Contract;
 pub use self::reading::{
     empty_partitions_end, ends_are_high_watermarks, out_of_range_is_reported, paused_partitions_are_silent,
     readers_read_from_an_offset_to_the_end, start_delivers_exactly_from_there, the_last_of_many_starts_counts,

@@ -1,7 +1,7 @@
 //! Clauses: what a consumer and a reader deliver, from where, and until when.
 
 use super::Verdict;
-use super::bench::{Contract, Seen, expect, nobody, own, put, said, texts};
+use super::harness::{Contract, Seen, expect, nobody, own, put, said, texts};
 use crate::broker::{Consumer, Event, Failure, TopicPartition};
 
 /// How many polls without an event are taken for silence.

@@ -1,7 +1,7 @@
 //! Clauses: all of a transaction or nothing, and one writer at a time.
 
 use super::Verdict;
-use super::bench::{Contract, at, expect, nobody, put, said, texts};
+use super::harness::{Contract, at, expect, nobody, put, said, texts};
 use crate::broker::{Event, Failure, Outcome, Producer, Progress, TopicPartition};
 
 /// What was aborted is never delivered, the end of the log is reached behind it, and the producer continues.
@@ -40,7 +40,7 @@ pub fn open_transactions_hide_what_follows(contract: &mut Contract<'_>) -> Verdi
     let end = contract.patiently("end before an open transaction", || {
         for event in reader.poll(50, contract.patience.timeout).map_err(said("poll"))? {
             match event {
-                Event::Records { records, .. } => seen.extend(super::bench::own(&*records)),
+                Event::Records { records, .. } => seen.extend(super::harness::own(&*records)),
                 Event::End { offset, .. } => return Ok(Some(offset)),
                 _ => {}
             }

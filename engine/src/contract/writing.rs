@@ -1,7 +1,7 @@
 //! Clauses: topics, and what is written arrives as it was.
 
 use super::Verdict;
-use super::bench::{Contract, at, expect, later, nobody, put, said, texts};
+use super::harness::{Contract, at, expect, later, nobody, put, said, texts};
 use crate::broker::{Failure, Outcome, Outgoing, Producer, Refused, TopicPartition, TopicSpec};
 
 /// Topics are created once with their partitions and settings; those that don't exist are `None`.

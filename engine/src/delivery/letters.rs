@@ -1,6 +1,6 @@
 //! Dead letters of a delivery: refused rows, written in one transaction with the position after them.
 //!
-//! The format is that of all dead letters ([`crate::dead_letter`]); a letter's value is the row without its position.
+//! The format is that of all dead letters ([`crate::record::dead_letter`]); a letter's value is the row without its position.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use arrow::array::RecordBatch;
 
 use super::Settings;
 use crate::broker::{Broker, BrokerError, Committed, Failure, Membership, Producer, Progress, TopicPartition};
-use crate::dead_letter::{Content, DeadLetter, row_value};
+use crate::record::dead_letter::{Content, DeadLetter, row_value};
 use crate::sinks::position_fields;
 
 /// A row that the table refuses.

@@ -8,7 +8,7 @@ use operator_core::{Diagnostic, Path};
 use serde_json::Value;
 
 use super::{Columns, Content, Kind, Rows, Values, other_kind, registered, unusable};
-use crate::declared::{Declared, declared_columns};
+use crate::format::declared::{Declared, declared_columns};
 
 pub(super) struct Json;
 

@@ -5,6 +5,8 @@
 //! [`FORMATS`]. The list is the engine's, unlike those of operators and sinks: a format talks to nothing and the shape of a pipeline is
 //! read with it.
 
+pub mod declared;
+
 mod avro;
 pub mod debezium;
 mod json;
@@ -22,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
 
 use crate::catalog::{Catalog, Registered};
-use crate::declared::{Declared, EventShape};
+use crate::format::declared::{Declared, EventShape};
 
 /// THE list of formats, the default first.
 static FORMATS: [&dyn Kind; 5] = [&json::Json, &avro::Avro, &debezium::Debezium, &raw::Bytes, &raw::Text];

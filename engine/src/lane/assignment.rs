@@ -11,10 +11,10 @@ use super::time::Behind;
 use super::writers::Writers;
 use super::{Lane, LaneEnd, TaskId};
 use crate::broker::{Committed, Failure, TopicPartition};
-use crate::decode::Decoder;
 use crate::manifest::recreated;
 use crate::pipeline::Start;
 use crate::plan;
+use crate::record::decode::Decoder;
 use crate::time::{PartitionTime, TimeBounds, decode_watermarks};
 
 /// How long the last commit before a revocation may take.

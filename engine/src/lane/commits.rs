@@ -12,7 +12,7 @@ use super::ends::Interrupt;
 use super::partition::DecodedChunk;
 use super::{LaneConfig, LaneEnd, TaskId, World};
 use crate::broker::{Committed, Failure, MAX_METADATA, Membership, Outcome, Producer, Progress, Refused, TopicPartition};
-use crate::send_buffer::SendBuffer;
+use crate::record::send_buffer::SendBuffer;
 use crate::stats::{Counts, Stats};
 use crate::time::encode_watermarks;
 

@@ -29,7 +29,7 @@ use crate::broker::{Record, RecordSet, TopicPartition};
 use crate::notation::Notation;
 use crate::partitioner::{KeyHash, Partitioner};
 use crate::plan::{Decode, InputTopic, StageInput};
-use crate::types;
+use crate::record_types;
 
 /// Records of a partition that are all looked at, from its assignment on.
 const FRESH: u32 = 1_000;
@@ -167,7 +167,7 @@ impl KeyCheck {
         notations: &mut Notations,
     ) -> Result<(), String> {
         let columns: Option<Vec<ArrayRef>> =
-            self.columns.iter().map(|path| types::values(path, rows.schema_ref().fields(), rows.columns())).collect();
+            self.columns.iter().map(|path| record_types::values(path, rows.schema_ref().fields(), rows.columns())).collect();
         let offsets = rows.column_by_name(OFFSET).and_then(|c| c.as_any().downcast_ref::<Int64Array>());
         let (Some(columns), Some(offsets)) = (columns, offsets) else { return Err(format!("`{}` is not a column", self.name())) };
         let mut index = first;

@@ -10,11 +10,11 @@ use super::partition::DecodedChunk;
 use super::tasks::stage;
 use super::{LaneEnd, TaskId, World};
 use crate::broker::Refused;
-use crate::merge::{merge_repartitions, shared_topics};
-use crate::output::{WriteError, Writer};
-use crate::send_buffer::SendBuffer;
+use crate::record::output::{WriteError, Writer};
+use crate::record::send_buffer::SendBuffer;
 use crate::stats::{Cause, Counts, OutputCounts};
 use crate::task::Leaving;
+use crate::task::merge::{merge_repartitions, shared_topics};
 
 /// See the module documentation.
 pub(super) struct Outputs {

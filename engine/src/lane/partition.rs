@@ -15,8 +15,8 @@ use super::notations::Notations;
 use super::silence::Hold;
 use super::writers::Writers;
 use crate::broker::{RecordSet, TopicPartition};
-use crate::decode::{BadRecord, Decoder};
-use crate::output::{ORIGIN, WRITER, WRITER_WATERMARK, check_repartitioned};
+use crate::record::decode::{BadRecord, Decoder};
+use crate::record::output::{ORIGIN, WRITER, WRITER_WATERMARK, check_repartitioned};
 use crate::stats::SourceCounts;
 use crate::time::{Moment, PartitionTime, TimeBounds};
 

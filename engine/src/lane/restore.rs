@@ -11,7 +11,7 @@ use super::ends::bug;
 use super::tasks::{OwnedTask, Tasks, step};
 use super::{LaneEnd, TaskId};
 use crate::broker::{Event, Reader, RecordSet, TopicPartition};
-use crate::checkpoint::{Checkpoint, Load};
+use crate::state::checkpoint::{Checkpoint, Load};
 
 /// Bytes of checkpoint files that are loaded per turn of the lane, about.
 const LOAD_PER_TURN: u64 = 8 << 20;

@@ -12,10 +12,10 @@ use super::restore::{Loading, Restorer, Restoring};
 use super::time::Behind;
 use super::{LaneConfig, LaneEnd, TaskId, World};
 use crate::broker::{Outgoing, TopicPartition};
-use crate::checkpoint::Checkpoint;
 use crate::failpoint::failpoint;
 use crate::plan::{Plan, Stage};
-use crate::send_buffer::SendBuffer;
+use crate::record::send_buffer::SendBuffer;
+use crate::state::checkpoint::Checkpoint;
 use crate::task::{Task, TaskError};
 
 /// A task with what the lane keeps about it.

@@ -8,8 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Key;
-use crate::declared::{Declared, EventShape};
 use crate::format::Format;
+use crate::format::declared::{Declared, EventShape};
 use crate::partitioner::Partitioner;
 
 /// A stream to read: one topic, a list, or all that match a pattern.

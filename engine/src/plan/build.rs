@@ -11,8 +11,8 @@ use super::remembered::Remembered;
 use super::streams::cycle;
 use super::{Branch, Catalog, InputKind, Names, Output, Plan, PlanNode, StageInput, Upstream, sink, source};
 use crate::definition;
+use crate::operators::{Refused, Registry};
 use crate::pipeline::{API_VERSION, Pipeline, Step, can_name_a_pipeline};
-use crate::registry::{Refused, Registry};
 use crate::yaml::{Node, YamlError};
 
 /// A stream of rows while planning. Indices are global; stages are cut out at the end.

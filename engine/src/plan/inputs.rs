@@ -10,8 +10,8 @@ use operator_core::{Diagnostic, Path};
 
 use super::InputKind;
 use super::build::{Builder, Stream};
+use crate::operators::Kind;
 use crate::pipeline::{From, Names};
-use crate::registry::Kind;
 
 impl Builder<'_> {
     /// The streams of each input of a step, in the order of the kind's inputs; `None` if there is something wrong with them.

@@ -30,8 +30,8 @@ use crate::definition::Definition;
 use crate::notation::Notation;
 use crate::partitioner::Partitioner;
 use crate::pipeline::{Format, Guarantee, NullValues, OnError, Start, WrongUnit};
+use crate::record_types::Types;
 use crate::sinks::SinkTable;
-use crate::types::Types;
 
 pub use crate::catalog::{Catalog, Registered};
 pub use build::plan;

@@ -14,7 +14,7 @@ use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TableP
 use crate::format::{Content, Values, for_tables};
 use crate::partitioner::Partitioner;
 use crate::pipeline::{Format, Key, Source, Table};
-use crate::types::Types;
+use crate::record_types::Types;
 
 /// Plans a source. `record`: the columns about the record itself that its rows get.
 pub(super) fn source(

@@ -12,7 +12,7 @@ use super::source::envelope_complete;
 use super::{Branch, Catalog, PlanNode, Upstream};
 use crate::format::{Content, Values};
 use crate::pipeline::{OtherTypes, Source, TypeFrom};
-use crate::types::{By, KIND, MOST, OTHER, RecordType, Types, by_default, is_named, split};
+use crate::record_types::{By, KIND, MOST, OTHER, RecordType, Types, by_default, is_named, split};
 
 /// The types of a source; `None` if its records have one.
 pub(super) fn of_source(source: &Source, topics: &[String], catalog: &dyn Catalog) -> Result<Option<Types>, Diagnostic> {

@@ -4,6 +4,8 @@
 //! open overlay, then the committing one, then the committed entries. Only an acknowledged commit moves an overlay
 //! down; anything else throws both away. So memory never runs ahead of the changelog.
 
+pub mod checkpoint;
+
 use std::collections::BTreeMap;
 use std::ops::Bound;
 

@@ -3,9 +3,9 @@
 use operator_core::{Context, Emitted, Ledger, MemoryState, Operator, Origin, Port, Rejected, State, StateError};
 
 use super::{Leaving, Round, Task, TaskError, checks, offset_of};
-use crate::merge::{BY_TIME, Turn};
 use crate::pipeline::OnError;
 use crate::plan::Upstream;
+use crate::task::merge::{BY_TIME, Turn};
 
 impl Task {
     /// Calls an operator, checks what it emitted and sends it on. Returns whether anything was emitted, and the operator's answer.

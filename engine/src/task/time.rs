@@ -6,8 +6,8 @@
 use operator_core::{Ledger, Millis, NO_WATERMARK, Progress, Time};
 
 use super::{Leaving, Node, Round, Task, TaskError, checks};
-use crate::merge::BY_TIME;
 use crate::state::Store;
+use crate::task::merge::BY_TIME;
 
 impl Task {
     /// Gives a step the watermark of its inputs and the wall clock; true if it acted. A watermark that it is not done with comes first,

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::lane::LaneEnd;
-use headwater_engine::memory::MemoryBroker;
 use headwater_engine::partitioner::KeyHash;
+use headwater_engine::sim::MemoryBroker;
 
 use crate::{PIPELINE, cluster, lane, refused, run, start, steps};
 

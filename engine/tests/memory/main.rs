@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use headwater_engine::broker::Broker;
 use headwater_engine::lane::{Lane, LaneConfig, World};
-use headwater_engine::memory::{BrokerCatalog, MemoryBroker, MemoryClock, Settings};
+use headwater_engine::operators::{Kind, Registry};
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{plan, topics_to_create};
-use headwater_engine::registry::{Kind, Registry};
 use headwater_engine::schemas::MemorySchemas;
+use headwater_engine::sim::{BrokerCatalog, MemoryBroker, MemoryClock, Settings};
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::LoadedTables;
 use headwater_engine::time::TrustedWall;

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use headwater_engine::broker::Broker;
 use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, sample_keys};
-use headwater_engine::memory::{BrokerCatalog, MemoryBroker};
 use headwater_engine::partitioner::KeyHash;
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{Plan, plan, topics_to_create};
 use headwater_engine::schemas::MemorySchemas;
+use headwater_engine::sim::{BrokerCatalog, MemoryBroker};
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::LoadedTables;
 use headwater_engine::time::TrustedWall;

@@ -20,7 +20,7 @@ mod sealing;
 mod timers;
 
 use harness::{Case, Run};
-use headwater_engine::memory::CommittedRecord;
+use headwater_engine::sim::CommittedRecord;
 
 fn seeds() -> Vec<u64> {
     match (std::env::var("HW_SEED"), std::env::var("HW_SEEDS")) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use headwater_engine::memory::MemoryBroker;
+use headwater_engine::sim::MemoryBroker;
 use serde_json::Value;
 
 use crate::harness::{Case, Order, Outcome, PARTITIONS, SILENT_AT, TRAILS};

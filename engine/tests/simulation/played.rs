@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use headwater_engine::broker::Broker;
 use headwater_engine::lane::{Lane, LaneConfig};
-use headwater_engine::memory::{BrokerCatalog, MemoryBroker};
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{Plan, plan, topics_to_create};
+use headwater_engine::sim::{BrokerCatalog, MemoryBroker};
 use headwater_engine::yaml;
 
 use crate::elsewhere::sinks;

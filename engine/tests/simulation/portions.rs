@@ -44,7 +44,7 @@ fn until_settled(lane: &mut Lane, played: &Played) {
 }
 
 fn results(played: &Played) -> Vec<(u64, u64)> {
-    let of = |record: &headwater_engine::memory::CommittedRecord| {
+    let of = |record: &headwater_engine::sim::CommittedRecord| {
         let value: Value = serde_json::from_slice(record.value.as_deref().unwrap()).unwrap();
         (value["groups"].as_u64().unwrap(), value["total"].as_u64().unwrap())
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use headwater_engine::broker::Clock;
 use headwater_engine::lane::{Lane, LaneConfig};
-use headwater_engine::memory::MemoryBroker;
+use headwater_engine::sim::MemoryBroker;
 use serde_json::Value;
 
 use crate::harness::{Case, Outcome, PARTITIONS, Run, SILENT_AT, TRAILS};

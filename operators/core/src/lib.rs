@@ -30,14 +30,12 @@ pub mod keys;
 pub mod memory;
 pub mod operator;
 pub mod path;
-#[cfg(feature = "script")]
-pub mod script;
 pub mod spec;
 pub mod state;
 pub mod stores;
 pub mod table;
 pub mod timers;
-pub mod types;
+pub mod type_names;
 
 pub use batch::{Batch, Millis, NO_WATERMARK, Origin};
 pub use changes::{CHANGE, Mode};
@@ -49,4 +47,4 @@ pub use spec::{InputInfo, KeyEffect, OutputPort, PlanCx, Planned, Spec, StateLay
 pub use state::{MemoryState, State, StateError};
 pub use table::{Change, Table, Tables};
 pub use timers::{StepTimers, Timer, TimerKind, Timers};
-pub use types::{name as type_name, said as type_said};
+pub use type_names::{name as type_name, said as type_said};

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema};
-use operator_core::{TableInfo, script};
+use operator_core::TableInfo;
 use operator_enrich::Enrich;
 
 #[test]
 fn scripts() {
-    script::check_dir::<Enrich>(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts"));
+    operator_script::check_dir::<Enrich>(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts"));
 }
 
 fn table(key: &str, fields: Vec<Field>) -> TableInfo {
@@ -22,7 +22,7 @@ fn the_example_plans() {
     let products = table("id", vec![Field::new("id", DataType::Utf8, false), Field::new("category", DataType::Utf8, false)]);
     let customers = table("id", vec![Field::new("id", DataType::Int64, false), Field::new("tier", DataType::Utf8, false)]);
     let tables = BTreeMap::from([("products".to_string(), products), ("customers".to_string(), customers)]);
-    let planned = script::plan_example::<Enrich>(&tables).unwrap();
+    let planned = operator_script::plan_example::<Enrich>(&tables).unwrap();
     assert_eq!(
         planned,
         "output out: order_id: string, product_id: string, customer_id: long, category: string not null, segment: string [key unchanged]\n\

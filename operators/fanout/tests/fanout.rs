@@ -2,29 +2,28 @@
 
 use std::collections::BTreeMap;
 
-use operator_core::script;
 use operator_fanout::{Fanout, Match};
 
 #[test]
 fn scripts() {
-    script::check_dir::<Fanout>(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts"));
+    operator_script::check_dir::<Fanout>(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts"));
 }
 
 #[test]
 fn the_example_plans() {
-    let plan = script::plan_example::<Fanout>(&BTreeMap::new()).unwrap();
+    let plan = operator_script::plan_example::<Fanout>(&BTreeMap::new()).unwrap();
     let ports: Vec<&str> = plan.lines().filter_map(|l| l.strip_prefix("output ")?.split(':').next()).collect();
     assert_eq!(ports, ["high_value", "foreign", "rest"], "{plan}");
 }
 
 #[test]
 fn both_forms_are_read() {
-    let short: Fanout = script::parse_spec("{ b: n > 1, a: true, rest: default }").unwrap();
+    let short: Fanout = operator_script::parse_spec("{ b: n > 1, a: true, rest: default }").unwrap();
     assert_eq!((short.matching, short.short), (Match::First, true));
     assert_eq!(short.routes.iter().collect::<Vec<_>>(), [("b", "n > 1"), ("a", "true"), ("rest", "default")]);
-    let long: Fanout = script::parse_spec("{ match: all, routes: { b: n > 1 } }").unwrap();
+    let long: Fanout = operator_script::parse_spec("{ match: all, routes: { b: n > 1 } }").unwrap();
     assert_eq!((long.matching, long.short), (Match::All, false));
-    let named: Fanout = script::parse_spec("{ routes: n > 1 }").unwrap();
+    let named: Fanout = operator_script::parse_spec("{ routes: n > 1 }").unwrap();
     assert_eq!(named.routes.iter().collect::<Vec<_>>(), [("routes", "n > 1")]);
 }
 
@@ -39,7 +38,7 @@ fn wrong_forms_say_what_is_right() {
         ("[a]", "expected routes with a SQL condition each"),
         ("{ a: n > 1, a: n > 2 }", "duplicate route"),
     ] {
-        let problem = script::parse_spec::<Fanout>(yaml).unwrap_err();
+        let problem = operator_script::parse_spec::<Fanout>(yaml).unwrap_err();
         assert!(problem.contains(part), "{yaml}: {problem}");
     }
 }

@@ -6,17 +6,17 @@ use std::sync::Arc;
 use arrow::array::{BooleanArray, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use operator_core::batch::system_fields;
-use operator_core::{Batch, Context, Input, InputInfo, Ledger, MemoryState, Mode, Origin, PlanCx, Spec, Table, script};
+use operator_core::{Batch, Context, Input, InputInfo, Ledger, MemoryState, Mode, Origin, PlanCx, Spec, Table};
 use operator_filter::Filter;
 
 #[test]
 fn scripts() {
-    script::check_dir::<Filter>(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts"));
+    operator_script::check_dir::<Filter>(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts"));
 }
 
 #[test]
 fn the_example_plans() {
-    let plan = script::plan_example::<Filter>(&BTreeMap::new()).unwrap();
+    let plan = operator_script::plan_example::<Filter>(&BTreeMap::new()).unwrap();
     assert!(plan.starts_with("output out: eventId: string, data: struct<"), "{plan}");
 }
 

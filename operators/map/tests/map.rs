@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use operator_core::{Spec, script};
+use operator_core::Spec;
 use operator_map::Map;
 
 #[test]
 fn scripts() {
-    script::check_dir::<Map>(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts"));
+    operator_script::check_dir::<Map>(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts"));
 }
 
 #[test]
 fn the_example_plans() {
-    let plan = script::plan_example::<Map>(&BTreeMap::new()).unwrap();
+    let plan = operator_script::plan_example::<Map>(&BTreeMap::new()).unwrap();
     let expected = "output out: order_id: string, customer_id: string, product_id: string, revenue: double \
                     [key renamed data.orderId as order_id, data.customerId as customer_id]";
     assert_eq!(plan.lines().next(), Some(expected), "{plan}");

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use operator_core::script;
 use operator_window::Window;
 
 #[test]
 fn scripts() {
-    script::check_dir::<Window>(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts"));
+    operator_script::check_dir::<Window>(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts"));
 }
 
 #[test]
 fn the_example_plans() {
-    let planned = script::plan_example::<Window>(&BTreeMap::new()).unwrap();
+    let planned = operator_script::plan_example::<Window>(&BTreeMap::new()).unwrap();
     let first = planned.lines().next().unwrap();
     assert_eq!(
         first,

@@ -11,19 +11,19 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use arrow::datatypes::{Decimal128Type, Int32Type, Int64Type, TimestampMillisecondType};
 use headwater_engine::broker::Broker;
 use headwater_engine::delivery::{Answer, Block, Progress as Delivered, Range, Store, Target};
-use headwater_engine::memory::MemoryBroker;
 use headwater_engine::plan::Registered;
 use headwater_engine::schemas::{Lookup, MemorySchemas};
+use headwater_engine::sim::MemoryBroker;
 use headwater_engine::worker::Stop;
 use headwater_generate::{AvroEncoder, Event, GenerateError, Limit, Model, Options, Progress, SchemaIds, Topic, Totals};
 use parking_lot::Mutex;
 
 use super::{DemoArgs, Generated, Ground, Held, LoadThread, OUT_OF_ORDER_MS};
-use crate::catalog::Subjects;
 use crate::config::Config;
 use crate::diagnose::Problem;
-use crate::outages::Outages;
-use crate::run::{self, Prepared, Running, Services};
+use crate::observe::outages::Outages;
+use crate::pipeline_files::catalog::Subjects;
+use crate::worker::run::{self, Prepared, Running, Services};
 
 const PARTITIONS: i32 = 6;
 /// Records kept per partition.

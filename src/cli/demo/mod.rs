@@ -19,10 +19,10 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{Failure, runtime};
 use crate::diagnose::{Problem, Source};
-use crate::logs;
-use crate::prepare;
-use crate::run::{self, Prepared, Running, Services};
+use crate::observe::logs;
+use crate::pipeline_files;
 use crate::say;
+use crate::worker::run::{self, Prepared, Running, Services};
 use show::Display;
 
 /// The shipped pipelines, and what the demo changes in them.
@@ -172,7 +172,7 @@ pub fn run(args: &DemoArgs) -> Result<(), Failure> {
         logs::start(true);
     }
     let runtime = runtime()?;
-    if args.embedded || !headwater_local::java_available() {
+    if args.embedded || !headwater_devenv::java_available() {
         if !args.embedded {
             eprintln!("Java 17 or later is not on the PATH (Debian: openjdk-17-jre-headless), so the demo can't start Kafka.");
         }
@@ -247,7 +247,7 @@ fn prepare_all(
     for (name, text) in PIPELINES {
         let text = CHANGES.iter().fold(text.to_string(), |text, (old, new)| text.replace(old, new));
         let source = Source::new(format!("pipelines/{name}/pipeline.yaml"), text);
-        let loaded = prepare::parse(source).map_err(Failure::Wrong)?;
+        let loaded = pipeline_files::parse(source).map_err(Failure::Wrong)?;
         let prepared = run::prepare(&loaded, ground.services().clone()).map_err(Failure::Wrong)?;
         running.push(ground.start(&prepared)?);
     }

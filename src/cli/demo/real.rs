@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
+use headwater_devenv::Environment;
 use headwater_engine::worker::Stop;
-use headwater_local::Environment;
 
 use super::{DemoArgs, Generated, Ground, Held, LoadThread, OUT_OF_ORDER_MS};
 use crate::cli::local;
-use crate::clickhouse::{self, ClickHouseConfig, ClickHouseSink, Connection};
 use crate::config::{Config, RegistryConfig};
 use crate::diagnose::Problem;
-use crate::outages::Outages;
-use crate::run::{self, Prepared, Running, Services};
-use crate::sink::Spec;
+use crate::observe::outages::Outages;
+use crate::sinks::Spec;
+use crate::sinks::clickhouse::{self, ClickHouseConfig, ClickHouseSink, Connection};
+use crate::worker::run::{self, Prepared, Running, Services};
 
 /// Starts the services in the demo's folder.
 pub(super) fn up(args: &DemoArgs) -> Result<Environment, Problem> {

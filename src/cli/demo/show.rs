@@ -9,7 +9,7 @@ use headwater_engine::stats::{Histogram, LATENCY_BUCKETS};
 use headwater_generate::SoFar;
 
 use super::{Generated, Ground, Held};
-use crate::run::Running;
+use crate::worker::run::Running;
 
 /// In a file or a pipe: the heading comes again after so many rows.
 const ROWS_PER_HEADING: usize = 30;

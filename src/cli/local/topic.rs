@@ -9,8 +9,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::cli::runtime;
 use crate::diagnose::Problem;
-use crate::kafka::{Kafka, KafkaConfig};
 use crate::say;
+use headwater_kafka::{Kafka, KafkaConfig};
 
 /// Partitions of a topic that is created without a number.
 const PARTITIONS: i32 = 6;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::delivery::tests::{GROUP, PARTITIONS, Rig, TOPIC};
 use crate::delivery::{Stop, TableFault};
-use crate::memory::{Fault, Faults, MemoryBroker};
+use crate::sim::{Fault, Faults, MemoryBroker};
 
 const FAULTS: [TableFault; 4] = [TableFault::Unavailable, TableFault::RequestLost, TableFault::ReplyLost, TableFault::Late];
 

@@ -21,7 +21,7 @@ use super::*;
 use crate::broker::{
     Broker, Clock, Committed, Consumer, Event, Membership, Outcome, Outgoing, Producer, Progress as CommitProgress, Reader, TopicSpec,
 };
-use crate::memory::{Fault, Faults, MemoryBroker, MemoryClock, Tombstones};
+use crate::sim::{Fault, Faults, MemoryBroker, MemoryClock, Tombstones};
 
 pub(crate) const TOPIC: &str = "hw.test.sink.outbox";
 pub(crate) const DLQ: &str = "hw.test.sink.outbox.dlq";
@@ -139,7 +139,7 @@ impl Rig {
     }
 
     pub fn letters(&self) -> Vec<(i32, i64, i32)> {
-        let position = |headers: &[crate::memory::Header]| {
+        let position = |headers: &[crate::sim::Header]| {
             let text = |name: &str| {
                 let header = headers.iter().find(|(found, _)| found == name.as_bytes()).unwrap();
                 String::from_utf8(header.1.clone().unwrap()).unwrap()

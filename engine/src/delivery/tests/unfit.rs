@@ -36,7 +36,7 @@ fn each_row_that_does_not_fit_is_one_dead_letter_whatever_crashes() {
         let all = 0..rig.next_id;
         assert_eq!(ids(&rig.table.rows()), all.clone().filter(|id| id % 7 != 0).collect::<Vec<_>>(), "{crash_after:?}");
         let letters = rig.broker.read_all_committed(DLQ);
-        let header = |record: &crate::memory::CommittedRecord, name: &str| {
+        let header = |record: &crate::sim::CommittedRecord, name: &str| {
             let found = record.headers.iter().find(|(found, _)| found == name.as_bytes()).unwrap();
             String::from_utf8(found.1.clone().unwrap()).unwrap()
         };

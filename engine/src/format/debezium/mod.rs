@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::json::no_mapping;
 use super::{Columns, Content, Kind, Rows, Values};
-use crate::declared::{Declared, declared_columns};
+use crate::format::declared::{Declared, declared_columns};
 
 pub(super) struct Debezium;
 

@@ -39,7 +39,7 @@ use arrow::datatypes::{DataType, Fields};
 use crate::batch::Origin;
 use crate::keys;
 use crate::state::StateError;
-use crate::types::name;
+use crate::type_names::name;
 
 use bytes::{Reader, put_ordered};
 

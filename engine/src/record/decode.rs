@@ -1,0 +1,398 @@
+//! Records to rows: values are decoded into columns, then the record's own columns, event time and watermark are added.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, StructArray,
+    TimestampMillisecondArray, UnionArray, new_null_array,
+};
+use arrow::buffer::NullBuffer;
+use arrow::compute::{cast, filter_record_batch};
+use arrow::datatypes::{DataType, Field, Fields, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType};
+use headwater_formats::RowBuilder;
+use operator_core::batch::time_type;
+use operator_core::{Batch, Millis, Origin, headers};
+
+use crate::broker::{Record, RecordSet};
+use crate::pipeline::{NullValues, OtherTypes, WrongUnit};
+use crate::plan::{Decode, InputTopic, KeyCodec, Metadata, TimeSource};
+use crate::record::headers::of_record;
+use crate::record::units::{self, Reference};
+use crate::record_types::{self, Reading, Took};
+use crate::schemas::{self, SchemaSource, Unread};
+use crate::time::PartitionTime;
+
+/// A record that could not become a row.
+#[derive(Debug)]
+pub struct BadRecord {
+    /// Its place in the record set.
+    pub index: usize,
+    pub cause: String,
+}
+
+/// What decoding a run of records gave.
+pub struct Decoded {
+    /// `None` if no row came out.
+    pub batch: Option<Batch>,
+    pub bad: Vec<BadRecord>,
+    /// Records without a value that the source skips.
+    pub skipped: u64,
+    /// Rows whose event time looks like another unit.
+    pub wrong_unit: u64,
+    /// Records taken, from the index asked for on.
+    pub taken: usize,
+    /// Why it stopped early: the schema of the next record isn't known yet.
+    pub waits: Option<String>,
+}
+
+/// Decodes the records of one topic of a source.
+pub struct Decoder {
+    plan: Decode,
+    topic: Arc<str>,
+    schemas: Arc<dyn SchemaSource>,
+    reading: Reading,
+    /// Where something reads keys that are records.
+    keys: Option<Keys>,
+    schema: SchemaRef,
+    offsets: Vec<i64>,
+    timestamps: Vec<Option<Millis>>,
+    places: Vec<usize>,
+    /// Records of a batch at most.
+    most: usize,
+    /// A wrong unit of event times was logged.
+    warned: bool,
+}
+
+/// Record keys that are records, as they are decoded.
+struct Keys {
+    decoder: Box<dyn headwater_formats::Decoder>,
+    rows: RowBuilder,
+    /// By row: the record has a key.
+    present: Vec<bool>,
+}
+
+impl Keys {
+    fn new(codec: &KeyCodec) -> Result<Keys, String> {
+        let (decoder, rows) = codec.decoder()?;
+        Ok(Keys { decoder, rows, present: Vec::new() })
+    }
+
+    /// The keys of the rows so far, null where a record has none.
+    fn finish(&mut self) -> Result<ArrayRef, String> {
+        let rows = self.rows.finish()?;
+        let present = NullBuffer::from(std::mem::take(&mut self.present));
+        let nulls = (present.null_count() > 0).then_some(present);
+        let keys = StructArray::try_new_with_length(rows.schema().fields().clone(), rows.columns().to_vec(), nulls, rows.num_rows());
+        keys.map(|keys| Arc::new(keys) as ArrayRef).map_err(|e| e.to_string())
+    }
+}
+
+/// A batch ends at about this many bytes of columns: small records can have large values (defaults, lists of nulls).
+const MAX_BATCH_BYTES: usize = 32 << 20;
+/// Milliseconds that have a date within the years 1 to 9999.
+const EVENT_TIMES: std::ops::Range<Millis> = -62_135_596_800_000..253_402_300_800_000;
+/// Rows per batch at most: columns stay in the processor's caches.
+pub const MAX_ROWS: usize = 8_192;
+
+impl Decoder {
+    /// `schema`: what the steps see, user columns and system columns.
+    pub fn new(plan: &Decode, topic: &InputTopic, schema: &SchemaRef, schemas: Arc<dyn SchemaSource>) -> Result<Decoder, String> {
+        let reading = match &plan.types {
+            None => Reading::one(plan.format, topic.avro.as_deref(), &plan.value, MAX_ROWS),
+            Some(types) => Reading::several(plan.format, types, MAX_ROWS),
+        };
+        let reading = reading.map_err(|e| format!("`{}`: {e}", topic.name))?;
+        let codec = plan.key.as_ref().filter(|_| plan.metadata.contains(&Metadata::Key));
+        let keys = codec.map(Keys::new).transpose()?;
+        Ok(Decoder {
+            plan: plan.clone(),
+            topic: topic.name.clone(),
+            schemas,
+            reading,
+            keys,
+            schema: schema.clone(),
+            offsets: Vec::new(),
+            timestamps: Vec::new(),
+            places: Vec::new(),
+            most: MAX_ROWS,
+            warned: false,
+        })
+    }
+
+    /// The last batch was too large for the steps: the next one has half its `records`.
+    pub fn take_fewer(&mut self, records: usize) {
+        self.most = (records / 2).max(1);
+    }
+
+    /// The last batch was not too large: the next one may have more records.
+    pub fn take_more(&mut self) {
+        self.most = (self.most * 2).min(MAX_ROWS);
+    }
+
+    /// Decodes records from `first` on. Moves `time` past the rows it returns.
+    pub fn decode(
+        &mut self,
+        partition: i32,
+        records: &dyn RecordSet,
+        first: usize,
+        time: &mut PartitionTime,
+        wall: Millis,
+    ) -> Result<Decoded, String> {
+        let mut out = Decoded { batch: None, bad: Vec::new(), skipped: 0, wrong_unit: 0, taken: 0, waits: None };
+        self.offsets.clear();
+        self.timestamps.clear();
+        self.places.clear();
+        let last = records.len().min(first + self.most);
+        for index in first..last {
+            // Not for every record: it looks at every column.
+            if (index - first) % 64 == 63 && self.reading.bytes() > MAX_BATCH_BYTES {
+                break;
+            }
+            let record = records.get(index);
+            let read = match (record.value, self.plan.null_values) {
+                (None, NullValues::Skip) => {
+                    out.skipped += 1;
+                    out.taken += 1;
+                    continue;
+                }
+                (None, NullValues::DeadLetter) => Err(Unread::Bad("the record has no value".into())),
+                (Some(value), _) => self.read(records, index, value, record.key),
+            };
+            match read {
+                Ok(Took::Nothing) => out.skipped += 1,
+                Ok(Took::Row) => {
+                    self.offsets.push(record.offset);
+                    self.timestamps.push(record.timestamp);
+                    self.places.push(index);
+                }
+                Err(Unread::Bad(cause)) => out.bad.push(BadRecord { index, cause }),
+                Err(Unread::Wait(why)) => {
+                    out.waits = Some(why);
+                    break;
+                }
+            }
+            out.taken += 1;
+        }
+        if !self.places.is_empty() {
+            self.finish(partition, records, first, time, wall, &mut out)?;
+        }
+        Ok(out)
+    }
+
+    /// Appends a record: a row, and one of its key if that has columns.
+    fn read(&mut self, records: &dyn RecordSet, index: usize, value: &[u8], key: Option<&[u8]>) -> Result<Took, Unread> {
+        let took = self.reading.read((records, index), value, self.schemas.as_ref())?;
+        let Some(keys) = self.keys.as_mut().filter(|_| took == Took::Row) else { return Ok(took) };
+        let Some(key) = key else {
+            keys.rows.push_blank();
+            keys.present.push(false);
+            return Ok(took);
+        };
+        match schemas::read(keys.decoder.as_mut(), key, &mut keys.rows, self.schemas.as_ref()) {
+            Ok(()) => {
+                keys.present.push(true);
+                Ok(took)
+            }
+            Err(e) => {
+                self.reading.take_back();
+                Err(match e {
+                    Unread::Bad(cause) => Unread::Bad(format!("the key: {cause}")),
+                    wait => wait,
+                })
+            }
+        }
+    }
+
+    fn finish(
+        &mut self,
+        partition: i32,
+        records: &dyn RecordSet,
+        first: usize,
+        time: &mut PartitionTime,
+        wall: Millis,
+        out: &mut Decoded,
+    ) -> Result<(), String> {
+        let fields = self.plan.value.fields();
+        let mut columns = self.reading.finish(|rows| conform(rows, fields))?;
+        for metadata in self.plan.metadata.clone() {
+            columns.push(self.metadata(metadata, partition, records)?);
+        }
+        let (times, unit) = self.times(&columns)?;
+        let mut kept = vec![true; self.places.len()];
+        let mut event_times = Vec::with_capacity(self.places.len());
+        let mut watermarks = Vec::with_capacity(self.places.len());
+        let mut futures = Vec::with_capacity(self.places.len());
+        for (row, at) in times.into_iter().enumerate() {
+            let record = self.timestamps.get(row).copied().flatten();
+            let reference = Reference::of(&self.plan.time, record, wall);
+            let usable = match at {
+                Some(at) if EVENT_TIMES.contains(&at) && !reference.is_far(at) => Ok(at),
+                at => {
+                    let index = self.places.get(row).copied().unwrap_or(first);
+                    self.far(at, unit, reference, &records.get(index), partition, out).map_err(|cause| BadRecord { index, cause })
+                }
+            };
+            match usable {
+                Ok(at) => {
+                    let observed = time.observe(at, record, wall);
+                    futures.push(observed.is_future);
+                    watermarks.push(observed.watermark);
+                    event_times.push(at);
+                }
+                Err(bad) => {
+                    out.bad.push(bad);
+                    futures.push(false);
+                    watermarks.push(time.watermark());
+                    event_times.push(0);
+                    if let Some(keep) = kept.get_mut(row) {
+                        *keep = false;
+                    }
+                }
+            }
+        }
+        columns.push(Arc::new(TimestampMillisecondArray::from(event_times).with_timezone("UTC")));
+        columns.push(Arc::new(Int64Array::from(watermarks)));
+        columns.push(Arc::new(Int64Array::from(self.offsets.clone())));
+        columns.push(Arc::new(BooleanArray::from(futures)));
+        if self.plan.headers {
+            columns.push(self.headers(records));
+        }
+        let mut rows = RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| format!("decoded rows of `{}`: {e}", self.topic))?;
+        if kept.contains(&false) {
+            rows = filter_record_batch(&rows, &BooleanArray::from(kept)).map_err(|e| e.to_string())?;
+            out.bad.sort_by_key(|b| b.index);
+        }
+        if rows.num_rows() > 0 {
+            let to = self.offsets.last().copied().unwrap_or(-1);
+            let origin = Origin { topic: self.topic.clone(), partition, from: records.get(first).offset - 1, to };
+            out.batch = Some(Batch::new(rows, origin));
+        }
+        Ok(())
+    }
+
+    fn metadata(&mut self, metadata: Metadata, partition: i32, records: &dyn RecordSet) -> Result<ArrayRef, String> {
+        if let (Metadata::Key, Some(keys)) = (metadata, &mut self.keys) {
+            return keys.finish();
+        }
+        let n = self.places.len();
+        let record = |place: &usize| -> Record<'_> { records.get(*place) };
+        Ok(match metadata {
+            Metadata::Topic => Arc::new(StringArray::from(vec![self.topic.as_ref(); n])),
+            Metadata::Partition => Arc::new(Int32Array::from(vec![partition; n])),
+            Metadata::Timestamp => Arc::new(TimestampMillisecondArray::from(self.timestamps.clone()).with_timezone("UTC")),
+            Metadata::Key => {
+                let mut keys = BinaryBuilder::with_capacity(n, 16 * n);
+                for place in &self.places {
+                    keys.append_option(record(place).key);
+                }
+                Arc::new(keys.finish())
+            }
+            Metadata::Value => {
+                let mut values = BinaryBuilder::with_capacity(n, 256 * n);
+                for place in &self.places {
+                    values.append_option(record(place).value);
+                }
+                Arc::new(values.finish())
+            }
+        })
+    }
+
+    fn headers(&self, records: &dyn RecordSet) -> ArrayRef {
+        let mut column = BinaryBuilder::with_capacity(self.places.len(), 0);
+        let mut bytes = Vec::new();
+        for place in &self.places {
+            bytes.clear();
+            records.headers(*place, &mut |name, value| headers::push(&mut bytes, &of_record(name), value));
+            column.append_option((!bytes.is_empty()).then_some(bytes.as_slice()));
+        }
+        Arc::new(column.finish())
+    }
+
+    /// Event times, and the unit they were in.
+    fn times(&self, columns: &[ArrayRef]) -> Result<(Vec<Option<Millis>>, TimeUnit), String> {
+        let TimeSource::Column(path) = &self.plan.time else { return Ok((self.timestamps.clone(), TimeUnit::Millisecond)) };
+        let column = record_types::values(path, self.plan.value.fields(), columns).ok_or_else(|| format!("no column `{path}`"))?;
+        let unit = match column.data_type() {
+            DataType::Int64 => {
+                return Ok((self.of_other_types(column.as_primitive::<Int64Type>().iter().collect(), columns), TimeUnit::Millisecond));
+            }
+            DataType::Timestamp(unit, _) => *unit,
+            _ => TimeUnit::Millisecond,
+        };
+        let millis = cast(&column, &time_type()).map_err(|e| e.to_string())?;
+        Ok((self.of_other_types(millis.as_primitive::<TimestampMillisecondType>().iter().collect(), columns), unit))
+    }
+
+    /// Records of other types have no column with a time: theirs is that of the record.
+    fn of_other_types(&self, mut times: Vec<Option<Millis>>, columns: &[ArrayRef]) -> Vec<Option<Millis>> {
+        let other = self.plan.types.as_ref().filter(|types| types.other == OtherTypes::Keep).map(|types| types.types.len());
+        let union = columns.first().and_then(|column| column.as_any().downcast_ref::<UnionArray>());
+        if let (Some(other), Some(union)) = (other, union) {
+            let rows = times.iter_mut().zip(union.type_ids()).zip(&self.timestamps);
+            rows.filter(|((_, id), _)| **id as usize == other).for_each(|((time, _), timestamp)| *time = *timestamp);
+        }
+        times
+    }
+
+    /// Judges an event time that is missing, out of range or decades from `reference`.
+    #[cold]
+    fn far(
+        &mut self,
+        at: Option<Millis>,
+        unit: TimeUnit,
+        reference: Reference,
+        record: &Record<'_>,
+        partition: i32,
+        out: &mut Decoded,
+    ) -> Result<Millis, String> {
+        let column = match &self.plan.time {
+            TimeSource::Record => None,
+            TimeSource::Column(path) => Some(path),
+        };
+        // Checked last: it reads the record again.
+        let is_text = || match column {
+            Some(path) => record.value.is_some_and(|value| self.plan.format.is_text(value, path)),
+            None => false,
+        };
+        let looks = at.and_then(|at| units::other_unit(at, unit, reference)).filter(|_| !is_text());
+        let usable = match column {
+            None => at.ok_or_else(|| "the record has no timestamp".to_string()),
+            Some(path) => at
+                .filter(|at| EVENT_TIMES.contains(at))
+                .ok_or_else(|| format!("event time `{path}` is null or not within the years 1 to 9999")),
+        };
+        let Some(looks) = looks else { return usable };
+        out.wrong_unit += 1;
+        let what = column.map_or_else(|| "the record's timestamp".to_string(), |path| format!("event time `{path}`"));
+        let cause = format!("{what} is decades from {reference}: it looks like {looks}");
+        if !std::mem::replace(&mut self.warned, true) {
+            let offset = record.offset;
+            tracing::warn!(topic = %self.topic, partition, offset, "{cause}. Further rows of this partition with such a time are counted (headwater_source_wrong_unit_total), not logged");
+        }
+        match self.plan.wrong_unit {
+            // Out of range in any case.
+            WrongUnit::Accept => usable.map_err(|_| cause),
+            WrongUnit::DeadLetter => Err(cause),
+        }
+    }
+}
+
+/// The columns of `batch` under the names of `fields`, null where the batch has none.
+fn conform(batch: &RecordBatch, fields: &Fields) -> Vec<ArrayRef> {
+    fields.iter().map(|field| conform_column(batch.column_by_name(field.name()), field, batch.num_rows())).collect()
+}
+
+fn conform_column(column: Option<&ArrayRef>, field: &Field, rows: usize) -> ArrayRef {
+    match (column, field.data_type()) {
+        (None, data_type) => new_null_array(data_type, rows),
+        (Some(column), DataType::Struct(fields)) if column.data_type() != field.data_type() => {
+            let Some(record) = column.as_any().downcast_ref::<StructArray>() else { return new_null_array(field.data_type(), rows) };
+            let children = fields.iter().map(|f| conform_column(record.column_by_name(f.name()), f, rows)).collect();
+            match StructArray::try_new(fields.clone(), children, record.nulls().cloned()) {
+                Ok(array) => Arc::new(array),
+                Err(_) => new_null_array(field.data_type(), rows),
+            }
+        }
+        (Some(column), _) => column.clone(),
+    }
+}
