@@ -121,7 +121,7 @@ fn editors_complete_document_and_mark_pipelines() {
     for key in ["tumbling", "by", "compute", "lateness", "expire"] {
         assert!(list("window").contains(&key), "a window completes {:?}", list("window"));
     }
-    assert_eq!(list("emit"), ["on_close", "on_update"]);
+    assert_eq!(list("emit"), ["on_close", "on_update", "changes"]);
     let hover = |name: &str| found[name].as_str().unwrap().replace('\\', "");
     assert!(hover("hoverKey").contains("How long a window stays open for late rows"), "{}", hover("hoverKey"));
     assert!(hover("hoverOperator").contains("Keeps the rows for which a SQL condition is true"), "{}", hover("hoverOperator"));

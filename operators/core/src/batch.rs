@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
-use crate::changes::CHANGE;
+use crate::changes::{self, ADDED, CHANGE};
 use crate::diagnostic::Diagnostic;
 use crate::state::StateError;
 
@@ -147,6 +147,7 @@ impl Batch {
             watermarks: self.watermarks().ok_or_else(missing)?.values(),
             offsets: self.offsets().ok_or_else(missing)?.values(),
             futures: self.futures().ok_or_else(missing)?,
+            changes: changes::of(&self.rows).map(|changes| changes.values().as_ref()),
         })
     }
 
@@ -163,6 +164,7 @@ pub struct SystemColumns<'a> {
     watermarks: &'a [Millis],
     offsets: &'a [i64],
     futures: &'a BooleanArray,
+    changes: Option<&'a [i8]>,
 }
 
 /// The system columns of a row.
@@ -173,6 +175,8 @@ pub struct SystemRow {
     pub offset: i64,
     /// Its time is not believed.
     pub future: bool,
+    /// +1 the row is there, as are all rows of a stream that is not one of changes; -1 it is gone.
+    pub change: i8,
 }
 
 impl SystemColumns<'_> {
@@ -181,7 +185,8 @@ impl SystemColumns<'_> {
     pub fn row(&self, index: usize) -> SystemRow {
         let at = |column: &[i64]| column.get(index).copied().unwrap_or_default();
         let future = index < self.futures.len() && self.futures.value(index);
-        SystemRow { time: at(self.times), watermark: at(self.watermarks), offset: at(self.offsets), future }
+        let change = self.changes.and_then(|changes| changes.get(index)).copied().unwrap_or(ADDED);
+        SystemRow { time: at(self.times), watermark: at(self.watermarks), offset: at(self.offsets), future, change }
     }
 }
 

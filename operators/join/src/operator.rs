@@ -207,7 +207,7 @@ impl Operator for JoinOperator {
         let (mut late, mut keyless) = (Vec::new(), 0);
         let (mut key, mut sequence, mut bytes) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..batch.num_rows() {
-            let SystemRow { time, watermark, offset, future } = rows.system.row(index);
+            let SystemRow { time, watermark, offset, future, .. } = rows.system.row(index);
             if time < watermark.saturating_sub(plan.lateness) {
                 late.push(index as u32);
                 continue;

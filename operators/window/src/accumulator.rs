@@ -4,6 +4,9 @@
 //! [`Function::add`] takes it and cannot fail. Whether it can be taken depends on the row alone: sums are wide enough for
 //! any number of rows, and whether one fits its column is judged when it is emitted ([`Function::result`]). So no answer
 //! depends on the order in which rows arrive.
+//!
+//! Of a stream of changes, counts and sums take a row that is gone off again ([`Function::retracts`]). It may come before the row it
+//! takes away, so counts can be negative for a while.
 
 use std::cmp::Ordering;
 
@@ -55,9 +58,9 @@ pub enum Function {
 /// The memory of one aggregate of one group in one window.
 #[derive(Clone, Debug)]
 pub enum Accumulator {
-    Count(u64),
-    Total { sum: i256, count: u64 },
-    Float { sum: ExactSum, count: u64 },
+    Count(i64),
+    Total { sum: i256, count: i64 },
+    Float { sum: ExactSum, count: i64 },
     Extreme(Option<Value>),
     Picked(Option<Box<Picked>>),
     Best(Option<Box<Best>>),
@@ -72,6 +75,8 @@ pub struct Row<'a> {
     /// The time is not believed, see [`operator_core::batch::FUTURE`].
     pub future: bool,
     pub offset: i64,
+    /// +1 the row is there, -1 it is gone.
+    pub change: i8,
     pub origin: &'a Origin,
 }
 
@@ -130,6 +135,15 @@ impl Function {
         }
     }
 
+    /// True if rows can be taken off again: what is kept is a sum, and not one of the rows.
+    pub fn retracts(&self) -> bool {
+        use Function::*;
+        match self {
+            CountRows | CountValues | CountDistinct | SumInt | SumDecimal | SumFloat | AvgInt | AvgDecimal { .. } | AvgFloat => true,
+            Min | Max | First | Last | MinBy | MaxBy | Percentile { .. } => false,
+        }
+    }
+
     /// True if [`Function::refuses`] may ever refuse.
     pub fn can_refuse(&self) -> bool {
         use Function::*;
@@ -160,24 +174,26 @@ impl Function {
         refused.then_some(Refusal::NotFinite)
     }
 
-    /// Adds `column[row]`, which must not be refused. `count(DISTINCT)` is counted by whoever keeps its values, and a function of
+    /// Adds `column[row]`, which must not be refused, or takes it off if the row is gone. `count(DISTINCT)` is counted by whoever keeps its values, and a function of
     /// two columns is [`Function::add_ordered`].
     #[inline]
     pub fn add(&self, to: &mut Accumulator, column: Option<&Column<'_>>, row: Row<'_>) {
+        let change = i64::from(row.change);
         match (to, column) {
-            (Accumulator::Count(count), None) => *count += 1,
-            (Accumulator::Count(count), Some(column)) => *count += u64::from(!column.is_null(row.index)),
+            (Accumulator::Count(count), None) => *count += change,
+            (Accumulator::Count(count), Some(column)) => *count += if column.is_null(row.index) { 0 } else { change },
             (Accumulator::Total { sum, count }, Some(column)) => {
                 if let Some(value) = column.int(row.index) {
-                    // 2^64 decimals of 127 bits fit 191.
-                    *sum = sum.wrapping_add(i256::from_i128(value));
-                    *count += 1;
+                    // 2^63 decimals of 127 bits fit 190.
+                    let value = i256::from_i128(value);
+                    *sum = if change < 0 { sum.wrapping_sub(value) } else { sum.wrapping_add(value) };
+                    *count += change;
                 }
             }
             (Accumulator::Float { sum, count }, Some(column)) => {
                 if let Some(value) = column.float(row.index) {
-                    sum.add(value);
-                    *count += 1;
+                    sum.add(if change < 0 { -value } else { value });
+                    *count += change;
                 }
             }
             (Accumulator::Extreme(kept), Some(column)) => self.add_extreme(kept, column, row.index),
@@ -233,8 +249,8 @@ impl Function {
         })
     }
 
-    /// The sum or the average of whole numbers; `count > 0`.
-    fn total(&self, sum: i256, count: u64) -> Result<Value, Refusal> {
+    /// The sum or the average of whole numbers; `count` is not 0.
+    fn total(&self, sum: i256, count: i64) -> Result<Value, Refusal> {
         let narrow = sum.to_i128();
         match self {
             // Sums of 64-bit integers fit 128 bits.
@@ -249,10 +265,10 @@ impl Function {
     pub fn decode(&self, reader: &mut Reader<'_>) -> Option<Accumulator> {
         let kind = reader.u8()?;
         Some(match (self.empty(), kind) {
-            (Accumulator::Count(_), 1) => Accumulator::Count(reader.u64()?),
-            (Accumulator::Total { .. }, 2) => Accumulator::Total { sum: i256::from_i128(reader.i128()?), count: reader.u64()? },
-            (Accumulator::Total { .. }, 7) => Accumulator::Total { sum: i256::from_be_bytes(reader.array()?), count: reader.u64()? },
-            (Accumulator::Float { .. }, 3) => Accumulator::Float { sum: ExactSum::decode(reader)?, count: reader.u64()? },
+            (Accumulator::Count(_), 1) => Accumulator::Count(read_count(reader)?),
+            (Accumulator::Total { .. }, 2) => Accumulator::Total { sum: i256::from_i128(reader.i128()?), count: read_count(reader)? },
+            (Accumulator::Total { .. }, 7) => Accumulator::Total { sum: i256::from_be_bytes(reader.array()?), count: read_count(reader)? },
+            (Accumulator::Float { .. }, 3) => Accumulator::Float { sum: ExactSum::decode(reader)?, count: read_count(reader)? },
             (Accumulator::Extreme(_), 4) => Accumulator::Extreme(match reader.u8()? {
                 0 => None,
                 _ => Some(Value::decode(reader)?),
@@ -278,7 +294,7 @@ impl Accumulator {
         match self {
             Accumulator::Count(count) => {
                 out.push(1);
-                put_u64(*count, out);
+                put_count(*count, out);
             }
             Accumulator::Total { sum, count } => {
                 match sum.to_i128() {
@@ -291,12 +307,12 @@ impl Accumulator {
                         out.extend_from_slice(&sum.to_be_bytes());
                     }
                 }
-                put_u64(*count, out);
+                put_count(*count, out);
             }
             Accumulator::Float { sum, count } => {
                 out.push(3);
                 sum.encode(out);
-                put_u64(*count, out);
+                put_count(*count, out);
             }
             Accumulator::Extreme(value) => {
                 out.extend_from_slice(&[4, value.is_some().into()]);
@@ -322,17 +338,36 @@ impl Accumulator {
         }
     }
 
-    /// Counts one more distinct value.
-    pub fn count_distinct(&mut self) {
+    /// Counts so many more distinct values.
+    pub fn count_distinct(&mut self, change: i64) {
         if let Accumulator::Count(count) = self {
-            *count += 1;
+            *count += change;
+        }
+    }
+
+    /// It remembers nothing: as much was taken off as was added. Only of functions that take rows off.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Accumulator::Count(count) => *count == 0,
+            Accumulator::Total { sum, count } => *count == 0 && *sum == i256::ZERO,
+            Accumulator::Float { sum, count } => *count == 0 && sum.value() == Some(0.0),
+            _ => false,
         }
     }
 }
 
+/// Counts are written as numbers without a sign: those of rows that are only added always were.
+fn put_count(count: i64, out: &mut Vec<u8>) {
+    put_u64(count as u64, out);
+}
+
+fn read_count(reader: &mut Reader<'_>) -> Option<i64> {
+    reader.u64().map(|count| count as i64)
+}
+
 /// `sum / count` with `digits` (at most 4) more decimal digits than `sum`, rounded half away from zero. The plan chose
-/// `digits` so that no average of values in range can overflow; `count > 0`.
-fn divide(sum: i256, count: u64, digits: u32) -> Option<i128> {
+/// `digits` so that no average of values in range can overflow; `count` is not 0.
+fn divide(sum: i256, count: i64, digits: u32) -> Option<i128> {
     let (scale, divisor) = (10i128.checked_pow(digits)?, i128::from(count));
     let (whole, rest) = match sum.to_i128() {
         Some(sum) => (sum / divisor, sum % divisor),
@@ -343,7 +378,7 @@ fn divide(sum: i256, count: u64, digits: u32) -> Option<i128> {
     };
     let rest = rest.checked_mul(scale)?;
     let (part, left) = (rest / divisor, rest % divisor);
-    let up = if left.unsigned_abs() * 2 >= divisor.unsigned_abs() { rest.signum() } else { 0 };
+    let up = if left.unsigned_abs() * 2 >= divisor.unsigned_abs() { rest.signum() * divisor.signum() } else { 0 };
     whole.checked_mul(scale)?.checked_add(part)?.checked_add(up)
 }
 

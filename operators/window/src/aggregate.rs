@@ -44,6 +44,14 @@ pub struct Aggregate {
     pub nullable: bool,
 }
 
+impl Aggregate {
+    /// The number of rows of a group, which is no column.
+    pub fn rows() -> Aggregate {
+        let function = Function::CountRows;
+        Aggregate { name: String::new(), function, inputs: Vec::new(), data_type: DataType::Int64, nullable: false }
+    }
+}
+
 /// Plans the computed column `name`; its arguments are added to `inputs`.
 pub fn plan(name: &str, sql: &str, schema: &SchemaRef, inputs: &mut Inputs) -> Result<Aggregate, Diagnostic> {
     let call = parse_aggregate(sql).map_err(|e| e.diagnostic())?;

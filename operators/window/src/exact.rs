@@ -78,7 +78,7 @@ impl ExactSum {
     }
 
     /// The sum divided by the number of its numbers: of any finite numbers it is finite.
-    pub fn mean(&self, count: u64) -> f64 {
+    pub fn mean(&self, count: i64) -> f64 {
         let (value, scale) = self.rounded();
         (value / count as f64 * scale).clamp(f64::MIN, f64::MAX)
     }

@@ -126,22 +126,23 @@ impl Groups {
         }
     }
 
-    /// Notes that `slot` has met `value` (encoded) in the `count(DISTINCT)` at place `aggregate`.
+    /// Notes that a row of `slot` has `value` (encoded) in the `count(DISTINCT)` at place `aggregate`, or has it no longer.
     pub fn add_distinct(
         &mut self,
         plan: &WindowPlan,
         slot: usize,
-        aggregate: usize,
-        value: &[u8],
+        (aggregate, value): (usize, &[u8]),
+        change: i8,
         state: &mut dyn State,
     ) -> Result<(), StateError> {
         let Some(Slot { from, to, stored, .. }) = self.slots.get(slot) else { return Ok(()) };
         let key = self.keys.get(*from..*to).unwrap_or_default();
-        if !self.distinct.is_new(key, aggregate, value, *stored, state)? {
-            return Ok(());
-        }
+        let more = match plan.rows {
+            Some(_) => self.distinct.change(key, (aggregate, value), change, state)?,
+            None => self.distinct.is_new(key, aggregate, value, *stored, state)?.into(),
+        };
         if let Some(accumulator) = self.accumulators.get_mut(slot * plan.aggregates.len() + aggregate) {
-            accumulator.count_distinct();
+            accumulator.count_distinct(more);
         }
         Ok(())
     }
@@ -155,9 +156,17 @@ impl Groups {
     pub fn write_back(&mut self, plan: &WindowPlan, state: &mut dyn State) -> Result<(), StateError> {
         let width = plan.aggregates.len().max(1);
         for (slot, accumulators) in self.slots.iter().zip(self.accumulators.chunks(width)).filter(|(s, _)| s.changed) {
+            let key = self.keys.get(slot.from..slot.to).unwrap_or_default();
+            if plan.rows.is_some() && slot.held == 0 && accumulators.iter().all(Accumulator::is_empty) {
+                // All rows that came are gone.
+                if slot.stored {
+                    state.delete(key)?;
+                }
+                continue;
+            }
             self.buffer.clear();
             put_group(slot.held, slot.last.filter(|_| plan.expire.is_some()), accumulators, &mut self.buffer);
-            state.put(self.keys.get(slot.from..slot.to).unwrap_or_default(), &self.buffer)?;
+            state.put(key, &self.buffer)?;
         }
         self.clear();
         Ok(())

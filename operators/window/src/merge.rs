@@ -85,7 +85,7 @@ mod tests {
             let (column, order) = (Column::new(array), Column::new(&order));
             let mut kept = vec![function.empty(); parts];
             for (index, row) in rows.iter().enumerate() {
-                let at = Row { index, time: row.2, future: row.3, offset: index as i64, origin: &origin };
+                let at = Row { index, time: row.2, future: row.3, offset: index as i64, change: 1, origin: &origin };
                 let part = &mut kept[(index * 7) % parts];
                 match function {
                     Function::MinBy | Function::MaxBy => function.add_ordered(part, &column, &order, at),

@@ -7,6 +7,7 @@
 //! when time moves past the earliest end: scan closed windows, emit, delete, release their rows, a portion at a time
 //!                        the earliest pane: merge it into its groups, emit what they are so far ([`crate::panes`])
 //! a result that does not fit its column: dead letter, instead of being emitted
+//! a row that is gone is taken off again; a group whose rows are all gone has no result
 //! ```
 //!
 //! Invariant (rule R6): what happens to a row depends on the row, on its own partition's watermark before it, and on the
@@ -32,6 +33,8 @@ use crate::updates::Updates;
 
 /// The port of rows that came too late.
 pub const LATE: Port = Port(1);
+/// The cause of a dead letter.
+const NEVER_CAME: &str = "more rows of the window are gone than came";
 
 /// One window step in one partition.
 #[derive(Debug)]
@@ -109,6 +112,7 @@ impl WindowOperator {
         rows: &Rows<'_>,
         row: Row<'_>,
         watermark: Millis,
+        updates: &mut Updates<'_>,
         cx: &mut Context<'_>,
     ) -> Result<Fate, StateError> {
         let Some(last) = self.last_end(plan, row.time) else {
@@ -142,13 +146,15 @@ impl WindowOperator {
             self.open.push((end, slot));
             end = plan.windows.before(end);
         }
+        updates.before(plan, &self.groups, (&self.open, row.index), rows, cx)?;
         for (nth, (_, slot)) in self.open.iter().enumerate() {
-            let holds = nth == 0 && plan.emit != Emit::OnUpdate;
+            let holds = nth == 0 && !plan.emit.is_by_row();
             self.groups.add(plan, *slot, &rows.columns, row, holds, age);
         }
         rows.each_distinct(plan, row.index, &mut self.value, |place, value| {
-            self.open.iter().try_for_each(|(_, slot)| self.groups.add_distinct(plan, *slot, place, value, cx.state()))
+            self.open.iter().try_for_each(|(_, slot)| self.groups.add_distinct(plan, *slot, (place, value), row.change, cx.state()))
         })?;
+        updates.after(plan, &self.groups, (&self.open, row.index), rows, cx)?;
         Ok(Fate::Added)
     }
 
@@ -169,7 +175,7 @@ impl WindowOperator {
         let mut accumulators = Vec::new();
         let mut deleted: Vec<Vec<u8>> = Vec::new();
         let mut group_key: Vec<u8> = Vec::new();
-        let mut released = 0;
+        let (mut released, mut gone) = (0, 0);
         let mut read = |key: &[u8], value: &[u8]| -> Result<bool, StateError> {
             // DISTINCT values follow their group, and no group's key is the beginning of another's.
             if group_key.is_empty() || !key.starts_with(&group_key) {
@@ -179,12 +185,18 @@ impl WindowOperator {
                     group_key.extend_from_slice(key);
                     accumulators.clear();
                     let held = read_group(plan, value, &mut accumulators)?.held;
+                    let rows = plan.rows_of(&accumulators);
                     // Updates have said it, but for rows of the time before `emit` was changed to this.
-                    if plan.emit == Emit::OnUpdate && held == 0 && end >= held_to {
+                    let is_said = plan.emit.is_by_row() && held == 0 && end >= held_to;
+                    if is_said || rows == Some(0) {
+                        gone += held;
                         group.iter_mut().for_each(|column| drop(column.pop()));
                     } else {
                         results.add_bytes(key.len());
-                        released += if results.push(plan, end, &accumulators, held) { held } else { 0 };
+                        let fits = results.push(plan, end, &accumulators, held);
+                        let missing = rows.is_some_and(|rows| rows < 0) && fits;
+                        results.refuse(missing.then(|| NEVER_CAME.to_string()), held);
+                        released += if fits && !missing { held } else { 0 };
                     }
                 }
             }
@@ -208,6 +220,7 @@ impl WindowOperator {
             cx.state().delete(key)?;
         }
         cx.release(released);
+        cx.filtered_held(gone);
         if let (Progress::More, Some(last)) = (progress, deleted.pop()) {
             self.closing = last;
             self.closing.push(0);
@@ -215,10 +228,10 @@ impl WindowOperator {
         Ok(progress)
     }
 
-    /// The last end of a window that holds rows under `on_update`, which are those of another `emit`. A row is held in the last of its
+    /// The last end of a window that holds rows where results come with rows, which are those of another `emit`. A row is held in the last of its
     /// windows, so earlier ones may have rows that no result has. Held rows become fewer, so nobody else needs to know it.
     fn held_to(&mut self, plan: &WindowPlan, cx: &mut Context<'_>) -> Result<Millis, StateError> {
-        if plan.emit != Emit::OnUpdate || plan.windows.overlapping() == 1 {
+        if !plan.emit.is_by_row() || plan.windows.overlapping() == 1 {
             return Ok(Millis::MIN);
         }
         let held_to = match self.held_to {
@@ -260,11 +273,11 @@ impl Operator for WindowOperator {
         let rows = Rows::new(&plan, batch, &inputs)?;
         let mut updates = Updates::new(&plan, &rows);
         let (added, late) = rows.decide(&plan, &inputs.failed, closed, cx, |row, watermark, cx| {
-            let fate = self.add(&plan, &rows, row, watermark, cx)?;
-            if plan.emit == Emit::OnUpdate && matches!(fate, Fate::Added) {
-                updates.push(&plan, &self.groups, (&self.open, row.index as u32), &rows, cx)?;
+            let fate = self.add(&plan, &rows, row, watermark, &mut updates, cx)?;
+            if !matches!(fate, Fate::Added) {
+                updates.complete(&plan, &self.groups, &rows, cx)?;
             }
-            if self.groups.is_full() {
+            if self.groups.is_full() && !updates.are_open() {
                 self.groups.write_back(&plan, cx.state())?;
             }
             Ok(fate)
@@ -272,7 +285,7 @@ impl Operator for WindowOperator {
         self.groups.write_back(&plan, cx.state())?;
         match plan.emit {
             Emit::OnClose | Emit::Every(_) => cx.hold(added),
-            Emit::OnUpdate => {
+            Emit::OnUpdate | Emit::Changes => {
                 updates.emit(&plan, &rows, cx)?;
                 cx.pass(Port::OUT, arrow::array::RecordBatch::new_empty(plan.schema.clone()), added - updates.rejected());
             }

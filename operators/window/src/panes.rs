@@ -227,7 +227,7 @@ fn merge_one(
         if !state.get(value, buffer)? {
             let aggregate = value.get(key.len()..).and_then(|rest| rest.first_chunk::<2>()).map(|place| u16::from_be_bytes(*place));
             if let Some(accumulator) = aggregate.and_then(|place| accumulators.get_mut(usize::from(place))) {
-                accumulator.count_distinct();
+                accumulator.count_distinct(1);
             }
             state.put(value, &[VERSION])?;
         }

@@ -7,10 +7,12 @@ use operator_core::batch::{HEADERS, is_system, reserved_name, system_fields, tim
 use operator_core::diagnostic::names;
 use operator_core::keys::is_groupable;
 use operator_core::path::quoted;
-use operator_core::{Diagnostic, KeyEffect, Millis, OutputPort, Path, PlanCx, Planned, Span, StateLayout, type_name, type_said};
+use operator_core::{
+    Diagnostic, KeyEffect, Millis, Mode, OutputPort, Path, PlanCx, Planned, Span, StateLayout, changes, type_name, type_said,
+};
 use operator_expr::{canonical, key_column};
 
-use crate::accumulator::Function;
+use crate::accumulator::{Accumulator, Function};
 use crate::aggregate::{self, Aggregate};
 use crate::bounds::{Shape, Windows};
 use crate::calendar::Calendar;
@@ -47,7 +49,10 @@ pub struct WindowPlan {
     /// Places of the group columns in `inputs`, and their types.
     pub group: Vec<usize>,
     pub group_types: Vec<DataType>,
+    /// Where rows come and go, or results do, how many rows of a group are there is one more, after those that are columns.
     pub aggregates: Vec<Aggregate>,
+    /// The place of that number.
+    pub rows: Option<usize>,
     /// Places of the aggregates that may refuse a row.
     pub guarded: Vec<usize>,
     /// Inputs whose values are kept in a group's entry and have no fixed size: texts and bytes.
@@ -56,6 +61,21 @@ pub struct WindowPlan {
     pub distinct: Vec<usize>,
     /// Schema of the main output.
     pub schema: SchemaRef,
+}
+
+impl WindowPlan {
+    /// The aggregates that are columns of the result.
+    pub fn shown(&self) -> &[Aggregate] {
+        self.aggregates.get(..self.rows.unwrap_or(self.aggregates.len())).unwrap_or_default()
+    }
+
+    /// How many rows of a group are there; `None` where rows are only added, so that a group has some.
+    pub fn rows_of(&self, accumulators: &[Accumulator]) -> Option<i64> {
+        match accumulators.get(self.rows?) {
+            Some(Accumulator::Count(rows)) => Some(*rows),
+            _ => None,
+        }
+    }
 }
 
 /// A group column while planning.
@@ -73,17 +93,19 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
     let schema = &cx.input.schema;
     let windows = shape::windows(window).map_err(|problem| problems.push(problem)).ok();
     let group = groups(window, schema, &mut inputs, &mut problems);
-    let aggregates = computed(window, schema, &group, &mut inputs, &mut problems);
+    let mut aggregates = computed(window, schema, &group, &mut inputs, &mut problems);
+    retraction(window, &cx.input.mode, &aggregates, &mut problems);
     let (Some(windows), true) = (windows, problems.is_empty()) else { return Err(problems) };
 
     let bounds = [WINDOW_START, WINDOW_END].into_iter().filter(|_| !windows.is_unbounded());
     let bounds = bounds.map(|name| Arc::new(Field::new(name, time_type(), false)));
     let every = match window.emit {
         Emit::Every(span) => Some(span.millis()),
-        Emit::OnClose | Emit::OnUpdate => None,
+        Emit::OnClose | Emit::OnUpdate | Emit::Changes => None,
     };
     let last = every.map(|_| Arc::new(Field::new(WINDOW_FINAL, DataType::Boolean, false)));
-    let headers = schema.field_with_name(HEADERS).ok().filter(|_| window.emit == Emit::OnUpdate).cloned();
+    let headers = schema.field_with_name(HEADERS).ok().filter(|_| window.emit.is_by_row()).cloned();
+    let change = (window.emit == Emit::Changes).then(changes::field);
     let results = aggregates.iter().map(|a| Arc::new(Field::new(&a.name, a.data_type.clone(), a.nullable)));
     let fields = group
         .iter()
@@ -92,8 +114,12 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
         .chain(last)
         .chain(results)
         .chain(system_fields().map(Arc::new))
+        .chain(change.map(Arc::new))
         .chain(headers.clone().map(Arc::new));
     let output = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+    let comes_and_goes = cx.input.mode.is_changes() || window.emit == Emit::Changes;
+    let rows = comes_and_goes.then(|| aggregates.len());
+    aggregates.extend(rows.map(|_| Aggregate::rows()));
     let plan = Arc::new(WindowPlan {
         windows,
         emit: window.emit,
@@ -107,6 +133,7 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
         distinct: places(&aggregates, |a| a.function == Function::CountDistinct),
         inputs,
         aggregates,
+        rows,
         schema: output.clone(),
     });
     Ok(planned(window, cx, &group, plan))
@@ -114,24 +141,27 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
 
 fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPlan>) -> Planned {
     let by: Vec<String> = group.iter().map(|g| g.field.name().clone()).collect();
-    let late =
-        OutputPort { name: "late".to_string(), lossy_if_unread: true, ..OutputPort::main(cx.input.schema.clone(), KeyEffect::Unchanged) };
+    let late = OutputPort::main(cx.input.schema.clone(), KeyEffect::Unchanged).of_mode(&cx.input.mode);
+    let late = OutputPort { name: "late".to_string(), lossy_if_unread: true, ..late };
     let mut warnings = Vec::new();
     if group.is_empty() {
         let warning = "without group columns all rows are in one partition, so one lane does all the work";
         warnings.push(Diagnostic::warning("single-partition", warning).at(["by"]).help("group by a column if possible"));
     }
-    if plan.windows.is_unbounded() && !group.is_empty() && window.expire.is_none() {
+    if plan.windows.is_unbounded() && !group.is_empty() && window.expire.is_none() && !cx.input.mode.is_changes() {
         let warning = "the state of every group is kept forever: memory and restore time grow with the number of groups ever seen";
         let help =
             "write `expire: 90d` to drop groups that had no row for that long, or `expire: never` if the number of groups is limited";
         warnings.push(Diagnostic::warning("endless-state", warning).at(["unbounded"]).help(help));
     }
-    let details = details(window, &plan);
+    let details = details(window, &plan, &cx.input.mode);
     let fallible = fallible(window, &plan);
     let reads: Vec<String> = plan.inputs.columns().cloned().collect();
+    let bounds = [WINDOW_START, WINDOW_END].into_iter().filter(|_| !plan.windows.is_unbounded());
+    let key = by.iter().map(Path::column).chain(bounds.map(Path::column)).collect();
+    let mode = if plan.emit == Emit::Changes { Mode::Changes { key } } else { Mode::Append };
     let closed = OutputPort::main(plan.schema.clone(), KeyEffect::Columns(by));
-    let mut outputs = vec![OutputPort { timed: plan.emit != Emit::OnUpdate, ..closed }];
+    let mut outputs = vec![OutputPort { timed: !plan.emit.is_by_row(), mode, ..closed }];
     outputs.extend((!plan.windows.is_unbounded()).then_some(late));
     let planned = Planned {
         outputs,
@@ -157,6 +187,7 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
 fn state_layout(group: &[Group], plan: &WindowPlan) -> StateLayout {
     let by: Vec<String> = group.iter().map(|g| format!("{} {}", g.path, type_name(g.field.data_type()))).collect();
     let layout = StateLayout::default().with("window", shape_said(plan.windows)).with("by", format!("[{}]", by.join(", ")));
+    let layout = if plan.rows.is_some() { layout.with("rows", "are counted, because they come and go") } else { layout };
     plan.aggregates.iter().enumerate().fold(layout, |layout, (place, aggregate)| {
         let argument = |input: &usize| {
             let sql = plan.inputs.get(*input).map_or_else(String::new, |expr| canonical(expr.sql()));
@@ -271,6 +302,35 @@ fn computed(window: &Window, schema: &SchemaRef, group: &[Group], inputs: &mut I
     aggregates
 }
 
+/// What can't be said of rows that come and go.
+fn retraction(window: &Window, mode: &Mode, aggregates: &[Aggregate], problems: &mut Vec<Diagnostic>) {
+    if window.emit == Emit::Changes && window.expire.is_some_and(|expire| expire.0.is_some()) {
+        let problem = Diagnostic::error("unbounded-window", "a group that expires would leave its last result behind").at(["expire"]);
+        problems.push(
+            problem.help("remove `expire`, or write `never`: with `emit: changes` the result of a group stays until its rows are gone"),
+        );
+    }
+    if !mode.is_changes() {
+        return;
+    }
+    for aggregate in aggregates.iter().filter(|aggregate| !aggregate.function.retracts()) {
+        let message = format!("the rows are changes, and {} can't take a row back", aggregate.function.said("..").replace("(..)", ""));
+        let problem = Diagnostic::error("changes-aggregate", message).at(["compute", &aggregate.name]);
+        problems.push(problem.help("over changes there are `count`, `count(DISTINCT x)`, `sum` and `avg`"));
+    }
+    let wrong = |key: &str, message: &str, help: &str| Diagnostic::error("changes-window", message).at([key]).help(help);
+    if window.session.is_some() {
+        problems.push(wrong("session", "a row that is gone could split a session that has been joined", "use tumbling windows"));
+    }
+    match window.emit {
+        Emit::OnUpdate | Emit::Every(_) => {
+            let message = "the rows are changes: when all rows of a group are gone, its last result would stay";
+            problems.push(wrong("emit", message, "write `emit: changes`"));
+        }
+        Emit::OnClose | Emit::Changes => {}
+    }
+}
+
 /// Arguments that can fail, where they are written.
 fn fallible(window: &Window, plan: &WindowPlan) -> Vec<Diagnostic> {
     let written = |name: &str| window.compute.0.iter().find(|(n, _)| n == name).map_or("", |(_, sql)| sql.as_str());
@@ -282,7 +342,7 @@ fn fallible(window: &Window, plan: &WindowPlan) -> Vec<Diagnostic> {
     found.collect()
 }
 
-fn details(window: &Window, plan: &WindowPlan) -> Vec<(String, String)> {
+fn details(window: &Window, plan: &WindowPlan, mode: &Mode) -> Vec<(String, String)> {
     let Windows { lateness, .. } = plan.windows;
     let shape = match (plan.windows.shape, plan.expire) {
         (Shape::Fixed { size, every, offset }, _) if size == every => format!("tumbling, {}{}", Span(size), shifted(offset)),
@@ -306,6 +366,7 @@ fn details(window: &Window, plan: &WindowPlan) -> Vec<(String, String)> {
         state.push_str("; as much for rows that wait for the next result");
     }
     let expires = match (plan.windows.is_unbounded(), plan.expire) {
+        (true, _) if mode.is_changes() => "when the rows of a group are all gone".to_string(),
         (true, None) => "never: one entry per group, kept forever".to_string(),
         (true, Some(expire)) => format!("{} (event time) after a group's newest row", Span(expire)),
         (false, _) => format!("when the watermark is {} past the window's end", Span(lateness)),

@@ -80,7 +80,7 @@ pub struct Unfit {
 impl Results {
     /// `last`: they are those of closed windows.
     pub fn new(plan: &WindowPlan, last: bool) -> Results {
-        let computed = vec![Vec::new(); plan.aggregates.len()];
+        let computed = vec![Vec::new(); plan.shown().len()];
         Results { starts: Vec::new(), ends: Vec::new(), last, computed, bytes: 0, refused: Vec::new() }
     }
 
@@ -120,22 +120,34 @@ impl Results {
 
     /// The same, for a window that starts where it does not follow from its end.
     pub fn push_between(&mut self, plan: &WindowPlan, (start, end): (Millis, Millis), accumulators: &[Accumulator], inputs: u64) -> bool {
-        let row = self.ends.len();
         self.starts.push(start);
         self.ends.push(end);
-        let mut unfit = None;
-        for ((aggregate, accumulator), column) in plan.aggregates.iter().zip(accumulators).zip(&mut self.computed) {
-            let value = aggregate.function.result(accumulator).unwrap_or_else(|refusal| {
-                unfit.get_or_insert_with(|| refusal.cause(&aggregate.name));
-                None
-            });
+        self.bytes += ROW;
+        let unfit = each_value(plan, accumulators, |place, value| {
             self.bytes += value.as_ref().map_or(0, Value::size);
+            if let Some(column) = self.computed.get_mut(place) {
+                column.push(value);
+            }
+        });
+        let fits = unfit.is_none();
+        self.refuse(unfit, inputs);
+        fits
+    }
+
+    /// Adds a row of these values.
+    pub fn push_values(&mut self, (start, end): (Millis, Millis), values: Vec<Option<Value>>) {
+        self.starts.push(start);
+        self.ends.push(end);
+        self.bytes += ROW + values.iter().flatten().map(Value::size).sum::<usize>();
+        for (value, column) in values.into_iter().zip(&mut self.computed) {
             column.push(value);
         }
-        self.bytes += ROW;
-        let fits = unfit.is_none();
-        self.refused.extend(unfit.map(|cause| Refused { row, cause, inputs }));
-        fits
+    }
+
+    /// The row that was added last can't be emitted, if there is a cause.
+    pub fn refuse(&mut self, cause: Option<String>, inputs: u64) {
+        let row = self.ends.len().saturating_sub(1);
+        self.refused.extend(cause.map(|cause| Refused { row, cause, inputs }));
     }
 
     /// Some result can't be emitted.
@@ -192,7 +204,7 @@ impl Results {
         if plan.every.is_some() {
             columns.push(Arc::new(BooleanArray::from(vec![self.last; rows])));
         }
-        for (aggregate, values) in plan.aggregates.iter().zip(&mut self.computed) {
+        for (aggregate, values) in plan.shown().iter().zip(&mut self.computed) {
             columns.push(build(&aggregate.data_type, values));
             values.clear();
         }
@@ -218,6 +230,26 @@ impl Results {
         let fit = RecordBatch::try_new_with_options(plan.schema.clone(), fit.columns().to_vec(), &options);
         Ok((fit.map_err(broken)?, refused))
     }
+}
+
+/// The values of the computed columns, and why they can't be emitted, if so: then what does not fit is null.
+pub fn values(plan: &WindowPlan, accumulators: &[Accumulator]) -> (Vec<Option<Value>>, Option<String>) {
+    let mut values = Vec::with_capacity(plan.shown().len());
+    let unfit = each_value(plan, accumulators, |_, value| values.push(value));
+    (values, unfit)
+}
+
+/// Gives the value of each computed column to `visit`, with its place. Returns why one can't be emitted, if so.
+fn each_value(plan: &WindowPlan, accumulators: &[Accumulator], mut visit: impl FnMut(usize, Option<Value>)) -> Option<String> {
+    let mut unfit = None;
+    for (place, (aggregate, accumulator)) in plan.shown().iter().zip(accumulators).enumerate() {
+        let value = aggregate.function.result(accumulator).unwrap_or_else(|refusal| {
+            unfit.get_or_insert_with(|| refusal.cause(&aggregate.name));
+            None
+        });
+        visit(place, value);
+    }
+    unfit
 }
 
 /// One row. It has no offset, since a dead letter of it is the result, not the record that changed it last.

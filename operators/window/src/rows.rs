@@ -3,6 +3,7 @@
 use arrow::array::{ArrayRef, UInt32Array};
 use arrow::compute::take_record_batch;
 use operator_core::batch::{SystemColumns, SystemRow};
+use operator_core::changes::{ADDED, GONE};
 use operator_core::{Batch, Context, Millis, StateError, keys};
 
 use crate::accumulator::Row;
@@ -76,8 +77,14 @@ impl<'a> Rows<'a> {
     /// A row and its watermark.
     #[inline]
     pub fn row(&self, index: usize) -> (Row<'a>, Millis) {
-        let SystemRow { time, watermark, offset, future } = self.system.row(index);
-        (Row { index, time, future, offset, origin: &self.batch.origin }, watermark)
+        let SystemRow { time, watermark, offset, future, change } = self.system.row(index);
+        (Row { index, time, future, offset, change, origin: &self.batch.origin }, watermark)
+    }
+
+    /// The row is gone and its new version follows in the batch.
+    pub fn is_update(&self, index: usize) -> bool {
+        let change = |index| self.system.row(index).change;
+        index + 1 < self.batch.num_rows() && change(index) == GONE && change(index + 1) == ADDED
     }
 
     /// Why `row`, whose encoded group is `group`, can't be part of an aggregate, if so.

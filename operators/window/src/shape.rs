@@ -173,8 +173,8 @@ fn unbounded(window: &Window) -> Result<Windows, Diagnostic> {
         return wrong("emit", "an unbounded window emits after every row", "write `emit: on_update`");
     }
     if window.emit == Emit::OnClose {
-        let key = "unbounded";
-        return wrong(key, "an unbounded window never closes, so `emit: on_close` would emit nothing", "write `emit: on_update`");
+        let help = "write `emit: on_update`, or `emit: changes` if its input is a stream of changes";
+        return wrong("unbounded", "an unbounded window never closes, so `emit: on_close` would emit nothing", help);
     }
     if window.expire.is_some_and(|expire| expire.0.is_some_and(|span| span.millis() < MIN_EXPIRE)) {
         return wrong("expire", "`expire` under a second would drop groups between two rows", "use `expire: 1s` or more");

@@ -33,7 +33,7 @@ pub struct Window {
     #[serde(default)]
     pub session: Option<Session>,
     /// `true`: one window for all time, for running totals such as stock or balances. It never closes, so that results
-    /// come with `emit: on_update` and no row is late; groups keep their state until they `expire`. Results have the
+    /// come with `emit: on_update` or `changes` and no row is late; groups keep their state until they `expire`. Results have the
     /// event time of the row that changed them, and no `window_start` and `window_end`.
     #[serde(default)]
     pub unbounded: bool,
@@ -140,9 +140,19 @@ pub enum Emit {
     /// The current result of the group after every row; nothing when the window closes. For sinks that keep the
     /// newest row per key.
     OnUpdate,
+    /// A stream of changes by group: after every row the old result of the group is gone and the new one is there. A group whose rows are
+    /// all gone has no result.
+    Changes,
     /// The result so far, each time the watermark has passed another multiple of this, of groups with new rows; and the final one when
     /// the window closes. The column `window_final` tells them apart. For sinks that keep the newest row per key.
     Every(Span),
+}
+
+impl Emit {
+    /// Results come when rows do, so that nothing is left to say when a window closes.
+    pub fn is_by_row(self) -> bool {
+        matches!(self, Emit::OnUpdate | Emit::Changes)
+    }
 }
 
 impl fmt::Display for Emit {
@@ -150,6 +160,7 @@ impl fmt::Display for Emit {
         match self {
             Emit::OnClose => f.write_str("on_close"),
             Emit::OnUpdate => f.write_str("on_update"),
+            Emit::Changes => f.write_str("changes"),
             Emit::Every(span) => write!(f, "every {span} of event time, and on_close"),
         }
     }
@@ -223,6 +234,8 @@ product_id: string
 category: string
 revenue: decimal(18, 2)
 ";
+
+    const REFUSES_CHANGES: Option<&'static str> = None;
 
     fn passes_on(&self) -> Vec<String> {
         vec!["late".to_string()]

@@ -1,26 +1,39 @@
-//! Results after every row (`emit: on_update`).
+//! Results after every row (`emit: on_update`), and as changes (`emit: changes`).
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, TimestampMillisecondArray, UInt32Array};
+use arrow::array::{ArrayRef, BooleanArray, Int8Array, Int64Array, TimestampMillisecondArray, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::DataType;
 use operator_core::batch::HEADERS;
+use operator_core::changes::{ADDED, GONE};
 use operator_core::{Context, Millis, Port, StateError};
 
 use crate::groups::Groups;
 use crate::plan::WindowPlan;
-use crate::results::Results;
+use crate::results::{Results, values};
 use crate::rows::Rows;
-use crate::values::Column;
+use crate::spec::Emit;
+use crate::values::{Column, Value};
 
-/// Results per input row (`on_update`): which row each result belongs to.
+/// Values of a result; `None`: the group has none.
+type Shown = Option<Vec<Option<Value>>>;
+
+/// Results per input row: which row each result belongs to.
 pub struct Updates<'a> {
+    emit: Emit,
     results: Results,
     rows: Vec<u32>,
+    /// Of each result that is a change.
+    changes: Vec<i8>,
     rejected: usize,
     /// What results have from their row and can be of any size: groups, headers.
     carried: Vec<Column<'a>>,
+    /// The windows of the row that is added, and their results before it, earliest window last.
+    open: Vec<(Millis, usize)>,
+    before: Vec<Shown>,
+    /// A row that is gone, the new version of which comes next: their changes are emitted as one.
+    first: Option<u32>,
 }
 
 impl<'a> Updates<'a> {
@@ -28,7 +41,17 @@ impl<'a> Updates<'a> {
         let headers = rows.batch.rows.column_by_name(HEADERS).filter(|_| plan.headers);
         let of_any_size = |column: &&ArrayRef| matches!(column.data_type(), DataType::Utf8 | DataType::Binary);
         let carried = rows.group.iter().chain(headers).filter(of_any_size).map(Column::new).collect();
-        Updates { results: Results::new(plan, false), rows: Vec::new(), rejected: 0, carried }
+        Updates {
+            emit: plan.emit,
+            results: Results::new(plan, false),
+            rows: Vec::new(),
+            changes: Vec::new(),
+            rejected: 0,
+            carried,
+            open: Vec::new(),
+            before: Vec::new(),
+            first: None,
+        }
     }
 
     /// Rows of the batch none of whose results can be emitted.
@@ -36,9 +59,99 @@ impl<'a> Updates<'a> {
         self.rejected
     }
 
+    /// An update waits for its second row, and groups must stay where they are.
+    pub fn are_open(&self) -> bool {
+        self.first.is_some()
+    }
+
+    /// A row is about to be added to the groups in `open`: what their results are without it.
+    pub fn before(
+        &mut self,
+        plan: &WindowPlan,
+        groups: &Groups,
+        (open, row): (&[(Millis, usize)], usize),
+        rows: &Rows<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), StateError> {
+        if self.emit != Emit::Changes {
+            return Ok(());
+        }
+        if self.first.is_some_and(|first| first as usize + 1 == row) && self.open == open {
+            self.first = None;
+            return Ok(());
+        }
+        self.complete(plan, groups, rows, cx)?;
+        self.open.clear();
+        self.open.extend_from_slice(open);
+        self.before.clear();
+        self.before.extend(open.iter().map(|(_, slot)| shown(plan, groups, *slot).0));
+        Ok(())
+    }
+
+    /// A row was added to the groups in `open`, or taken off.
+    pub fn after(
+        &mut self,
+        plan: &WindowPlan,
+        groups: &Groups,
+        (open, row): (&[(Millis, usize)], usize),
+        rows: &Rows<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), StateError> {
+        match self.emit {
+            Emit::OnClose | Emit::Every(_) => Ok(()),
+            Emit::OnUpdate => self.push(plan, groups, (open, row as u32), rows, cx),
+            Emit::Changes if rows.is_update(row) => {
+                self.first = Some(row as u32);
+                Ok(())
+            }
+            Emit::Changes => self.change(plan, groups, row as u32, rows, cx),
+        }
+    }
+
+    /// The row that was to follow is in no group, or in other ones: the change of the first row stands alone.
+    pub fn complete(&mut self, plan: &WindowPlan, groups: &Groups, rows: &Rows<'_>, cx: &mut Context<'_>) -> Result<(), StateError> {
+        match self.first.take() {
+            Some(first) => self.change(plan, groups, first, rows, cx),
+            None => Ok(()),
+        }
+    }
+
+    /// Adds what a row has changed in the results of its windows, earliest window first: the old one is gone, the new one there.
+    fn change(&mut self, plan: &WindowPlan, groups: &Groups, row: u32, rows: &Rows<'_>, cx: &mut Context<'_>) -> Result<(), StateError> {
+        let carried: usize = self.carried.iter().map(|column| column.width(row as usize)).sum();
+        let (mut emitted, mut unfit) = (false, false);
+        for ((end, slot), before) in std::mem::take(&mut self.open).into_iter().zip(std::mem::take(&mut self.before)).rev() {
+            let (after, refused) = shown(plan, groups, slot);
+            emitted |= refused.is_none() || before.is_some();
+            if before == after && refused.is_none() {
+                continue;
+            }
+            let bounds = (plan.windows.start(end), end);
+            for (values, change) in [(before, GONE), (after, ADDED)] {
+                self.rows.extend(values.is_some().then_some(row));
+                self.changes.extend(values.is_some().then_some(change));
+                self.results.add_bytes(if values.is_some() { carried } else { 0 });
+                values.into_iter().for_each(|values| self.results.push_values(bounds, values));
+            }
+            if let Some((values, cause)) = refused {
+                unfit = true;
+                self.rows.push(row);
+                self.changes.push(ADDED);
+                self.results.push_values(bounds, values);
+                self.results.refuse(Some(cause), 0);
+            }
+        }
+        // A row that changed nothing that can be emitted is counted with its last result.
+        if unfit && !emitted {
+            self.results.charge();
+            self.rejected += 1;
+        }
+        if unfit || self.results.is_full() { self.emit(plan, rows, cx) } else { Ok(()) }
+    }
+
     /// Adds the results of all open windows of a row, earliest window first, and emits what was collected if there is much of it; at once
     /// where a result is a dead letter: these keep their order among those of rows.
-    pub fn push(
+    fn push(
         &mut self,
         plan: &WindowPlan,
         groups: &Groups,
@@ -84,6 +197,9 @@ impl<'a> Updates<'a> {
             Arc::new(self.rows.iter().map(|i| row(i).0.offset).collect::<Int64Array>()),
             Arc::new(self.rows.iter().map(|i| Some(row(i).0.future)).collect::<BooleanArray>()),
         ];
+        if self.emit == Emit::Changes {
+            system.push(Arc::new(Int8Array::from(std::mem::take(&mut self.changes))));
+        }
         let indices = UInt32Array::from(std::mem::take(&mut self.rows));
         let unfit = |e| StateError::new(format!("updates of {} rows: {e}", rows.batch.num_rows()));
         if plan.headers {
@@ -95,5 +211,20 @@ impl<'a> Updates<'a> {
         cx.emit(Port::OUT, rows);
         unfit.into_iter().for_each(|unfit| cx.reject_result(unfit.row, unfit.cause, unfit.inputs));
         Ok(())
+    }
+}
+
+/// A result that can't be emitted: its values as far as they fit, and why.
+type Refused = Option<(Vec<Option<Value>>, String)>;
+
+/// The result of a group, if rows of it are there and it fits.
+fn shown(plan: &WindowPlan, groups: &Groups, slot: usize) -> (Shown, Refused) {
+    let accumulators = groups.accumulators(plan, slot);
+    if plan.rows_of(accumulators).is_some_and(|rows| rows <= 0) {
+        return (None, None);
+    }
+    match values(plan, accumulators) {
+        (values, None) => (Some(values), None),
+        (values, Some(cause)) => (None, Some((values, cause))),
     }
 }

@@ -13,7 +13,7 @@ fn run(function: Function, array: ArrayRef) -> (Option<Value>, Vec<Refusal>) {
         match function.refuses(&column, index) {
             Some(refusal) => refused.push(refusal),
             None => {
-                let row = Row { index, time: [5, 3, 9, 3][index % 4], future: false, offset: index as i64, origin: &origin };
+                let row = Row { index, time: [5, 3, 9, 3][index % 4], future: false, offset: index as i64, change: 1, origin: &origin };
                 function.add(&mut accumulator, Some(&column), row);
             }
         }
@@ -72,9 +72,13 @@ fn a_pick_without_a_position_is_read_and_gives_way_to_later_rows() {
     for (function, expected) in [(Function::First, 5), (Function::Last, 2)] {
         let mut kept = function.decode(&mut Reader::new(&old)).unwrap();
         let origin = Origin { topic: "t".into(), partition: 3, from: -1, to: 9 };
-        function.add(&mut kept, Some(&Column::new(&late)), Row { index: 0, time: 9, future: false, offset: 0, origin: &origin });
+        function.add(&mut kept, Some(&Column::new(&late)), Row { index: 0, time: 9, future: false, offset: 0, change: 1, origin: &origin });
         assert_eq!(function.result(&kept), Ok(Some(Value::Int(expected))));
-        function.add(&mut kept, Some(&Column::new(&early)), Row { index: 0, time: 8, future: false, offset: 0, origin: &origin });
+        function.add(
+            &mut kept,
+            Some(&Column::new(&early)),
+            Row { index: 0, time: 8, future: false, offset: 0, change: 1, origin: &origin },
+        );
         assert_eq!(function.result(&kept), Ok(Some(Value::Int(if expected == 5 { 1 } else { 2 }))));
     }
 }

@@ -189,7 +189,7 @@ impl Sessions {
             if self.distinct.is_new(&to, aggregate, value, true, state)?
                 && let Some(accumulator) = self.accumulators.get_mut(left * plan.aggregates.len() + aggregate)
             {
-                accumulator.count_distinct();
+                accumulator.count_distinct(1);
             }
             state.delete(&key)?;
         }
@@ -238,7 +238,7 @@ impl Sessions {
         let new = self.distinct.is_new(&key, aggregate, value, valued, state)?;
         self.key = key;
         if new && let Some(accumulator) = self.accumulators.get_mut(slot * plan.aggregates.len() + aggregate) {
-            accumulator.count_distinct();
+            accumulator.count_distinct(1);
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use arrow::util::display::array_value_to_string;
 use operator_core::batch::{is_system, system_fields};
 use operator_core::{
     Batch, Context, Diagnostic, Emitted, Input, InputInfo, Ledger, MemoryState, Millis, Mode, Operator, Origin, PlanCx, Planned, Progress,
-    Rejected, Spec, Table, Time,
+    Rejected, Table, Time, changes,
 };
 use operator_window::Window;
 
@@ -19,9 +19,19 @@ pub fn schema(user: &[(&str, DataType)]) -> SchemaRef {
     Arc::new(Schema::new(user.chain(system_fields()).collect::<Vec<_>>()))
 }
 
+/// The same of a stream of changes.
+pub fn changing(user: &[(&str, DataType)]) -> SchemaRef {
+    let fields = schema(user).fields().iter().cloned().chain([Arc::new(changes::field())]).collect::<Vec<_>>();
+    Arc::new(Schema::new(fields))
+}
+
 pub fn plan(spec: &str, schema: &SchemaRef) -> Result<Planned, Vec<Diagnostic>> {
+    plan_of(spec, schema, Mode::Append)
+}
+
+fn plan_of(spec: &str, schema: &SchemaRef, mode: Mode) -> Result<Planned, Vec<Diagnostic>> {
     let window: Window = serde_json::from_str(spec).unwrap();
-    window.plan(&PlanCx::new(&InputInfo { schema: schema.clone(), key: None, mode: Mode::Append }, &BTreeMap::new()))
+    changes::plan(&window, &PlanCx::new(&InputInfo { schema: schema.clone(), key: None, mode }, &BTreeMap::new()))
 }
 
 /// A batch of `user` columns; each row with its event time and the watermark before it.
@@ -55,7 +65,12 @@ pub struct Driver {
 
 impl Driver {
     pub fn new(spec: &str, schema: &SchemaRef) -> Driver {
-        let planned = plan(spec, schema).unwrap();
+        Driver::of(spec, schema, Mode::Append)
+    }
+
+    /// Over a stream of this mode.
+    pub fn of(spec: &str, schema: &SchemaRef, mode: Mode) -> Driver {
+        let planned = plan_of(spec, schema, mode).unwrap();
         let operator = (planned.build)();
         let time = Time::default();
         let (state, ledger) = (MemoryState::default(), Ledger::default());
