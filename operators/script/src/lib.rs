@@ -53,6 +53,7 @@
 mod rows;
 mod session;
 mod show;
+mod stream;
 mod tables;
 pub mod type_syntax;
 mod yaml;

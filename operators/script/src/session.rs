@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{Fields, Schema, SchemaRef};
+use arrow::datatypes::{Fields, SchemaRef};
 
-use super::rows::{Clock, drawn, signed, with_system};
+use super::rows::{drawn, signed};
+use super::stream::Stream;
 use super::tables::{change, differs, event_times};
 use super::{BROKEN, parse_spec, show, type_syntax};
 use operator_core::Span;
 use operator_core::batch::{Batch, Millis, NO_WATERMARK, Origin};
-use operator_core::changes::{self, Mode};
+use operator_core::changes;
 use operator_core::operator::{Context, Emitted, Input, Ledger, Operator, Progress, Rejected, Time};
-use operator_core::path::Path;
-use operator_core::spec::{InputInfo, PlanCx, Planned, Spec, StateLayout, TableInfo};
+use operator_core::spec::{PlanCx, Planned, Spec, StateLayout, TableInfo};
 use operator_core::state::{MemoryState, StateError};
 use operator_core::table::Table;
 use operator_core::timers::Timers;
@@ -23,17 +23,6 @@ enum Step {
     Unplanned,
     Refused,
     Running(Planned, Box<dyn Operator>),
-}
-
-/// An input of the step.
-#[derive(Default)]
-struct Stream {
-    schema: Option<Arc<Schema>>,
-    /// Its key columns, as written.
-    key: Option<String>,
-    /// The key of its changes, as written.
-    changes: Option<String>,
-    clock: Clock,
 }
 
 pub(super) struct Session<S> {
@@ -192,13 +181,8 @@ impl<S: Spec> Session<S> {
         let spec = self.spec.as_ref().ok_or("write `spec:` before the first command")?;
         let mut inputs = Vec::new();
         for name in Self::names() {
-            let stream = self.inputs.get(*name).and_then(|stream| Some((stream.schema.clone()?, stream)));
-            let (schema, stream) = stream.ok_or_else(|| format!("write `{}:` before the first command", format!("input {name}").trim()))?;
-            let path = |text: &str| Path::resolve(text.trim(), schema.fields()).map_err(|found| found.message);
-            let paths = |text: &String| text.split(',').filter(|text| !text.trim().is_empty()).map(path).collect::<Result<Vec<_>, _>>();
-            let key = stream.key.as_ref().map(paths).transpose()?;
-            let mode = stream.changes.as_ref().map(paths).transpose()?.map_or(Mode::Append, |key| Mode::Changes { key });
-            inputs.push(InputInfo { schema: with_system(&schema, mode.is_changes()), key, mode });
+            let info = self.inputs.get(*name).map(Stream::info).transpose()?.flatten();
+            inputs.push(info.ok_or_else(|| format!("write `{}:` before the first command", format!("input {name}").trim()))?);
         }
         let [input, others @ ..] = inputs.as_slice() else { return Ok(false) };
         let planned = changes::plan(spec, &PlanCx { input, others, tables: &self.infos });

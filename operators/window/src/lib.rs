@@ -9,6 +9,7 @@
 //! picked       one row's value out of many    merge  two memories as one              calendar  days of a time zone
 //! panes        results before the close        earliest  the end that comes first    updates  results per row
 //! expiry       groups without rows             distinct  counted values           inputs  arguments of aggregates
+//! retraction   what can't be taken back
 //! ```
 //!
 //! What holds:
@@ -45,6 +46,7 @@ pub mod panes;
 pub mod picked;
 pub mod plan;
 pub mod results;
+mod retraction;
 mod rows;
 pub mod sessions;
 mod shape;

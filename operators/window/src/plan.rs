@@ -18,6 +18,7 @@ use crate::bounds::{Shape, Windows};
 use crate::calendar::Calendar;
 use crate::inputs::Inputs;
 use crate::operator::WindowOperator;
+use crate::retraction;
 use crate::sessions::SessionOperator;
 use crate::shape;
 use crate::spec::{Emit, Window};
@@ -94,7 +95,7 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
     let windows = shape::windows(window).map_err(|problem| problems.push(problem)).ok();
     let group = groups(window, schema, &mut inputs, &mut problems);
     let mut aggregates = computed(window, schema, &group, &mut inputs, &mut problems);
-    retraction(window, &cx.input.mode, &aggregates, &mut problems);
+    retraction::check(window, &cx.input.mode, &aggregates, &mut problems);
     let (Some(windows), true) = (windows, problems.is_empty()) else { return Err(problems) };
 
     let bounds = [WINDOW_START, WINDOW_END].into_iter().filter(|_| !windows.is_unbounded());
@@ -118,7 +119,7 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
         .chain(headers.clone().map(Arc::new));
     let output = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     let comes_and_goes = cx.input.mode.is_changes() || window.emit == Emit::Changes;
-    let rows = comes_and_goes.then(|| aggregates.len());
+    let rows = comes_and_goes.then_some(aggregates.len());
     aggregates.extend(rows.map(|_| Aggregate::rows()));
     let plan = Arc::new(WindowPlan {
         windows,
@@ -300,35 +301,6 @@ fn computed(window: &Window, schema: &SchemaRef, group: &[Group], inputs: &mut I
         }
     }
     aggregates
-}
-
-/// What can't be said of rows that come and go.
-fn retraction(window: &Window, mode: &Mode, aggregates: &[Aggregate], problems: &mut Vec<Diagnostic>) {
-    if window.emit == Emit::Changes && window.expire.is_some_and(|expire| expire.0.is_some()) {
-        let problem = Diagnostic::error("unbounded-window", "a group that expires would leave its last result behind").at(["expire"]);
-        problems.push(
-            problem.help("remove `expire`, or write `never`: with `emit: changes` the result of a group stays until its rows are gone"),
-        );
-    }
-    if !mode.is_changes() {
-        return;
-    }
-    for aggregate in aggregates.iter().filter(|aggregate| !aggregate.function.retracts()) {
-        let message = format!("the rows are changes, and {} can't take a row back", aggregate.function.said("..").replace("(..)", ""));
-        let problem = Diagnostic::error("changes-aggregate", message).at(["compute", &aggregate.name]);
-        problems.push(problem.help("over changes there are `count`, `count(DISTINCT x)`, `sum` and `avg`"));
-    }
-    let wrong = |key: &str, message: &str, help: &str| Diagnostic::error("changes-window", message).at([key]).help(help);
-    if window.session.is_some() {
-        problems.push(wrong("session", "a row that is gone could split a session that has been joined", "use tumbling windows"));
-    }
-    match window.emit {
-        Emit::OnUpdate | Emit::Every(_) => {
-            let message = "the rows are changes: when all rows of a group are gone, its last result would stay";
-            problems.push(wrong("emit", message, "write `emit: changes`"));
-        }
-        Emit::OnClose | Emit::Changes => {}
-    }
 }
 
 /// Arguments that can fail, where they are written.
