@@ -1,6 +1,6 @@
 //! What a pipeline may use. Adding an operator is a crate under `operators/` and a line here, adding a sink a folder and a line.
 
-use headwater_engine::operators::{Kind, Registry};
+use headwater_engine::operators::{Kind, Operators};
 use headwater_engine::sinks::Sinks;
 
 use crate::config::Sections;
@@ -9,8 +9,8 @@ use crate::sinks::postgres::PostgresSink;
 use crate::sinks::{self, StoreKind};
 
 /// THE list of operators.
-pub fn operators() -> Registry {
-    Registry(vec![
+pub fn operators() -> Operators {
+    Operators(vec![
         Kind::of::<operator_filter::Filter>(),
         Kind::of::<operator_map::Map>(),
         Kind::of::<operator_enrich::Enrich>(),

@@ -54,8 +54,8 @@ fn values(node: &Node, path: String, into: &mut BTreeMap<String, String>) {
     }
 }
 
-/// What differs, a line each. `told`: whether something was said already of a part (``step `totals` ``) that is new or was removed.
-pub fn differences(was: &Definition, is: &Definition, told: impl Fn(&str) -> bool) -> Vec<String> {
+/// What differs, a line each. `announced`: whether something was said already of a part (``step `totals` ``) that is new or was removed.
+pub fn differences(was: &Definition, is: &Definition, announced: impl Fn(&str) -> bool) -> Vec<String> {
     let mut lines = Vec::new();
     let parts: std::collections::BTreeSet<&String> = was.keys().chain(is.keys()).collect();
     for part in parts {
@@ -68,8 +68,8 @@ pub fn differences(was: &Definition, is: &Definition, told: impl Fn(&str) -> boo
                 "" => format!("{called} {how}"),
                 path => format!("{called}: `{path}` {how}"),
             })),
-            (None, _) if !told(&called) => lines.push(format!("{called} is new")),
-            (Some(_), None) if !told(&called) => lines.push(format!("{called} was removed")),
+            (None, _) if !announced(&called) => lines.push(format!("{called} is new")),
+            (Some(_), None) if !announced(&called) => lines.push(format!("{called} was removed")),
             _ => {}
         }
     }

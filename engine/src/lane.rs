@@ -44,7 +44,7 @@ use std::time::Duration;
 
 use crate::broker::{Event, TopicPartition};
 use crate::failpoint::failpoint;
-use crate::task::Leaving;
+use crate::task::StageOutput;
 
 use commits::{Commits, Ended, Sealed};
 use ends::Interrupt;
@@ -54,7 +54,7 @@ use tasks::{Tasks, failed};
 
 pub use crate::lane_end::LaneEnd;
 pub use commits::{Next, decide};
-pub use config::{LaneConfig, SchemaIds, World};
+pub use config::{LaneConfig, Runtime, SchemaIds};
 pub use key_samples::{Sampled, sample_keys};
 
 /// A stage, and one of its partitions.
@@ -62,7 +62,7 @@ pub type TaskId = (usize, i32);
 
 /// See the module documentation.
 pub struct Lane {
-    world: World,
+    runtime: Runtime,
     config: LaneConfig,
     intake: Intake,
     tasks: Tasks,
@@ -72,12 +72,12 @@ pub struct Lane {
 
 impl Lane {
     /// Joins the group. Blocks while earlier transactions of this lane's ids are settled.
-    pub fn start(world: World, config: LaneConfig) -> Result<Lane, LaneEnd> {
-        let commits = Commits::start(&world, &config)?;
-        let outputs = Outputs::new(&world)?;
-        let tasks = Tasks::new(&world, &config);
-        let intake = Intake::join(&world, &config)?;
-        Ok(Lane { world, config, intake, tasks, outputs, commits })
+    pub fn start(runtime: Runtime, config: LaneConfig) -> Result<Lane, LaneEnd> {
+        let commits = Commits::start(&runtime, &config)?;
+        let outputs = Outputs::new(&runtime)?;
+        let tasks = Tasks::new(&runtime, &config);
+        let intake = Intake::join(&runtime, &config)?;
+        Ok(Lane { runtime, config, intake, tasks, outputs, commits })
     }
 
     /// One turn of the loop; waits up to `wait` if there is nothing to do. True if records were processed, or are to be processed again.
@@ -115,7 +115,7 @@ impl Lane {
         let (room, wait) = match behind || self.is_full() {
             true => (1, Duration::ZERO),
             false => {
-                let until_due = self.commits.until_due(self.world.clock.monotonic());
+                let until_due = self.commits.until_due(self.runtime.clock.monotonic());
                 (self.config.poll_rows, until_due.into_iter().chain(until_timer).fold(wait, Duration::min))
             }
         };
@@ -127,10 +127,10 @@ impl Lane {
         }
         self.assign()?;
         busy |= self.retry_waiting()?;
-        self.commits.touch(self.intake.beating(), self.world.clock.monotonic());
+        self.commits.touch(self.intake.beating(), self.runtime.clock.monotonic());
         self.intake.ask_ends()?;
         self.flush()?;
-        if self.commits.is_due(self.outputs.bytes(), self.world.clock.monotonic()) {
+        if self.commits.is_due(self.outputs.bytes(), self.runtime.clock.monotonic()) {
             self.seal()?;
         }
         self.tasks.catch_up_checkpoints(false);
@@ -167,20 +167,20 @@ impl Lane {
     /// Takes the waiting records of a partition through steps 2 to 6, chunk by chunk. False if some wait for a schema.
     fn process(&mut self, partition: &TopicPartition) -> Result<bool, Interrupt> {
         while let Some(mut chunk) = self.intake.decode(partition, self.is_full())? {
-            let mut leaving = Leaving::default();
+            let mut out = StageOutput::default();
             if chunk.grows {
                 let Some(left) = self.try_chunk(&chunk)? else { continue };
-                leaving = left;
+                out = left;
             } else {
                 let task = &mut self.tasks.get(chunk.task)?.task;
                 for batch in std::mem::take(&mut chunk.batches) {
-                    task.push(chunk.input, batch, &mut leaving).map_err(failed)?;
+                    task.push(chunk.input, batch, &mut out).map_err(failed)?;
                 }
             }
-            self.commits.read(&chunk, self.world.clock.monotonic());
-            self.run(chunk.task, &mut leaving)?;
+            self.commits.read(&chunk, self.runtime.clock.monotonic());
+            self.run(chunk.task, &mut out)?;
             self.outputs.route_bad(&chunk, self.commits.counts())?;
-            self.outputs.route(chunk.task, leaving, Some(&chunk), self.commits.counts())?;
+            self.outputs.route(chunk.task, out, Some(&chunk), self.commits.counts())?;
             self.flush()?;
             if let Some(why) = &chunk.waits {
                 self.intake.pause(partition, why)?;
@@ -221,7 +221,7 @@ impl Lane {
             self.commits.close_empty();
             return Ok(());
         }
-        let now = self.world.clock.monotonic();
+        let now = self.runtime.clock.monotonic();
         let changed = self.tasks.seal(&mut self.outputs.buffer)?;
         for (id, owned) in self.tasks.iter_mut() {
             let watermarks = self.intake.watermarks(&owned.inputs);
@@ -237,7 +237,7 @@ impl Lane {
 
     /// Asks how the commit in flight goes, and acts on its outcome.
     fn settle(&mut self, wait: Duration) -> Result<(), Interrupt> {
-        match self.commits.settle(wait, &self.world.stats)? {
+        match self.commits.settle(wait, &self.runtime.stats)? {
             None => Ok(()),
             Some(Ended::Committed(sealed, offsets)) => Ok(self.apply(*sealed, &offsets)?),
             Some(Ended::Aborted(cause)) => Err(Interrupt::Rewind(cause)),
@@ -246,13 +246,13 @@ impl Lane {
 
     fn apply(&mut self, done: Sealed, offsets: &[(u32, i64)]) -> Result<(), LaneEnd> {
         failpoint("lane-committed");
-        let (wall, now) = (self.world.clock.wall(), self.world.clock.monotonic());
+        let (wall, now) = (self.runtime.clock.wall(), self.runtime.clock.monotonic());
         self.outputs.buffer.committed(&done.refused);
         self.intake.committed(done.positions)?;
         self.tasks.apply(&done.changed, offsets)?;
-        self.world.stats.is_well(self.config.index);
+        self.runtime.stats.is_well(self.config.index);
         let (took, end_to_end) = ((now - done.opened, now - done.at), done.oldest.map(|t| wall.saturating_sub(t)));
-        self.world.stats.committed(&done.counts, wall, took, end_to_end);
+        self.runtime.stats.committed(&done.counts, wall, took, end_to_end);
         Ok(())
     }
 

@@ -40,7 +40,7 @@ impl Kind {
             schema: |generator| generator.subschema_for::<S>(),
             plan: |config, cx| match read_all::<S>(config) {
                 (Some(spec), errors) if errors.is_empty() => {
-                    changes::plan(&spec, cx).map_err(|wrong| Refused::Wrong(wrong, spec.passes_on()))
+                    changes::plan(&spec, cx).map_err(|wrong| Refused::Wrong(wrong, spec.pass_through_ports()))
                 }
                 (_, errors) => Err(Refused::Unreadable(errors)),
             },
@@ -61,9 +61,9 @@ impl Kind {
 
 /// The operators a pipeline may use.
 #[derive(Clone, Default)]
-pub struct Registry(pub Vec<Kind>);
+pub struct Operators(pub Vec<Kind>);
 
-impl Registry {
+impl Operators {
     pub fn get(&self, name: &str) -> Option<&Kind> {
         self.0.iter().find(|kind| kind.name == name)
     }

@@ -9,7 +9,7 @@ mod target;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use operator_core::Span;
+use operator_core::Interval;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +42,7 @@ pub struct Pipeline {
     pub guarantee: Guarantee,
     /// How often a transaction is committed, and so about how long a row waits before it can be read: 10ms to 1m.
     #[serde(default = "default_commit_interval")]
-    pub commit_interval: Span,
+    pub commit_interval: Interval,
     /// Streams to read, by name.
     pub sources: BTreeMap<String, Source>,
     /// Compacted topics to look things up in, loaded before the first record, by name.
@@ -57,8 +57,8 @@ pub struct Pipeline {
     pub sinks: BTreeMap<String, Sink>,
 }
 
-fn default_commit_interval() -> Span {
-    Span(100)
+fn default_commit_interval() -> Interval {
+    Interval(100)
 }
 
 /// What a reader of the outputs may rely on.
@@ -111,7 +111,7 @@ pub struct Table {
     pub time: Option<String>,
     /// How long replaced rows are kept for `as_of: event_time`; 7d where a join asks for it, else not at all.
     #[serde(default)]
-    pub history: Option<Span>,
+    pub history: Option<Interval>,
 }
 
 /// What becomes of a row that a step can't compute.

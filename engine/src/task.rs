@@ -26,7 +26,7 @@ use operator_core::{
 use crate::pipeline::OnError;
 use crate::plan::{Stage, Upstream};
 use crate::state::Store;
-use crate::task::merge::{Turn, Way, in_order};
+use crate::task::merge::{BatchSeq, BranchRows, in_order};
 use crate::union::fit;
 
 /// Something the epoch can't be trusted after.
@@ -41,9 +41,9 @@ pub struct TaskError {
 
 /// Rows that leave the stage, or are refused by one of its steps.
 #[derive(Default)]
-pub struct Leaving {
+pub struct StageOutput {
     /// By output of the stage.
-    pub rows: Vec<Way>,
+    pub rows: Vec<BranchRows>,
     /// (step, row, cause, where it comes from)
     pub rejected: Vec<(Arc<str>, Rejected, Origin)>,
 }
@@ -87,7 +87,7 @@ struct Node {
     ledger: Ledger,
     rows_in: u64,
     /// Rows that wait, by branch of the node.
-    waiting: Vec<Way>,
+    waiting: Vec<BranchRows>,
 }
 
 impl Node {
@@ -107,7 +107,7 @@ pub struct Task {
     plan: Arc<crate::plan::Plan>,
     nodes: Vec<Node>,
     /// Batches that were taken in this round.
-    taken: Turn,
+    taken: BatchSeq,
 }
 
 impl Task {
@@ -194,38 +194,45 @@ impl Task {
     ///
     /// # Errors
     /// The rows don't fit a step that reads several streams: a bug.
-    pub fn push(&mut self, input: usize, batch: Batch, leaving: &mut Leaving) -> Result<(), TaskError> {
-        let turn = self.taken;
+    pub fn push(&mut self, input: usize, batch: Batch, out: &mut StageOutput) -> Result<(), TaskError> {
+        let seq = self.taken;
         self.taken += 1;
-        self.deliver(Upstream::Input(input), turn, batch.rows, &batch.origin, leaving)
+        self.deliver(Upstream::Input(input), seq, batch.rows, &batch.origin, out)
     }
 
-    fn deliver(&mut self, from: Upstream, turn: Turn, rows: RecordBatch, origin: &Origin, leaving: &mut Leaving) -> Result<(), TaskError> {
+    fn deliver(
+        &mut self,
+        from: Upstream,
+        seq: BatchSeq,
+        rows: RecordBatch,
+        origin: &Origin,
+        out: &mut StageOutput,
+    ) -> Result<(), TaskError> {
         let plan = self.plan.clone();
         let Some(stage) = plan.stages.get(self.stage) else { return Ok(()) };
-        let by = |way: usize, step: &str, columns: Option<&SchemaRef>| {
+        let by = |branch: usize, step: &str, columns: Option<&SchemaRef>| {
             let rows = columns.map_or_else(|| Ok(rows.clone()), |columns| fit(&rows, columns));
             let rows = rows.map_err(|e| TaskError { step: step.to_string(), message: e.to_string(), unreadable: false })?;
-            Ok(Way { way, turn, rows, origin: origin.clone() })
+            Ok(BranchRows { branch, seq, rows, origin: origin.clone() })
         };
         for (node, waits) in stage.nodes.iter().zip(&mut self.nodes) {
-            for (way, branch) in node.branches.iter().enumerate().filter(|(_, branch)| branch.from == from) {
-                waits.waiting.push(by(way, &node.step, branch.united.as_ref())?);
+            for (number, branch) in node.branches.iter().enumerate().filter(|(_, branch)| branch.from == from) {
+                waits.waiting.push(by(number, &node.step, branch.united.as_ref())?);
             }
         }
         for (index, output) in stage.outputs.iter().enumerate().filter(|(_, output)| output.from == from) {
-            leaving.rows.push(by(index, &output.name, output.united.then_some(&output.schema))?);
+            out.rows.push(by(index, &output.name, output.united.then_some(&output.schema))?);
         }
         Ok(())
     }
 
     /// Runs everything that waits, then time. `inputs`: the watermark of each input of the stage.
-    pub fn run(&mut self, inputs: &[Millis], round: Round<'_>, leaving: &mut Leaving) -> Result<Ran, TaskError> {
+    pub fn run(&mut self, inputs: &[Millis], round: Round<'_>, out: &mut StageOutput) -> Result<Ran, TaskError> {
         let mut ran = Ran::default();
         self.taken = 0;
         for index in 0..self.nodes.len() {
-            self.waiting(index, round, leaving)?;
-            ran.acted |= self.time(index, inputs, round, leaving)?;
+            self.waiting(index, round, out)?;
+            ran.acted |= self.time(index, inputs, round, out)?;
         }
         ran.more = self.nodes.iter().any(|node| node.firing || node.releasing.is_some());
         Ok(ran)
@@ -235,16 +242,16 @@ impl Task {
     ///
     /// # Errors
     /// Inside: the rows would need too much memory, and nothing has happened.
-    pub fn try_push(&mut self, input: usize, batch: Batch, round: Round<'_>) -> Result<Result<Leaving, Exceeded>, TaskError> {
+    pub fn try_push(&mut self, input: usize, batch: Batch, round: Round<'_>) -> Result<Result<StageOutput, Exceeded>, TaskError> {
         let before: Vec<(Ledger, u64)> = self.nodes.iter().map(|n| (n.ledger, n.rows_in)).collect();
         self.stores().for_each(|(_, store)| store.mark());
         let ran = memory::within(memory::BUDGET, || {
-            let mut leaving = Leaving::default();
-            self.push(input, batch, &mut leaving)?;
+            let mut out = StageOutput::default();
+            self.push(input, batch, &mut out)?;
             for index in 0..self.nodes.len() {
-                self.waiting(index, round, &mut leaving)?;
+                self.waiting(index, round, &mut out)?;
             }
-            Ok(leaving)
+            Ok(out)
         });
         self.taken = 0;
         if let Ok(ran) = ran {
@@ -263,16 +270,17 @@ impl Task {
     }
 
     /// Runs the batches that wait for a step, one input after the other: branches of different inputs have no common order.
-    fn waiting(&mut self, index: usize, round: Round<'_>, leaving: &mut Leaving) -> Result<(), TaskError> {
+    fn waiting(&mut self, index: usize, round: Round<'_>, out: &mut StageOutput) -> Result<(), TaskError> {
         let mut waiting = self.nodes.get_mut(index).map(|n| std::mem::take(&mut n.waiting)).unwrap_or_default();
         let plan = self.plan.clone();
         let node = plan.stages.get(self.stage).and_then(|stage| stage.nodes.get(index));
-        let input_of = |way: &Way| node.and_then(|node| node.branches.get(way.way)).map_or(Input::ONLY, |branch| branch.input);
+        let input_of =
+            |branch: &BranchRows| node.and_then(|node| node.branches.get(branch.branch)).map_or(Input::ONLY, |branch| branch.input);
         while let Some(input) = waiting.iter().map(input_of).min() {
-            let (of_input, others): (Vec<Way>, Vec<Way>) = waiting.into_iter().partition(|way| input_of(way) == input);
+            let (of_input, others): (Vec<BranchRows>, Vec<BranchRows>) = waiting.into_iter().partition(|branch| input_of(branch) == input);
             waiting = others;
-            for Way { turn, rows, origin, .. } in in_order(of_input).map_err(|e| self.broken(index, e.to_string()))? {
-                self.batch(index, (input, turn), &Batch::new(rows, origin), round, leaving)?;
+            for BranchRows { seq, rows, origin, .. } in in_order(of_input).map_err(|e| self.broken(index, e.to_string()))? {
+                self.batch(index, (input, seq), &Batch::new(rows, origin), round, out)?;
             }
         }
         Ok(())
@@ -281,14 +289,14 @@ impl Task {
     fn batch(
         &mut self,
         index: usize,
-        (input, turn): (Input, Turn),
+        (input, seq): (Input, BatchSeq),
         batch: &Batch,
         round: Round<'_>,
-        leaving: &mut Leaving,
+        out: &mut StageOutput,
     ) -> Result<(), TaskError> {
         let rows = batch.num_rows() as u64;
-        let from = (turn, &batch.origin);
-        let (ledger, _, ()) = self.call(index, round, from, leaving, |operator, cx| operator.on_batch(input, batch, cx))?;
+        let from = (seq, &batch.origin);
+        let (ledger, _, ()) = self.call(index, round, from, out, |operator, cx| operator.on_batch(input, batch, cx))?;
         checks::accounts_for(rows, &ledger).map_err(|wrong| self.broken(index, wrong))?;
         if let Some(node) = self.nodes.get_mut(index) {
             node.rows_in += rows;

@@ -7,7 +7,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::lane::{Lane, LaneConfig, LaneEnd, World};
+use crate::lane::{Lane, LaneConfig, LaneEnd, Runtime};
 use crate::plan::InputKind;
 use crate::tables::TableLoader;
 
@@ -54,22 +54,22 @@ impl Stop {
 
 /// Runs lanes until stopped, or until one of them ends with [`LaneEnd::Stop`]. Commits what was processed before
 /// it returns.
-pub fn run(world: &World, lanes: Vec<LaneConfig>, stop: &Stop) -> Result<(), LaneEnd> {
+pub fn run(runtime: &Runtime, lanes: Vec<LaneConfig>, stop: &Stop) -> Result<(), LaneEnd> {
     let mut threads = Vec::new();
-    if !world.plan.tables.is_empty() {
-        threads.push(tables(world.clone(), stop.clone())?);
+    if !runtime.plan.tables.is_empty() {
+        threads.push(tables(runtime.clone(), stop.clone())?);
     }
     for config in lanes {
-        let (world, stop) = (world.clone(), stop.clone());
+        let (runtime, stop) = (runtime.clone(), stop.clone());
         let name = format!("lane-{}", config.index);
         threads.push(spawn(&name, move || {
             // A panic is a bug, but the process must not continue with a dead lane.
-            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| supervise(&world, &config, &stop)));
+            let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| supervise(&runtime, &config, &stop)));
             stop.stop();
             ended.unwrap_or_else(|_| Err(LaneEnd::Stop("a lane panicked: this is a bug".into())))
         })?);
     }
-    watch_partitions(world.clone(), stop.clone())?;
+    watch_partitions(runtime.clone(), stop.clone())?;
     let mut result = Ok(());
     for thread in threads {
         let ended = thread.join().unwrap_or_else(|_| Err(LaneEnd::Stop("a thread of the worker panicked".into())));
@@ -82,12 +82,12 @@ fn spawn(name: &str, body: impl FnOnce() -> Result<(), LaneEnd> + Send + 'static
     Builder::new().name(name.to_string()).spawn(body).map_err(|e| LaneEnd::Stop(format!("can't start a thread for {name}: {e}")))
 }
 
-fn supervise(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd> {
-    let _span = tracing::info_span!("lane", pipeline = %world.plan.pipeline, lane = config.index).entered();
+fn supervise(runtime: &Runtime, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd> {
+    let _span = tracing::info_span!("lane", pipeline = %runtime.plan.pipeline, lane = config.index).entered();
     let mut backoff = Backoff::new(RESTARTS.0, RESTARTS.1);
     loop {
-        let started = world.clock.monotonic();
-        let cause = match drive(world, config, stop) {
+        let started = runtime.clock.monotonic();
+        let cause = match drive(runtime, config, stop) {
             Ok(()) => return Ok(()),
             Err(LaneEnd::Stop(cause)) => return Err(LaneEnd::Stop(cause)),
             Err(LaneEnd::Restart(cause)) => cause,
@@ -96,53 +96,59 @@ fn supervise(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), Lane
             tracing::warn!(lane = config.index, %cause, "stopped without a last commit; the next worker reads again what was not committed");
             return Ok(());
         }
-        let now = world.clock.monotonic();
+        let now = runtime.clock.monotonic();
         if now - started > WELL_AFTER {
             backoff.reset();
         }
-        world.stats.restarted(config.index, &cause, now);
+        runtime.stats.restarted(config.index, &cause, now);
         tracing::warn!(lane = config.index, %cause, "the lane ended; restarting it from the last commit");
         stop.pause(backoff.pause());
     }
 }
 
-fn drive(world: &World, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd> {
-    let pulse = world.stats.pulse(config.index);
-    let started = world.clock.monotonic();
+fn drive(runtime: &Runtime, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd> {
+    let pulse = runtime.stats.pulse(config.index);
+    let started = runtime.clock.monotonic();
     pulse.beat(started);
-    let mut lane = Lane::start(world.clone(), config.clone())?;
+    let mut lane = Lane::start(runtime.clone(), config.clone())?;
     let mut is_well = false;
     while !stop.is_stopped() {
-        let now = world.clock.monotonic();
+        let now = runtime.clock.monotonic();
         pulse.beat(now);
         // Not only commits show it: there may be nothing to commit.
         if !is_well && now - started > WELL_AFTER {
             is_well = true;
-            world.stats.is_well(config.index);
+            runtime.stats.is_well(config.index);
         }
         lane.step(POLL_WAIT)?;
     }
     lane.finish(FINISH)
 }
 
-fn tables(world: World, stop: Stop) -> Result<JoinHandle<Result<(), LaneEnd>>, LaneEnd> {
+fn tables(runtime: Runtime, stop: Stop) -> Result<JoinHandle<Result<(), LaneEnd>>, LaneEnd> {
     spawn("tables", move || {
-        let _span = tracing::info_span!("tables", pipeline = %world.plan.pipeline).entered();
+        let _span = tracing::info_span!("tables", pipeline = %runtime.plan.pipeline).entered();
         // Lanes must not continue with tables that are not kept current.
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read_tables(&world, &stop)));
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| read_tables(&runtime, &stop)));
         stop.stop();
         ended.unwrap_or_else(|_| Err(LaneEnd::Stop("reading tables panicked: this is a bug".into())))
     })
 }
 
-fn read_tables(world: &World, stop: &Stop) -> Result<(), LaneEnd> {
+fn read_tables(runtime: &Runtime, stop: &Stop) -> Result<(), LaneEnd> {
     let mut backoff = Backoff::new(RESTARTS.0, RESTARTS.1);
     let mut loader = None;
     while !stop.is_stopped() {
         let made = match loader.take() {
             Some(loader) => Ok(loader),
-            None => TableLoader::new(&world.plan, world.tables.clone(), world.broker.clone(), world.schemas.clone(), world.clock.clone())
-                .map_err(LaneEnd::from),
+            None => TableLoader::new(
+                &runtime.plan,
+                runtime.tables.clone(),
+                runtime.broker.clone(),
+                runtime.schemas.clone(),
+                runtime.clock.clone(),
+            )
+            .map_err(LaneEnd::from),
         };
         match made.and_then(|made| loader.insert(made).step(Duration::from_millis(50))) {
             Ok(()) => backoff.reset(),
@@ -159,18 +165,18 @@ fn read_tables(world: &World, stop: &Stop) -> Result<(), LaneEnd> {
 
 /// Notices partitions that are added to topics: tables read them, sources can't before the next start, which is logged. On a
 /// detached thread: with brokers away a question takes longer than a worker has to stop.
-fn watch_partitions(world: World, stop: Stop) -> Result<(), LaneEnd> {
+fn watch_partitions(runtime: Runtime, stop: Stop) -> Result<(), LaneEnd> {
     spawn("topics", move || {
-        let inputs = world.plan.stages.iter().flat_map(|stage| &stage.inputs).filter(|i| matches!(i.kind, InputKind::Source(_)));
+        let inputs = runtime.plan.stages.iter().flat_map(|stage| &stage.inputs).filter(|i| matches!(i.kind, InputKind::Source(_)));
         let sources: Vec<_> = inputs.flat_map(|input| &input.topics).map(|topic| (topic.name.clone(), topic.partitions)).collect();
-        let tables: Vec<_> = world.plan.tables.iter().map(|table| (table.topic.name.clone(), table.topic.partitions)).collect();
+        let tables: Vec<_> = runtime.plan.tables.iter().map(|table| (table.topic.name.clone(), table.topic.partitions)).collect();
         while !stop.is_stopped() {
             for (topic, planned) in sources.iter().chain(&tables).filter(|_| !stop.is_stopped()) {
-                let Some(found) = world.broker.partitions(topic).ok().flatten().filter(|found| found > planned) else { continue };
-                if world.plan.reads(topic) {
-                    world.stats.grown(topic, *planned, found);
+                let Some(found) = runtime.broker.partitions(topic).ok().flatten().filter(|found| found > planned) else { continue };
+                if runtime.plan.reads(topic) {
+                    runtime.stats.grown(topic, *planned, found);
                 } else {
-                    world.tables.grown(topic, found);
+                    runtime.tables.grown(topic, found);
                 }
             }
             stop.pause(LOOK_EVERY);
@@ -184,7 +190,7 @@ fn watch_partitions(world: World, stop: Stop) -> Result<(), LaneEnd> {
 mod tests {
     use super::*;
     use crate::broker::{Broker, Clock};
-    use crate::operators::Registry;
+    use crate::operators::Operators;
     use crate::pipeline::Pipeline;
     use crate::plan::plan;
     use crate::plan::topics_to_create;
@@ -208,11 +214,11 @@ mod tests {
         broker.create_topic("t", 1);
         let root = yaml::parse(TEXT).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
-        let planned = plan(&pipeline, &root, &Registry(Vec::new()), &BrokerCatalog(&broker));
+        let planned = plan(&pipeline, &root, &Operators(Vec::new()), &BrokerCatalog(&broker));
         let plan = Arc::new(planned.unwrap_or_else(|found| panic!("{found:#?}")));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         let stats = Arc::new(Stats::default());
-        let world = World {
+        let runtime = Runtime {
             broker: Arc::new(broker),
             wall: Arc::new(TrustedWall::of(clock.as_ref())),
             clock: clock.clone(),
@@ -226,7 +232,7 @@ mod tests {
         let stop = Stop::default();
         let worker = std::thread::spawn({
             let stop = stop.clone();
-            move || run(&world, vec![LaneConfig::new("w", 0)], &stop).is_ok()
+            move || run(&runtime, vec![LaneConfig::new("w", 0)], &stop).is_ok()
         });
         let begun = std::time::Instant::now();
         while stats.lanes()[&0].restarts_in_a_row > 0 {

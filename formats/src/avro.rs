@@ -29,9 +29,9 @@
 
 mod arrow_types;
 mod compile;
+mod decode_plan;
 mod default;
 mod encode;
-mod program;
 mod schema;
 mod wire;
 mod write;
@@ -42,7 +42,7 @@ use arrow::datatypes::SchemaRef;
 
 use crate::builder::RowBuilder;
 use crate::cause::{DecodeError, Fail};
-use program::Program;
+use decode_plan::DecodePlan;
 use schema::AvroSchema;
 use wire::Wire;
 
@@ -90,7 +90,7 @@ impl AvroReader {
 /// Decodes Avro records of any number of writer schemas into the columns of one reader.
 pub struct AvroDecoder {
     reader: AvroReader,
-    programs: Vec<Result<Program, String>>,
+    decode_plans: Vec<Result<DecodePlan, String>>,
     by_id: HashMap<u32, usize>,
     /// The id of the last record and its program: most records are written with the same schema.
     last: Option<(u32, usize)>,
@@ -99,7 +99,7 @@ pub struct AvroDecoder {
 impl AvroDecoder {
     /// A decoder that knows no writer yet.
     pub fn new(reader: AvroReader) -> AvroDecoder {
-        AvroDecoder { reader, programs: Vec::new(), by_id: HashMap::new(), last: None }
+        AvroDecoder { reader, decode_plans: Vec::new(), by_id: HashMap::new(), last: None }
     }
 
     /// Whether [`AvroDecoder::add_writer`] was called for the id, successfully or not.
@@ -117,10 +117,10 @@ impl AvroDecoder {
             .and_then(|writer| compile::compile(&writer, &self.reader.schema, &self.reader.projection))
             .map_err(|cause| format!("schema {id} cannot be read: {cause}"));
         let outcome = compiled.as_ref().map(|_| ()).map_err(String::clone);
-        let index = *self.by_id.entry(id).or_insert(self.programs.len());
-        match self.programs.get_mut(index) {
+        let index = *self.by_id.entry(id).or_insert(self.decode_plans.len());
+        match self.decode_plans.get_mut(index) {
             Some(slot) => *slot = compiled,
-            None => self.programs.push(compiled),
+            None => self.decode_plans.push(compiled),
         }
         outcome
     }
@@ -147,14 +147,14 @@ impl AvroDecoder {
                 index
             }
         };
-        let program = match self.programs.get(index) {
-            Some(Ok(program)) => program,
+        let plan = match self.decode_plans.get(index) {
+            Some(Ok(plan)) => plan,
             Some(Err(cause)) => return Err(DecodeError::Bad(cause.clone())),
             None => return Err(DecodeError::UnknownSchema(id)),
         };
         out.attempt(&self.reader.projection, |root| {
             let mut wire = Wire::new(body);
-            program.run(&mut wire, root)?;
+            plan.run(&mut wire, root)?;
             if wire.remaining() > 0 { Err(Fail::at("bytes after the end of the record", wire.position())) } else { Ok(()) }
         })?;
         Ok(())

@@ -11,8 +11,8 @@ use arrow::datatypes::{DataType, FieldRef, Fields, SchemaRef};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
+use crate::calendar;
 use crate::cause::Fail;
-use crate::civil;
 use crate::number::write_decimal;
 use crate::view::{self, Texts, Values, View, at, span};
 
@@ -155,10 +155,10 @@ fn value(children: &[Member], column: &View<'_>, row: usize, out: &mut Vec<u8>) 
             out.extend_from_slice(lexical_core::write(number, &mut [0; lexical_core::BUFFER_SIZE]));
         }
         Values::Decimal(v, scale) => write_decimal(at(v, row), *scale, out),
-        Values::Date(v) => quoted(out, |out| civil::write_date(at(v, row), out))?,
-        Values::Time32(v, unit) => quoted(out, |out| civil::write_time(at(v, row).into(), *unit, out))?,
-        Values::Time64(v, unit) => quoted(out, |out| civil::write_time(at(v, row), *unit, out))?,
-        Values::Timestamp(v, unit, zoned) => quoted(out, |out| civil::write_timestamp(at(v, row), *unit, *zoned, out))?,
+        Values::Date(v) => quoted(out, |out| calendar::write_date(at(v, row), out))?,
+        Values::Time32(v, unit) => quoted(out, |out| calendar::write_time(at(v, row).into(), *unit, out))?,
+        Values::Time64(v, unit) => quoted(out, |out| calendar::write_time(at(v, row), *unit, out))?,
+        Values::Timestamp(v, unit, zoned) => quoted(out, |out| calendar::write_timestamp(at(v, row), *unit, *zoned, out))?,
         Values::Text(texts) => write_string(texts.get(row), out),
         Values::Bytes(blobs) => write_base64(blobs.get(row), out)?,
         Values::Struct(columns) => object(children, columns, row, out)?,

@@ -15,8 +15,8 @@
 
 mod avro;
 mod builder;
+mod calendar;
 mod cause;
-mod civil;
 mod codec;
 mod column;
 mod declared;

@@ -75,7 +75,7 @@ pub(super) struct KafkaProducer {
     /// Disconnected when the committer has ended.
     ended: Receiver<()>,
     /// The last result of `progress`, to wait for a change.
-    told: Option<Progress>,
+    reported: Option<Progress>,
     begun: Instant,
     open: bool,
     /// Bytes of a batch of this client.
@@ -111,7 +111,7 @@ impl KafkaProducer {
             shared,
             jobs: Some(jobs),
             ended,
-            told: None,
+            reported: None,
             begun: Instant::now(),
             open: false,
             batch,
@@ -206,7 +206,7 @@ impl Producer for KafkaProducer {
         self.client.context.reset();
         self.refused.clear();
         *self.shared.progress.lock() = None;
-        self.told = None;
+        self.reported = None;
         if self.transactional_id.is_some() {
             // SAFETY: the client is valid.
             if let Some(facts) = ErrorFacts::take(unsafe { sys::rd_kafka_begin_transaction(self.client.ptr()) }) {
@@ -249,7 +249,7 @@ impl Producer for KafkaProducer {
             return Err(BrokerError::fatal("commit without an open transaction"));
         }
         self.open = false;
-        self.told = None;
+        self.reported = None;
         self.shared.set(Progress::Sending);
         let held = [self.rounds.end(), self.state.end()];
         self.submit(Job::Commit {
@@ -264,17 +264,17 @@ impl Producer for KafkaProducer {
 
     fn progress(&mut self, timeout: Duration) -> Progress {
         let mut progress = self.shared.progress.lock();
-        if *progress == self.told && self.told.is_some() && !matches!(self.told, Some(Progress::Done(_))) {
-            let told = self.told.clone();
-            self.shared.changed.wait_while_for(&mut progress, |now| *now == told, timeout);
+        if *progress == self.reported && self.reported.is_some() && !matches!(self.reported, Some(Progress::Done(_))) {
+            let reported = self.reported.clone();
+            self.shared.changed.wait_while_for(&mut progress, |now| *now == reported, timeout);
         }
         if let Some(Progress::Done(Outcome::Committed { .. })) = *progress
-            && *progress != self.told
+            && *progress != self.reported
             && let Some(larger) = self.batches.committed(self.batch)
         {
             tracing::info!("no batch was refused for a while; raising the limit to {larger} bytes");
         }
-        self.told = progress.clone();
+        self.reported = progress.clone();
         progress.clone().unwrap_or_else(|| Progress::Done(Outcome::Aborted("no commit is under way".into())))
     }
 

@@ -1,6 +1,6 @@
 //! JSON Schema of pipeline files, for editors: completion, documentation under the pointer, errors while typing.
 
-use headwater_engine::operators::Registry;
+use headwater_engine::operators::Operators;
 use headwater_engine::pipeline::{Pipeline, TopicTarget};
 use headwater_engine::sinks::Sinks;
 use schemars::JsonSchema;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 /// The schema, with one property per operator in a step, and the keys of every target in a sink. Draft 07, which YAML language servers
 /// know best.
-pub fn pipeline(registry: &Registry, sinks: &Sinks) -> Value {
+pub fn pipeline(registry: &Operators, sinks: &Sinks) -> Value {
     let mut generator = SchemaSettings::draft07().into_generator();
     let root = Pipeline::json_schema(&mut generator);
     let mut properties = Map::new();
@@ -94,7 +94,7 @@ fn either(first: &Value, second: &Value) -> Value {
     json!({ "description": format!("{}\n\n{}", said(first), said(second)), "anyOf": [first, second] })
 }
 
-fn from(registry: &Registry) -> Value {
+fn from(registry: &Operators) -> Value {
     let name = json!({ "type": "string" });
     let list = json!({ "type": "array", "minItems": 1, "items": name });
     let mut forms = vec![name.clone(), list.clone()];

@@ -6,7 +6,7 @@ use std::path::Path;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use headwater_engine::sim::Header;
-use operator_core::{Millis, Span};
+use operator_core::{Interval, Millis};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
@@ -167,8 +167,8 @@ fn text(value: &Value, member: &'static str) -> Result<String, Wrong> {
 
 fn span(value: &Value, member: &'static str) -> Result<Millis, Wrong> {
     let duration = || Wrong(member, format!("`{member}` must be a quoted duration such as \"10m\", not {value}"));
-    let span = value.as_str().ok_or_else(duration)?.parse::<Span>();
-    span.map(Span::millis).map_err(|e| Wrong(member, e.to_string()))
+    let span = value.as_str().ok_or_else(duration)?.parse::<Interval>();
+    span.map(Interval::millis).map_err(|e| Wrong(member, e.to_string()))
 }
 
 /// The key of a line: bytes as it is written there. A text is its characters, `{"@base64": ..}` any bytes, everything else

@@ -31,9 +31,9 @@ pub mod json_rows;
 mod line;
 mod outcome;
 mod schedule;
+mod simulation;
 mod tables;
 mod topics;
-mod world;
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
@@ -42,7 +42,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use headwater_engine::operators::Registry;
+use headwater_engine::operators::Operators;
 use headwater_engine::plan::Plan;
 use headwater_engine::yaml::Node;
 use parking_lot::Mutex;
@@ -150,7 +150,7 @@ pub fn suite(pipeline: &Path, options: &Options) -> Result<Suite, Vec<Problem>> 
 }
 
 /// The same for a pipeline of these operators.
-fn suite_of(pipeline: &Path, options: &Options, operators: &Registry) -> Result<Suite, Vec<Problem>> {
+fn suite_of(pipeline: &Path, options: &Options, operators: &Operators) -> Result<Suite, Vec<Problem>> {
     let one = |text: String| vec![Problem::plain(text)];
     let folder = Folder::read(&options.schemas).map_err(|e| one(format!("{}: {e}", options.schemas.display())))?;
     let loaded = pipeline_files::load(pipeline)?;
@@ -268,7 +268,7 @@ impl Suite {
     }
 
     fn run(&self, records: &encode::Records, schedule: &Schedule) -> Result<Outcome, String> {
-        survived(|| world::run(&self.plan, &self.topics, &self.fits, records, schedule))
+        survived(|| simulation::run(&self.plan, &self.topics, &self.fits, records, schedule))
     }
 
     fn reference<'a>(&self, prepared: &'a Prepared) -> &'a Result<Outcome, String> {

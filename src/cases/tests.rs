@@ -158,7 +158,7 @@ sinks:
     let reminded = [("a", 20), ("a", 25), ("b", 20), ("b", 25), ("x", 20), ("x", 25), ("a", 40), ("a", 45)];
     files.write("cases/good/out.analytics.shop.reminded.jsonl", &reminded.map(|(id, second)| fired(id, second, "-1")).concat());
     let options = Options { schemas: files.0.path().join("schemas"), only: String::new(), schedule: None };
-    let operators = Registry(vec![Kind::of::<remind::Remind>()]);
+    let operators = Operators(vec![Kind::of::<remind::Remind>()]);
     let suite = suite_of(&files.0.path().join("pipeline.yaml"), &options, &operators).ok().unwrap();
     let reports = run(&[suite], false, &|| {});
     let failure = reports[0].failure.as_ref().map(|failure| (&failure.schedule, &failure.differences));

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use headwater_engine::sinks::keys_of;
 use headwater_engine::yaml::{Node, YamlError, read_all, unknown_keys};
-use operator_core::{Diagnostic, Span};
+use operator_core::{Diagnostic, Interval};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -59,10 +59,10 @@ pub struct KafkaConfig {
     /// A transaction that takes longer is aborted by the broker. Also how long partitions of a killed worker wait
     /// before another one takes them over.
     #[serde(default = "default_transaction_timeout")]
-    pub transaction_timeout: Span,
+    pub transaction_timeout: Interval,
     /// A worker that is silent this long loses its partitions.
     #[serde(default = "default_session_timeout")]
-    pub session_timeout: Span,
+    pub session_timeout: Interval,
 }
 
 impl Default for KafkaConfig {
@@ -76,12 +76,12 @@ impl Default for KafkaConfig {
     }
 }
 
-fn default_transaction_timeout() -> Span {
-    Span(20_000)
+fn default_transaction_timeout() -> Interval {
+    Interval(20_000)
 }
 
-fn default_session_timeout() -> Span {
-    Span(10_000)
+fn default_session_timeout() -> Interval {
+    Interval(10_000)
 }
 
 #[derive(Clone, Debug, Deserialize, JsonSchema)]

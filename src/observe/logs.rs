@@ -238,9 +238,9 @@ where
     }
 }
 
-type Span = Option<(&'static str, String)>;
+type Interval = Option<(&'static str, String)>;
 
-fn plain(out: &mut Writer<'_>, time: &str, level: Level, span: Span, mut fields: Map<String, Value>) -> fmt::Result {
+fn plain(out: &mut Writer<'_>, time: &str, level: Level, span: Interval, mut fields: Map<String, Value>) -> fmt::Result {
     write!(out, "{time} {level:>5} ")?;
     if let Some((name, fields)) = span {
         write!(out, "{name}{{{fields}}}: ")?;
@@ -254,7 +254,7 @@ fn plain(out: &mut Writer<'_>, time: &str, level: Level, span: Span, mut fields:
     writeln!(out)
 }
 
-fn json(out: &mut Writer<'_>, time: String, level: Level, target: &str, span: Span, fields: Map<String, Value>) -> fmt::Result {
+fn json(out: &mut Writer<'_>, time: String, level: Level, target: &str, span: Interval, fields: Map<String, Value>) -> fmt::Result {
     let mut line = Map::new();
     line.insert("timestamp".into(), time.into());
     line.insert("level".into(), level.to_string().into());

@@ -4,7 +4,7 @@ pub mod catalog;
 
 use std::path::Path;
 
-use headwater_engine::operators::Registry;
+use headwater_engine::operators::Operators;
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{Catalog, Plan, plan};
 use headwater_engine::yaml::{self, Node, YamlError};
@@ -67,7 +67,7 @@ pub fn make_plan(loaded: &Loaded, catalog: &dyn Catalog) -> Result<(Plan, Vec<Pr
 ///
 /// # Errors
 /// Those of [`make_plan`].
-pub fn make_plan_of(loaded: &Loaded, operators: &Registry, catalog: &dyn Catalog) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
+pub fn make_plan_of(loaded: &Loaded, operators: &Operators, catalog: &dyn Catalog) -> Result<(Plan, Vec<Problem>), Vec<Problem>> {
     let show = |found: Vec<_>| found.into_iter().take(MOST).map(|d| Problem::found(&loaded.source, &loaded.root, d)).collect::<Vec<_>>();
     let (plan, found) = match plan(&loaded.pipeline, &loaded.root, operators, catalog) {
         Ok(mut plan) => {

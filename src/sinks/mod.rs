@@ -17,7 +17,7 @@ use headwater_engine::delivery::{self, Check, Writing};
 use headwater_engine::plan::{OutboxSink, Output, Plan};
 use headwater_engine::sinks::{Blocks, SinkKind, SinkTable, keys_of, read_as};
 use headwater_engine::worker::Stop;
-use operator_core::{Diagnostic, Span};
+use operator_core::{Diagnostic, Interval};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
@@ -124,8 +124,8 @@ pub fn sql_files(dir: &Path) -> Result<Vec<(String, String)>, String> {
 }
 
 /// `flush_interval` of a sink that does not set it.
-pub fn default_flush() -> Span {
-    Span(1_000)
+pub fn default_flush() -> Interval {
+    Interval(1_000)
 }
 
 /// `block_rows` of a sink that does not set it.

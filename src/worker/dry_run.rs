@@ -8,7 +8,7 @@ use headwater_engine::broker::Broker;
 use headwater_engine::lane::{Sampled, sample_keys};
 use headwater_engine::manifest;
 use headwater_engine::plan::{OutboxSink, Output, Plan, TOMBSTONE_RETENTION};
-use operator_core::{Diagnostic, Span};
+use operator_core::{Diagnostic, Interval};
 use rustix::fs::Access;
 use tokio::runtime::Handle;
 
@@ -79,7 +79,7 @@ fn topics(plan: &Plan, kafka: &Kafka) -> Vec<Check> {
     checks.push(check("internal topics", check_internal(plan, kafka).map(|()| "as planned".to_string()).map_err(|e| e.to_string())));
     if plan.stages.iter().flat_map(|s| &s.nodes).any(|n| n.changelog.is_some()) {
         let kept = tombstones_kept(plan, kafka);
-        let said = |kept| if kept < TOMBSTONE_RETENTION { short_lived(kept) } else { format!("kept for {}", Span(kept)) };
+        let said = |kept| if kept < TOMBSTONE_RETENTION { short_lived(kept) } else { format!("kept for {}", Interval(kept)) };
         checks.push(check("tombstones of changelogs", kept.map(said).map_err(|e| e.to_string())));
     }
     checks

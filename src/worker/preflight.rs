@@ -5,7 +5,7 @@ use headwater_engine::manifest::DeployError;
 use headwater_engine::manifest::store::StoreError;
 use headwater_engine::pipeline::Guarantee;
 use headwater_engine::plan::{Plan, TOMBSTONE_RETENTION, topics_to_create};
-use operator_core::{Diagnostic, Millis, Span};
+use operator_core::{Diagnostic, Interval, Millis};
 
 use crate::config::Config;
 use crate::diagnose::Problem;
@@ -15,7 +15,7 @@ use crate::pipeline_files::Loaded;
 ///
 /// # Errors
 /// Brokers would abort every transaction before it is committed.
-pub fn check_times(guarantee: Guarantee, interval: Span, config: &Config) -> Result<(), Problem> {
+pub fn check_times(guarantee: Guarantee, interval: Interval, config: &Config) -> Result<(), Problem> {
     let timeout = config.kafka.transaction_timeout;
     if guarantee == Guarantee::ExactlyOnce && interval.millis() * 2 > timeout.millis() {
         let message = format!("`commit_interval: {interval}` is too long: brokers abort transactions after {timeout}");
@@ -75,9 +75,9 @@ pub fn tombstones_kept(plan: &Plan, broker: &dyn Broker) -> Result<Millis, Broke
 pub fn short_lived(kept: Millis) -> String {
     format!(
         "a changelog keeps tombstones for {} (`delete.retention.ms`): local checkpoints older than {} are not used, and the changelog is read as a whole; {} is what it is created with",
-        Span(kept),
-        Span(kept / 2),
-        Span(TOMBSTONE_RETENTION)
+        Interval(kept),
+        Interval(kept / 2),
+        Interval(TOMBSTONE_RETENTION)
     )
 }
 
@@ -132,8 +132,8 @@ mod tests {
     #[test]
     fn only_transactions_must_fit_into_their_timeout() {
         let mut config = Config::default();
-        config.kafka.transaction_timeout = Span(20_000);
-        let fits = |guarantee, interval| check_times(guarantee, Span(interval), &config).is_ok();
+        config.kafka.transaction_timeout = Interval(20_000);
+        let fits = |guarantee, interval| check_times(guarantee, Interval(interval), &config).is_ok();
         assert!(fits(Guarantee::ExactlyOnce, 10_000) && !fits(Guarantee::ExactlyOnce, 10_001));
         assert!(fits(Guarantee::AtLeastOnce, 60_000));
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use headwater_engine::broker::SystemClock;
 use headwater_engine::delivery::Counters;
-use headwater_engine::lane::{LaneConfig, World};
+use headwater_engine::lane::{LaneConfig, Runtime};
 use headwater_engine::manifest::store::Deployed;
 use headwater_engine::manifest::{Keeper, deploy};
 use headwater_engine::plan::{OutboxSink, Output, Plan, TOMBSTONE_RETENTION};
@@ -18,7 +18,7 @@ use headwater_engine::stats::Stats;
 use headwater_engine::tables::LoadedTables;
 use headwater_engine::time::TrustedWall;
 use headwater_engine::worker::{self, Stop};
-use operator_core::{Millis, Span};
+use operator_core::{Interval, Millis};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
@@ -41,7 +41,7 @@ pub use slot::{EXPOSED, Slot, is_a_link, state_folder, writable_by_others};
 pub struct Prepared {
     pub plan: Arc<Plan>,
     pub services: Services,
-    pub world: World,
+    pub runtime: Runtime,
     pub deployed: Deployed,
     /// How old a local checkpoint may be to be used.
     pub checkpoint_age: Millis,
@@ -107,7 +107,7 @@ pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Prob
         Ok(id)
     });
     let clock = Arc::new(SystemClock::default());
-    let world = World {
+    let runtime = Runtime {
         plan: plan.clone(),
         broker: services.broker.clone(),
         wall: Arc::new(TrustedWall::of(clock.as_ref())),
@@ -117,7 +117,7 @@ pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Prob
         tables: Arc::new(LoadedTables::new(&plan)),
         stats: Arc::new(Stats::default()),
     };
-    Ok(Prepared { plan, services, world, deployed: agreed.deployed, checkpoint_age: kept / 2 })
+    Ok(Prepared { plan, services, runtime, deployed: agreed.deployed, checkpoint_age: kept / 2 })
 }
 
 /// Whether this client has the rights that the worker will need.
@@ -161,14 +161,14 @@ pub type MakeStores<'a> = dyn Fn(&Output, &OutboxSink) -> Result<MakeStore, Prob
 
 /// [`start`] with stores of the caller's own making.
 pub fn start_with(prepared: &Prepared, config: &Config, stop: Stop, pages: &Arc<Pages>, make: &MakeStores<'_>) -> Result<Running, Problem> {
-    check_times(prepared.plan.guarantee, Span(prepared.plan.commit_interval), config)?;
+    check_times(prepared.plan.guarantee, Interval(prepared.plan.commit_interval), config)?;
     let slot = Slot::take(&config.worker.state_dir, &prepared.plan.pipeline, config.worker.id.as_deref()).map_err(Problem::plain)?;
     let (deliveries, counters) = deliveries(prepared, config, make, &slot, &stop)?;
     let shown = Shown {
         plan: prepared.plan.clone(),
-        stats: prepared.world.stats.clone(),
-        clock: prepared.world.clock.clone(),
-        tables: prepared.world.tables.clone(),
+        stats: prepared.runtime.stats.clone(),
+        clock: prepared.runtime.clock.clone(),
+        tables: prepared.runtime.tables.clone(),
         deliveries: counters,
     };
     let (epoch_rows, epoch_bytes) = (config.worker.epoch_rows.max(1), config.worker.epoch_bytes.max(1));
@@ -180,10 +180,10 @@ pub fn start_with(prepared: &Prepared, config: &Config, stop: Stop, pages: &Arc<
         ..LaneConfig::new(slot.name.clone(), index)
     };
     let lanes = (0..config.worker.lanes.max(1)).map(lane).collect();
-    let (world, stopping) = (prepared.world.clone(), stop.clone());
+    let (runtime, stopping) = (prepared.runtime.clone(), stop.clone());
     let worker = std::thread::Builder::new()
         .name("worker".into())
-        .spawn(move || worker::run(&world, lanes, &stopping).map_err(|e| e.to_string()))
+        .spawn(move || worker::run(&runtime, lanes, &stopping).map_err(|e| e.to_string()))
         .map_err(|e| Problem::plain(e.to_string()))?;
     let changed = keep_manifest(prepared, &stop)?;
     pages.runs(shown.clone());

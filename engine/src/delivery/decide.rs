@@ -1,7 +1,7 @@
 //! The decision table of the delivery protocol: from the known facts to the one safe action.
 //!
 //! Pure. [`Delivery`](super::Delivery) collects facts, asks [`decide`], and executes the plan; a plan that asks for
-//! one more fact ([`Plan::Rebuild`], [`Plan::Ask`]) leads to the next call. The rows, first match wins:
+//! one more fact ([`Action::Rebuild`], [`Action::Ask`]) leads to the next call. The rows, first match wins:
 //!
 //! ```text
 //! stored position   facts                                    plan
@@ -34,7 +34,7 @@ use super::target::Answer;
 
 /// What is known when a decision is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Have {
+pub struct Facts {
     /// First and next offset of the partition.
     pub low: i64,
     pub high: i64,
@@ -60,7 +60,7 @@ pub struct Have {
 
 /// The next act.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Plan {
+pub enum Action {
     /// Read on from this offset.
     Read { from: i64 },
     /// Read exactly these offsets, then decide again.
@@ -111,62 +111,62 @@ pub enum Stop {
 }
 
 /// Decides what to do about a partition.
-pub fn decide(stored: &Stored, have: &Have) -> Plan {
+pub fn decide(stored: &Stored, facts: &Facts) -> Action {
     match stored {
-        Stored::Nothing => begin(have),
-        Stored::Foreign { offset, why } => Plan::Stop(Stop::Foreign { offset: *offset, why: why.clone() }),
-        Stored::Clean { offset } => outside(*offset, *offset, have).unwrap_or(Plan::Read { from: *offset }),
+        Stored::Nothing => begin(facts),
+        Stored::Foreign { offset, why } => Action::Stop(Stop::Foreign { offset: *offset, why: why.clone() }),
+        Stored::Clean { offset } => outside(*offset, *offset, facts).unwrap_or(Action::Read { from: *offset }),
         Stored::Intent { offset, intent } => {
             if *offset != intent.first {
-                return Plan::Stop(Stop::Moved { offset: *offset, first: intent.first });
+                return Action::Stop(Stop::Moved { offset: *offset, first: intent.first });
             }
-            outside(intent.first, intent.last + 1, have).unwrap_or_else(|| unsettled(intent, have))
+            outside(intent.first, intent.last + 1, facts).unwrap_or_else(|| unsettled(intent, facts))
         }
     }
 }
 
-fn begin(have: &Have) -> Plan {
-    if have.low > 0 {
-        return Plan::Stop(Stop::Deleted { at: 0, low: have.low });
+fn begin(facts: &Facts) -> Action {
+    if facts.low > 0 {
+        return Action::Stop(Stop::Deleted { at: 0, low: facts.low });
     }
-    match &have.table {
-        _ if have.repeatable => Plan::Read { from: 0 },
-        None => Plan::Ask,
-        Some(Answer::Uncountable(_) | Answer::Counted { rows: 0, .. }) => Plan::Read { from: 0 },
-        Some(Answer::Counted { rows, .. }) => Plan::Stop(Stop::PositionLost { rows: *rows }),
+    match &facts.table {
+        _ if facts.repeatable => Action::Read { from: 0 },
+        None => Action::Ask,
+        Some(Answer::Uncountable(_) | Answer::Counted { rows: 0, .. }) => Action::Read { from: 0 },
+        Some(Answer::Counted { rows, .. }) => Action::Stop(Stop::PositionLost { rows: *rows }),
     }
 }
 
 /// Stops where `from` is before the log or `to` (the next offset) behind it.
-fn outside(from: i64, to: i64, have: &Have) -> Option<Plan> {
-    if from < have.low {
-        return Some(Plan::Stop(Stop::Deleted { at: from, low: have.low }));
+fn outside(from: i64, to: i64, facts: &Facts) -> Option<Action> {
+    if from < facts.low {
+        return Some(Action::Stop(Stop::Deleted { at: from, low: facts.low }));
     }
-    (to > have.high).then_some(Plan::Stop(Stop::Beyond { at: to, high: have.high }))
+    (to > facts.high).then_some(Action::Stop(Stop::Beyond { at: to, high: facts.high }))
 }
 
-fn unsettled(intent: &Intent, have: &Have) -> Plan {
+fn unsettled(intent: &Intent, facts: &Facts) -> Action {
     let Intent { first, last, rows, crc, .. } = *intent;
-    let Some((rows_now, crc_now)) = have.rebuilt else { return Plan::Rebuild { first, last } };
-    if (rows_now, crc_now) != (rows, crc) || have.part_rows == 0 {
-        return Plan::Stop(Stop::Changed { first, last, rows, crc, rows_now, crc_now });
+    let Some((rows_now, crc_now)) = facts.rebuilt else { return Action::Rebuild { first, last } };
+    if (rows_now, crc_now) != (rows, crc) || facts.part_rows == 0 {
+        return Action::Stop(Stop::Changed { first, last, rows, crc, rows_now, crc_now });
     }
-    let young = (0..have.safe_window).contains(&have.age);
-    if have.repeatable || !have.doubt || (young && have.same_settings) {
-        return Plan::Insert;
+    let young = (0..facts.safe_window).contains(&facts.age);
+    if facts.repeatable || !facts.doubt || (young && facts.same_settings) {
+        return Action::Insert;
     }
-    let expected = have.part_rows;
-    match &have.table {
-        None => Plan::Ask,
-        Some(Answer::Counted { rows: 0, .. }) => Plan::Insert,
-        Some(Answer::Counted { rows: found, distinct }) if *found == expected && *distinct == expected => match have.dependents {
-            true => Plan::Stop(Stop::Dependents { first, last }),
-            false => Plan::Skip,
+    let expected = facts.part_rows;
+    match &facts.table {
+        None => Action::Ask,
+        Some(Answer::Counted { rows: 0, .. }) => Action::Insert,
+        Some(Answer::Counted { rows: found, distinct }) if *found == expected && *distinct == expected => match facts.dependents {
+            true => Action::Stop(Stop::Dependents { first, last }),
+            false => Action::Skip,
         },
         Some(Answer::Counted { rows: found, distinct }) => {
-            Plan::Stop(Stop::Partial { first, last, expected, found: *found, distinct: *distinct })
+            Action::Stop(Stop::Partial { first, last, expected, found: *found, distinct: *distinct })
         }
-        Some(Answer::Uncountable(why)) => Plan::Stop(Stop::Uncountable { first, last, why: why.clone() }),
+        Some(Answer::Uncountable(why)) => Action::Stop(Stop::Uncountable { first, last, why: why.clone() }),
     }
 }
 
@@ -184,8 +184,8 @@ mod tests {
     }
 
     /// Everything known, unsettled, too old to rely on the token.
-    fn old() -> Have {
-        Have {
+    fn old() -> Facts {
+        Facts {
             low: 0,
             high: 100,
             rebuilt: Some((5, 77)),
@@ -200,8 +200,8 @@ mod tests {
         }
     }
 
-    fn young() -> Have {
-        Have { age: 999, ..old() }
+    fn young() -> Facts {
+        Facts { age: 999, ..old() }
     }
 
     fn counted(rows: u64, distinct: u64) -> Option<Answer> {
@@ -212,35 +212,35 @@ mod tests {
         Some(Answer::Uncountable("shared".into()))
     }
 
-    fn stop_of(stored: &Stored, have: &Have) -> Stop {
-        match decide(stored, have) {
-            Plan::Stop(stop) => stop,
+    fn stop_of(stored: &Stored, facts: &Facts) -> Stop {
+        match decide(stored, facts) {
+            Action::Stop(stop) => stop,
             other => panic!("expected a stop, got {other:?}"),
         }
     }
 
     #[test]
     fn without_a_position() {
-        let fresh = Have { low: 0, high: 100, ..Have::default() };
+        let fresh = Facts { low: 0, high: 100, ..Facts::default() };
         let nothing = Stored::Nothing;
-        assert_eq!(stop_of(&nothing, &Have { low: 3, ..fresh.clone() }), Stop::Deleted { at: 0, low: 3 });
-        let harmless = Have { low: 3, repeatable: true, ..fresh.clone() };
+        assert_eq!(stop_of(&nothing, &Facts { low: 3, ..fresh.clone() }), Stop::Deleted { at: 0, low: 3 });
+        let harmless = Facts { low: 3, repeatable: true, ..fresh.clone() };
         assert_eq!(stop_of(&nothing, &harmless), Stop::Deleted { at: 0, low: 3 });
-        assert_eq!(decide(&nothing, &fresh), Plan::Ask);
-        assert_eq!(decide(&nothing, &Have { repeatable: true, ..fresh.clone() }), Plan::Read { from: 0 });
-        assert_eq!(decide(&nothing, &Have { table: counted(0, 0), ..fresh.clone() }), Plan::Read { from: 0 });
-        assert_eq!(decide(&nothing, &Have { table: uncountable(), ..fresh.clone() }), Plan::Read { from: 0 });
-        assert_eq!(stop_of(&nothing, &Have { table: counted(2, 2), ..fresh }), Stop::PositionLost { rows: 2 });
+        assert_eq!(decide(&nothing, &fresh), Action::Ask);
+        assert_eq!(decide(&nothing, &Facts { repeatable: true, ..fresh.clone() }), Action::Read { from: 0 });
+        assert_eq!(decide(&nothing, &Facts { table: counted(0, 0), ..fresh.clone() }), Action::Read { from: 0 });
+        assert_eq!(decide(&nothing, &Facts { table: uncountable(), ..fresh.clone() }), Action::Read { from: 0 });
+        assert_eq!(stop_of(&nothing, &Facts { table: counted(2, 2), ..fresh }), Stop::PositionLost { rows: 2 });
     }
 
     #[test]
     fn with_a_clean_position() {
-        let have = Have { low: 5, high: 10, ..Have::default() };
+        let facts = Facts { low: 5, high: 10, ..Facts::default() };
         for at in [5, 7, 10] {
-            assert_eq!(decide(&Stored::Clean { offset: at }, &have), Plan::Read { from: at });
+            assert_eq!(decide(&Stored::Clean { offset: at }, &facts), Action::Read { from: at });
         }
-        assert_eq!(stop_of(&Stored::Clean { offset: 4 }, &have), Stop::Deleted { at: 4, low: 5 });
-        assert_eq!(stop_of(&Stored::Clean { offset: 11 }, &have), Stop::Beyond { at: 11, high: 10 });
+        assert_eq!(stop_of(&Stored::Clean { offset: 4 }, &facts), Stop::Deleted { at: 4, low: 5 });
+        assert_eq!(stop_of(&Stored::Clean { offset: 11 }, &facts), Stop::Beyond { at: 11, high: 10 });
     }
 
     #[test]
@@ -254,37 +254,37 @@ mod tests {
 
     #[test]
     fn an_intent_whose_records_are_gone() {
-        assert_eq!(stop_of(&stored(), &Have { low: 11, ..young() }), Stop::Deleted { at: 10, low: 11 });
-        assert_eq!(stop_of(&stored(), &Have { high: 19, ..young() }), Stop::Beyond { at: 20, high: 19 });
-        assert_eq!(decide(&stored(), &Have { low: 10, high: 20, ..young() }), Plan::Insert);
+        assert_eq!(stop_of(&stored(), &Facts { low: 11, ..young() }), Stop::Deleted { at: 10, low: 11 });
+        assert_eq!(stop_of(&stored(), &Facts { high: 19, ..young() }), Stop::Beyond { at: 20, high: 19 });
+        assert_eq!(decide(&stored(), &Facts { low: 10, high: 20, ..young() }), Action::Insert);
     }
 
     #[test]
     fn an_intent_is_rebuilt_first_and_must_be_the_same() {
-        assert_eq!(decide(&stored(), &Have { rebuilt: None, ..young() }), Plan::Rebuild { first: 10, last: 19 });
+        assert_eq!(decide(&stored(), &Facts { rebuilt: None, ..young() }), Action::Rebuild { first: 10, last: 19 });
         for rebuilt in [(4, 77), (5, 78), (0, 0)] {
             // Even a table that collapses rows must not get other rows than intended.
-            let have = Have { rebuilt: Some(rebuilt), repeatable: true, ..young() };
-            let Stop::Changed { rows: 5, crc: 77, rows_now, crc_now, .. } = stop_of(&stored(), &have) else { panic!("{rebuilt:?}") };
+            let facts = Facts { rebuilt: Some(rebuilt), repeatable: true, ..young() };
+            let Stop::Changed { rows: 5, crc: 77, rows_now, crc_now, .. } = stop_of(&stored(), &facts) else { panic!("{rebuilt:?}") };
             assert_eq!((rows_now, crc_now), rebuilt);
         }
     }
 
     #[test]
     fn a_token_is_relied_on_only_while_it_is_remembered() {
-        assert_eq!(decide(&stored(), &young()), Plan::Insert);
-        assert_eq!(decide(&stored(), &Have { age: 1_000, ..young() }), Plan::Ask);
-        assert_eq!(decide(&stored(), &Have { age: -1, ..young() }), Plan::Ask, "the clock of the writer was ahead");
-        assert_eq!(decide(&stored(), &Have { same_settings: false, ..young() }), Plan::Ask);
-        assert_eq!(decide(&stored(), &Have { doubt: false, ..old() }), Plan::Insert, "never tried");
-        assert_eq!(decide(&stored(), &Have { repeatable: true, ..old() }), Plan::Insert);
+        assert_eq!(decide(&stored(), &young()), Action::Insert);
+        assert_eq!(decide(&stored(), &Facts { age: 1_000, ..young() }), Action::Ask);
+        assert_eq!(decide(&stored(), &Facts { age: -1, ..young() }), Action::Ask, "the clock of the writer was ahead");
+        assert_eq!(decide(&stored(), &Facts { same_settings: false, ..young() }), Action::Ask);
+        assert_eq!(decide(&stored(), &Facts { doubt: false, ..old() }), Action::Insert, "never tried");
+        assert_eq!(decide(&stored(), &Facts { repeatable: true, ..old() }), Action::Insert);
     }
 
     #[test]
     fn the_table_decides_about_old_intents() {
-        let asked = |table| Have { table, ..old() };
-        assert_eq!(decide(&stored(), &asked(counted(5, 5))), Plan::Skip);
-        assert_eq!(decide(&stored(), &asked(counted(0, 0))), Plan::Insert);
+        let asked = |table| Facts { table, ..old() };
+        assert_eq!(decide(&stored(), &asked(counted(5, 5))), Action::Skip);
+        assert_eq!(decide(&stored(), &asked(counted(0, 0))), Action::Insert);
         for (found, distinct) in [(4, 4), (5, 4), (6, 5), (10, 5)] {
             let expected = Stop::Partial { first: 10, last: 19, expected: 5, found, distinct };
             assert_eq!(stop_of(&stored(), &asked(counted(found, distinct))), expected);
@@ -292,7 +292,7 @@ mod tests {
         let expected = Stop::Uncountable { first: 10, last: 19, why: "shared".into() };
         assert_eq!(stop_of(&stored(), &asked(uncountable())), expected);
         // A part of a block counts its own rows.
-        assert_eq!(decide(&stored(), &Have { part_rows: 2, ..asked(counted(2, 2)) }), Plan::Skip);
+        assert_eq!(decide(&stored(), &Facts { part_rows: 2, ..asked(counted(2, 2)) }), Action::Skip);
     }
 
     #[test]
@@ -303,13 +303,13 @@ mod tests {
             flags.into_iter().flat_map(|a| flags.into_iter().flat_map(move |b| flags.map(|c| (a, b, c))))
         {
             for (age, table) in [-1, 0, 999, 1_000].into_iter().flat_map(|age| tables.clone().map(|t| (age, t))) {
-                let have = Have { doubt, same_settings, repeatable, age, table, ..old() };
-                let changed = Have { rebuilt: Some((5, 1)), ..have.clone() };
-                assert!(matches!(decide(&stored(), &changed), Plan::Stop(Stop::Changed { .. })), "{changed:?}");
+                let facts = Facts { doubt, same_settings, repeatable, age, table, ..old() };
+                let changed = Facts { rebuilt: Some((5, 1)), ..facts.clone() };
+                assert!(matches!(decide(&stored(), &changed), Action::Stop(Stop::Changed { .. })), "{changed:?}");
                 let relied_on = repeatable || !doubt || ((0..1_000).contains(&age) && same_settings);
-                let plan = decide(&stored(), &have);
-                assert_eq!(plan == Plan::Insert, relied_on || have.table == counted(0, 0), "{have:?}");
-                assert_eq!(plan == Plan::Skip, !relied_on && have.table == counted(5, 5), "{have:?}");
+                let plan = decide(&stored(), &facts);
+                assert_eq!(plan == Action::Insert, relied_on || facts.table == counted(0, 0), "{facts:?}");
+                assert_eq!(plan == Action::Skip, !relied_on && facts.table == counted(5, 5), "{facts:?}");
             }
         }
     }

@@ -3,7 +3,7 @@
 use operator_core::Millis;
 
 use super::block::Range;
-use super::decide::{Plan, decide};
+use super::decide::{Action, decide};
 use super::lane::{Delivery, PACE};
 use super::work::{Doing, For, Next};
 use super::{DeliveryError, Stop};
@@ -70,10 +70,10 @@ impl Delivery {
         let (now, wall, window) = (self.clock.monotonic(), self.clock.wall(), self.safe_window());
         let Some(partition) = self.partitions.get_mut(&number) else { return Ok(Next::Done) };
         let Some(pinned) = &mut partition.pinned else { return Ok(Next::Done) };
-        let have = pinned.have(window, self.target.as_ref(), wall);
-        match decide(&pinned.stored(), &have) {
-            Plan::Insert if self.paced > now => Ok(Next::At(self.paced, Doing::Decide)),
-            Plan::Insert => {
+        let facts = pinned.facts(window, self.target.as_ref(), wall);
+        match decide(&pinned.stored(), &facts) {
+            Action::Insert if self.paced > now => Ok(Next::At(self.paced, Doing::Decide)),
+            Action::Insert => {
                 let fresh = self.confirmed.is_some_and(|at| now - at < self.settings.session_timeout / 2);
                 if !fresh || !pinned.recorded {
                     return Ok(Next::Then(Doing::Record));
@@ -89,23 +89,23 @@ impl Delivery {
                 failpoint("delivery-inserting");
                 Ok(Next::Then(Doing::Wait(For::Insert)))
             }
-            Plan::Ask if pinned.quiet_at > now => {
+            Action::Ask if pinned.quiet_at > now => {
                 let at = pinned.quiet_at;
                 Ok(self.count_at(number, at, Doing::Decide))
             }
-            Plan::Ask => match self.range(number) {
+            Action::Ask => match self.range(number) {
                 Some(range) => {
                     self.target.ask(&range);
                     Ok(Next::Then(Doing::Wait(For::Doubt)))
                 }
                 None => Ok(Next::Done),
             },
-            Plan::Skip => {
-                self.counters.found(have.part_rows);
+            Action::Skip => {
+                self.counters.found(facts.part_rows);
                 self.settle(number)
             }
-            Plan::Stop(stop) => Err(DeliveryError::Stopped { partition: partition.tp.clone(), stop }),
-            Plan::Read { .. } | Plan::Rebuild { .. } => {
+            Action::Stop(stop) => Err(DeliveryError::Stopped { partition: partition.tp.clone(), stop }),
+            Action::Read { .. } | Action::Rebuild { .. } => {
                 let stop = Stop::Beyond { at: pinned.intent.last, high: pinned.intent.first };
                 Err(DeliveryError::Stopped { partition: partition.tp.clone(), stop })
             }

@@ -7,10 +7,10 @@ use std::time::Duration;
 use operator_core::Millis;
 
 use super::counters::Counters;
-use super::decide::{Plan, decide};
+use super::dead_letters::DeadLetters;
+use super::decide::{Action, decide};
 use super::deliver::{Deliver, Step, left_until};
 use super::intent::Stored;
-use super::letters::Letters;
 use super::opening::Opening;
 use super::partition::{Partition, Phase};
 use super::pressure::Pressure;
@@ -30,7 +30,7 @@ pub struct Delivery {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) consumer: Box<dyn Consumer>,
     pub(super) target: Box<dyn Target>,
-    pub(super) letters: Letters,
+    pub(super) dead_letters: DeadLetters,
     pub(super) counters: Arc<Counters>,
     pub(super) partitions: BTreeMap<i32, Partition>,
     pub(super) job: Option<Job>,
@@ -65,9 +65,9 @@ impl Delivery {
         let topics = [settings.topic.to_string()];
         let consumer = broker.consumer(&settings.group, &settings.instance, &topics)?;
         let width = broker.partitions(&settings.topic)?.unwrap_or(1).max(1);
-        let letters = Letters::new(&settings);
+        let dead_letters = DeadLetters::new(&settings);
         Ok(Delivery {
-            letters,
+            dead_letters,
             settings,
             broker,
             clock,
@@ -220,7 +220,7 @@ impl Delivery {
 
     fn look(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Partition>, BrokerError> {
         // A transaction that a predecessor of this lane left open hides the positions until it is settled.
-        self.letters.settle(self.broker.as_ref())?;
+        self.dead_letters.settle(self.broker.as_ref())?;
         let committed = self.consumer.committed(partitions)?;
         let mut found = Vec::new();
         for (tp, committed) in partitions.iter().zip(committed) {
@@ -239,12 +239,12 @@ impl Delivery {
     }
 
     /// Does what was decided about a partition that is not read yet.
-    pub(super) fn follow(&mut self, partition: &mut Partition, plan: Plan) -> Result<(), DeliveryError> {
+    pub(super) fn follow(&mut self, partition: &mut Partition, plan: Action) -> Result<(), DeliveryError> {
         let (from, phase) = match plan {
-            Plan::Read { from } => (from, Phase::Reading),
-            Plan::Rebuild { first, .. } => (first, Phase::Rebuilding { until: None }),
-            Plan::Stop(stop) => return Err(DeliveryError::Stopped { partition: partition.tp.clone(), stop }),
-            Plan::Ask | Plan::Insert | Plan::Skip => return Ok(()),
+            Action::Read { from } => (from, Phase::Reading),
+            Action::Rebuild { first, .. } => (first, Phase::Rebuilding { until: None }),
+            Action::Stop(stop) => return Err(DeliveryError::Stopped { partition: partition.tp.clone(), stop }),
+            Action::Ask | Action::Insert | Action::Skip => return Ok(()),
         };
         partition.read_from(from, phase);
         partition.stored_at = self.clock.monotonic();
@@ -331,7 +331,7 @@ impl Deliver for Delivery {
     /// What a crash leaves, too: the stored intent records which rows may be in the table.
     fn forget(&mut self) {
         self.target.abandon();
-        self.letters.abandon();
+        self.dead_letters.abandon();
         self.partitions.clear();
         self.job = None;
         self.confirmed = None;

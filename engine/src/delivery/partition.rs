@@ -5,7 +5,7 @@ use operator_core::Millis;
 
 use super::block::{Block, Path};
 use super::buffer::{Buffer, Cut};
-use super::decide::Have;
+use super::decide::Facts;
 use super::intent::{CLEAN, Intent, Stored};
 use super::target::{Answer, Target};
 use super::{Settings, Stop};
@@ -75,8 +75,8 @@ impl Pinned {
     }
 
     /// The facts for a decision about the part.
-    pub fn have(&self, safe_window: Millis, target: &dyn Target, wall: Millis) -> Have {
-        Have {
+    pub fn facts(&self, safe_window: Millis, target: &dyn Target, wall: Millis) -> Facts {
+        Facts {
             low: self.intent.first,
             high: self.intent.last + 1,
             rebuilt: Some((self.cut.num_rows() as u64, self.cut.crc)),
@@ -121,8 +121,8 @@ impl Partition {
     }
 
     /// What is known before anything is read.
-    pub fn opening(&self, repeatable: bool) -> Have {
-        Have { low: self.low, high: self.high, repeatable, ..Have::default() }
+    pub fn opening(&self, repeatable: bool) -> Facts {
+        Facts { low: self.low, high: self.high, repeatable, ..Facts::default() }
     }
 
     /// Expects records from `from` on.

@@ -5,9 +5,9 @@ use std::time::Duration;
 use operator_core::Millis;
 
 use super::DeliveryError;
+use super::dead_letters::RefusedRow;
 use super::intent::{CLEAN, Intent};
 use super::lane::Delivery;
-use super::letters::Letter;
 use super::target::Answer;
 use super::work::{Doing, Next, UNFIT};
 use crate::broker::{Committed, Failure, Outcome, Progress};
@@ -46,7 +46,7 @@ impl Delivery {
     pub(super) fn split(&mut self, number: i32, refusal: Refusal, answer: &Answer) -> Result<Next, DeliveryError> {
         let (wall, settings, limit) = (self.clock.wall(), self.target.settings(), self.settings.max_refused);
         let now = self.clock.monotonic();
-        let (letters, dependents) = (self.letters.topic().is_some(), self.target.has_dependents());
+        let (dead_letters, dependents) = (self.dead_letters.topic().is_some(), self.target.has_dependents());
         let Some(partition) = self.partitions.get_mut(&number) else { return Ok(Next::Done) };
         let tp = partition.tp.clone();
         let Some(pinned) = &mut partition.pinned else { return Ok(Next::Done) };
@@ -78,13 +78,13 @@ impl Delivery {
             pinned.turn_to(half, settings, wall);
             return Ok(Next::Then(Doing::Record));
         }
-        if !letters {
+        if !dead_letters {
             return refused(format!("a row is refused (code {code}) and there is no dead-letter topic: {message}"));
         }
         if self.flood.is_over(now, limit) {
             return refused(format!("more than {limit} rows refused within a minute, the last with code {code}: {message}"));
         }
-        Ok(Next::Then(Doing::Letter(refusal, false)))
+        Ok(Next::Then(Doing::DeadLetter(refusal, false)))
     }
 
     /// Starts the transaction of a dead letter and the position after it.
@@ -108,34 +108,34 @@ impl Delivery {
             None => Committed { offset: pinned.intent.last + 1, metadata: CLEAN.to_owned() },
         };
         let Refusal { code, message } = refusal.clone();
-        let letter = Letter { source, position: range.from, row, code: code.to_string(), message };
-        match self.letters.send(self.broker.as_ref(), &letter, position, membership) {
-            Ok(()) => Ok(Next::Then(Doing::Letter(refusal, true))),
+        let letter = RefusedRow { source, position: range.from, row, code: code.to_string(), message };
+        match self.dead_letters.send(self.broker.as_ref(), &letter, position, membership) {
+            Ok(()) => Ok(Next::Then(Doing::DeadLetter(refusal, true))),
             Err(error) if error.failure == Failure::Fenced => {
                 self.start_over(&error.message);
                 Ok(Next::Done)
             }
-            Err(error) => self.counters.tolerate(error).map(|()| Next::Pause(Doing::Letter(refusal, false))),
+            Err(error) => self.counters.tolerate(error).map(|()| Next::Pause(Doing::DeadLetter(refusal, false))),
         }
     }
 
     pub(super) fn letter_progress(&mut self, number: i32, refusal: Refusal, timeout: Duration) -> Result<Next, DeliveryError> {
-        let outcome = match self.letters.progress(timeout) {
+        let outcome = match self.dead_letters.progress(timeout) {
             Some(Progress::Done(outcome)) => outcome,
-            Some(_) => return Ok(Next::Pending(Doing::Letter(refusal, true))),
+            Some(_) => return Ok(Next::Pending(Doing::DeadLetter(refusal, true))),
             None => Outcome::Unknown("the producer is gone".to_owned()),
         };
         match outcome {
             Outcome::Committed { .. } => {
                 self.counters.dead_lettered();
-                self.letters.written();
+                self.dead_letters.written();
                 self.letter_written(number);
                 Ok(Next::Done)
             }
             Outcome::Aborted(why) => {
-                self.letters.refused()?;
+                self.dead_letters.refused()?;
                 self.counters.failed(why);
-                Ok(Next::Pause(Doing::Letter(refusal, false)))
+                Ok(Next::Pause(Doing::DeadLetter(refusal, false)))
             }
             // The group's stored position shows it, once a new producer has settled the transaction.
             Outcome::Fenced(why) | Outcome::Unknown(why) => {

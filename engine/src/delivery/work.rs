@@ -50,7 +50,7 @@ pub(super) enum Doing {
     /// Count the rows of a refused part.
     Recount(Refusal),
     /// Write a dead letter; `true`: its transaction is being committed.
-    Letter(Refusal, bool),
+    DeadLetter(Refusal, bool),
     /// Commit the position without an intent.
     Clean,
 }
@@ -84,7 +84,7 @@ impl Job {
 
 impl Delivery {
     pub(super) fn target_is_busy(&self) -> bool {
-        self.job.as_ref().is_some_and(|job| matches!(job.doing, Doing::Wait(_) | Doing::Letter(_, true)))
+        self.job.as_ref().is_some_and(|job| matches!(job.doing, Doing::Wait(_) | Doing::DeadLetter(_, true)))
     }
 
     /// Revoked: what was not sent yet is not begun any more. What was sent is waited for.
@@ -218,8 +218,8 @@ impl Delivery {
                 }
                 Ok(Next::Then(Doing::Wait(For::Refusal(refusal))))
             }
-            Doing::Letter(refusal, false) => self.write_letter(number, refusal),
-            Doing::Letter(refusal, true) => self.letter_progress(number, refusal, timeout),
+            Doing::DeadLetter(refusal, false) => self.write_letter(number, refusal),
+            Doing::DeadLetter(refusal, true) => self.letter_progress(number, refusal, timeout),
             Doing::Wait(reason) => {
                 let progress = self.target.progress(timeout);
                 match (progress, reason) {
@@ -249,9 +249,9 @@ impl Delivery {
 
     fn opened(&mut self, number: i32, answer: Answer) -> Result<Next, DeliveryError> {
         if let Some(mut partition) = self.partitions.remove(&number) {
-            let mut have = partition.opening(self.target.repeatable());
-            have.table = Some(answer);
-            let plan = decide(&partition.stored, &have);
+            let mut facts = partition.opening(self.target.repeatable());
+            facts.table = Some(answer);
+            let plan = decide(&partition.stored, &facts);
             self.follow(&mut partition, plan)?;
             self.partitions.insert(number, partition);
         }

@@ -27,10 +27,10 @@ impl Lane {
             for (task, known) in tasks {
                 self.tasks.own(task, known, self.intake.inputs_of(task))?;
             }
-            self.world.stats.assigned(self.config.index, self.tasks.ids());
+            self.runtime.stats.assigned(self.config.index, self.tasks.ids());
         }
         self.tasks.restore()?;
-        if self.tasks.have_started() || !self.world.tables.ready() {
+        if self.tasks.have_started() || !self.runtime.tables.ready() {
             return Ok(());
         }
         let mut partitions = Vec::new();
@@ -42,7 +42,7 @@ impl Lane {
         }
         if !partitions.is_empty() {
             let uncommitted = self.intake.start(&partitions)?;
-            self.commits.touch(uncommitted, self.world.clock.monotonic());
+            self.commits.touch(uncommitted, self.runtime.clock.monotonic());
         }
         Ok(())
     }
@@ -64,7 +64,7 @@ impl Intake {
     pub(super) fn assigned(&mut self, partitions: Vec<TopicPartition>) {
         if partitions.is_empty() {
             // There are more lanes than partitions: this one has nothing to do.
-            self.world.stats.assigned(self.lane, []);
+            self.runtime.stats.assigned(self.lane, []);
         }
         self.newly.extend(partitions);
     }
@@ -90,25 +90,25 @@ impl Intake {
         for (partition, committed) in newly.into_iter().zip(committed) {
             let Some(input) = self.input(&partition, committed.as_ref())? else { continue };
             *tasks.entry(input.task).or_default() |= committed.is_some();
-            self.world.stats.position(&partition, input.next, input.committed_marks.iter().copied().min());
+            self.runtime.stats.position(&partition, input.next, input.committed_marks.iter().copied().min());
             self.partitions.insert(partition, input);
         }
         Ok(Some(tasks))
     }
 
     fn input(&mut self, partition: &TopicPartition, committed: Option<&Committed>) -> Result<Option<InputPartition>, LaneEnd> {
-        let plan = self.world.plan.clone();
+        let plan = self.runtime.plan.clone();
         for (stage_index, stage) in plan.stages.iter().enumerate() {
             for (index, input) in stage.inputs.iter().enumerate() {
                 let Some(topic) = input.topics.iter().find(|t| t.name == partition.topic) else { continue };
                 if partition.partition >= stage.partitions {
-                    self.world.stats.grown(&partition.topic, stage.partitions, partition.partition + 1);
+                    self.runtime.stats.grown(&partition.topic, stage.partitions, partition.partition + 1);
                     return Ok(None);
                 }
                 let marks = committed.and_then(|c| decode_watermarks(&c.metadata)).unwrap_or_default();
                 let kind = match &input.kind {
                     plan::InputKind::Source(decode) => {
-                        let decoder = Decoder::new(decode, topic, &input.schema, self.world.schemas.clone()).map_err(LaneEnd::Stop)?;
+                        let decoder = Decoder::new(decode, topic, &input.schema, self.runtime.schemas.clone()).map_err(LaneEnd::Stop)?;
                         let bounds = TimeBounds { out_of_order: decode.out_of_order, idle: decode.idle, max_future: decode.max_future };
                         InputKind::Source {
                             decoder: Box::new(decoder),
@@ -139,7 +139,7 @@ impl Intake {
                     uncommitted: committed.is_none(),
                     end: position,
                     at_end: false,
-                    stored_at: self.world.clock.monotonic(),
+                    stored_at: self.runtime.clock.monotonic(),
                     hold: Default::default(),
                 };
                 made.rewind();
@@ -152,7 +152,7 @@ impl Intake {
     /// Where to begin in a partition for which the group has never committed anything. Never left to a client's
     /// reset policy (rule R7). A partition that was added to a topic which the pipeline reads has had no rows before.
     fn first_position(&self, partition: &TopicPartition, topic: &plan::InputTopic, kind: &plan::InputKind) -> Result<i64, LaneEnd> {
-        let (low, high) = self.world.broker.bounds(partition)?;
+        let (low, high) = self.runtime.broker.bounds(partition)?;
         Ok(match kind {
             plan::InputKind::Source(decode) if decode.start == Start::Latest && partition.partition < topic.first_partitions => high,
             _ => low,
@@ -162,9 +162,9 @@ impl Intake {
     /// The topics of partitions must be those that the manifest means: a position in another one means nothing.
     pub(super) fn check_topics<'a>(&self, given: impl Iterator<Item = &'a TopicPartition>) -> Result<(), LaneEnd> {
         let given: BTreeSet<&str> = given.map(|tp| tp.topic.as_ref()).collect();
-        let topics = self.world.plan.stages.iter().flat_map(|s| &s.inputs).flat_map(|i| &i.topics);
+        let topics = self.runtime.plan.stages.iter().flat_map(|s| &s.inputs).flat_map(|i| &i.topics);
         let meant: Vec<_> = topics.filter(|t| t.id.is_some() && given.contains(t.name.as_ref())).collect();
-        let found = self.world.broker.topic_ids(&meant.iter().map(|t| t.name.to_string()).collect::<Vec<_>>())?;
+        let found = self.runtime.broker.topic_ids(&meant.iter().map(|t| t.name.to_string()).collect::<Vec<_>>())?;
         match meant.iter().find(|t| found.get(t.name.as_ref()).is_some_and(|id| t.id.as_ref() != Some(id))) {
             Some(topic) => Err(LaneEnd::Stop(recreated(&topic.name))),
             None => Ok(()),

@@ -10,7 +10,7 @@ use operator_core::Millis;
 
 use super::ends::Interrupt;
 use super::partition::DecodedChunk;
-use super::{LaneConfig, LaneEnd, TaskId, World};
+use super::{LaneConfig, LaneEnd, Runtime, TaskId};
 use crate::broker::{Committed, Failure, MAX_METADATA, Membership, Outcome, Producer, Progress, Refused, TopicPartition};
 use crate::record::send_buffer::SendBuffer;
 use crate::stats::{Counts, Stats};
@@ -137,11 +137,11 @@ pub(super) struct Commits {
 
 impl Commits {
     /// Blocks while earlier transactions of this lane's ids are settled.
-    pub fn start(world: &World, config: &LaneConfig) -> Result<Commits, LaneEnd> {
-        let plan = &world.plan;
+    pub fn start(runtime: &Runtime, config: &LaneConfig) -> Result<Commits, LaneEnd> {
+        let plan = &runtime.plan;
         let producer = |which| {
             let id = plan.names.transactional_id(&config.worker, config.index, which);
-            world.broker.producer(plan.is_transactional().then_some(id).as_deref())
+            runtime.broker.producer(plan.is_transactional().then_some(id).as_deref())
         };
         Ok(Commits {
             limits: Limits { records: config.epoch_rows, bytes: config.epoch_bytes, interval: plan.commit_interval },

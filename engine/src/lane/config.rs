@@ -16,7 +16,7 @@ pub type SchemaIds = Arc<dyn Fn(&str, &str) -> Result<u32, String> + Send + Sync
 
 /// Everything that the lanes of a worker share.
 #[derive(Clone)]
-pub struct World {
+pub struct Runtime {
     pub plan: Arc<Plan>,
     pub broker: Arc<dyn Broker>,
     pub clock: Arc<dyn Clock>,

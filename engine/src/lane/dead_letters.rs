@@ -27,7 +27,7 @@ const MAX_CORRELATION: usize = 64;
 impl Outputs {
     /// Writes the records of a chunk that could not be decoded.
     pub fn route_bad(&mut self, chunk: &DecodedChunk, counts: &mut Counts) -> Result<(), LaneEnd> {
-        let plan = self.world.plan.clone();
+        let plan = self.runtime.plan.clone();
         for bad in &chunk.bad {
             let (step, TopicPartition { topic, partition }) = (self.source_name(chunk.task, &chunk.partition), &chunk.partition);
             let record = chunk.records.get(bad.index);
@@ -58,7 +58,7 @@ impl Outputs {
         let offset = offset_of(row);
         let records = chunk.filter(|chunk| origin.topic == chunk.partition.topic && offset >= 0).map(|chunk| chunk.records.as_ref());
         let original = records.and_then(|records| Some((records, find(records, offset)?)));
-        let plan = self.world.plan.clone();
+        let plan = self.runtime.plan.clone();
         let topic = if plan.reads(&origin.topic) { origin.topic.clone() } else { plan.first_source() };
         let letter = DeadLetter { pipeline: &plan.pipeline, step, cause, topic: &topic, partition: origin.partition, offset, row: None };
         let value;
@@ -96,8 +96,11 @@ impl Outputs {
             return Ok(found.clone());
         }
         let name = dead_letters(topic);
-        let partitions =
-            self.world.broker.partitions(&name)?.ok_or_else(|| LaneEnd::Stop(format!("the dead-letter topic `{name}` does not exist")))?;
+        let partitions = self
+            .runtime
+            .broker
+            .partitions(&name)?
+            .ok_or_else(|| LaneEnd::Stop(format!("the dead-letter topic `{name}` does not exist")))?;
         let found: (Arc<str>, i32) = (name.into(), partitions);
         self.dead_letter_topics.insert(topic.into(), found.clone());
         Ok(found)
@@ -105,7 +108,7 @@ impl Outputs {
 
     /// The name of the source that a partition belongs to.
     pub fn source_name(&self, task: TaskId, partition: &TopicPartition) -> String {
-        let inputs = self.world.plan.stages.get(task.0).map(|s| s.inputs.as_slice()).unwrap_or_default();
+        let inputs = self.runtime.plan.stages.get(task.0).map(|s| s.inputs.as_slice()).unwrap_or_default();
         inputs.iter().find(|i| i.topics.iter().any(|t| t.name == partition.topic)).map_or_else(String::new, |i| i.name.clone())
     }
 }

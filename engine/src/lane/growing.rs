@@ -11,23 +11,23 @@ use super::ends::Interrupt;
 use super::partition::DecodedChunk;
 use super::tasks::failed;
 use super::time::round;
-use crate::task::Leaving;
+use crate::task::StageOutput;
 
 impl Lane {
     /// Takes a chunk through such steps, and returns what is still to be written of what they made; `None` if they need more memory than
     /// there is, and nothing has happened.
-    pub(super) fn try_chunk(&mut self, chunk: &DecodedChunk) -> Result<Option<Leaving>, Interrupt> {
+    pub(super) fn try_chunk(&mut self, chunk: &DecodedChunk) -> Result<Option<StageOutput>, Interrupt> {
         let tried = match chunk.batches.as_slice() {
             [batch] if chunk.taken > 1 => {
                 let owned = self.tasks.get(chunk.task)?;
-                owned.task.try_push(chunk.input, batch.clone(), round(&self.world, &self.config)).map_err(failed)?.ok()
+                owned.task.try_push(chunk.input, batch.clone(), round(&self.runtime, &self.config)).map_err(failed)?.ok()
             }
             // One record, or records that were decoded into several batches: a batch is undone alone, so each goes as far as it can.
             batches => {
                 for batch in batches {
                     self.push_in_parts(chunk, batch.clone())?;
                 }
-                Some(Leaving::default())
+                Some(StageOutput::default())
             }
         };
         self.intake.fitted(chunk, tried.is_some())?;
@@ -41,21 +41,21 @@ impl Lane {
         while let Some(batch) = open.pop() {
             let owned = self.tasks.get(chunk.task)?;
             let rows = batch.num_rows();
-            let tried = owned.task.try_push(chunk.input, batch.clone(), round(&self.world, &self.config)).map_err(failed)?;
-            let leaving = match tried {
-                Ok(leaving) => leaving,
+            let tried = owned.task.try_push(chunk.input, batch.clone(), round(&self.runtime, &self.config)).map_err(failed)?;
+            let out = match tried {
+                Ok(out) => out,
                 Err(_) if rows > 1 => {
                     let part = |from: usize, length: usize| Batch::new(batch.rows.slice(from, length), batch.origin.clone());
                     open.extend([part(rows / 2, rows - rows / 2), part(0, rows / 2)]);
                     continue;
                 }
                 Err(exceeded) => {
-                    let rejected = Rejected { asked: false, row: batch.rows, cause: exceeded.to_string(), inputs: 1 };
+                    let rejected = Rejected { by_config: false, row: batch.rows, cause: exceeded.to_string(), inputs: 1 };
                     let step = self.outputs.source_name(chunk.task, &chunk.partition).into();
-                    Leaving { rejected: vec![(step, rejected, batch.origin)], ..Leaving::default() }
+                    StageOutput { rejected: vec![(step, rejected, batch.origin)], ..StageOutput::default() }
                 }
             };
-            self.outputs.route(chunk.task, leaving, Some(chunk), self.commits.counts())?;
+            self.outputs.route(chunk.task, out, Some(chunk), self.commits.counts())?;
             self.make_room()?;
         }
         Ok(())

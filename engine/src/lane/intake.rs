@@ -10,12 +10,12 @@ use super::ends::bug;
 use super::notations::Notations;
 use super::partition::{DecodedChunk, InputPartition};
 use super::silence::Silence;
-use super::{LaneConfig, LaneEnd, TaskId, World};
+use super::{LaneConfig, LaneEnd, Runtime, TaskId};
 use crate::broker::{Consumer, Event, Failure, Membership, RecordSet, TopicPartition};
 
 /// See the module documentation.
 pub(super) struct Intake {
-    pub(super) world: World,
+    pub(super) runtime: Runtime,
     /// Number of the lane.
     pub(super) lane: usize,
     pub(super) consumer: Box<dyn Consumer>,
@@ -30,19 +30,19 @@ pub(super) struct Intake {
 
 impl Intake {
     /// Joins the group.
-    pub fn join(world: &World, config: &LaneConfig) -> Result<Intake, LaneEnd> {
-        let inputs = world.plan.stages.iter().flat_map(|stage| &stage.inputs);
+    pub fn join(runtime: &Runtime, config: &LaneConfig) -> Result<Intake, LaneEnd> {
+        let inputs = runtime.plan.stages.iter().flat_map(|stage| &stage.inputs);
         let topics: Vec<String> = inputs.flat_map(|input| &input.topics).map(|topic| topic.name.to_string()).collect();
         let instance = format!("{}-{}", config.worker, config.index);
         Ok(Intake {
-            consumer: world.broker.consumer(&world.plan.names.group(), &instance, &topics)?,
-            world: world.clone(),
+            consumer: runtime.broker.consumer(&runtime.plan.names.group(), &instance, &topics)?,
+            runtime: runtime.clone(),
             lane: config.index,
             events: VecDeque::new(),
             newly: Vec::new(),
             partitions: BTreeMap::new(),
-            notations: Notations::new(&world.plan),
-            silence: Silence::new(world.clock.as_ref()),
+            notations: Notations::new(&runtime.plan),
+            silence: Silence::new(runtime.clock.as_ref()),
         })
     }
 
@@ -79,17 +79,17 @@ impl Intake {
     /// # Errors
     /// Reading on would give wrong results.
     pub fn decode(&mut self, partition: &TopicPartition, full: bool) -> Result<Option<DecodedChunk>, LaneEnd> {
-        let (wall, silence) = (self.world.clock.wall(), self.world.clock.silence());
+        let (wall, silence) = (self.runtime.clock.wall(), self.runtime.clock.silence());
         let input = self.partitions.get_mut(partition).ok_or_else(|| bug(format_args!("{partition}, which is being read,")))?;
         if full && input.grows {
             return Ok(None);
         }
-        let reference = self.world.wall.reference(wall, silence);
+        let reference = self.runtime.wall.reference(wall, silence);
         let decoded = input.decode(partition, reference, &mut self.notations).map_err(|why| self.misread(partition, why))?;
-        self.notations.record(&self.world)?;
+        self.notations.record(&self.runtime)?;
         // What this machine stamped itself, in a repartition topic, confirms nothing.
         if let Some(timestamp) = decoded.as_ref().filter(|chunk| chunk.from_source).and_then(DecodedChunk::newest) {
-            self.world.wall.witness(timestamp, wall, silence);
+            self.runtime.wall.witness(timestamp, wall, silence);
         }
         Ok(decoded)
     }
@@ -111,7 +111,7 @@ impl Intake {
 
     /// The next record of a partition can't be decoded yet: it delivers no more until then.
     pub fn pause(&mut self, partition: &TopicPartition, why: &str) -> Result<(), LaneEnd> {
-        self.world.stats.waiting(partition, why);
+        self.runtime.stats.waiting(partition, why);
         if !std::mem::replace(&mut self.get(partition)?.paused, true) {
             self.consumer.pause(std::slice::from_ref(partition))?;
         }
@@ -120,8 +120,8 @@ impl Intake {
 
     /// Nothing of a partition waits any more.
     pub fn resume(&mut self, partition: &TopicPartition) -> Result<(), LaneEnd> {
-        self.world.stats.waits_no_more(partition);
-        let silence = self.world.clock.silence();
+        self.runtime.stats.waits_no_more(partition);
+        let silence = self.runtime.clock.silence();
         let input = self.get(partition)?;
         if input.paused {
             input.resumed();
@@ -157,7 +157,7 @@ impl Intake {
             let inputs = self.partitions.iter().filter(|(_, input)| input.task == task && input.index == index);
             inputs.map(|(partition, _)| partition.clone()).collect()
         };
-        let inputs = self.world.plan.stages.get(task.0).map_or(0, |stage| stage.inputs.len());
+        let inputs = self.runtime.plan.stages.get(task.0).map_or(0, |stage| stage.inputs.len());
         (0..inputs).map(of).collect()
     }
 
@@ -199,13 +199,13 @@ impl Intake {
 
     /// A transaction has committed these positions. Without transactions they are committed now.
     pub fn committed(&mut self, positions: Vec<Position>) -> Result<(), LaneEnd> {
-        if !self.world.plan.is_transactional() {
+        if !self.runtime.plan.is_transactional() {
             let offsets: Vec<_> = positions.iter().map(|p| (p.partition.clone(), p.committed.clone())).collect();
             self.consumer.commit(&offsets)?;
         }
-        let now = self.world.clock.monotonic();
+        let now = self.runtime.clock.monotonic();
         for Position { partition, committed, watermarks } in positions {
-            self.world.stats.position(&partition, committed.offset, watermarks.iter().copied().min());
+            self.runtime.stats.position(&partition, committed.offset, watermarks.iter().copied().min());
             let input = self.partitions.get_mut(&partition).ok_or_else(|| bug(format_args!("{partition}, which was committed,")))?;
             input.committed(committed.offset, watermarks, now);
         }
@@ -218,7 +218,7 @@ impl Intake {
 
     /// Lets revoked partitions go.
     pub fn release(&mut self) -> Result<(), LaneEnd> {
-        self.world.stats.unassigned(self.lane, self.partitions.keys());
+        self.runtime.stats.unassigned(self.lane, self.partitions.keys());
         self.partitions.clear();
         self.newly.clear();
         Ok(self.consumer.release()?)
@@ -227,6 +227,6 @@ impl Intake {
 
 impl Drop for Intake {
     fn drop(&mut self) {
-        self.world.stats.unassigned(self.lane, self.partitions.keys());
+        self.runtime.stats.unassigned(self.lane, self.partitions.keys());
     }
 }

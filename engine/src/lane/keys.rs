@@ -321,9 +321,9 @@ impl Intake {
     /// Reading on would give wrong results. Where the topic has grown, that is why keys are in other partitions.
     #[cold]
     pub(super) fn misread(&self, partition: &TopicPartition, why: String) -> LaneEnd {
-        let inputs = self.world.plan.stages.iter().flat_map(|stage| &stage.inputs);
+        let inputs = self.runtime.plan.stages.iter().flat_map(|stage| &stage.inputs);
         let planned = inputs.flat_map(|input| &input.topics).find(|topic| topic.name == partition.topic).map(|topic| topic.partitions);
-        let found = self.world.broker.partitions(&partition.topic).ok().flatten();
+        let found = self.runtime.broker.partitions(&partition.topic).ok().flatten();
         LaneEnd::Stop(match (planned, found) {
             (Some(planned), Some(found)) if found > planned => format!(
                 "{} had {planned} partitions when the worker started and has {found} now: producers spread keys over all of them. Restart \

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{LaneEnd, World};
+use super::{LaneEnd, Runtime};
 use crate::manifest;
 use crate::notation::Notation;
 use crate::plan::{InputKind, Plan};
@@ -54,9 +54,9 @@ impl Notations {
     ///
     /// # Errors
     /// The brokers can't be asked, or another worker has seen another notation.
-    pub fn record(&mut self, world: &World) -> Result<(), LaneEnd> {
+    pub fn record(&mut self, runtime: &Runtime) -> Result<(), LaneEnd> {
         for (topic, notation) in std::mem::take(&mut self.seen) {
-            let known = manifest::note_notation(world.broker.as_ref(), &world.plan.names, &topic, notation).map_err(|e| match e {
+            let known = manifest::note_notation(runtime.broker.as_ref(), &runtime.plan.names, &topic, notation).map_err(|e| match e {
                 manifest::store::StoreError::Broker(e) => LaneEnd::from(e),
                 other => LaneEnd::Stop(other.to_string()),
             })?;

@@ -8,17 +8,17 @@ use operator_core::{Millis, NO_WATERMARK};
 use super::ends::bug;
 use super::partition::DecodedChunk;
 use super::tasks::stage;
-use super::{LaneEnd, TaskId, World};
+use super::{LaneEnd, Runtime, TaskId};
 use crate::broker::Refused;
 use crate::record::output::{WriteError, Writer};
 use crate::record::send_buffer::SendBuffer;
 use crate::stats::{Cause, Counts, OutputCounts};
-use crate::task::Leaving;
+use crate::task::StageOutput;
 use crate::task::merge::{merge_repartitions, shared_topics};
 
 /// See the module documentation.
 pub(super) struct Outputs {
-    pub(super) world: World,
+    pub(super) runtime: Runtime,
     /// Writers of each stage's outputs.
     writers: Vec<Vec<Writer>>,
     pub(super) buffer: SendBuffer,
@@ -27,16 +27,16 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    pub fn new(world: &World) -> Result<Outputs, LaneEnd> {
+    pub fn new(runtime: &Runtime) -> Result<Outputs, LaneEnd> {
         let mut writers = Vec::new();
-        for stage in &world.plan.stages {
+        for stage in &runtime.plan.stages {
             let of_stage = stage.outputs.iter().zip(shared_topics(stage)).map(|(output, shared)| {
-                let made = Writer::new(output, shared, &*world.schema_ids);
+                let made = Writer::new(output, shared, &*runtime.schema_ids);
                 made.map_err(|e| LaneEnd::Restart(format!("sink `{}`: {e}", output.name)))
             });
             writers.push(of_stage.collect::<Result<Vec<_>, _>>()?);
         }
-        Ok(Outputs { world: world.clone(), writers, buffer: SendBuffer::default(), dead_letter_topics: BTreeMap::new() })
+        Ok(Outputs { runtime: runtime.clone(), writers, buffer: SendBuffer::default(), dead_letter_topics: BTreeMap::new() })
     }
 
     /// Bytes that wait to be handed over.
@@ -45,33 +45,33 @@ impl Outputs {
     }
 
     /// Writes what left a task. `chunk`: what it was given, for the original bytes of dead letters.
-    pub fn route(&mut self, task: TaskId, leaving: Leaving, chunk: Option<&DecodedChunk>, counts: &mut Counts) -> Result<(), LaneEnd> {
-        for (step, rejected, origin) in &leaving.rejected {
+    pub fn route(&mut self, task: TaskId, out: StageOutput, chunk: Option<&DecodedChunk>, counts: &mut Counts) -> Result<(), LaneEnd> {
+        for (step, rejected, origin) in &out.rejected {
             self.reject((step, Cause::Rejected), (&rejected.row, &rejected.cause), origin, chunk, counts)?;
         }
-        let (plan, wall) = (self.world.plan.clone(), self.world.clock.wall());
+        let (plan, wall) = (self.runtime.plan.clone(), self.runtime.clock.wall());
         let stage = stage(&plan, task)?;
         let start = self.buffer.len();
-        for way in merge_repartitions(stage, leaving.rows).map_err(|e| LaneEnd::Restart(e.to_string()))? {
-            let writer = self.writers.get_mut(task.0).and_then(|writers| writers.get_mut(way.way));
-            let (Some(writer), Some(output)) = (writer, stage.outputs.get(way.way)) else {
-                return Err(bug(format_args!("output {} of stage {}", way.way, task.0)));
+        for branch in merge_repartitions(stage, out.rows).map_err(|e| LaneEnd::Restart(e.to_string()))? {
+            let writer = self.writers.get_mut(task.0).and_then(|writers| writers.get_mut(branch.branch));
+            let (Some(writer), Some(output)) = (writer, stage.outputs.get(branch.branch)) else {
+                return Err(bug(format_args!("output {} of stage {}", branch.branch, task.0)));
             };
             let before = self.buffer.len();
-            let written = writer.write(&way, task.1, self.world.broker.as_ref(), wall, &mut self.buffer);
+            let written = writer.write(&branch, task.1, self.runtime.broker.as_ref(), wall, &mut self.buffer);
             let unwritable = written.map_err(|e| match e {
                 WriteError::Failed(why) => LaneEnd::Restart(why),
                 WriteError::Refused(refused) => LaneEnd::Stop(refused.indispensable()),
             })?;
             let written = OutputCounts {
-                rows: (way.rows.num_rows() - unwritable.len()) as u64,
+                rows: (branch.rows.num_rows() - unwritable.len()) as u64,
                 records: (self.buffer.len() - before) as u64,
                 bytes: self.buffer.records.bytes_from(before) as u64,
                 refused: unwritable.len() as u64,
             };
             counts.written(output.counted_as(), &written);
             for (row, cause) in unwritable {
-                self.reject((&output.name, Cause::Unwritable), (&way.rows.slice(row, 1), &cause), &way.origin, chunk, counts)?;
+                self.reject((&output.name, Cause::Unwritable), (&branch.rows.slice(row, 1), &cause), &branch.origin, chunk, counts)?;
             }
         }
         if self.writers.get(task.0).is_some_and(|writers| writers.iter().any(Writer::is_shared)) {

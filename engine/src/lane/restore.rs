@@ -95,31 +95,31 @@ impl Tasks {
         let mut budget = LOAD_PER_TURN;
         while budget > 0 && self.load_checkpoint(&mut budget)? {}
         self.read_changelogs()?;
-        let wall = self.world.clock.wall();
+        let wall = self.runtime.clock.wall();
         let waiting: Vec<TaskId> = self.owned.iter().filter(|(_, t)| t.restore.is_some()).map(|(id, _)| *id).collect();
         for id in waiting {
             let (done, left) = (self.restorer.is_done(id), self.restorer.left(id));
             let Some(owned) = self.owned.get_mut(&id) else { continue };
             let Some(Restoring { known, total }) = owned.restore else { continue };
-            self.world.stats.restoring(id, left, total);
+            self.runtime.stats.restoring(id, left, total);
             if !done {
                 continue;
             }
             // State that a transaction committed came with a position. Without transactions the changelog may be ahead of a first
             // position that was never committed: rows are then counted twice, as `at_least_once` says. Aborted transactions leave
             // markers in a changelog, too: only entries prove anything.
-            if !known && self.world.plan.is_transactional() && owned.task.stores().any(|(_, store)| !store.is_empty()) {
+            if !known && self.runtime.plan.is_transactional() && owned.task.stores().any(|(_, store)| !store.is_empty()) {
                 return Err(LaneEnd::Stop(format!(
                     "task {id:?} has state, but the group `{}` has no committed position for it: positions expired or were deleted, or the source reads other topics now. Set positions, or delete the state, too",
-                    self.world.plan.names.group()
+                    self.runtime.plan.names.group()
                 )));
             }
             owned.restore = None;
             for (node, store) in owned.task.stores() {
-                self.world.stats.state(id, step(&self.world.plan, id, node), store.len(), store.bytes());
+                self.runtime.stats.state(id, step(&self.runtime.plan, id, node), store.len(), store.bytes());
             }
             for (node, written) in owned.restored(&self.restorer.take(id), wall) {
-                self.world.stats.checkpoint(id, step(&self.world.plan, id, node), written.map_err(|e| e.to_string()), wall);
+                self.runtime.stats.checkpoint(id, step(&self.runtime.plan, id, node), written.map_err(|e| e.to_string()), wall);
             }
             tracing::info!(stage = id.0, partition = id.1, records = total, "state restored");
         }
@@ -139,7 +139,7 @@ impl Tasks {
                 return Ok(false);
             };
             *budget = budget.saturating_sub(checkpoint.size());
-            let (wall, age) = (self.world.clock.wall(), self.config.checkpoint_age);
+            let (wall, age) = (self.runtime.clock.wall(), self.config.checkpoint_age);
             match loaded.filter(|l| (low..=high).contains(&l.next) && wall - l.written < age) {
                 Some(loaded) => at = loaded.next,
                 None => {
@@ -157,7 +157,7 @@ impl Tasks {
     }
 
     fn read_changelogs(&mut self) -> Result<(), LaneEnd> {
-        let now = self.world.clock.monotonic();
+        let now = self.runtime.clock.monotonic();
         let Restorer { loading, targets, reader, progressed } = &mut self.restorer;
         if !loading.is_empty() {
             return Ok(());
@@ -168,7 +168,7 @@ impl Tasks {
             if from.is_empty() {
                 return Ok(());
             }
-            (*reader, *progressed) = (Some(self.world.broker.reader(&from)?), now);
+            (*reader, *progressed) = (Some(self.runtime.broker.reader(&from)?), now);
         }
         let Some(reader) = reader else { return Ok(()) };
         for event in reader.poll(READ_PER_TURN, Duration::from_millis(1))? {
@@ -181,8 +181,8 @@ impl Tasks {
                         target.at = at.unwrap_or(target.at);
                         *progressed = now;
                         if let Err(e) = written {
-                            let step = step(&self.world.plan, target.task, target.node);
-                            self.world.stats.checkpoint(target.task, step, Err(e.to_string()), self.world.clock.wall());
+                            let step = step(&self.runtime.plan, target.task, target.node);
+                            self.runtime.stats.checkpoint(target.task, step, Err(e.to_string()), self.runtime.clock.wall());
                         }
                     }
                 }

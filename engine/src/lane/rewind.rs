@@ -20,14 +20,14 @@ impl Lane {
             Err(Interrupt::Rewind(cause)) => cause,
         };
         tracing::warn!(%cause, "rewinding to the committed positions");
-        self.world.stats.rewound();
+        self.runtime.stats.rewound();
         self.abandon()?;
         // Without the records that are refused the next attempt is another one.
         let differs = self.outputs.learn(self.commits.refused())?;
         self.commits.discarded(&cause, differs)?;
         let uncommitted = self.intake.rewind()?;
         self.tasks.rewind();
-        self.commits.touch(uncommitted, self.world.clock.monotonic());
+        self.commits.touch(uncommitted, self.runtime.clock.monotonic());
         Ok(None)
     }
 
@@ -39,7 +39,7 @@ impl Lane {
             if !self.commits.is_committing() {
                 return Ok(());
             }
-            if let Some(Ended::Committed(sealed, offsets)) = self.commits.settle(WAIT, &self.world.stats)? {
+            if let Some(Ended::Committed(sealed, offsets)) = self.commits.settle(WAIT, &self.runtime.stats)? {
                 self.apply(*sealed, &offsets)?;
             }
         }

@@ -61,22 +61,22 @@ impl Hold {
 impl Intake {
     /// Everything readable of a partition was delivered.
     pub(super) fn ended(&mut self, partition: &TopicPartition, offset: i64) {
-        let silence = self.world.clock.silence();
+        let silence = self.runtime.clock.silence();
         if let Some(input) = self.partitions.get_mut(partition) {
             input.ended(offset, silence);
-            self.world.stats.end(partition, offset);
+            self.runtime.stats.end(partition, offset);
         }
     }
 
     /// The partitions whose positions are to be committed because they are quiet.
     pub(super) fn beating(&mut self) -> Vec<TopicPartition> {
-        let now = self.world.clock.monotonic();
+        let now = self.runtime.clock.monotonic();
         self.partitions.iter_mut().filter_map(|(partition, input)| input.beats(now).then(|| partition.clone())).collect()
     }
 
     /// Asks for the ends of all partitions if that is due.
     pub(super) fn ask_ends(&mut self) -> Result<(), LaneEnd> {
-        let monotonic = self.world.clock.monotonic();
+        let monotonic = self.runtime.clock.monotonic();
         let now = self.moment();
         if self.silence.asked.is_some() || self.partitions.is_empty() {
             return Ok(());
@@ -91,8 +91,8 @@ impl Intake {
     }
 
     fn moment(&self) -> Moment {
-        let (wall, monotonic) = (self.world.clock.wall(), self.world.clock.silence());
-        Moment { monotonic, wall: self.world.wall.at(wall, monotonic) }
+        let (wall, monotonic) = (self.runtime.clock.wall(), self.runtime.clock.silence());
+        Moment { monotonic, wall: self.runtime.wall.at(wall, monotonic) }
     }
 
     /// The leaders have answered where their partitions end: those read that far were silent until the question. Returns the tasks whose
@@ -101,13 +101,13 @@ impl Intake {
         let mut moved = BTreeSet::new();
         let Some(asked) = self.silence.asked.take() else { return moved };
         let ends: BTreeMap<TopicPartition, i64> = ends.into_iter().collect();
-        let monotonic = self.world.clock.monotonic();
-        let ahead = self.world.clock.wall().saturating_sub(self.world.wall.believed(self.world.clock.silence()));
+        let monotonic = self.runtime.clock.monotonic();
+        let ahead = self.runtime.clock.wall().saturating_sub(self.runtime.wall.believed(self.runtime.clock.silence()));
         let (mut moves, mut rest) = (false, None);
         for (partition, input) in &mut self.partitions {
             let high = ends.get(partition).copied();
             if let Some(high) = high {
-                self.world.stats.end(partition, high);
+                self.runtime.stats.end(partition, high);
             }
             let (would, proven) = (input.wants_proof(asked), high.is_some_and(|high| input.end >= high));
             let jumped = Moment { wall: asked.wall.saturating_add(ahead.saturating_abs()), ..asked };
@@ -123,7 +123,7 @@ impl Intake {
                 // A watermark held back for longer than records are in flight is not urgent.
                 rest = Some(rest.unwrap_or(ENDS_EVERY).min(if shown.is_some() { ENDS_EVERY } else { ASK_AGAIN }));
             }
-            self.world.stats.held(partition, shown);
+            self.runtime.stats.held(partition, shown);
         }
         if let Some(rest) = rest {
             self.silence.rest = monotonic + rest;

@@ -10,7 +10,7 @@ use super::commits::Changed;
 use super::ends::bug;
 use super::restore::{Loading, Restorer, Restoring};
 use super::time::Behind;
-use super::{LaneConfig, LaneEnd, TaskId, World};
+use super::{LaneConfig, LaneEnd, Runtime, TaskId};
 use crate::broker::{Outgoing, TopicPartition};
 use crate::failpoint::failpoint;
 use crate::plan::{Plan, Stage};
@@ -35,15 +35,15 @@ pub(super) struct OwnedTask {
 
 /// See the module documentation.
 pub(super) struct Tasks {
-    pub(super) world: World,
+    pub(super) runtime: Runtime,
     pub(super) config: LaneConfig,
     pub(super) owned: BTreeMap<TaskId, OwnedTask>,
     pub(super) restorer: Restorer,
 }
 
 impl Tasks {
-    pub fn new(world: &World, config: &LaneConfig) -> Tasks {
-        Tasks { world: world.clone(), config: config.clone(), owned: BTreeMap::new(), restorer: Restorer::default() }
+    pub fn new(runtime: &Runtime, config: &LaneConfig) -> Tasks {
+        Tasks { runtime: runtime.clone(), config: config.clone(), owned: BTreeMap::new(), restorer: Restorer::default() }
     }
 
     pub fn get(&mut self, id: TaskId) -> Result<&mut OwnedTask, LaneEnd> {
@@ -65,14 +65,14 @@ impl Tasks {
 
     /// Takes a task over; its state is restored from now on. `known`: the group has a committed position for it.
     pub fn own(&mut self, id: TaskId, known: bool, inputs: Vec<Vec<TopicPartition>>) -> Result<(), LaneEnd> {
-        let plan = self.world.plan.clone();
+        let plan = self.runtime.plan.clone();
         let stage = stage(&plan, id)?;
         let mut task = Task::new(&plan, id.0, id.1);
         let (mut checkpoints, mut total) = (Vec::new(), 0);
         for (index, node) in stage.nodes.iter().enumerate() {
             let (Some(topic), Some(_)) = (&node.changelog, task.store(index)) else { continue };
             let changelog = TopicPartition::new(topic.clone(), id.1);
-            let (low, high) = self.world.broker.bounds(&changelog)?;
+            let (low, high) = self.runtime.broker.bounds(&changelog)?;
             if let Some(dir) = &self.config.state_dir {
                 let topic = node.changelog_id.as_ref().map_or("", |id| id.0.as_str());
                 checkpoints.push((index, Checkpoint::new(dir, &format!("{}-{}", node.step, id.1), topic)));
@@ -110,7 +110,7 @@ impl Tasks {
 
     /// How long it is until a timer of the wall clock is due. A task that has one which is due is behind its time.
     pub fn wake(&mut self) -> Result<Option<Duration>, LaneEnd> {
-        let wall = self.world.clock.wall();
+        let wall = self.runtime.clock.wall();
         let mut first: Option<Millis> = None;
         for owned in self.owned.values_mut().filter(|owned| owned.started) {
             let next = owned.task.next_wake().map_err(failed)?;
@@ -135,7 +135,7 @@ impl Tasks {
     /// Ends the open epoch of every store: its changes go to the changelogs.
     pub fn seal(&mut self, out: &mut SendBuffer) -> Result<Vec<Changed>, LaneEnd> {
         let mut changed = Vec::new();
-        let plan = self.world.plan.clone();
+        let plan = self.runtime.plan.clone();
         for (id, owned) in &mut self.owned {
             let stage = stage(&plan, *id)?;
             for (node, store) in owned.task.stores().filter(|(_, store)| store.is_dirty()) {
@@ -166,10 +166,10 @@ impl Tasks {
     /// The changes to these stores are committed: they become state, and go to the checkpoints. `offsets`: the highest offset in the
     /// changelog, by the place in `changed`.
     pub fn apply(&mut self, changed: &[Changed], offsets: &[(u32, i64)]) -> Result<(), LaneEnd> {
-        let (wall, now) = (self.world.clock.wall(), self.world.clock.monotonic());
+        let (wall, now) = (self.runtime.clock.wall(), self.runtime.clock.monotonic());
         for (index, (id, node)) in changed.iter().enumerate() {
             let next = offsets.iter().find(|(tag, _)| *tag as usize == index).map(|(_, offset)| offset + 1);
-            let step = step(&self.world.plan, *id, *node);
+            let step = step(&self.runtime.plan, *id, *node);
             let owned = self.owned.get_mut(id).ok_or_else(|| bug(format_args!("task {id:?}, whose state is committed,")))?;
             let checkpoint = owned.checkpoints.iter_mut().find(|(n, _)| n == node).map(|(_, c)| c);
             let store = owned.task.store(*node).ok_or_else(|| bug(format_args!("the state of step `{step}`")))?;
@@ -181,9 +181,9 @@ impl Tasks {
                 }
             });
             failpoint("lane-applied");
-            self.world.stats.state(*id, step, store.len(), store.bytes());
+            self.runtime.stats.state(*id, step, store.len(), store.bytes());
             if let Some(written) = checkpoint.and_then(|checkpoint| checkpoint.committed(store, &entries, next, (now, wall))) {
-                self.world.stats.checkpoint(*id, step, written.map_err(|e| e.to_string()), wall);
+                self.runtime.stats.checkpoint(*id, step, written.map_err(|e| e.to_string()), wall);
             }
         }
         Ok(())
@@ -191,12 +191,12 @@ impl Tasks {
 
     /// Writes local checkpoints that could not be written with their commit; `last`: the lane ends.
     pub fn catch_up_checkpoints(&mut self, last: bool) {
-        let times @ (_, wall) = (self.world.clock.monotonic(), self.world.clock.wall());
+        let times @ (_, wall) = (self.runtime.clock.monotonic(), self.runtime.clock.wall());
         for (id, owned) in self.owned.iter_mut().filter(|(_, owned)| owned.started) {
             for (node, checkpoint) in &mut owned.checkpoints {
                 let Some(store) = owned.task.store(*node) else { continue };
                 if let Some(written) = checkpoint.catch_up(store, last, times) {
-                    self.world.stats.checkpoint(*id, step(&self.world.plan, *id, *node), written.map_err(|e| e.to_string()), wall);
+                    self.runtime.stats.checkpoint(*id, step(&self.runtime.plan, *id, *node), written.map_err(|e| e.to_string()), wall);
                 }
             }
         }

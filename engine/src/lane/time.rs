@@ -15,8 +15,8 @@ use operator_core::NO_WATERMARK;
 
 use super::ends::Interrupt;
 use super::tasks::failed;
-use super::{Lane, LaneConfig, LaneEnd, TaskId, World};
-use crate::task::{Leaving, Round};
+use super::{Lane, LaneConfig, LaneEnd, Runtime, TaskId};
+use crate::task::{Round, StageOutput};
 
 /// Entries of state that a step may release in one call, and the part of an epoch they may be.
 const MOST: u64 = 8_192;
@@ -33,20 +33,20 @@ pub(super) enum Behind {
 }
 
 /// What the steps of a task get from outside.
-pub(super) fn round<'a>(world: &'a World, config: &LaneConfig) -> Round<'a> {
+pub(super) fn round<'a>(runtime: &'a Runtime, config: &LaneConfig) -> Round<'a> {
     let budget = (config.epoch_rows / PART).clamp(1, MOST) as usize;
-    Round { wall: world.clock.wall(), budget, tables: world.tables.as_ref() }
+    Round { wall: runtime.clock.wall(), budget, tables: runtime.tables.as_ref() }
 }
 
 impl Lane {
     /// Runs a task's steps on what it was given, and lets its time move.
-    pub(super) fn run(&mut self, id: TaskId, leaving: &mut Leaving) -> Result<(), LaneEnd> {
+    pub(super) fn run(&mut self, id: TaskId, out: &mut StageOutput) -> Result<(), LaneEnd> {
         let owned = self.tasks.get(id)?;
         let watermarks = self.intake.watermarks(&owned.inputs);
-        let round = round(&self.world, &self.config);
-        let ran = owned.task.run(&watermarks, round, leaving).map_err(failed)?;
+        let round = round(&self.runtime, &self.config);
+        let ran = owned.task.run(&watermarks, round, out).map_err(failed)?;
         if ran.acted {
-            self.commits.touch(owned.inputs.iter().flatten().cloned(), self.world.clock.monotonic());
+            self.commits.touch(owned.inputs.iter().flatten().cloned(), self.runtime.clock.monotonic());
         }
         if ran.more {
             owned.behind = Behind::Releasing;
@@ -78,12 +78,12 @@ impl Lane {
 
     /// Gives a task its time, without rows. `announce`: readers of its repartition topics need to know.
     pub(super) fn pass_time(&mut self, id: TaskId, announce: bool) -> Result<(), LaneEnd> {
-        let mut leaving = Leaving::default();
-        self.run(id, &mut leaving)?;
-        self.outputs.route(id, leaving, None, self.commits.counts())?;
+        let mut out = StageOutput::default();
+        self.run(id, &mut out)?;
+        self.outputs.route(id, out, None, self.commits.counts())?;
         if announce && self.outputs.repartitions(id) {
             let inputs = self.tasks.get(id)?.inputs.iter().flatten().cloned();
-            self.commits.touch(inputs, self.world.clock.monotonic());
+            self.commits.touch(inputs, self.runtime.clock.monotonic());
         }
         Ok(())
     }

@@ -264,8 +264,8 @@ impl Check<'_> {
         if was.definition.is_empty() || self.next.definition.is_empty() {
             return;
         }
-        let told = |part: &str| self.changes.iter().any(|line| line.contains(part));
-        let lines = differences(&was.definition, &self.next.definition, told);
+        let announced = |part: &str| self.changes.iter().any(|line| line.contains(part));
+        let lines = differences(&was.definition, &self.next.definition, announced);
         self.changes.extend(lines);
     }
 

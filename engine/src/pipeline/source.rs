@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use operator_core::Span;
+use operator_core::Interval;
 use operator_core::duration::OrNever;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -141,7 +141,7 @@ pub struct EventTime {
     /// How much earlier than the latest row seen a row may be and still count as in order. The watermark trails the
     /// latest event time of a partition by this much.
     #[serde(default = "default_out_of_order")]
-    pub out_of_order: Span,
+    pub out_of_order: Interval,
     /// A partition that was read to its end and then stays silent this long moves on with the wall clock, so that its
     /// last windows close: its watermark trails the clock by this much. `never` turns that off.
     #[serde(default = "default_idle")]
@@ -149,7 +149,7 @@ pub struct EventTime {
     /// An event time further ahead of its record's timestamp (or of the clock) than this doesn't move the watermark:
     /// one wrong clock can't make everyone else late.
     #[serde(default = "default_max_future")]
-    pub max_future: Span,
+    pub max_future: Interval,
     /// What to do with rows whose event time is decades away from their record's timestamp, where the same number in
     /// another unit is not: seconds written where milliseconds are expected. They are counted and warned of either way.
     #[serde(default)]
@@ -179,14 +179,14 @@ impl Default for EventTime {
     }
 }
 
-fn default_out_of_order() -> Span {
-    Span(5_000)
+fn default_out_of_order() -> Interval {
+    Interval(5_000)
 }
 
 fn default_idle() -> OrNever {
-    OrNever(Some(Span(60_000)))
+    OrNever(Some(Interval(60_000)))
 }
 
-fn default_max_future() -> Span {
-    Span(300_000)
+fn default_max_future() -> Interval {
+    Interval(300_000)
 }

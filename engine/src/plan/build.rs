@@ -11,7 +11,7 @@ use super::remembered::Remembered;
 use super::streams::cycle;
 use super::{Branch, Catalog, InputKind, Names, Output, Plan, PlanNode, StageInput, Upstream, sink, source};
 use crate::definition;
-use crate::operators::{Refused, Registry};
+use crate::operators::{Operators, Refused};
 use crate::pipeline::{API_VERSION, Pipeline, Step, can_name_a_pipeline};
 use crate::yaml::{Node, YamlError};
 
@@ -31,7 +31,7 @@ pub(super) struct Stream {
 pub(super) struct Builder<'a> {
     pub(super) pipeline: &'a Pipeline,
     pub(super) root: &'a Node,
-    pub(super) registry: &'a Registry,
+    pub(super) operators: &'a Operators,
     pub(super) catalog: &'a dyn Catalog,
     pub(super) names: Names,
     pub(super) tables: BTreeMap<String, TableInfo>,
@@ -48,26 +48,26 @@ pub(super) struct Builder<'a> {
 }
 
 /// Checks a pipeline and makes its plan. Every problem at once; diagnostics carry paths from the root of the file.
-pub fn plan(pipeline: &Pipeline, root: &Node, registry: &Registry, catalog: &dyn Catalog) -> Result<Plan, Vec<Diagnostic>> {
+pub fn plan(pipeline: &Pipeline, root: &Node, operators: &Operators, catalog: &dyn Catalog) -> Result<Plan, Vec<Diagnostic>> {
     let catalog = Remembered::new(catalog);
     let all = RecordColumns::all();
-    let draft = planned(pipeline, root, registry, &catalog, &all)?;
+    let draft = planned(pipeline, root, operators, &catalog, &all)?;
     let read = RecordColumns::read_by(draft.stages.iter().flat_map(|stage| &stage.nodes), pipeline.sinks.values());
-    if read == all { Ok(draft) } else { planned(pipeline, root, registry, &catalog, &read) }
+    if read == all { Ok(draft) } else { planned(pipeline, root, operators, &catalog, &read) }
 }
 
 /// The plan with rows that have these columns about their record.
 fn planned(
     pipeline: &Pipeline,
     root: &Node,
-    registry: &Registry,
+    operators: &Operators,
     catalog: &dyn Catalog,
     record: &RecordColumns,
 ) -> Result<Plan, Vec<Diagnostic>> {
     let mut builder = Builder {
         pipeline,
         root,
-        registry,
+        operators,
         catalog,
         names: Names(pipeline.name.clone()),
         tables: BTreeMap::new(),
@@ -236,11 +236,11 @@ impl Builder<'_> {
 
     fn step(&mut self, name: &str, step: &Step) {
         self.read.push(format!("!{name}"));
-        let Some(kind) = self.registry.get(&step.kind) else {
+        let Some(kind) = self.operators.get(&step.kind) else {
             let found =
                 Diagnostic::error("unknown-operator", format!("unknown operator `{}`", step.kind)).at(["steps", name, &step.kind]).key();
-            let help = did_you_mean(&step.kind, self.registry.names())
-                .unwrap_or_else(|| format!("operators: {}", self.registry.names().collect::<Vec<_>>().join(", ")));
+            let help = did_you_mean(&step.kind, self.operators.names())
+                .unwrap_or_else(|| format!("operators: {}", self.operators.names().collect::<Vec<_>>().join(", ")));
             self.found.push(found.help(help));
             return;
         };

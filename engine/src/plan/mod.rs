@@ -12,12 +12,12 @@ mod inputs;
 mod key;
 mod names;
 mod record;
+mod record_types;
 mod remembered;
 mod sink;
 mod source;
 mod streams;
 mod topics;
-mod types;
 
 use std::sync::Arc;
 

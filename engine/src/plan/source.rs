@@ -10,7 +10,7 @@ use operator_core::{Diagnostic, InputInfo, Mode, Path, type_name};
 
 use super::record::RecordColumns;
 use super::sink::not_a_topic;
-use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource, key, types};
+use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource, key, record_types};
 use crate::format::{Content, Values, for_tables};
 use crate::partitioner::Partitioner;
 use crate::pipeline::{Format, Key, Source, Table};
@@ -27,7 +27,7 @@ pub(super) fn source(
         return Err(vec![for_tables("a source", &*source.format)]);
     }
     let topics = topics(source, catalog).map_err(|d| vec![d])?;
-    let types = types::of_source(source, &topics, catalog).map_err(|d| vec![d])?;
+    let types = record_types::of_source(source, &topics, catalog).map_err(|d| vec![d])?;
     let (inputs, value) = values(source, &topics, types.as_ref(), catalog).map_err(|d| vec![d])?;
     let (metadata, headers) = (record.metadata(), record.headers());
     let time = time_of(source, &value, types.as_ref()).map_err(|d| vec![d])?;
@@ -124,7 +124,7 @@ fn values(
 fn time_of(source: &Source, value: &SchemaRef, types: Option<&Types>) -> Result<TimeSource, Diagnostic> {
     match types {
         None => time(source, value),
-        Some(types) => types::in_every_type(types, &["time", "field"], |of| {
+        Some(types) => record_types::in_every_type(types, &["time", "field"], |of| {
             let found = time(source, &of.columns)?;
             let of_column = |path: &Path| path.field(of.columns.fields()).map(|field| field.data_type().clone());
             let data_type = if let TimeSource::Column(path) = &found { of_column(path) } else { None };
@@ -143,7 +143,7 @@ fn key_of(
     catalog: &dyn Catalog,
 ) -> Result<key::SourceKey, Diagnostic> {
     match (types, &source.key) {
-        (Some(types), Some(Key::Column(_) | Key::Columns(_))) => types::in_every_type(types, &["key"], |of| {
+        (Some(types), Some(Key::Column(_) | Key::Columns(_))) => record_types::in_every_type(types, &["key"], |of| {
             let (key, _) = key::of_source(source, topics, of.columns.fields(), catalog)?;
             let of_column = |path: &Path| path.field(of.columns.fields()).map(|field| field.data_type().clone());
             let data_types = key.iter().flatten().filter_map(of_column).collect();

@@ -15,7 +15,7 @@ use operator_core::{Millis, Origin, Path};
 use crate::broker::{Broker, Outgoing};
 use crate::plan::{Output, SinkKey, Target, TopicSink};
 use crate::record::send_buffer::{SendBuffer, TurnedAway};
-use crate::task::merge::{Way, merge_keys};
+use crate::task::merge::{BranchRows, merge_keys};
 
 use self::topic::{Known, Rows, Topic};
 
@@ -125,7 +125,7 @@ impl Writer {
     /// Writes rows. `task`: the partition of the task that made them. Returns rows that can't be written.
     pub fn write(
         &mut self,
-        Way { rows, origin, turn, .. }: &Way,
+        BranchRows { rows, origin, seq, .. }: &BranchRows,
         task: i32,
         broker: &dyn Broker,
         wall: Millis,
@@ -134,7 +134,7 @@ impl Writer {
         let user = rows.project(&self.user).map_err(|e| e.to_string())?.with_schema(self.schema.clone()).map_err(|e| e.to_string())?;
         match &mut self.kind {
             Kind::Topic { sink, values, keys, topics } => {
-                let merge_keys = if self.shared { merge_keys(rows, *turn) } else { Vec::new() };
+                let merge_keys = if self.shared { merge_keys(rows, *seq) } else { Vec::new() };
                 let rows = Rows { all: rows, user: &user, merge_keys: &merge_keys, task, wall };
                 Topic { sink, values: values.as_ref(), keys: keys.as_ref(), known: topics, broker }.write(&rows, out)
             }

@@ -25,7 +25,7 @@ pub(super) struct Member {
     joined: bool,
     assignment: Vec<TopicPartition>,
     /// The client has received its assignment.
-    told: bool,
+    notified: bool,
 }
 
 /// What a member that polls must learn.
@@ -65,7 +65,7 @@ impl Group {
             alive: true,
             joined: true,
             assignment: Vec::new(),
-            told: true,
+            notified: true,
         };
         self.members.insert(id.clone(), member);
         self.prepare_but(Some(&id));
@@ -91,7 +91,7 @@ impl Group {
         if let Some(member) = self.members.get_mut(member) {
             member.joined = true;
             member.assignment.clear();
-            member.told = true;
+            member.notified = true;
         }
     }
 
@@ -119,7 +119,7 @@ impl Group {
         for (id, member) in &mut self.members {
             member.assignment = assignments.remove(id).unwrap_or_default();
             member.joined = false;
-            member.told = false;
+            member.notified = false;
         }
     }
 
@@ -148,8 +148,8 @@ impl Group {
     /// What the member must learn now. An assignment counts as received once it was returned here.
     pub fn standing(&mut self, member: &str) -> Standing {
         let Some(member) = self.members.get_mut(member) else { return Standing::Unknown };
-        if !member.told {
-            member.told = true;
+        if !member.notified {
+            member.notified = true;
             return Standing::Assigned(self.generation, member.assignment.clone());
         }
         if self.preparing && !member.joined { Standing::Revoked } else { Standing::Steady }

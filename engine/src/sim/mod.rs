@@ -18,6 +18,7 @@
 //! producer (the torn transactions that KIP-890 ends). Offsets and transactional ids do not expire.
 
 mod clock;
+mod cluster;
 mod consumer;
 mod faults;
 mod group;
@@ -28,7 +29,6 @@ mod shared;
 #[cfg(test)]
 mod tests;
 mod transaction;
-mod world;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -36,16 +36,16 @@ use std::sync::Arc;
 use operator_core::Millis;
 
 pub use self::clock::MemoryClock;
+pub use self::cluster::Settings;
 pub use self::faults::{FAULTS, Fault, Faults};
 pub use self::log::{Header, Tombstones};
-pub use self::world::Settings;
 
+use self::cluster::{Cluster, transient};
 use self::consumer::MemoryConsumer;
 use self::log::Stored;
 use self::producer::MemoryProducer;
 use self::reader::MemoryReader;
 use self::shared::Shared;
-use self::world::{World, transient};
 use crate::broker::{
     Broker, BrokerError, Committed, Consumer, GroupView, Producer, Reader, SystemClock, TopicId, TopicPartition, TopicSpec,
 };
@@ -91,16 +91,16 @@ impl MemoryBroker {
 
     /// Virtual time on this clock.
     pub fn with(clock: Arc<MemoryClock>, settings: Settings) -> MemoryBroker {
-        let world = World::new(settings, clock.clone());
-        let shared = Shared::new(world, false);
+        let cluster = Cluster::new(settings, clock.clone());
+        let shared = Shared::new(cluster, false);
         MemoryBroker { shared: Arc::new(shared), clock: Some(clock) }
     }
 
     /// For threads, in real time: `poll` waits, and consumers that are dropped leave their group.
     pub fn realtime() -> MemoryBroker {
         let settings = Settings { session_timeout: 45_000, leave_on_drop: true, ..Settings::default() };
-        let world = World::new(settings, Arc::new(SystemClock::default()));
-        let shared = Shared::new(world, true);
+        let cluster = Cluster::new(settings, Arc::new(SystemClock::default()));
+        let shared = Shared::new(cluster, true);
         MemoryBroker { shared: Arc::new(shared), clock: None }
     }
 
@@ -183,8 +183,8 @@ impl MemoryBroker {
 
     /// What a `read_committed` reader would see of `topic` now, by partition and offset.
     pub fn read_all_committed(&self, topic: &str) -> Vec<CommittedRecord> {
-        let world = self.shared.lock();
-        let logs = world.topics.get(topic).map_or(&[][..], |topic| topic.partitions.as_slice());
+        let cluster = self.shared.lock();
+        let logs = cluster.topics.get(topic).map_or(&[][..], |topic| topic.partitions.as_slice());
         let read = |(partition, log): (usize, &log::Log)| {
             let (records, _) = log.read(log.bounds().0, usize::MAX);
             records.0.into_iter().map(move |(offset, record)| CommittedRecord {
@@ -206,18 +206,18 @@ impl MemoryBroker {
 
     /// Partitions with an open transaction, or one whose marker is in flight: what is behind it can't be read yet.
     pub fn open_transactions(&self) -> Vec<TopicPartition> {
-        let world = self.shared.lock();
-        let open = |name: &Arc<str>, topic: &world::Topic| {
+        let cluster = self.shared.lock();
+        let open = |name: &Arc<str>, topic: &cluster::Topic| {
             let partitions = topic.partitions.iter().enumerate().filter(|(_, log)| log.stable() < log.bounds().1);
             partitions.map(|(partition, _)| TopicPartition::new(name.clone(), partition as i32)).collect::<Vec<_>>()
         };
-        world.topics.iter().flat_map(|(name, topic)| open(name, topic)).collect()
+        cluster.topics.iter().flat_map(|(name, topic)| open(name, topic)).collect()
     }
 
     /// Whether a committed record stands at `offset` or behind it.
     pub fn has_committed(&self, topic: &str, partition: i32, offset: i64) -> bool {
-        let world = self.shared.lock();
-        let log = world.log(&TopicPartition::new(topic, partition));
+        let cluster = self.shared.lock();
+        let log = cluster.log(&TopicPartition::new(topic, partition));
         log.is_some_and(|log| !log.read(offset.max(log.bounds().0), 1).0.0.is_empty())
     }
 
@@ -242,8 +242,8 @@ impl MemoryBroker {
 
     /// Instances that `group` counts as members, the dead it has not noticed included.
     pub fn members(&self, group: &str) -> Vec<String> {
-        let world = self.shared.lock();
-        let members = world.groups.get(group).map(|group| &group.members);
+        let cluster = self.shared.lock();
+        let members = cluster.groups.get(group).map(|group| &group.members);
         members.into_iter().flatten().map(|(_, member)| member.instance.clone()).collect()
     }
 
@@ -258,23 +258,23 @@ impl MemoryBroker {
     }
 
     fn expire_where(&self, expired: impl Fn(&str, &group::Member) -> bool) {
-        let mut world = self.shared.lock();
-        for (name, group) in &mut world.groups {
+        let mut cluster = self.shared.lock();
+        for (name, group) in &mut cluster.groups {
             let gone = group.members.iter().filter(|(_, member)| expired(name, member));
             for id in gone.map(|(id, _)| id.clone()).collect::<Vec<_>>() {
                 group.remove(&id);
             }
         }
-        world.complete_rounds();
+        cluster.complete_rounds();
         self.shared.changed();
     }
 
     /// Lets everything arrive that is in flight: markers of decided transactions, late commits, ends of what timed out.
     pub fn settle(&self) {
-        let mut world = self.shared.lock();
-        world.tick();
-        world.deliver_late(true);
-        world.complete_all();
+        let mut cluster = self.shared.lock();
+        cluster.tick();
+        cluster.deliver_late(true);
+        cluster.complete_all();
         self.shared.changed();
     }
 
@@ -318,20 +318,20 @@ impl Catalog for BrokerCatalog<'_> {
 
 impl Broker for MemoryBroker {
     fn consumer(&self, group: &str, instance: &str, topics: &[String]) -> Result<Box<dyn Consumer>, BrokerError> {
-        let mut world = self.shared.lock();
-        world.tick();
-        let consumer = MemoryConsumer::new(self.shared.clone(), &mut world, group, instance, topics);
+        let mut cluster = self.shared.lock();
+        cluster.tick();
+        let consumer = MemoryConsumer::new(self.shared.clone(), &mut cluster, group, instance, topics);
         self.shared.changed();
         Ok(Box::new(consumer))
     }
 
     fn producer(&self, transactional_id: Option<&str>) -> Result<Box<dyn Producer>, BrokerError> {
-        let mut world = self.shared.lock();
-        world.tick();
-        if world.faults.strike(&[Fault::InitFails]).is_some() {
+        let mut cluster = self.shared.lock();
+        cluster.tick();
+        if cluster.faults.strike(&[Fault::InitFails]).is_some() {
             return Err(transient("init transactions"));
         }
-        let producer = MemoryProducer::new(self.shared.clone(), &mut world, transactional_id);
+        let producer = MemoryProducer::new(self.shared.clone(), &mut cluster, transactional_id);
         self.shared.changed();
         Ok(Box::new(producer))
     }
@@ -349,23 +349,23 @@ impl Broker for MemoryBroker {
     }
 
     fn bounds(&self, partition: &TopicPartition) -> Result<(i64, i64), BrokerError> {
-        let mut world = self.shared.lock();
-        world.tick();
-        match world.faults.strike(&[Fault::BoundsFails]) {
+        let mut cluster = self.shared.lock();
+        cluster.tick();
+        match cluster.faults.strike(&[Fault::BoundsFails]) {
             Some(_) => Err(transient("bounds")),
-            None => world.bounds(partition),
+            None => cluster.bounds(partition),
         }
     }
 
     fn create_topics(&self, topics: &[TopicSpec]) -> Result<(), BrokerError> {
-        let mut world = self.shared.lock();
+        let mut cluster = self.shared.lock();
         for topic in topics {
             if topic.partitions < 1 {
                 let message = format!("topic {:?}: {} partitions; it needs at least 1", topic.name, topic.partitions);
                 return Err(BrokerError::fatal(message));
             }
-            if !world.topics.contains_key(topic.name.as_str()) {
-                world.create_topic(&topic.name, topic.partitions, &topic.config);
+            if !cluster.topics.contains_key(topic.name.as_str()) {
+                cluster.create_topic(&topic.name, topic.partitions, &topic.config);
             }
         }
         self.shared.changed();
@@ -373,21 +373,21 @@ impl Broker for MemoryBroker {
     }
 
     fn topic_ids(&self, topics: &[String]) -> Result<BTreeMap<String, TopicId>, BrokerError> {
-        let world = self.shared.lock();
-        let id = |name: &String| Some((name.clone(), TopicId(world.topics.get(name.as_str())?.id.to_string())));
+        let cluster = self.shared.lock();
+        let id = |name: &String| Some((name.clone(), TopicId(cluster.topics.get(name.as_str())?.id.to_string())));
         Ok(topics.iter().filter_map(id).collect())
     }
 
     fn group(&self, group: &str) -> Result<GroupView, BrokerError> {
-        let mut world = self.shared.lock();
-        world.tick();
+        let mut cluster = self.shared.lock();
+        cluster.tick();
         let view = |group: &group::Group| GroupView { members: group.members.len(), committed: group.all_committed() };
-        Ok(world.groups.get(group).map(view).unwrap_or_default())
+        Ok(cluster.groups.get(group).map(view).unwrap_or_default())
     }
 
     fn topic_config(&self, topic: &str) -> Result<Vec<(String, String)>, BrokerError> {
-        let world = self.shared.lock();
-        let config = world.topics.get(topic).map(|topic| &topic.config);
+        let cluster = self.shared.lock();
+        let config = cluster.topics.get(topic).map(|topic| &topic.config);
         Ok(config.into_iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect())
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use operator_core::Millis;
 
+use super::cluster::Cluster;
 use super::log::Stored;
 use super::transaction::{Buffer, Identity, Queued};
-use super::world::World;
 use super::{Fault, Shared};
 use crate::broker::{BrokerError, Committed, Failure, Membership, Outcome, Outgoing, Producer, Progress, Refused, TopicPartition};
 
@@ -42,9 +42,9 @@ pub(super) struct MemoryProducer {
 }
 
 impl MemoryProducer {
-    pub fn new(shared: Arc<Shared>, world: &mut World, id: Option<&str>) -> MemoryProducer {
-        let identity = id.map(|id| world.init(id));
-        let client = world.number();
+    pub fn new(shared: Arc<Shared>, cluster: &mut Cluster, id: Option<&str>) -> MemoryProducer {
+        let identity = id.map(|id| cluster.init(id));
+        let client = cluster.number();
         let buffer = Buffer {
             identity: identity.clone(),
             queue: VecDeque::new(),
@@ -53,7 +53,7 @@ impl MemoryProducer {
             ending: false,
             refused: Vec::new(),
         };
-        world.buffers.insert(client, buffer);
+        cluster.buffers.insert(client, buffer);
         MemoryProducer { shared, client, identity, phase: Phase::Idle, begun: 0 }
     }
 
@@ -69,13 +69,13 @@ impl MemoryProducer {
     }
 
     /// Empties the buffer and aborts what is open; how the transaction ended because of `error`.
-    fn fail(&self, world: &mut World, error: BrokerError) -> Outcome {
-        if let Some(buffer) = world.buffers.get_mut(&self.client) {
+    fn fail(&self, cluster: &mut Cluster, error: BrokerError) -> Outcome {
+        if let Some(buffer) = cluster.buffers.get_mut(&self.client) {
             buffer.queue.clear();
             buffer.failed = None;
         }
-        let aborted = self.identity.as_ref().map_or(Ok(()), |identity| world.end(identity, false));
-        let expired = world.clock.monotonic() - self.begun > world.settings.transaction_timeout;
+        let aborted = self.identity.as_ref().map_or(Ok(()), |identity| cluster.end(identity, false));
+        let expired = cluster.clock.monotonic() - self.begun > cluster.settings.transaction_timeout;
         match (aborted, error.failure) {
             // The coordinator raises the epoch for both, so a client uses the age: no one has taken over here.
             (Err(fenced), _) if expired => Outcome::Unknown(fenced.message),
@@ -86,57 +86,59 @@ impl MemoryProducer {
     }
 
     /// One step towards the end.
-    fn step(&self, world: &mut World, phase: Phase) -> Phase {
+    fn step(&self, cluster: &mut Cluster, phase: Phase) -> Phase {
         match phase {
             Phase::Sending(offsets, membership) => {
-                world.send(self.client);
-                let buffer = world.buffers.get_mut(&self.client);
+                cluster.send(self.client);
+                let buffer = cluster.buffers.get_mut(&self.client);
                 let (left, failed) = buffer.map_or((0, None), |b| (b.queue.len(), b.failed.take()));
                 match failed {
-                    Some(error) => Phase::Answered(self.fail(world, error)),
-                    None if left == 0 && world.schedule.goes_on() => Phase::Acknowledged(offsets, membership),
+                    Some(error) => Phase::Answered(self.fail(cluster, error)),
+                    None if left == 0 && cluster.schedule.goes_on() => Phase::Acknowledged(offsets, membership),
                     None => Phase::Sending(offsets, membership),
                 }
             }
-            Phase::Acknowledged(offsets, membership) if world.schedule.goes_on() => Phase::Answered(self.end(world, &offsets, &membership)),
-            Phase::Answered(outcome) if world.schedule.goes_on() => Phase::Ended(outcome),
+            Phase::Acknowledged(offsets, membership) if cluster.schedule.goes_on() => {
+                Phase::Answered(self.end(cluster, &offsets, &membership))
+            }
+            Phase::Answered(outcome) if cluster.schedule.goes_on() => Phase::Ended(outcome),
             other => other,
         }
     }
 
     /// Adds the positions and commits: the point at which the transaction is decided.
-    fn end(&self, world: &mut World, offsets: &[(TopicPartition, Committed)], membership: &Membership) -> Outcome {
-        let tags = |world: &World| {
-            let tags = world.buffers.get(&self.client).map(|buffer| &buffer.tags);
+    fn end(&self, cluster: &mut Cluster, offsets: &[(TopicPartition, Committed)], membership: &Membership) -> Outcome {
+        let tags = |cluster: &Cluster| {
+            let tags = cluster.buffers.get(&self.client).map(|buffer| &buffer.tags);
             tags.into_iter().flatten().map(|(tag, offset)| (*tag, *offset)).collect()
         };
         let Some(identity) = &self.identity else {
-            return Outcome::Committed { tags: tags(world) };
+            return Outcome::Committed { tags: tags(cluster) };
         };
         if !offsets.is_empty()
-            && let Err(error) = world.offer(identity, offsets, membership)
+            && let Err(error) = cluster.offer(identity, offsets, membership)
         {
-            return self.fail(world, error);
+            return self.fail(cluster, error);
         }
         let possible = [Fault::CommitRefused, Fault::CommitRequestLost, Fault::CommitReplyLost, Fault::CommitLate];
         let lost = |what: &str| Outcome::Unknown(format!("commit timed out: injected fault ({what})"));
-        match world.faults.strike(&possible) {
+        match cluster.faults.strike(&possible) {
             Some(Fault::CommitRefused) => {
                 let error = BrokerError::new(Failure::AbortTransaction, "commit refused: injected fault");
-                self.fail(world, error)
+                self.fail(cluster, error)
             }
             Some(Fault::CommitRequestLost) => lost("the request was lost"),
             Some(Fault::CommitLate) => {
-                world.end_late(identity);
+                cluster.end_late(identity);
                 lost("the request is late")
             }
             Some(_) => {
-                let _ = world.end(identity, true);
+                let _ = cluster.end(identity, true);
                 lost("the reply was lost")
             }
-            None => match world.end(identity, true) {
-                Ok(()) => Outcome::Committed { tags: tags(world) },
-                Err(error) => self.fail(world, error),
+            None => match cluster.end(identity, true) {
+                Ok(()) => Outcome::Committed { tags: tags(cluster) },
+                Err(error) => self.fail(cluster, error),
             },
         }
     }
@@ -152,14 +154,14 @@ impl Producer for MemoryProducer {
             Phase::Ended(_) => {}
             _ => return Err(self.misuse("begin")),
         }
-        let mut world = self.shared.lock();
-        if let Some(buffer) = world.buffers.get_mut(&self.client) {
+        let mut cluster = self.shared.lock();
+        if let Some(buffer) = cluster.buffers.get_mut(&self.client) {
             (buffer.tags, buffer.failed, buffer.ending, buffer.refused) = (BTreeMap::new(), None, false, Vec::new());
         }
         if let Some(identity) = &self.identity {
-            world.check(identity)?;
+            cluster.check(identity)?;
         }
-        self.begun = world.clock.monotonic();
+        self.begun = cluster.clock.monotonic();
         self.phase = Phase::Open;
         Ok(())
     }
@@ -168,27 +170,27 @@ impl Producer for MemoryProducer {
         if !matches!(self.phase, Phase::Open) {
             return Err(self.misuse("send"));
         }
-        let mut world = self.shared.lock();
-        world.tick();
+        let mut cluster = self.shared.lock();
+        cluster.tick();
         let stored = Stored {
             // A Kafka client stamps records that have no time of their own.
-            timestamp: Some(record.timestamp.unwrap_or_else(|| world.clock.wall())),
+            timestamp: Some(record.timestamp.unwrap_or_else(|| cluster.clock.wall())),
             key: record.key.map(<[u8]>::to_vec),
             value: record.value.map(<[u8]>::to_vec),
             headers: record.headers.iter().map(|(name, value)| (name.to_vec(), value.map(<[u8]>::to_vec))).collect(),
         };
         let partition = TopicPartition { topic: record.topic.clone(), partition: record.partition };
-        let buffer = world.buffers.get_mut(&self.client);
+        let buffer = cluster.buffers.get_mut(&self.client);
         let buffer = buffer.ok_or_else(|| BrokerError::fatal("send: the producer is closed"))?;
         if let Some(error) = &buffer.failed {
             return Err(error.clone());
         }
         buffer.queue.push_back(Queued { partition, record: Arc::new(stored), tag: record.tag, fingerprint: record.fingerprint() });
-        if buffer.queue.len() > MAX_BUFFERED || world.schedule.prompt() {
-            world.send(self.client);
+        if buffer.queue.len() > MAX_BUFFERED || cluster.schedule.prompt() {
+            cluster.send(self.client);
         }
         self.shared.changed();
-        match world.buffers.get(&self.client).and_then(|buffer| buffer.failed.clone()) {
+        match cluster.buffers.get(&self.client).and_then(|buffer| buffer.failed.clone()) {
             Some(error) => Err(error),
             None => Ok(()),
         }
@@ -198,15 +200,15 @@ impl Producer for MemoryProducer {
         if !matches!(self.phase, Phase::Open) {
             return Err(self.misuse("commit"));
         }
-        let mut world = self.shared.lock();
-        world.tick();
+        let mut cluster = self.shared.lock();
+        cluster.tick();
         // Without transactions the positions are the consumer's to commit.
         let fences = self.identity.is_none() || offsets.is_empty() || membership.is_fencing();
-        self.phase = if world.settings.guard_membership && !fences {
+        self.phase = if cluster.settings.guard_membership && !fences {
             let message = "this member has not joined its group: the commit would not be fenced (KAFKA-9365)";
-            Phase::Answered(self.fail(&mut world, BrokerError::new(Failure::AbortTransaction, message)))
+            Phase::Answered(self.fail(&mut cluster, BrokerError::new(Failure::AbortTransaction, message)))
         } else {
-            if let Some(buffer) = world.buffers.get_mut(&self.client) {
+            if let Some(buffer) = cluster.buffers.get_mut(&self.client) {
                 buffer.ending = true;
             }
             Phase::Sending(offsets, membership)
@@ -216,10 +218,10 @@ impl Producer for MemoryProducer {
 
     fn progress(&mut self, _timeout: Duration) -> Progress {
         let shared = self.shared.clone();
-        let mut world = shared.lock();
-        world.tick();
+        let mut cluster = shared.lock();
+        cluster.tick();
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
-        self.phase = self.step(&mut world, phase);
+        self.phase = self.step(&mut cluster, phase);
         shared.changed();
         match &self.phase {
             Phase::Sending(..) => Progress::Sending,
@@ -244,14 +246,14 @@ impl Producer for MemoryProducer {
             _ => return Err(self.misuse("abort")),
         }
         let shared = self.shared.clone();
-        let mut world = shared.lock();
-        world.tick();
-        if world.faults.strike(&[Fault::AbortFails]).is_some() {
+        let mut cluster = shared.lock();
+        cluster.tick();
+        if cluster.faults.strike(&[Fault::AbortFails]).is_some() {
             let error = BrokerError::fatal("abort timed out: injected fault");
             self.phase = Phase::Broken(error.clone());
             return Err(error);
         }
-        let outcome = self.fail(&mut world, BrokerError::new(Failure::AbortTransaction, "aborted"));
+        let outcome = self.fail(&mut cluster, BrokerError::new(Failure::AbortTransaction, "aborted"));
         shared.changed();
         let result = match &outcome {
             Outcome::Fenced(message) => Err(BrokerError::new(Failure::Fenced, message.clone())),
@@ -262,8 +264,8 @@ impl Producer for MemoryProducer {
     }
 
     fn refused(&mut self) -> Vec<Refused> {
-        let mut world = self.shared.lock();
-        world.buffers.get_mut(&self.client).map(|buffer| std::mem::take(&mut buffer.refused)).unwrap_or_default()
+        let mut cluster = self.shared.lock();
+        cluster.buffers.get_mut(&self.client).map(|buffer| std::mem::take(&mut buffer.refused)).unwrap_or_default()
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cluster::transient;
 use super::consumer::{Position, fetch};
-use super::world::transient;
 use super::{Fault, Shared};
 use crate::broker::{BrokerError, Event, Reader, TopicPartition};
 
@@ -25,11 +25,11 @@ impl MemoryReader {
 impl Reader for MemoryReader {
     fn poll(&mut self, max: usize, timeout: Duration) -> Result<Vec<Event>, BrokerError> {
         let shared = self.shared.clone();
-        shared.wait_for_events(timeout, |world| {
-            world.tick();
-            match world.faults.strike(&[Fault::PollFails]) {
+        shared.wait_for_events(timeout, |cluster| {
+            cluster.tick();
+            match cluster.faults.strike(&[Fault::PollFails]) {
                 Some(_) => Err(transient("poll")),
-                None => fetch(world, &mut self.positions, &mut self.turn, max),
+                None => fetch(cluster, &mut self.positions, &mut self.turn, max),
             }
         })
     }

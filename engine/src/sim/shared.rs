@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use super::world::World;
+use super::cluster::Cluster;
 use crate::broker::{BrokerError, Event};
 
 /// In real time, how often a waiting call looks for timeouts that no other call has announced.
@@ -12,18 +12,18 @@ const WAKE: Duration = Duration::from_millis(100);
 
 /// What all handles and clients share.
 pub(crate) struct Shared {
-    world: Mutex<World>,
+    cluster: Mutex<Cluster>,
     changed: Condvar,
     pub(super) realtime: bool,
 }
 
 impl Shared {
-    pub(super) fn new(world: World, realtime: bool) -> Shared {
-        Shared { world: Mutex::new(world), changed: Condvar::new(), realtime }
+    pub(super) fn new(cluster: Cluster, realtime: bool) -> Shared {
+        Shared { cluster: Mutex::new(cluster), changed: Condvar::new(), realtime }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, World> {
-        self.world.lock()
+    pub(super) fn lock(&self) -> MutexGuard<'_, Cluster> {
+        self.cluster.lock()
     }
 
     /// Wakes the clients that wait.
@@ -32,12 +32,12 @@ impl Shared {
     }
 
     /// Waits for a change; false if it is not to wait (any longer).
-    pub(super) fn wait_until(&self, world: &mut MutexGuard<'_, World>, deadline: Instant) -> bool {
+    pub(super) fn wait_until(&self, cluster: &mut MutexGuard<'_, Cluster>, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
         if !self.realtime || left.is_zero() {
             return false;
         }
-        self.changed.wait_for(world, left.min(WAKE));
+        self.changed.wait_for(cluster, left.min(WAKE));
         true
     }
 
@@ -45,18 +45,18 @@ impl Shared {
     pub(super) fn wait_for_events(
         &self,
         timeout: Duration,
-        mut collect: impl FnMut(&mut World) -> Result<Vec<Event>, BrokerError>,
+        mut collect: impl FnMut(&mut Cluster) -> Result<Vec<Event>, BrokerError>,
     ) -> Result<Vec<Event>, BrokerError> {
-        let mut world = self.lock();
+        let mut cluster = self.lock();
         let deadline = Instant::now() + timeout;
         loop {
-            let events = collect(&mut world)?;
+            let events = collect(&mut cluster)?;
             if !events.is_empty() {
                 // An assignment or a revocation may be what another member waits for.
                 self.changed();
                 return Ok(events);
             }
-            if !self.wait_until(&mut world, deadline) {
+            if !self.wait_until(&mut cluster, deadline) {
                 return Ok(events);
             }
         }

@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use operator_core::Millis;
 
+use super::cluster::Cluster;
 use super::faults::Schedule;
 use super::log::Stored;
-use super::world::World;
 use crate::broker::{BrokerError, Committed, Failure, MAX_METADATA, Membership, Refused, TopicPartition};
 use crate::sim::Fault;
 
@@ -92,7 +92,7 @@ fn fenced(id: &str) -> BrokerError {
     BrokerError::new(Failure::Fenced, format!("{id}: a newer producer has taken over, or the transaction timed out"))
 }
 
-impl World {
+impl Cluster {
     /// A new epoch of `id`; whatever the last one left open is aborted before this returns.
     pub fn init(&mut self, id: &str) -> Identity {
         self.complete_all_of(id);

@@ -2,10 +2,10 @@
 
 use operator_core::{Context, Emitted, Ledger, MemoryState, Operator, Origin, Port, Rejected, State, StateError};
 
-use super::{Leaving, Round, Task, TaskError, checks, offset_of};
+use super::{Round, StageOutput, Task, TaskError, checks, offset_of};
 use crate::pipeline::OnError;
 use crate::plan::Upstream;
-use crate::task::merge::{BY_TIME, Turn};
+use crate::task::merge::{BY_TIME, BatchSeq};
 
 impl Task {
     /// Calls an operator, checks what it emitted and sends it on. Returns whether anything was emitted, and the operator's answer.
@@ -13,8 +13,8 @@ impl Task {
         &mut self,
         index: usize,
         round: Round<'_>,
-        (turn, origin): (Turn, &Origin),
-        leaving: &mut Leaving,
+        (seq, origin): (BatchSeq, &Origin),
+        out: &mut StageOutput,
         run: impl FnOnce(&mut dyn Operator, &mut Context<'_>) -> Result<T, StateError>,
     ) -> Result<(Ledger, bool, T), TaskError> {
         let (mut emitted, mut rejected, mut ledger) = (Vec::new(), Vec::new(), Ledger::default());
@@ -34,7 +34,7 @@ impl Task {
             Err(e) => return Err(self.unreadable(index, &e)),
         };
         if node.on_error == OnError::Drop {
-            let dropped: u64 = rejected.extract_if(.., |rejected| !rejected.asked).map(|rejected| rejected.inputs).sum();
+            let dropped: u64 = rejected.extract_if(.., |rejected| !rejected.by_config).map(|rejected| rejected.inputs).sum();
             ledger.rejected -= dropped;
             ledger.filtered += dropped;
         }
@@ -44,7 +44,7 @@ impl Task {
         // A result that was refused, of a step that makes results: its own, whichever row led to it.
         let makes = self.port(index, Port::OUT).is_some_and(|output| output.timed);
         let of = |row: &Rejected| if makes && offset_of(&row.row) < 0 { own.clone() } else { origin.clone() };
-        leaving.rejected.extend(rejected.into_iter().map(|rejected| {
+        out.rejected.extend(rejected.into_iter().map(|rejected| {
             let origin = of(&rejected);
             (step.clone(), rejected, origin)
         }));
@@ -53,8 +53,8 @@ impl Task {
                 return Err(self.broken(index, format!("emitted on port {}, which it doesn't have", port.0)));
             };
             checks::has_columns(&rows, &output.schema).map_err(|wrong| self.broken(index, wrong))?;
-            let (turn, origin) = if output.timed { (BY_TIME, &own) } else { (turn, origin) };
-            self.deliver(Upstream::Node(index, port), turn, rows, origin, leaving)?;
+            let (seq, origin) = if output.timed { (BY_TIME, &own) } else { (seq, origin) };
+            self.deliver(Upstream::Node(index, port), seq, rows, origin, out)?;
         }
         Ok((ledger, any, answer))
     }

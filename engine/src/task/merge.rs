@@ -17,17 +17,17 @@ use operator_core::batch::OFFSET;
 use crate::plan::{Stage, Target, TopicName};
 
 /// The batch of a round that rows descend from, by its arrival.
-pub type Turn = u32;
+pub type BatchSeq = u32;
 
 /// Of rows that operators made when time moved: after all batches.
-pub const BY_TIME: Turn = Turn::MAX;
+pub const BY_TIME: BatchSeq = BatchSeq::MAX;
 
 /// Rows of one branch.
 #[derive(Clone, Debug)]
-pub struct Way {
+pub struct BranchRows {
     /// The branch's number.
-    pub way: usize,
-    pub turn: Turn,
+    pub branch: usize,
+    pub seq: BatchSeq,
     pub rows: RecordBatch,
     pub origin: Origin,
 }
@@ -35,45 +35,45 @@ pub struct Way {
 /// A row's place among those that descend from the same batch: its offset. Rows that an operator made when time moved have
 /// none, and keep the order in which they came; lint warns if they are merged with others (`no-order`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct MergeKey(Turn, i64);
+pub struct MergeKey(BatchSeq, i64);
 
 /// The waiting rows, those of different branches merged in source-offset order.
 ///
 /// # Errors
 /// The branches have different columns, which the planner rules out.
-pub fn in_order(mut waiting: Vec<Way>) -> Result<Vec<Way>, ArrowError> {
-    let one_branch = waiting.windows(2).all(|pair| matches!(pair, [a, b] if a.way == b.way));
+pub fn in_order(mut waiting: Vec<BranchRows>) -> Result<Vec<BranchRows>, ArrowError> {
+    let one_branch = waiting.windows(2).all(|pair| matches!(pair, [a, b] if a.branch == b.branch));
     if one_branch {
         return Ok(waiting);
     }
-    waiting.sort_by_key(|way| way.turn);
+    waiting.sort_by_key(|branch| branch.seq);
     // Rows made by time have no offsets to sort by, and keep the origin of their own step.
-    let timed = waiting.split_off(waiting.partition_point(|way| way.turn < BY_TIME));
-    let mut merged = waiting.chunk_by(|a, b| a.turn == b.turn).map(merged).collect::<Result<Vec<_>, _>>()?;
+    let timed = waiting.split_off(waiting.partition_point(|branch| branch.seq < BY_TIME));
+    let mut merged = waiting.chunk_by(|a, b| a.seq == b.seq).map(merged).collect::<Result<Vec<_>, _>>()?;
     merged.extend(timed);
     Ok(merged)
 }
 
-fn merged(branches: &[Way]) -> Result<Way, ArrowError> {
+fn merged(branches: &[BranchRows]) -> Result<BranchRows, ArrowError> {
     let first = branches.first().ok_or_else(|| ArrowError::InvalidArgumentError("nothing to merge".into()))?;
     if branches.len() == 1 {
         return Ok(first.clone());
     }
     let rows = concat_batches(&first.rows.schema(), branches.iter().map(|branch| &branch.rows))?;
-    let keys = merge_keys(&rows, first.turn);
+    let keys = merge_keys(&rows, first.seq);
     if keys.is_sorted() {
-        return Ok(Way { rows, ..first.clone() });
+        return Ok(BranchRows { rows, ..first.clone() });
     }
     let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
     order.sort_by_key(|row| keys.get(*row as usize));
-    Ok(Way { rows: take_record_batch(&rows, &UInt32Array::from(order))?, ..first.clone() })
+    Ok(BranchRows { rows: take_record_batch(&rows, &UInt32Array::from(order))?, ..first.clone() })
 }
 
 /// The merge key of every row. Offsets below 0 are none: rows that an operator made keep the order in which they came.
-pub fn merge_keys(rows: &RecordBatch, turn: Turn) -> Vec<MergeKey> {
+pub fn merge_keys(rows: &RecordBatch, seq: BatchSeq) -> Vec<MergeKey> {
     let offsets = rows.column_by_name(OFFSET).and_then(|c| c.as_primitive_opt::<Int64Type>()).map(|c| c.values().as_ref());
     let at = |row: usize| offsets.and_then(|offsets: &[i64]| offsets.get(row)).copied().unwrap_or(-1);
-    (0..rows.num_rows()).map(|row| MergeKey(turn, at(row).max(-1))).collect()
+    (0..rows.num_rows()).map(|row| MergeKey(seq, at(row).max(-1))).collect()
 }
 
 /// For each output of a stage: whether another one may write the same topic.
@@ -95,24 +95,24 @@ pub fn shared_topics(stage: &Stage) -> Vec<bool> {
 ///
 /// # Errors
 /// As [`in_order`].
-pub fn merge_repartitions(stage: &Stage, leaving: Vec<Way>) -> Result<Vec<Way>, ArrowError> {
+pub fn merge_repartitions(stage: &Stage, branches: Vec<BranchRows>) -> Result<Vec<BranchRows>, ArrowError> {
     let topic = |output: usize| match stage.outputs.get(output).map(|o| &o.target) {
         Some(Target::Repartition { topic, .. }) => Some(topic),
         _ => None,
     };
     let first = |output: usize| (0..output).find(|other| topic(output).is_some() && topic(*other) == topic(output)).unwrap_or(output);
     if (0..stage.outputs.len()).all(|output| first(output) == output) {
-        return Ok(leaving);
+        return Ok(branches);
     }
-    let (mut out, mut done) = (Vec::with_capacity(leaving.len()), Vec::new());
-    for way in &leaving {
-        let output = first(way.way);
+    let (mut out, mut done) = (Vec::with_capacity(branches.len()), Vec::new());
+    for branch in &branches {
+        let output = first(branch.branch);
         if done.contains(&output) {
             continue;
         }
         done.push(output);
-        let same: Vec<Way> = leaving.iter().filter(|other| first(other.way) == output).cloned().collect();
-        out.extend(in_order(same)?.into_iter().map(|way| Way { way: output, ..way }));
+        let same: Vec<BranchRows> = branches.iter().filter(|other| first(other.branch) == output).cloned().collect();
+        out.extend(in_order(same)?.into_iter().map(|branch| BranchRows { branch: output, ..branch }));
     }
     Ok(out)
 }
@@ -125,36 +125,39 @@ mod tests {
 
     use super::*;
 
-    fn way(way: usize, turn: Turn, offsets: &[i64]) -> Way {
+    fn branch(branch: usize, seq: BatchSeq, offsets: &[i64]) -> BranchRows {
         let column: ArrayRef = Arc::new(Int64Array::from(offsets.to_vec()));
         let rows = RecordBatch::try_from_iter([(OFFSET, column)]).unwrap();
-        Way { way, turn, rows, origin: Origin { topic: "t".into(), partition: 0, from: -1, to: 9 } }
+        BranchRows { branch, seq, rows, origin: Origin { topic: "t".into(), partition: 0, from: -1, to: 9 } }
     }
 
-    fn offsets(waiting: Vec<Way>) -> Vec<Vec<i64>> {
-        let of = |way: Way| way.rows.column(0).as_primitive::<Int64Type>().values().to_vec();
+    fn offsets(waiting: Vec<BranchRows>) -> Vec<Vec<i64>> {
+        let of = |branch: BranchRows| branch.rows.column(0).as_primitive::<Int64Type>().values().to_vec();
         in_order(waiting).unwrap().into_iter().map(of).collect()
     }
 
     #[test]
     fn rows_meet_in_the_order_of_their_source() {
-        let found = offsets(vec![way(0, 0, &[1, 4]), way(0, 1, &[6]), way(1, 0, &[2, 3]), way(1, 1, &[5])]);
+        let found = offsets(vec![branch(0, 0, &[1, 4]), branch(0, 1, &[6]), branch(1, 0, &[2, 3]), branch(1, 1, &[5])]);
         assert_eq!(found, [vec![1, 2, 3, 4], vec![5, 6]]);
     }
 
     #[test]
     fn rows_that_time_made_come_behind_them() {
-        assert_eq!(offsets(vec![way(1, BY_TIME, &[-1, -1]), way(0, 0, &[7]), way(2, BY_TIME, &[-1])]), [vec![7], vec![-1, -1], vec![-1]]);
+        assert_eq!(
+            offsets(vec![branch(1, BY_TIME, &[-1, -1]), branch(0, 0, &[7]), branch(2, BY_TIME, &[-1])]),
+            [vec![7], vec![-1, -1], vec![-1]]
+        );
     }
 
     #[test]
     fn rows_that_operators_made_keep_their_order() {
-        let made = offsets(vec![way(0, 0, &[-3, -9, -2]), way(1, 0, &[4])]);
+        let made = offsets(vec![branch(0, 0, &[-3, -9, -2]), branch(1, 0, &[4])]);
         assert_eq!(made, [vec![-3, -9, -2, 4]]);
     }
 
     #[test]
     fn one_branch_stays_as_it_is() {
-        assert_eq!(offsets(vec![way(3, 0, &[5]), way(3, 0, &[2])]), [vec![5], vec![2]]);
+        assert_eq!(offsets(vec![branch(3, 0, &[5]), branch(3, 0, &[2])]), [vec![5], vec![2]]);
     }
 }

@@ -5,19 +5,19 @@
 
 use operator_core::{Ledger, Millis, NO_WATERMARK, Progress, Time};
 
-use super::{Leaving, Node, Round, Task, TaskError, checks};
+use super::{Node, Round, StageOutput, Task, TaskError, checks};
 use crate::state::Store;
 use crate::task::merge::BY_TIME;
 
 impl Task {
     /// Gives a step the watermark of its inputs and the wall clock; true if it acted. A watermark that it is not done with comes first,
     /// and before each one the timers that it reaches.
-    pub(super) fn time(&mut self, index: usize, inputs: &[Millis], round: Round<'_>, leaving: &mut Leaving) -> Result<bool, TaskError> {
+    pub(super) fn time(&mut self, index: usize, inputs: &[Millis], round: Round<'_>, out: &mut StageOutput) -> Result<bool, TaskError> {
         let newest = self.input_watermark(index, inputs);
         let (mut acted, mut timers) = (false, round.budget);
         while let Some(node) = self.nodes.get(index) {
             let watermark = node.releasing.unwrap_or(newest).max(node.seen);
-            acted |= self.fire(index, watermark, &mut timers, round, leaving)?;
+            acted |= self.fire(index, watermark, &mut timers, round, out)?;
             let Some(node) = self.nodes.get(index) else { break };
             if node.firing || watermark <= node.seen {
                 break;
@@ -25,7 +25,7 @@ impl Task {
             let continued = node.releasing.is_some();
             let time = Time { watermark, emitted: node.passed_on, wall: round.wall, budget: round.budget };
             let origin = self.made_by(index);
-            let call = self.call(index, round, (BY_TIME, &origin), leaving, |operator, cx| operator.on_time(time, cx))?;
+            let call = self.call(index, round, (BY_TIME, &origin), out, |operator, cx| operator.on_time(time, cx))?;
             let (ledger, emitted, progress) = call;
             checks::moves_held_rows(&ledger).map_err(|wrong| self.broken(index, wrong))?;
             let Some(node) = self.nodes.get_mut(index) else { break };
@@ -52,7 +52,7 @@ impl Task {
         watermark: Millis,
         left: &mut usize,
         round: Round<'_>,
-        leaving: &mut Leaving,
+        out: &mut StageOutput,
     ) -> Result<bool, TaskError> {
         let mut fired = false;
         while let Some(Node { timers: Some(timers), store: Some(store), firing, passed_on, .. }) = self.nodes.get_mut(index) {
@@ -64,7 +64,7 @@ impl Task {
             });
             let Some(timer) = due.map_err(|e| self.unreadable(index, &e))? else { break };
             let origin = self.made_by(index);
-            let call = self.call(index, round, (BY_TIME, &origin), leaving, |operator, cx| operator.on_timer(&timer, time, cx))?;
+            let call = self.call(index, round, (BY_TIME, &origin), out, |operator, cx| operator.on_timer(&timer, time, cx))?;
             checks::moves_held_rows(&call.0).map_err(|wrong| self.broken(index, wrong))?;
             *left -= 1;
             fired = true;

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock, TopicPartition};
-use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World};
+use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, Runtime};
 use headwater_engine::manifest::{Agreed, DeployError, Keeper, deploy, store};
-use headwater_engine::operators::{Kind, Registry};
+use headwater_engine::operators::{Kind, Operators};
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{Names, Plan, plan};
 use headwater_engine::schemas::MemorySchemas;
@@ -48,11 +48,11 @@ sinks:
 "#;
 
 fn planned(broker: &MemoryBroker, text: &str) -> Plan {
-    let registry =
-        Registry(vec![Kind::of::<operator_filter::Filter>(), Kind::of::<operator_window::Window>(), Kind::of::<operator_dedup::Dedup>()]);
+    let operators =
+        Operators(vec![Kind::of::<operator_filter::Filter>(), Kind::of::<operator_window::Window>(), Kind::of::<operator_dedup::Dedup>()]);
     let root = yaml::parse(text).unwrap();
     let pipeline = Pipeline::read(&root).0.unwrap();
-    plan(&pipeline, &root, &registry, &BrokerCatalog(broker)).unwrap_or_else(|found| panic!("{found:#?}"))
+    plan(&pipeline, &root, &operators, &BrokerCatalog(broker)).unwrap_or_else(|found| panic!("{found:#?}"))
 }
 
 fn cluster(partitions: i32) -> MemoryBroker {
@@ -86,7 +86,7 @@ fn lane(broker: &MemoryBroker, plan: &Arc<Plan>) -> Lane {
 }
 
 fn lane_with(broker: &MemoryBroker, plan: &Arc<Plan>, config: LaneConfig) -> Lane {
-    let world = World {
+    let runtime = Runtime {
         plan: plan.clone(),
         broker: Arc::new(broker.clone()),
         clock: broker.clock().unwrap(),
@@ -96,7 +96,7 @@ fn lane_with(broker: &MemoryBroker, plan: &Arc<Plan>, config: LaneConfig) -> Lan
         tables: Arc::new(LoadedTables::new(plan)),
         stats: Arc::new(Stats::default()),
     };
-    Lane::start(world, config).unwrap()
+    Lane::start(runtime, config).unwrap()
 }
 
 /// Starts a worker with one lane, runs it until nothing makes progress, updates the manifest, and stops it.

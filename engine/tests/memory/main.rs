@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::Broker;
-use headwater_engine::lane::{Lane, LaneConfig, World};
-use headwater_engine::operators::{Kind, Registry};
+use headwater_engine::lane::{Lane, LaneConfig, Runtime};
+use headwater_engine::operators::{Kind, Operators};
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{plan, topics_to_create};
 use headwater_engine::schemas::MemorySchemas;
@@ -52,11 +52,11 @@ fn lane() -> (MemoryBroker, Arc<MemoryClock>, Lane, Arc<Stats>) {
     broker.create_topic("orders", 1);
     let root = yaml::parse(PIPELINE).unwrap();
     let pipeline = Pipeline::read(&root).0.unwrap();
-    let registry =
-        Registry(vec![Kind::of::<operator_window::Window>(), Kind::of::<operator_map::Map>(), Kind::of::<operator_filter::Filter>()]);
-    let plan = Arc::new(plan(&pipeline, &root, &registry, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
+    let operators =
+        Operators(vec![Kind::of::<operator_window::Window>(), Kind::of::<operator_map::Map>(), Kind::of::<operator_filter::Filter>()]);
+    let plan = Arc::new(plan(&pipeline, &root, &operators, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
     broker.create_topics(&topics_to_create(&plan)).unwrap();
-    let world = World {
+    let runtime = Runtime {
         plan: plan.clone(),
         broker: Arc::new(broker.clone()),
         clock: clock.clone(),
@@ -66,8 +66,8 @@ fn lane() -> (MemoryBroker, Arc<MemoryClock>, Lane, Arc<Stats>) {
         tables: Arc::new(LoadedTables::new(&plan)),
         stats: Arc::new(Stats::default()),
     };
-    let stats = world.stats.clone();
-    let lane = Lane::start(world, LaneConfig { epoch_bytes: 10_000, ..LaneConfig::new("w", 0) }).unwrap();
+    let stats = runtime.stats.clone();
+    let lane = Lane::start(runtime, LaneConfig { epoch_bytes: 10_000, ..LaneConfig::new("w", 0) }).unwrap();
     (broker, clock, lane, stats)
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock, Outcome, Outgoing, Producer, Progress, TopicPartition};
-use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World};
-use headwater_engine::operators::{Kind, Registry};
+use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, Runtime};
+use headwater_engine::operators::{Kind, Operators};
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{plan, topics_to_create};
 use headwater_engine::schemas::MemorySchemas;
@@ -39,7 +39,7 @@ const START: i64 = 1_767_225_600_000;
 struct Run {
     broker: MemoryBroker,
     clock: Arc<MemoryClock>,
-    world: World,
+    runtime: Runtime,
     lane: Lane,
     stats: Arc<Stats>,
 }
@@ -58,11 +58,11 @@ impl Run {
         broker.create_topic("orders", 2);
         let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
-        let registry = Registry(vec![Kind::of::<operator_window::Window>()]);
-        let plan = Arc::new(plan(&pipeline, &root, &registry, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
+        let operators = Operators(vec![Kind::of::<operator_window::Window>()]);
+        let plan = Arc::new(plan(&pipeline, &root, &operators, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         let stats = Arc::new(Stats::default());
-        let world = World {
+        let runtime = Runtime {
             plan: plan.clone(),
             broker: Arc::new(broker.clone()),
             clock: clock.clone(),
@@ -72,21 +72,21 @@ impl Run {
             tables: Arc::new(LoadedTables::new(&plan)),
             stats: stats.clone(),
         };
-        let lane = Run::lane(&world);
-        let mut run = Run { broker, clock, world, lane, stats };
+        let lane = Run::lane(&runtime);
+        let mut run = Run { broker, clock, runtime, lane, stats };
         run.put(0, START);
         run.put(1, START);
         run.turns(100);
         run
     }
 
-    fn lane(world: &World) -> Lane {
-        Lane::start(world.clone(), LaneConfig { poll_rows: 1, ..LaneConfig::new("w", 0) }).unwrap()
+    fn lane(runtime: &Runtime) -> Lane {
+        Lane::start(runtime.clone(), LaneConfig { poll_rows: 1, ..LaneConfig::new("w", 0) }).unwrap()
     }
 
     /// The lane ends, and the worker starts another one.
     fn restart(&mut self) {
-        self.lane = Run::lane(&self.world);
+        self.lane = Run::lane(&self.runtime);
     }
 
     /// A row with this event time, stamped by its producer with the wall clock of the present.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock};
-use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World};
-use headwater_engine::operators::{Kind, Registry};
+use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, Runtime};
+use headwater_engine::operators::{Kind, Operators};
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{Plan, plan, topics_to_create};
 use headwater_engine::schemas::MemorySchemas;
@@ -182,8 +182,8 @@ pub struct Run<'a> {
     stats: Vec<Arc<Stats>>,
 }
 
-pub fn registry() -> Registry {
-    Registry(vec![
+pub fn operators() -> Operators {
+    Operators(vec![
         Kind::of::<operator_filter::Filter>(),
         Kind::of::<operator_map::Map>(),
         Kind::of::<operator_window::Window>(),
@@ -195,9 +195,9 @@ pub fn registry() -> Registry {
 }
 
 /// What lanes get from outside.
-pub fn world(plan: &Arc<Plan>, broker: &MemoryBroker) -> World {
+pub fn runtime(plan: &Arc<Plan>, broker: &MemoryBroker) -> Runtime {
     let clock = broker.clock().expect("a simulated broker has a virtual clock");
-    World {
+    Runtime {
         plan: plan.clone(),
         broker: Arc::new(broker.clone()),
         wall: Arc::new(TrustedWall::of(clock.as_ref())),
@@ -228,17 +228,17 @@ impl<'a> Run<'a> {
         broker.create_topic("orders", PARTITIONS);
         let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
-        let plan = plan(&pipeline, &root, &registry(), &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
+        let plan = plan(&pipeline, &root, &operators(), &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         Run { case, seed, broker, clock, plan: Arc::new(plan), state: tempfile::tempdir().unwrap(), stats: Vec::new() }
     }
 
     fn lane(&mut self, index: usize) -> Result<Lane, LaneEnd> {
-        let world = world(&self.plan, &self.broker);
-        self.stats.push(world.stats.clone());
+        let runtime = runtime(&self.plan, &self.broker);
+        self.stats.push(runtime.stats.clone());
         let state_dir: Option<PathBuf> = (!self.seed.is_multiple_of(3)).then(|| self.state.path().join(format!("lane{index}")));
         let config = LaneConfig { state_dir, epoch_rows: 20 + self.seed % 50, ..LaneConfig::new("w", index) };
-        Lane::start(world, config)
+        Lane::start(runtime, config)
     }
 
     fn feed(&self, order: &Order) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::Broker;
-use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World, sample_keys};
+use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, Runtime, sample_keys};
 use headwater_engine::partitioner::KeyHash;
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{Plan, plan, topics_to_create};
@@ -15,7 +15,7 @@ use headwater_engine::tables::LoadedTables;
 use headwater_engine::time::TrustedWall;
 use headwater_engine::yaml;
 
-use crate::harness::registry;
+use crate::harness::operators;
 
 const ONE: &str = r#"
 apiVersion: headwater/v1
@@ -76,7 +76,7 @@ impl Log {
     fn plan(&self, text: &str) -> Plan {
         let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
-        let plan = plan(&pipeline, &root, &registry(), &BrokerCatalog(&self.broker)).unwrap_or_else(|found| panic!("{found:#?}"));
+        let plan = plan(&pipeline, &root, &operators(), &BrokerCatalog(&self.broker)).unwrap_or_else(|found| panic!("{found:#?}"));
         self.broker.create_topics(&topics_to_create(&plan)).unwrap();
         plan
     }
@@ -85,7 +85,7 @@ impl Log {
     fn run(&self, text: &str) -> Result<usize, String> {
         let plan = Arc::new(self.plan(text));
         let clock = self.broker.clock().unwrap();
-        let world = World {
+        let runtime = Runtime {
             plan: plan.clone(),
             broker: Arc::new(self.broker.clone()),
             clock: clock.clone(),
@@ -95,7 +95,7 @@ impl Log {
             tables: Arc::new(LoadedTables::new(&plan)),
             stats: Arc::new(Stats::default()),
         };
-        let mut lane = Lane::start(world, LaneConfig::new("w", 0)).map_err(|e| e.to_string())?;
+        let mut lane = Lane::start(runtime, LaneConfig::new("w", 0)).map_err(|e| e.to_string())?;
         let mut quiet = 0;
         while quiet < 500 {
             clock.advance(1);

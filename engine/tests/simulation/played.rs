@@ -11,7 +11,7 @@ use headwater_engine::sim::{BrokerCatalog, MemoryBroker};
 use headwater_engine::yaml;
 
 use crate::elsewhere::sinks;
-use crate::harness::{registry, world};
+use crate::harness::{operators, runtime};
 
 /// A pipeline of its own, run by one lane without trouble.
 pub struct Played {
@@ -26,13 +26,13 @@ impl Played {
         topics.iter().for_each(|(topic, partitions)| broker.create_topic(topic, *partitions));
         let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read_with(&root, &sinks()).0.unwrap();
-        let plan = plan(&pipeline, &root, &registry(), &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
+        let plan = plan(&pipeline, &root, &operators(), &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         Played { broker, plan: Arc::new(plan) }
     }
 
     pub fn lane(&self, config: LaneConfig) -> Lane {
-        Lane::start(world(&self.plan, &self.broker), config).unwrap_or_else(|e| panic!("{e}"))
+        Lane::start(runtime(&self.plan, &self.broker), config).unwrap_or_else(|e| panic!("{e}"))
     }
 
     /// Until everything that was appended is committed.

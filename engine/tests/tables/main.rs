@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Membership, Outcome, Outgoing, Producer, Progress};
-use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World};
-use headwater_engine::operators::{Kind, Registry};
+use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, Runtime};
+use headwater_engine::operators::{Kind, Operators};
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{Plan, plan, topics_to_create};
 use headwater_engine::schemas::MemorySchemas;
@@ -52,8 +52,8 @@ impl Run {
         broker.create_topic_with("names", 1, &[("cleanup.policy", "compact")]);
         let root = yaml::parse(text).unwrap();
         let pipeline = Pipeline::read(&root).0.unwrap();
-        let registry = Registry(vec![Kind::of::<operator_filter::Filter>()]);
-        let plan = Arc::new(plan(&pipeline, &root, &registry, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
+        let operators = Operators(vec![Kind::of::<operator_filter::Filter>()]);
+        let plan = Arc::new(plan(&pipeline, &root, &operators, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
         let tables = Arc::new(LoadedTables::new(&plan));
         Run { broker, clock, plan, tables, stats: Arc::default() }
@@ -80,7 +80,7 @@ impl Run {
     }
 
     fn lane(&self) -> Lane {
-        let world = World {
+        let runtime = Runtime {
             plan: self.plan.clone(),
             broker: Arc::new(self.broker.clone()),
             clock: self.clock.clone(),
@@ -90,7 +90,7 @@ impl Run {
             tables: self.tables.clone(),
             stats: self.stats.clone(),
         };
-        Lane::start(world, LaneConfig::new("w", 0)).unwrap()
+        Lane::start(runtime, LaneConfig::new("w", 0)).unwrap()
     }
 }
 

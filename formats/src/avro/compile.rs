@@ -7,8 +7,8 @@ use apache_avro::schema::{EnumSchema, RecordField, RecordSchema};
 use arrow::datatypes::{DataType, Field, Fields, Schema as ArrowSchema, TimeUnit};
 
 use super::arrow_types::{branch_names, scalar_type};
+use super::decode_plan::{DecodePlan, DecodeStep, Default, Read, Record, Skip};
 use super::default::encode_default;
-use super::program::{Default, Program, Read, Record, Skip, Step};
 use super::schema::{AvroSchema, Layout, default_of, is_fixed_uuid, layout, names_of, type_name};
 use crate::column::MAX_SCHEMA_DEPTH;
 
@@ -16,7 +16,7 @@ use crate::column::MAX_SCHEMA_DEPTH;
 const MAX_STEPS: usize = 100_000;
 
 /// Compiles the program that reads records of `writer` into the columns of `projection`.
-pub(crate) fn compile(writer: &AvroSchema, reader: &AvroSchema, projection: &ArrowSchema) -> Result<Program, String> {
+pub(crate) fn compile(writer: &AvroSchema, reader: &AvroSchema, projection: &ArrowSchema) -> Result<DecodePlan, String> {
     let mut compiler = Compiler { writer, reader, named: Vec::new(), by_name: HashMap::new(), steps: 0 };
     let record = Field::new("", DataType::Struct(projection.fields().clone()), false);
     let root = compiler.read(&writer.root, &reader.root, &record, 0)?;
@@ -36,8 +36,8 @@ struct Compiler<'a> {
 }
 
 impl<'a> Compiler<'a> {
-    fn finish(self, root: Read) -> Program {
-        Program { root, named: self.named.into_iter().map(|skip| skip.unwrap_or(Skip::Nothing)).collect() }
+    fn finish(self, root: Read) -> DecodePlan {
+        DecodePlan { root, named: self.named.into_iter().map(|skip| skip.unwrap_or(Skip::Nothing)).collect() }
     }
 
     fn count(&mut self, depth: usize) -> Result<(), String> {
@@ -202,9 +202,9 @@ impl<'a> Compiler<'a> {
             let step = match target.and_then(|(index, wanted)| Some((index, wanted, columns.get(index)?))) {
                 Some((index, wanted, column)) => {
                     let read = self.read(&written.schema, &wanted.schema, column, depth + 1);
-                    Step::Read(index, read.map_err(|e| within(column.name(), e))?)
+                    DecodeStep::Read(index, read.map_err(|e| within(column.name(), e))?)
                 }
-                None => Step::Skip(self.skip(&written.schema, depth + 1)?),
+                None => DecodeStep::Skip(self.skip(&written.schema, depth + 1)?),
             };
             steps.push(step);
         }
@@ -220,7 +220,7 @@ impl<'a> Compiler<'a> {
             Compiler { writer: self.reader, reader: self.reader, named: Vec::new(), by_name: HashMap::new(), steps: self.steps };
         let read = compiler.read(&wanted.schema, &wanted.schema, field, depth + 1)?;
         self.steps = compiler.steps;
-        Ok(Default { column, bytes, program: compiler.finish(read) })
+        Ok(Default { column, bytes, plan: compiler.finish(read) })
     }
 
     fn skip(&mut self, schema: &'a Schema, depth: usize) -> Result<Skip, String> {

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use arrow::datatypes::TimeUnit;
 
 use super::wire::write_long;
+use crate::calendar;
 use crate::cause::Fail;
-use crate::civil;
 use crate::number::fits_precision;
 use crate::view::{Values, View, at, span};
 
@@ -186,7 +186,7 @@ fn integer(values: &Values<'_>, row: usize) -> Result<i64, Fail> {
 }
 
 fn scaled(value: i64, from: TimeUnit, to: TimeUnit, out: &mut Vec<u8>) -> Result<(), Fail> {
-    let converted = civil::convert(value, from, to).ok_or_else(|| Fail::new("timestamp out of range"))?;
+    let converted = calendar::convert(value, from, to).ok_or_else(|| Fail::new("timestamp out of range"))?;
     write_long(converted, out);
     Ok(())
 }

@@ -5,8 +5,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::mismatch;
+use crate::calendar;
 use crate::cause::Fail;
-use crate::civil;
 use crate::column::Data;
 use crate::number::parse_decimal;
 use crate::scan::Cursor;
@@ -21,15 +21,15 @@ pub(super) fn text_value(cursor: &mut Cursor<'_>, first: u8, data: &mut Data, sc
             let text = if quoted { cursor.string(scratch)? } else { cursor.number()? };
             v.push(parse_decimal(text, *precision, *scale).map_err(|cause| Fail::at(cause.cause(), start))?);
         }
-        Data::Date(v) => match civil::parse_date(cursor.string(scratch)?) {
+        Data::Date(v) => match calendar::parse_date(cursor.string(scratch)?) {
             Some(days) => v.push(days),
             None => return Err(Fail::at("expected a date as YYYY-MM-DD", start)),
         },
-        Data::Time32(v, unit) => match civil::parse_time(cursor.string(scratch)?, *unit).and_then(|t| i32::try_from(t).ok()) {
+        Data::Time32(v, unit) => match calendar::parse_time(cursor.string(scratch)?, *unit).and_then(|t| i32::try_from(t).ok()) {
             Some(time) => v.push(time),
             None => return Err(Fail::at("expected a time as HH:MM:SS", start)),
         },
-        Data::Time64(v, unit) => match civil::parse_time(cursor.string(scratch)?, *unit) {
+        Data::Time64(v, unit) => match calendar::parse_time(cursor.string(scratch)?, *unit) {
             Some(time) => v.push(time),
             None => return Err(Fail::at("expected a time as HH:MM:SS", start)),
         },
@@ -58,12 +58,12 @@ fn timestamp(cursor: &mut Cursor<'_>, quoted: bool, unit: TimeUnit, zoned: bool,
     let out_of_range = || Fail::at("timestamp out of range", start);
     if !quoted {
         let millis: i64 = signed(cursor, "epoch milliseconds or an ISO 8601 string")?;
-        if !civil::timestamp_in_range(millis, TimeUnit::Millisecond) {
-            return Err(Fail::at(&civil::out_of_years(millis), start));
+        if !calendar::timestamp_in_range(millis, TimeUnit::Millisecond) {
+            return Err(Fail::at(&calendar::out_of_years(millis), start));
         }
-        return civil::convert(millis, TimeUnit::Millisecond, unit).ok_or_else(out_of_range);
+        return calendar::convert(millis, TimeUnit::Millisecond, unit).ok_or_else(out_of_range);
     }
-    let Some(instant) = civil::parse_timestamp(cursor.string(scratch)?) else {
+    let Some(instant) = calendar::parse_timestamp(cursor.string(scratch)?) else {
         return Err(Fail::at("expected an ISO 8601 timestamp such as `2025-01-31T12:00:00Z`", start));
     };
     match (zoned, instant.zoned) {

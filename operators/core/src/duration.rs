@@ -10,20 +10,20 @@ use crate::batch::Millis;
 
 /// A length of time with millisecond resolution, written as a number and a unit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Span(pub Millis);
+pub struct Interval(pub Millis);
 
 const UNITS: [(&str, Millis); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
-impl Span {
+impl Interval {
     pub const fn millis(self) -> Millis {
         self.0
     }
 }
 
-impl FromStr for Span {
+impl FromStr for Interval {
     type Err = String;
 
-    fn from_str(text: &str) -> Result<Span, String> {
+    fn from_str(text: &str) -> Result<Interval, String> {
         let most = || format!("`{text}` is too long: 36600d, a hundred years, is the most");
         let hint = || format!("`{text}` is not a duration: write a whole number and a unit, such as 250ms, 5s, 2m, 1h or 7d");
         let text = text.trim();
@@ -35,11 +35,11 @@ impl FromStr for Span {
         let (_, scale) = UNITS.iter().find(|(name, _)| *name == unit.trim()).ok_or_else(hint)?;
         // Digits that don't parse are too many.
         let millis = number.parse::<Millis>().ok().and_then(|number| number.checked_mul(*scale));
-        millis.filter(|ms| *ms <= 366 * 100 * 86_400_000).map(Span).ok_or_else(most)
+        millis.filter(|ms| *ms <= 366 * 100 * 86_400_000).map(Interval).ok_or_else(most)
     }
 }
 
-impl fmt::Display for Span {
+impl fmt::Display for Interval {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (unit, scale) = UNITS.iter().rev().find(|(_, s)| self.0 % s == 0 && self.0 >= *s).unwrap_or(&("ms", 1));
         write!(f, "{}{unit}", self.0 / scale)
@@ -48,7 +48,7 @@ impl fmt::Display for Span {
 
 /// A length of time, or `never`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OrNever(pub Option<Span>);
+pub struct OrNever(pub Option<Interval>);
 
 impl<'de> Deserialize<'de> for OrNever {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<OrNever, D::Error> {
@@ -83,19 +83,19 @@ impl JsonSchema for OrNever {
     }
 }
 
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Span, D::Error> {
+impl<'de> Deserialize<'de> for Interval {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Interval, D::Error> {
         String::deserialize(d)?.parse().map_err(de::Error::custom)
     }
 }
 
-impl Serialize for Span {
+impl Serialize for Interval {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
     }
 }
 
-impl JsonSchema for Span {
+impl JsonSchema for Interval {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Duration".into()
     }
@@ -112,21 +112,21 @@ impl JsonSchema for Span {
 
 #[cfg(test)]
 mod tests {
-    use super::Span;
+    use super::Interval;
 
     #[test]
     fn reads_what_it_writes() {
         for text in ["250ms", "5s", "2m", "1h", "7d", "0ms", "90s"] {
-            let span: Span = text.parse().unwrap();
-            assert_eq!(span.to_string().parse::<Span>().unwrap(), span);
+            let span: Interval = text.parse().unwrap();
+            assert_eq!(span.to_string().parse::<Interval>().unwrap(), span);
         }
-        assert_eq!("90s".parse::<Span>().unwrap(), Span(90_000));
+        assert_eq!("90s".parse::<Interval>().unwrap(), Interval(90_000));
     }
 
     #[test]
     fn refuses_what_is_not_a_duration() {
         for text in ["", "5", "s", "-5s", "1.5m", "5 weeks", "99999999999999999999s", "9999999d"] {
-            assert!(text.parse::<Span>().is_err(), "{text}");
+            assert!(text.parse::<Interval>().is_err(), "{text}");
         }
     }
 }

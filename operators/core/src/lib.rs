@@ -40,7 +40,7 @@ pub mod type_names;
 pub use batch::{Batch, Millis, NO_WATERMARK, Origin};
 pub use changes::{CHANGE, Mode};
 pub use diagnostic::{Diagnostic, Severity};
-pub use duration::Span;
+pub use duration::Interval;
 pub use operator::{Context, Emitted, Input, Ledger, Operator, Port, Progress, Rejected, Time};
 pub use path::Path;
 pub use spec::{InputInfo, KeyEffect, OutputPort, PlanCx, Planned, Spec, StateLayout, TableInfo, TableUse};

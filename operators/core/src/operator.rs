@@ -120,7 +120,7 @@ pub struct Emitted {
 #[derive(Debug)]
 pub struct Rejected {
     /// The configuration asks for this (`missing: dead_letter`): it is not a failure that `on_error` decides about.
-    pub asked: bool,
+    pub by_config: bool,
     /// The one row, with its system columns.
     pub row: RecordBatch,
     pub cause: String,
@@ -208,7 +208,7 @@ impl<'a> Context<'a> {
     /// Sends a result that can't be emitted to the dead letters. `inputs`: input rows that nothing else accounts for.
     pub fn reject_result(&mut self, result: RecordBatch, cause: impl Into<String>, inputs: u64) {
         self.ledger.rejected += inputs;
-        self.rejected.push(Rejected { asked: false, row: result, cause: cause.into(), inputs });
+        self.rejected.push(Rejected { by_config: false, row: result, cause: cause.into(), inputs });
     }
 
     /// The same for a result of rows that are held in state.
@@ -221,7 +221,7 @@ impl<'a> Context<'a> {
     pub fn dead_letter(&mut self, batch: &Batch, row: usize, cause: impl Into<String>) {
         self.reject(batch, row, cause);
         if let Some(rejected) = self.rejected.last_mut() {
-            rejected.asked = true;
+            rejected.by_config = true;
         }
     }
 

@@ -39,7 +39,7 @@ pub trait Spec: DeserializeOwned + JsonSchema + Send + Sync + 'static {
 
     /// Ports whose rows have the columns of the input whatever is wrong with the rest (`""`: the main output): the steps
     /// behind them can be checked although this one is refused.
-    fn passes_on(&self) -> Vec<String> {
+    fn pass_through_ports(&self) -> Vec<String> {
         Vec::new()
     }
 }

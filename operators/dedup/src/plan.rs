@@ -7,7 +7,7 @@ use operator_core::batch::{OFFSET, WATERMARK, is_system, user_fields};
 use operator_core::diagnostic::names;
 use operator_core::keys::is_groupable;
 use operator_core::stores::{Number, RowCodec, TimeQueue, TimedRows, not_storable};
-use operator_core::{Diagnostic, KeyEffect, Millis, OutputPort, Path, PlanCx, Planned, Span, StateLayout, type_name, type_said};
+use operator_core::{Diagnostic, Interval, KeyEffect, Millis, OutputPort, Path, PlanCx, Planned, StateLayout, type_name, type_said};
 use operator_expr::key_column;
 
 use crate::operator::Deduplicating;
@@ -175,7 +175,7 @@ fn details(dedup: &Dedup, plan: &DedupPlan) -> Vec<(String, String)> {
         Keep::First => "one entry per key".to_string(),
         Keep::Last => "one row per key".to_string(),
     };
-    state.push_str(&format!(" for {} to {} after it", dedup.within, Span(dedup.within.millis() + dedup.within.millis() / 2)));
+    state.push_str(&format!(" for {} to {} after it", dedup.within, Interval(dedup.within.millis() + dedup.within.millis() / 2)));
     if dedup.emit == Emit::OnWatermark {
         state.push_str("; and every row until it comes out");
     }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use operator_core::{Diagnostic, PlanCx, Planned, Span, Spec};
+use operator_core::{Diagnostic, Interval, PlanCx, Planned, Spec};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 
@@ -16,7 +16,7 @@ pub struct Dedup {
     pub by: By,
     /// Length of event time. The rows of a key, in the order of event time (then of topic, partition and offset), form runs: a run
     /// begins with the first row that is in none, and has every row less than `within` after its first.
-    pub within: Span,
+    pub within: Interval,
     /// Which row of a run goes on; the others are duplicates and go to the port `duplicates`.
     #[serde(default)]
     pub keep: Keep,
@@ -25,7 +25,7 @@ pub struct Dedup {
     pub emit: Emit,
     /// How far a row may be behind the watermark of its partition. Rows further behind go to the port `late`.
     #[serde(default)]
-    pub lateness: Span,
+    pub lateness: Interval,
 }
 
 /// Which row of a run goes on.
@@ -126,7 +126,7 @@ eventId: string
 data: struct<orderId: string, total: double>
 ";
 
-    fn passes_on(&self) -> Vec<String> {
+    fn pass_through_ports(&self) -> Vec<String> {
         ["", "duplicates", "late"].map(str::to_string).to_vec()
     }
 

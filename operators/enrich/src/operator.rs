@@ -38,7 +38,7 @@ impl Fates {
         let Some(kept) = self.kept.get_mut(row).filter(|kept| **kept) else { return };
         *kept = false;
         match cause {
-            Some((cause, asked)) => self.rejected.push((row, cause, asked)),
+            Some((cause, by_config)) => self.rejected.push((row, cause, by_config)),
             None => self.dropped += 1,
         }
     }
@@ -145,8 +145,8 @@ impl Operator for EnrichOperator {
         let rows = RecordBatch::try_new_with_options(plan.schema.clone(), rows.columns().to_vec(), &options).map_err(broken)?;
         cx.pass(Port::OUT, rows, batch.num_rows() - left_out);
         cx.filtered(fates.dropped);
-        for (row, cause, asked) in fates.rejected {
-            if asked { cx.dead_letter(batch, row, cause) } else { cx.reject(batch, row, cause) }
+        for (row, cause, by_config) in fates.rejected {
+            if by_config { cx.dead_letter(batch, row, cause) } else { cx.reject(batch, row, cause) }
         }
         Ok(())
     }

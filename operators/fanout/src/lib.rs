@@ -53,7 +53,7 @@ currency: string
 
     const REFUSES_CHANGES: Option<&'static str> = None;
 
-    fn passes_on(&self) -> Vec<String> {
+    fn pass_through_ports(&self) -> Vec<String> {
         self.routes.iter().map(|(name, _)| name.to_string()).collect()
     }
 

@@ -35,7 +35,7 @@ data: struct<orderId: string, total: double, currency: string>
 
     const REFUSES_CHANGES: Option<&'static str> = None;
 
-    fn passes_on(&self) -> Vec<String> {
+    fn pass_through_ports(&self) -> Vec<String> {
         vec![String::new()]
     }
 

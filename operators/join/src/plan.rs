@@ -7,7 +7,7 @@ use operator_core::batch::{TIME, is_system, is_written, reserved_name, system_fi
 use operator_core::keys::is_groupable;
 use operator_core::stores::{RowCodec, TimeQueue, TimedRows, not_storable};
 use operator_core::{
-    Diagnostic, Input, InputInfo, KeyEffect, Millis, OutputPort, Path, PlanCx, Planned, Span, StateLayout, type_name, type_said,
+    Diagnostic, Input, InputInfo, Interval, KeyEffect, Millis, OutputPort, Path, PlanCx, Planned, StateLayout, type_name, type_said,
 };
 use operator_expr::{Expr, NamedSql};
 
@@ -335,8 +335,8 @@ fn details(join: &Join, plan: &JoinPlan) -> Vec<(String, String)> {
         true => format!("{} either way", join.within.before),
         false => format!("right from {} before to {} after left", join.within.before, join.within.after),
     };
-    let kept = |side: &Side| Span(side.after.saturating_add(plan.lateness)).to_string();
-    let reach = Span(left.before.saturating_add(left.after).saturating_mul(2));
+    let kept = |side: &Side| Interval(side.after.saturating_add(plan.lateness)).to_string();
+    let reach = Interval(left.before.saturating_add(left.after).saturating_mul(2));
     let unmatched = match join.kind {
         Kind::Inner => "filtered".to_string(),
         kind => format!("{kind}: come out when their time is over"),

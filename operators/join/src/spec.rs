@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use operator_core::{Diagnostic, PlanCx, Planned, Span, Spec};
+use operator_core::{Diagnostic, Interval, PlanCx, Planned, Spec};
 use operator_expr::NamedSql;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
@@ -27,7 +27,7 @@ pub struct Join {
     /// How late rows may come: a row is late if its event time is more than this before the watermark of its partition. Later
     /// rows go to the port `late`.
     #[serde(default)]
-    pub lateness: Span,
+    pub lateness: Interval,
     /// The columns of the result, each a SQL expression over `left.column` and `right.column`. Without it the result has all
     /// columns of both; where both have a column of one name, these are called `left_name` and `right_name`.
     #[serde(default)]
@@ -93,9 +93,9 @@ pub struct Each {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Within {
     /// How long before the row of `left` the row of `right` may be.
-    pub before: Span,
+    pub before: Interval,
     /// How long after it.
-    pub after: Span,
+    pub after: Interval,
 }
 
 impl<'de> Deserialize<'de> for Columns {
@@ -153,9 +153,9 @@ impl<'de> Deserialize<'de> for Within {
         #[serde(deny_unknown_fields)]
         struct Bounds {
             #[serde(default)]
-            before: Span,
+            before: Interval,
             #[serde(default)]
-            after: Span,
+            after: Interval,
         }
 
         struct EitherWay;
@@ -212,7 +212,7 @@ impl JsonSchema for Within {
     }
 
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-        let span = generator.subschema_for::<Span>();
+        let span = generator.subschema_for::<Interval>();
         json_schema!({
             "anyOf": [
                 span.clone(),

@@ -9,7 +9,7 @@ use super::rows::{drawn, signed};
 use super::stream::Stream;
 use super::tables::{change, differs, event_times};
 use super::{BROKEN, parse_spec, show, type_syntax};
-use operator_core::Span;
+use operator_core::Interval;
 use operator_core::batch::{Batch, Millis, NO_WATERMARK, Origin};
 use operator_core::changes;
 use operator_core::operator::{Context, Emitted, Input, Ledger, Operator, Progress, Rejected, Time};
@@ -164,7 +164,7 @@ impl<S: Spec> Session<S> {
                     self.step = Step::Refused;
                 }
             },
-            "out_of_order" => self.out_of_order = text.parse::<Span>()?.millis(),
+            "out_of_order" => self.out_of_order = text.parse::<Interval>()?.millis(),
             "time" | "show" | "split" => {
                 self.headers.insert(name.to_string(), text);
             }
@@ -377,8 +377,8 @@ impl<S: Spec> Session<S> {
             let schema: SchemaRef = Arc::new(drawn.schema()?);
             let field = |name: &str| schema.field_with_name(name).cloned().map_err(|_| format!("the table has no column `{name}`"));
             let key = key.split(',').map(field).collect::<Result<Fields, _>>()?;
-            let history = settings.get("history").map(|h| h.parse::<Span>()).transpose()?;
-            self.tables.insert(name.clone(), Table::new(schema.clone(), history.map(Span::millis)));
+            let history = settings.get("history").map(|h| h.parse::<Interval>()).transpose()?;
+            self.tables.insert(name.clone(), Table::new(schema.clone(), history.map(Interval::millis)));
             self.infos.insert(name.clone(), TableInfo { schema, key });
         }
         let (Some(info), Some(table)) = (self.infos.get(&name), self.tables.get_mut(&name)) else {

@@ -158,7 +158,7 @@ pub(super) fn plan(planned: &Planned) -> Vec<String> {
         lines.push("stateful".into());
     }
     if planned.delay != 0 {
-        lines.push(format!("delay: {}", operator_core::Span(planned.delay)));
+        lines.push(format!("delay: {}", operator_core::Interval(planned.delay)));
     }
     if !planned.tables.is_empty() {
         let tables: Vec<&str> = planned.tables.iter().map(|used| used.name.as_str()).collect();

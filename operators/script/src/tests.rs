@@ -233,7 +233,7 @@ fn inputs_have_names_and_time_comes_in_portions() {
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Remind {
-    after: operator_core::Span,
+    after: operator_core::Interval,
 }
 
 struct Reminding {

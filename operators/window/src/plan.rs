@@ -8,7 +8,7 @@ use operator_core::diagnostic::names;
 use operator_core::keys::is_groupable;
 use operator_core::path::quoted;
 use operator_core::{
-    Diagnostic, KeyEffect, Millis, Mode, OutputPort, Path, PlanCx, Planned, Span, StateLayout, changes, type_name, type_said,
+    Diagnostic, Interval, KeyEffect, Millis, Mode, OutputPort, Path, PlanCx, Planned, StateLayout, changes, type_name, type_said,
 };
 use operator_expr::{canonical, key_column};
 
@@ -125,7 +125,7 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
         windows,
         emit: window.emit,
         every,
-        expire: window.expire.and_then(|expire| expire.0).map(Span::millis),
+        expire: window.expire.and_then(|expire| expire.0).map(Interval::millis),
         headers: headers.is_some(),
         group: group.iter().map(|g| g.place).collect(),
         group_types: group.iter().map(|g| g.field.data_type().clone()).collect(),
@@ -215,16 +215,16 @@ fn kept_as(data_type: &DataType) -> String {
 /// The shape of windows, in a few words.
 fn shape_said(windows: Windows) -> String {
     match windows.shape {
-        Shape::Fixed { size, every, offset } if size == every => format!("tumbling {}{}", Span(size), shifted(offset)),
-        Shape::Fixed { size, every, offset } => format!("hopping {} every {}{}", Span(size), Span(every), shifted(offset)),
+        Shape::Fixed { size, every, offset } if size == every => format!("tumbling {}{}", Interval(size), shifted(offset)),
+        Shape::Fixed { size, every, offset } => format!("hopping {} every {}{}", Interval(size), Interval(every), shifted(offset)),
         Shape::Calendar(Calendar { zone, period, offset }) => format!("tumbling {period} in {zone}{}", shifted(offset)),
-        Shape::Session { gap } => format!("sessions with a gap of {}", Span(gap)),
+        Shape::Session { gap } => format!("sessions with a gap of {}", Interval(gap)),
         Shape::Unbounded => "unbounded".to_string(),
     }
 }
 
 fn shifted(offset: Millis) -> String {
-    if offset == 0 { String::new() } else { format!(", offset {}", Span(offset)) }
+    if offset == 0 { String::new() } else { format!(", offset {}", Interval(offset)) }
 }
 
 fn places(aggregates: &[Aggregate], wanted: impl Fn(&Aggregate) -> bool) -> Vec<usize> {
@@ -317,14 +317,14 @@ fn fallible(window: &Window, plan: &WindowPlan) -> Vec<Diagnostic> {
 fn details(window: &Window, plan: &WindowPlan, mode: &Mode) -> Vec<(String, String)> {
     let Windows { lateness, .. } = plan.windows;
     let shape = match (plan.windows.shape, plan.expire) {
-        (Shape::Fixed { size, every, offset }, _) if size == every => format!("tumbling, {}{}", Span(size), shifted(offset)),
+        (Shape::Fixed { size, every, offset }, _) if size == every => format!("tumbling, {}{}", Interval(size), shifted(offset)),
         (Shape::Fixed { size, every, offset }, _) => {
             let overlapping = plan.windows.overlapping();
-            format!("hopping, {} every {}{}: each row is in {overlapping} windows", Span(size), Span(every), shifted(offset))
+            format!("hopping, {} every {}{}: each row is in {overlapping} windows", Interval(size), Interval(every), shifted(offset))
         }
         (Shape::Calendar(Calendar { zone, period, offset }), _) => format!("tumbling, {period} in {zone}{}", shifted(offset)),
-        (Shape::Session { gap }, _) => format!("sessions, which end after {} without a row", Span(gap)),
-        (Shape::Unbounded, Some(expire)) => format!("one, for all time; expires after {}", Span(expire)),
+        (Shape::Session { gap }, _) => format!("sessions, which end after {} without a row", Interval(gap)),
+        (Shape::Unbounded, Some(expire)) => format!("one, for all time; expires after {}", Interval(expire)),
         (Shape::Unbounded, None) => "one, for all time; never expires".to_string(),
     };
     let mut state = format!("about {} bytes", group_bytes(plan));
@@ -340,12 +340,12 @@ fn details(window: &Window, plan: &WindowPlan, mode: &Mode) -> Vec<(String, Stri
     let expires = match (plan.windows.is_unbounded(), plan.expire) {
         (true, _) if mode.is_changes() => "when the rows of a group are all gone".to_string(),
         (true, None) => "never: one entry per group, kept forever".to_string(),
-        (true, Some(expire)) => format!("{} (event time) after a group's newest row", Span(expire)),
-        (false, _) => format!("when the watermark is {} past the window's end", Span(lateness)),
+        (true, Some(expire)) => format!("{} (event time) after a group's newest row", Interval(expire)),
+        (false, _) => format!("when the watermark is {} past the window's end", Interval(lateness)),
     };
     [
         ("windows", shape),
-        ("lateness", Span(lateness as Millis).to_string()),
+        ("lateness", Interval(lateness as Millis).to_string()),
         ("emit", window.emit.to_string()),
         ("state per group and window", state),
         ("state expires", expires),

@@ -2,7 +2,7 @@
 
 use chrono_tz::{TZ_VARIANTS, Tz};
 use operator_core::diagnostic::closest;
-use operator_core::{Diagnostic, Millis, Span};
+use operator_core::{Diagnostic, Interval, Millis};
 
 use crate::bounds::{Shape, Windows};
 use crate::calendar::{Calendar, DAY, MONDAY, Period};
@@ -18,7 +18,7 @@ pub fn windows(window: &Window) -> Result<Windows, Diagnostic> {
     if window.unbounded {
         return unbounded(window);
     }
-    if window.emit == Emit::Every(Span(0)) {
+    if window.emit == Emit::Every(Interval(0)) {
         let problem = Diagnostic::error("empty-window", "results every 0s would never end").at(["emit", "every"]);
         return Err(problem.help("write how often results come, such as `every: 10s`; `emit: on_update` is after every row"));
     }
@@ -72,17 +72,17 @@ fn tumbling(window: &Window, length: Length) -> Result<Shape, Diagnostic> {
         )),
     };
     let (period, least) = match length {
-        Length::Span(span) if zone == Tz::UTC => return fixed("tumbling", span, span, offset(window, span)?),
-        Length::Span(span) if span.millis() > 0 && span.millis() % DAY == 0 => {
+        Length::Interval(span) if zone == Tz::UTC => return fixed("tumbling", span, span, offset(window, span)?),
+        Length::Interval(span) if span.millis() > 0 && span.millis() % DAY == 0 => {
             (Period::Days { count: span.millis() / DAY, first: 0 }, span)
         }
-        Length::Span(span) => {
+        Length::Interval(span) => {
             let message = format!("`zone` is for windows of whole days, and {span} is not one");
             let help = "remove `zone`: hours begin at the same time everywhere; where they don't, such as in India, write `offset: 30m`";
             return Err(calendar("zone", message, help));
         }
         Length::Weeks(count) => {
-            let span = Span(7 * DAY * count);
+            let span = Interval(7 * DAY * count);
             if zone == Tz::UTC {
                 // As numbers, which are faster: the first Monday is the fifth day of 1970.
                 let offset = (offset(window, span)? + MONDAY * DAY).rem_euclid(span.millis().max(1));
@@ -90,8 +90,8 @@ fn tumbling(window: &Window, length: Length) -> Result<Shape, Diagnostic> {
             }
             (Period::Days { count: 7 * count, first: MONDAY }, span)
         }
-        Length::Months(count) => (months(count)?, Span(28 * DAY * count)),
-        Length::Years(count) => (months(12 * count)?, Span(365 * DAY * count)),
+        Length::Months(count) => (months(count)?, Interval(28 * DAY * count)),
+        Length::Years(count) => (months(12 * count)?, Interval(365 * DAY * count)),
     };
     if least.millis() == 0 {
         return Err(Diagnostic::error("empty-window", "a window must be longer than zero")
@@ -102,9 +102,9 @@ fn tumbling(window: &Window, length: Length) -> Result<Shape, Diagnostic> {
 }
 
 /// `offset`, which must be less than the time between two windows.
-fn offset(window: &Window, every: Span) -> Result<Millis, Diagnostic> {
+fn offset(window: &Window, every: Interval) -> Result<Millis, Diagnostic> {
     let offset = window.offset.unwrap_or_default();
-    if offset != Span(0) && offset >= every {
+    if offset != Interval(0) && offset >= every {
         let message = format!("an offset of {offset} is not less than {every}, after which the next window begins");
         return Err(calendar("offset", message, "write how long after its usual start a window begins, such as `offset: 6h` for days"));
     }
@@ -122,7 +122,7 @@ fn zone(name: &str) -> Result<Tz, Diagnostic> {
     })
 }
 
-fn fixed(key: &str, size: Span, every: Span, offset: Millis) -> Result<Shape, Diagnostic> {
+fn fixed(key: &str, size: Interval, every: Interval, offset: Millis) -> Result<Shape, Diagnostic> {
     let error = |code, message: String| Diagnostic::error(code, message).at([key]);
     if size.millis() <= 0 || every.millis() <= 0 {
         return Err(error("empty-window", "a window must be longer than zero".to_string()).help("write a length such as 1m"));
@@ -133,20 +133,20 @@ fn fixed(key: &str, size: Span, every: Span, offset: Millis) -> Result<Shape, Di
     }
     if size.millis() % every.millis() != 0 {
         let times = size.millis() / every.millis();
-        let sizes = (Span(times * every.millis()), Span((times + 1) * every.millis()));
+        let sizes = (Interval(times * every.millis()), Interval((times + 1) * every.millis()));
         let message = format!("{size} is not a whole multiple of {every}: some rows would be in more windows than others");
         return Err(error("uneven-window", message).help(format!("use a size of {} or {}", sizes.0, sizes.1)));
     }
     let overlapping = size.millis() / every.millis();
     if overlapping > MAX_OVERLAPPING {
         let message = format!("every row would be in {overlapping} windows; at most {MAX_OVERLAPPING} may overlap");
-        let every = Span((size.millis() + MAX_OVERLAPPING - 1) / MAX_OVERLAPPING);
+        let every = Interval((size.millis() + MAX_OVERLAPPING - 1) / MAX_OVERLAPPING);
         return Err(error("too-many-windows", message).help(format!("use `every: {every}` or more")));
     }
     Ok(Shape::Fixed { size: size.millis(), every: every.millis(), offset })
 }
 
-fn sessions(window: &Window, gap: Span) -> Result<Shape, Diagnostic> {
+fn sessions(window: &Window, gap: Interval) -> Result<Shape, Diagnostic> {
     if gap.millis() <= 0 {
         let problem = Diagnostic::error("empty-window", "the gap of sessions must be longer than zero").at(["session", "gap"]);
         return Err(problem.help("write the pause that ends a session, such as 30m"));

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use operator_core::duration::OrNever;
-use operator_core::{Diagnostic, PlanCx, Planned, Span, Spec};
+use operator_core::{Diagnostic, Interval, PlanCx, Planned, Spec};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 
@@ -24,7 +24,7 @@ pub struct Window {
     pub zone: Option<String>,
     /// How long after their usual start windows begin, on the clock of `zone`: `tumbling: 1d, offset: 6h` are days from six to six.
     #[serde(default)]
-    pub offset: Option<Span>,
+    pub offset: Option<Interval>,
     /// Windows that overlap: every row is in `size / every` of them, so in 10 of `hopping: { size: 10m, every: 1m }`.
     #[serde(default)]
     pub hopping: Option<Hopping>,
@@ -56,13 +56,13 @@ pub struct Window {
     /// How long a window stays open for late rows after the watermark has passed its end. Later rows go to the port
     /// `late`; for sessions these are all rows that are behind the watermark by more than this.
     #[serde(default)]
-    pub lateness: Span,
+    pub lateness: Interval,
 }
 
 /// The length of a window: a duration, or a period of the calendar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Length {
-    Span(Span),
+    Interval(Interval),
     Weeks(i64),
     Months(i64),
     Years(i64),
@@ -76,14 +76,14 @@ impl FromStr for Length {
         let text = text.trim();
         let found = UNITS.iter().find_map(|(unit, length)| Some(length(text.strip_suffix(unit)?.trim_end().parse::<u16>().ok()?.into())));
         let or_period = |problem: String| format!("{problem}; or 1w, 1mo, 3mo or 1y of the calendar");
-        found.map_or_else(|| text.parse().map(Length::Span).map_err(or_period), Ok)
+        found.map_or_else(|| text.parse().map(Length::Interval).map_err(or_period), Ok)
     }
 }
 
 impl fmt::Display for Length {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Length::Span(span) => span.fmt(f),
+            Length::Interval(span) => span.fmt(f),
             Length::Weeks(count) => write!(f, "{count}w"),
             Length::Months(count) => write!(f, "{count}mo"),
             Length::Years(count) => write!(f, "{count}y"),
@@ -117,9 +117,9 @@ impl JsonSchema for Length {
 #[serde(deny_unknown_fields)]
 pub struct Hopping {
     /// Length of a window; a whole multiple of `every`.
-    pub size: Span,
+    pub size: Interval,
     /// A new window starts this often.
-    pub every: Span,
+    pub every: Interval,
 }
 
 /// Windows that end with a pause.
@@ -127,7 +127,7 @@ pub struct Hopping {
 #[serde(deny_unknown_fields)]
 pub struct Session {
     /// The pause: rows of a group with less event time between them are in one session.
-    pub gap: Span,
+    pub gap: Interval,
 }
 
 /// When results are emitted.
@@ -145,7 +145,7 @@ pub enum Emit {
     Changes,
     /// The result so far, each time the watermark has passed another multiple of this, of groups with new rows; and the final one when
     /// the window closes. The column `window_final` tells them apart. For sinks that keep the newest row per key.
-    Every(Span),
+    Every(Interval),
 }
 
 impl Emit {
@@ -237,7 +237,7 @@ revenue: decimal(18, 2)
 
     const REFUSES_CHANGES: Option<&'static str> = None;
 
-    fn passes_on(&self) -> Vec<String> {
+    fn pass_through_ports(&self) -> Vec<String> {
         vec!["late".to_string()]
     }
 
@@ -255,7 +255,7 @@ mod tests {
         let window: Window = serde_json::from_str(r#"{"tumbling":"1m","by":["sku"],"compute":{"z":"count(*)","a":"sum(x)"}}"#).unwrap();
         let names: Vec<&str> = window.compute.0.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["z", "a"]);
-        assert_eq!((window.emit, window.lateness), (Emit::OnClose, Span(0)));
+        assert_eq!((window.emit, window.lateness), (Emit::OnClose, Interval(0)));
     }
 
     #[test]

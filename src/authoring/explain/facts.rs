@@ -55,14 +55,14 @@ fn source(decode: &Decode, input: &StageInput) -> Vec<(String, String)> {
         TimeSource::Record => "the record's timestamp".to_string(),
         TimeSource::Column(path) => path.to_string(),
     };
-    let idle = decode.idle.map_or("never".to_string(), |idle| format!("after {}", Span(idle)));
+    let idle = decode.idle.map_or("never".to_string(), |idle| format!("after {}", Interval(idle)));
     let facts = [
         ("format", decode.format.name().to_string()),
         ("key", key(input.key.as_ref())),
         ("time", time),
-        ("out of order", format!("{} behind the latest row", Span(decode.out_of_order))),
+        ("out of order", format!("{} behind the latest row", Interval(decode.out_of_order))),
         ("idle", format!("{idle} a silent partition follows the clock")),
-        ("max future", format!("{}; rows further ahead don't advance the watermark", Span(decode.max_future))),
+        ("max future", format!("{}; rows further ahead don't advance the watermark", Interval(decode.max_future))),
         ("start", if decode.start == Start::Earliest { "earliest" } else { "latest" }.to_string()),
         ("null values", if decode.null_values == NullValues::Skip { "skipped and counted" } else { "dead letters" }.to_string()),
         ("dead letters", input.topics.iter().map(|t| dead_letters(&t.name)).collect::<Vec<_>>().join(", ")),
@@ -83,7 +83,7 @@ fn source(decode: &Decode, input: &StageInput) -> Vec<(String, String)> {
 
 pub(super) fn table(table: &TablePlan, pipeline: &Pipeline) -> Entry {
     let key = pipeline.tables.get(&table.name).map(|t| t.key.to_string()).unwrap_or_default();
-    let history = table.history.map_or("the latest row per key".to_string(), |h| format!("replaced rows for {}", Span(h)));
+    let history = table.history.map_or("the latest row per key".to_string(), |h| format!("replaced rows for {}", Interval(h)));
     let facts = [
         ("format", table.format.name().to_string()),
         ("key", key),
@@ -107,7 +107,7 @@ pub(super) fn step(stage: &Stage, node: &PlanNode) -> Entry {
     add("rows that fail", if node.on_error == OnError::Drop { "dropped and counted" } else { "dead letters" }.to_string());
     add("key after it", key(node.keys.first().and_then(Option::as_ref)));
     if node.planned.delay > 0 {
-        add("time after it", format!("{} behind its input", Span(node.planned.delay)));
+        add("time after it", format!("{} behind its input", Interval(node.planned.delay)));
     }
     if let Some(changelog) = &node.changelog {
         add("state kept in", changelog.to_string());
@@ -157,7 +157,7 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
             let (table, blocks) = (outbox.table.as_ref(), outbox.table.blocks());
             let sink = sinks::of(table);
             sink.iter().flat_map(|sink| sink.facts()).for_each(|(name, value)| add(name, value));
-            add("blocks", format!("after {} or {} rows", Span(blocks.flush), blocks.rows));
+            add("blocks", format!("after {} or {} rows", Interval(blocks.flush), blocks.rows));
             add("outbox topic", outbox.topic.to_string());
             add("refused rows", plan.names.refused(&output.name).to_string());
             sink.iter().for_each(|sink| add("guarantee", sink.guarantee(once)));

@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use headwater_engine::pipeline::{Guarantee, NullValues, OnError, OtherTypes, Pipeline, Start};
 use headwater_engine::plan::{Decode, InputKind, Output, Plan, PlanNode, Stage, StageInput, Target, TimeSource, TopicName, Upstream};
 use operator_core::batch::user_fields;
-use operator_core::{Port, Span, type_name};
+use operator_core::{Interval, Port, type_name};
 use serde::Serialize;
 
 pub use text::render;
@@ -78,7 +78,7 @@ pub fn explain(plan: &Plan, pipeline: &Pipeline, assumed: bool) -> Explained {
         pipeline: plan.pipeline.clone(),
         description: pipeline.description.clone(),
         guarantee: guarantee.to_string(),
-        commit_interval: Span(plan.commit_interval).to_string(),
+        commit_interval: Interval(plan.commit_interval).to_string(),
         group: plan.names.group(),
         assumed_partitions: assumed,
         tables: plan.tables.iter().map(|table| facts::table(table, pipeline)).collect(),

@@ -6,9 +6,9 @@ use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use headwater_engine::delivery::position_fields;
 use operator_core::type_name;
 
+use super::column_types::{takes, unheld_null};
 use super::connection::{Table, identifier};
 use super::native::Native;
-use super::types::{takes, unheld_null};
 
 /// The ClickHouse type for a column, lossless.
 ///

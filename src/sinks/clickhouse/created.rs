@@ -9,7 +9,7 @@ use sqlparser::tokenizer::{Location, Token, Tokenizer};
 
 use super::columns::Column;
 use super::connection::{Table, literal};
-use super::gate::{LOCAL_WINDOW, REPLICATED_WINDOW, SMALL_WINDOW, is_replicated};
+use super::guarantee::{LOCAL_WINDOW, REPLICATED_WINDOW, SMALL_WINDOW, is_replicated};
 use crate::sinks::sql_files;
 
 /// Words that end a column's type.

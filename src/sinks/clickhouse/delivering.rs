@@ -9,7 +9,7 @@ use super::connection::{Config, Connection, Secret, Table};
 use super::created::Created;
 use super::ddl::{TableOptions, ensure_table, run_file};
 use super::failure::ClickHouseError;
-use super::gate::{Guarantee, Inspection, inspect};
+use super::guarantee::{Guarantee, Inspection, inspect};
 use super::sink::ClickHouseSink;
 use super::target::ClickHouse;
 use crate::diagnose::Problem;
@@ -19,7 +19,7 @@ use crate::sinks::{MakeStore, NoStore, Place, Spec, stopped};
 pub(super) fn prepare(sink: &ClickHouseSink, place: &Place<'_>) -> Result<MakeStore, Problem> {
     let name = &place.output.name;
     let config = settings(place).map_err(Problem::plain)?;
-    let gate = Gate {
+    let admission = Admission {
         sink: name.clone(),
         connection: connect(config)?.reporting(place.outages.service(ClickHouseSink::KIND, ClickHouseSink::TITLE, name)),
         table: sink.table().map_err(|e| Problem::plain(format!("sink `{name}`: {e}")))?,
@@ -31,11 +31,11 @@ pub(super) fn prepare(sink: &ClickHouseSink, place: &Place<'_>) -> Result<MakeSt
     Ok(Box::new(move |stop: &Stop| {
         let inspection = runtime.block_on(async {
             tokio::select! {
-                passed = gate.pass() => passed,
+                passed = admission.pass() => passed,
                 () = stopped(stop) => Err(NoStore::NotNow("the worker stops".to_string())),
             }
         })?;
-        Ok(Store::Tokens(Box::new(ClickHouse::new(gate.connection.clone(), &inspection, runtime.clone()))))
+        Ok(Store::Tokens(Box::new(ClickHouse::new(admission.connection.clone(), &inspection, runtime.clone()))))
     }))
 }
 
@@ -88,7 +88,7 @@ fn create(sink: &ClickHouseSink, config: &ClickHouseConfig, place: &Place<'_>) -
 }
 
 /// The check that a table must pass before rows are delivered to it.
-struct Gate {
+struct Admission {
     sink: String,
     connection: Connection,
     table: Table,
@@ -98,7 +98,7 @@ struct Gate {
     wanted: Guarantee,
 }
 
-impl Gate {
+impl Admission {
     async fn pass(&self) -> Result<Inspection, NoStore> {
         let failed = |e: ClickHouseError| if passes(&e) { NoStore::NotNow(e.to_string()) } else { NoStore::Refused(e.to_string()) };
         match &self.create {

@@ -10,7 +10,7 @@ use super::connection::Table;
 use super::created::Created;
 use super::delivering::{connect, passes, settings, wanted};
 use super::failure::ClickHouseError;
-use super::gate::{Guarantee, inspect};
+use super::guarantee::{Guarantee, inspect};
 use super::sink::ClickHouseSink;
 use super::target::ClickHouse;
 use crate::check::Found;

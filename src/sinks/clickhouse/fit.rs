@@ -16,9 +16,9 @@ use headwater_formats::JsonEncoder;
 use operator_core::type_name;
 use uuid::Uuid;
 
+use super::column_types::{Kind, rule, takes, takes_null};
 use super::columns::{Column, digits};
 use super::native::Native;
-use super::types::{Kind, rule, takes, takes_null};
 
 /// The columns of a table, to fit rows to.
 #[derive(Clone, Debug, Default, PartialEq)]

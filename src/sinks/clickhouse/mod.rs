@@ -24,6 +24,7 @@
 //! them, a count in between stops delivery. `Distributed` tables are not recognised as exactly once: insert into the
 //! local table. Replicated tables are supported by the same rules, but only non-replicated ones are tested.
 
+mod column_types;
 mod columns;
 mod config;
 mod connection;
@@ -33,7 +34,7 @@ mod delivering;
 mod dry_run;
 mod failure;
 mod fit;
-mod gate;
+mod guarantee;
 mod http;
 mod native;
 mod sink;
@@ -41,7 +42,6 @@ mod target;
 #[cfg(test)]
 mod tests;
 mod token;
-mod types;
 
 pub use self::columns::{Column, column_type, columns_for, compatible, misfits, unheld_nulls};
 pub use self::config::ClickHouseConfig;
@@ -51,6 +51,6 @@ pub use self::ddl::{TableOptions, ddl, ensure_table, run_file};
 pub use self::delivering::connect;
 pub use self::failure::ClickHouseError;
 pub use self::fit::Fit;
-pub use self::gate::{Guarantee, Inspection, inspect};
+pub use self::guarantee::{Guarantee, Inspection, inspect};
 pub use self::sink::ClickHouseSink;
 pub use self::target::ClickHouse;

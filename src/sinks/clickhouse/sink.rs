@@ -8,7 +8,7 @@ use headwater_engine::delivery::Check;
 use headwater_engine::sinks::{Blocks, SinkTable, is_identifier};
 use headwater_formats::JsonEncoder;
 use operator_core::diagnostic::did_you_mean;
-use operator_core::{Diagnostic, Span};
+use operator_core::{Diagnostic, Interval};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -31,7 +31,7 @@ pub struct ClickHouseSink {
     clickhouse: String,
     /// Insert a block at the latest after this long.
     #[serde(default = "crate::sinks::default_flush")]
-    flush_interval: Span,
+    flush_interval: Interval,
     /// Rows per block at most.
     #[serde(default = "crate::sinks::default_block_rows")]
     block_rows: u32,

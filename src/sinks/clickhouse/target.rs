@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use super::connection::{Connection, Table, identifier, literal};
 use super::failure::ClickHouseError;
 use super::fit::Fit;
-use super::gate::{Inspection, columns_of};
+use super::guarantee::{Inspection, columns_of};
 use super::token::{short_hash, token};
 
 /// Settings sent with every insert, as far as the server knows them. Together they make one block of one request, however

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
-use super::gate::{Guarantee, Inspection};
+use super::guarantee::{Guarantee, Inspection};
 use super::{ClickHouse, ClickHouseError, Column, Config, Connection, Fit, Table};
 
 /// A request as the server sees it.

@@ -9,7 +9,7 @@ use headwater_engine::delivery::Writing;
 use headwater_engine::sinks::{Blocks, SinkTable};
 use headwater_formats::JsonEncoder;
 use operator_core::diagnostic::did_you_mean;
-use operator_core::{Diagnostic, Span};
+use operator_core::{Diagnostic, Interval};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -38,7 +38,7 @@ pub struct PostgresSink {
     key: Option<Vec<String>>,
     /// Write a block at the latest after this long.
     #[serde(default = "crate::sinks::default_flush")]
-    flush_interval: Span,
+    flush_interval: Interval,
     /// Rows per block at most.
     #[serde(default = "crate::sinks::default_block_rows")]
     block_rows: u32,

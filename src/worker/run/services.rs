@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Failure};
 use headwater_engine::schemas::{MemorySchemas, SchemaSource};
-use operator_core::Span;
+use operator_core::Interval;
 
 use crate::config::Config;
 use crate::diagnose::{Problem, UNREACHABLE};
@@ -33,7 +33,7 @@ pub struct Services {
 pub fn connect(
     config: &Config,
     client_id: &str,
-    commit: Option<Span>,
+    commit: Option<Interval>,
     runtime: &tokio::runtime::Handle,
     outages: &Outages,
 ) -> Result<Services, Problem> {
@@ -52,7 +52,7 @@ pub fn connect(
 }
 
 /// The brokers of an environment; `commit` as for [`connect`].
-fn kafka(config: &Config, client_id: &str, commit: Option<Span>) -> Result<Kafka, Problem> {
+fn kafka(config: &Config, client_id: &str, commit: Option<Interval>) -> Result<Kafka, Problem> {
     let bootstrap = config.bootstrap().map_err(Problem::plain)?.to_string();
     let mut properties = BTreeMap::new();
     for (name, setting) in &config.kafka.properties {

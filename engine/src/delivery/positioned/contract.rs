@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The ids of a check: its partition's.
 const PER_CHECK: i64 = 1_000_000;
 
-struct Bench<'a, 'b> {
+struct Harness<'a, 'b> {
     connect: &'a mut Connect<'b>,
     ids: &'a mut Ids<'b>,
     partition: i32,
@@ -34,7 +34,7 @@ struct Bench<'a, 'b> {
 /// # Errors
 /// The first check that failed, and how.
 pub fn all(connect: &mut Connect<'_>, ids: &mut Ids<'_>) -> Result<(), String> {
-    type Check = fn(&mut Bench<'_, '_>) -> Result<(), String>;
+    type Check = fn(&mut Harness<'_, '_>) -> Result<(), String>;
     let checks: [(&str, Check); 9] = [
         ("nothing is in progress at first", idle),
         ("a partition that nobody wrote has no position", fresh),
@@ -47,8 +47,8 @@ pub fn all(connect: &mut Connect<'_>, ids: &mut Ids<'_>) -> Result<(), String> {
         ("a large block is one transaction", large),
     ];
     for (partition, (name, check)) in checks.into_iter().enumerate() {
-        let mut bench = Bench { connect: &mut *connect, ids: &mut *ids, partition: partition as i32 };
-        check(&mut bench).map_err(|why| format!("{name}: {why}"))?;
+        let mut harness = Harness { connect: &mut *connect, ids: &mut *ids, partition: partition as i32 };
+        check(&mut harness).map_err(|why| format!("{name}: {why}"))?;
     }
     Ok(())
 }
@@ -71,7 +71,7 @@ fn at(offset: i64) -> Position {
     Position { offset, row: 0 }
 }
 
-impl Bench<'_, '_> {
+impl Harness<'_, '_> {
     fn block(&self, first: i64, ids: Range<i64>, bad: Option<i64>) -> Result<Block, String> {
         let base = i64::from(self.partition) * PER_CHECK;
         block(self.partition, first, base + ids.start..base + ids.end, bad.map(|id| base + id))
@@ -96,125 +96,125 @@ impl Bench<'_, '_> {
     }
 }
 
-fn idle(bench: &mut Bench<'_, '_>) -> Result<(), String> {
-    expect(&(bench.connect)()?.progress(Duration::ZERO), &Reply::Idle)
+fn idle(harness: &mut Harness<'_, '_>) -> Result<(), String> {
+    expect(&(harness.connect)()?.progress(Duration::ZERO), &Reply::Idle)
 }
 
-fn fresh(bench: &mut Bench<'_, '_>) -> Result<(), String> {
-    let mut store = (bench.connect)()?;
-    bench.claim(store.as_mut(), None)?;
-    bench.claim(store.as_mut(), None)?;
+fn fresh(harness: &mut Harness<'_, '_>) -> Result<(), String> {
+    let mut store = (harness.connect)()?;
+    harness.claim(store.as_mut(), None)?;
+    harness.claim(store.as_mut(), None)?;
     expect(&store.progress(Duration::ZERO), &Reply::Idle)
 }
 
-fn written(bench: &mut Bench<'_, '_>) -> Result<(), String> {
-    let mut store = (bench.connect)()?;
-    bench.claim(store.as_mut(), None)?;
-    let first = bench.block(0, 0..20, None)?;
-    bench.write(store.as_mut(), &first, at(2))?;
-    let second = bench.block(2, 20..25, None)?;
-    bench.write(store.as_mut(), &second, Position { offset: 2, row: 5 })?;
-    expect(&bench.found()?, &(0..25).collect())?;
-    let mut other = (bench.connect)()?;
-    bench.claim(other.as_mut(), Some(Position { offset: 2, row: 5 }))
+fn written(harness: &mut Harness<'_, '_>) -> Result<(), String> {
+    let mut store = (harness.connect)()?;
+    harness.claim(store.as_mut(), None)?;
+    let first = harness.block(0, 0..20, None)?;
+    harness.write(store.as_mut(), &first, at(2))?;
+    let second = harness.block(2, 20..25, None)?;
+    harness.write(store.as_mut(), &second, Position { offset: 2, row: 5 })?;
+    expect(&harness.found()?, &(0..25).collect())?;
+    let mut other = (harness.connect)()?;
+    harness.claim(other.as_mut(), Some(Position { offset: 2, row: 5 }))
 }
 
-fn position_only(bench: &mut Bench<'_, '_>) -> Result<(), String> {
-    let mut store = (bench.connect)()?;
-    bench.claim(store.as_mut(), None)?;
-    let block = bench.block(7, 0..1, None)?;
+fn position_only(harness: &mut Harness<'_, '_>) -> Result<(), String> {
+    let mut store = (harness.connect)()?;
+    harness.claim(store.as_mut(), None)?;
+    let block = harness.block(7, 0..1, None)?;
     let nothing = Block { rows: block.rows.slice(0, 0), ..block };
-    bench.write(store.as_mut(), &nothing, at(8))?;
-    expect(&bench.found()?, &Vec::new())?;
-    bench.claim(store.as_mut(), Some(at(8)))
+    harness.write(store.as_mut(), &nothing, at(8))?;
+    expect(&harness.found()?, &Vec::new())?;
+    harness.claim(store.as_mut(), Some(at(8)))
 }
 
-fn refused(bench: &mut Bench<'_, '_>) -> Result<(), String> {
-    let mut store = (bench.connect)()?;
-    bench.claim(store.as_mut(), None)?;
-    let bad = bench.block(0, 0..20, Some(13))?;
+fn refused(harness: &mut Harness<'_, '_>) -> Result<(), String> {
+    let mut store = (harness.connect)()?;
+    harness.claim(store.as_mut(), None)?;
+    let bad = harness.block(0, 0..20, Some(13))?;
     for _ in 0..2 {
         store.write(&bad, at(2));
         match outcome(store.as_mut()) {
             Reply::Refused { message, .. } if !message.is_empty() => {}
             other => return Err(format!("expected a refusal, got {other:?}")),
         }
-        expect(&bench.found()?, &Vec::new())?;
+        expect(&harness.found()?, &Vec::new())?;
     }
-    bench.claim(store.as_mut(), None)?;
+    harness.claim(store.as_mut(), None)?;
     // The others are written, the position moves past the bad row.
     let part = |start: usize, length: usize| Block { rows: bad.rows.slice(start, length), ..bad.clone() };
-    bench.write(store.as_mut(), &part(0, 13), Position { offset: 1, row: 3 })?;
-    bench.write(store.as_mut(), &part(14, 6), at(2))?;
-    expect(&bench.found()?, &(0..20).filter(|&id| id != 13).collect())?;
-    bench.claim(store.as_mut(), Some(at(2)))
+    harness.write(store.as_mut(), &part(0, 13), Position { offset: 1, row: 3 })?;
+    harness.write(store.as_mut(), &part(14, 6), at(2))?;
+    expect(&harness.found()?, &(0..20).filter(|&id| id != 13).collect())?;
+    harness.claim(store.as_mut(), Some(at(2)))
 }
 
-fn fenced(bench: &mut Bench<'_, '_>) -> Result<(), String> {
-    let (mut before, mut after) = ((bench.connect)()?, (bench.connect)()?);
-    bench.claim(before.as_mut(), None)?;
-    let first = bench.block(0, 0..10, None)?;
-    bench.write(before.as_mut(), &first, at(1))?;
-    bench.claim(after.as_mut(), Some(at(1)))?;
-    let second = bench.block(1, 10..20, None)?;
+fn fenced(harness: &mut Harness<'_, '_>) -> Result<(), String> {
+    let (mut before, mut after) = ((harness.connect)()?, (harness.connect)()?);
+    harness.claim(before.as_mut(), None)?;
+    let first = harness.block(0, 0..10, None)?;
+    harness.write(before.as_mut(), &first, at(1))?;
+    harness.claim(after.as_mut(), Some(at(1)))?;
+    let second = harness.block(1, 10..20, None)?;
     for _ in 0..2 {
         before.write(&second, at(2));
         expect(&outcome(before.as_mut()), &Reply::Fenced)?;
     }
-    bench.write(after.as_mut(), &second, at(2))?;
-    expect(&bench.found()?, &(0..20).collect())?;
-    bench.claim(before.as_mut(), Some(at(2)))
+    harness.write(after.as_mut(), &second, at(2))?;
+    expect(&harness.found()?, &(0..20).collect())?;
+    harness.claim(before.as_mut(), Some(at(2)))
 }
 
-fn of_topic(bench: &mut Bench<'_, '_>) -> Result<(), String> {
-    let (mut store, mut other) = ((bench.connect)()?, (bench.connect)()?);
+fn of_topic(harness: &mut Harness<'_, '_>) -> Result<(), String> {
+    let (mut store, mut other) = ((harness.connect)()?, (harness.connect)()?);
     let [first, second] = ["first", "second"].map(|id| TopicId(id.to_owned()));
     let claim = |store: &mut dyn Positioned, partition: i32, topic: Option<&TopicId>| {
         store.claim(partition, topic);
         outcome(store)
     };
     // What was written before ids were known belongs to the first topic that comes.
-    bench.claim(store.as_mut(), None)?;
-    let block = bench.block(0, 0..10, None)?;
-    bench.write(store.as_mut(), &block, at(1))?;
-    expect(&claim(store.as_mut(), bench.partition, Some(&first)), &Reply::Claimed(Some(at(1))))?;
+    harness.claim(store.as_mut(), None)?;
+    let block = harness.block(0, 0..10, None)?;
+    harness.write(store.as_mut(), &block, at(1))?;
+    expect(&claim(store.as_mut(), harness.partition, Some(&first)), &Reply::Claimed(Some(at(1))))?;
     for _ in 0..2 {
-        match claim(other.as_mut(), bench.partition, Some(&second)) {
+        match claim(other.as_mut(), harness.partition, Some(&second)) {
             Reply::Wrong(_) => {}
             reply => return Err(format!("expected a refusal, got {reply:?}")),
         }
     }
     // It has changed nothing, the owner included.
-    let block = bench.block(1, 10..20, None)?;
-    bench.write(store.as_mut(), &block, at(2))?;
-    expect(&claim(other.as_mut(), bench.partition, Some(&first)), &Reply::Claimed(Some(at(2))))?;
-    expect(&claim(other.as_mut(), bench.partition, None), &Reply::Claimed(Some(at(2))))?;
-    expect(&bench.found()?, &(0..20).collect())
+    let block = harness.block(1, 10..20, None)?;
+    harness.write(store.as_mut(), &block, at(2))?;
+    expect(&claim(other.as_mut(), harness.partition, Some(&first)), &Reply::Claimed(Some(at(2))))?;
+    expect(&claim(other.as_mut(), harness.partition, None), &Reply::Claimed(Some(at(2))))?;
+    expect(&harness.found()?, &(0..20).collect())
 }
 
-fn abandoned(bench: &mut Bench<'_, '_>) -> Result<(), String> {
-    let mut store = (bench.connect)()?;
-    bench.claim(store.as_mut(), None)?;
-    let block = bench.block(0, 0..10, None)?;
+fn abandoned(harness: &mut Harness<'_, '_>) -> Result<(), String> {
+    let mut store = (harness.connect)()?;
+    harness.claim(store.as_mut(), None)?;
+    let block = harness.block(0, 0..10, None)?;
     store.write(&block, at(1));
     store.abandon();
     expect(&store.progress(Duration::ZERO), &Reply::Idle)?;
-    store.claim(bench.partition, None);
+    store.claim(harness.partition, None);
     match outcome(store.as_mut()) {
         Reply::Claimed(Some(position)) => expect(&position, &at(1))?,
         Reply::Claimed(None) => {
-            expect(&bench.found()?, &Vec::new())?;
-            bench.write(store.as_mut(), &block, at(1))?;
+            expect(&harness.found()?, &Vec::new())?;
+            harness.write(store.as_mut(), &block, at(1))?;
         }
         other => return Err(format!("expected a claim, got {other:?}")),
     }
-    expect(&bench.found()?, &(0..10).collect())
+    expect(&harness.found()?, &(0..10).collect())
 }
 
-fn large(bench: &mut Bench<'_, '_>) -> Result<(), String> {
-    let mut store = (bench.connect)()?;
-    bench.claim(store.as_mut(), None)?;
-    let block = bench.block(0, 0..200_000, None)?;
-    bench.write(store.as_mut(), &block, at(20_000))?;
-    expect(&bench.found()?.len(), &200_000)
+fn large(harness: &mut Harness<'_, '_>) -> Result<(), String> {
+    let mut store = (harness.connect)()?;
+    harness.claim(store.as_mut(), None)?;
+    let block = harness.block(0, 0..200_000, None)?;
+    harness.write(store.as_mut(), &block, at(20_000))?;
+    expect(&harness.found()?.len(), &200_000)
 }

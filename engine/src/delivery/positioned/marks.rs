@@ -16,14 +16,14 @@ pub(super) enum Mark {
     /// Nothing besides the offset.
     Plain,
     /// The row `at` this place is a dead letter, and with it everything from the store's position on.
-    Letter { stored: Position, at: Position },
+    DeadLetter { stored: Position, at: Position },
 }
 
 impl Mark {
     pub fn encode(self) -> String {
         match self {
             Mark::Plain => PLAIN.to_owned(),
-            Mark::Letter { stored, at } => format!("{PLAIN};s={}.{};l={}.{}", stored.offset, stored.row, at.offset, at.row),
+            Mark::DeadLetter { stored, at } => format!("{PLAIN};s={}.{};l={}.{}", stored.offset, stored.row, at.offset, at.row),
         }
     }
 
@@ -35,7 +35,7 @@ impl Mark {
         };
         let letter = || {
             let (stored, at) = text.strip_prefix(PLAIN)?.strip_prefix(";s=")?.split_once(";l=")?;
-            Some(Mark::Letter { stored: place(stored)?, at: place(at)? })
+            Some(Mark::DeadLetter { stored: place(stored)?, at: place(at)? })
         };
         letter().unwrap_or(Mark::Plain)
     }
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn marks_are_read_as_they_were_written() {
         let far = Position { offset: i64::MAX, row: i32::MAX };
-        for mark in [Mark::Plain, Mark::Letter { stored: Position::default(), at: far }] {
+        for mark in [Mark::Plain, Mark::DeadLetter { stored: Position::default(), at: far }] {
             assert_eq!(Mark::decode(&mark.encode()), mark);
         }
         for other in ["", "hw1", "hwp1;s=x.0;l=1.0", "hwp1;s=1.0", "NO_METADATA"] {

@@ -22,7 +22,7 @@
 //! the position that the group's mark names, which is a letter.
 
 pub mod contract;
-mod letters;
+mod dead_letters;
 mod marks;
 mod memory;
 mod pace;
@@ -42,8 +42,8 @@ use self::pace::Pace;
 use self::work::{Doing, Pending};
 use super::buffer::Buffer;
 use super::counters::Counters;
+use super::dead_letters::DeadLetters;
 use super::deliver::{Deliver, Step, left_until};
-use super::letters::Letters;
 use super::opening::Opening;
 use super::pressure::Pressure;
 use super::refusal::Flood;
@@ -108,7 +108,7 @@ pub struct PositionedDelivery {
     clock: Arc<dyn Clock>,
     consumer: Box<dyn Consumer>,
     store: Box<dyn Positioned>,
-    letters: Letters,
+    dead_letters: DeadLetters,
     counters: Arc<Counters>,
     partitions: BTreeMap<i32, Partition>,
     /// The outbox's, as it was when partitions were assigned.
@@ -141,14 +141,14 @@ impl PositionedDelivery {
     ) -> Result<PositionedDelivery, DeliveryError> {
         settings.check()?;
         let consumer = broker.consumer(&settings.group, &settings.instance, &[settings.topic.to_string()])?;
-        let letters = Letters::new(&settings);
+        let dead_letters = DeadLetters::new(&settings);
         Ok(PositionedDelivery {
             settings,
             broker,
             clock,
             consumer,
             store,
-            letters,
+            dead_letters,
             counters,
             partitions: BTreeMap::new(),
             topic: None,
@@ -231,7 +231,7 @@ impl PositionedDelivery {
 
     fn look(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Partition>, BrokerError> {
         // A transaction that a predecessor left open hides the marks until it is settled.
-        self.letters.settle(self.broker.as_ref())?;
+        self.dead_letters.settle(self.broker.as_ref())?;
         if !self.consumer.membership().is_fencing() {
             return Err(BrokerError::new(Failure::Transient, "the group has not confirmed this member"));
         }
@@ -336,7 +336,7 @@ impl Deliver for PositionedDelivery {
 
     fn forget(&mut self) {
         self.store.abandon();
-        self.letters.abandon();
+        self.dead_letters.abandon();
         self.partitions.clear();
         self.job = None;
     }

@@ -10,20 +10,20 @@ use crate::sim::{Fault, Faults, MemoryBroker};
 
 const FAULTS: [TableFault; 4] = [TableFault::Unavailable, TableFault::RequestLost, TableFault::ReplyLost, TableFault::Late];
 
-struct Bench {
+struct Harness {
     rig: Rig,
     store: MemoryStore,
 }
 
-impl Bench {
-    fn new(broker: MemoryBroker) -> Bench {
+impl Harness {
+    fn new(broker: MemoryBroker) -> Harness {
         let mut rig = Rig::new(broker, 0);
         rig.code = "23514";
-        Bench { rig, store: MemoryStore::new(Writing::Insert).constrained() }
+        Harness { rig, store: MemoryStore::new(Writing::Insert).constrained() }
     }
 
-    fn plain() -> Bench {
-        Bench::new(MemoryBroker::new())
+    fn plain() -> Harness {
+        Harness::new(MemoryBroker::new())
     }
 
     fn lane(&self, number: usize) -> PositionedDelivery {
@@ -64,7 +64,7 @@ impl Bench {
         self.rig.broker.settle();
         let (good, bad) = self.rig.expected();
         assert_eq!(self.store.rows(), good, "{what}");
-        assert_eq!(self.rig.letters(), bad, "{what}");
+        assert_eq!(self.rig.dead_letters(), bad, "{what}");
     }
 }
 
@@ -81,12 +81,12 @@ fn the_store_in_memory_keeps_the_contract() {
 
 #[test]
 fn every_row_is_in_the_table_or_in_the_dead_letters() {
-    let mut bench = Bench::plain();
-    bench.rig.fill(12, 4);
-    let mut lane = bench.lane(0);
-    bench.finish(std::slice::from_mut(&mut lane), "undisturbed");
-    bench.assert_exact("undisturbed");
-    let (good, bad) = bench.rig.expected();
+    let mut harness = Harness::plain();
+    harness.rig.fill(12, 4);
+    let mut lane = harness.lane(0);
+    harness.finish(std::slice::from_mut(&mut lane), "undisturbed");
+    harness.assert_exact("undisturbed");
+    let (good, bad) = harness.rig.expected();
     assert_eq!((lane.counters.rows(), lane.counters.refused()), (good.len() as u64, bad.len() as u64));
     assert_eq!((lane.counters.lag(), lane.counters.buffered()), (0, 0));
 }
@@ -94,30 +94,30 @@ fn every_row_is_in_the_table_or_in_the_dead_letters() {
 #[test]
 fn a_block_that_takes_too_long_is_halved() {
     for most in [1, 2, 5] {
-        let mut bench = Bench::plain();
-        bench.rig.fill(12, 4);
-        bench.store = bench.store.clone().slow(most);
-        let mut lane = bench.lane(0);
-        bench.finish(std::slice::from_mut(&mut lane), "slow");
-        bench.assert_exact("slow");
-        assert_eq!(lane.counters.refused(), bench.rig.expected().1.len() as u64, "slow rows are not refused");
+        let mut harness = Harness::plain();
+        harness.rig.fill(12, 4);
+        harness.store = harness.store.clone().slow(most);
+        let mut lane = harness.lane(0);
+        harness.finish(std::slice::from_mut(&mut lane), "slow");
+        harness.assert_exact("slow");
+        assert_eq!(lane.counters.refused(), harness.rig.expected().1.len() as u64, "slow rows are not refused");
     }
 }
 
 #[test]
 fn a_crash_after_any_number_of_steps_changes_nothing() {
     for steps in 0..120 {
-        let mut bench = Bench::plain();
-        bench.rig.fill(4, 3);
-        let mut lane = bench.lane(0);
+        let mut harness = Harness::plain();
+        harness.rig.fill(4, 3);
+        let mut lane = harness.lane(0);
         for _ in 0..steps {
-            bench.rig.step(&mut lane).unwrap();
+            harness.rig.step(&mut lane).unwrap();
         }
         drop(lane);
-        bench.rig.broker.expire_dropped();
+        harness.rig.broker.expire_dropped();
         // With the same transactional id: a transaction that was left open is settled.
-        bench.finish(&mut [bench.lane(0)], &format!("crash after {steps} steps"));
-        bench.assert_exact(&format!("crash after {steps} steps"));
+        harness.finish(&mut [harness.lane(0)], &format!("crash after {steps} steps"));
+        harness.assert_exact(&format!("crash after {steps} steps"));
     }
 }
 
@@ -125,12 +125,12 @@ fn a_crash_after_any_number_of_steps_changes_nothing() {
 fn a_fault_of_any_transaction_changes_nothing() {
     for fault in FAULTS {
         for skip in 0..8 {
-            let mut bench = Bench::plain();
-            bench.rig.fill(4, 3);
-            bench.store.inject(skip, fault);
-            bench.finish(&mut [bench.lane(0)], &format!("{fault:?} {skip}"));
-            assert!(bench.store.is_struck(), "{fault:?} {skip}");
-            bench.assert_exact(&format!("{fault:?} {skip}"));
+            let mut harness = Harness::plain();
+            harness.rig.fill(4, 3);
+            harness.store.inject(skip, fault);
+            harness.finish(&mut [harness.lane(0)], &format!("{fault:?} {skip}"));
+            assert!(harness.store.is_struck(), "{fault:?} {skip}");
+            harness.assert_exact(&format!("{fault:?} {skip}"));
         }
     }
 }
@@ -144,40 +144,40 @@ fn simulate(seed: u64) -> (u64, BTreeMap<Fault, u64>) {
         random ^= random << 17;
         random % limit
     };
-    let mut bench = Bench::new(MemoryBroker::seeded(seed));
-    bench.rig.fill(6, 4);
+    let mut harness = Harness::new(MemoryBroker::seeded(seed));
+    harness.rig.fill(6, 4);
     let faults = Faults::everything(seed, 150).with(Fault::Kicked, 60).with(Fault::Rebalance, 60);
     let often = [Fault::CommitRefused, Fault::CommitRequestLost, Fault::CommitReplyLost, Fault::CommitLate, Fault::AbortFails];
-    bench.rig.broker.set_faults(often.into_iter().fold(faults, |faults, fault| faults.with(fault, 1_500)));
-    bench.store.seed(seed, &FAULTS.map(|fault| (fault, 600)));
-    let mut lanes = vec![bench.lane(0), bench.lane(1)];
+    harness.rig.broker.set_faults(often.into_iter().fold(faults, |faults, fault| faults.with(fault, 1_500)));
+    harness.store.seed(seed, &FAULTS.map(|fault| (fault, 600)));
+    let mut lanes = vec![harness.lane(0), harness.lane(1)];
     for _ in 0..600 {
         let at = below(lanes.len() as u64) as usize;
         match below(40) {
             0 => {
                 drop(lanes.swap_remove(at));
                 let missing = (0..2).find(|n| !lanes.iter().any(|l| l.settings.instance == format!("lane-{n}"))).unwrap();
-                lanes.push(bench.lane(missing));
+                lanes.push(harness.lane(missing));
                 if below(2) == 0 {
-                    bench.rig.broker.expire_dropped();
+                    harness.rig.broker.expire_dropped();
                 }
             }
             1..=4 => {
                 let (partition, rows, bad) = (below(3) as i32, 1 + below(12) as usize, below(4) == 0);
-                bench.rig.append(partition, rows, bad);
+                harness.rig.append(partition, rows, bad);
             }
-            5 => bench.rig.clock.advance(below(3_000) as i64),
-            _ => drop(bench.rig.step(&mut lanes[at]).unwrap_or_else(|error| panic!("seed {seed}: {error}"))),
+            5 => harness.rig.clock.advance(below(3_000) as i64),
+            _ => drop(harness.rig.step(&mut lanes[at]).unwrap_or_else(|error| panic!("seed {seed}: {error}"))),
         }
     }
-    let happened = bench.rig.broker.faults_happened();
-    bench.rig.broker.heal();
-    bench.store.heal();
-    bench.rig.broker.settle();
-    bench.finish(&mut lanes, &format!("seed {seed}"));
-    bench.rig.clock.advance(30_000);
-    bench.assert_exact(&format!("seed {seed}"));
-    (bench.store.transactions(), happened)
+    let happened = harness.rig.broker.faults_happened();
+    harness.rig.broker.heal();
+    harness.store.heal();
+    harness.rig.broker.settle();
+    harness.finish(&mut lanes, &format!("seed {seed}"));
+    harness.rig.clock.advance(30_000);
+    harness.assert_exact(&format!("seed {seed}"));
+    (harness.store.transactions(), happened)
 }
 
 #[test]
@@ -196,65 +196,65 @@ fn seeded_faults_and_crashes_leave_the_exact_content() {
 
 #[test]
 fn whoever_claims_a_partition_takes_it_and_nothing_is_written_twice() {
-    let mut bench = Bench::plain();
-    bench.rig.fill(6, 0);
-    let mut lane = bench.lane(0);
-    let mut thief = bench.store.connection();
+    let mut harness = Harness::plain();
+    harness.rig.fill(6, 0);
+    let mut lane = harness.lane(0);
+    let mut thief = harness.store.connection();
     for n in 0..20 {
-        bench.rig.step(&mut lane).unwrap();
+        harness.rig.step(&mut lane).unwrap();
         thief.claim(n % PARTITIONS, None);
         thief.progress(Duration::ZERO);
     }
-    bench.finish(std::slice::from_mut(&mut lane), "fenced");
+    harness.finish(std::slice::from_mut(&mut lane), "fenced");
     assert!(lane.counters.retries() > 0, "it was fenced");
-    bench.assert_exact("fenced");
+    harness.assert_exact("fenced");
 }
 
 #[test]
 fn a_position_that_is_lost_stops_the_delivery() {
-    let mut bench = Bench::plain();
-    bench.rig.append(0, 3, false);
-    bench.finish(&mut [bench.lane(0)], "first");
-    bench.rig.broker.expire_dropped();
-    bench.store.lose_positions();
-    let error = bench.rig.run_until_error(&mut bench.lane(1));
+    let mut harness = Harness::plain();
+    harness.rig.append(0, 3, false);
+    harness.finish(&mut [harness.lane(0)], "first");
+    harness.rig.broker.expire_dropped();
+    harness.store.lose_positions();
+    let error = harness.rig.run_until_error(&mut harness.lane(1));
     assert!(matches!(&error, DeliveryError::Stopped { stop: Stop::StoreLostPosition { shown: 1 }, .. }), "{error}");
 }
 
 #[test]
 fn rows_of_an_outbox_that_was_created_again_are_not_skipped() {
-    let mut bench = Bench::plain();
-    bench.rig.append(0, 3, false);
-    bench.finish(&mut [bench.lane(0)], "first");
-    bench.rig.broker.expire_dropped();
-    bench.rig.broker.delete_topic(TOPIC);
-    bench.rig.broker.create_topic(TOPIC, PARTITIONS);
-    bench.rig.append_five();
-    let error = bench.rig.run_until_error(&mut bench.lane(1));
+    let mut harness = Harness::plain();
+    harness.rig.append(0, 3, false);
+    harness.finish(&mut [harness.lane(0)], "first");
+    harness.rig.broker.expire_dropped();
+    harness.rig.broker.delete_topic(TOPIC);
+    harness.rig.broker.create_topic(TOPIC, PARTITIONS);
+    harness.rig.append_five();
+    let error = harness.rig.run_until_error(&mut harness.lane(1));
     assert!(matches!(&error, DeliveryError::Setup(why) if why.contains("another topic")), "{error}");
 }
 
 #[test]
 fn records_that_were_deleted_before_they_were_delivered_stop_the_delivery() {
-    let mut bench = Bench::plain();
-    bench.rig.append_five();
-    bench.rig.broker.delete_before(TOPIC, 0, 2);
-    let error = bench.rig.run_until_error(&mut bench.lane(0));
+    let mut harness = Harness::plain();
+    harness.rig.append_five();
+    harness.rig.broker.delete_before(TOPIC, 0, 2);
+    let error = harness.rig.run_until_error(&mut harness.lane(0));
     assert!(matches!(&error, DeliveryError::Stopped { stop: Stop::Deleted { at: 0, low: 2 }, .. }), "{error}");
 }
 
 #[test]
 fn an_idle_partition_moves_its_position_past_the_markers_at_its_end() {
-    let mut bench = Bench::plain();
-    bench.rig.fill(1, 0);
-    let mut lane = bench.lane(0);
-    bench.finish(std::slice::from_mut(&mut lane), "written");
-    let before = bench.store.positions();
-    bench.rig.clock.advance(3_600_000);
-    while bench.store.positions().iter().any(|(partition, position)| before.get(partition) == Some(position)) {
-        bench.rig.step(&mut lane).unwrap();
+    let mut harness = Harness::plain();
+    harness.rig.fill(1, 0);
+    let mut lane = harness.lane(0);
+    harness.finish(std::slice::from_mut(&mut lane), "written");
+    let before = harness.store.positions();
+    harness.rig.clock.advance(3_600_000);
+    while harness.store.positions().iter().any(|(partition, position)| before.get(partition) == Some(position)) {
+        harness.rig.step(&mut lane).unwrap();
     }
-    bench.assert_exact("idle");
+    harness.assert_exact("idle");
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub(super) enum Doing {
     Claim,
     Write(Writing),
     /// A dead letter is being committed.
-    Letter,
+    DeadLetter,
 }
 
 /// A transaction.
@@ -85,7 +85,7 @@ impl PositionedDelivery {
     pub(super) fn advance(&mut self, timeout: Duration) -> Result<bool, DeliveryError> {
         let Some((number, doing)) = self.job.take() else { return self.begin() };
         let doing = match doing {
-            Doing::Letter => return self.letter_progress(number, timeout),
+            Doing::DeadLetter => return self.letter_progress(number, timeout),
             doing => doing,
         };
         match self.store.progress(timeout) {
@@ -183,7 +183,9 @@ impl PositionedDelivery {
         let tp = partition.tp.clone();
         let stop = |stop: Stop| DeliveryError::Stopped { partition: tp.clone(), stop };
         let position = match (stored, partition.marked) {
-            (found, Some((_, Mark::Letter { stored, at }))) if found.unwrap_or_default() == stored => Position { row: at.row + 1, ..at },
+            (found, Some((_, Mark::DeadLetter { stored, at }))) if found.unwrap_or_default() == stored => {
+                Position { row: at.row + 1, ..at }
+            }
             (Some(stored), _) => stored,
             (None, Some((shown, _))) if shown > 0 => return Err(stop(Stop::StoreLostPosition { shown })),
             (None, _) => Position::default(),
@@ -296,7 +298,7 @@ impl PositionedDelivery {
         let due = |partition: &&Partition| {
             let old = now.saturating_sub(partition.shown.1) >= SHOW;
             let lettered = partition.block.as_ref().is_some_and(|pending| pending.lettered);
-            let on_its_way = matches!(&self.job, Some((number, Doing::Letter)) if *number == partition.tp.partition);
+            let on_its_way = matches!(&self.job, Some((number, Doing::DeadLetter)) if *number == partition.tp.partition);
             partition.claimed
                 && !lettered
                 && !on_its_way

@@ -36,10 +36,10 @@ fn a_letter_holds_the_row() {
     rig.append(1, 1, true);
     let mut lane = rig.lane(0);
     rig.finish(std::slice::from_mut(&mut lane));
-    let letters = rig.broker.read_all_committed(DLQ);
-    let text = String::from_utf8(letters[0].value.clone().unwrap()).unwrap();
+    let dead_letters = rig.broker.read_all_committed(DLQ);
+    let text = String::from_utf8(dead_letters[0].value.clone().unwrap()).unwrap();
     assert_eq!(text, r#"{"id":0,"amount":-1}"#);
-    assert_eq!(letters[0].partition, 1);
+    assert_eq!(dead_letters[0].partition, 1);
 }
 
 #[test]

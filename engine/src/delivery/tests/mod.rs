@@ -138,7 +138,7 @@ impl Rig {
         (good, bad)
     }
 
-    pub fn letters(&self) -> Vec<(i32, i64, i32)> {
+    pub fn dead_letters(&self) -> Vec<(i32, i64, i32)> {
         let position = |headers: &[crate::sim::Header]| {
             let text = |name: &str| {
                 let header = headers.iter().find(|(found, _)| found == name.as_bytes()).unwrap();
@@ -197,7 +197,7 @@ impl Rig {
         self.broker.settle(); // markers of the last letters
         let (good, bad) = self.expected();
         assert_eq!(self.table.rows(), good, "{what}");
-        assert_eq!(self.letters(), bad, "{what}");
+        assert_eq!(self.dead_letters(), bad, "{what}");
     }
 
     pub fn run_until_error(&self, lane: &mut dyn Deliver) -> DeliveryError {

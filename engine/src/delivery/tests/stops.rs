@@ -155,7 +155,7 @@ fn rows_refused_by_a_view_after_they_were_written_stop() {
     let error = rig.run_until_error(&mut lane);
     assert!(error.to_string().contains("materialized view"), "{error}");
     assert_eq!(rig.table.rows().len(), 4);
-    assert!(rig.letters().is_empty());
+    assert!(rig.dead_letters().is_empty());
 }
 
 #[test]
@@ -193,7 +193,7 @@ fn a_table_that_refuses_everything_stops() {
     }
     let error = rig.run_until_error(&mut rig.lane(0));
     assert!(error.to_string().contains("more than 3 rows"), "{error}");
-    assert_eq!(rig.letters().len(), 3);
+    assert_eq!(rig.dead_letters().len(), 3);
 }
 
 #[test]
@@ -251,7 +251,7 @@ fn an_error_is_over_when_everything_is_settled() {
     for _ in 0..100 {
         rig.step(&mut lane).unwrap();
     }
-    assert_eq!((rig.letters().len(), lane.counters().last_error()), (1, None));
+    assert_eq!((rig.dead_letters().len(), lane.counters().last_error()), (1, None));
     // The answer to the last insert was lost, and its rows were counted.
     let mut rig = Rig::plain();
     rig.append(0, 4, false);

@@ -35,13 +35,13 @@ fn each_row_that_does_not_fit_is_one_dead_letter_whatever_crashes() {
         rig.broker.settle();
         let all = 0..rig.next_id;
         assert_eq!(ids(&rig.table.rows()), all.clone().filter(|id| id % 7 != 0).collect::<Vec<_>>(), "{crash_after:?}");
-        let letters = rig.broker.read_all_committed(DLQ);
+        let dead_letters = rig.broker.read_all_committed(DLQ);
         let header = |record: &crate::sim::CommittedRecord, name: &str| {
             let found = record.headers.iter().find(|(found, _)| found == name.as_bytes()).unwrap();
             String::from_utf8(found.1.clone().unwrap()).unwrap()
         };
-        assert_eq!(letters.len(), all.filter(|id| id % 7 == 0).count(), "{crash_after:?}");
-        for letter in &letters {
+        assert_eq!(dead_letters.len(), all.filter(|id| id % 7 == 0).count(), "{crash_after:?}");
+        for letter in &dead_letters {
             assert_eq!(header(letter, "hw-cause"), "column `id`: sevens do not fit");
             assert_eq!(header(letter, "hw-code"), "0");
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock, TopicPartition};
-use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, World};
+use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, Runtime};
 use headwater_engine::plan::Plan;
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::sim::{Faults, MemoryBroker, MemoryClock, Settings};
@@ -205,7 +205,7 @@ impl Run<'_> {
     }
 
     fn lane(&self, index: usize) -> Result<Lane, LaneEnd> {
-        let world = World {
+        let runtime = Runtime {
             plan: self.plan.clone(),
             broker: self.crashing.clone(),
             clock: self.clock.clone(),
@@ -217,7 +217,7 @@ impl Run<'_> {
         };
         let state_dir: Option<PathBuf> = self.dir.as_ref().map(|dir| dir.path().join(index.to_string()));
         Lane::start(
-            world,
+            runtime,
             LaneConfig {
                 state_dir,
                 epoch_rows: self.schedule.epoch_rows,

@@ -93,7 +93,7 @@ impl Topic {
     }
 }
 
-pub(super) struct World {
+pub(super) struct Cluster {
     pub topics: BTreeMap<Arc<str>, Topic>,
     /// Partitions whose leader answers no reads.
     pub unreachable: BTreeSet<TopicPartition>,
@@ -114,9 +114,9 @@ pub(super) struct World {
     numbers: u64,
 }
 
-impl World {
-    pub fn new(settings: Settings, clock: Arc<dyn Clock>) -> World {
-        World {
+impl Cluster {
+    pub fn new(settings: Settings, clock: Arc<dyn Clock>) -> Cluster {
+        Cluster {
             topics: BTreeMap::new(),
             unreachable: BTreeSet::new(),
             questions: 0,

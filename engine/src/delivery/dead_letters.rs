@@ -13,7 +13,7 @@ use crate::record::dead_letter::{Content, DeadLetter, row_value};
 use crate::sinks::position_fields;
 
 /// A row that the table refuses.
-pub(super) struct Letter {
+pub(super) struct RefusedRow {
     pub source: TopicPartition,
     pub position: (i64, i32),
     pub row: RecordBatch,
@@ -22,7 +22,7 @@ pub(super) struct Letter {
     pub message: String,
 }
 
-pub(super) struct Letters {
+pub(super) struct DeadLetters {
     pipeline: Arc<str>,
     sink: Arc<str>,
     topic: Option<Arc<str>>,
@@ -33,9 +33,9 @@ pub(super) struct Letters {
     without_row: bool,
 }
 
-impl Letters {
-    pub fn new(settings: &Settings) -> Letters {
-        Letters {
+impl DeadLetters {
+    pub fn new(settings: &Settings) -> DeadLetters {
+        DeadLetters {
             pipeline: settings.pipeline.clone(),
             sink: settings.sink.clone(),
             topic: settings.dead_letters.clone(),
@@ -68,7 +68,13 @@ impl Letters {
     ///
     /// # Errors
     /// Nothing was committed; try again. With [`Failure::Fenced`] it may have been.
-    pub fn send(&mut self, broker: &dyn Broker, letter: &Letter, position: Committed, membership: Membership) -> Result<(), BrokerError> {
+    pub fn send(
+        &mut self,
+        broker: &dyn Broker,
+        letter: &RefusedRow,
+        position: Committed,
+        membership: Membership,
+    ) -> Result<(), BrokerError> {
         self.settle(broker)?;
         let result = self.write(letter).and_then(|()| {
             let offsets = vec![(letter.source.clone(), position)];
@@ -108,7 +114,7 @@ impl Letters {
         self.without_row = false;
     }
 
-    fn write(&mut self, letter: &Letter) -> Result<(), BrokerError> {
+    fn write(&mut self, letter: &RefusedRow) -> Result<(), BrokerError> {
         let (Some(topic), Some(producer)) = (&self.topic, &mut self.producer) else {
             return Err(BrokerError::fatal("no dead-letter topic"));
         };

@@ -10,13 +10,13 @@
 use arrow::datatypes::TimeUnit;
 
 use super::wire::Wire;
+use crate::calendar;
 use crate::cause::Fail;
-use crate::civil;
 use crate::column::{Column, Data, push_offset};
 use crate::json::unique_keys;
 use crate::number::fits_precision;
 
-pub(crate) struct Program {
+pub(crate) struct DecodePlan {
     pub(crate) root: Read,
     pub(crate) named: Vec<Skip>,
 }
@@ -58,11 +58,11 @@ pub(crate) enum Read {
 /// A record of the writer into a struct of the reader.
 pub(crate) struct Record {
     /// In the writer's order.
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<DecodeStep>,
     pub(crate) defaults: Vec<Default>,
 }
 
-pub(crate) enum Step {
+pub(crate) enum DecodeStep {
     Read(usize, Read),
     Skip(Skip),
 }
@@ -71,7 +71,7 @@ pub(crate) enum Step {
 pub(crate) struct Default {
     pub(crate) column: usize,
     pub(crate) bytes: Vec<u8>,
-    pub(crate) program: Program,
+    pub(crate) plan: DecodePlan,
 }
 
 /// How to pass over one value of the writer.
@@ -85,7 +85,7 @@ pub(crate) enum Skip {
     Map(Box<Skip>),
     Union(Vec<Skip>),
     Record(Vec<Skip>),
-    /// Entry of [`Program::named`].
+    /// Entry of [`DecodePlan::named`].
     Named(usize),
 }
 
@@ -95,7 +95,7 @@ fn mismatch() -> Fail {
     Fail::new("the decoder and the builder have different columns")
 }
 
-impl Program {
+impl DecodePlan {
     /// Reads one value into one row of the column.
     pub(crate) fn run(&self, wire: &mut Wire<'_>, root: &mut Column) -> Result<(), Fail> {
         self.read(&self.root, wire, root)
@@ -115,7 +115,7 @@ impl Program {
             (Read::Fixed(size), Data::Fixed(v, _)) => v.extend_from_slice(wire.take(*size)?),
             (Read::Scaled(from, to), Data::Timestamp(v, ..)) => {
                 let value = in_range(wire.long()?, *from, wire)?;
-                v.push(civil::convert(value, *from, *to).ok_or_else(|| wire.fail("timestamp out of range"))?);
+                v.push(calendar::convert(value, *from, *to).ok_or_else(|| wire.fail("timestamp out of range"))?);
             }
             (Read::Enum(symbols), Data::Utf8(v)) => {
                 let symbol = index(wire, symbols)?.as_ref();
@@ -154,22 +154,22 @@ impl Program {
     fn record(&self, record: &Record, wire: &mut Wire<'_>, columns: &mut [Column]) -> Result<(), Fail> {
         for step in &record.steps {
             match step {
-                Step::Read(index, read) => {
+                DecodeStep::Read(index, read) => {
                     let column = columns.get_mut(*index).ok_or_else(mismatch)?;
                     if let Err(fail) = self.read(read, wire, column) {
                         return Err(fail.in_field(column.field.name()));
                     }
                 }
                 // The two commonest, without a call.
-                Step::Skip(Skip::Bytes) => drop(wire.bytes()?),
-                Step::Skip(Skip::Integer) => drop(wire.long()?),
-                Step::Skip(skip) => self.skip(skip, wire)?,
+                DecodeStep::Skip(Skip::Bytes) => drop(wire.bytes()?),
+                DecodeStep::Skip(Skip::Integer) => drop(wire.long()?),
+                DecodeStep::Skip(skip) => self.skip(skip, wire)?,
             }
         }
         for default in &record.defaults {
             let column = columns.get_mut(default.column).ok_or_else(mismatch)?;
             wire.spend(default.bytes.len())?;
-            if let Err(fail) = default.program.run(&mut Wire::new(&default.bytes), column) {
+            if let Err(fail) = default.plan.run(&mut Wire::new(&default.bytes), column) {
                 return Err(fail.in_field(column.field.name()));
             }
         }
@@ -299,7 +299,7 @@ fn int_into(wire: &mut Wire<'_>, data: &mut Data) -> Result<(), Fail> {
         Data::Timestamp(v, unit, _) => v.push(in_range(value.into(), *unit, wire)?),
         Data::F32(v) => v.push(value as f32),
         Data::F64(v) => v.push(value.into()),
-        Data::Date(v) if civil::date_in_range(value) => v.push(value),
+        Data::Date(v) if calendar::date_in_range(value) => v.push(value),
         Data::Date(_) => return Err(wire.fail("date outside the years 0001 to 9999")),
         _ => return Err(mismatch()),
     }
@@ -308,7 +308,7 @@ fn int_into(wire: &mut Wire<'_>, data: &mut Data) -> Result<(), Fail> {
 
 #[inline]
 fn in_range(value: i64, unit: TimeUnit, wire: &Wire<'_>) -> Result<i64, Fail> {
-    if civil::timestamp_in_range(value, unit) { Ok(value) } else { Err(wire.fail("timestamp outside the years 0001 to 9999")) }
+    if calendar::timestamp_in_range(value, unit) { Ok(value) } else { Err(wire.fail("timestamp outside the years 0001 to 9999")) }
 }
 
 fn decimal(wire: &mut Wire<'_>, size: Option<usize>, precision: u8) -> Result<i128, Fail> {

@@ -7,7 +7,7 @@ use super::marks::Mark;
 use super::work::Doing;
 use crate::broker::{Committed, Failure, Outcome, Progress};
 use crate::delivery::DeliveryError;
-use crate::delivery::letters::Letter;
+use crate::delivery::dead_letters::RefusedRow;
 use crate::failpoint::failpoint;
 
 impl PositionedDelivery {
@@ -23,7 +23,7 @@ impl PositionedDelivery {
         let Some(pending) = &partition.block else { return Ok(()) };
         let (tp, offset) = (partition.tp.clone(), pending.cut.first);
         let refused = |why: String| Err(DeliveryError::Refused { partition: tp, offset, why });
-        if self.letters.topic().is_none() {
+        if self.dead_letters.topic().is_none() {
             return refused(format!("a row is refused (code {code}) and there is no dead-letter topic"));
         }
         let limit = self.settings.max_refused;
@@ -45,10 +45,10 @@ impl PositionedDelivery {
         let (start, _) = pending.part();
         let Some(row) = pending.cut.rows.as_ref().map(|rows| rows.slice(start, 1)) else { return Ok(()) };
         let (source, at) = (partition.tp.clone(), pending.place(start));
-        let letter = Letter { source, position: (at.offset, at.row), row, code: code.to_owned(), message: message.to_owned() };
-        let mark = Committed { offset: at.offset, metadata: Mark::Letter { stored: partition.stored, at }.encode() };
-        match self.letters.send(self.broker.as_ref(), &letter, mark, membership) {
-            Ok(()) => self.job = Some((number, Doing::Letter)),
+        let letter = RefusedRow { source, position: (at.offset, at.row), row, code: code.to_owned(), message: message.to_owned() };
+        let mark = Committed { offset: at.offset, metadata: Mark::DeadLetter { stored: partition.stored, at }.encode() };
+        match self.dead_letters.send(self.broker.as_ref(), &letter, mark, membership) {
+            Ok(()) => self.job = Some((number, Doing::DeadLetter)),
             Err(error) if error.failure == Failure::Fenced => self.start_over(&error.message),
             // The part is written again, and refused again.
             Err(error) => {
@@ -60,10 +60,10 @@ impl PositionedDelivery {
     }
 
     pub(super) fn letter_progress(&mut self, number: i32, timeout: Duration) -> Result<bool, DeliveryError> {
-        let outcome = match self.letters.progress(timeout) {
+        let outcome = match self.dead_letters.progress(timeout) {
             Some(Progress::Done(outcome)) => outcome,
             Some(_) => {
-                self.job = Some((number, Doing::Letter));
+                self.job = Some((number, Doing::DeadLetter));
                 return Ok(false);
             }
             None => Outcome::Unknown("the producer is gone".to_owned()),
@@ -72,7 +72,7 @@ impl PositionedDelivery {
             Outcome::Committed { .. } => {
                 failpoint("delivery-lettered");
                 self.counters.dead_lettered();
-                self.letters.written();
+                self.dead_letters.written();
                 if let Some(partition) = self.partitions.get_mut(&number) {
                     // The group has the letter's offset now.
                     partition.shown.0 = -1;
@@ -85,7 +85,7 @@ impl PositionedDelivery {
                 }
             }
             Outcome::Aborted(why) => {
-                self.letters.refused()?;
+                self.dead_letters.refused()?;
                 self.counters.failed(why);
                 self.pause(number);
             }
