@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use headwater_formats::{DecodeError, Decoder, RowBuilder};
+use headwater_formats::{Change, ChangeDecoder, ChangedRow, DecodeError, Decoder, RowBuilder};
 use parking_lot::Mutex;
 
 /// What is known about a schema id at this moment.
@@ -44,14 +44,39 @@ pub enum Unread {
 /// # Errors
 /// `rows` is as it was before.
 pub fn read(decoder: &mut dyn Decoder, bytes: &[u8], rows: &mut RowBuilder, schemas: &dyn SchemaSource) -> Result<(), Unread> {
-    match decoder.decode(bytes, rows) {
-        Ok(()) => Ok(()),
+    with_schema(decoder, schemas, |decoder| decoder.decode(bytes, rows), |decoder, id, text| decoder.add_schema(id, text))
+}
+
+/// Takes a change record apart, likewise.
+///
+/// # Errors
+/// It is bad, or the registry has not answered yet.
+pub fn change<'a>(decoder: &mut dyn ChangeDecoder, bytes: &'a [u8], schemas: &dyn SchemaSource) -> Result<Option<Change<'a>>, Unread> {
+    with_schema(decoder, schemas, |decoder| decoder.read(bytes), |decoder, id, text| decoder.add_schema(id, text))
+}
+
+/// Appends a row of a change record to `rows`, likewise.
+///
+/// # Errors
+/// `rows` is as it was before.
+pub fn row(decoder: &mut dyn ChangeDecoder, row: ChangedRow<'_>, rows: &mut RowBuilder, schemas: &dyn SchemaSource) -> Result<(), Unread> {
+    with_schema(decoder, schemas, |decoder| decoder.row(row, rows), |decoder, id, text| decoder.add_schema(id, text))
+}
+
+fn with_schema<D: ?Sized, T>(
+    decoder: &mut D,
+    schemas: &dyn SchemaSource,
+    mut run: impl FnMut(&mut D) -> Result<T, DecodeError>,
+    add: impl FnOnce(&mut D, u32, &str) -> Result<(), String>,
+) -> Result<T, Unread> {
+    match run(decoder) {
+        Ok(done) => Ok(done),
         Err(DecodeError::Bad(cause)) => Err(Unread::Bad(cause)),
         Err(DecodeError::UnknownSchema(id)) => {
             let text = known(id, schemas)?;
             // An incompatible writer makes every record of that id bad, with the reason: the decoder remembers it.
-            decoder.add_schema(id, &text).map_err(Unread::Bad)?;
-            decoder.decode(bytes, rows).map_err(|e| match e {
+            add(decoder, id, &text).map_err(Unread::Bad)?;
+            run(decoder).map_err(|e| match e {
                 DecodeError::Bad(cause) => Unread::Bad(cause),
                 DecodeError::UnknownSchema(id) => Unread::Bad(format!("schema {id} can't be used")),
             })

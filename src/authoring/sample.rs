@@ -134,7 +134,7 @@ fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream
             avro: topic.avro.clone(),
             key: spec.key.as_ref().and_then(|key| one_column(key, &decode.value)),
             codec: decode.key.clone(),
-            record_time: decode.time == TimeSource::Record,
+            record_time: !matches!(decode.time, TimeSource::Column(_)),
             private,
             columns: decode.value.clone(),
         });

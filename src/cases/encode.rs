@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use arrow::datatypes::SchemaRef;
 use headwater_engine::format;
-use headwater_engine::partitioner::Partitioner;
 use headwater_engine::pipeline::{Format, Pipeline};
-use headwater_engine::plan::{InputKind, KeyCodec, Plan, TimeSource, TopicSink};
-use headwater_engine::record_types::{By, RecordType, Types};
+use headwater_engine::plan::{InputKind, KeyCodec, Plan, TopicSink};
+use headwater_engine::record_types::{By, RecordType};
 use headwater_engine::sim::Header;
 use operator_core::{Millis, Path};
 use serde_json::Value;
 
 use super::files::Case;
 use super::line::{Content, Line, Record, SchemaName, What, Wrong, shown};
+use super::shape::{Shape, shape};
 use crate::cases::json_rows;
 use crate::pipeline_files::catalog::Folder;
 
@@ -55,24 +54,13 @@ impl Records {
     }
 }
 
-/// How the values of a topic are written.
-struct Shape {
-    format: Format,
-    /// Columns of JSON values.
-    schema: SchemaRef,
-    /// The Avro schema that lines are written with unless they say otherwise.
-    avro: Option<String>,
-    subject: String,
-    /// The types of its records, if there are several.
-    types: Option<Types>,
-    /// The columns of the key, in a value.
-    key: Vec<Path>,
-    codec: Option<KeyCodec>,
-    time: Option<Path>,
-    table: bool,
-    partitions: i32,
-    /// How the producers of the topic choose partitions.
-    partitioner: Partitioner,
+/// The row that a record is about: of a change, the new one or, if it was deleted, the old one.
+fn row(format: Format, value: &Value) -> &Value {
+    if format.content() != format::Content::Change {
+        return value;
+    }
+    let change = value.get("payload").filter(|_| value.get("schema").is_some()).unwrap_or(value);
+    ["after", "before"].into_iter().filter_map(|side| change.get(side)).find(|row| row.is_object()).unwrap_or(change)
 }
 
 /// Encodes the records of a case.
@@ -160,10 +148,11 @@ impl Encoder<'_> {
         let Some(shape) = self.shapes.get(topic) else { return Err(Wrong("@topic", format!("no source or table reads `{topic}`"))) };
         let of_type = of_type(shape, record)?;
         let writer = writer(shape, of_type, record.schema.as_ref(), self.folder, &mut self.schemas)?;
-        let at = |path: &Option<Path>| match &record.value {
-            Content::Json(value) => path.as_ref().and_then(|path| path.names().try_fold(value, |value, name| value.get(name))),
+        let of_row = match &record.value {
+            Content::Json(value) => Some(row(shape.format, value)),
             _ => None,
         };
+        let at = |path: &Option<Path>| path.as_ref().and_then(|path| path.names().try_fold(of_row?, |value, name| value.get(name)));
         let key = key(shape, record, &mut self.schemas).map_err(|e| Wrong("@key", e))?;
         let event_time = at(&shape.time).and_then(|time| {
             let whole = |time: f64| (time.fract() == 0.0).then_some(time as Millis);
@@ -277,6 +266,7 @@ fn key(shape: &Shape, record: &Record, schemas: &mut Vec<String>) -> Result<Opti
         None => {}
     }
     let Content::Json(value) = &record.value else { return Ok(None) };
+    let value = row(shape.format, value);
     let of = |path: &Path| path.names().try_fold(value, |value, name| value.get(name)).filter(|value| !value.is_null());
     let record: Option<serde_json::Map<String, Value>> =
         shape.key.iter().map(|path| Some((path.last().to_string(), of(path)?.clone()))).collect();
@@ -317,7 +307,7 @@ pub fn source_rows(plan: &Plan, source: Option<&str>, case: &Case) -> Result<(js
     let json = |line: &Line| match &line.what {
         What::Record(record) => {
             if let Content::Json(value) = &record.value {
-                Some(value.clone())
+                Some(row(decode.format, value).clone())
             } else {
                 None
             }
@@ -326,46 +316,6 @@ pub fn source_rows(plan: &Plan, source: Option<&str>, case: &Case) -> Result<(js
     };
     let values = of_source.filter_map(|(_, line)| json(line));
     json_rows::decode(&decode.value, &values.collect::<Vec<_>>()).map_err(|e| format!("case {}: {e}", case.name))
-}
-
-fn shape(plan: &Plan, pipeline: &Pipeline, topic: &str) -> Option<Shape> {
-    for input in plan.stages.iter().flat_map(|stage| &stage.inputs) {
-        let (InputKind::Source(decode), Some(found)) = (&input.kind, input.topics.iter().find(|t| t.name.as_ref() == topic)) else {
-            continue;
-        };
-        let time = if let TimeSource::Column(path) = &decode.time { Some(path.clone()) } else { None };
-        // Columns of a key that is a record are in the key alone.
-        let key = if decode.key.is_none() { input.key.clone().unwrap_or_default() } else { Vec::new() };
-        let subject = pipeline.sources.get(&input.name).and_then(|source| source.subject.clone());
-        return Some(Shape {
-            format: decode.format,
-            schema: decode.value.clone(),
-            avro: found.avro.as_ref().map(|text| text.to_string()),
-            subject: subject.unwrap_or_else(|| format!("{topic}-value")),
-            types: decode.types.clone(),
-            key,
-            codec: decode.key.clone(),
-            time,
-            table: false,
-            partitions: found.partitions,
-            partitioner: decode.partitioner,
-        });
-    }
-    let table = plan.tables.iter().find(|table| table.topic.name.as_ref() == topic)?;
-    let spec = pipeline.tables.get(&table.name);
-    Some(Shape {
-        format: table.format,
-        schema: table.schema.clone(),
-        avro: table.topic.avro.as_ref().map(|text| text.to_string()),
-        subject: spec.and_then(|spec| spec.subject.clone()).unwrap_or_else(|| format!("{topic}-value")),
-        types: None,
-        key: table.key.iter().map(|field| Path::column(field.name())).collect(),
-        codec: table.codec.clone(),
-        time: table.time.clone().map(Path::column),
-        table: true,
-        partitions: table.topic.partitions,
-        partitioner: Partitioner::default(),
-    })
 }
 
 /// `writer`: id and text of the registered schema.

@@ -31,6 +31,7 @@ pub mod json_rows;
 mod line;
 mod outcome;
 mod schedule;
+mod shape;
 mod simulation;
 mod tables;
 mod topics;

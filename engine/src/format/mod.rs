@@ -16,7 +16,7 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use headwater_formats::{Decoder, Encoder};
+use headwater_formats::{ChangeDecoder, Decoder, Encoder};
 use operator_core::batch::is_written;
 use operator_core::{Diagnostic, Path};
 use schemars::JsonSchema;
@@ -36,7 +36,7 @@ pub enum Content {
     Row,
     /// One column, `value`, of this type. For sources and sinks.
     Value(DataType),
-    /// A change of a row: what it was and what it is. For tables.
+    /// A change of a row: what it was and what it is. For tables, and for sources: streams of changes.
     Change,
 }
 
@@ -92,6 +92,15 @@ pub trait Kind: Sync {
     /// # Errors
     /// The columns are not those of `registered`, the schema that [`Kind::columns`] gave.
     fn decoder(&self, registered: Option<&str>, wanted: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String>;
+
+    /// A decoder of change records into `wanted` columns of their rows, if [`Kind::content`] is [`Content::Change`].
+    ///
+    /// # Errors
+    /// As [`Kind::decoder`].
+    fn changes(&self, registered: Option<&str>, wanted: &SchemaRef) -> Result<Box<dyn ChangeDecoder>, String> {
+        let _ = (registered, wanted);
+        Err(format!("records in {} are rows", self.name()))
+    }
 
     /// The value at `path` is written as a text: a date then, which no unit can be wrong in.
     fn is_text(&self, value: &[u8], path: &Path) -> bool {
@@ -203,10 +212,10 @@ impl JsonSchema for Format {
     }
 }
 
-/// Change records make a table, and nothing else.
-pub(crate) fn for_tables(what: &str, format: &dyn Kind) -> Diagnostic {
-    let message = format!("{what} can't have `format: {}`: only tables read change records", format.name());
-    let help = "write `format: json` and declare `op`, `before` and `after`, or make the topic a table";
+/// Change records are read, not written.
+pub(crate) fn not_written(format: &dyn Kind) -> Diagnostic {
+    let message = format!("a sink can't have `format: {}`: change records are read, not written", format.name());
+    let help = "write `format: json`: with the `key` of the stream, a record is the row as it is, and one without a value says that the row is gone";
     Diagnostic::error("debezium-format", message).at(["format"]).help(help)
 }
 

@@ -21,6 +21,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Int32Type, Int64Type};
 use operator_core::Path;
 use operator_core::batch::OFFSET;
+use operator_core::changes::has_changes;
 
 use super::LaneEnd;
 use super::intake::Intake;
@@ -171,13 +172,16 @@ impl KeyCheck {
         let offsets = rows.column_by_name(OFFSET).and_then(|c| c.as_any().downcast_ref::<Int64Array>());
         let (Some(columns), Some(offsets)) = (columns, offsets) else { return Err(format!("`{}` is not a column", self.name())) };
         let mut index = first;
+        let one_by_one = !has_changes(rows.schema_ref());
         for (row, offset) in offsets.values().iter().enumerate() {
             if self.fresh == 0 && !is_sampled(*offset) {
                 continue;
             }
             self.fresh = self.fresh.saturating_sub(1);
-            // Rows are records in order, except those that are not rows.
-            index = index.max(first + row);
+            // Rows are records in order, except those that are not rows; of a change record there are two.
+            if one_by_one {
+                index = index.max(first + row);
+            }
             while index < records.len() && records.get(index).offset < *offset {
                 index += 1;
             }

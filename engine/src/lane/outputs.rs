@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use operator_core::changes::has_changes;
 use operator_core::{Millis, NO_WATERMARK};
 
 use super::ends::bug;
@@ -13,8 +14,8 @@ use crate::broker::Refused;
 use crate::record::output::{WriteError, Writer};
 use crate::record::send_buffer::SendBuffer;
 use crate::stats::{Cause, Counts, OutputCounts};
-use crate::task::StageOutput;
 use crate::task::merge::{merge_repartitions, shared_topics};
+use crate::task::{StageOutput, offset_of};
 
 /// See the module documentation.
 pub(super) struct Outputs {
@@ -46,7 +47,14 @@ impl Outputs {
 
     /// Writes what left a task. `chunk`: what it was given, for the original bytes of dead letters.
     pub fn route(&mut self, task: TaskId, out: StageOutput, chunk: Option<&DecodedChunk>, counts: &mut Counts) -> Result<(), LaneEnd> {
+        let mut before = None;
         for (step, rejected, origin) in &out.rejected {
+            // Both rows of a change can be refused: one record, one dead letter.
+            let record = chunk.filter(|chunk| chunk.partition.topic == origin.topic && has_changes(rejected.row.schema_ref()));
+            let record = record.map(|_| (step, offset_of(&rejected.row)));
+            if record.is_some() && std::mem::replace(&mut before, record) == record {
+                continue;
+            }
             self.reject((step, Cause::Rejected), (&rejected.row, &rejected.cause), origin, chunk, counts)?;
         }
         let (plan, wall) = (self.runtime.plan.clone(), self.runtime.clock.wall());

@@ -364,7 +364,7 @@ impl Builder<'_> {
             let place = ["sinks".to_string(), name.clone(), "from".to_string()];
             let Some(stream) = self.resolve(&spec.from, &place) else { continue };
             let partitions = self.partitions(stream.component).0;
-            let (target, found) = sink::sink(name, spec, &stream.input.schema, partitions, &self.names, self.catalog);
+            let (target, found) = sink::sink(name, spec, &stream.input, partitions, &self.names, self.catalog);
             self.found.extend(found.into_iter().map(|d| d.under(["sinks", name])));
             if let Some(target) = target {
                 let output = Output { name: name.clone(), from: stream.from, schema: stream.input.schema.clone(), united: false, target };

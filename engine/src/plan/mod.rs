@@ -6,6 +6,7 @@
 //! **task**; lanes share the tasks out through the consumer group, and recovery is per task.
 
 mod build;
+mod changes;
 mod checks;
 mod cut;
 mod inputs;
@@ -156,6 +157,8 @@ pub struct Decode {
     pub key: Option<KeyCodec>,
     /// The types of its records, if there are several: `value` is then their union.
     pub types: Option<Types>,
+    /// Of change records: the columns that say which row of the table a change is about.
+    pub changes: Option<Vec<Path>>,
     pub time: TimeSource,
     pub out_of_order: Millis,
     pub idle: Option<Millis>,
@@ -188,6 +191,8 @@ pub enum Metadata {
 pub enum TimeSource {
     /// The record's timestamp.
     Record,
+    /// When the connector saw the change, or else the record's timestamp.
+    Change,
     /// A column, by its path.
     Column(Path),
 }

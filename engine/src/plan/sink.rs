@@ -5,32 +5,37 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use operator_core::batch::written_fields;
 use operator_core::path::in_sql;
-use operator_core::{Diagnostic, Path, Severity, type_name};
+use operator_core::{Diagnostic, InputInfo, Path, Severity, type_name};
 
 use super::source::unknown_sink_column;
-use super::{Catalog, Names, OutboxSink, Target, TopicName, TopicSink, key};
+use super::{Catalog, Names, OutboxSink, Target, TopicName, TopicSink, changes, key};
 use crate::broker::{TopicSpec, is_compacted};
 use crate::format::Rows;
 use crate::pipeline::{Key, Sink, SinkTarget, TopicTarget};
 use crate::sinks::{SinkTable, position_fields};
 
-/// Plans a sink over rows of `schema`; `partitions` is that of the stage it hangs on.
+/// Plans a sink over rows of a stream; `partitions` is that of the stage it hangs on.
 pub fn sink(
     name: &str,
     sink: &Sink,
-    schema: &SchemaRef,
+    stream: &InputInfo,
     partitions: i32,
     names: &Names,
     catalog: &dyn Catalog,
 ) -> (Option<Target>, Vec<Diagnostic>) {
-    let mut wrong = Vec::new();
+    let (mut wrong, schema) = (Vec::new(), &stream.schema);
     let target = match &sink.to {
         SinkTarget::Topic(topic) => {
             check_topic(topic, schema, &mut wrong);
-            topic_sink(topic, &topic.topic, schema, catalog, &mut wrong)
+            let target = topic_sink(topic, &topic.topic, schema, catalog, &mut wrong);
+            if let Some(Target::Topic(topic)) = &target {
+                wrong.extend(changes::topic_by(topic.key.as_ref(), &stream.mode));
+            }
+            target
         }
         SinkTarget::Table(table) => {
             check_table(table.as_ref(), schema, &mut wrong);
+            wrong.extend(changes::table_of(table.kind(), &stream.mode));
             Some(Target::Outbox(OutboxSink { topic: names.outbox(name), partitions, table: table.clone() }))
         }
     };

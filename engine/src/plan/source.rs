@@ -10,8 +10,8 @@ use operator_core::{Diagnostic, InputInfo, Mode, Path, type_name};
 
 use super::record::RecordColumns;
 use super::sink::not_a_topic;
-use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource, key, record_types};
-use crate::format::{Content, Values, for_tables};
+use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource, changes, key, record_types};
+use crate::format::{Content, Values};
 use crate::partitioner::Partitioner;
 use crate::pipeline::{Format, Key, Source, Table};
 use crate::record_types::Types;
@@ -23,16 +23,21 @@ pub(super) fn source(
     catalog: &dyn Catalog,
     record: &RecordColumns,
 ) -> Result<(StageInput, Vec<Diagnostic>), Vec<Diagnostic>> {
-    if source.format.content() == Content::Change {
-        return Err(vec![for_tables("a source", &*source.format)]);
-    }
     let topics = topics(source, catalog).map_err(|d| vec![d])?;
     let types = record_types::of_source(source, &topics, catalog).map_err(|d| vec![d])?;
     let (inputs, value) = values(source, &topics, types.as_ref(), catalog).map_err(|d| vec![d])?;
     let (metadata, headers) = (record.metadata(), record.headers());
     let time = time_of(source, &value, types.as_ref()).map_err(|d| vec![d])?;
-    let (key, codec) = key_of(source, &topics, &value, types.as_ref(), catalog).map_err(|d| vec![d])?;
+    let changes = match source.format.content() {
+        Content::Change => Some(changes::key_of(source, &value).map_err(|d| vec![d])?),
+        _ => None,
+    };
+    let (key, codec) = match &changes {
+        Some(key) => (Some(key.clone()), None),
+        None => key_of(source, &topics, &value, types.as_ref(), catalog).map_err(|d| vec![d])?,
+    };
     let key = key.filter(|_| source.partitioner != Some(Partitioner::Unknown));
+    let value = changes.as_ref().map_or(value.clone(), |key| changes::with_key(&value, key));
     let mut warnings = Vec::new();
     if source.time.idle.0.is_some_and(|idle| idle.0 < 1_000) {
         warnings.push(
@@ -46,6 +51,7 @@ pub(super) fn source(
         Arc::new(of.map_or_else(|| field.clone(), |of| field.clone().with_data_type(of)))
     }));
     fields.extend(system_fields().map(Arc::new));
+    fields.extend(changes.iter().map(|_| Arc::new(operator_core::changes::field())));
     if headers {
         fields.push(Arc::new(Field::new(batch::HEADERS, DataType::Binary, true)));
     }
@@ -55,6 +61,7 @@ pub(super) fn source(
         metadata,
         key: codec,
         types,
+        changes: changes.clone(),
         time,
         out_of_order: source.time.out_of_order.millis(),
         idle: source.time.idle.0.map(|s| s.millis()),
@@ -73,7 +80,7 @@ pub(super) fn source(
         kind: InputKind::Source(decode),
         schema: Arc::new(Schema::new(fields)),
         key,
-        mode: Mode::Append,
+        mode: changes.map_or(Mode::Append, |key| Mode::Changes { key }),
     };
     Ok((input, warnings))
 }
@@ -277,7 +284,8 @@ fn merge(schemas: &[&Fields]) -> Fields {
 }
 
 fn time(source: &Source, value: &Schema) -> Result<TimeSource, Diagnostic> {
-    let Some(name) = &source.time.field else { return Ok(TimeSource::Record) };
+    let of_record = if source.format.content() == Content::Change { TimeSource::Change } else { TimeSource::Record };
+    let Some(name) = &source.time.field else { return Ok(of_record) };
     let at = |found: Diagnostic| found.at(["time", "field"]);
     let path = Path::resolve(name, value.fields()).map_err(at)?;
     match path.field(value.fields()).map(|field| field.data_type()) {

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use operator_core::diagnostic::names as list;
-use operator_core::{Diagnostic, Path};
+use operator_core::{Diagnostic, Mode, Path};
 
 use super::build::{Builder, Stream};
-use super::{InputKind, InputTopic, Output, StageInput, Target, Upstream, source};
+use super::{InputKind, InputTopic, Output, StageInput, Target, Upstream, changes, source};
 use crate::partitioner::KeyHash;
 use crate::pipeline::Step;
 use crate::union::united;
@@ -53,6 +53,7 @@ impl Builder<'_> {
     /// Several streams as one: common columns, one component, co-partitioned if they are keyed. `names` are those of the streams,
     /// `place` is where they are listed.
     pub(super) fn union(&mut self, place: &[String], names: &[&str], mut streams: Vec<Stream>) -> Option<Vec<Stream>> {
+        self.same_mode(place, names, &streams)?;
         let columns = self.common_columns(place, names, &streams)?;
         streams.iter_mut().for_each(|stream| stream.input.schema = columns.clone());
         let (first, rest) = streams.split_first()?;
@@ -83,6 +84,18 @@ impl Builder<'_> {
             *parent = a;
         }
         Some(())
+    }
+
+    /// Streams of events, or of changes by one key.
+    fn same_mode(&mut self, place: &[String], names: &[&str], streams: &[Stream]) -> Option<()> {
+        let (first, mode) = (names.first()?, &streams.first()?.input.mode);
+        let differing = names.iter().zip(streams).enumerate().find(|(_, (_, stream))| stream.input.mode != *mode);
+        let Some((at, (name, other))) = differing else { return Some(()) };
+        let said = |mode: &Mode| if mode.is_changes() { mode.to_string() } else { "only added".to_string() };
+        let message = format!("`{first}` and `{name}` can't be read together: rows are {} and {}", said(mode), said(&other.input.mode));
+        let found = Diagnostic::error("union-changes", message).at([at.to_string()]).under(place.to_vec());
+        self.found.push(found.help("read them in two steps; streams of changes by the same key can be read together"));
+        None
     }
 
     /// The columns that all of the streams have. What differs is reported, all of it.
@@ -133,7 +146,7 @@ impl Builder<'_> {
         for (_, input) in streams.into_iter().flat_map(|s| &s.origins).filter_map(|origin| self.inputs.get(*origin)) {
             if let InputKind::Source(decode) = &input.kind {
                 topics.extend(input.topics.iter().map(|topic| topic.name.clone()));
-                records |= decode.key.is_some() || input.key.as_ref().is_some_and(|key| key.len() > 1);
+                records |= decode.key.is_some() || decode.changes.is_some() || input.key.as_ref().is_some_and(|key| key.len() > 1);
             }
         }
         !records || topics.len() <= 1
@@ -233,7 +246,7 @@ impl Builder<'_> {
             kind: InputKind::Repartition { stage: component, writers, why },
             schema: schema.unwrap_or_else(|| Arc::new(Schema::empty())),
             key: Some(needed.to_vec()),
-            mode: streams.first().map(|stream| stream.input.mode.clone()).unwrap_or_default(),
+            mode: streams.first().map(|stream| changes::repartitioned(&stream.input.mode, needed)).unwrap_or_default(),
         };
         let timed = streams.iter().any(|stream| stream.timed);
         Stream { timed, ..self.begin(input) }

@@ -1,24 +1,26 @@
 //! Records to rows: values are decoded into columns, then the record's own columns, event time and watermark are added.
 
+mod times;
+
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryBuilder, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, StructArray,
-    TimestampMillisecondArray, UnionArray, new_null_array,
+    Array, ArrayRef, BinaryBuilder, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, StructArray, TimestampMillisecondArray,
+    new_null_array,
 };
 use arrow::buffer::NullBuffer;
-use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Field, Fields, Int64Type, SchemaRef, TimeUnit, TimestampMillisecondType};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Fields, SchemaRef};
 use headwater_formats::RowBuilder;
-use operator_core::batch::time_type;
-use operator_core::{Batch, Millis, Origin, headers};
+use operator_core::{Batch, Millis, Origin, Path, headers};
 
 use crate::broker::{Record, RecordSet};
-use crate::pipeline::{NullValues, OtherTypes, WrongUnit};
-use crate::plan::{Decode, InputTopic, KeyCodec, Metadata, TimeSource};
+use crate::pipeline::NullValues;
+use crate::plan::{Decode, InputTopic, KeyCodec, Metadata};
 use crate::record::headers::of_record;
-use crate::record::units::{self, Reference};
-use crate::record_types::{self, Reading, Took};
+use crate::record::units::Reference;
+use crate::record_types::changes::{self, Changes};
+use crate::record_types::{Reading, Took};
 use crate::schemas::{self, SchemaSource, Unread};
 use crate::time::PartitionTime;
 
@@ -159,11 +161,14 @@ impl Decoder {
                 (Some(value), _) => self.read(records, index, value, record.key),
             };
             match read {
-                Ok(Took::Nothing) => out.skipped += 1,
-                Ok(Took::Row) => {
-                    self.offsets.push(record.offset);
-                    self.timestamps.push(record.timestamp);
-                    self.places.push(index);
+                Ok(Took { rows: 0, bad: None }) => out.skipped += 1,
+                Ok(Took { rows, bad }) => {
+                    for _ in 0..rows {
+                        self.offsets.push(record.offset);
+                        self.timestamps.push(record.timestamp);
+                        self.places.push(index);
+                    }
+                    out.bad.extend(bad.map(|cause| BadRecord { index, cause }));
                 }
                 Err(Unread::Bad(cause)) => out.bad.push(BadRecord { index, cause }),
                 Err(Unread::Wait(why)) => {
@@ -182,7 +187,7 @@ impl Decoder {
     /// Appends a record: a row, and one of its key if that has columns.
     fn read(&mut self, records: &dyn RecordSet, index: usize, value: &[u8], key: Option<&[u8]>) -> Result<Took, Unread> {
         let took = self.reading.read((records, index), value, self.schemas.as_ref())?;
-        let Some(keys) = self.keys.as_mut().filter(|_| took == Took::Row) else { return Ok(took) };
+        let Some(keys) = self.keys.as_mut().filter(|_| took.rows > 0) else { return Ok(took) };
         let Some(key) = key else {
             keys.rows.push_blank();
             keys.present.push(false);
@@ -218,7 +223,7 @@ impl Decoder {
             columns.push(self.metadata(metadata, partition, records)?);
         }
         let (times, unit) = self.times(&columns)?;
-        let mut kept = vec![true; self.places.len()];
+        let mut kept = self.of_one_key(&columns, out)?;
         let mut event_times = Vec::with_capacity(self.places.len());
         let mut watermarks = Vec::with_capacity(self.places.len());
         let mut futures = Vec::with_capacity(self.places.len());
@@ -226,10 +231,11 @@ impl Decoder {
             let record = self.timestamps.get(row).copied().flatten();
             let reference = Reference::of(&self.plan.time, record, wall);
             let usable = match at {
+                _ if kept.get(row) == Some(&false) => Err(None),
                 Some(at) if EVENT_TIMES.contains(&at) && !reference.is_far(at) => Ok(at),
                 at => {
                     let index = self.places.get(row).copied().unwrap_or(first);
-                    self.far(at, unit, reference, &records.get(index), partition, out).map_err(|cause| BadRecord { index, cause })
+                    self.far(at, unit, reference, &records.get(index), partition, out).map_err(|cause| Some(BadRecord { index, cause }))
                 }
             };
             match usable {
@@ -240,7 +246,7 @@ impl Decoder {
                     event_times.push(at);
                 }
                 Err(bad) => {
-                    out.bad.push(bad);
+                    out.bad.extend(bad);
                     futures.push(false);
                     watermarks.push(time.watermark());
                     event_times.push(0);
@@ -254,6 +260,7 @@ impl Decoder {
         columns.push(Arc::new(Int64Array::from(watermarks)));
         columns.push(Arc::new(Int64Array::from(self.offsets.clone())));
         columns.push(Arc::new(BooleanArray::from(futures)));
+        columns.extend(self.reading.changes().map(Changes::take_signs));
         if self.plan.headers {
             columns.push(self.headers(records));
         }
@@ -262,12 +269,26 @@ impl Decoder {
             rows = filter_record_batch(&rows, &BooleanArray::from(kept)).map_err(|e| e.to_string())?;
             out.bad.sort_by_key(|b| b.index);
         }
+        // Both rows of a change can be bad: one record, one dead letter.
+        out.bad.dedup_by_key(|b| b.index);
         if rows.num_rows() > 0 {
             let to = self.offsets.last().copied().unwrap_or(-1);
             let origin = Origin { topic: self.topic.clone(), partition, from: records.get(first).offset - 1, to };
             out.batch = Some(Batch::new(rows, origin));
         }
         Ok(())
+    }
+
+    /// By row: whether it is to be kept. The rows of a record are about one key.
+    fn of_one_key(&self, columns: &[ArrayRef], out: &mut Decoded) -> Result<Vec<bool>, String> {
+        let mut kept = vec![true; self.places.len()];
+        let Some(key) = &self.plan.changes else { return Ok(kept) };
+        for row in changes::with_two_keys(key, self.plan.value.fields(), columns, &self.places)? {
+            kept.iter_mut().skip(row).take(2).for_each(|kept| *kept = false);
+            let cause = format!("`before` and `after` differ in the key ({}): that is a deletion and an insertion", paths(key));
+            out.bad.extend(self.places.get(row).map(|index| BadRecord { index: *index, cause }));
+        }
+        Ok(kept)
     }
 
     fn metadata(&mut self, metadata: Metadata, partition: i32, records: &dyn RecordSet) -> Result<ArrayRef, String> {
@@ -307,74 +328,10 @@ impl Decoder {
         }
         Arc::new(column.finish())
     }
+}
 
-    /// Event times, and the unit they were in.
-    fn times(&self, columns: &[ArrayRef]) -> Result<(Vec<Option<Millis>>, TimeUnit), String> {
-        let TimeSource::Column(path) = &self.plan.time else { return Ok((self.timestamps.clone(), TimeUnit::Millisecond)) };
-        let column = record_types::values(path, self.plan.value.fields(), columns).ok_or_else(|| format!("no column `{path}`"))?;
-        let unit = match column.data_type() {
-            DataType::Int64 => {
-                return Ok((self.of_other_types(column.as_primitive::<Int64Type>().iter().collect(), columns), TimeUnit::Millisecond));
-            }
-            DataType::Timestamp(unit, _) => *unit,
-            _ => TimeUnit::Millisecond,
-        };
-        let millis = cast(&column, &time_type()).map_err(|e| e.to_string())?;
-        Ok((self.of_other_types(millis.as_primitive::<TimestampMillisecondType>().iter().collect(), columns), unit))
-    }
-
-    /// Records of other types have no column with a time: theirs is that of the record.
-    fn of_other_types(&self, mut times: Vec<Option<Millis>>, columns: &[ArrayRef]) -> Vec<Option<Millis>> {
-        let other = self.plan.types.as_ref().filter(|types| types.other == OtherTypes::Keep).map(|types| types.types.len());
-        let union = columns.first().and_then(|column| column.as_any().downcast_ref::<UnionArray>());
-        if let (Some(other), Some(union)) = (other, union) {
-            let rows = times.iter_mut().zip(union.type_ids()).zip(&self.timestamps);
-            rows.filter(|((_, id), _)| **id as usize == other).for_each(|((time, _), timestamp)| *time = *timestamp);
-        }
-        times
-    }
-
-    /// Judges an event time that is missing, out of range or decades from `reference`.
-    #[cold]
-    fn far(
-        &mut self,
-        at: Option<Millis>,
-        unit: TimeUnit,
-        reference: Reference,
-        record: &Record<'_>,
-        partition: i32,
-        out: &mut Decoded,
-    ) -> Result<Millis, String> {
-        let column = match &self.plan.time {
-            TimeSource::Record => None,
-            TimeSource::Column(path) => Some(path),
-        };
-        // Checked last: it reads the record again.
-        let is_text = || match column {
-            Some(path) => record.value.is_some_and(|value| self.plan.format.is_text(value, path)),
-            None => false,
-        };
-        let looks = at.and_then(|at| units::other_unit(at, unit, reference)).filter(|_| !is_text());
-        let usable = match column {
-            None => at.ok_or_else(|| "the record has no timestamp".to_string()),
-            Some(path) => at
-                .filter(|at| EVENT_TIMES.contains(at))
-                .ok_or_else(|| format!("event time `{path}` is null or not within the years 1 to 9999")),
-        };
-        let Some(looks) = looks else { return usable };
-        out.wrong_unit += 1;
-        let what = column.map_or_else(|| "the record's timestamp".to_string(), |path| format!("event time `{path}`"));
-        let cause = format!("{what} is decades from {reference}: it looks like {looks}");
-        if !std::mem::replace(&mut self.warned, true) {
-            let offset = record.offset;
-            tracing::warn!(topic = %self.topic, partition, offset, "{cause}. Further rows of this partition with such a time are counted (headwater_source_wrong_unit_total), not logged");
-        }
-        match self.plan.wrong_unit {
-            // Out of range in any case.
-            WrongUnit::Accept => usable.map_err(|_| cause),
-            WrongUnit::DeadLetter => Err(cause),
-        }
-    }
+fn paths(key: &[Path]) -> String {
+    key.iter().map(Path::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// The columns of `batch` under the names of `fields`, null where the batch has none.

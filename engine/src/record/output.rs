@@ -10,6 +10,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
 use headwater_formats::{Encoder, KeyEncoder, encode_batch, partition};
 use operator_core::batch::{FUTURE, OFFSET, WATERMARK, is_written};
+use operator_core::changes::{self, ADDED, GONE};
 use operator_core::{Millis, Origin, Path};
 
 use crate::broker::{Broker, Outgoing};
@@ -193,16 +194,34 @@ fn encode_pieces(rows: &RecordBatch) -> Result<(Vec<Vec<u8>>, Vec<usize>), Strin
     let size = (MAX_BYTES_PER_RECORD / per_row).clamp(1, MAX_ROWS_PER_RECORD);
     let (mut values, mut large) = (Vec::new(), Vec::new());
     // Rows of very different sizes can make a piece too large after all: it is halved until it fits.
-    let mut open: Vec<(usize, usize)> = (0..n).step_by(size).map(|start| (start, size.min(n - start))).rev().collect();
+    let signs = changes::of(rows).map(|signs| signs.values().as_ref());
+    let mut open: Vec<(usize, usize)> = Vec::new();
+    let mut start = 0;
+    while start < n {
+        let end = between_changes(signs, start, (start + size).min(n));
+        open.push((start, end - start));
+        start = end;
+    }
+    open.reverse();
     while let Some((start, length)) = open.pop() {
         let value = encode_batch(&rows.slice(start, length))?;
+        let half = between_changes(signs, start, start + length / 2) - start;
         match length {
             _ if value.len() <= MAX_RECORD => values.push(value),
             1 => large.push(start),
-            _ => open.extend([(start + length / 2, length - length / 2), (start, length / 2)]),
+            // A pair that fits into no record is taken apart.
+            _ if half >= length => open.extend([(start + 1, length - 1), (start, 1)]),
+            _ => open.extend([(start + half, length - half), (start, half)]),
         }
     }
     Ok((values, large))
+}
+
+/// Where to cut rows, at `end` or one row later: the two rows of an update stay together.
+fn between_changes(signs: Option<&[i8]>, start: usize, end: usize) -> usize {
+    let of = |row: usize| signs.and_then(|signs| signs.get(row)).copied();
+    let within = end > start && of(end - 1) == Some(GONE) && of(end) == Some(ADDED);
+    if within { end + 1 } else { end }
 }
 
 fn too_large() -> String {
@@ -286,4 +305,17 @@ pub fn check_repartitioned(rows: &RecordBatch, schema: &SchemaRef) -> Result<Rec
     let typed = rows.column_by_name(WATERMARK).and_then(|c| c.as_any().downcast_ref::<Int64Array>()).is_some()
         && rows.column_by_name(OFFSET).is_some();
     if typed { Ok(rows) } else { Err("system columns are missing".to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rows_of_an_update_are_not_cut_apart() {
+        let signs = [1, -1, 1, -1, -1, 1];
+        let cuts: Vec<usize> = (0..=6).map(|end| between_changes(Some(&signs), 0, end)).collect();
+        assert_eq!(cuts, [0, 1, 3, 3, 4, 6, 6]);
+        assert_eq!(between_changes(None, 0, 2), 2);
+    }
 }

@@ -37,7 +37,7 @@ impl Reference {
     #[inline]
     pub(crate) fn of(time: &TimeSource, record: Option<Millis>, wall: Millis) -> Reference {
         match (time, record) {
-            (TimeSource::Column(_), Some(record)) if is_credible(record, wall) => Reference::Record(record),
+            (TimeSource::Column(_) | TimeSource::Change, Some(record)) if is_credible(record, wall) => Reference::Record(record),
             _ => Reference::Clock(wall),
         }
     }

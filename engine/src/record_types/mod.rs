@@ -6,6 +6,7 @@
 //! records. The first step behind the source takes the union apart ([`split`]): a port for each type. From there on rows of different
 //! types are rows in different branches, which are merged back in source order where a step reads several of them.
 
+pub mod changes;
 mod read;
 mod select;
 mod split;

@@ -7,23 +7,32 @@ use arrow::buffer::ScalarBuffer;
 use arrow::datatypes::{DataType, SchemaRef};
 use headwater_formats::{Decoder, RawDecoder, RowBuilder};
 
+use super::changes::Changes;
 use super::select::Select;
 use super::{OTHER, Types};
 use crate::broker::RecordSet;
-use crate::format::Format;
+use crate::format::{Content, Format};
 use crate::pipeline::OtherTypes;
 use crate::schemas::{self, SchemaSource, Unread};
 
-/// A record's value was read, or its type is one that the source leaves out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Took {
-    Row,
-    Nothing,
+/// What became of a record's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Took {
+    /// Rows that were appended. None: the source leaves records of its type out, or it says that nothing changed.
+    pub rows: usize,
+    /// Why a row of it is missing.
+    pub bad: Option<String>,
+}
+
+impl Took {
+    pub const ROW: Took = Took { rows: 1, bad: None };
+    pub const NOTHING: Took = Took { rows: 0, bad: None };
 }
 
 /// Reads the values of one topic.
 pub enum Reading {
     One(Box<dyn Decoder>, RowBuilder),
+    Changes(Box<Changes>),
     Several(Box<Several>),
 }
 
@@ -45,6 +54,9 @@ impl Reading {
     /// # Errors
     /// The columns can't be decoded into.
     pub fn one(format: Format, registered: Option<&str>, columns: &SchemaRef, capacity: usize) -> Result<Reading, String> {
+        if format.content() == Content::Change {
+            return Ok(Reading::Changes(Box::new(Changes::new(format, registered, columns, capacity)?)));
+        }
         let (decoder, columns) = format.decoder(registered, columns)?;
         Ok(Reading::One(decoder, RowBuilder::new(&columns, capacity)?))
     }
@@ -74,14 +86,17 @@ impl Reading {
     /// Nothing was appended.
     pub fn read(&mut self, record: (&dyn RecordSet, usize), value: &[u8], schemas: &dyn SchemaSource) -> Result<Took, Unread> {
         match self {
-            Reading::One(decoder, rows) => schemas::read(decoder.as_mut(), value, rows, schemas).map(|()| Took::Row),
+            Reading::One(decoder, rows) => schemas::read(decoder.as_mut(), value, rows, schemas).map(|()| Took::ROW),
+            Reading::Changes(changes) => changes.read(value, schemas),
             Reading::Several(several) => several.read(record, value, schemas),
         }
     }
 
-    /// Takes the last row back.
+    /// Takes the row of the last record back.
     pub fn take_back(&mut self) {
         match self {
+            // Their record keys are not read.
+            Reading::Changes(_) => {}
             Reading::One(_, rows) => rows.truncate(rows.len().saturating_sub(1)),
             Reading::Several(several) => {
                 several.places.pop();
@@ -91,10 +106,16 @@ impl Reading {
         }
     }
 
+    /// What is known of the rows of the last batch, of a stream of changes.
+    pub fn changes(&mut self) -> Option<&mut Changes> {
+        if let Reading::Changes(changes) = self { Some(changes) } else { None }
+    }
+
     /// Bytes of the columns so far.
     pub fn bytes(&self) -> usize {
         match self {
             Reading::One(_, rows) => rows.estimated_bytes(),
+            Reading::Changes(changes) => changes.bytes(),
             Reading::Several(several) => several.rows.iter().map(|(_, rows)| rows.estimated_bytes()).sum(),
         }
     }
@@ -106,6 +127,7 @@ impl Reading {
     pub fn finish(&mut self, conform: impl Fn(&RecordBatch) -> Vec<ArrayRef>) -> Result<Vec<ArrayRef>, String> {
         match self {
             Reading::One(_, rows) => Ok(conform(&rows.finish()?)),
+            Reading::Changes(changes) => Ok(conform(&changes.finish()?)),
             Reading::Several(several) => Ok(vec![Arc::new(several.finish()?)]),
         }
     }
@@ -117,7 +139,7 @@ impl Several {
         let id = match (known, self.types.other) {
             (Some(known), _) => known,
             (None, OtherTypes::Keep) => self.types.types.len(),
-            (None, OtherTypes::Drop) => return Ok(Took::Nothing),
+            (None, OtherTypes::Drop) => return Ok(Took::NOTHING),
             (None, OtherTypes::DeadLetter) => {
                 return Err(Unread::Bad(format!("its type, {}, is not one of the source's `types`", self.types.described())));
             }
@@ -131,7 +153,7 @@ impl Several {
         })?;
         self.ids.push(id as i8);
         self.places.push(place);
-        Ok(Took::Row)
+        Ok(Took::ROW)
     }
 
     fn finish(&mut self) -> Result<UnionArray, String> {

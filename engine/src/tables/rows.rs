@@ -8,25 +8,22 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{Fields, Schema, SchemaRef, TimestampMillisecondType};
-use headwater_formats::{Decoder, JsonDecoder, RowBuilder, json_payload};
+use headwater_formats::{ChangeDecoder, ChangedRow, Decoder, RowBuilder};
 use operator_core::batch::time_type;
 use operator_core::table::put_key;
 use operator_core::{Change, Millis};
 use serde_json::value::RawValue;
 
 use crate::broker::Record;
-use crate::format::Content;
 use crate::format::debezium::envelope;
+use crate::format::{Content, Format};
 use crate::plan::{KeyCodec, TablePlan};
 use crate::schemas::{self, SchemaSource, Unread};
 
 enum Values {
     /// Values, and keys that are records.
     Rows(Box<dyn Decoder>, Option<(Box<dyn Decoder>, RowBuilder)>),
-    Changes {
-        after: JsonDecoder,
-        keys: Box<RowKeys>,
-    },
+    Changes(Box<dyn ChangeDecoder>, Box<RowKeys>),
 }
 
 /// Decodes the records of one table.
@@ -72,7 +69,11 @@ pub(super) struct Pending<'r> {
 impl Rows {
     pub fn new(table: &TablePlan) -> Result<Rows, String> {
         let values = match table.format.content() {
-            Content::Change => Values::Changes { after: JsonDecoder::new(&table.schema), keys: Box::new(RowKeys::new(&table.key)?) },
+            Content::Change => {
+                let registered = table.topic.avro.as_deref();
+                let keys = RowKeys::new(table.format, registered, &table.key)?;
+                Values::Changes(table.format.changes(registered, &table.schema)?, Box::new(keys))
+            }
             _ => {
                 let keys = table.codec.as_ref().map(KeyCodec::decoder).transpose()?;
                 Values::Rows(table.format.decoder(table.topic.avro.as_deref(), &table.schema)?.0, keys)
@@ -95,7 +96,7 @@ impl Rows {
     /// Nothing was added: the record is bad, or the registry has not answered yet.
     pub fn read<'r>(&mut self, record: &Record<'r>, schemas: &dyn SchemaSource, out: &mut Vec<Pending<'r>>) -> Result<(), Unread> {
         let (decoder, keys) = match &mut self.values {
-            Values::Changes { after, keys } => return changed(record, after, keys, &mut self.rows, out).map_err(Unread::Bad),
+            Values::Changes(decoder, keys) => return changed(record, decoder.as_mut(), keys, &mut self.rows, schemas, out),
             Values::Rows(decoder, keys) => (decoder.as_mut(), keys),
         };
         let bytes = record.key.ok_or_else(|| Unread::Bad("the record has no key".into()))?;
@@ -172,32 +173,35 @@ fn last(rows: &RowBuilder) -> u32 {
 /// A change record: the new row under its key, the old one deleted where it had another key or there is no new one.
 fn changed<'r>(
     record: &Record<'r>,
-    after: &mut JsonDecoder,
+    decoder: &mut dyn ChangeDecoder,
     keys: &mut RowKeys,
     rows: &mut RowBuilder,
+    schemas: &dyn SchemaSource,
     out: &mut Vec<Pending<'r>>,
-) -> Result<(), String> {
-    let change = record.value.map(|value| envelope::read(json_payload(value))).transpose()?.flatten();
+) -> Result<(), Unread> {
+    let change = record.value.map(|value| schemas::change(decoder, value, schemas)).transpose()?.flatten();
     let since = change.and_then(|c| c.at).or(record.timestamp).unwrap_or(0);
     let mut push = |key: Vec<u8>, row| out.push(Pending { key: Key::Bytes(key.into()), since, offset: record.offset, row });
-    let before = change.and_then(|c| c.before).map(|row| keys.of_row(row)).transpose();
+    let before = change.and_then(|c| c.before).map(|row| keys.of_row(row, schemas)).transpose();
     let Some(row) = change.and_then(|c| c.after) else {
         // Where `before` lacks the key, the record's own has it.
         let key = match (before, record.key) {
             (Ok(Some(key)), _) => key,
-            (_, Some(key)) => match keys.of_record(key) {
+            (_, Some(key)) => match keys.of_record(key, schemas) {
                 Ok(key) => key,
                 // It is there for compaction: the change record before it has deleted the row.
                 Err(_) if change.is_none() => return Ok(()),
                 Err(e) => return Err(e),
             },
-            (_, None) => return Err("it deletes an unknown row: it has neither the key in `before` nor a record key".into()),
+            (_, None) => {
+                return Err(Unread::Bad("it deletes an unknown row: it has neither the key in `before` nor a record key".into()));
+            }
         };
         push(key, None);
         return Ok(());
     };
-    let key = keys.of_row(row)?;
-    after.decode(row.as_bytes(), rows).map_err(|e| e.to_string())?;
+    let key = keys.of_row(row, schemas)?;
+    schemas::row(decoder, row, rows, schemas)?;
     if let Some(before) = before.ok().flatten().filter(|before| *before != key) {
         push(before, None);
     }
@@ -205,39 +209,42 @@ fn changed<'r>(
     Ok(())
 }
 
-/// The key of rows in JSON, as the bytes that joins look for.
+/// The keys of rows in change records, as the bytes that joins look for.
 struct RowKeys {
-    /// The columns, as JSON.
-    names: Vec<String>,
-    decoder: JsonDecoder,
+    /// The columns, as JSON; `None`: record keys are not in JSON.
+    names: Option<Vec<String>>,
+    decoder: Box<dyn ChangeDecoder>,
     rows: RowBuilder,
 }
 
 impl RowKeys {
-    fn new(columns: &Fields) -> Result<RowKeys, String> {
+    fn new(format: Format, registered: Option<&str>, columns: &Fields) -> Result<RowKeys, String> {
         let fields: Fields = columns.iter().map(|field| field.as_ref().clone().with_nullable(false)).collect();
         let schema: SchemaRef = Arc::new(Schema::new(fields));
-        let names = columns.iter().map(|field| serde_json::to_string(field.name()).map_err(|e| e.to_string())).collect::<Result<_, _>>()?;
-        Ok(RowKeys { names, decoder: JsonDecoder::new(&schema), rows: RowBuilder::new(&schema, 1)? })
+        let name = |field: &Arc<arrow::datatypes::Field>| serde_json::to_string(field.name()).map_err(|e| e.to_string());
+        let names = columns.iter().map(name).collect::<Result<_, _>>()?;
+        let names = (!format.is_registered()).then_some(names);
+        Ok(RowKeys { names, decoder: format.changes(registered, &schema)?, rows: RowBuilder::new(&schema, 1)? })
     }
 
-    fn of_row(&mut self, row: &str) -> Result<Vec<u8>, String> {
-        self.decoder.decode(row.as_bytes(), &mut self.rows).map_err(|e| e.to_string())?;
-        let rows = self.rows.finish()?;
+    fn of_row(&mut self, row: ChangedRow<'_>, schemas: &dyn SchemaSource) -> Result<Vec<u8>, Unread> {
+        schemas::row(self.decoder.as_mut(), row, &mut self.rows, schemas)?;
+        let rows = self.rows.finish().map_err(Unread::Bad)?;
         let mut key = Vec::new();
         put_key(rows.columns(), 0, &mut key);
         Ok(key)
     }
 
-    /// A record key: an object of key columns, one value as converters to JSON write it, or the value itself.
-    fn of_record(&mut self, key: &[u8]) -> Result<Vec<u8>, String> {
+    /// A record key in JSON: an object of key columns, one value as converters to JSON write it, or the value itself.
+    fn of_record(&mut self, key: &[u8], schemas: &dyn SchemaSource) -> Result<Vec<u8>, Unread> {
+        let Some(names) = &self.names else { return Err(Unread::Bad("it does not say what the row was (`before`)".into())) };
         let Ok(value) = envelope::unwrap(key) else { return Ok(key.to_vec()) };
         if value.starts_with('{') {
-            return self.of_row(value);
+            return self.of_row(ChangedRow::plain(value.as_bytes()), schemas);
         }
-        let [name] = self.names.as_slice() else { return Err("the record key lacks columns of the table's `key`".into()) };
+        let [name] = names.as_slice() else { return Err(Unread::Bad("the record key lacks columns of the table's `key`".into())) };
         let row = serde_json::from_str::<&RawValue>(value).map(|value| format!("{{{name}:{value}}}"));
-        Ok(row.ok().and_then(|row| self.of_row(&row).ok()).unwrap_or_else(|| key.to_vec()))
+        Ok(row.ok().and_then(|row| self.of_row(ChangedRow::plain(row.as_bytes()), schemas).ok()).unwrap_or_else(|| key.to_vec()))
     }
 }
 
@@ -249,7 +256,9 @@ mod tests {
 
     #[test]
     fn record_keys_are_read_however_they_are_written() {
-        let keys = |data_type| RowKeys::new(&vec![Field::new("id", data_type, false)].into()).unwrap();
+        let format: Format = serde_json::from_value("debezium".into()).unwrap();
+        let keys = |data_type| RowKeys::new(format, None, &vec![Field::new("id", data_type, false)].into()).unwrap();
+        let none = crate::schemas::MemorySchemas::default();
         let mut texts = keys(DataType::Utf8);
         for key in [
             &br#"{"id":"7"}"#[..],
@@ -258,13 +267,13 @@ mod tests {
             br#""7""#,
             b"7",
         ] {
-            assert_eq!(texts.of_record(key).unwrap(), b"7", "{}", String::from_utf8_lossy(key));
+            assert_eq!(texts.of_record(key, &none).unwrap(), b"7", "{}", String::from_utf8_lossy(key));
         }
-        assert_eq!(texts.of_record(br#""a","id":"b""#).unwrap(), br#""a","id":"b""#, "no JSON");
+        assert_eq!(texts.of_record(br#""a","id":"b""#, &none).unwrap(), br#""a","id":"b""#, "no JSON");
         let mut numbers = keys(DataType::Int32);
         for key in [&br#"{"id":7}"#[..], br#"{"schema":{"type":"int32"},"payload":7}"#, b"7", &[0, 0, 0, 7]] {
-            assert_eq!(numbers.of_record(key).unwrap(), [0, 0, 0, 7], "{}", String::from_utf8_lossy(key));
+            assert_eq!(numbers.of_record(key, &none).unwrap(), [0, 0, 0, 7], "{}", String::from_utf8_lossy(key));
         }
-        assert!(numbers.of_record(br#"{"other":7}"#).is_err());
+        assert!(numbers.of_record(br#"{"other":7}"#, &none).is_err());
     }
 }

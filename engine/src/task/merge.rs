@@ -11,8 +11,8 @@ use arrow::array::{AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::Int64Type;
 use arrow::error::ArrowError;
-use operator_core::Origin;
 use operator_core::batch::OFFSET;
+use operator_core::{Origin, changes};
 
 use crate::plan::{Stage, Target, TopicName};
 
@@ -32,10 +32,10 @@ pub struct BranchRows {
     pub origin: Origin,
 }
 
-/// A row's place among those that descend from the same batch: its offset. Rows that an operator made when time moved have
+/// A row's place among those that descend from the same batch: its offset, and what is gone before what is there. Rows that an operator made when time moved have
 /// none, and keep the order in which they came; lint warns if they are merged with others (`no-order`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct MergeKey(BatchSeq, i64);
+pub struct MergeKey(BatchSeq, i64, i8);
 
 /// The waiting rows, those of different branches merged in source-offset order.
 ///
@@ -73,7 +73,13 @@ fn merged(branches: &[BranchRows]) -> Result<BranchRows, ArrowError> {
 pub fn merge_keys(rows: &RecordBatch, seq: BatchSeq) -> Vec<MergeKey> {
     let offsets = rows.column_by_name(OFFSET).and_then(|c| c.as_primitive_opt::<Int64Type>()).map(|c| c.values().as_ref());
     let at = |row: usize| offsets.and_then(|offsets: &[i64]| offsets.get(row)).copied().unwrap_or(-1);
-    (0..rows.num_rows()).map(|row| MergeKey(seq, at(row).max(-1))).collect()
+    let signs = changes::of(rows).map(|signs| signs.values().as_ref());
+    let sign = |row: usize| signs.and_then(|signs: &[i8]| signs.get(row)).copied().unwrap_or_default();
+    let key = |row: usize| match at(row) {
+        offset if offset < 0 => MergeKey(seq, -1, 0),
+        offset => MergeKey(seq, offset, sign(row)),
+    };
+    (0..rows.num_rows()).map(key).collect()
 }
 
 /// For each output of a stage: whether another one may write the same topic.
@@ -121,7 +127,7 @@ pub fn merge_repartitions(stage: &Stage, branches: Vec<BranchRows>) -> Result<Ve
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Int64Array};
+    use arrow::array::{ArrayRef, Int8Array, Int64Array};
 
     use super::*;
 
@@ -140,6 +146,20 @@ mod tests {
     fn rows_meet_in_the_order_of_their_source() {
         let found = offsets(vec![branch(0, 0, &[1, 4]), branch(0, 1, &[6]), branch(1, 0, &[2, 3]), branch(1, 1, &[5])]);
         assert_eq!(found, [vec![1, 2, 3, 4], vec![5, 6]]);
+    }
+
+    #[test]
+    fn of_a_change_what_is_gone_comes_first_whatever_the_branch() {
+        let branch = |number: usize, rows: &[(i64, i8)]| {
+            let offsets: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|(offset, _)| *offset)));
+            let signs: ArrayRef = Arc::new(Int8Array::from_iter_values(rows.iter().map(|(_, sign)| *sign)));
+            BranchRows {
+                rows: RecordBatch::try_from_iter([(OFFSET, offsets), (changes::CHANGE, signs)]).unwrap(),
+                ..branch(number, 0, &[])
+            }
+        };
+        let merged = in_order(vec![branch(0, &[(1, 1), (2, 1), (-1, 1)]), branch(1, &[(1, -1), (2, -1), (-1, -1)])]).unwrap();
+        assert_eq!(changes::of(&merged[0].rows).unwrap().values(), &[1, -1, -1, 1, -1, 1]);
     }
 
     #[test]

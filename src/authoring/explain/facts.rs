@@ -2,7 +2,8 @@
 
 use headwater_engine::plan::{TablePlan, dead_letters, topics_to_create};
 
-use operator_core::Path;
+use operator_core::changes::has_changes;
+use operator_core::{Mode, Path};
 
 use super::*;
 use crate::registry::title;
@@ -14,6 +15,11 @@ fn key(key: Option<&Vec<Path>>) -> String {
         Some(columns) if columns.is_empty() => "all rows in one partition".to_string(),
         Some(paths) => paths.iter().map(Path::to_string).collect::<Vec<_>>().join(", "),
     }
+}
+
+/// What the rows of a stream of changes are.
+fn changes(mode: &Mode) -> String {
+    format!("{mode}: an update is the old row, which is gone, and the new one")
 }
 
 pub(super) fn input(plan: &Plan, input: &StageInput) -> Entry {
@@ -53,6 +59,7 @@ pub(super) fn input(plan: &Plan, input: &StageInput) -> Entry {
 fn source(decode: &Decode, input: &StageInput) -> Vec<(String, String)> {
     let time = match &decode.time {
         TimeSource::Record => "the record's timestamp".to_string(),
+        TimeSource::Change => "when the connector saw the change (`ts_ms`)".to_string(),
         TimeSource::Column(path) => path.to_string(),
     };
     let idle = decode.idle.map_or("never".to_string(), |idle| format!("after {}", Interval(idle)));
@@ -68,6 +75,9 @@ fn source(decode: &Decode, input: &StageInput) -> Vec<(String, String)> {
         ("dead letters", input.topics.iter().map(|t| dead_letters(&t.name)).collect::<Vec<_>>().join(", ")),
     ];
     let mut facts = facts.map(|(name, value)| (name.to_string(), value)).to_vec();
+    if input.mode.is_changes() {
+        facts.insert(1, ("rows".to_string(), changes(&input.mode)));
+    }
     if let Some(types) = &decode.types {
         let all = types.types.iter().map(|of| if of.is == of.name { of.name.clone() } else { format!("{} ({})", of.name, of.is) });
         let other = match types.other {
@@ -106,6 +116,10 @@ pub(super) fn step(stage: &Stage, node: &PlanNode) -> Entry {
     let mut add = |name: &str, value: String| facts.push((name.to_string(), value));
     add("rows that fail", if node.on_error == OnError::Drop { "dropped and counted" } else { "dead letters" }.to_string());
     add("key after it", key(node.keys.first().and_then(Option::as_ref)));
+    let mode = node.planned.outputs.first().map(|port| &port.mode);
+    if let Some(mode) = mode.filter(|mode| mode.is_changes()) {
+        add("rows", mode.to_string());
+    }
     if node.planned.delay > 0 {
         add("time after it", format!("{} behind its input", Interval(node.planned.delay)));
     }
@@ -137,6 +151,9 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
                 let columns = key.columns.join(", ");
                 key.codec.as_ref().map_or(columns.clone(), |codec| format!("{columns} as a record in {}", codec.format.name()))
             });
+            if has_changes(&output.schema) {
+                add("changes", "a record is the row as it is; one without a value says that the row is gone".to_string());
+            }
             add("key", key.unwrap_or_else(|| "none: rows go to the partition with their task's number".to_string()));
             add("timestamp", sink.timestamp.clone().unwrap_or_else(|| "event time".to_string()));
             if let Some(partition) = &sink.partition {

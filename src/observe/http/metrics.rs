@@ -188,7 +188,9 @@ fn positions(f: &mut Families, s: &Snapshot) {
 fn rows(f: &mut Families, s: &Snapshot) {
     for (tp, c) in &s.sources {
         let partition = tp.partition.to_string();
-        for (result, n) in [("row", c.rows), ("skipped", c.skipped), ("dead_lettered", c.dead)] {
+        // Of a change record there are two rows.
+        let whole = c.records.saturating_sub(c.skipped + c.dead);
+        for (result, n) in [("row", whole), ("skipped", c.skipped), ("dead_lettered", c.dead)] {
             f.set(&of::SOURCE_RECORDS, &[&tp.topic, &partition, result], n as f64);
         }
         f.set(&of::WRONG_UNIT, &[&tp.topic, &partition], c.wrong_unit as f64);

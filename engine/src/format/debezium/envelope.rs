@@ -2,19 +2,9 @@
 
 use std::borrow::Cow;
 
+use headwater_formats::{Change, ChangedRow, Operation};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-
-/// What a record says about a row: rows are JSON objects.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Change<'a> {
-    /// The row as it was, where the connector says it.
-    pub before: Option<&'a str>,
-    /// The row as it is; `None`: it was deleted.
-    pub after: Option<&'a str>,
-    /// When the connector saw the change, in milliseconds since 1970.
-    pub at: Option<i64>,
-}
 
 #[derive(Deserialize)]
 struct Envelope<'a> {
@@ -45,20 +35,16 @@ fn present<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 ///
 /// # Errors
 /// It is not a change of a row: no JSON, no `op`, or another kind of operation.
-pub fn read(value: &[u8]) -> Result<Option<Change<'_>>, String> {
+pub fn read<'a>(value: &'a [u8]) -> Result<Option<Change<'a>>, String> {
     let payload = unwrap(value)?;
     if payload == "null" {
         return Ok(None);
     }
-    let envelope: Envelope<'_> = serde_json::from_str(payload).map_err(no_record)?;
-    let after = match envelope.op.as_deref() {
-        Some("c" | "r" | "u") => envelope.after.map(RawValue::get),
-        Some("d") => None,
-        Some("t") => return Err("`op: t` (truncate) is not supported".into()),
-        Some(_) => return Err("its `op` is not a change of a row".into()),
-        None => return Err("not a Debezium change record: it has no `op`".into()),
-    };
-    Ok(Some(Change { before: envelope.before.map(RawValue::get), after, at: envelope.ts_ms }))
+    let envelope: Envelope<'a> = serde_json::from_str(payload).map_err(no_record)?;
+    let operation = Operation::of(envelope.op.as_deref())?;
+    let after = if operation == Operation::Delete { None } else { envelope.after };
+    let row = |row: Option<&'a RawValue>| row.map(|row| ChangedRow::plain(row.get().as_bytes()));
+    Ok(Some(Change { operation, before: row(envelope.before), after: row(after), at: envelope.ts_ms }))
 }
 
 /// Where it stops being one: what stands there may be personal data.
@@ -89,11 +75,16 @@ mod tests {
         read(value.as_bytes()).unwrap().unwrap()
     }
 
+    fn row(text: &str) -> ChangedRow<'_> {
+        ChangedRow::plain(text.as_bytes())
+    }
+
     #[test]
     fn records_are_read_with_and_without_their_schema() {
         let plain = r#"{"op":"u","before":{"id":1},"after":{"id":2},"ts_ms":7,"source":{"lsn":1}}"#;
         let wrapped = format!(r#"{{"schema":{{"type":"struct"}},"payload":{plain}}}"#);
-        let expected = Change { before: Some(r#"{"id":1}"#), after: Some(r#"{"id":2}"#), at: Some(7) };
+        let (before, after) = (Some(row(r#"{"id":1}"#)), Some(row(r#"{"id":2}"#)));
+        let expected = Change { operation: Operation::Update, before, after, at: Some(7) };
         assert_eq!((change(plain), change(&wrapped)), (expected, expected));
         assert_eq!(unwrap(br#"{"schema":null,"payload":{"id":1}}"#), Ok(r#"{"id":1}"#));
         assert_eq!(unwrap(br#"{"payload":7}"#), Ok(r#"{"payload":7}"#));
@@ -103,7 +94,8 @@ mod tests {
     #[test]
     fn deletions_are_those_without_a_row_after() {
         assert_eq!(change(r#"{"op":"d","before":{"id":1},"after":null}"#).after, None);
-        assert_eq!(change(r#"{"op":"u","before":null,"after":null}"#), Change { before: None, after: None, at: None });
+        let nothing = Change { operation: Operation::Update, before: None, after: None, at: None };
+        assert_eq!(change(r#"{"op":"u","before":null,"after":null}"#), nothing);
         assert_eq!(read(br#"{"schema":null,"payload":null}"#), Ok(None));
     }
 

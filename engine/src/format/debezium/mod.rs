@@ -5,7 +5,7 @@ pub mod envelope;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use headwater_formats::{Decoder, Encoder};
+use headwater_formats::{Change, ChangeDecoder, ChangedRow, DecodeError, Decoder, Encoder, JsonDecoder, RowBuilder, json_payload};
 use operator_core::Diagnostic;
 use serde_json::Value;
 
@@ -21,7 +21,7 @@ impl Kind for Debezium {
     }
 
     fn summary(&self) -> &'static str {
-        "Change records of a database as Debezium writes them in JSON; the columns are those of the row. For tables."
+        "Change records of a database as Debezium writes them in JSON; the columns are those of the row."
     }
 
     fn content(&self) -> Content {
@@ -37,7 +37,7 @@ impl Kind for Debezium {
             Some(Declared::Record(columns)) => Ok((Arc::new(declared_columns(columns, None)?), None)),
             Some(_) => Err(no_mapping()),
             None => {
-                let found = Diagnostic::error("schema", "the columns of a Debezium table are not declared").at(["format"]);
+                let found = Diagnostic::error("schema", "the columns of Debezium records are not declared").at(["format"]);
                 Err(found.help("declare the row's columns (those in `after`) under `schema`"))
             }
         }
@@ -47,8 +47,12 @@ impl Kind for Debezium {
         Err("a change record is no row".into())
     }
 
+    fn changes(&self, _: Option<&str>, wanted: &SchemaRef) -> Result<Box<dyn ChangeDecoder>, String> {
+        Ok(Box::new(JsonChanges(JsonDecoder::new(wanted))))
+    }
+
     fn check(&self, _: &Rows<'_>) -> Result<Option<(String, String)>, Diagnostic> {
-        Err(super::for_tables("a sink", self))
+        Err(super::not_written(self))
     }
 
     fn encoder(&self, _: &SchemaRef, _: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
@@ -57,5 +61,18 @@ impl Kind for Debezium {
 
     fn encode_json(&self, value: &Value, _: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
         Ok(value.to_string().into_bytes())
+    }
+}
+
+/// Change records in JSON: their rows are objects.
+struct JsonChanges(JsonDecoder);
+
+impl ChangeDecoder for JsonChanges {
+    fn read<'a>(&mut self, value: &'a [u8]) -> Result<Option<Change<'a>>, DecodeError> {
+        envelope::read(json_payload(value)).map_err(DecodeError::Bad)
+    }
+
+    fn row(&mut self, row: ChangedRow<'_>, rows: &mut RowBuilder) -> Result<(), DecodeError> {
+        self.0.decode(row.bytes, rows)
     }
 }

@@ -8,7 +8,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use headwater_formats::{Encoded, Encoder, KeyEncoder, partition};
 use operator_core::Millis;
-use operator_core::batch::{TIME, time_type};
+use operator_core::batch::{OFFSET, TIME, time_type};
+use operator_core::changes::{self, ADDED, GONE};
 
 use super::{Keys, MAX_AHEAD, MAX_RECORD, Unwritable, WriteError};
 use crate::broker::{Broker, BrokerError, Failure, is_compacted};
@@ -57,30 +58,92 @@ impl Topic<'_> {
             (TopicName::Fixed(name), Some(partitions)) => Some(Known { name: name.clone(), partitions, compacted: sink.compacted }),
             _ => None,
         };
+        let mut batch = Batch { topic: self, rows, encoded, fixed, keys: Default::default() };
         let mut unwritable = Vec::new();
+        // The row before is not written: this one takes its place.
+        let mut replaces = false;
         for row in 0..rows.all.num_rows() {
-            let topic = match &fixed {
-                Some(fixed) => fixed.clone(),
-                None => match named(sink, rows.all, row, self.known, self.broker) {
-                    Ok(found) => found,
-                    Err(Unnamed::Later(e)) => return Err(e.into()),
-                    Err(Unnamed::Never(cause)) => {
-                        unwritable.push((row, cause));
-                        continue;
-                    }
-                },
-            };
-            let start = out.records.bytes.len();
-            let added = match encoded.record(row, topic, &mut out.records.bytes) {
-                Ok(record) => out.add(record, start).map_err(|refused| refused.cause),
-                Err(cause) => {
-                    out.records.bytes.truncate(start);
-                    Err(cause)
+            if batch.is_replaced(row)? {
+                replaces = true;
+                continue;
+            }
+            if let Err(cause) = batch.write(row, out)? {
+                unwritable.push((row, cause));
+                // What it would have replaced is gone all the same.
+                if replaces && let Err(cause) = batch.write(row - 1, out)? {
+                    unwritable.push((row - 1, cause));
                 }
-            };
-            unwritable.extend(added.err().map(|cause| (row, cause)));
+            }
+            replaces = false;
         }
         Ok(unwritable)
+    }
+}
+
+/// The rows of a batch and where they go.
+struct Batch<'t, 'a, 'r> {
+    topic: &'t mut Topic<'a>,
+    rows: &'r Rows<'r>,
+    encoded: Records<'r>,
+    /// The topic, if it is the same for all rows.
+    fixed: Option<Known>,
+    /// Room for the keys of two rows.
+    keys: (Vec<u8>, Vec<u8>),
+}
+
+impl Batch<'_, '_, '_> {
+    /// Writes the record of a row. The inner error is that of the row: why it can't be written.
+    fn write(&mut self, row: usize, out: &mut SendBuffer) -> Result<Result<(), String>, WriteError> {
+        let topic = match self.topic_of(row) {
+            Ok(found) => found,
+            Err(Unnamed::Later(e)) => return Err(e.into()),
+            Err(Unnamed::Never(cause)) => return Ok(Err(cause)),
+        };
+        let start = out.records.bytes.len();
+        Ok(match self.encoded.record(row, topic, &mut out.records.bytes) {
+            Ok(record) => out.add(record, start).map_err(|refused| refused.cause),
+            Err(cause) => {
+                out.records.bytes.truncate(start);
+                Err(cause)
+            }
+        })
+    }
+
+    fn topic_of(&mut self, row: usize) -> Result<Known, Unnamed> {
+        match &self.fixed {
+            Some(fixed) => Ok(fixed.clone()),
+            None => named(self.topic.sink, self.rows.all, row, self.topic.known, self.topic.broker),
+        }
+    }
+
+    /// A row that is gone, and the next one is there instead: both come from one record, or were made by a step, have the same key and
+    /// go to the same place. (Rows of two records are not one update: whether they are in one batch is a matter of arrival.)
+    fn is_replaced(&mut self, row: usize) -> Result<bool, WriteError> {
+        let (signs, offsets) = (&self.encoded.signs, &self.encoded.offsets);
+        let of = |row: usize| Some((*signs.as_ref()?.get(row)?, *offsets.as_ref()?.get(row)?));
+        if !matches!((of(row), of(row + 1)), (Some((GONE, old)), Some((ADDED, new))) if old == new) {
+            return Ok(false);
+        }
+        let mut keys = std::mem::take(&mut self.keys);
+        let (old, new) = (self.place(row, &mut keys.0)?, self.place(row + 1, &mut keys.1)?);
+        let same = old.is_some() && old == new && keys.0 == keys.1;
+        self.keys = keys;
+        Ok(same)
+    }
+
+    /// Where the record of a row goes, and its key; `None` if it has no key or can't be written.
+    fn place(&mut self, row: usize, key: &mut Vec<u8>) -> Result<Option<(Arc<str>, i32)>, WriteError> {
+        key.clear();
+        let topic = match self.topic_of(row) {
+            Ok(topic) => topic,
+            Err(Unnamed::Later(e)) => return Err(e.into()),
+            Err(Unnamed::Never(_)) => return Ok(None),
+        };
+        if !self.encoded.keys.write(row, key).unwrap_or(false) {
+            return Ok(None);
+        }
+        let partition = self.encoded.partition(row, &topic, Some(key));
+        Ok(partition.ok().map(|partition| (topic.name, partition)))
     }
 }
 
@@ -96,6 +159,10 @@ struct Records<'a> {
     event_times: Option<&'a [Millis]>,
     /// What `partition` says of each row, if it is set.
     chosen: Option<ArrayRef>,
+    /// Of a stream of changes: which rows are there, and which are gone.
+    signs: Option<&'a [i8]>,
+    /// Of the source records.
+    offsets: Option<&'a [i64]>,
 }
 
 impl<'a> Records<'a> {
@@ -104,7 +171,14 @@ impl<'a> Records<'a> {
         let stamps = column(&sink.timestamp).map(millis).transpose()?;
         let chosen = column(&sink.partition).map(|c| cast(c, &DataType::Int64)).transpose().map_err(|e| e.to_string())?;
         let (headers, event_times) = (HeaderColumns::new(sink, rows.all), times(rows.all));
-        Ok(Records { sink, rows, keys, values, headers, stamps, event_times, chosen })
+        let signs = changes::of(rows.all).map(|signs| signs.values().as_ref());
+        let offsets = rows.all.column_by_name(OFFSET).and_then(|column| column.as_primitive_opt::<Int64Type>());
+        let offsets = offsets.map(|offsets| offsets.values().as_ref());
+        Ok(Records { sink, rows, keys, values, headers, stamps, event_times, chosen, signs, offsets })
+    }
+
+    fn sign(&self, row: usize) -> Option<i8> {
+        self.signs.and_then(|signs| signs.get(row)).copied()
     }
 
     /// Appends the bytes of a row's record to `bytes`.
@@ -121,7 +195,9 @@ impl<'a> Records<'a> {
         }
         let key = has_key.then_some(start..bytes.len());
         let begin = bytes.len();
-        let value = self.values.write(row, bytes)?.then_some(begin..bytes.len());
+        // A row that is gone is a record without a value.
+        let has_value = self.sign(row) != Some(GONE) && self.values.write(row, bytes)?;
+        let value = has_value.then_some(begin..bytes.len());
         let end = bytes.len();
         let headers = self.headers.write(row, bytes).then_some(end..bytes.len());
         let size = bytes.len() - start;

@@ -1,0 +1,82 @@
+//! Planning streams of changes: their keys, and what is not possible with them.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{Field, Schema, SchemaRef};
+use operator_core::keys::is_groupable;
+use operator_core::path::unknown_column;
+use operator_core::{Diagnostic, Mode, Path, type_said};
+
+use super::SinkKey;
+use crate::pipeline::{Key, Source};
+
+/// The columns that say which row of the table a change is about: the `key` of the source.
+pub(super) fn key_of(source: &Source, value: &Schema) -> Result<Vec<Path>, Diagnostic> {
+    let columns = match &source.key {
+        Some(Key::Column(_) | Key::Columns(_)) => source.key.iter().flat_map(Key::columns),
+        Some(Key::Record(_)) => {
+            let found = Diagnostic::error("key-format", "rows of change records have their key among their columns").at(["key"]);
+            return Err(found.help("name the columns: `key: sku`, or `key: [tenant, sku]`"));
+        }
+        None => {
+            let found = Diagnostic::error("changes-key", "change records need a `key`: it says which row a change is about").at(["format"]);
+            return Err(found.help("name the primary key of the table: `key: id`, or `key: [tenant, id]`"));
+        }
+    };
+    let column = |text: &String| {
+        let found = Path::resolve_column(text, value.fields());
+        let field = found.ok_or_else(|| unknown_column(text, value.fields()).at(["key"]))?;
+        if !is_groupable(field.data_type()) {
+            let found = Diagnostic::error("key-type", format!("`{text}` is {}, which can't be a key", type_said(field.data_type())));
+            return Err(found.at(["key"]).help("name the columns of the table's primary key"));
+        }
+        Ok(Path::column(field.name()))
+    };
+    columns.map(column).collect()
+}
+
+/// The columns of the rows: those of the key are never null.
+pub(super) fn with_key(value: &SchemaRef, key: &[Path]) -> SchemaRef {
+    let required = |field: &Arc<Field>| match key.iter().any(|path| path.first() == field.name()) {
+        true => Arc::new(field.as_ref().clone().with_nullable(false)),
+        false => field.clone(),
+    };
+    Arc::new(Schema::new(value.fields().iter().map(required).collect::<Vec<_>>()))
+}
+
+/// What a stream is behind a repartition by these columns. Where they are not all of its key, the changes of a row can be in two
+/// partitions: nothing is kept by key then.
+pub(super) fn repartitioned(mode: &Mode, by: &[Path]) -> Mode {
+    match mode {
+        Mode::Changes { key } if !by.iter().all(|path| key.contains(path)) => Mode::Changes { key: Vec::new() },
+        mode => mode.clone(),
+    }
+}
+
+/// Why a topic can't take the changes of a stream: its records are kept by another key.
+pub(super) fn topic_by(key: Option<&SinkKey>, mode: &Mode) -> Option<Diagnostic> {
+    if !mode.is_changes() {
+        return None;
+    }
+    let Some(by) = mode.key() else {
+        let message = "these are changes without a key, so a topic can't keep the rows that are there";
+        let help = "keep the key's columns in every step, in one step's partitions: repartition only by columns of the key";
+        return Some(Diagnostic::error("changes-key", message).at(["topic"]).help(help));
+    };
+    let own: Vec<Path> = key.iter().flat_map(|key| &key.columns).map(Path::column).collect();
+    let same = own.len() == by.len() && own.iter().all(|path| by.contains(path));
+    let names = by.iter().map(Path::to_string).collect::<Vec<_>>().join(", ");
+    let help = match by {
+        [one] => format!("write `key: {one}`: a record is then the row as it is, and one without a value says that the row is gone"),
+        _ => format!("write `key: [{names}]`: a record is then the row as it is, and one without a value says that the row is gone"),
+    };
+    let place = if key.is_some() { "key" } else { "topic" };
+    (!same).then(|| Diagnostic::error("changes-key", format!("the rows are {mode}, and the topic has another key")).at([place]).help(help))
+}
+
+/// Why a table of this kind of store can't take the changes of a stream.
+pub(super) fn table_of(kind: &str, mode: &Mode) -> Option<Diagnostic> {
+    let message = format!("a `{kind}` sink adds rows, and these are {mode}");
+    let help = "write them to a topic by their key: it keeps the rows that are there";
+    mode.is_changes().then(|| Diagnostic::error("changes-sink", message).at([kind]).help(help))
+}
