@@ -9,7 +9,7 @@ use crate::check;
 use crate::cluster::Cluster;
 use crate::contender::{Contender, Run};
 use crate::native::Producer;
-use crate::orders::{Expected, Orders, PARTITIONS, partitions};
+use crate::orders::{Expected, Orders, PARTITIONS, now_ns, partitions};
 use crate::process::{Measured, Usage};
 use crate::threads;
 
@@ -72,11 +72,6 @@ pub fn fill(cluster: &Cluster, topic: &str, orders: &Orders) -> Result<(), Strin
         }
     }
     producer.flush()
-}
-
-/// Nanoseconds since 1970.
-pub fn now_ns() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
 }
 
 /// Lets a contender work off the topic, then checks what it wrote and removes it.

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
 use crate::contender::{Contender, Run, Work};
-use crate::drain::now_ns;
 use crate::native::{Consumer, Producer, Share};
-use crate::orders::{Order, Orders, PARTITIONS, partitions};
+use crate::orders::{Order, Orders, PARTITIONS, now_ns, partitions};
 use crate::process::Measured;
 use crate::threads::{self, Threads};
 

@@ -132,7 +132,7 @@ fn fill(bootstrap: &str, topic: &str, records: u64, event_rate: u64) -> Result<(
 }
 
 fn now_ms() -> i64 {
-    (drain::now_ns() / 1_000_000) as i64
+    (orders::now_ns() / 1_000_000) as i64
 }
 
 fn measure(settings: &Settings, throughput: bool, latency: bool) -> Result<(), String> {

@@ -39,6 +39,11 @@ pub fn random(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Nanoseconds since 1970.
+pub fn now_ns() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+}
+
 /// What of an order the workloads look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Order {

@@ -4,9 +4,8 @@ use std::io::Write;
 use std::time::Duration;
 
 use crate::cluster::Cluster;
-use crate::drain::now_ns;
 use crate::native::Producer;
-use crate::orders::{Order, Orders, partition, random};
+use crate::orders::{Order, Orders, now_ns, partition, random};
 
 /// How long after its order a payment is joined with it, as in `pipelines/wj.yaml`, and how long after it payments come: milliseconds.
 const WITHIN: u64 = 600_000;
