@@ -123,7 +123,7 @@ impl Problem {
     pub fn found(source: &Source, root: &Node, d: Diagnostic) -> Problem {
         let node = root.find(&d.path);
         let cut = d.code == "syntax" && node.is_some_and(|node| is_cut(source, node));
-        let help = match node.filter(|_| is_sql(&d.path)).and_then(unquoted) {
+        let help = match node.filter(|_| d.sql).and_then(unquoted) {
             _ if cut => Some(CUT.to_string()),
             Some(unquoted) if d.code == "syntax" => Some(unquoted),
             Some(unquoted) if d.code == "unknown-column" => Some(match d.help {
@@ -266,17 +266,6 @@ fn cut(text: &str, mark: &Range<usize>) -> (String, Range<usize>) {
 
 /// What to do about a text that [`is_cut`].
 const CUT: &str = "` #` starts a comment in YAML and ends the text: if it belongs to the text, quote the whole value";
-
-/// The path leads to an expression, not to the name of a column.
-pub(crate) fn is_sql(path: &[String]) -> bool {
-    let [section, _, operator, rest @ ..] = path else { return false };
-    section == "steps"
-        && match operator.as_str() {
-            "filter" | "fanout" => true,
-            "map" | "window" | "join" => rest.first().is_some_and(|key| ["select", "add", "compute"].contains(&key.as_str())),
-            _ => false,
-        }
-}
 
 /// What to do about an expression that looks like a text whose quotes were YAML's, as in `kind: 'gift card'`.
 fn unquoted(node: &Node) -> Option<String> {

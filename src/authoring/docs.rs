@@ -96,21 +96,12 @@ fn choice_of(choice: &Value) -> Option<String> {
     choice.get("const").and_then(Value::as_str).map(str::to_string).or_else(|| Some(format!("{{ {}: .. }}", key()?)))
 }
 
-/// What kind of value a key has, in a word or two.
+/// What kind of value a key has, in a word or two: its type's own (`x-type` in its schema), or JSON's.
 fn kind_of(property: &Value, definitions: &Map<String, Value>) -> String {
-    let name = property.get("$ref").or_else(|| property.pointer("/allOf/0/$ref")).or_else(|| {
-        property.get("anyOf").and_then(Value::as_array).and_then(|choices| choices.iter().find_map(|choice| choice.get("$ref")))
-    });
-    match name.and_then(Value::as_str).map(|name| name.rsplit('/').next().unwrap_or(name)) {
-        Some("Duration") => return "duration".into(),
-        Some("WindowLength") => return "duration, `1w`, `1mo`, `1y`".into(),
-        Some("DurationOrNever") => return "duration or `never`".into(),
-        Some("Sql") => return "SQL".into(),
-        Some("NamedSql") => return "map of SQL".into(),
-        Some("Compute") => return "map of aggregates".into(),
-        _ => {}
-    }
     let of = resolved(property, definitions);
+    if let Some(words) = of.get("x-type").and_then(Value::as_str) {
+        return words.into();
+    }
     let choices: Vec<String> = of.get("oneOf").and_then(Value::as_array).into_iter().flatten().filter_map(choice_of).collect();
     if !choices.is_empty() {
         return choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(", ");

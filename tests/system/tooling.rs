@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::environment::{HW, exclusive, run, tail};
 use crate::log::{create, produce};
+use crate::width::operators;
 
 /// A block of the tutorial: its commands, and the lines that must be in what they print.
 struct Block {
@@ -115,7 +116,7 @@ fn editors_complete_document_and_mark_pipelines() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     let list = |name: &str| found[name].as_array().unwrap().iter().filter_map(Value::as_str).collect::<Vec<_>>();
-    for operator in ["filter", "map", "enrich", "window", "fanout", "dedup", "join", "on_error"] {
+    for operator in operators().iter().map(String::as_str).chain(["on_error"]) {
         assert!(list("steps").contains(&operator), "a step completes {:?}", list("steps"));
     }
     for key in ["tumbling", "by", "compute", "lateness", "expire"] {

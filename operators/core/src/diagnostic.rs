@@ -26,11 +26,13 @@ pub struct Diagnostic {
     pub message: String,
     /// What would be right.
     pub help: Option<String>,
+    /// The value is a SQL expression.
+    pub sql: bool,
 }
 
 impl Diagnostic {
     pub fn error(code: &'static str, message: impl Into<String>) -> Diagnostic {
-        Diagnostic { severity: Severity::Error, code, path: Vec::new(), within: None, message: message.into(), help: None }
+        Diagnostic { severity: Severity::Error, code, path: Vec::new(), within: None, message: message.into(), help: None, sql: false }
     }
 
     pub fn warning(code: &'static str, message: impl Into<String>) -> Diagnostic {

@@ -76,6 +76,7 @@ impl JsonSchema for OrNever {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
+            "x-type": "duration or `never`",
             "pattern": "^(never|[0-9]+ ?(ms|s|m|h|d))$",
             "description": "A length of time (a whole number and a unit: ms, s, m, h, d), or `never`.",
             "examples": ["60s", "30d", "never"]
@@ -103,6 +104,7 @@ impl JsonSchema for Interval {
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
         schemars::json_schema!({
             "type": "string",
+            "x-type": "duration",
             "pattern": "^[0-9]+ ?(ms|s|m|h|d)$",
             "description": "A length of time: a whole number and a unit (ms, s, m, h, d).",
             "examples": ["250ms", "5s", "2m"]

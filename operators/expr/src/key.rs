@@ -14,6 +14,6 @@ pub fn key_column(text: &str, schema: &SchemaRef, help: &str) -> Result<Path, Di
     Path::resolve(text, schema.fields()).map_err(|unknown| match Expr::compile(text, schema).map_err(|e| e.diagnostic()) {
         Ok(_) => Diagnostic::error("not-a-column", format!("`{text}` is not a column")).help(help),
         Err(found) if found.code == "syntax" => unknown,
-        Err(found) => found,
+        Err(found) => Diagnostic { sql: false, ..found },
     })
 }

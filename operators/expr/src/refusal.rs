@@ -39,10 +39,7 @@ impl ExprError {
 
     /// The finding as the planner reports it; the caller adds the path with [`Diagnostic::at`].
     pub fn diagnostic(self) -> Diagnostic {
-        let mut diagnostic = Diagnostic::error(self.code, self.message);
-        diagnostic.within = self.within;
-        diagnostic.help = self.help;
-        diagnostic
+        Diagnostic { within: self.within, help: self.help, sql: true, ..Diagnostic::error(self.code, self.message) }
     }
 }
 

@@ -67,6 +67,8 @@ impl JsonSchema for Sql {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": ["string", "number", "boolean"],
+            "x-type": "SQL",
+            "format": "sql",
             "description": "A SQL expression over the columns of the step's input. Names are case-sensitive; fields are \
                             written with dots (`data.total`), texts in single quotes.",
             "examples": ["data.total > 0 AND data.currency IS NOT NULL", "quantity * unit_price"]
@@ -125,6 +127,7 @@ impl JsonSchema for NamedSql {
         let sql = generator.subschema_for::<Sql>();
         json_schema!({
             "type": "object",
+            "x-type": "map of SQL",
             "description": "Names with a SQL expression each; the order is kept.",
             "additionalProperties": sql
         })

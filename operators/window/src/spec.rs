@@ -105,6 +105,7 @@ impl JsonSchema for Length {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "string",
+            "x-type": "duration, `1w`, `1mo`, `1y`",
             "pattern": "^[0-9]+ ?(ms|s|m|h|d|w|mo|y)$",
             "description": "A length of time: a whole number and a unit (ms, s, m, h, d), or weeks (w), months (mo) or years (y).",
             "examples": ["1m", "1h", "1d", "1w", "1mo"]
@@ -203,9 +204,11 @@ impl JsonSchema for Compute {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "type": "object",
+            "x-type": "map of aggregates",
             "minProperties": 1,
             "additionalProperties": {
                 "type": "string",
+                "format": "sql",
                 "description": "An aggregate of SQL expressions.",
                 "examples": ["count(*)", "count(DISTINCT order_id)", "sum(quantity * price)", "approx_percentile(latency, 0.99)"]
             }

@@ -1,8 +1,13 @@
 //! Pages are those of the code, and their examples run.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field};
+use arrow::datatypes::{DataType, Field, Schema};
+use headwater_engine::yaml;
+use operator_core::batch::system_fields;
+use operator_core::{InputInfo, Mode, PlanCx};
 use serde_json::json;
 
 use super::*;
@@ -29,6 +34,11 @@ fn pages_of_operators_are_current() {
     assert!(wrong.is_empty(), "not current (UPDATE=1 rewrites them): {wrong:?}");
     let files = std::fs::read_dir(&dir).unwrap().count();
     assert_eq!(files, operators().0.len(), "a page of no operator is left over");
+    for (page, row) in [("README.md", "| `NAME` |"), ("docs/yaml.md", "### NAME\n")] {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(page)).unwrap();
+        let missing: Vec<_> = operators().names().filter(|name| !text.contains(&row.replace("NAME", name))).collect();
+        assert!(missing.is_empty(), "{page} says nothing of {missing:?}");
+    }
 }
 
 /// A type as a source declares it, and a value of it.
@@ -47,6 +57,18 @@ fn declared(field: &Field) -> (String, Value) {
         DataType::Boolean => ("bool".into(), json!(true)),
         other => (format!("\"{}\"", operator_core::type_name(other).replace(", ", ",")), json!(2000)),
     }
+}
+
+/// The name of the first output of the example: empty for the main one, as where the example reads tables.
+fn first_port(kind: &Kind, step: &str) -> String {
+    let root = yaml::parse(kind.example).unwrap();
+    let inputs = operator_script::type_syntax::inputs(kind.example_input, kind.inputs).unwrap();
+    let with_system = |input: &Schema| input.fields().iter().cloned().chain(system_fields().into_iter().map(Arc::new)).collect::<Vec<_>>();
+    let info = |input| InputInfo { schema: Arc::new(Schema::new(with_system(input))), key: None, mode: Mode::Append };
+    let inputs: Vec<InputInfo> = inputs.iter().map(info).collect();
+    let config = root.find(&["steps", step, kind.name].map(String::from)).unwrap();
+    let planned = kind.plan(config, &PlanCx { input: &inputs[0], others: &inputs[1..], tables: &BTreeMap::new() });
+    planned.map_or_else(|_| String::new(), |planned| planned.outputs[0].name.clone())
 }
 
 /// The example as a whole pipeline: sources with the columns it wants, the tables it names, a sink for its output. Also a row for
@@ -71,7 +93,10 @@ fn pipeline(kind: &Kind) -> (String, Vec<(String, String)>) {
     let tables = "tables:\n  products: { topic: business.catalog.products, key: id, schema: { id: string, category: string } }\n  \
                   customers: { topic: business.users.customers, key: id, schema: { id: long, tier: string } }\n";
     let tables = if kind.example.contains("table: products") { tables } else { "" };
-    let output = if kind.name == "fanout" { format!("{step}.high_value") } else { step };
+    let output = match first_port(kind, &step).as_str() {
+        "" => step,
+        port => format!("{step}.{port}"),
+    };
     let text = format!(
         "apiVersion: headwater/v1\nname: example\nsources:\n{sources}{tables}{}\
          sinks:\n  out: {{ from: {output}, topic: analytics.orders.example, create: {{ partitions: 1 }} }}\n",

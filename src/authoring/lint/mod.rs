@@ -1,5 +1,6 @@
 //! Findings of `hw lint` beyond the planner's: naming conventions and committed secrets.
 
+mod expressions;
 mod names;
 mod quotes;
 

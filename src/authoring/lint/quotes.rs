@@ -6,16 +6,17 @@
 use headwater_engine::yaml::{Node, Value};
 use operator_core::Diagnostic;
 
-use crate::diagnose::is_sql;
+use super::expressions::Expressions;
+use crate::registry::operators;
 
 /// Numbers, dates, names and truth values where SQL is expected, if they may have been meant as a text. `sound`: the pipeline has no
 /// error, so that a name is one of a column.
 pub fn check(root: &Node, sound: bool) -> Vec<Diagnostic> {
-    let mut found = Vec::new();
+    let (mut found, expressions) = (Vec::new(), Expressions::of(&operators()));
     root.texts(&mut |path, node, text| {
         let Value::Scalar { plain, block: false, .. } = node.value else { return };
         let problem = match plain {
-            _ if !is_sql(path) => None,
+            _ if !expressions.is_sql(path) => None,
             false if only_numbers(text) => {
                 let meant = if text.contains('-') { "is computed as a difference" } else { "is a number" };
                 let problem = Diagnostic::warning("quoted-number", format!("YAML removed the quotes: `{text}` {meant}"));
