@@ -92,7 +92,7 @@ impl LoadedTables {
         if *count == 0 {
             tracing::warn!(
                 %partition, offset, table,
-                "a key of the table is written in two ways (another schema id, order of members or spaces): compaction keeps a record of \
+                "a key of the table is written in two notations (another schema id, order of members or spaces): compaction keeps a record of \
                  each, so a row that is deleted in one of them is there again after a restart, once its tombstone is gone. Write deletions \
                  with the bytes of the rows' keys"
             );

@@ -126,6 +126,79 @@ fn modules_import_in_one_direction() {
     }
 }
 
+/// The folders and files of `src`, each below those that may import it.
+const ORDER: [&str; 14] = [
+    "style",
+    "check",
+    "diagnose",
+    "observe",
+    "web",
+    "schema_registry",
+    "config",
+    "sinks",
+    "registry",
+    "pipeline_files",
+    "cases",
+    "authoring",
+    "worker",
+    "cli",
+];
+
+#[test]
+fn the_program_imports_downwards() {
+    let rank = |name: &str| ORDER.iter().position(|known| *known == name);
+    let mut found = Vec::new();
+    for (from, imports) in imports("src", &texts(&["rs"])) {
+        let Some(own) = rank(&from) else {
+            found.push(format!("`{from}` has no place in the order of folders"));
+            continue;
+        };
+        let upward = imports.iter().filter(|(to, _)| rank(to).is_none_or(|to| to > own));
+        found.extend(upward.map(|(to, file)| format!("{file} imports `{to}`, which is above it")));
+    }
+    assert_none(&found, "imports that lead upwards");
+}
+
+/// What the crates may depend on, of ours; families of operators have a line for all of them.
+const CRATES: [(&str, &[&str]); 9] = [
+    ("operators/core", &[]),
+    ("operators/script", &["operator-core"]),
+    ("operators/expr", &["operator-core"]),
+    ("operators/", &["operator-core", "operator-expr"]),
+    ("formats", &[]),
+    ("engine", &["operator-core", "headwater-formats"]),
+    ("kafka", &["headwater-engine"]),
+    ("generate", &[]),
+    ("devenv", &[]),
+];
+
+#[test]
+fn crates_depend_downwards() {
+    let own = Regex::new(r"(?m)^((?:operator|headwater)-[a-z]+)\b").unwrap();
+    let mut found = Vec::new();
+    for (name, text) in texts(&["toml"]).iter().filter(|(name, _)| name.ends_with("/Cargo.toml")) {
+        let Some((_, may)) = CRATES.iter().find(|(folder, _)| name.starts_with(folder)) else { continue };
+        let dependencies = text.split_once("\n[dependencies]").map_or("", |(_, rest)| rest.split("\n[").next().unwrap_or_default());
+        let more = own.captures_iter(dependencies).filter(|one| !may.contains(&&one[1]));
+        found.extend(more.map(|one| format!("{name}: {}", &one[1])));
+    }
+    assert_none(&found, "dependencies between crates that lead upwards");
+}
+
+/// Names that say nothing of what is inside.
+const EMPTY: [&str; 8] = ["common", "utils", "types", "error", "proto", "macros", "testing", "helpers"];
+
+#[test]
+fn modules_are_called_after_what_they_hold() {
+    let stem = |name: &str| {
+        Path::new(name).with_extension("").components().map(|c| c.as_os_str().to_string_lossy().into_owned()).collect::<Vec<_>>()
+    };
+    let empty = |name: &&String| stem(name).iter().any(|part| EMPTY.contains(&part.as_str()));
+    let files = texts(&["rs"]);
+    let found: Vec<_> = files.iter().map(|(name, _)| name).filter(empty).cloned().collect();
+    assert_none(&found, "names that say nothing");
+}
+
 #[test]
 fn a_cycle_is_found_and_what_leads_into_it_is_not_part_of_it() {
     let file = |name: &str, text: &str| (format!("src/{name}.rs"), text.to_string());
@@ -141,7 +214,7 @@ const TO_WRITE: &str = "operators/top/Cargo.toml";
 /// Paths of files that texts name in backquotes or link to.
 #[test]
 fn references_lead_somewhere() {
-    let quoted = Regex::new(r"`((?:engine|src|operators|formats|generate|tests|docs|deploy|benches)/[\w./-]+)`").unwrap();
+    let quoted = Regex::new(r"`((?:engine|src|operators|formats|kafka|generate|devenv|tests|docs|deploy|benches)/[\w./-]+)`").unwrap();
     let link = Regex::new(r"\]\(([^)#:\s]+)(?:#[\w-]*)?\)").unwrap();
     let mut found = Vec::new();
     for (name, text) in texts(&["rs", "md"]) {
