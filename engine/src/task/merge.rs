@@ -7,6 +7,8 @@
 //! Only rows of one batch are sorted, within the task that split it. Rows that passed through another task (other
 //! partitions, another repartition topic) have no common order.
 
+use std::collections::HashMap;
+
 use arrow::array::{AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::Int64Type;
@@ -32,8 +34,9 @@ pub struct BranchRows {
     pub origin: Origin,
 }
 
-/// A row's place among those that descend from the same batch: its offset, and what is gone before what is there. Rows that an operator made when time moved have
-/// none, and keep the order in which they came; lint warns if they are merged with others (`no-order`).
+/// A row's place among those that descend from the same batch: its offset, and of an update the row that is gone before the new one. Rows
+/// that an operator made when time moved have none, and keep the order in which they came; lint warns if they are merged with others
+/// (`no-order`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MergeKey(BatchSeq, i64, i8);
 
@@ -73,8 +76,17 @@ fn merged(branches: &[BranchRows]) -> Result<BranchRows, ArrowError> {
 pub fn merge_keys(rows: &RecordBatch, seq: BatchSeq) -> Vec<MergeKey> {
     let offsets = rows.column_by_name(OFFSET).and_then(|c| c.as_primitive_opt::<Int64Type>()).map(|c| c.values().as_ref());
     let at = |row: usize| offsets.and_then(|offsets: &[i64]| offsets.get(row)).copied().unwrap_or(-1);
-    let signs = changes::of(rows).map(|signs| signs.values().as_ref());
-    let sign = |row: usize| signs.and_then(|signs: &[i8]| signs.get(row)).copied().unwrap_or_default();
+    let signs = changes::of(rows).map(|signs| signs.values().as_ref()).unwrap_or_default();
+    // How many rows of an offset are gone and there: of several updates, each is a step that must follow the one before.
+    let mut counts: HashMap<i64, [u32; 2]> = HashMap::new();
+    for (row, sign) in signs.iter().enumerate() {
+        let [gone, there] = counts.entry(at(row)).or_default();
+        *(if *sign < 0 { gone } else { there }) += 1;
+    }
+    let sign = |row: usize| match counts.get(&at(row)) {
+        Some([0 | 1, 0 | 1]) => signs.get(row).copied().unwrap_or_default(),
+        _ => 0,
+    };
     let key = |row: usize| match at(row) {
         offset if offset < 0 => MergeKey(seq, -1, 0),
         offset => MergeKey(seq, offset, sign(row)),
@@ -160,6 +172,9 @@ mod tests {
         };
         let merged = in_order(vec![branch(0, &[(1, 1), (2, 1), (-1, 1)]), branch(1, &[(1, -1), (2, -1), (-1, -1)])]).unwrap();
         assert_eq!(changes::of(&merged[0].rows).unwrap().values(), &[1, -1, -1, 1, -1, 1]);
+        // A result that changed twice with one record: each change follows the one before.
+        let merged = in_order(vec![branch(0, &[(1, -1), (1, 1), (1, -1)]), branch(1, &[(0, 1)])]).unwrap();
+        assert_eq!(changes::of(&merged[0].rows).unwrap().values(), &[1, -1, 1, -1]);
     }
 
     #[test]
