@@ -44,15 +44,6 @@ pub(super) fn with_key(value: &SchemaRef, key: &[Path]) -> SchemaRef {
     Arc::new(Schema::new(value.fields().iter().map(required).collect::<Vec<_>>()))
 }
 
-/// What a stream is behind a repartition by these columns. Where they are not all of its key, the changes of a row can be in two
-/// partitions: nothing is kept by key then.
-pub(super) fn repartitioned(mode: &Mode, by: &[Path]) -> Mode {
-    match mode {
-        Mode::Changes { key } if !by.iter().all(|path| key.contains(path)) => Mode::Changes { key: Vec::new() },
-        mode => mode.clone(),
-    }
-}
-
 /// Why a topic can't take the changes of a stream: its records are kept by another key.
 pub(super) fn topic_by(key: Option<&SinkKey>, mode: &Mode) -> Option<Diagnostic> {
     if !mode.is_changes() {

@@ -8,7 +8,7 @@ use operator_core::diagnostic::names as list;
 use operator_core::{Diagnostic, Mode, Path};
 
 use super::build::{Builder, Stream};
-use super::{InputKind, InputTopic, Output, StageInput, Target, Upstream, changes, source};
+use super::{InputKind, InputTopic, Output, StageInput, Target, Upstream, source};
 use crate::partitioner::KeyHash;
 use crate::pipeline::Step;
 use crate::union::united;
@@ -246,7 +246,7 @@ impl Builder<'_> {
             kind: InputKind::Repartition { stage: component, writers, why },
             schema: schema.unwrap_or_else(|| Arc::new(Schema::empty())),
             key: Some(needed.to_vec()),
-            mode: streams.first().map(|stream| changes::repartitioned(&stream.input.mode, needed)).unwrap_or_default(),
+            mode: streams.first().map(|stream| stream.input.mode.repartitioned(needed)).unwrap_or_default(),
         };
         let timed = streams.iter().any(|stream| stream.timed);
         Stream { timed, ..self.begin(input) }

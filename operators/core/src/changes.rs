@@ -56,6 +56,15 @@ impl Mode {
         }
     }
 
+    /// The mode behind a step, or a repartition topic, that brings rows with equal columns `by` together. If these are not all of the key, the
+    /// changes of a row can be in two partitions: nothing can be kept by key then.
+    pub fn repartitioned(&self, by: &[Path]) -> Mode {
+        match self {
+            Mode::Changes { key } if !by.iter().all(|path| key.contains(path)) => Mode::Changes { key: Vec::new() },
+            mode => mode.clone(),
+        }
+    }
+
     /// The mode of rows that a step passed on after renaming or leaving out columns. Without all columns of the key there is no key.
     pub fn after(&self, effect: &KeyEffect) -> Mode {
         match (self, effect) {
@@ -164,6 +173,8 @@ mod tests {
         assert_eq!((gone.clone(), gone.key(), gone.is_changes()), (by(&[]), None, true));
         assert_eq!(gone.after(&renamed(&[("order", "id")])), by(&[]));
         assert_eq!(Mode::Append.after(&renamed(&[])), Mode::Append);
+        assert_eq!(mode.repartitioned(&[Path::column("id")]), mode);
+        assert_eq!(mode.repartitioned(&[Path::column("id"), Path::column("status")]), by(&[]));
         assert_eq!(mode.to_string(), "changes by tenant, id");
         assert_eq!(gone.to_string(), "changes without a key");
     }

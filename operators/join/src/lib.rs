@@ -12,6 +12,8 @@
 //! never was its match (rule R11). Pairs come at once, unmatched rows when their time is over, in the order of (time, key,
 //! position).
 //!
+//! Two streams of changes are joined as tables: see [`tables`].
+//!
 //! A result has the later time of the two. Steps downstream see the watermark later by what unmatched rows are held back, and by
 //! `lateness`, so that no result is late for them. Among results of one time, their positions are those of the pair, not of
 //! whichever row came last.
@@ -23,5 +25,6 @@ mod operator;
 mod plan;
 mod results;
 mod spec;
+mod tables;
 
 pub use spec::{Join, Kind, On, Within};

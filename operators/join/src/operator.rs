@@ -164,6 +164,7 @@ impl JoinOperator {
                 watermarks,
                 positions,
                 futures,
+                ..Results::default()
             };
             let (rows, failed) = results.build(&plan).map_err(broken)?;
             cx.release(rows.num_rows() as u64);
@@ -331,6 +332,7 @@ impl Pairs {
             watermarks: std::mem::take(&mut self.watermarks).into_iter().map(behind).collect(),
             positions: std::mem::take(&mut self.positions),
             futures: std::mem::take(&mut self.futures),
+            ..Results::default()
         };
         let (made, failed) = results.build(plan).map_err(broken)?;
         cx.emit(Port::OUT, made);

@@ -12,7 +12,8 @@ use operator_core::{
 use operator_expr::{Expr, NamedSql};
 
 use crate::operator::JoinOperator;
-use crate::spec::{Columns, Join, Kind, On};
+use crate::spec::{Columns, Join, Kind, On, Within};
+use crate::tables::plan as tables;
 
 /// Names of the two sides, which are also the inputs and what expressions call them.
 pub const SIDES: [&str; 2] = ["left", "right"];
@@ -81,6 +82,8 @@ pub fn plan(join: &Join, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
     let [right] = cx.others else { return Err(vec![Diagnostic::error("from", "a join has two inputs, `left` and `right`")]) };
     let inputs = [cx.input, right];
     let mut problems = Vec::new();
+    let are_tables = tables::are_tables(join, inputs).map_err(|problem| vec![problem])?;
+    let ids = if are_tables { tables::ids(inputs, &mut problems) } else { None };
     let sides = sides(join, inputs, &mut problems);
     let named = all_columns(inputs);
     let late = named.iter().map(|(name, _, field)| Arc::new(field.as_ref().clone().with_name(name).with_nullable(true)));
@@ -100,8 +103,12 @@ pub fn plan(join: &Join, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
     let lateness = join.lateness.millis();
     let delay = lateness.saturating_add(held);
     let effect = key_effect(join, &sides, &named, select.as_ref());
-    let plan = Arc::new(JoinPlan { sides, lateness, delay, all, output: with_system(output), select });
-    Ok(planned(join, plan, effect))
+    let plan = JoinPlan { sides, lateness, delay, all, output: with_system(output), select };
+    let Some([(left, left_types), (right, right_types)]) = ids else { return Ok(planned(join, Arc::new(plan), effect)) };
+    let plan = JoinPlan { all: tables::changing(&plan.all), output: tables::changing(&plan.output), ..plan };
+    let main = OutputPort { key_of: effect.1, ..OutputPort::main(plan.output.clone(), effect.0) };
+    let plan = tables::TablePlan { join: plan, ids: [left, right], id_types: [left_types, right_types] };
+    Ok(tables::planned(join, plan, &named, main))
 }
 
 fn planned(join: &Join, plan: Arc<JoinPlan>, (key, key_of): (KeyEffect, Input)) -> Planned {
@@ -160,7 +167,7 @@ fn sides(join: &Join, inputs: [&InputInfo; 2], problems: &mut Vec<Diagnostic>) -
         let problem = Diagnostic::error("join-columns", message).at(["on"]);
         problems.push(problem.help("write as many columns for each side, such as `{ left: order_id, right: data.orderId }`"));
     }
-    let (within, outer) = (join.within, join.kind.outer());
+    let (within, outer) = (join.within.unwrap_or_default(), join.kind.outer());
     // Seen from the other side, before and after change places.
     let reach = [(within.before, within.after), (within.after, within.before)];
     let mut sides = Vec::new();
@@ -230,7 +237,7 @@ fn key_column(text: &str, side: &str, schema: &SchemaRef) -> Result<(Path, DataT
 }
 
 /// A column of the result, without `select`: its name, its side and the field it is in that side.
-type Named = (String, usize, FieldRef);
+pub type Named = (String, usize, FieldRef);
 
 /// All columns of both sides. Those of one name are told apart by their side.
 fn all_columns(inputs: [&InputInfo; 2]) -> Vec<Named> {
@@ -307,33 +314,40 @@ fn key_effect(join: &Join, sides: &[Side; 2], named: &[Named], select: Option<&S
         // Rows of either side can be missing.
         Kind::Full => return (KeyEffect::Renamed(Vec::new()), Input::ONLY),
     };
-    let mut renamed = Vec::new();
-    match select {
-        Some(select) => {
-            for (name, expr) in &select.columns {
-                let Some(path) = expr.as_path().filter(|path| path.first() == SIDES[of]) else { continue };
-                let Some(old) = Path::from_names(path.names().skip(1).map(String::from)) else { continue };
-                renamed.extend(old.moved(&Path::column(name), expr.data_type()));
-            }
-        }
-        None => {
-            for (name, _, field) in named.iter().filter(|(_, side, _)| *side == of) {
-                renamed.extend(Path::column(field.name()).moved(&Path::column(name), field.data_type()));
-            }
-        }
-    }
+    let mut renamed = renames(of, named, select);
     // Only the key is worth knowing.
     let key = sides.get(of).map(|side| side.key.as_slice()).unwrap_or_default();
     renamed.retain(|(old, _)| key.contains(old));
     (KeyEffect::Renamed(renamed), Input(of as u16))
 }
 
+/// Columns and fields of a side, and where they are in the result.
+pub fn renames(side: usize, named: &[Named], select: Option<&Select>) -> Vec<(Path, Path)> {
+    let mut renamed = Vec::new();
+    match select {
+        Some(select) => {
+            for (name, expr) in &select.columns {
+                let Some(path) = expr.as_path().filter(|path| path.first() == SIDES[side]) else { continue };
+                let Some(old) = Path::from_names(path.names().skip(1).map(String::from)) else { continue };
+                renamed.extend(old.moved(&Path::column(name), expr.data_type()));
+            }
+        }
+        None => {
+            for (name, _, field) in named.iter().filter(|(_, of, _)| *of == side) {
+                renamed.extend(Path::column(field.name()).moved(&Path::column(name), field.data_type()));
+            }
+        }
+    }
+    renamed
+}
+
 fn details(join: &Join, plan: &JoinPlan) -> Vec<(String, String)> {
     let [left, right] = &plan.sides;
+    let Within { before, after } = join.within.unwrap_or_default();
     let on: Vec<String> = left.key.iter().zip(&right.key).map(|(a, b)| format!("left.{a} = right.{b}")).collect();
-    let within = match join.within.before == join.within.after {
-        true => format!("{} either way", join.within.before),
-        false => format!("right from {} before to {} after left", join.within.before, join.within.after),
+    let within = match before == after {
+        true => format!("{before} either way"),
+        false => format!("right from {before} before to {after} after left"),
     };
     let kept = |side: &Side| Interval(side.after.saturating_add(plan.lateness)).to_string();
     let reach = Interval(left.before.saturating_add(left.after).saturating_mul(2));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, StructArray, TimestampMillisecondArray, new_null_array};
+use arrow::array::{ArrayRef, BooleanArray, Int8Array, Int64Array, RecordBatch, StructArray, TimestampMillisecondArray, new_null_array};
 use arrow::buffer::NullBuffer;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Schema};
@@ -13,15 +13,20 @@ use operator_core::{Millis, memory};
 use crate::plan::{JoinPlan, Select};
 
 /// Rows to be made of the columns of both sides.
+#[derive(Default)]
 pub struct Results {
     /// The user's columns of each side; `None`: that side is missing in all rows.
     pub sides: [Option<Vec<ArrayRef>>; 2],
+    /// The rows in which a side that has columns is not missing; `None`: it is there in all of them.
+    pub there: [Option<NullBuffer>; 2],
     /// Event times of each side's rows, where it is there.
     pub times: [Vec<Millis>; 2],
     pub watermarks: Vec<Millis>,
     /// The place of each result among those of its time ([`position`]).
     pub positions: Vec<i64>,
     pub futures: Vec<bool>,
+    /// Whether each result is there or gone, of a stream of changes.
+    pub changes: Option<Vec<i8>>,
 }
 
 /// A result that can't be computed: a row with all columns, and the cause.
@@ -68,32 +73,35 @@ impl Results {
         Ok((RecordBatch::try_new(plan.output.clone(), kept.columns().to_vec())?, failed))
     }
 
-    fn system(&self) -> [ArrayRef; 4] {
+    fn system(&self) -> Vec<ArrayRef> {
         let [left, right] = &self.times;
         let times: Vec<Millis> = match (left.is_empty(), right.is_empty()) {
             (true, _) => right.clone(),
             (_, true) => left.clone(),
             _ => left.iter().zip(right).map(|(a, b)| *a.max(b)).collect(),
         };
-        [
+        let mut system: Vec<ArrayRef> = vec![
             Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC")),
             Arc::new(Int64Array::from(self.watermarks.clone())),
             Arc::new(Int64Array::from(self.positions.clone())),
             Arc::new(BooleanArray::from(self.futures.clone())),
-        ]
+        ];
+        system.extend(self.changes.iter().map(|changes| Arc::new(Int8Array::from(changes.clone())) as ArrayRef));
+        system
     }
 
     /// The computed columns, and the first cause of every row that fails.
     fn compute(&self, select: &Select, rows: usize) -> Result<(Vec<ArrayRef>, BTreeMap<usize, String>), ArrowError> {
         let mut records: Vec<ArrayRef> = Vec::new();
-        for ((field, present), times) in select.input.fields().iter().zip(&self.sides).zip(&self.times) {
+        let sides = self.sides.iter().zip(&self.there).zip(&self.times);
+        for (field, ((present, there), times)) in select.input.fields().iter().zip(sides) {
             let DataType::Struct(fields) = field.data_type() else {
                 return Err(ArrowError::SchemaError(format!("`{}` is not a record", field.name())));
             };
             let (columns, nulls): (Vec<ArrayRef>, _) = match present {
                 Some(columns) => {
-                    let times: ArrayRef = Arc::new(TimestampMillisecondArray::from(times.clone()).with_timezone("UTC"));
-                    (columns.iter().cloned().chain([times]).collect(), None)
+                    let times = TimestampMillisecondArray::new(times.clone().into(), there.clone()).with_timezone("UTC");
+                    (columns.iter().cloned().chain([Arc::new(times) as ArrayRef]).collect(), there.clone())
                 }
                 None => (fields.iter().map(|field| new_null_array(field.data_type(), rows)).collect(), Some(NullBuffer::new_null(rows))),
             };

@@ -11,7 +11,8 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::plan::SIDES;
 
-/// Pairs rows of the inputs `left` and `right` that have equal keys and event times close to each other.
+/// Pairs rows of the inputs `left` and `right` that have equal keys: those of two streams if their event times are close to each other, those of
+/// two streams of changes as long as both are there.
 #[derive(Clone, Debug, serde::Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Join {
@@ -22,8 +23,10 @@ pub struct Join {
     /// `{ left: order_id, right: data.orderId }`. A row with a null in its key matches nothing.
     pub on: On,
     /// How far apart in event time the two rows may be: `15m` either way, or `{ before: 5m, after: 1h }` if a row of `right`
-    /// may be 5 minutes before to 1 hour after the row of `left`. The step keeps rows for about as long.
-    pub within: Within,
+    /// may be 5 minutes before to 1 hour after the row of `left`. The step keeps rows for about as long. Streams of changes have none: their
+    /// rows stay until they are gone.
+    #[serde(default)]
+    pub within: Option<Within>,
     /// How late rows may come: a row is late if its event time is more than this before the watermark of its partition. Later
     /// rows go to the port `late`.
     #[serde(default)]
@@ -90,7 +93,7 @@ pub struct Each {
 }
 
 /// How far apart the rows of a pair may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Within {
     /// How long before the row of `left` the row of `right` may be.
     pub before: Interval,
@@ -225,7 +228,7 @@ impl JsonSchema for Within {
 
 impl Spec for Join {
     const KIND: &'static str = "join";
-    const SUMMARY: &'static str = "Pairs rows of two streams that have equal keys and event times close to each other.";
+    const SUMMARY: &'static str = "Pairs rows of two streams that have equal keys and event times close to each other, or of two tables.";
     const EXAMPLE: &'static str = "\
 steps:
   paid:
@@ -247,6 +250,7 @@ total: decimal(12, 2)
 data: struct<orderId: string, amount: decimal(12, 2)>
 ";
     const INPUTS: &'static [&'static str] = &SIDES;
+    const REFUSES_CHANGES: Option<&'static str> = None;
 
     fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
         crate::plan::plan(self, cx)

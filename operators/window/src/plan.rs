@@ -142,7 +142,8 @@ pub fn plan(window: &Window, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
 
 fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPlan>) -> Planned {
     let by: Vec<String> = group.iter().map(|g| g.field.name().clone()).collect();
-    let late = OutputPort::main(cx.input.schema.clone(), KeyEffect::Unchanged).of_mode(&cx.input.mode);
+    let together: Vec<Path> = group.iter().map(|g| g.path.clone()).collect();
+    let late = OutputPort::main(cx.input.schema.clone(), KeyEffect::Unchanged).of_mode(&cx.input.mode.repartitioned(&together));
     let late = OutputPort { name: "late".to_string(), lossy_if_unread: true, ..late };
     let mut warnings = Vec::new();
     if group.is_empty() {
@@ -166,7 +167,7 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
     outputs.extend((!plan.windows.is_unbounded()).then_some(late));
     let planned = Planned {
         outputs,
-        needs_key: Some(vec![group.iter().map(|g| g.path.clone()).collect()]),
+        needs_key: Some(vec![together]),
         state: Some(state_layout(group, &plan)),
         delay: plan.windows.lateness,
         reads: Vec::new(),

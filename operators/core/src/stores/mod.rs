@@ -3,6 +3,7 @@
 //! ```text
 //! TimedRows   rows under (key, time, sequence): read by key and range of time, expired by time     a side of a join
 //! TimeQueue   rows under (time, key, sequence): taken in this order once their time has come      what waits for the watermark
+//! KeyedRows   rows under (group, id): read by group, until they are removed                            a table
 //! Number      one number                                                                           a watermark, a count
 //! ```
 //!
@@ -24,11 +25,13 @@
 
 pub mod bytes;
 mod column;
+mod keyed;
 mod number;
 mod queue;
 mod row;
 mod timed;
 
+pub use keyed::{KeyedRow, KeyedRows};
 pub use number::Number;
 pub use queue::{Due, Portion, TimeQueue};
 pub use row::{RowCodec, RowReader, RowWriter, not_storable};
