@@ -28,6 +28,7 @@
 //! dates must lie in the years 0001 to 9999. NaN and infinities of floats are accepted, as Avro can carry them.
 
 mod arrow_types;
+mod changes;
 mod compile;
 mod decode_plan;
 mod default;
@@ -47,6 +48,7 @@ use schema::AvroSchema;
 use wire::Wire;
 
 pub use arrow_types::{arrow_to_avro, avro_to_arrow};
+pub use changes::{AvroChanges, changed_columns, with_connect_types};
 pub use encode::{AvroEncoder, AvroRows};
 
 /// The full name of the record, or other named type, that a schema describes.
@@ -60,6 +62,18 @@ pub fn avro_record_name(schema_json: &str) -> Result<String, String> {
 
 /// Magic byte and schema id in front of the body.
 const HEADER: usize = 5;
+
+/// The schema id and the body of a record.
+fn header(payload: &[u8]) -> Result<(u32, &[u8]), Fail> {
+    let Some((header, body)) = payload.split_first_chunk::<HEADER>() else {
+        return Err(Fail::new("shorter than the magic byte and schema id in front of an Avro record"));
+    };
+    let [magic, id @ ..] = header;
+    if *magic != 0 {
+        return Err(Fail::new("the first byte is not 0: not Avro in Confluent's wire format"));
+    }
+    Ok((u32::from_be_bytes(*id), body))
+}
 
 /// What records are read as: an Avro schema, and the part of it that is wanted as Arrow columns.
 pub struct AvroReader {
@@ -131,14 +145,7 @@ impl AvroDecoder {
     /// [`DecodeError::UnknownSchema`] if the id was not added yet; [`DecodeError::Bad`] with the path and the cause
     /// otherwise. `out` is then as it was before.
     pub fn decode(&mut self, payload: &[u8], out: &mut RowBuilder) -> Result<(), DecodeError> {
-        let Some((header, body)) = payload.split_first_chunk::<HEADER>() else {
-            return Err(Fail::new("shorter than the magic byte and schema id in front of an Avro record").into());
-        };
-        let [magic, id @ ..] = header;
-        if *magic != 0 {
-            return Err(Fail::new("the first byte is not 0: not Avro in Confluent's wire format").into());
-        }
-        let id = u32::from_be_bytes(*id);
+        let (id, body) = header(payload)?;
         let index = match self.last {
             Some((last, index)) if last == id => index,
             _ => {

@@ -33,7 +33,10 @@ mod raw;
 mod scan;
 mod view;
 
-pub use avro::{AvroDecoder, AvroEncoder, AvroReader, AvroRows, arrow_to_avro, avro_record_name, avro_to_arrow};
+pub use avro::{
+    AvroChanges, AvroDecoder, AvroEncoder, AvroReader, AvroRows, arrow_to_avro, avro_record_name, avro_to_arrow, changed_columns,
+    with_connect_types,
+};
 pub use builder::RowBuilder;
 pub use cause::DecodeError;
 pub use change::{Change, ChangeDecoder, ChangedRow, Operation};

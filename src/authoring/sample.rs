@@ -75,7 +75,7 @@ pub fn take(plan: &Plan, pipeline: &Pipeline, broker: &dyn Broker, schemas: &dyn
         if !exists(stream.columns.fields(), &parts) {
             return Err(format!("there is no field `{path}` to mask in {}", stream.topic));
         }
-        stream.private.push(parts);
+        stream.private.extend(stream.in_record(parts));
     }
     let mut records = read(broker, &stream, wanted)?;
     records.sort_by_key(|record| (record.timestamp, record.partition, record.offset));
@@ -126,7 +126,9 @@ fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream
             ));
         }
         let mut private = marked(topic.avro.as_deref());
-        declared(spec.schema.as_ref(), if spec.event.is_some() { vec!["data".into()] } else { Vec::new() }, &mut private);
+        for around in around(decode.format, spec.event.is_some()) {
+            declared(spec.schema.as_ref(), around, &mut private);
+        }
         return Ok(Stream {
             topic: topic.name.to_string(),
             partitions: topic.partitions,
@@ -134,7 +136,7 @@ fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream
             avro: topic.avro.clone(),
             key: spec.key.as_ref().and_then(|key| one_column(key, &decode.value)),
             codec: decode.key.clone(),
-            record_time: !matches!(decode.time, TimeSource::Column(_)),
+            record_time: decode.time == TimeSource::Record,
             private,
             columns: decode.value.clone(),
         });
@@ -145,7 +147,9 @@ fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream
         return Err(format!("there is no source or table `{}`; there are {}", name.unwrap_or_default(), known.join(", ")));
     };
     let mut private = marked(table.topic.avro.as_deref());
-    declared(spec.schema.as_ref(), Vec::new(), &mut private);
+    for around in around(table.format, false) {
+        declared(spec.schema.as_ref(), around, &mut private);
+    }
     Ok(Stream {
         topic: table.topic.name.to_string(),
         partitions: table.topic.partitions,
@@ -157,6 +161,42 @@ fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream
         private,
         columns: table.schema.clone(),
     })
+}
+
+/// Where the columns of a row are in a record: a change has two rows.
+fn around(format: Format, is_event: bool) -> Vec<Vec<String>> {
+    match format.content() {
+        Content::Change => vec![vec!["before".into()], vec!["after".into()]],
+        _ if is_event => vec![vec!["data".into()]],
+        _ => vec![Vec::new()],
+    }
+}
+
+impl Stream {
+    /// The places of a column in a record.
+    fn in_record(&self, column: Vec<String>) -> Vec<Vec<String>> {
+        match self.format.content() {
+            Content::Change => around(self.format, false).into_iter().map(|place| [place, column.clone()].concat()).collect(),
+            _ => vec![column],
+        }
+    }
+}
+
+impl Stream {
+    /// The key of a change record in JSON: an object of columns, or the value of one.
+    fn masked_key(&self, key: String, salt: &str) -> String {
+        let column = |path: &'_ Vec<String>| path.split_first().filter(|(side, _)| *side == "after").map(|(_, column)| column.to_vec());
+        let columns: Vec<Vec<String>> = self.private.iter().filter_map(column).collect();
+        match serde_json::from_str::<Value>(&key) {
+            Ok(mut object @ Value::Object(_)) if !columns.is_empty() => {
+                columns.iter().for_each(|column| mask(&mut object, column, salt, &mut |_, _| {}));
+                object.to_string()
+            }
+            Ok(Value::Object(_)) => key,
+            _ if self.key.as_ref().is_some_and(|path| columns.contains(path)) => masked(&key, salt),
+            _ => key,
+        }
+    }
 }
 
 /// A record, kept.
@@ -218,13 +258,13 @@ struct Values {
 
 impl Values {
     fn new(stream: &Stream) -> Result<Values, String> {
-        if stream.format.content() != Content::Row {
+        if stream.format.is_raw() {
             return Ok(Values { rows: None, keys: None });
         }
         // An undeclared field can't be marked, so it is left out.
         let columns = match &stream.avro {
-            Some(text) => avro_to_arrow(text)?,
-            None => stream.columns.clone(),
+            Some(text) if stream.format.content() == Content::Row => avro_to_arrow(text)?,
+            _ => stream.columns.clone(),
         };
         let (decoder, columns) = stream.format.decoder(stream.avro.as_deref(), &columns)?;
         let keys = stream.codec.as_ref().map(KeyCodec::decoder).transpose()?;
@@ -236,7 +276,7 @@ impl Values {
         if let (Some((decoder, rows)), Some(bytes)) = (&mut self.keys, &record.key) {
             let mut key = row(decoder.as_mut(), rows, bytes, schemas)?;
             stream.private.iter().for_each(|path| mask(&mut key, path, salt, &mut |_, _| {}));
-            let value = record.value.as_ref().map(|bytes| self.value(stream, bytes, schemas)).map_or(Some(Value::Null), |value| value);
+            let value = record.value.as_ref().map(|bytes| self.value(bytes, schemas)).map_or(Some(Value::Null), |value| value);
             let mut value = value?;
             stream.private.iter().for_each(|path| mask(&mut value, path, salt, &mut |_, _| {}));
             let mut line = json!({ "@key": key, "@value": value });
@@ -246,12 +286,15 @@ impl Values {
             return Some(line);
         }
         let key = record.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned());
+        let is_change = stream.format.content() == Content::Change;
+        // A case writes the key from the row. Of bytes that can't be read here, nothing is shown.
+        let key = if is_change { key.filter(|_| stream.avro.is_none()).map(|key| stream.masked_key(key, salt)) } else { key };
         let Some(bytes) = &record.value else {
-            let private = stream.key.as_ref().is_some_and(|path| stream.private.contains(path));
+            let private = !is_change && stream.key.as_ref().is_some_and(|path| stream.private.contains(path));
             let key = key.map(|key| if private { masked(&key, salt) } else { key });
-            return Some(with_key(json!({ "@value": null }), key));
+            return (!is_change || key.is_some()).then(|| with_key(json!({ "@value": null }), key));
         };
-        let Some(mut value) = self.value(stream, bytes, schemas) else {
+        let Some(mut value) = self.value(bytes, schemas) else {
             let text = String::from_utf8(bytes.clone()).ok().filter(|_| stream.private.is_empty())?;
             return Some(with_key(json!({ "@raw": text }), key));
         };
@@ -263,7 +306,11 @@ impl Values {
                 }
             });
         }
-        let in_value = stream.key.as_ref().and_then(|path| path.iter().try_fold(&value, |value, name| value.get(name)));
+        let row = match is_change {
+            true => ["after", "before"].into_iter().filter_map(|side| value.get(side)).find(|row| row.is_object()),
+            false => Some(&value),
+        };
+        let in_value = stream.key.as_ref().and_then(|path| path.iter().try_fold(row?, |value, name| value.get(name)));
         let in_value = in_value.map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_string));
         let special = value.as_object().is_some_and(|members| members.keys().any(|name| name.starts_with('@')));
         if in_value == key && !stream.record_time && !special {
@@ -276,11 +323,9 @@ impl Values {
         Some(line)
     }
 
-    fn value(&mut self, stream: &Stream, bytes: &[u8], schemas: &dyn SchemaSource) -> Option<Value> {
+    fn value(&mut self, bytes: &[u8], schemas: &dyn SchemaSource) -> Option<Value> {
         let Some((decoder, rows)) = &mut self.rows else {
-            // Rows in change records are nested deeper than marks of personal data reach.
-            let text = String::from_utf8(bytes.to_vec()).ok().filter(|_| stream.format.is_raw())?;
-            return Some(Value::String(text));
+            return String::from_utf8(bytes.to_vec()).ok().map(Value::String);
         };
         row(decoder.as_mut(), rows, bytes, schemas)
     }
@@ -338,4 +383,41 @@ pub fn write(sample: &Sample, pipeline: &Path, case: &str) -> Result<PathBuf, St
         std::fs::write(&why, format!("Records sampled from {}: say here what they show.\n", sample.topic)).map_err(fail)?;
     }
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use headwater_engine::schemas::MemorySchemas;
+
+    use super::*;
+
+    #[test]
+    fn both_rows_and_the_key_of_a_change_are_masked() {
+        let path = |names: &[&str]| names.iter().map(|name| (*name).to_string()).collect::<Vec<_>>();
+        let stream = Stream {
+            topic: "shop.public.users".into(),
+            partitions: 1,
+            format: serde_json::from_value("debezium".into()).unwrap(),
+            avro: None,
+            key: Some(path(&["email"])),
+            codec: None,
+            record_time: false,
+            private: vec![path(&["before", "email"]), path(&["after", "email"])],
+            columns: Arc::new(json_rows::declared("email: string, age: int").unwrap()),
+        };
+        let mut values = Values::new(&stream).unwrap();
+        let mut line = |key: &str, value: Option<&str>| {
+            let bytes = |text: &str| text.as_bytes().to_vec();
+            let record = Kept { partition: 0, offset: 0, timestamp: Some(1), key: Some(bytes(key)), value: value.map(bytes) };
+            values.line(&stream, &record, &MemorySchemas::default(), "salt").unwrap()
+        };
+        let update =
+            r#"{"schema":{},"payload":{"op":"u","before":{"email":"a@x","age":1},"after":{"email":"a@x","age":2},"source":{"row":"a@x"}}}"#;
+        let (update, end) = (line(r#"{"email":"a@x"}"#, Some(update)), line("a@x", None));
+        assert!(!format!("{update}{end}").contains("a@x"), "{update} {end}");
+        let masked = &end["@key"];
+        assert_eq!((&update["@value"]["before"]["email"], &update["@value"]["after"]["email"]), (masked, masked));
+        assert_eq!(update["@key"], json!({ "email": masked }).to_string());
+        assert_eq!(update["@value"]["after"]["age"], 2);
+    }
 }

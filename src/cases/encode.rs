@@ -59,8 +59,13 @@ fn row(format: Format, value: &Value) -> &Value {
     if format.content() != format::Content::Change {
         return value;
     }
-    let change = value.get("payload").filter(|_| value.get("schema").is_some()).unwrap_or(value);
+    let change = change(value);
     ["after", "before"].into_iter().filter_map(|side| change.get(side)).find(|row| row.is_object()).unwrap_or(change)
+}
+
+/// A change without the schema beside it.
+fn change(value: &Value) -> &Value {
+    value.get("payload").filter(|_| value.get("schema").is_some()).unwrap_or(value)
 }
 
 /// Encodes the records of a case.
@@ -154,7 +159,11 @@ impl Encoder<'_> {
         };
         let at = |path: &Option<Path>| path.as_ref().and_then(|path| path.names().try_fold(of_row?, |value, name| value.get(name)));
         let key = key(shape, record, &mut self.schemas).map_err(|e| Wrong("@key", e))?;
-        let event_time = at(&shape.time).and_then(|time| {
+        let of_change = match &record.value {
+            Content::Json(value) if shape.format.content() == format::Content::Change => change(value).get("ts_ms"),
+            _ => None,
+        };
+        let event_time = at(&shape.time).or(of_change).and_then(|time| {
             let whole = |time: f64| (time.fract() == 0.0).then_some(time as Millis);
             let number = time.as_i64().or_else(|| time.as_f64().and_then(whole));
             number.or_else(|| chrono::DateTime::parse_from_rfc3339(time.as_str()?).ok().map(|time| time.timestamp_millis()))

@@ -77,31 +77,40 @@ impl Kind for Avro {
 
     fn encode_json(&self, value: &Value, registered: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
         let (text, id) = registered.ok_or("there is no schema to write with")?;
-        let columns = avro_to_arrow(text)?;
-        let mut rows = RowBuilder::new(&columns, 1)?;
-        let read = JsonDecoder::new(&columns).decode(value.to_string().as_bytes(), &mut rows);
-        read.map_err(|e| format!("does not fit the Avro schema: {e}"))?;
-        let mut bytes = Vec::new();
-        AvroEncoder::new(text, &columns, id)?.batch(&rows.finish()?)?.write(0, &mut bytes)?;
-        Ok(bytes)
+        from_json(value, text, id)
     }
 
     fn decode_json(&self, value: &[u8], registered: Option<&str>) -> Result<Option<Value>, String> {
-        let text = registered.ok_or("there is no schema to read it with")?;
-        let columns = avro_to_arrow(text)?;
-        let mut decoder = AvroDecoder::new(AvroReader::new(text, &columns)?);
-        let id = value.get(1..5).map_or(0, |id| id.iter().fold(0, |id, byte| id << 8 | u32::from(*byte)));
-        decoder.add_writer(id, text)?;
-        let mut rows = RowBuilder::new(&columns, 1)?;
-        decoder.decode(value, &mut rows).map_err(|e| e.to_string())?;
-        let mut json = Vec::new();
-        JsonEncoder::new(&columns).batch(&rows.finish()?)?.write(0, &mut json)?;
-        serde_json::from_slice(&json).map(Some).map_err(|e| e.to_string())
+        to_json(value, registered.ok_or("there is no schema to read it with")?).map(Some)
     }
 }
 
+/// JSON as a record of the schema.
+pub(super) fn from_json(value: &Value, text: &str, id: u32) -> Result<Vec<u8>, String> {
+    let columns = avro_to_arrow(text)?;
+    let mut rows = RowBuilder::new(&columns, 1)?;
+    let read = JsonDecoder::new(&columns).decode(value.to_string().as_bytes(), &mut rows);
+    read.map_err(|e| format!("does not fit the Avro schema: {e}"))?;
+    let mut bytes = Vec::new();
+    AvroEncoder::new(text, &columns, id)?.batch(&rows.finish()?)?.write(0, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// A record of the schema as JSON.
+fn to_json(value: &[u8], text: &str) -> Result<Value, String> {
+    let columns = avro_to_arrow(text)?;
+    let mut decoder = AvroDecoder::new(AvroReader::new(text, &columns)?);
+    let id = value.get(1..5).map_or(0, |id| id.iter().fold(0, |id, byte| id << 8 | u32::from(*byte)));
+    decoder.add_writer(id, text)?;
+    let mut rows = RowBuilder::new(&columns, 1)?;
+    decoder.decode(value, &mut rows).map_err(|e| e.to_string())?;
+    let mut json = Vec::new();
+    JsonEncoder::new(&columns).batch(&rows.finish()?)?.write(0, &mut json)?;
+    serde_json::from_slice(&json).map_err(|e| e.to_string())
+}
+
 /// The fields of `wanted` that `own` has, nested likewise.
-fn common(wanted: &Fields, own: &Fields) -> Fields {
+pub(super) fn common(wanted: &Fields, own: &Fields) -> Fields {
     let pick = |want: &Arc<Field>| {
         let have = own.iter().find(|f| f.name() == want.name())?;
         let data_type = match (want.data_type(), have.data_type()) {

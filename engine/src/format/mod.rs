@@ -27,7 +27,7 @@ use crate::catalog::{Catalog, Registered};
 use crate::format::declared::{Declared, EventShape};
 
 /// THE list of formats, the default first.
-static FORMATS: [&dyn Kind; 5] = [&json::Json, &avro::Avro, &debezium::Debezium, &raw::Bytes, &raw::Text];
+static FORMATS: [&dyn Kind; 6] = [&json::Json, &avro::Avro, &debezium::Debezium, &debezium::avro::DebeziumAvro, &raw::Bytes, &raw::Text];
 
 /// What a record's value holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,17 +87,19 @@ pub trait Kind: Sync {
     /// There is no usable schema.
     fn columns(&self, values: &Values<'_>) -> Result<Columns, Diagnostic>;
 
-    /// A decoder of values into `wanted` columns as far as the values of this topic have them, and the columns it fills.
+    /// A decoder of values into `wanted` columns as far as the values of this topic have them, and the columns it fills. Of change
+    /// records (`wanted` are the columns of their rows): the record as it is, with `before` and `after`.
     ///
     /// # Errors
     /// The columns are not those of `registered`, the schema that [`Kind::columns`] gave.
     fn decoder(&self, registered: Option<&str>, wanted: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String>;
 
-    /// A decoder of change records into `wanted` columns of their rows, if [`Kind::content`] is [`Content::Change`].
+    /// A decoder of change records into `wanted` columns of their rows as far as those of this topic have them, and the columns it
+    /// fills, if [`Kind::content`] is [`Content::Change`].
     ///
     /// # Errors
     /// As [`Kind::decoder`].
-    fn changes(&self, registered: Option<&str>, wanted: &SchemaRef) -> Result<Box<dyn ChangeDecoder>, String> {
+    fn changes(&self, registered: Option<&str>, wanted: &SchemaRef) -> Result<(Box<dyn ChangeDecoder>, SchemaRef), String> {
         let _ = (registered, wanted);
         Err(format!("records in {} are rows", self.name()))
     }
@@ -252,7 +254,7 @@ mod tests {
         }
         let unknown = serde_json::from_str::<Format>("\"xml\"").unwrap_err().to_string();
         assert!(unknown.contains("`json`") && unknown.contains("`string`"), "{unknown}");
-        assert_eq!(Format::names_of(|content| *content == Content::Change), ["debezium"]);
+        assert_eq!(Format::names_of(|content| *content == Content::Change), ["debezium", "debezium-avro"]);
     }
 
     #[test]

@@ -35,8 +35,8 @@ impl Changes {
     /// # Errors
     /// The columns can't be decoded into.
     pub fn new(format: Format, registered: Option<&str>, columns: &SchemaRef, capacity: usize) -> Result<Changes, String> {
-        let decoder = format.changes(registered, columns)?;
-        Ok(Changes { decoder, rows: RowBuilder::new(columns, capacity)?, signs: Vec::new(), times: Vec::new() })
+        let (decoder, columns) = format.changes(registered, columns)?;
+        Ok(Changes { decoder, rows: RowBuilder::new(&columns, capacity)?, signs: Vec::new(), times: Vec::new() })
     }
 
     /// Appends the rows of a record.

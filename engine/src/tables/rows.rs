@@ -72,7 +72,7 @@ impl Rows {
             Content::Change => {
                 let registered = table.topic.avro.as_deref();
                 let keys = RowKeys::new(table.format, registered, &table.key)?;
-                Values::Changes(table.format.changes(registered, &table.schema)?, Box::new(keys))
+                Values::Changes(table.format.changes(registered, &table.schema)?.0, Box::new(keys))
             }
             _ => {
                 let keys = table.codec.as_ref().map(KeyCodec::decoder).transpose()?;
@@ -224,7 +224,7 @@ impl RowKeys {
         let name = |field: &Arc<arrow::datatypes::Field>| serde_json::to_string(field.name()).map_err(|e| e.to_string());
         let names = columns.iter().map(name).collect::<Result<_, _>>()?;
         let names = (!format.is_registered()).then_some(names);
-        Ok(RowKeys { names, decoder: format.changes(registered, &schema)?, rows: RowBuilder::new(&schema, 1)? })
+        Ok(RowKeys { names, decoder: format.changes(registered, &schema)?.0, rows: RowBuilder::new(&schema, 1)? })
     }
 
     fn of_row(&mut self, row: ChangedRow<'_>, schemas: &dyn SchemaSource) -> Result<Vec<u8>, Unread> {

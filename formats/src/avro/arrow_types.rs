@@ -29,6 +29,15 @@ pub fn avro_to_arrow(avro_json: &str) -> Result<SchemaRef, String> {
     }
 }
 
+/// The fields of a record inside a schema.
+pub(super) fn record_to_arrow(schema: &AvroSchema, record: &Schema) -> Result<Fields, String> {
+    let mut mapping = Mapping { schema, open: Vec::new(), fields: 0 };
+    match mapping.map(record, 0)? {
+        (DataType::Struct(fields), false) => Ok(fields),
+        _ => Err(format!("{} instead of a record", type_name(record))),
+    }
+}
+
 struct Mapping<'a> {
     schema: &'a AvroSchema,
     /// Named types around this place.

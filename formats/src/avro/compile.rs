@@ -26,6 +26,29 @@ pub(crate) fn compile(writer: &AvroSchema, reader: &AvroSchema, projection: &Arr
     Ok(compiler.finish(root))
 }
 
+/// Compiles the program that reads rows of `written`, a record in the writer's schema, as rows of `wanted`, one in the reader's. They are
+/// the same by their places, whatever they are called.
+pub(crate) fn compile_row(
+    (writer, written): (&AvroSchema, &RecordSchema),
+    (reader, wanted): (&AvroSchema, &RecordSchema),
+    projection: &ArrowSchema,
+) -> Result<DecodePlan, String> {
+    let mut compiler = Compiler { writer, reader, named: Vec::new(), by_name: HashMap::new(), steps: 0 };
+    let record = Field::new("", DataType::Struct(projection.fields().clone()), false);
+    let root = compiler.read_record(written, wanted, &record, 0)?;
+    Ok(compiler.finish(root))
+}
+
+/// Compiles how to pass over values of these schemas, for the program that comes with them.
+pub(crate) fn compile_skips<'a>(
+    writer: &'a AvroSchema,
+    schemas: impl Iterator<Item = &'a Schema>,
+) -> Result<(Vec<Skip>, DecodePlan), String> {
+    let mut compiler = Compiler { writer, reader: writer, named: Vec::new(), by_name: HashMap::new(), steps: 0 };
+    let skips = schemas.map(|schema| compiler.skip(schema, 0)).collect::<Result<_, _>>()?;
+    Ok((skips, compiler.finish(Read::Null)))
+}
+
 struct Compiler<'a> {
     writer: &'a AvroSchema,
     reader: &'a AvroSchema,

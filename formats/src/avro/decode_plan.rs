@@ -220,7 +220,8 @@ impl DecodePlan {
         }
     }
 
-    fn skip(&self, skip: &Skip, wire: &mut Wire<'_>) -> Result<(), Fail> {
+    /// Passes over a value.
+    pub(crate) fn skip(&self, skip: &Skip, wire: &mut Wire<'_>) -> Result<(), Fail> {
         match skip {
             Skip::Nothing => {}
             Skip::Integer => drop(wire.long()?),

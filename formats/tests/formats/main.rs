@@ -2,6 +2,7 @@
 //! everything against hostile input.
 
 mod avro;
+mod avro_changes;
 mod avro_oracle;
 mod columns;
 mod encode;

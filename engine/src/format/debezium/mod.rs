@@ -1,10 +1,11 @@
 //! Change records of a database, as Debezium writes them.
 
+pub(super) mod avro;
 pub mod envelope;
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use headwater_formats::{Change, ChangeDecoder, ChangedRow, DecodeError, Decoder, Encoder, JsonDecoder, RowBuilder, json_payload};
 use operator_core::Diagnostic;
 use serde_json::Value;
@@ -43,12 +44,15 @@ impl Kind for Debezium {
         }
     }
 
-    fn decoder(&self, _: Option<&str>, _: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String> {
-        Err("a change record is no row".into())
+    fn decoder(&self, _: Option<&str>, wanted: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String> {
+        let row = DataType::Struct(wanted.fields().clone());
+        let columns = [("op", DataType::Utf8), ("before", row.clone()), ("after", row), ("ts_ms", DataType::Int64)];
+        let columns = Arc::new(Schema::new(columns.map(|(name, of)| Field::new(name, of, true)).to_vec()));
+        Ok((Box::new(JsonEnvelope(JsonDecoder::new(&columns))), columns))
     }
 
-    fn changes(&self, _: Option<&str>, wanted: &SchemaRef) -> Result<Box<dyn ChangeDecoder>, String> {
-        Ok(Box::new(JsonChanges(JsonDecoder::new(wanted))))
+    fn changes(&self, _: Option<&str>, wanted: &SchemaRef) -> Result<(Box<dyn ChangeDecoder>, SchemaRef), String> {
+        Ok((Box::new(JsonChanges(JsonDecoder::new(wanted))), wanted.clone()))
     }
 
     fn check(&self, _: &Rows<'_>) -> Result<Option<(String, String)>, Diagnostic> {
@@ -61,6 +65,16 @@ impl Kind for Debezium {
 
     fn encode_json(&self, value: &Value, _: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
         Ok(value.to_string().into_bytes())
+    }
+}
+
+/// Change records in JSON as they are.
+struct JsonEnvelope(JsonDecoder);
+
+impl Decoder for JsonEnvelope {
+    fn decode(&mut self, value: &[u8], rows: &mut RowBuilder) -> Result<(), DecodeError> {
+        let text = envelope::unwrap(json_payload(value)).map_err(DecodeError::Bad)?;
+        self.0.decode(text.as_bytes(), rows)
     }
 }
 
