@@ -87,6 +87,9 @@ pub enum Comparison {
     /// Updates of groups whose rows come from several partitions: what a group looks like in between depends on which of
     /// them comes first, what it looks like in the end doesn't. The columns tell groups apart.
     LastOf(Vec<String>),
+    /// Changes of rows that come from several partitions: how often a row is written depends on which of them comes first, which rows
+    /// are there in the end doesn't. Record keys tell them apart.
+    LastOfKeys,
     /// Made from such updates in between: the pipeline does not define the output.
     Open,
 }
@@ -114,7 +117,10 @@ impl Dependence {
                 }
                 let main = node.planned.outputs.first();
                 let updates = node.planned.state.is_some() && main.is_some_and(|port| !port.timed);
+                let changes = main.is_some_and(|port| port.mode.is_changes());
                 nodes.push(match (before, main.map(|port| &port.key)) {
+                    (Comparison::Rows, _) if changes && node.planned.state.is_some() && meets_others(stage) => Comparison::LastOfKeys,
+                    (Comparison::LastOfKeys, _) if changes => Comparison::LastOfKeys,
                     (Comparison::Rows, Some(KeyEffect::Columns(by))) if updates && meets_others(stage) => {
                         let window = main.filter(|port| port.schema.index_of("window_start").is_ok()).map(|_| "window_start".to_string());
                         Comparison::LastOf(by.iter().cloned().chain(window).collect())
@@ -183,9 +189,10 @@ fn at(from: Upstream, stage: &Stage, inputs: &[Comparison], nodes: &[Comparison]
         let planned = stage.nodes.get(node).map(|node| &node.planned).filter(|planned| planned.state.is_some());
         planned.and_then(|planned| planned.outputs.get(usize::from(port.0))).is_some_and(|output| !output.lossy_if_unread)
     };
+    let splits = |node: usize| stage.nodes.get(node).is_some_and(|node| node.planned.state.is_none());
     let found = match from {
         Upstream::Input(input) => inputs.get(input),
-        Upstream::Node(node, port) => nodes.get(node).filter(|_| port == Port::OUT || decided(node, port)),
+        Upstream::Node(node, port) => nodes.get(node).filter(|_| port == Port::OUT || splits(node) || decided(node, port)),
     };
     found.cloned().unwrap_or(Comparison::Rows)
 }
@@ -204,6 +211,7 @@ fn meets_others(stage: &Stage) -> bool {
 fn comparable(comparison: Comparison, output: &Output) -> Comparison {
     match comparison {
         Comparison::LastOf(by) if !by.iter().all(|column| output.schema.index_of(column).is_ok()) => Comparison::Open,
+        Comparison::LastOfKeys if matches!(output.target, Target::Outbox(_)) => Comparison::Open,
         other => other,
     }
 }

@@ -50,6 +50,10 @@ pub fn differences_under(case: &Case, dependence: &Dependence, reference: &Outco
                 compare(&expected, &rows, &classes)
             }
             Comparison::LastOf(by) => compare(&last(&by, &rows_of(reference, output)), &last_rows(&by, rows), &Vec::new()),
+            Comparison::LastOfKeys => {
+                let reference = as_expected(&there(rows_of(reference, output)));
+                compare(&reference, &there(rows), &Vec::new())
+            }
             Comparison::Open => Vec::new(),
         }
     })
@@ -91,6 +95,12 @@ fn last_rows(by: &[String], rows: Vec<Row>) -> Vec<Row> {
         last.insert(group, row);
     }
     last.into_values().collect()
+}
+
+/// The rows that are there in the end, by record key.
+fn there(rows: Vec<Row>) -> Vec<Row> {
+    let last: BTreeMap<Option<Vec<u8>>, Row> = rows.into_iter().map(|row| (row.key.clone(), row)).collect();
+    last.into_values().filter(|row| !row.value.is_null()).collect()
 }
 
 fn last(by: &[String], rows: &[Row]) -> Vec<Expected> {

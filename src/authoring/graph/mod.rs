@@ -112,7 +112,8 @@ impl Graph {
             match &input.kind {
                 InputKind::Source(_) => {
                     let topics: Vec<&str> = input.topics.iter().map(|t| t.name.as_ref()).collect();
-                    self.add(Role::Source, "source", &input.name, "source", &topics.join(", "));
+                    let kind = if input.mode.is_changes() { input.mode.to_string() } else { "source".to_string() };
+                    self.add(Role::Source, "source", &input.name, &kind, &topics.join(", "));
                     let letters = topics.iter().map(|topic| dead_letters(topic)).collect::<Vec<_>>();
                     self.dead_letters(&input.name, id("source", &input.name), &letters.join(", "));
                 }
