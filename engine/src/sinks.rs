@@ -27,6 +27,23 @@ pub fn position_fields() -> [Field; 3] {
 /// More rows are never put into one block: ClickHouse splits larger inserts, and a token covers one split only.
 pub const MAX_BLOCK_ROWS: usize = 1_000_000;
 
+/// The rows that a sink gets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Incoming {
+    /// The columns, without those that delivery adds.
+    pub columns: Columns,
+    /// Of a stream of changes: the columns that say which row a change is about. Its rows have [`operator_core::CHANGE`], too, and
+    /// all changes of a row are in one partition of the outbox, in order.
+    pub changes: Option<Vec<String>>,
+}
+
+impl Incoming {
+    /// Rows that are only added.
+    pub fn added(columns: Columns) -> Incoming {
+        Incoming { columns, changes: None }
+    }
+}
+
 /// A table that a sink writes to, as the sink's entry in the file describes it.
 pub trait SinkTable: Any + Debug + Send + Sync {
     /// The kind of sink, which is also the key that names the table: `clickhouse`.
@@ -38,8 +55,8 @@ pub trait SinkTable: Any + Debug + Send + Sync {
     /// How rows are cut into blocks.
     fn blocks(&self) -> Blocks;
 
-    /// What is wrong with the entry for rows of these columns, without asking a server. Paths are relative to the sink.
-    fn check(&self, rows: &Columns) -> Vec<Diagnostic>;
+    /// What is wrong with the entry for these rows, without asking a server. Paths are relative to the sink.
+    fn check(&self, rows: &Incoming) -> Vec<Diagnostic>;
 }
 
 /// How large a block gets, and how long its first row waits.

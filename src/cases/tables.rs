@@ -27,7 +27,7 @@ pub type Fits = BTreeMap<String, Arc<Check>>;
 /// A file can't be read.
 pub fn fits(plan: &Plan, folder: &Folder) -> Result<Fits, String> {
     let fit = |(output, outbox, sink): (&Output, &OutboxSink, &dyn sinks::Sink)| {
-        let check = sink.fits(&output.rows(), &folder.dir.join(outbox.table.kind()))?;
+        let check = sink.fits(&outbox.rows, &folder.dir.join(outbox.table.kind()))?;
         Ok((output.name.clone(), check))
     };
     sinks::all(plan).map(fit).collect()
@@ -51,8 +51,9 @@ enum Memory {
 impl Memory {
     fn new(twin: &Twin, check: Option<Arc<Check>>, clock: Arc<dyn Clock>, fault: Option<(TableFault, u32)>) -> Memory {
         match twin {
-            Twin::Tokens => {
+            Twin::Tokens(changed_by) => {
                 let table = MemoryTable::new(clock, WINDOW);
+                let table = changed_by.clone().map_or(table.clone(), |key| table.changed_by(key));
                 fault.iter().for_each(|(fault, skip)| table.inject(*skip, *fault));
                 Memory::Tokens(check.map_or(table.clone(), |check| table.checked(check)))
             }
@@ -168,7 +169,7 @@ impl Sinks {
 
 impl Sink {
     fn new(plan: &Plan, fits: &Fits, output: &Output, outbox: &OutboxSink, clock: Arc<dyn Clock>, schedule: &Schedule) -> Sink {
-        let twin = sinks::of(outbox.table.as_ref()).map_or(Twin::Tokens, |sink| sink.twin());
+        let twin = sinks::of(outbox.table.as_ref()).map_or(Twin::Tokens(None), |sink| sink.twin(&outbox.rows));
         let memory = Memory::new(&twin, fits.get(&output.name).cloned(), clock, schedule.table_fault);
         let group = plan.names.sink_group(&output.name);
         let defaults = Settings::new(&plan.pipeline, &output.name, &outbox.topic, &group, "case");

@@ -32,9 +32,9 @@ pub fn run(args: &DdlArgs) -> Result<(), Failure> {
     let loaded = pipeline_files::load(&pipeline).map_err(Failure::Wrong)?;
     let (plan, _) = pipeline_files::make_plan(&loaded, &args.schemas.read(&pipeline)?).map_err(Failure::Wrong)?;
     let mut found = false;
-    for (output, _, sink) in sinks::all(&plan).filter(|(output, ..)| args.sink.as_ref().is_none_or(|name| *name == output.name)) {
+    for (output, outbox, sink) in sinks::all(&plan).filter(|(output, ..)| args.sink.as_ref().is_none_or(|name| *name == output.name)) {
         found = true;
-        let statement = sink.ddl(&output.rows(), &args.order_by);
+        let statement = sink.ddl(&outbox.rows, &args.order_by);
         say!("{};\n", statement.map_err(|e| Problem::plain(format!("sink `{}`: {e}", output.name)))?);
     }
     match found {

@@ -12,10 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::datatypes::Schema;
 use headwater_engine::delivery::{self, Check, Writing};
 use headwater_engine::plan::{OutboxSink, Output, Plan};
-use headwater_engine::sinks::{Blocks, SinkKind, SinkTable, keys_of, read_as};
+use headwater_engine::sinks::{Blocks, Incoming, SinkKind, SinkTable, keys_of, read_as};
 use headwater_engine::worker::Stop;
 use operator_core::{Diagnostic, Interval};
 use schemars::JsonSchema;
@@ -30,34 +29,32 @@ use crate::observe::outages::Outages;
 /// A sink that writes to a table, configured.
 pub trait Sink: SinkTable {
     /// What a reader of the table may rely on, for `hw explain`. `once`: every row is in the outbox once.
-    fn guarantee(&self, once: bool) -> String;
+    fn guarantee(&self, rows: &Incoming, once: bool) -> String;
 
-    /// Settings besides the blocks, for `hw explain`.
-    fn facts(&self) -> Vec<(&'static str, String)> {
-        Vec::new()
-    }
+    /// What the sink does with rows besides cutting blocks, for `hw explain`.
+    fn facts(&self, rows: &Incoming) -> Vec<(&'static str, String)>;
 
     /// Findings from the statements in `files`, the folder of the store. `once`: the pipeline asks for exactly once. Paths are
     /// relative to the sink.
     ///
     /// # Errors
     /// A file can't be read.
-    fn lint(&self, rows: &Schema, once: bool, files: &Path) -> Result<Vec<Diagnostic>, String>;
+    fn lint(&self, rows: &Incoming, once: bool, files: &Path) -> Result<Vec<Diagnostic>, String>;
 
     /// The statement that creates a table for the rows. `order_by`: a sorting key, where the store has such.
     ///
     /// # Errors
     /// The rows or the key don't fit.
-    fn ddl(&self, rows: &Schema, order_by: &[String]) -> Result<String, String>;
+    fn ddl(&self, rows: &Incoming, order_by: &[String]) -> Result<String, String>;
 
     /// Whether the columns take rows: as the statements in `files` create them, or else as they are created for the rows.
     ///
     /// # Errors
     /// A file can't be read.
-    fn fits(&self, rows: &Schema, files: &Path) -> Result<Arc<Check>, String>;
+    fn fits(&self, rows: &Incoming, files: &Path) -> Result<Arc<Check>, String>;
 
     /// A store in memory that delivers in the same way, for cases.
-    fn twin(&self) -> Twin;
+    fn twin(&self, rows: &Incoming) -> Twin;
 
     /// Prepares delivery. Nothing is asked of the store yet: one that does not answer holds up nothing but this sink.
     ///
@@ -75,8 +72,8 @@ pub trait Sink: SinkTable {
 /// What a table in memory is like.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Twin {
-    /// It recognises repeated inserts by tokens.
-    Tokens,
+    /// It recognises repeated inserts by tokens. The columns: it takes changes by these.
+    Tokens(Option<Vec<String>>),
     /// It keeps positions beside the rows.
     Positions(Writing),
 }
@@ -199,7 +196,7 @@ impl SinkTable for Held {
         self.0.blocks()
     }
 
-    fn check(&self, rows: &Schema) -> Vec<Diagnostic> {
+    fn check(&self, rows: &Incoming) -> Vec<Diagnostic> {
         self.0.check(rows)
     }
 }

@@ -6,6 +6,7 @@ use arrow::array::*;
 use arrow::datatypes::*;
 use headwater::sinks::clickhouse::*;
 use headwater_engine::delivery::{Block, Progress, Target, contract};
+use headwater_engine::sinks::Incoming;
 use tokio::runtime::Runtime;
 
 use crate::delivery::{Front, found, outcome, prepared};
@@ -45,7 +46,7 @@ fn every_type_arrives_as_it_was() {
     let (runtime, front) = (Runtime::new().unwrap(), Front::up());
     let (connection, table) = (front.connection(), Table::new("d", "kinds"));
     let rows = everything();
-    let user = Schema::new(rows.schema().fields().iter().take(12).cloned().collect::<Vec<_>>());
+    let user = Incoming::added(Schema::new(rows.schema().fields().iter().take(12).cloned().collect::<Vec<_>>()));
     let options = TableOptions { low_cardinality: vec!["low".into()], order_by: vec!["low".into()], ..TableOptions::default() };
     let inspection = runtime.block_on(async {
         ensure_table(&connection, &table, &user, &options).await.unwrap();
@@ -150,7 +151,7 @@ fn every_type_takes_what_fits() {
     ];
     let named = |at: usize| format!("c{at}");
     let fields: Vec<Field> = columns.iter().enumerate().map(|(n, (_, a, _))| Field::new(named(n), a.data_type().clone(), true)).collect();
-    let user = Schema::new(fields.clone());
+    let user = Incoming::added(Schema::new(fields.clone()));
     let positions = contract::block(0, 0, 0..1, None).unwrap().rows;
     let positions = ["_partition", "_offset", "_row"]
         .map(|name| (Field::new(name, DataType::Int64, false), positions.column_by_name(name).unwrap().clone()));

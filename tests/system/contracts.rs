@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use arrow::datatypes::{DataType, Field, Schema};
 use headwater::sinks::clickhouse::{Config, Connection, Guarantee, Table, inspect};
 use headwater_engine::contract::{self, Patience};
+use headwater_engine::sinks::Incoming;
 use headwater_kafka::{Kafka, KafkaConfig};
 
 use crate::environment::{clickhouse, exclusive};
@@ -41,11 +43,12 @@ fn a_table_that_forgets_tokens_is_refused() {
     .unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let connection = Connection::new(Config::new(environment.clickhouse.clone().unwrap())).unwrap();
-    let schema = arrow::datatypes::Schema::new(vec![arrow::datatypes::Field::new("id", arrow::datatypes::DataType::Int64, false)]);
+    let rows = |of: DataType| Incoming::added(Schema::new(vec![Field::new("id", of, false)]));
+    let schema = rows(DataType::Int64);
     let inspection = runtime.block_on(inspect(&connection, &Table::parse("gate.forgets").unwrap(), &schema)).unwrap();
     let refused = inspection.require(Guarantee::ExactlyOnce).unwrap_err().to_string();
     assert!(refused.contains("non_replicated_deduplication_window"), "{refused}");
-    let wrong = arrow::datatypes::Schema::new(vec![arrow::datatypes::Field::new("id", arrow::datatypes::DataType::Utf8, false)]);
+    let wrong = rows(DataType::Utf8);
     let inspection = runtime.block_on(inspect(&connection, &Table::parse("gate.forgets").unwrap(), &wrong)).unwrap();
     assert!(inspection.require(Guarantee::AtLeastOnce).unwrap_err().to_string().contains("`id`"), "{:?}", inspection.problems);
 }

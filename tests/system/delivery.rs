@@ -15,6 +15,7 @@ use headwater_devenv::{Lose, Protocol, Proxy};
 use headwater_engine::broker::{SystemClock, TopicPartition};
 use headwater_engine::delivery::{Answer, CLEAN, Deliver, Delivery, DeliveryError, Limits, Progress, Range, Settings, Target, contract};
 use headwater_engine::sim::MemoryBroker;
+use headwater_engine::sinks::Incoming;
 use headwater_formats::encode_batch;
 use tokio::runtime::Runtime;
 
@@ -38,7 +39,7 @@ impl Front {
         front
     }
 
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         let library: PathBuf = headwater_devenv::cache_dir().join(format!("libchdb-{}", headwater_devenv::CHDB_VERSION)).join("libchdb.so");
         let mut command = Command::new(HW);
         command.args(["local", "clickhouse-front"]).arg(library).arg(self.dir.path().join("data")).arg(self.address.to_string());
@@ -50,7 +51,15 @@ impl Front {
         }
     }
 
-    fn kill(&mut self) {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn is_down(&self) -> bool {
+        self.child.is_none()
+    }
+
+    pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();
@@ -68,14 +77,14 @@ impl Drop for Front {
     }
 }
 
-fn schema() -> Schema {
-    Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("amount", DataType::Int64, false)])
+fn rows() -> Incoming {
+    Incoming::added(Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("amount", DataType::Int64, false)]))
 }
 
 pub async fn prepared(connection: &Connection, table: &Table) -> Inspection {
-    ensure_table(connection, table, &schema(), &TableOptions::default()).await.unwrap();
+    ensure_table(connection, table, &rows(), &TableOptions::default()).await.unwrap();
     connection.execute(&format!("ALTER TABLE {} ADD CONSTRAINT positive CHECK amount >= 0", table.quoted())).await.unwrap();
-    let inspection = inspect(connection, table, &schema()).await.unwrap();
+    let inspection = inspect(connection, table, &rows()).await.unwrap();
     inspection.require(Guarantee::ExactlyOnce).unwrap();
     inspection
 }
@@ -122,7 +131,7 @@ fn the_gate_tells_what_holds_and_what_would_help() {
     let connection = front.connection();
     runtime.block_on(async {
         let run = async |sql: &str| connection.execute(sql).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
-        let look = async |name: &str| inspect(&connection, &Table::new("d", name), &schema()).await;
+        let look = async |name: &str| inspect(&connection, &Table::new("d", name), &rows()).await;
         run("CREATE DATABASE d").await;
         let columns = "id Int64, amount Int64, _partition Int32, _offset Int64, _row Int32";
         run(&format!("CREATE TABLE d.plain ({columns}) ENGINE = MergeTree ORDER BY id")).await;
@@ -225,7 +234,7 @@ fn tables_are_created_as_their_file_says() {
         // Again, it changes nothing, and what is missing comes back.
         for _ in 0..2 {
             run_file(&connection, created).await.unwrap();
-            let inspection = inspect(&connection, &created.table, &schema()).await.unwrap();
+            let inspection = inspect(&connection, &created.table, &rows()).await.unwrap();
             inspection.require(Guarantee::ExactlyOnce).unwrap();
             assert_eq!((inspection.window, inspection.views), (500, 1), "{inspection:?}");
             let key =

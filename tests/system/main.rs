@@ -31,6 +31,8 @@ mod postgres_outages;
 mod record_types;
 mod rights;
 mod silence;
+mod table_changes;
+mod table_kills;
 mod tidy;
 mod tls;
 mod tooling;

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, Int8Array, Int32Array, Int64Array, RecordBatch};
+use operator_core::CHANGE;
 
 use super::block::{Block, Path, Range};
 use super::target::{Answer, Progress, Target};
@@ -71,6 +72,52 @@ pub fn block(partition: i32, first: i64, ids: std::ops::Range<i64>, bad: Option<
         path: Path::default(),
         rows: RecordBatch::try_from_iter(columns).map_err(|e| e.to_string())?,
     })
+}
+
+/// The content of a table of changes: `id` and `amount`, by `id`.
+pub type Content<'a> = dyn FnMut() -> Result<Vec<(i64, i64)>, String> + 'a;
+
+/// A block with the changes (`id`, `amount`, +1 or -1), one record per change from offset `first` on.
+pub fn changes_block(partition: i32, first: i64, changes: &[(i64, i64, i8)]) -> Result<Block, String> {
+    let count = changes.len() as i64;
+    let ids: ArrayRef = Arc::new(changes.iter().map(|(id, ..)| *id).collect::<Int64Array>());
+    let amounts: ArrayRef = Arc::new(changes.iter().map(|(_, amount, _)| *amount).collect::<Int64Array>());
+    let signs: ArrayRef = Arc::new(changes.iter().map(|(.., change)| *change).collect::<Int8Array>());
+    let partitions: ArrayRef = Arc::new(Int32Array::from(vec![partition; changes.len()]));
+    let offsets: ArrayRef = Arc::new((first..first + count).collect::<Int64Array>());
+    let places: ArrayRef = Arc::new(Int32Array::from(vec![0; changes.len()]));
+    let columns = [("id", ids), ("amount", amounts), (CHANGE, signs), (PARTITION, partitions), (OFFSET, offsets), (ROW, places)];
+    let rows = RecordBatch::try_from_iter(columns).map_err(|e| e.to_string())?;
+    Ok(Block { first, last: first + count - 1, block_rows: count as u64, rows, ..block(partition, first, 0..1, None)? })
+}
+
+/// Runs the checks of a table that takes changes by `id`, with either protocol: `write` delivers a block, `content` reads the table, which
+/// is empty and refuses nothing.
+///
+/// # Errors
+/// The first check that failed, and how.
+pub fn changes(write: &mut dyn FnMut(&Block) -> Result<(), String>, content: &mut Content<'_>) -> Result<(), String> {
+    /// What it shows, its changes, and the content after them.
+    type Check<'a> = (&'a str, &'a [(i64, i64, i8)], &'a [(i64, i64)]);
+    let checks: [Check<'_>; 9] = [
+        ("rows are added", &[(1, 10, 1), (2, 20, 1)], &[(1, 10), (2, 20)]),
+        ("a pair replaces a row", &[(1, 10, -1), (1, 11, 1)], &[(1, 11), (2, 20)]),
+        ("a row that is gone leaves the others", &[(2, 20, -1)], &[(1, 11)]),
+        ("a row comes back", &[(2, 21, 1)], &[(1, 11), (2, 21)]),
+        ("the last change of a block counts", &[(3, 1, 1), (3, 1, -1), (3, 2, 1)], &[(1, 11), (2, 21), (3, 2)]),
+        ("a row comes and goes within a block", &[(4, 1, 1), (4, 1, -1)], &[(1, 11), (2, 21), (3, 2)]),
+        ("a key changes", &[(3, 2, -1), (5, 2, 1)], &[(1, 11), (2, 21), (5, 2)]),
+        ("equal values are no change", &[(5, 2, -1), (5, 2, 1)], &[(1, 11), (2, 21), (5, 2)]),
+        ("all rows go", &[(1, 11, -1), (2, 21, -1), (5, 2, -1)], &[]),
+    ];
+    let mut first = 0;
+    for (name, changes, expected) in checks {
+        let block = changes_block(7, first, changes)?;
+        first = block.last + 1;
+        let found = write(&block).and_then(|()| content());
+        found.and_then(|found| expect(&found.as_slice(), &expected)).map_err(|why| format!("{name}: {why}"))?;
+    }
+    Ok(())
 }
 
 fn outcome(target: &mut dyn Target) -> Progress {

@@ -6,7 +6,8 @@
 //! ```text
 //! stored position   facts                                    plan
 //! nothing           log begins after 0                       stop: records were deleted
-//! nothing           target repeats harmlessly                read from 0
+//! nothing           target repeats harmlessly, and rows      read from 0
+//!                   are not ordered by their positions
 //! nothing           table not asked yet                      ask for the whole partition
 //! nothing           table empty, or cannot tell              read from 0
 //! nothing           table has rows                           stop: the position was lost
@@ -52,6 +53,8 @@ pub struct Facts {
     pub same_settings: bool,
     /// Inserting rows twice does no harm (the table collapses them by key).
     pub repeatable: bool,
+    /// Rows replace others by their positions, so that those of another outbox would win.
+    pub ordered: bool,
     /// Other tables take rows from this one.
     pub dependents: bool,
     /// What the table has of the rows. `None`: not asked.
@@ -130,7 +133,7 @@ fn begin(facts: &Facts) -> Action {
         return Action::Stop(Stop::Deleted { at: 0, low: facts.low });
     }
     match &facts.table {
-        _ if facts.repeatable => Action::Read { from: 0 },
+        _ if facts.repeatable && !facts.ordered => Action::Read { from: 0 },
         None => Action::Ask,
         Some(Answer::Uncountable(_) | Answer::Counted { rows: 0, .. }) => Action::Read { from: 0 },
         Some(Answer::Counted { rows, .. }) => Action::Stop(Stop::PositionLost { rows: *rows }),
@@ -195,6 +198,7 @@ mod tests {
             safe_window: 1_000,
             same_settings: true,
             repeatable: false,
+            ordered: false,
             dependents: false,
             table: None,
         }
@@ -228,6 +232,9 @@ mod tests {
         assert_eq!(stop_of(&nothing, &harmless), Stop::Deleted { at: 0, low: 3 });
         assert_eq!(decide(&nothing, &fresh), Action::Ask);
         assert_eq!(decide(&nothing, &Facts { repeatable: true, ..fresh.clone() }), Action::Read { from: 0 });
+        let ordered = Facts { repeatable: true, ordered: true, ..fresh.clone() };
+        assert_eq!(decide(&nothing, &ordered), Action::Ask, "rows of another outbox would win over its own");
+        assert_eq!(stop_of(&nothing, &Facts { table: counted(2, 2), ..ordered }), Stop::PositionLost { rows: 2 });
         assert_eq!(decide(&nothing, &Facts { table: counted(0, 0), ..fresh.clone() }), Action::Read { from: 0 });
         assert_eq!(decide(&nothing, &Facts { table: uncountable(), ..fresh.clone() }), Action::Read { from: 0 });
         assert_eq!(stop_of(&nothing, &Facts { table: counted(2, 2), ..fresh }), Stop::PositionLost { rows: 2 });

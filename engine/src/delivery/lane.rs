@@ -232,7 +232,7 @@ impl Delivery {
     }
 
     fn begin(&mut self, mut partition: Partition) -> Result<(), DeliveryError> {
-        let plan = decide(&partition.stored, &partition.opening(self.target.repeatable()));
+        let plan = decide(&partition.stored, &partition.opening(self.target.as_ref()));
         self.follow(&mut partition, plan)?;
         self.partitions.insert(partition.tp.partition, partition);
         Ok(())

@@ -8,17 +8,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{Int32Type, Int64Type};
-use headwater_formats::JsonEncoder;
+use arrow::array::RecordBatch;
 use operator_core::Millis;
 use parking_lot::Mutex;
 
 use super::block::{Block, Range};
 use super::strikes::Strikes;
+use super::table_rows::{TableRow, folded, negative_amount, rows_of};
 use super::target::{Answer, Progress, Target};
 use crate::broker::Clock;
-use crate::sinks::{OFFSET, PARTITION, ROW};
 
 /// [`Target::max_insert`] of the memory target.
 const MAX_INSERT: Millis = 20_000;
@@ -43,15 +41,6 @@ pub enum TableFault {
     AskFails,
 }
 
-/// A row as it is in the table: position and the rest as JSON.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct TableRow {
-    pub partition: i32,
-    pub offset: i64,
-    pub row: i32,
-    pub json: String,
-}
-
 struct State {
     rows: Vec<TableRow>,
     tokens: VecDeque<String>,
@@ -73,6 +62,8 @@ pub struct MemoryTable {
     state: Arc<Mutex<State>>,
     clock: Arc<dyn Clock>,
     check: Option<Arc<Check>>,
+    /// It takes changes by these columns.
+    changed_by: Option<Vec<String>>,
 }
 
 impl MemoryTable {
@@ -88,7 +79,7 @@ impl MemoryTable {
             repeats: 0,
             constrained: false,
         };
-        MemoryTable { state: Arc::new(Mutex::new(state)), clock, check: None }
+        MemoryTable { state: Arc::new(Mutex::new(state)), clock, check: None, changed_by: None }
     }
 
     /// Refuses every block with a row whose `amount` (Int64) is negative, as a constraint would.
@@ -102,6 +93,12 @@ impl MemoryTable {
     #[must_use]
     pub fn checked(self, check: Arc<Check>) -> MemoryTable {
         MemoryTable { check: Some(check), ..self }
+    }
+
+    /// Takes changes: of the rows with the same values in these columns the one with the last position is there, unless it is gone.
+    #[must_use]
+    pub fn changed_by(self, key: Vec<String>) -> MemoryTable {
+        MemoryTable { changed_by: Some(key), ..self }
     }
 
     /// A new connection to it.
@@ -143,7 +140,10 @@ impl MemoryTable {
         state.deliver(self.clock.monotonic());
         let mut rows = state.rows.clone();
         rows.sort();
-        rows
+        match &self.changed_by {
+            Some(key) => folded(rows, key),
+            None => rows,
+        }
     }
 
     /// Inserts that changed the table, and inserts that a remembered token made harmless.
@@ -353,28 +353,4 @@ impl Drop for MemoryTarget {
     fn drop(&mut self) {
         self.abandon();
     }
-}
-
-pub(super) fn negative_amount(rows: &RecordBatch) -> bool {
-    let amounts = rows.column_by_name("amount").and_then(|column| column.as_primitive_opt::<Int64Type>());
-    amounts.is_some_and(|amounts| amounts.iter().flatten().any(|amount| amount < 0))
-}
-
-pub(super) fn rows_of(rows: &RecordBatch) -> Result<Vec<TableRow>, String> {
-    let missing = |name: &str| format!("no column `{name}`");
-    let column = |name: &str| rows.column_by_name(name).ok_or_else(|| missing(name));
-    let partitions = column(PARTITION)?.as_primitive_opt::<Int32Type>().ok_or_else(|| missing(PARTITION))?;
-    let offsets = column(OFFSET)?.as_primitive_opt::<Int64Type>().ok_or_else(|| missing(OFFSET))?;
-    let places = column(ROW)?.as_primitive_opt::<Int32Type>().ok_or_else(|| missing(ROW))?;
-    let user: Vec<usize> = (0..rows.num_columns().saturating_sub(3)).collect();
-    let user = rows.project(&user).map_err(|e| e.to_string())?;
-    let encoder = JsonEncoder::new(&user.schema());
-    let json = encoder.batch(&user)?;
-    let row = |row: usize| {
-        let mut text = Vec::new();
-        json.write(row, &mut text)?;
-        let json = String::from_utf8_lossy(&text).into_owned();
-        Ok(TableRow { partition: partitions.value(row), offset: offsets.value(row), row: places.value(row), json })
-    };
-    (0..rows.num_rows()).map(row).collect()
 }

@@ -51,6 +51,7 @@ pub mod positioned;
 mod pressure;
 mod refusal;
 mod strikes;
+mod table_rows;
 mod target;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -67,8 +68,9 @@ pub use self::decide::{Action, Facts, Stop, decide};
 pub use self::deliver::{Deliver, Step};
 pub use self::intent::{CLEAN, Intent, MAX_INTENT, Stored};
 pub use self::lane::Delivery;
-pub use self::memory::{Check, MemoryTable, MemoryTarget, TableFault, TableRow};
+pub use self::memory::{Check, MemoryTable, MemoryTarget, TableFault};
 pub use self::positioned::{MemoryStore, Position, Positioned, PositionedDelivery, Reply, Writing};
+pub use self::table_rows::TableRow;
 pub use self::target::{Answer, Progress, Target};
 use crate::broker::{Broker, BrokerError, Clock, TopicPartition};
 pub use crate::sinks::{MAX_BLOCK_ROWS, OFFSET, PARTITION, ROW, position_fields};

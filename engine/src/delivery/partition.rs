@@ -86,6 +86,7 @@ impl Pinned {
             safe_window,
             same_settings: self.intent.settings == target.settings(),
             repeatable: target.repeatable(),
+            ordered: target.is_ordered(),
             dependents: target.has_dependents(),
             table: self.table.clone(),
         }
@@ -121,8 +122,9 @@ impl Partition {
     }
 
     /// What is known before anything is read.
-    pub fn opening(&self, repeatable: bool) -> Facts {
-        Facts { low: self.low, high: self.high, repeatable, ..Facts::default() }
+    pub fn opening(&self, target: &dyn Target) -> Facts {
+        let (repeatable, ordered) = (target.repeatable(), target.is_ordered());
+        Facts { low: self.low, high: self.high, repeatable, ordered, ..Facts::default() }
     }
 
     /// Expects records from `from` on.

@@ -79,4 +79,10 @@ pub trait Target: Send {
     fn repeatable(&self) -> bool {
         false
     }
+
+    /// True where a row replaces those of its key with lower positions. Then rows that another outbox of the same name has left there
+    /// would win over newer ones.
+    fn is_ordered(&self) -> bool {
+        false
+    }
 }

@@ -249,7 +249,7 @@ impl Delivery {
 
     fn opened(&mut self, number: i32, answer: Answer) -> Result<Next, DeliveryError> {
         if let Some(mut partition) = self.partitions.remove(&number) {
-            let mut facts = partition.opening(self.target.repeatable());
+            let mut facts = partition.opening(self.target.as_ref());
             facts.table = Some(answer);
             let plan = decide(&partition.stored, &facts);
             self.follow(&mut partition, plan)?;

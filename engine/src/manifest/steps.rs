@@ -98,11 +98,26 @@ impl Check<'_> {
                 Some(Outbox { topic, id, .. }) if replaced(&before.id, &id) => {
                     self.lost(&topic, &format!("rows of the sink `{sink}` that are not in its table yet"))
                 }
+                Some(now) if now.partitions != before.partitions && self.takes_changes(sink) => self.spread(sink, before, &now),
                 Some(_) => {}
                 None => self.removed_sink(sink, before)?,
             }
         }
         Ok(())
+    }
+
+    fn takes_changes(&self, sink: &str) -> bool {
+        self.plan.outboxes().any(|(output, outbox)| output.name == sink && outbox.rows.changes.is_some())
+    }
+
+    /// Changes of a row would be in the partition where its key was and in the one where it is now: no one knows their order.
+    fn spread(&mut self, sink: &str, before: &Outbox, now: &Outbox) {
+        let message = format!(
+            "the sink `{sink}` takes changes, which were in {} partitions and are in {} now: changes of a row could come out of order",
+            before.partitions, now.partitions
+        );
+        let help = "give the pipeline another `name` and the sink another table, which are filled from the beginning of the source";
+        self.refused.push(Diagnostic::error("changes-sink", message).at(["sinks", sink]).key().help(help));
     }
 
     fn removed_sink(&mut self, sink: &str, before: &Outbox) -> Result<(), BrokerError> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use operator_core::keys::is_groupable;
-use operator_core::path::unknown_column;
+use operator_core::path::{in_sql, unknown_column};
 use operator_core::{Diagnostic, Mode, Path, type_said};
 
 use super::SinkKey;
@@ -65,9 +65,46 @@ pub(super) fn topic_by(key: Option<&SinkKey>, mode: &Mode) -> Option<Diagnostic>
     (!same).then(|| Diagnostic::error("changes-key", format!("the rows are {mode}, and the topic has another key")).at([place]).help(help))
 }
 
-/// Why a table of this kind of store can't take the changes of a stream.
-pub(super) fn table_of(kind: &str, mode: &Mode) -> Option<Diagnostic> {
-    let message = format!("a `{kind}` sink adds rows, and these are {mode}");
-    let help = "write them to a topic by their key: it keeps the rows that are there";
-    mode.is_changes().then(|| Diagnostic::error("changes-sink", message).at([kind]).help(help))
+/// The columns by which a table finds the row that a change is about; `None`: rows are only added.
+pub(super) fn table_by(mode: &Mode, columns: &Schema) -> Result<Option<Vec<String>>, Diagnostic> {
+    if !mode.is_changes() {
+        return Ok(None);
+    }
+    let wrong = |message: String| Diagnostic::error("changes-sink", message).at(["from"]);
+    let Some(key) = mode.key() else {
+        let found = wrong("these are changes without a key, so nothing says which row of the table a change is about".to_string());
+        return Err(found.help("keep the key's columns in every step, and repartition only by columns of the key"));
+    };
+    let is_column = |path: &&Path| path.names().count() == 1 && columns.field_with_name(path.first()).is_ok();
+    if let Some(other) = key.iter().find(|path| !is_column(path)) {
+        let sql = other.names().map(in_sql).collect::<Vec<_>>().join(".");
+        let found = wrong(format!("these are {mode}, and `{other}` is not a column that a table gets"));
+        return Err(found.help(format!("make it one in a `map` step: `add: {{ {}: {sql} }}`", other.last())));
+    }
+    Ok(Some(key.iter().map(|path| path.first().to_string()).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::datatypes::DataType;
+
+    use super::*;
+
+    #[test]
+    fn a_table_takes_changes_by_columns_that_it_gets() {
+        let column = Path::column;
+        let fields = [("id", DataType::Int64), ("tenant", DataType::Utf8)].map(|(name, of)| Field::new(name, of, false));
+        let columns = Schema::new(fields.to_vec());
+        let by = |key: &[Path]| table_by(&Mode::Changes { key: key.to_vec() }, &columns);
+        assert_eq!(table_by(&Mode::Append, &columns).unwrap(), None);
+        assert_eq!(by(&[column("tenant"), column("id")]).unwrap(), Some(vec!["tenant".to_string(), "id".to_string()]));
+        for (key, said) in [
+            (vec![], "changes without a key"),
+            (vec![column("data").child("id")], "`data.id` is not a column"),
+            (vec![column("_key")], "`_key` is not a column"),
+        ] {
+            let found = by(&key).unwrap_err();
+            assert!(found.code == "changes-sink" && found.message.contains(said), "{}", found.message);
+        }
+    }
 }

@@ -22,8 +22,7 @@ mod topics;
 
 use std::sync::Arc;
 
-use arrow::datatypes::{Fields, Schema, SchemaRef};
-use operator_core::batch::written_fields;
+use arrow::datatypes::{Fields, SchemaRef};
 use operator_core::{Diagnostic, Input, Millis, Mode, Path, Planned, Port};
 
 use crate::broker::TopicId;
@@ -32,7 +31,7 @@ use crate::notation::Notation;
 use crate::partitioner::Partitioner;
 use crate::pipeline::{Format, Guarantee, NullValues, OnError, Start, WrongUnit};
 use crate::record_types::Types;
-use crate::sinks::SinkTable;
+use crate::sinks::{Incoming, SinkTable};
 
 pub use crate::catalog::{Catalog, Registered};
 pub use build::plan;
@@ -241,11 +240,6 @@ impl Output {
             Target::Topic(_) | Target::Outbox(_) => &self.name,
         }
     }
-
-    /// The columns for readers: those that a table gets.
-    pub fn rows(&self) -> Schema {
-        Schema::new(written_fields(&self.schema).cloned().collect::<Vec<_>>())
-    }
 }
 
 pub enum Target {
@@ -261,6 +255,7 @@ pub struct OutboxSink {
     pub topic: Arc<str>,
     pub partitions: i32,
     pub table: Arc<dyn SinkTable>,
+    pub rows: Incoming,
 }
 
 /// A topic written for others to read.

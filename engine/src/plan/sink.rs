@@ -12,7 +12,7 @@ use super::{Catalog, Names, OutboxSink, Target, TopicName, TopicSink, changes, k
 use crate::broker::{TopicSpec, is_compacted};
 use crate::format::Rows;
 use crate::pipeline::{Key, Sink, SinkTarget, TopicTarget};
-use crate::sinks::{SinkTable, position_fields};
+use crate::sinks::{Incoming, SinkTable, position_fields};
 
 /// Plans a sink over rows of a stream; `partitions` is that of the stage it hangs on.
 pub fn sink(
@@ -34,9 +34,14 @@ pub fn sink(
             target
         }
         SinkTarget::Table(table) => {
-            check_table(table.as_ref(), schema, &mut wrong);
-            wrong.extend(changes::table_of(table.kind(), &stream.mode));
-            Some(Target::Outbox(OutboxSink { topic: names.outbox(name), partitions, table: table.clone() }))
+            let columns = Schema::new(written_fields(schema).cloned().collect::<Vec<_>>());
+            let changes = changes::table_by(&stream.mode, &columns).unwrap_or_else(|found| {
+                wrong.push(found);
+                None
+            });
+            let rows = Incoming { columns, changes };
+            check_table(table.as_ref(), &rows, &mut wrong);
+            Some(Target::Outbox(OutboxSink { topic: names.outbox(name), partitions, table: table.clone(), rows }))
         }
     };
     let refused = wrong.iter().any(|found| found.severity == Severity::Error);
@@ -44,10 +49,9 @@ pub fn sink(
 }
 
 /// Whether rows can be written to the table, as far as no server is asked.
-fn check_table(table: &dyn SinkTable, schema: &SchemaRef, wrong: &mut Vec<Diagnostic>) {
-    let rows = Schema::new(written_fields(schema).cloned().collect::<Vec<_>>());
-    wrong.extend(table.check(&rows));
-    for column in position_fields().iter().filter(|column| rows.field_with_name(column.name()).is_ok()) {
+fn check_table(table: &dyn SinkTable, rows: &Incoming, wrong: &mut Vec<Diagnostic>) {
+    wrong.extend(table.check(rows));
+    for column in position_fields().iter().filter(|column| rows.columns.field_with_name(column.name()).is_ok()) {
         let message = format!("`{}` is the name of a column that delivery adds to every row", column.name());
         wrong.push(Diagnostic::error("position-column", message).at([table.kind()]).help("select it under another name first"));
     }

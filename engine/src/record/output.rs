@@ -10,7 +10,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
 use headwater_formats::{Encoder, KeyEncoder, encode_batch, partition};
 use operator_core::batch::{FUTURE, OFFSET, WATERMARK, is_written};
-use operator_core::changes::{self, ADDED, GONE};
+use operator_core::changes::{self, ADDED, CHANGE, GONE};
 use operator_core::{Millis, Origin, Path};
 
 use crate::broker::{Broker, Outgoing};
@@ -94,7 +94,11 @@ impl Writer {
     pub fn new(output: &Output, shared: bool, schema_id: &dyn Fn(&str, &str) -> Result<u32, String>) -> Result<Writer, String> {
         let user: Vec<usize> = match &output.target {
             Target::Topic(sink) => sink.format.written(&output.schema),
-            _ => output.schema.fields().iter().enumerate().filter(|(_, f)| is_written(f.name())).map(|(i, _)| i).collect(),
+            // A table needs to know what happens to its rows.
+            _ => {
+                let kept = |name: &str| is_written(name) || name == CHANGE;
+                output.schema.fields().iter().enumerate().filter(|(_, f)| kept(f.name())).map(|(i, _)| i).collect()
+            }
         };
         let schema: SchemaRef = Arc::new(output.schema.project(&user).map_err(|e| e.to_string())?);
         let kind = match &output.target {

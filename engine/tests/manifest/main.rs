@@ -1,5 +1,7 @@
 //! A pipeline that was deployed and is started again with another file, or with other topics under the same names.
 
+#[path = "../simulation/elsewhere.rs"]
+mod elsewhere;
 mod keys;
 mod rows;
 mod topics;
@@ -51,7 +53,7 @@ fn planned(broker: &MemoryBroker, text: &str) -> Plan {
     let operators =
         Operators(vec![Kind::of::<operator_filter::Filter>(), Kind::of::<operator_window::Window>(), Kind::of::<operator_dedup::Dedup>()]);
     let root = yaml::parse(text).unwrap();
-    let pipeline = Pipeline::read(&root).0.unwrap();
+    let pipeline = Pipeline::read_with(&root, &elsewhere::sinks()).0.unwrap();
     plan(&pipeline, &root, &operators, &BrokerCatalog(broker)).unwrap_or_else(|found| panic!("{found:#?}"))
 }
 

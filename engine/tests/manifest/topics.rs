@@ -112,3 +112,22 @@ fn an_added_partition_begins_at_its_beginning() {
     run(&broker, COPY).unwrap();
     assert_eq!(values(&broker, "copy"), [r#"{"user":"in the new partition"}"#]);
 }
+
+/// A key may be in another partition of the outbox then, where its changes are in no order with those before.
+#[test]
+fn partitions_that_are_added_to_a_topic_of_changes_stop_a_table_of_them() {
+    let source = "apiVersion: headwater/v1\nname: carts\nsources: { clicks: { topic: clicks, format: debezium, key: user, schema: { user: string } } }\n";
+    let table = format!("{source}sinks: {{ out: {{ from: clicks, elsewhere: a.b }} }}\n");
+    let broker = cluster(1);
+    run(&broker, &table).unwrap();
+    run(&broker, &table).unwrap();
+    broker.create_topic("clicks", 3);
+    let said = refused(&broker, &table);
+    assert!(said.contains("changes-sink: the sink `out` takes changes, which were in 1 partitions and are in 3 now"), "{said}");
+    // A topic of the rows is by their key.
+    let broker = cluster(1);
+    let topic = format!("{source}sinks: {{ out: {{ from: clicks, topic: out, key: user, create: {{ partitions: 1 }} }} }}\n");
+    run(&broker, &topic).unwrap();
+    broker.create_topic("clicks", 3);
+    run(&broker, &topic).unwrap();
+}

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
-use headwater_engine::sinks::{Blocks, SinkKind, SinkTable, Sinks, keys_of, read_as};
+use headwater_engine::sinks::{Blocks, Incoming, SinkKind, SinkTable, Sinks, keys_of, read_as};
 use operator_core::Diagnostic;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -26,7 +25,7 @@ impl SinkTable for Elsewhere {
         Blocks { flush: 1_000, rows: 100 }
     }
 
-    fn check(&self, _: &Schema) -> Vec<Diagnostic> {
+    fn check(&self, _: &Incoming) -> Vec<Diagnostic> {
         Vec::new()
     }
 }

@@ -173,11 +173,11 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
         Target::Outbox(outbox) => {
             let (table, blocks) = (outbox.table.as_ref(), outbox.table.blocks());
             let sink = sinks::of(table);
-            sink.iter().flat_map(|sink| sink.facts()).for_each(|(name, value)| add(name, value));
+            sink.iter().flat_map(|sink| sink.facts(&outbox.rows)).for_each(|(name, value)| add(name, value));
             add("blocks", format!("after {} or {} rows", Interval(blocks.flush), blocks.rows));
             add("outbox topic", outbox.topic.to_string());
             add("refused rows", plan.names.refused(&output.name).to_string());
-            sink.iter().for_each(|sink| add("guarantee", sink.guarantee(once)));
+            sink.iter().for_each(|sink| add("guarantee", sink.guarantee(&outbox.rows, once)));
             format!("{} {}", title(table.kind()), table.name())
         }
         Target::Repartition { .. } => String::new(),

@@ -152,7 +152,7 @@ fn of_plan(loaded: &Loaded, plan: &Plan, rules: &Rules<'_>) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (output, outbox, sink) in sinks::all(plan) {
         let files = rules.folder.dir.join(outbox.table.kind());
-        match sink.lint(&output.rows(), plan.guarantee == Guarantee::ExactlyOnce, &files) {
+        match sink.lint(&outbox.rows, plan.guarantee == Guarantee::ExactlyOnce, &files) {
             Ok(found) => {
                 let placed = found.into_iter().map(|d| d.under(["sinks", &output.name]));
                 problems.extend(placed.map(|d| Problem::found(&loaded.source, &loaded.root, d)));

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use headwater_engine::sinks::Incoming;
 use sqlparser::dialect::ClickHouseDialect;
 use sqlparser::tokenizer::{Location, Token, Tokenizer};
 
-use super::columns::Column;
+use super::changes::Applied;
+use super::columns::{Column, misfits};
 use super::connection::{Table, literal};
 use super::guarantee::{LOCAL_WINDOW, REPLICATED_WINDOW, SMALL_WINDOW, is_replicated};
+use super::layout::{Layout, is, plain};
 use crate::sinks::sql_files;
 
 /// Words that end a column's type.
@@ -25,12 +28,24 @@ pub struct Created {
     pub columns: Vec<Column>,
     /// It remembers inserts, or its engine makes repeated rows one.
     pub remembers: bool,
+    pub layout: Layout,
     pub file: String,
     /// All statements of the file, as they are written.
     pub statements: Arc<[String]>,
 }
 
 impl Created {
+    /// What stands between the rows and the columns of the table.
+    pub fn misfits(&self, rows: &Incoming) -> Vec<String> {
+        misfits(&self.table, &rows.columns, &self.columns)
+    }
+
+    /// Why the table can't take the rows if they are changes.
+    pub fn takes_no_changes(&self, rows: &Incoming) -> Vec<String> {
+        let by = |key| Applied::by(key, &rows.columns, &self.layout, &self.columns).err();
+        rows.changes.as_deref().and_then(by).unwrap_or_default()
+    }
+
     /// Whether the file can be run to create what is missing: it only creates, and replaces nothing.
     ///
     /// # Errors
@@ -66,16 +81,16 @@ pub fn tables_in(dir: &Path) -> Result<BTreeMap<String, Created>, String> {
         let pieces = pieces(&text).map_err(|e| at(&e))?;
         let all: Arc<[String]> = pieces.iter().map(|(_, text)| (*text).to_owned()).collect();
         for (tokens, _) in &pieces {
-            let Some((table, columns, remembers)) = statement(tokens).map_err(|e| at(&e))? else { continue };
+            let Some((table, columns, remembers, layout)) = statement(tokens).map_err(|e| at(&e))? else { continue };
             let (file, statements) = (file.clone(), all.clone());
-            tables.insert(table.to_string(), Created { table, columns, remembers, file, statements });
+            tables.insert(table.to_string(), Created { table, columns, remembers, layout, file, statements });
         }
     }
     Ok(tables)
 }
 
-/// A table, its columns, and whether it remembers inserts.
-type Statement = (Table, Vec<Column>, bool);
+/// A table, its columns, whether it remembers inserts, and its engine.
+type Statement = (Table, Vec<Column>, bool, Layout);
 
 /// The statements of a text: their tokens, and how they are written.
 fn pieces(text: &str) -> Result<Vec<(Vec<Token>, &str)>, String> {
@@ -104,22 +119,20 @@ fn offset(text: &str, at: Location) -> usize {
 }
 
 /// What follows the columns: `ENGINE = MergeTree .. SETTINGS non_replicated_deduplication_window = 10000`.
-fn remembers(tail: &[Token]) -> bool {
-    let engine = tail.iter().position(|t| is(t, "ENGINE")).and_then(|at| tail.iter().skip(at + 1).find(|t| **t != Token::Eq));
-    let engine = engine.map(plain).unwrap_or_default();
+fn remembers(tail: &[Token], Layout { engine, .. }: &Layout) -> bool {
     let window = |name: &str| {
         let value = tail.iter().position(|t| is(t, name)).and_then(|at| tail.get(at + 2))?;
         value.to_string().trim_matches('\'').parse::<u64>().ok()
     };
-    let remembers = match is_replicated(&engine) {
+    let remembers = match is_replicated(engine) {
         // By default they do.
         true => window(REPLICATED_WINDOW).is_none_or(|window| window >= SMALL_WINDOW),
         false => window(LOCAL_WINDOW).is_some_and(|window| window >= SMALL_WINDOW),
     };
     // The version column, by which repeated rows become one.
-    let mut behind = tail.iter().skip_while(|t| plain(t) != engine).skip(1);
+    let mut behind = tail.iter().skip_while(|t| plain(t) != *engine).skip(1);
     let versioned = behind.next() == Some(&Token::LParen) && matches!(behind.next(), Some(Token::Word(_)));
-    engine.ends_with("MergeTree") && (remembers || (engine == "ReplacingMergeTree" && versioned))
+    engine.ends_with("MergeTree") && (remembers || (engine.as_str() == "ReplacingMergeTree" && versioned))
 }
 
 fn statement(tokens: &[Token]) -> Result<Option<Statement>, String> {
@@ -141,7 +154,9 @@ fn statement(tokens: &[Token]) -> Result<Option<Statement>, String> {
             Token::LParen => depth += 1,
             Token::RParen if depth == 0 => {
                 columns.extend(column(&entry));
-                return Ok(Some((table, columns, remembers(rest.get(at..).unwrap_or_default()))));
+                let tail = rest.get(at..).unwrap_or_default();
+                let layout = Layout::of(tail);
+                return Ok(Some((table, columns, remembers(tail, &layout), layout)));
             }
             Token::RParen => depth -= 1,
             Token::Comma if depth == 0 => {
@@ -181,19 +196,6 @@ fn column(entry: &[Token]) -> Option<Column> {
 fn after<'a>(tokens: &'a [Token], words: &[&str]) -> Option<&'a [Token]> {
     let matches = words.iter().zip(tokens).filter(|(word, token)| is(token, word)).count() == words.len();
     matches.then(|| tokens.get(words.len()..).unwrap_or_default())
-}
-
-fn is(token: &Token, word: &str) -> bool {
-    matches!(token, Token::Word(w) if w.value.eq_ignore_ascii_case(word))
-}
-
-/// A name without its quotes.
-fn plain(token: &Token) -> String {
-    match token {
-        Token::Word(word) => word.value.clone(),
-        Token::DoubleQuotedString(text) => text.clone(),
-        other => other.to_string(),
-    }
 }
 
 #[cfg(test)]
@@ -249,7 +251,7 @@ CREATE TABLE IF NOT EXISTS `shop`.orders ON CLUSTER main (
 ) ENGINE = MergeTree ORDER BY order_id;
 CREATE MATERIALIZED VIEW shop.v TO shop.t AS SELECT 1;";
         let found = statements(text).unwrap();
-        let (table, columns, remembers) = &found[0];
+        let (table, columns, remembers, _) = &found[0];
         assert!(!remembers);
         let shown: Vec<String> = columns.iter().map(|c| format!("{}: {} {}", c.name, c.native, c.kind).trim_end().to_string()).collect();
         assert_eq!((found.len(), table.to_string().as_str()), (1, "shop.orders"));

@@ -1,8 +1,10 @@
 //! A table that fits a schema.
 
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::DataType;
 use headwater_engine::delivery::position_fields;
+use headwater_engine::sinks::Incoming;
 
+use super::changes::{self, DELETED, VERSION};
 use super::columns::column_type;
 use super::connection::{Connection, Table, identifier};
 use super::created::Created;
@@ -27,13 +29,13 @@ impl Default for TableOptions {
     }
 }
 
-/// `CREATE TABLE IF NOT EXISTS` for rows of `schema` (without position columns, which are added).
+/// `CREATE TABLE IF NOT EXISTS` for `rows`. Columns for positions are added, and those that changes need.
 ///
 /// # Errors
-/// A column whose type ClickHouse does not have; a sorting key that is not a column or may be null.
-pub fn ddl(table: &Table, schema: &Schema, options: &TableOptions) -> Result<String, String> {
-    let positions = position_fields();
-    let fields = || schema.fields().iter().map(AsRef::as_ref).chain(&positions);
+/// A column whose type ClickHouse does not have; a sorting key that is not a column, may be null, or is not that of the changes.
+pub fn ddl(table: &Table, rows: &Incoming, options: &TableOptions) -> Result<String, String> {
+    let (positions, added) = (position_fields(), changes::fields(rows));
+    let fields = || rows.columns.fields().iter().map(AsRef::as_ref).chain(&positions).chain(&added);
     let mut columns = Vec::new();
     for field in fields() {
         let mut native = column_type(field).map_err(|why| format!("column `{}`: {why}", field.name()))?;
@@ -43,7 +45,14 @@ pub fn ddl(table: &Table, schema: &Schema, options: &TableOptions) -> Result<Str
         }
         columns.push(format!("    {} {native}", identifier(field.name())));
     }
-    for name in &options.order_by {
+    let sorting = match &rows.changes {
+        Some(key) if !options.order_by.is_empty() && options.order_by != *key => {
+            return Err(format!("the rows are changes by {0}, so the table is sorted by {0}", key.join(", ")));
+        }
+        Some(key) => key,
+        None => &options.order_by,
+    };
+    for name in sorting {
         match fields().find(|field| field.name() == name) {
             None => return Err(format!("the sorting key `{name}` is not a column")),
             Some(field) if field.is_nullable() => return Err(format!("the sorting key `{name}` is nullable")),
@@ -51,11 +60,15 @@ pub fn ddl(table: &Table, schema: &Schema, options: &TableOptions) -> Result<Str
         }
     }
     let default_key: Vec<String> = positions.iter().map(|field| field.name().clone()).collect();
-    let key = if options.order_by.is_empty() { &default_key } else { &options.order_by };
+    let key = if sorting.is_empty() { &default_key } else { sorting };
+    let engine = match rows.changes {
+        Some(_) => format!("ReplacingMergeTree({VERSION}, {DELETED})"),
+        None => "MergeTree".to_owned(),
+    };
     let key: Vec<String> = key.iter().map(|name| identifier(name)).collect();
     let partition = options.partition_by.as_ref().map(|by| format!("PARTITION BY {by}\n")).unwrap_or_default();
     Ok(format!(
-        "CREATE TABLE IF NOT EXISTS {} (\n{}\n)\nENGINE = MergeTree\n{partition}ORDER BY ({})\n\
+        "CREATE TABLE IF NOT EXISTS {} (\n{}\n)\nENGINE = {engine}\n{partition}ORDER BY ({})\n\
          SETTINGS non_replicated_deduplication_window = {}",
         table.quoted(),
         columns.join(",\n"),
@@ -87,25 +100,25 @@ pub async fn run_file(connection: &Connection, created: &Created) -> Result<(), 
 ///
 /// # Errors
 /// Those of [`ddl`] and of the server.
-pub async fn ensure_table(connection: &Connection, table: &Table, schema: &Schema, options: &TableOptions) -> Result<(), ClickHouseError> {
-    let statement = ddl(table, schema, options).map_err(ClickHouseError::Unexpected)?;
+pub async fn ensure_table(connection: &Connection, table: &Table, rows: &Incoming, options: &TableOptions) -> Result<(), ClickHouseError> {
+    let statement = ddl(table, rows, options).map_err(ClickHouseError::Unexpected)?;
     connection.execute(&format!("CREATE DATABASE IF NOT EXISTS {}", identifier(&table.database))).await?;
     connection.execute(&statement).await
 }
 
 #[cfg(test)]
 mod tests {
-    use arrow::datatypes::{Field, TimeUnit};
+    use arrow::datatypes::{Field, Schema, TimeUnit};
 
     use super::*;
 
-    fn schema() -> Schema {
-        Schema::new(vec![
+    fn rows() -> Incoming {
+        Incoming::added(Schema::new(vec![
             Field::new("order_id", DataType::Utf8, false),
             Field::new("status", DataType::Utf8, true),
             Field::new("total", DataType::Decimal128(12, 2), false),
             Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())), false),
-        ])
+        ]))
     }
 
     #[test]
@@ -127,19 +140,31 @@ mod tests {
 ENGINE = MergeTree
 ORDER BY (`order_id`)
 SETTINGS non_replicated_deduplication_window = 10000";
-        assert_eq!(ddl(&Table::new("shop", "orders"), &schema(), &options).unwrap(), expected);
+        assert_eq!(ddl(&Table::new("shop", "orders"), &rows(), &options).unwrap(), expected);
     }
 
     #[test]
     fn keys_that_cannot_be_are_refused() {
         let with = |key: &str| {
             let options = TableOptions { order_by: vec![key.into()], ..TableOptions::default() };
-            ddl(&Table::new("d", "t"), &schema(), &options)
+            ddl(&Table::new("d", "t"), &rows(), &options)
         };
         assert!(with("status").unwrap_err().contains("is nullable"));
         assert!(with("missing").unwrap_err().contains("not a column"));
         assert!(
-            ddl(&Table::new("d", "t"), &schema(), &TableOptions::default()).unwrap().contains("ORDER BY (`_partition`, `_offset`, `_row`)")
+            ddl(&Table::new("d", "t"), &rows(), &TableOptions::default()).unwrap().contains("ORDER BY (`_partition`, `_offset`, `_row`)")
         );
+    }
+
+    #[test]
+    fn a_table_of_changes_replaces_rows_by_their_key() {
+        let by = |key: &str| Incoming { changes: Some(vec![key.to_owned()]), ..rows() };
+        let made = ddl(&Table::new("d", "t"), &by("order_id"), &TableOptions::default()).unwrap();
+        let expected = "    `_row` Int32,\n    `_version` UInt64,\n    `_deleted` UInt8\n)\nENGINE = ReplacingMergeTree(_version, _deleted)\n\
+                        ORDER BY (`order_id`)\n";
+        assert!(made.contains(expected), "{made}");
+        let options = TableOptions { order_by: vec!["at".into()], ..TableOptions::default() };
+        assert!(ddl(&Table::new("d", "t"), &by("order_id"), &options).unwrap_err().contains("sorted by order_id"));
+        assert!(ddl(&Table::new("d", "t"), &by("status"), &TableOptions::default()).unwrap_err().contains("is nullable"));
     }
 }

@@ -1,7 +1,7 @@
 //! Delivery into a table of ClickHouse: the table is created if the configuration says so, then it must pass the gate.
 
-use arrow::datatypes::Schema;
 use headwater_engine::delivery::Store;
+use headwater_engine::sinks::Incoming;
 use headwater_engine::worker::Stop;
 
 use super::config::ClickHouseConfig;
@@ -23,7 +23,7 @@ pub(super) fn prepare(sink: &ClickHouseSink, place: &Place<'_>) -> Result<MakeSt
         sink: name.clone(),
         connection: connect(config)?.reporting(place.outages.service(ClickHouseSink::KIND, ClickHouseSink::TITLE, name)),
         table: sink.table().map_err(|e| Problem::plain(format!("sink `{name}`: {e}")))?,
-        schema: place.output.rows(),
+        rows: place.outbox.rows.clone(),
         create: create(sink, config, place).map_err(Problem::plain)?,
         wanted: wanted(config),
     };
@@ -92,7 +92,7 @@ struct Admission {
     sink: String,
     connection: Connection,
     table: Table,
-    schema: Schema,
+    rows: Incoming,
     /// Creates what is missing: by the file, or else for the rows.
     create: Create,
     wanted: Guarantee,
@@ -103,10 +103,10 @@ impl Admission {
         let failed = |e: ClickHouseError| if passes(&e) { NoStore::NotNow(e.to_string()) } else { NoStore::Refused(e.to_string()) };
         match &self.create {
             Create::ByFile(file) => run_file(&self.connection, file).await.map_err(failed)?,
-            Create::ForRows => ensure_table(&self.connection, &self.table, &self.schema, &TableOptions::default()).await.map_err(failed)?,
+            Create::ForRows => ensure_table(&self.connection, &self.table, &self.rows, &TableOptions::default()).await.map_err(failed)?,
             Create::Never => {}
         }
-        let inspection = inspect(&self.connection, &self.table, &self.schema).await.map_err(failed)?;
+        let inspection = inspect(&self.connection, &self.table, &self.rows).await.map_err(failed)?;
         inspection.require(self.wanted).map_err(failed)?;
         let Inspection { version, guarantee, reasons, .. } = &inspection;
         tracing::info!(sink = %self.sink, table = %self.table, %version, %guarantee, ?reasons, "the table was checked");

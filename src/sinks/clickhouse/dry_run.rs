@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use arrow::datatypes::Schema;
 use headwater_engine::delivery::{Answer, Progress, Range, Target};
+use headwater_engine::sinks::Incoming;
 
-use super::columns::misfits;
-use super::connection::Table;
 use super::created::Created;
 use super::delivering::{connect, passes, settings, wanted};
 use super::failure::ClickHouseError;
@@ -24,12 +22,12 @@ pub(super) fn check(sink: &ClickHouseSink, place: &Place<'_>, fresh: bool) -> Re
     let config = settings(place)?;
     let connection = connect(config).map_err(|p| p.message)?;
     let verified = connection.verifies().map_or(String::new(), |how| format!("; {how}"));
-    let (table, rows, wanted) = (sink.table()?, place.output.rows(), wanted(config));
-    let found = match place.runtime.block_on(inspect(&connection, &table, &rows)) {
+    let (table, rows, wanted) = (sink.table()?, &place.outbox.rows, wanted(config));
+    let found = match place.runtime.block_on(inspect(&connection, &table, rows)) {
         Ok(found) => found,
         Err(e) if config.create_tables && e.to_string().contains("does not exist") => {
             let created = place.created(ClickHouseSink::KIND, |files| Ok(sink.created(files)?.0))?;
-            return Ok(to_be_created(&table, created.as_ref(), &rows, wanted)? + &verified);
+            return Ok(to_be_created(created.as_ref(), rows, wanted)? + &verified);
         }
         // A certificate does not become right by waiting.
         Err(e) if passes(&e) && !matches!(e, ClickHouseError::Tls(_)) => {
@@ -47,7 +45,7 @@ pub(super) fn check(sink: &ClickHouseSink, place: &Place<'_>, fresh: bool) -> Re
 
 /// A delivery that has no position stops at a table that has rows with positions: they would be taken for its own.
 fn has_none_of_others(place: &Place<'_>, target: &mut ClickHouse) -> Result<(), String> {
-    if target.repeatable() {
+    if target.repeatable() && !target.is_ordered() {
         return Ok(());
     }
     for partition in 0..place.outbox.partitions {
@@ -68,12 +66,13 @@ fn has_none_of_others(place: &Place<'_>, target: &mut ClickHouse) -> Result<(), 
 }
 
 /// How a missing table would be made.
-fn to_be_created(table: &Table, file: Option<&Created>, rows: &Schema, wanted: Guarantee) -> Result<String, String> {
+fn to_be_created(file: Option<&Created>, rows: &Incoming, wanted: Guarantee) -> Result<String, String> {
     let Some(file) = file else {
-        return Ok("will be created for its rows, sorted by their position: no file under schemas/clickhouse creates it".to_string());
+        let sorted = rows.changes.as_ref().map_or_else(|| "their position".to_owned(), |key| key.join(", "));
+        return Ok(format!("will be created for its rows, sorted by {sorted}: no file under schemas/clickhouse creates it"));
     };
     file.only_creates()?;
-    if let Some(misfit) = misfits(table, rows, &file.columns).into_iter().next() {
+    if let Some(misfit) = file.misfits(rows).into_iter().chain(file.takes_no_changes(rows)).next() {
         return Err(format!("{} creates it, but rows don't fit: {misfit}", file.file));
     }
     if wanted == Guarantee::ExactlyOnce && !file.remembers {

@@ -9,12 +9,16 @@ use std::fmt;
 
 use arrow::datatypes::Schema;
 use headwater_engine::delivery::position_fields;
+use headwater_engine::sinks::Incoming;
 
+use super::changes::Applied;
 use super::columns::{Column, misfits, unheld_nulls};
 use super::connection::{Connection, Table, literal};
 use super::failure::ClickHouseError;
 use super::fit::Fit;
+use super::layout::Layout;
 use super::target::PINNED;
+use super::views::{dependents, view_target};
 
 /// What a reader of the table may rely on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,6 +64,8 @@ pub struct Inspection {
     pub(super) uncountable: Option<String>,
     /// Rows of equal key collapse and nothing else sees them: a repeated insert does no harm.
     pub(super) repeatable: bool,
+    /// How it takes changes, if its rows are changes.
+    pub(super) applied: Option<Applied>,
     /// Materialized views that take rows from the table, and those behind them.
     pub views: usize,
     /// Inserts remembered by the table that remembers the fewest, and for how many seconds.
@@ -101,11 +107,11 @@ const REPLICATED_SECONDS: &str = "replicated_deduplication_window_seconds";
 /// A table must remember at least so many inserts to count as one that remembers them.
 pub(super) const SMALL_WINDOW: u64 = 100;
 
-/// Looks at everything that the guarantee depends on. `schema`: the rows without position columns.
+/// Looks at everything that the guarantee depends on.
 ///
 /// # Errors
 /// The table does not exist; the server's.
-pub async fn inspect(connection: &Connection, table: &Table, schema: &Schema) -> Result<Inspection, ClickHouseError> {
+pub async fn inspect(connection: &Connection, table: &Table, rows: &Incoming) -> Result<Inspection, ClickHouseError> {
     let version = connection.ping().await?;
     let names: Vec<String> = PINNED.iter().map(|(name, _)| literal(name)).collect();
     let sql = format!("SELECT name FROM system.settings WHERE name IN ({})", names.join(", "));
@@ -126,14 +132,29 @@ pub async fn inspect(connection: &Connection, table: &Table, schema: &Schema) ->
         replicas: found.engine.starts_with("Replicated"),
         uncountable: found.uncountable(connection.config().shared_table),
         repeatable: false,
+        applied: None,
         views: 0,
         window: u64::MAX,
         window_seconds: u64::MAX,
     };
-    check_columns(connection, &mut inspection, schema).await?;
-    check_window(&mut inspection, &found, &windows, None);
+    let columns = check_columns(connection, &mut inspection, &rows.columns).await?;
+    if let Some(key) = &rows.changes {
+        match Applied::by(key, &rows.columns, &Layout::read(&found.full), &columns) {
+            Ok(applied) => inspection.applied = Some(applied),
+            Err(why) => inspection.problems.extend(why),
+        }
+    }
     inspection.views = check_views(connection, &mut inspection, &windows).await?;
     inspection.repeatable = found.keeps_newest() && inspection.views == 0;
+    let versions = matches!(inspection.applied, Some(Applied::Versions { .. }));
+    if versions {
+        // What is left of them shows whether another outbox was delivered here.
+        inspection.uncountable = found.shared_or_expiring(connection.config().shared_table);
+    }
+    match versions && inspection.repeatable {
+        true => inspection.reasons.push("a repeated row has the same version: read it with FINAL".to_owned()),
+        false => check_window(&mut inspection, &found, &windows, None),
+    }
     if found.replaces() && inspection.guarantee == Guarantee::AtLeastOnce && inspection.repeatable {
         inspection.guarantee = Guarantee::EffectivelyOnce;
         let reason = "its engine collapses rows of equal sorting key: read it with FINAL".to_owned();
@@ -211,11 +232,13 @@ impl Found {
     }
 
     fn uncountable(&self, shared: bool) -> Option<String> {
+        let merges = !matches!(self.engine.as_str(), "MergeTree" | "ReplicatedMergeTree" | "SharedMergeTree");
+        self.shared_or_expiring(shared).or_else(|| merges.then(|| format!("a table of engine {} may merge rows", self.engine)))
+    }
+
+    fn shared_or_expiring(&self, shared: bool) -> Option<String> {
         if shared {
             return Some("the table is shared with other pipelines".to_owned());
-        }
-        if !matches!(self.engine.as_str(), "MergeTree" | "ReplicatedMergeTree" | "SharedMergeTree") {
-            return Some(format!("a table of engine {} may merge rows", self.engine));
         }
         let outside_settings = self.full.split(" SETTINGS ").next().unwrap_or_default();
         outside_settings.contains(" TTL ").then(|| "the table deletes rows by TTL".to_owned())
@@ -278,7 +301,7 @@ async fn check_views(
                 continue;
             }
             views += 1;
-            let Some(target) = view_target(&found) else {
+            let Some(target) = view_target(&view, &found.create, &found.uuid) else {
                 inspection.guarantee = Guarantee::AtLeastOnce;
                 inspection.reasons.push(format!("the target table of the materialized view {view} is unknown"));
                 continue;
@@ -303,58 +326,6 @@ async fn check_views(
     Ok(views)
 }
 
-async fn dependents(connection: &Connection, table: &Table) -> Result<Vec<Table>, ClickHouseError> {
-    let sql = format!(
-        "SELECT d, t FROM system.tables ARRAY JOIN dependencies_database AS d, dependencies_table AS t \
-         WHERE database = {} AND name = {} ORDER BY d, t",
-        literal(&table.database),
-        literal(&table.name)
-    );
-    let rows = connection.rows(&sql).await?;
-    Ok(rows.into_iter().filter_map(|row| Some(Table::new(row.first()?, row.get(1)?))).collect())
-}
-
-/// The table a materialized view writes to: named after `TO`, or its own hidden one.
-fn view_target(view: &Found) -> Option<Table> {
-    let rest = view.create.strip_prefix("CREATE MATERIALIZED VIEW ")?;
-    let (_, rest) = table_name(rest, &view.table.database)?;
-    match rest.trim_start().strip_prefix("TO ") {
-        Some(rest) if !rest.starts_with("INNER") => table_name(rest, &view.table.database).map(|(table, _)| table),
-        _ => {
-            let unnamed = view.uuid.chars().all(|c| matches!(c, '0' | '-'));
-            let name = if unnamed { format!(".inner.{}", view.table.name) } else { format!(".inner_id.{}", view.uuid) };
-            Some(Table::new(view.table.database.as_str(), name))
-        }
-    }
-}
-
-/// Reads `db.name` with either part quoted.
-fn table_name<'a>(text: &'a str, database: &str) -> Option<(Table, &'a str)> {
-    let (first, rest) = name(text)?;
-    match rest.strip_prefix('.') {
-        Some(rest) => name(rest).map(|(second, rest)| (Table::new(first, second), rest)),
-        None => Some((Table::new(database, first), rest)),
-    }
-}
-
-fn name(text: &str) -> Option<(String, &str)> {
-    if let Some(quoted) = text.strip_prefix('`') {
-        let (mut name, mut escaped) = (String::new(), false);
-        for (at, c) in quoted.char_indices() {
-            match c {
-                _ if escaped => (escaped, _) = (false, name.push(c)),
-                '\\' => escaped = true,
-                '`' => return Some((name, quoted.get(at + 1..)?)),
-                _ => name.push(c),
-            }
-        }
-        return None;
-    }
-    let end = text.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(text.len());
-    let (name, rest) = text.split_at_checked(end)?;
-    (!name.is_empty()).then(|| (name.to_owned(), rest))
-}
-
 /// The columns of a table, each with its default expression.
 pub(super) async fn columns_of(connection: &Connection, table: &Table) -> Result<Vec<(Column, String)>, ClickHouseError> {
     let sql = format!(
@@ -370,7 +341,7 @@ pub(super) async fn columns_of(connection: &Connection, table: &Table) -> Result
     Ok(connection.rows(&sql).await?.into_iter().map(column).collect())
 }
 
-async fn check_columns(connection: &Connection, inspection: &mut Inspection, schema: &Schema) -> Result<(), ClickHouseError> {
+async fn check_columns(connection: &Connection, inspection: &mut Inspection, schema: &Schema) -> Result<Vec<Column>, ClickHouseError> {
     let table = inspection.table.clone();
     let (columns, defaults): (Vec<Column>, Vec<String>) = columns_of(connection, &table).await?.into_iter().unzip();
     inspection.problems.extend(misfits(&table, schema, &columns));
@@ -386,7 +357,7 @@ async fn check_columns(connection: &Connection, inspection: &mut Inspection, sch
                 .push(format!("column `{name}` is computed at insert time ({default}): a repeated row may differ from the first"));
         }
     }
-    Ok(())
+    Ok(columns)
 }
 
 #[cfg(test)]
@@ -424,18 +395,6 @@ mod tests {
     }
 
     #[test]
-    fn the_target_of_a_view_is_found() {
-        let target = |create: &str| view_target(&Found { create: create.into(), ..found("MaterializedView", "") });
-        let to = "CREATE MATERIALIZED VIEW d.mv TO e.`u\\`x` (`a` Int64) AS SELECT a FROM d.t";
-        assert_eq!(target(to), Some(Table::new("e", "u`x")));
-        let to = "CREATE MATERIALIZED VIEW d.`TO x.y` TO u (`a` Int64) AS SELECT 1";
-        assert_eq!(target(to), Some(Table::new("d", "u")));
-        let own = "CREATE MATERIALIZED VIEW d.mv (`a` Int64) ENGINE = MergeTree ORDER BY a AS SELECT ' TO x'";
-        assert_eq!(target(own), Some(Table::new("d", ".inner_id.92872969-befa-47e4-bba8-7f4fcf6fa261")));
-        assert_eq!(target("CREATE MATERIALIZED VIEW d.`mv"), None);
-    }
-
-    #[test]
     fn a_refusal_names_what_would_help() {
         let inspection = |guarantee, problems: &[&str]| Inspection {
             table: Table::new("d", "t"),
@@ -449,6 +408,7 @@ mod tests {
             replicas: false,
             uncountable: None,
             repeatable: false,
+            applied: None,
             views: 0,
             window: 10_000,
             window_seconds: u64::MAX,

@@ -11,6 +11,7 @@
 //! fit       which values a column takes: a row with another one is a dead letter
 //! failure   an error code -> the rows' fault, certainly not inserted, or the outcome is unknown
 //! ddl       a table that fits a schema, with a deduplication window
+//! changes   rows that come and go, in tables whose engine (`layout`) takes them
 //! ```
 //!
 //! Why so careful. ClickHouse recognises a repeated insert by its token only if the table remembers tokens (off by default
@@ -24,6 +25,7 @@
 //! them, a count in between stops delivery. `Distributed` tables are not recognised as exactly once: insert into the
 //! local table. Replicated tables are supported by the same rules, but only non-replicated ones are tested.
 
+mod changes;
 mod column_types;
 mod columns;
 mod config;
@@ -36,12 +38,14 @@ mod failure;
 mod fit;
 mod guarantee;
 mod http;
+mod layout;
 mod native;
 mod sink;
 mod target;
 #[cfg(test)]
 mod tests;
 mod token;
+mod views;
 
 pub use self::columns::{Column, column_type, columns_for, compatible, misfits, unheld_nulls};
 pub use self::config::ClickHouseConfig;

@@ -5,19 +5,21 @@ use std::sync::Arc;
 
 use arrow::datatypes::Schema;
 use headwater_engine::delivery::Check;
-use headwater_engine::sinks::{Blocks, SinkTable, is_identifier};
+use headwater_engine::sinks::{Blocks, Incoming, SinkTable, is_identifier};
 use headwater_formats::JsonEncoder;
 use operator_core::diagnostic::did_you_mean;
 use operator_core::{Diagnostic, Interval};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::columns::{column_type, columns_for, misfits, unheld_nulls};
+use super::changes::{Applied, engine, parts};
+use super::columns::{column_type, columns_for, unheld_nulls};
 use super::config::ClickHouseConfig;
 use super::connection::Table;
 use super::created::{Created, tables_in};
 use super::ddl::{TableOptions, ddl};
 use super::fit::Fit;
+use super::layout::Layout;
 use super::{delivering, dry_run};
 use crate::check::Found;
 use crate::diagnose::Problem;
@@ -70,14 +72,14 @@ impl SinkTable for ClickHouseSink {
     }
 
     /// Columns of types that ClickHouse doesn't have, or that could not be shown in a case.
-    fn check(&self, rows: &Schema) -> Vec<Diagnostic> {
+    fn check(&self, rows: &Incoming) -> Vec<Diagnostic> {
         let mut found = Vec::new();
         let table = &self.clickhouse;
         if table.split('.').count() != 2 || table.split('.').any(|part| !is_identifier(part)) {
             let problem = Diagnostic::error("table-name", format!("`{table}` is not `database.table`")).at([Self::KIND]);
             found.push(problem.help("both parts consist of letters, digits and `_`: `analytics.orders`"));
         }
-        for field in rows.fields() {
+        for field in rows.columns.fields() {
             let alone = Arc::new(Schema::new(vec![field.clone()]));
             if let Some(why) = column_type(field).err().or(JsonEncoder::check(&alone).err()) {
                 let problem = Diagnostic::error("clickhouse-type", format!("the column `{}` can't be written: {why}", field.name()));
@@ -90,8 +92,11 @@ impl SinkTable for ClickHouseSink {
 }
 
 impl Sink for ClickHouseSink {
-    fn guarantee(&self, once: bool) -> String {
+    fn guarantee(&self, rows: &Incoming, once: bool) -> String {
         match once {
+            true if rows.changes.is_some() => {
+                "exactly once for readers with FINAL: in a ReplacingMergeTree(version, is_deleted) a repeated row has the same version; a CollapsingMergeTree(sign) must deduplicate inserts (checked at the start)"
+            }
             true => {
                 "exactly once if the table deduplicates inserts (non_replicated_deduplication_window > 0; checked at the start): a block is identified by its positions in the outbox, so a repeated one is recognised"
             }
@@ -100,12 +105,19 @@ impl Sink for ClickHouseSink {
         .to_string()
     }
 
+    fn facts(&self, rows: &Incoming) -> Vec<(&'static str, String)> {
+        let by = |key: &Vec<String>| {
+            format!("set and deleted by {}: as versions or with signs, as the engine of the table has it", key.join(", "))
+        };
+        rows.changes.iter().map(|key| ("changes", by(key))).collect()
+    }
+
     /// Rows that don't fit the table, and a table that nothing creates.
-    fn lint(&self, rows: &Schema, once: bool, files: &Path) -> Result<Vec<Diagnostic>, String> {
+    fn lint(&self, rows: &Incoming, once: bool, files: &Path) -> Result<Vec<Diagnostic>, String> {
         let mut found = Vec::new();
         let (created, others) = self.created(files)?;
-        let columns = created.as_ref().map_or_else(|| columns_for(rows), |created| created.columns.clone());
-        for null in unheld_nulls(rows, &columns) {
+        let columns = created.as_ref().map_or_else(|| columns_for(&rows.columns), |created| created.columns.clone());
+        for null in unheld_nulls(&rows.columns, &columns) {
             let problem = Diagnostic::warning("clickhouse-null", format!("{null}: such rows become dead letters")).at([Self::KIND]);
             found.push(problem.help("replace NULL with `coalesce(x, ..)` in a `map` step, or make the table's column Nullable"));
         }
@@ -122,7 +134,12 @@ impl Sink for ClickHouseSink {
             let problem = Diagnostic::warning("clickhouse-guarantee", message).at([Self::KIND]);
             found.push(problem.help("ENGINE = MergeTree .. SETTINGS non_replicated_deduplication_window = 10000, or a replicated engine"));
         }
-        for misfit in misfits(&created.table, rows, &created.columns) {
+        for why in created.takes_no_changes(rows) {
+            let problem = Diagnostic::error("changes-sink", format!("the table in {} can't take changes: {why}", created.file));
+            let help = "create another table: `hw ddl` prints one that fits. ALTER TABLE changes no engine and no key";
+            found.push(problem.at([Self::KIND]).help(help));
+        }
+        for misfit in created.misfits(rows) {
             let problem = Diagnostic::error("clickhouse-type", format!("rows don't fit the table in {}: {misfit}", created.file));
             let help = "change the table with ALTER TABLE and in the file, or convert the column in a `map` step";
             found.push(problem.at([Self::KIND]).help(help));
@@ -130,18 +147,23 @@ impl Sink for ClickHouseSink {
         Ok(found)
     }
 
-    fn ddl(&self, rows: &Schema, order_by: &[String]) -> Result<String, String> {
+    fn ddl(&self, rows: &Incoming, order_by: &[String]) -> Result<String, String> {
         ddl(&self.table()?, rows, &TableOptions { order_by: order_by.to_vec(), ..TableOptions::default() })
     }
 
-    fn fits(&self, rows: &Schema, files: &Path) -> Result<Arc<Check>, String> {
-        let columns = self.created(files)?.0.map_or_else(|| columns_for(rows), |created| created.columns);
+    fn fits(&self, rows: &Incoming, files: &Path) -> Result<Arc<Check>, String> {
+        let created = self.created(files)?.0;
+        let columns = created.as_ref().map_or_else(|| columns_for(&rows.columns), |created| created.columns.clone());
+        let applied = rows.changes.as_ref().and_then(|key| {
+            let layout = created.map_or_else(|| Layout::read(&engine(key)), |created| created.layout);
+            Applied::of(key, &layout)
+        });
         let fit = Fit::new(&columns);
-        Ok(Arc::new(move |rows| fit.apply(rows).map(drop)))
+        Ok(Arc::new(move |rows| parts(rows, &fit, applied.as_ref()).map(drop)))
     }
 
-    fn twin(&self) -> Twin {
-        Twin::Tokens
+    fn twin(&self, rows: &Incoming) -> Twin {
+        Twin::Tokens(rows.changes.clone())
     }
 
     fn prepare(&self, place: &Place<'_>) -> Result<MakeStore, Problem> {

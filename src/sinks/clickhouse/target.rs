@@ -3,15 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::array::RecordBatch;
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, bounded};
 use headwater_engine::delivery::{Answer, Block, Progress, Range, Target};
 use headwater_formats::encode_batch;
-use operator_core::Millis;
+use operator_core::{Millis, changes};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
+use super::changes::{Applied, parts};
 use super::connection::{Connection, Table, identifier, literal};
 use super::failure::ClickHouseError;
 use super::fit::Fit;
@@ -68,6 +70,8 @@ pub struct ClickHouse {
     replicas: bool,
     uncountable: Option<String>,
     repeatable: bool,
+    /// How the table takes changes.
+    applied: Option<Applied>,
     views: bool,
     /// Inserts that are remembered, and for how many seconds.
     window: (u64, u64),
@@ -92,6 +96,7 @@ impl ClickHouse {
             replicas: inspection.replicas,
             uncountable: inspection.uncountable.clone(),
             repeatable: inspection.repeatable,
+            applied: inspection.applied.clone(),
             views: inspection.views > 0,
             window: (inspection.window, inspection.window_seconds),
             connection,
@@ -108,9 +113,14 @@ impl ClickHouse {
         self.connection.config().max_execution + Duration::from_secs(5)
     }
 
-    fn insert_sql(&self, block: &Block) -> String {
-        let columns: Vec<String> = block.rows.schema().fields().iter().map(|field| identifier(field.name())).collect();
-        format!("INSERT INTO {} ({}) FORMAT ArrowStream", self.table.quoted(), columns.join(", "))
+    /// Statement, number of rows and body of an insert of each part.
+    fn requests(&self, parts: &[RecordBatch]) -> Result<Vec<(String, usize, Bytes)>, String> {
+        let request = |rows: &RecordBatch| {
+            let columns: Vec<String> = rows.schema_ref().fields().iter().map(|field| identifier(field.name())).collect();
+            let sql = format!("INSERT INTO {} ({}) FORMAT ArrowStream", self.table.quoted(), columns.join(", "));
+            Ok((sql, rows.num_rows(), Bytes::from(encode_batch(rows)?)))
+        };
+        parts.iter().map(request).collect()
     }
 
     fn spawn(&mut self, work: Work, run: impl Future<Output = Result<Option<Answer>, ClickHouseError>> + Send + 'static) {
@@ -215,20 +225,31 @@ async fn blamed(connection: &Connection, table: &Table, last: &Mutex<Arc<Fit>>, 
 
 impl Target for ClickHouse {
     fn start(&mut self, block: &Block) {
+        if changes::of(&block.rows).is_some() != self.applied.is_some() {
+            let why = "rows in the outbox are changes and the sink's are not, or the other way round: deliver them with the pipeline that \
+                       wrote them";
+            return self.spawn(Work::Insert, async move { Err(ClickHouseError::NotSent(why.to_owned())) });
+        }
         let fit = self.fit.lock().clone();
-        let body = match fit.apply(&block.rows).and_then(|rows| encode_batch(&rows)) {
-            Ok(bytes) => Bytes::from(bytes),
-            Err(why) => {
-                let (connection, table, last) = (self.connection.clone(), self.table.clone(), self.fit.clone());
-                return self.spawn(Work::Insert, async move { Err(blamed(&connection, &table, &last, why).await) });
-            }
-        };
-        let (sql, rows, patience) = (self.insert_sql(block), block.rows.num_rows(), self.patience());
-        let (connection, pinned, token) = (self.connection.clone(), self.pinned.clone(), token(block, &self.table));
+        let requests: Vec<(String, usize, Bytes)> =
+            match parts(&block.rows, &fit, self.applied.as_ref()).and_then(|parts| self.requests(&parts)) {
+                Ok(requests) => requests,
+                Err(why) => {
+                    let (connection, table, last) = (self.connection.clone(), self.table.clone(), self.fit.clone());
+                    return self.spawn(Work::Insert, async move { Err(blamed(&connection, &table, &last, why).await) });
+                }
+            };
+        let (connection, pinned, patience) = (self.connection.clone(), self.pinned.clone(), self.patience());
+        let token = token(block, &self.table);
         self.spawn(Work::Insert, async move {
-            let settings = pinned.iter().map(|(name, value)| (*name, value.as_str()));
-            let settings = settings.chain([("insert_deduplication_token", token.as_str())]).collect();
-            connection.insert(&sql, settings, body, rows, patience).await.map(|()| None)
+            for (at, (sql, rows, body)) in requests.into_iter().enumerate() {
+                // One insert, but for rows that go.
+                let token = if at == 0 { token.clone() } else { format!("{token}-{at}") };
+                let settings = pinned.iter().map(|(name, value)| (*name, value.as_str()));
+                let settings = settings.chain([("insert_deduplication_token", token.as_str())]).collect();
+                connection.insert(&sql, settings, body, rows, patience).await?;
+            }
+            Ok(None)
         });
     }
 
@@ -284,6 +305,10 @@ impl Target for ClickHouse {
 
     fn repeatable(&self) -> bool {
         self.repeatable
+    }
+
+    fn is_ordered(&self) -> bool {
+        matches!(self.applied, Some(Applied::Versions { .. }))
     }
 }
 

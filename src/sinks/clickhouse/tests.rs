@@ -118,6 +118,7 @@ fn inspection() -> Inspection {
         replicas: false,
         uncountable: None,
         repeatable: false,
+        applied: None,
         views: 0,
         window: 10_000,
         window_seconds: u64::MAX,

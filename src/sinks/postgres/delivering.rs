@@ -51,7 +51,7 @@ pub(super) fn prepare(sink: &PostgresSink, place: &Place<'_>) -> Result<MakeStor
     let config = settings(place).map_err(Problem::plain)?;
     let server =
         Server::new(config).map_err(Problem::plain)?.reporting(place.outages.service(PostgresSink::KIND, PostgresSink::TITLE, name));
-    let wanted = sink.wanted(place.output.rows()).map_err(|e| Problem::plain(format!("sink `{name}`: {e}")))?;
+    let wanted = sink.wanted(&place.outbox.rows).map_err(|e| Problem::plain(format!("sink `{name}`: {e}")))?;
     let create = match config.create_tables {
         true => {
             let file = file(sink, place).map_err(Problem::plain)?;
@@ -82,7 +82,7 @@ pub(super) fn prepare(sink: &PostgresSink, place: &Place<'_>) -> Result<MakeStor
 pub(super) fn dry_run(sink: &PostgresSink, place: &Place<'_>) -> Result<String, Found> {
     let config = settings(place)?;
     let server = Server::new(config)?;
-    let wanted = sink.wanted(place.output.rows())?;
+    let wanted = sink.wanted(&place.outbox.rows)?;
     let verified = server.verifies().map_or(String::new(), |how| format!("; {how}"));
     let found = place.runtime.block_on(async {
         let client = server.connect().await?;

@@ -17,6 +17,7 @@
 //! failover to a standby that lacks the last transactions, rows and position are those of the standby, and delivery continues from
 //! there; `synchronous_commit` decides whether that can happen.
 
+mod cells;
 mod config;
 mod connection;
 mod created;

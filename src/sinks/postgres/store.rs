@@ -2,7 +2,8 @@
 //!
 //! Rows come by binary `COPY`: it takes lists and every type of a column without a text in between, one message per mebibyte, and is the
 //! fastest way into a table. Inserts copy into the table itself. Upserts copy into a temporary table of the session, from which one
-//! `INSERT .. ON CONFLICT` takes the last row of each key: the server compares keys, because it knows when two values are equal.
+//! `INSERT .. ON CONFLICT` takes the last row of each key: the server compares keys, because it knows when two values are equal. Changes
+//! do the same, after a `DELETE` of the keys whose last row is gone.
 //! Rejected: arrays and `unnest` (no lists), a statement per row.
 
 use std::collections::BTreeMap;
@@ -118,7 +119,7 @@ impl Shared {
         let client = self.server.connect().await.map_err(passes)?;
         let inspection = inspect(&client, &self.wanted).await?;
         let statements = Arc::new(Statements::new(&self.wanted, &inspection).map_err(Trouble::Wrong)?);
-        if let Some((create, _)) = &statements.upsert {
+        if let Some((create, _)) = &statements.staged {
             client.batch_execute(create).await?;
         }
         let backend = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
@@ -296,8 +297,8 @@ impl Shared {
                 }
             }
             copy.finish().await?;
-            if let Some((_, upsert)) = &statements.upsert {
-                client.batch_execute(upsert).await?;
+            if let Some((_, take)) = &statements.staged {
+                client.batch_execute(take).await?;
             }
         }
         Ok(true)

@@ -13,8 +13,10 @@ pub(super) struct Wanted {
     pub table: Table,
     /// The columns of the rows.
     pub rows: Schema,
-    /// The columns whose values identify a row, for upserts.
+    /// The columns whose values identify a row, for upserts and changes.
     pub key: Option<Vec<String>>,
+    /// Its rows are changes.
+    pub changes: bool,
 }
 
 /// What was found.
@@ -248,7 +250,11 @@ async fn lacking_positions(client: &Client, table: &Table) -> Result<Option<Lack
 
 async fn no_rights(client: &Client, wanted: &Wanted) -> Result<Vec<String>, Trouble> {
     let (table, positions) = (wanted.table.quoted(), wanted.table.positions());
-    let rows: &[&str] = if wanted.key.is_some() { &["INSERT", "SELECT", "UPDATE"] } else { &["INSERT"] };
+    let rows: &[&str] = match (&wanted.key, wanted.changes) {
+        (None, _) => &["INSERT"],
+        (Some(_), false) => &["INSERT", "SELECT", "UPDATE"],
+        (Some(_), true) => &["INSERT", "SELECT", "UPDATE", "DELETE"],
+    };
     let mut missing = Vec::new();
     for (name, rights) in [(&table, rows), (&positions, &["INSERT", "SELECT", "UPDATE"])] {
         for right in rights {

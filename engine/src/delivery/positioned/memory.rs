@@ -13,8 +13,9 @@ use parking_lot::Mutex;
 use super::store::{Position, Positioned, Reply};
 use crate::broker::TopicId;
 use crate::delivery::block::Block;
-use crate::delivery::memory::{Check, TableFault, TableRow, negative_amount, rows_of};
+use crate::delivery::memory::{Check, TableFault};
 use crate::delivery::strikes::Strikes;
+use crate::delivery::table_rows::{TableRow, folded, negative_amount, rows_of};
 
 /// The code with which negative amounts are refused; that of a violated check.
 const VIOLATED: &str = "23514";
@@ -27,6 +28,8 @@ pub enum Writing {
     Insert,
     /// A row replaces the one with the same values in these columns.
     Upsert(Vec<String>),
+    /// A change adds or replaces the row with the same values in these columns, or takes it away.
+    Changes(Vec<String>),
 }
 
 struct State {
@@ -152,21 +155,12 @@ impl State {
         self.transactions += 1;
         match writing {
             Writing::Insert => self.rows.extend(rows),
-            Writing::Upsert(key) => rows.into_iter().for_each(|row| self.upsert(row, key)),
+            Writing::Upsert(key) | Writing::Changes(key) => {
+                let all = std::mem::take(&mut self.rows).into_iter().chain(rows).collect();
+                self.rows = folded(all, key);
+            }
         }
         true
-    }
-
-    fn upsert(&mut self, row: TableRow, key: &[String]) {
-        let values = |json: &str| {
-            let row: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
-            key.iter().map(|column| row.get(column).cloned().unwrap_or_default()).collect::<Vec<_>>()
-        };
-        let wanted = values(&row.json);
-        match self.rows.iter_mut().find(|known| values(&known.json) == wanted) {
-            Some(known) => *known = row,
-            None => self.rows.push(row),
-        }
     }
 }
 

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::*;
-use crate::delivery::tests::{GROUP, PARTITIONS, Rig, TOPIC};
-use crate::delivery::{Stop, TableFault};
+use crate::delivery::tests::{GROUP, PARTITIONS, Rig, TOPIC, content};
+use crate::delivery::{Block, Stop, TableFault};
 use crate::sim::{Fault, Faults, MemoryBroker};
 
 const FAULTS: [TableFault; 4] = [TableFault::Unavailable, TableFault::RequestLost, TableFault::ReplyLost, TableFault::Late];
@@ -269,4 +269,21 @@ fn upserts_leave_the_last_row_of_a_key() {
         assert_eq!(connection.progress(Duration::ZERO), Reply::Written);
     }
     assert_eq!(store.rows().iter().map(|row| row.offset).collect::<Vec<_>>(), [1, 1, 1]);
+}
+
+#[test]
+fn the_store_in_memory_passes_the_contract_of_changes() {
+    use crate::delivery::contract::changes;
+    let store = MemoryStore::new(Writing::Changes(vec!["id".into()]));
+    let mut connection = store.connection();
+    connection.claim(7, None);
+    assert_eq!(connection.progress(Duration::ZERO), Reply::Claimed(None));
+    let mut write = |block: &Block| {
+        connection.write(block, Position { offset: block.last + 1, row: 0 });
+        match connection.progress(Duration::ZERO) {
+            Reply::Written => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    changes(&mut write, &mut || Ok(content(&store.rows()))).unwrap();
 }

@@ -16,6 +16,20 @@ fn the_memory_target_passes_the_contract() {
 }
 
 #[test]
+fn the_memory_target_passes_the_contract_of_changes() {
+    let table = MemoryTable::new(MemoryClock::at(0), 10_000).changed_by(vec!["id".into()]);
+    let mut target = table.target();
+    let mut write = |block: &Block| {
+        target.start(block);
+        match target.progress(Duration::ZERO) {
+            Progress::Inserted => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    contract::changes(&mut write, &mut || Ok(content(&table.rows()))).unwrap();
+}
+
+#[test]
 fn every_row_arrives_once_with_its_position_and_bad_rows_are_set_aside() {
     let mut rig = Rig::plain();
     rig.fill(30, 7);

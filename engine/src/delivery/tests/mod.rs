@@ -16,7 +16,8 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::Int64Type;
 use headwater_formats::{decode_batch, encode_batch};
 
-use super::memory::{MemoryTable, TableFault, TableRow};
+use super::memory::{MemoryTable, TableFault};
+use super::table_rows::TableRow;
 use super::*;
 use crate::broker::{
     Broker, Clock, Committed, Consumer, Event, Membership, Outcome, Outgoing, Producer, Progress as CommitProgress, Reader, TopicSpec,
@@ -27,6 +28,15 @@ pub(crate) const TOPIC: &str = "hw.test.sink.outbox";
 pub(crate) const DLQ: &str = "hw.test.sink.outbox.dlq";
 pub(crate) const GROUP: &str = "hw.test.sink";
 pub(crate) const PARTITIONS: i32 = 3;
+
+/// `id` and `amount` of rows, by `id`.
+pub(crate) fn content(rows: &[TableRow]) -> Vec<(i64, i64)> {
+    let number = |row: &serde_json::Value, column: &str| row[column].as_i64().unwrap();
+    let rows = rows.iter().map(|row| serde_json::from_str(&row.json).unwrap());
+    let mut content: Vec<(i64, i64)> = rows.map(|row| (number(&row, "id"), number(&row, "amount"))).collect();
+    content.sort_unstable();
+    content
+}
 
 pub(crate) struct Rig {
     pub broker: MemoryBroker,
@@ -129,7 +139,7 @@ impl Rig {
                     bad.push((partition, offset, place));
                 } else {
                     let json = format!("{{\"id\":{},\"amount\":{}}}", ids.value(row), amounts.value(row));
-                    good.push(TableRow { partition, offset, row: place, json });
+                    good.push(TableRow { partition, offset, row: place, json, gone: false });
                 }
             }
         }
