@@ -1,7 +1,7 @@
 //! The operators as the engine sees them: a list of kinds, defined in one place (`src/registry.rs` of the program).
 //! The engine names no operator family itself.
 
-use operator_core::{Diagnostic, PlanCx, Planned, Spec, changes};
+use operator_core::{Diagnostic, PlanCx, Planned, Spec};
 use schemars::{Schema, SchemaGenerator};
 
 use crate::yaml::{Node, YamlError, read_all};
@@ -40,7 +40,7 @@ impl Kind {
             schema: |generator| generator.subschema_for::<S>(),
             plan: |config, cx| match read_all::<S>(config) {
                 (Some(spec), errors) if errors.is_empty() => {
-                    changes::plan(&spec, cx).map_err(|wrong| Refused::Wrong(wrong, spec.pass_through_ports()))
+                    operator_core::plan(&spec, cx).map_err(|wrong| Refused::Wrong(wrong, spec.pass_through_ports()))
                 }
                 (_, errors) => Err(Refused::Unreadable(errors)),
             },

@@ -11,7 +11,7 @@ const LONGEST: usize = 400;
 /// Where unit tests begin in a file.
 const TESTS: &str = "#[cfg(test)]\nmod tests {";
 /// Folders whose top-level modules must not import each other in a cycle.
-const LAYERED: [&str; 2] = ["src", "engine/src"];
+const LAYERED: [&str; 3] = ["src", "engine/src", "operators/core/src"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -121,7 +121,7 @@ fn modules_import_in_one_direction() {
     let files = texts(&["rs"]);
     for folder in LAYERED {
         let imports = imports(folder, &files);
-        assert!(imports.len() > 10, "{folder}: {} modules with imports", imports.len());
+        assert!(imports.len() > 8, "{folder}: {} modules with imports", imports.len());
         assert_none(&cycle(&imports).unwrap_or_default(), &format!("imports of {folder} that lead in a cycle"));
     }
 }

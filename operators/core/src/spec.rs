@@ -31,7 +31,7 @@ pub trait Spec: DeserializeOwned + JsonSchema + Send + Sync + 'static {
     const INPUTS: &'static [&'static str] = &[];
 
     /// What to do instead of giving this kind a stream of changes; `None`: it takes them, and its [`plan`](Spec::plan) says what
-    /// the modes of its outputs are. Steps are planned through [`crate::changes::plan`], which refuses the others.
+    /// the modes of its outputs are. Steps are planned through [`crate::plan`], which refuses the others.
     const REFUSES_CHANGES: Option<&'static str> = Some("give it a stream of rows that are only added");
 
     /// Checks the configuration against its input schemas. Reports all problems at once, not only the first.
@@ -89,6 +89,21 @@ pub enum KeyEffect {
     Unchanged,
     /// The output is partitioned by these columns (the group of a window).
     Columns(Vec<String>),
+}
+
+impl Mode {
+    /// The mode of rows that a step passed on after renaming or leaving out columns. Without all columns of the key there is no key.
+    pub fn after(&self, effect: &KeyEffect) -> Mode {
+        match (self, effect) {
+            (Mode::Append, _) => Mode::Append,
+            (mode, KeyEffect::Unchanged) => mode.clone(),
+            (Mode::Changes { .. }, KeyEffect::Columns(columns)) => Mode::Changes { key: columns.iter().map(Path::column).collect() },
+            (Mode::Changes { key }, KeyEffect::Renamed(renames)) => {
+                let new = |old: &Path| renames.iter().find(|(from, _)| from == old).map(|(_, to)| to.clone());
+                Mode::Changes { key: key.iter().map(new).collect::<Option<Vec<_>>>().unwrap_or_default() }
+            }
+        }
+    }
 }
 
 /// An output of a planned step.
@@ -232,5 +247,31 @@ impl Planned {
     pub fn detail(mut self, name: &str, value: impl ToString) -> Planned {
         self.details.push((name.to_string(), value.to_string()));
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn by(columns: &[&str]) -> Mode {
+        Mode::Changes { key: columns.iter().map(|column| Path::column(*column)).collect() }
+    }
+
+    #[test]
+    fn the_key_follows_its_columns() {
+        let renamed =
+            |pairs: &[(&str, &str)]| KeyEffect::Renamed(pairs.iter().map(|(a, b)| (Path::column(*a), Path::column(*b))).collect());
+        let mode = by(&["tenant", "id"]);
+        assert_eq!(mode.after(&KeyEffect::Unchanged), mode);
+        assert_eq!(mode.after(&renamed(&[("id", "order"), ("tenant", "tenant")])), by(&["tenant", "order"]));
+        let gone = mode.after(&renamed(&[("id", "order")]));
+        assert_eq!((gone.clone(), gone.key(), gone.is_changes()), (by(&[]), None, true));
+        assert_eq!(gone.after(&renamed(&[("order", "id")])), by(&[]));
+        assert_eq!(Mode::Append.after(&renamed(&[])), Mode::Append);
+        assert_eq!(mode.repartitioned(&[Path::column("id")]), mode);
+        assert_eq!(mode.repartitioned(&[Path::column("id"), Path::column("status")]), by(&[]));
+        assert_eq!(mode.to_string(), "changes by tenant, id");
+        assert_eq!(gone.to_string(), "changes without a key");
     }
 }

@@ -61,7 +61,7 @@ impl Driver {
         let mode = Mode::Changes { key: vec![Path::column("id")] };
         let input = InputInfo { schema: columns(), key: None, mode };
         let cx = PlanCx { input: &input, others: std::slice::from_ref(&input), tables: &BTreeMap::new() };
-        let planned = changes::plan(&join, &cx).map_err(|found| format!("{found:?}")).unwrap();
+        let planned = operator_core::plan(&join, &cx).map_err(|found| format!("{found:?}")).unwrap();
         let (operator, state, ledger) = ((planned.build)(), MemoryState::default(), Ledger::default());
         Driver { planned, operator, state, ledger, rows_in: 0, results: BTreeMap::new() }
     }

@@ -31,7 +31,7 @@ pub fn plan(spec: &str, schema: &SchemaRef) -> Result<Planned, Vec<Diagnostic>> 
 
 fn plan_of(spec: &str, schema: &SchemaRef, mode: Mode) -> Result<Planned, Vec<Diagnostic>> {
     let window: Window = serde_json::from_str(spec).unwrap();
-    changes::plan(&window, &PlanCx::new(&InputInfo { schema: schema.clone(), key: None, mode }, &BTreeMap::new()))
+    operator_core::plan(&window, &PlanCx::new(&InputInfo { schema: schema.clone(), key: None, mode }, &BTreeMap::new()))
 }
 
 /// A batch of `user` columns; each row with its event time and the watermark before it.
