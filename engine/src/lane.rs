@@ -35,6 +35,7 @@ mod outputs;
 mod partition;
 mod restore;
 mod rewind;
+mod running;
 mod silence;
 mod tasks;
 mod time;
@@ -56,6 +57,7 @@ pub use crate::lane_end::LaneEnd;
 pub use commits::{Next, decide};
 pub use config::{LaneConfig, Runtime, SchemaIds};
 pub use key_samples::{Sampled, sample_keys};
+pub use running::{RunningLane, Stepped};
 
 /// A stage, and one of its partitions.
 pub type TaskId = (usize, i32);

@@ -7,7 +7,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use crate::backoff::Backoff;
-use crate::lane::{Lane, LaneConfig, LaneEnd, Runtime};
+use crate::lane::{LaneConfig, LaneEnd, RunningLane, Runtime, Stepped};
 use crate::plan::InputKind;
 use crate::tables::TableLoader;
 
@@ -84,33 +84,9 @@ fn spawn(name: &str, body: impl FnOnce() -> Result<(), LaneEnd> + Send + 'static
 
 fn supervise(runtime: &Runtime, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd> {
     let _span = tracing::info_span!("lane", pipeline = %runtime.plan.pipeline, lane = config.index).entered();
-    let mut backoff = Backoff::new(RESTARTS.0, RESTARTS.1);
-    loop {
-        let started = runtime.clock.monotonic();
-        let cause = match drive(runtime, config, stop) {
-            Ok(()) => return Ok(()),
-            Err(LaneEnd::Stop(cause)) => return Err(LaneEnd::Stop(cause)),
-            Err(LaneEnd::Restart(cause)) => cause,
-        };
-        if stop.is_stopped() {
-            tracing::warn!(lane = config.index, %cause, "stopped without a last commit; the next worker reads again what was not committed");
-            return Ok(());
-        }
-        let now = runtime.clock.monotonic();
-        if now - started > WELL_AFTER {
-            backoff.reset();
-        }
-        runtime.stats.restarted(config.index, &cause, now);
-        tracing::warn!(lane = config.index, %cause, "the lane ended; restarting it from the last commit");
-        stop.pause(backoff.pause());
-    }
-}
-
-fn drive(runtime: &Runtime, config: &LaneConfig, stop: &Stop) -> Result<(), LaneEnd> {
-    let pulse = runtime.stats.pulse(config.index);
-    let started = runtime.clock.monotonic();
-    pulse.beat(started);
-    let mut lane = Lane::start(runtime.clone(), config.clone())?;
+    let (mut backoff, pulse) = (Backoff::new(RESTARTS.0, RESTARTS.1), runtime.stats.pulse(config.index));
+    let mut lane = RunningLane::new(runtime.clone(), config.clone());
+    let mut started = runtime.clock.monotonic();
     let mut is_well = false;
     while !stop.is_stopped() {
         let now = runtime.clock.monotonic();
@@ -120,9 +96,31 @@ fn drive(runtime: &Runtime, config: &LaneConfig, stop: &Stop) -> Result<(), Lane
             is_well = true;
             runtime.stats.is_well(config.index);
         }
-        lane.step(POLL_WAIT)?;
+        let Stepped::Ended(cause) = lane.step(POLL_WAIT).map_err(LaneEnd::Stop)? else { continue };
+        if stop.is_stopped() {
+            warn_of_repeats(config, &cause);
+            return Ok(());
+        }
+        let now = runtime.clock.monotonic();
+        if now - started > WELL_AFTER {
+            backoff.reset();
+        }
+        runtime.stats.restarted(config.index, &cause, now);
+        tracing::warn!(lane = config.index, %cause, "the lane ended; restarting it from the last commit");
+        stop.pause(backoff.pause());
+        (started, is_well) = (runtime.clock.monotonic(), false);
     }
-    lane.finish(FINISH)
+    match lane.finish(FINISH) {
+        Err(LaneEnd::Restart(cause)) => {
+            warn_of_repeats(config, &cause);
+            Ok(())
+        }
+        ended => ended,
+    }
+}
+
+fn warn_of_repeats(config: &LaneConfig, cause: &str) {
+    tracing::warn!(lane = config.index, %cause, "stopped without a last commit; the next worker reads again what was not committed");
 }
 
 fn tables(runtime: Runtime, stop: Stop) -> Result<JoinHandle<Result<(), LaneEnd>>, LaneEnd> {
@@ -194,11 +192,7 @@ mod tests {
     use crate::pipeline::Pipeline;
     use crate::plan::plan;
     use crate::plan::topics_to_create;
-    use crate::schemas::MemorySchemas;
     use crate::sim::{BrokerCatalog, MemoryBroker, MemoryClock, Settings};
-    use crate::stats::Stats;
-    use crate::tables::LoadedTables;
-    use crate::time::TrustedWall;
     use crate::yaml;
 
     const TEXT: &str = "apiVersion: headwater/v1\nname: p\nsources: { s: { topic: t, schema: { id: string } } }\n\
@@ -217,17 +211,8 @@ mod tests {
         let planned = plan(&pipeline, &root, &Operators(Vec::new()), &BrokerCatalog(&broker));
         let plan = Arc::new(planned.unwrap_or_else(|found| panic!("{found:#?}")));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
-        let stats = Arc::new(Stats::default());
-        let runtime = Runtime {
-            broker: Arc::new(broker),
-            wall: Arc::new(TrustedWall::of(clock.as_ref())),
-            clock: clock.clone(),
-            schemas: Arc::new(MemorySchemas::default()),
-            schema_ids: Arc::new(|_, _| Ok(1)),
-            tables: Arc::new(LoadedTables::new(&plan)),
-            stats: stats.clone(),
-            plan,
-        };
+        let runtime = Runtime::simulated(&plan, &broker, clock.clone());
+        let stats = runtime.stats.clone();
         (0..5).for_each(|_| stats.restarted(0, "fenced", clock.monotonic()));
         let stop = Stop::default();
         let worker = std::thread::spawn({

@@ -6,13 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock, TopicPartition};
-use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, Runtime};
+use headwater_engine::lane::{LaneConfig, RunningLane, Runtime, Stepped};
 use headwater_engine::plan::Plan;
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::sim::{Faults, MemoryBroker, MemoryClock, Settings};
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::{LoadedTables, TableLoader};
-use headwater_engine::time::TrustedWall;
 use operator_core::Millis;
 
 use super::arrival::Arrival;
@@ -54,7 +53,7 @@ struct Run<'a> {
     loader: Option<TableLoader>,
     schemas: Arc<MemorySchemas>,
     stats: Arc<Stats>,
-    lanes: Vec<Option<Lane>>,
+    lanes: Vec<RunningLane>,
     dir: Option<tempfile::TempDir>,
     /// Lanes that ended with an uncertain outcome.
     restarts: usize,
@@ -72,7 +71,7 @@ pub fn run(plan: &Arc<Plan>, topics: &TopicSettings, fits: &Fits, records: &Reco
     Ok(run.outcome())
 }
 
-/// A world in which nothing has happened yet.
+/// Topics without records, lanes that are not started.
 fn prepare<'a>(
     plan: &'a Arc<Plan>,
     topics: &TopicSettings,
@@ -88,7 +87,7 @@ fn prepare<'a>(
     let dir = if schedule.cold { None } else { Some(tempfile::tempdir().map_err(|e| e.to_string())?) };
     let trigger = Trigger::new(schedule.crash);
     let crashing: Arc<dyn Broker> = Arc::new(CrashingBroker { broker: Arc::new(broker.clone()), trigger: trigger.clone() });
-    Ok(Run {
+    let mut run = Run {
         plan,
         schedule,
         broker,
@@ -100,11 +99,13 @@ fn prepare<'a>(
         loader: None,
         schemas,
         stats: Arc::default(),
-        lanes: (0..schedule.lanes).map(|_| None).collect(),
+        lanes: Vec::new(),
         dir,
         restarts: 0,
         causes: Causes::default(),
-    })
+    };
+    run.lanes = (0..schedule.lanes).map(|index| run.lane(index)).collect();
+    Ok(run)
 }
 
 impl Run<'_> {
@@ -204,28 +205,21 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn lane(&self, index: usize) -> Result<Lane, LaneEnd> {
+    /// A lane of a worker of its own, not started.
+    fn lane(&self, index: usize) -> RunningLane {
         let runtime = Runtime {
-            plan: self.plan.clone(),
             broker: self.crashing.clone(),
-            clock: self.clock.clone(),
-            wall: Arc::new(TrustedWall::of(self.clock.as_ref())),
             schemas: self.schemas.clone(),
             schema_ids: Arc::new(|_, _| Ok(1_000)),
             tables: self.tables.clone(),
             stats: self.stats.clone(),
+            ..Runtime::simulated(self.plan, &self.broker, self.clock.clone())
         };
         let state_dir: Option<PathBuf> = self.dir.as_ref().map(|dir| dir.path().join(index.to_string()));
-        Lane::start(
-            runtime,
-            LaneConfig {
-                state_dir,
-                epoch_rows: self.schedule.epoch_rows,
-                // What is polled at once is one epoch at least: small epochs need small polls.
-                poll_rows: self.schedule.epoch_rows.min(8_192) as usize,
-                ..LaneConfig::new("case", index)
-            },
-        )
+        // What is polled at once is one epoch at least: small epochs need small polls.
+        let poll_rows = self.schedule.epoch_rows.min(8_192) as usize;
+        let config = LaneConfig { state_dir, epoch_rows: self.schedule.epoch_rows, poll_rows, ..LaneConfig::new("case", index) };
+        RunningLane::new(runtime, config)
     }
 
     /// One step of every lane and every delivery; what ended is restarted. True if something was done.
@@ -233,7 +227,7 @@ impl Run<'_> {
         let stepped = surviving(|| self.step_lanes().and_then(|busy| Ok(self.sinks.step()? || busy)));
         stepped.unwrap_or_else(|| {
             // The worker died in the middle of it.
-            self.lanes.iter_mut().for_each(|lane| *lane = None);
+            self.lanes = (0..self.lanes.len()).map(|index| self.lane(index)).collect();
             self.sinks.die();
             self.broker.expire_dropped();
             Ok(true)
@@ -242,37 +236,15 @@ impl Run<'_> {
 
     fn step_lanes(&mut self) -> Result<bool, String> {
         let mut busy = false;
-        for index in 0..self.lanes.len() {
-            let ended = match self.lanes.get_mut(index) {
-                Some(Some(lane)) => match lane.step(Duration::ZERO) {
-                    Ok(worked) => {
-                        busy |= worked || !lane.is_settled();
-                        None
-                    }
-                    Err(end) => Some(end),
-                },
-                _ => match self.lane(index) {
-                    Ok(lane) => {
-                        busy = true;
-                        if let Some(slot) = self.lanes.get_mut(index) {
-                            *slot = Some(lane);
-                        }
-                        None
-                    }
-                    Err(end) => Some(end),
-                },
-            };
-            match ended {
-                None => {}
-                Some(LaneEnd::Stop(why)) => return Err(format!("a lane stopped: {why}")),
-                Some(LaneEnd::Restart(why)) => {
+        for lane in &mut self.lanes {
+            match lane.step(Duration::ZERO).map_err(|why| format!("a lane stopped: {why}"))? {
+                Stepped::Idle => {}
+                Stepped::Busy => busy = true,
+                Stepped::Ended(why) => {
                     busy = true;
                     self.restarts += 1;
                     if self.restarts > RESTARTS {
                         return Err(format!("lanes restart endlessly: {why}"));
-                    }
-                    if let Some(slot) = self.lanes.get_mut(index) {
-                        *slot = None;
                     }
                     self.broker.expire_dropped();
                 }
@@ -342,7 +314,7 @@ impl Run<'_> {
 
     /// Lanes leave; deliveries take what they left.
     fn leave(&mut self) -> Result<(), String> {
-        for lane in self.lanes.drain(..).flatten() {
+        for lane in self.lanes.drain(..) {
             let _ = surviving(|| lane.finish(Duration::from_secs(1)));
         }
         // Inserts that are late arrive.

@@ -14,9 +14,6 @@ use headwater_engine::lane::{LaneConfig, Runtime};
 use headwater_engine::manifest::store::Deployed;
 use headwater_engine::manifest::{Keeper, deploy};
 use headwater_engine::plan::{OutboxSink, Output, Plan, TOMBSTONE_RETENTION};
-use headwater_engine::stats::Stats;
-use headwater_engine::tables::LoadedTables;
-use headwater_engine::time::TrustedWall;
 use headwater_engine::worker::{self, Stop};
 use operator_core::{Interval, Millis};
 use parking_lot::Mutex;
@@ -106,17 +103,8 @@ pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Prob
         known.lock().insert(subject.to_string(), id);
         Ok(id)
     });
-    let clock = Arc::new(SystemClock::default());
-    let runtime = Runtime {
-        plan: plan.clone(),
-        broker: services.broker.clone(),
-        wall: Arc::new(TrustedWall::of(clock.as_ref())),
-        clock,
-        schemas: services.schemas.clone(),
-        schema_ids,
-        tables: Arc::new(LoadedTables::new(&plan)),
-        stats: Arc::new(Stats::default()),
-    };
+    let (clock, schemas) = (Arc::new(SystemClock::default()), services.schemas.clone());
+    let runtime = Runtime::new(plan.clone(), services.broker.clone(), clock, schemas, schema_ids);
     Ok(Prepared { plan, services, runtime, deployed: agreed.deployed, checkpoint_age: kept / 2 })
 }
 

@@ -7,8 +7,10 @@ use operator_core::Millis;
 
 use crate::broker::{Broker, Clock};
 use crate::plan::{Plan, TOMBSTONE_RETENTION};
-use crate::schemas::SchemaSource;
+use crate::schemas::{MemorySchemas, SchemaSource};
+use crate::sim::{MemoryBroker, MemoryClock};
 use crate::stats::Stats;
+use crate::tables::LoadedTables;
 use crate::time::TrustedWall;
 
 /// Gives the registry's id of a schema that a sink writes: by subject and text.
@@ -24,8 +26,28 @@ pub struct Runtime {
     pub wall: Arc<TrustedWall>,
     pub schemas: Arc<dyn SchemaSource>,
     pub schema_ids: SchemaIds,
-    pub tables: Arc<crate::tables::LoadedTables>,
+    pub tables: Arc<LoadedTables>,
     pub stats: Arc<Stats>,
+}
+
+impl Runtime {
+    /// What lanes share at the start of a worker: no table is read, nothing is counted.
+    pub fn new(
+        plan: Arc<Plan>,
+        broker: Arc<dyn Broker>,
+        clock: Arc<dyn Clock>,
+        schemas: Arc<dyn SchemaSource>,
+        schema_ids: SchemaIds,
+    ) -> Runtime {
+        let (wall, tables) = (Arc::new(TrustedWall::of(clock.as_ref())), Arc::new(LoadedTables::new(&plan)));
+        Runtime { plan, broker, clock, wall, schemas, schema_ids, tables, stats: Arc::default() }
+    }
+
+    /// The same over the simulated Kafka and its clock, with an empty registry that gives every schema the id 1.
+    pub fn simulated(plan: &Arc<Plan>, broker: &MemoryBroker, clock: Arc<MemoryClock>) -> Runtime {
+        let schemas = Arc::new(MemorySchemas::default());
+        Runtime::new(plan.clone(), Arc::new(broker.clone()), clock, schemas, Arc::new(|_, _| Ok(1)))
+    }
 }
 
 /// Settings of a lane.

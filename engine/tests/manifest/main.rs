@@ -16,11 +16,7 @@ use headwater_engine::manifest::{Agreed, DeployError, Keeper, deploy, store};
 use headwater_engine::operators::{Kind, Operators};
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{Names, Plan, plan};
-use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::sim::{BrokerCatalog, MemoryBroker, Tombstones};
-use headwater_engine::stats::Stats;
-use headwater_engine::tables::LoadedTables;
-use headwater_engine::time::TrustedWall;
 use headwater_engine::yaml;
 
 const PIPELINE: &str = r#"
@@ -88,16 +84,7 @@ fn lane(broker: &MemoryBroker, plan: &Arc<Plan>) -> Lane {
 }
 
 fn lane_with(broker: &MemoryBroker, plan: &Arc<Plan>, config: LaneConfig) -> Lane {
-    let runtime = Runtime {
-        plan: plan.clone(),
-        broker: Arc::new(broker.clone()),
-        clock: broker.clock().unwrap(),
-        wall: Arc::new(TrustedWall::of(broker.clock().unwrap().as_ref())),
-        schemas: Arc::new(MemorySchemas::default()),
-        schema_ids: Arc::new(|_, _| Ok(1)),
-        tables: Arc::new(LoadedTables::new(plan)),
-        stats: Arc::new(Stats::default()),
-    };
+    let runtime = Runtime::simulated(plan, broker, broker.clock().unwrap());
     Lane::start(runtime, config).unwrap()
 }
 

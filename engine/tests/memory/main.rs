@@ -12,11 +12,8 @@ use headwater_engine::lane::{Lane, LaneConfig, Runtime};
 use headwater_engine::operators::{Kind, Operators};
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{plan, topics_to_create};
-use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::sim::{BrokerCatalog, MemoryBroker, MemoryClock, Settings};
 use headwater_engine::stats::Stats;
-use headwater_engine::tables::LoadedTables;
-use headwater_engine::time::TrustedWall;
 use headwater_engine::yaml;
 
 const PIPELINE: &str = r#"
@@ -56,16 +53,7 @@ fn lane() -> (MemoryBroker, Arc<MemoryClock>, Lane, Arc<Stats>) {
         Operators(vec![Kind::of::<operator_window::Window>(), Kind::of::<operator_map::Map>(), Kind::of::<operator_filter::Filter>()]);
     let plan = Arc::new(plan(&pipeline, &root, &operators, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
     broker.create_topics(&topics_to_create(&plan)).unwrap();
-    let runtime = Runtime {
-        plan: plan.clone(),
-        broker: Arc::new(broker.clone()),
-        clock: clock.clone(),
-        wall: Arc::new(TrustedWall::of(clock.as_ref())),
-        schemas: Arc::new(MemorySchemas::default()),
-        schema_ids: Arc::new(|_, _| Ok(1)),
-        tables: Arc::new(LoadedTables::new(&plan)),
-        stats: Arc::new(Stats::default()),
-    };
+    let runtime = Runtime::simulated(&plan, &broker, clock.clone());
     let stats = runtime.stats.clone();
     let lane = Lane::start(runtime, LaneConfig { epoch_bytes: 10_000, ..LaneConfig::new("w", 0) }).unwrap();
     (broker, clock, lane, stats)

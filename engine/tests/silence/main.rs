@@ -9,11 +9,8 @@ use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, Runtime};
 use headwater_engine::operators::{Kind, Operators};
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{plan, topics_to_create};
-use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::sim::{BrokerCatalog, MemoryBroker, MemoryClock, Settings};
 use headwater_engine::stats::Stats;
-use headwater_engine::tables::LoadedTables;
-use headwater_engine::time::TrustedWall;
 use headwater_engine::yaml;
 
 const PIPELINE: &str = r#"
@@ -61,18 +58,8 @@ impl Run {
         let operators = Operators(vec![Kind::of::<operator_window::Window>()]);
         let plan = Arc::new(plan(&pipeline, &root, &operators, &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}")));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
-        let stats = Arc::new(Stats::default());
-        let runtime = Runtime {
-            plan: plan.clone(),
-            broker: Arc::new(broker.clone()),
-            clock: clock.clone(),
-            wall: Arc::new(TrustedWall::of(clock.as_ref())),
-            schemas: Arc::new(MemorySchemas::default()),
-            schema_ids: Arc::new(|_, _| Ok(1)),
-            tables: Arc::new(LoadedTables::new(&plan)),
-            stats: stats.clone(),
-        };
-        let lane = Run::lane(&runtime);
+        let runtime = Runtime::simulated(&plan, &broker, clock.clone());
+        let (lane, stats) = (Run::lane(&runtime), runtime.stats.clone());
         let mut run = Run { broker, clock, runtime, lane, stats };
         run.put(0, START);
         run.put(1, START);

@@ -5,15 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock};
-use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, Runtime};
+use headwater_engine::lane::{LaneConfig, RunningLane, Runtime, Stepped};
 use headwater_engine::operators::{Kind, Operators};
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{Plan, plan, topics_to_create};
-use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::sim::{BrokerCatalog, Faults, MemoryBroker, MemoryClock};
 use headwater_engine::stats::{Snapshot, Stats};
-use headwater_engine::tables::LoadedTables;
-use headwater_engine::time::TrustedWall;
 use headwater_engine::yaml;
 
 use crate::remind::Remind;
@@ -197,16 +194,7 @@ pub fn operators() -> Operators {
 /// What lanes get from outside.
 pub fn runtime(plan: &Arc<Plan>, broker: &MemoryBroker) -> Runtime {
     let clock = broker.clock().expect("a simulated broker has a virtual clock");
-    Runtime {
-        plan: plan.clone(),
-        broker: Arc::new(broker.clone()),
-        wall: Arc::new(TrustedWall::of(clock.as_ref())),
-        clock,
-        schemas: Arc::new(MemorySchemas::default()),
-        schema_ids: Arc::new(|_, _| Ok(1)),
-        tables: Arc::new(LoadedTables::new(plan)),
-        stats: Arc::new(Stats::default()),
-    }
+    Runtime::simulated(plan, broker, clock)
 }
 
 impl<'a> Run<'a> {
@@ -233,12 +221,13 @@ impl<'a> Run<'a> {
         Run { case, seed, broker, clock, plan: Arc::new(plan), state: tempfile::tempdir().unwrap(), stats: Vec::new() }
     }
 
-    fn lane(&mut self, index: usize) -> Result<Lane, LaneEnd> {
+    /// A lane of a worker of its own, not started.
+    fn lane(&mut self, index: usize) -> RunningLane {
         let runtime = runtime(&self.plan, &self.broker);
         self.stats.push(runtime.stats.clone());
         let state_dir: Option<PathBuf> = (!self.seed.is_multiple_of(3)).then(|| self.state.path().join(format!("lane{index}")));
         let config = LaneConfig { state_dir, epoch_rows: 20 + self.seed % 50, ..LaneConfig::new("w", index) };
-        Lane::start(runtime, config)
+        RunningLane::new(runtime, config)
     }
 
     fn feed(&self, order: &Order) {
@@ -254,7 +243,7 @@ impl<'a> Run<'a> {
 
     /// Two lanes, everything goes well.
     pub fn undisturbed(mut self) -> Outcome {
-        let mut lanes: Vec<Option<Lane>> = (0..2).map(|i| self.lane(i).ok()).collect();
+        let mut lanes: Vec<RunningLane> = (0..2).map(|i| self.lane(i)).collect();
         for (half, until) in SILENT_AT.into_iter().enumerate() {
             self.case.orders.iter().filter(|order| order.half == half).for_each(|order| self.feed(order));
             self.settle(&mut lanes);
@@ -267,7 +256,7 @@ impl<'a> Run<'a> {
     /// silent. Twice.
     pub fn disturbed(mut self) -> Outcome {
         let mut random = Random::new(self.seed ^ 77);
-        let mut lanes: Vec<Option<Lane>> = vec![None, None, None];
+        let mut lanes: Vec<RunningLane> = (0..3).map(|i| self.lane(i)).collect();
         for (half, until) in SILENT_AT.into_iter().enumerate() {
             self.broker.set_faults(Faults::everything(self.seed, 60));
             self.trouble(half, &mut random, &mut lanes);
@@ -277,16 +266,16 @@ impl<'a> Run<'a> {
             self.clock.advance(120_000);
             self.broker.expire_dropped();
             self.broker.settle();
-            lanes = (0..2).map(|i| Some(self.lane(i).unwrap_or_else(|e| panic!("seed {}: {e}", self.seed)))).collect();
+            lanes = (0..2).map(|i| self.lane(i)).collect();
             self.settle(&mut lanes);
             self.silence(&mut lanes, until);
-            lanes.push(None);
+            lanes.push(self.lane(2));
         }
         self.finish(lanes)
     }
 
     /// Feeds one half of the input while faults happen and lanes die.
-    fn trouble(&mut self, half: usize, random: &mut Random, lanes: &mut [Option<Lane>]) {
+    fn trouble(&mut self, half: usize, random: &mut Random, lanes: &mut [RunningLane]) {
         let case = self.case;
         let mut orders = case.orders.iter().filter(|order| order.half == half).peekable();
         for turn in 0..3_000u64 {
@@ -296,28 +285,20 @@ impl<'a> Run<'a> {
             }
             let index = random.below(3) as usize;
             match random.below(400) {
-                0 => lanes[index] = None,
+                0 => lanes[index] = self.lane(index),
                 1 if turn % 2 == 0 => self.broker.expire_dropped(),
                 _ => {}
             }
-            let ended = match &mut lanes[index] {
-                Some(lane) => lane.step(Duration::ZERO).err(),
-                None if random.below(20) == 0 => {
-                    lanes[index] = self.lane(index).ok();
-                    None
-                }
-                None => None,
-            };
-            if let Some(end) = ended {
-                assert!(matches!(end, LaneEnd::Restart(_)), "seed {}: a lane stopped for good: {end}", self.seed);
-                lanes[index] = None;
+            if lanes[index].runs() || random.below(20) == 0 {
+                let stepped = lanes[index].step(Duration::ZERO);
+                assert!(stepped.is_ok(), "seed {}: a lane stopped for good: {stepped:?}", self.seed);
             }
         }
         orders.for_each(|order| self.feed(order));
     }
 
     /// Nothing is written until the wall clock shows `until`.
-    fn silence(&self, lanes: &mut [Option<Lane>], until: i64) {
+    fn silence(&self, lanes: &mut [RunningLane], until: i64) {
         let left = until - self.clock.wall();
         assert!(left > 2 * TRAILS, "seed {}: the work left no time for a silent partition: {left}", self.seed);
         while self.clock.wall() < until {
@@ -328,7 +309,7 @@ impl<'a> Run<'a> {
     }
 
     /// Steps until every source record is committed and nothing makes progress any more.
-    fn settle(&self, lanes: &mut [Option<Lane>]) {
+    fn settle(&self, lanes: &mut [RunningLane]) {
         for _ in 0..20 {
             self.work(lanes, 500);
             if self.is_done() {
@@ -339,14 +320,17 @@ impl<'a> Run<'a> {
     }
 
     /// Steps until nothing has happened for so many turns. That takes time for intervals only: no source gets silent by it.
-    fn work(&self, lanes: &mut [Option<Lane>], turns: usize) {
+    fn work(&self, lanes: &mut [RunningLane], turns: usize) {
         let mut quiet = 0;
         for turn in 0..10_000 {
             self.clock.work(1);
             let mut busy = false;
-            for lane in lanes.iter_mut().flatten() {
-                busy |= lane.step(Duration::ZERO).unwrap_or_else(|e| panic!("seed {}: after healing, turn {turn}: {e}", self.seed));
-                busy |= !lane.is_settled();
+            for lane in lanes.iter_mut() {
+                match lane.step(Duration::ZERO) {
+                    Ok(Stepped::Busy) => busy = true,
+                    Ok(Stepped::Idle) => {}
+                    ended => panic!("seed {}: after healing, turn {turn}: {ended:?}", self.seed),
+                }
             }
             quiet = if busy { 0 } else { quiet + 1 };
             if quiet > turns {
@@ -365,8 +349,8 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn finish(self, lanes: Vec<Option<Lane>>) -> Outcome {
-        for lane in lanes.into_iter().flatten() {
+    fn finish(self, lanes: Vec<RunningLane>) -> Outcome {
+        for lane in lanes {
             lane.finish(Duration::from_secs(1)).unwrap_or_else(|e| panic!("seed {}: {e}", self.seed));
         }
         Outcome { broker: self.broker, stats: self.stats.iter().map(|s| s.snapshot()).collect() }

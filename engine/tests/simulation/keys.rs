@@ -8,11 +8,7 @@ use headwater_engine::lane::{Lane, LaneConfig, LaneEnd, Runtime, sample_keys};
 use headwater_engine::partitioner::KeyHash;
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{Plan, plan, topics_to_create};
-use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::sim::{BrokerCatalog, MemoryBroker};
-use headwater_engine::stats::Stats;
-use headwater_engine::tables::LoadedTables;
-use headwater_engine::time::TrustedWall;
 use headwater_engine::yaml;
 
 use crate::harness::operators;
@@ -85,16 +81,7 @@ impl Log {
     fn run(&self, text: &str) -> Result<usize, String> {
         let plan = Arc::new(self.plan(text));
         let clock = self.broker.clock().unwrap();
-        let runtime = Runtime {
-            plan: plan.clone(),
-            broker: Arc::new(self.broker.clone()),
-            clock: clock.clone(),
-            wall: Arc::new(TrustedWall::of(clock.as_ref())),
-            schemas: Arc::new(MemorySchemas::default()),
-            schema_ids: Arc::new(|_, _| Ok(1)),
-            tables: Arc::new(LoadedTables::new(&plan)),
-            stats: Arc::new(Stats::default()),
-        };
+        let runtime = Runtime::simulated(&plan, &self.broker, clock.clone());
         let mut lane = Lane::start(runtime, LaneConfig::new("w", 0)).map_err(|e| e.to_string())?;
         let mut quiet = 0;
         while quiet < 500 {

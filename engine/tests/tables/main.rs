@@ -13,7 +13,6 @@ use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::sim::{BrokerCatalog, MemoryBroker, MemoryClock, Settings};
 use headwater_engine::stats::Stats;
 use headwater_engine::tables::{LoadedTables, TableLoader};
-use headwater_engine::time::TrustedWall;
 use headwater_engine::yaml;
 use operator_core::Tables;
 
@@ -81,14 +80,9 @@ impl Run {
 
     fn lane(&self) -> Lane {
         let runtime = Runtime {
-            plan: self.plan.clone(),
-            broker: Arc::new(self.broker.clone()),
-            clock: self.clock.clone(),
-            wall: Arc::new(TrustedWall::of(self.clock.as_ref())),
-            schemas: Arc::new(MemorySchemas::default()),
-            schema_ids: Arc::new(|_, _| Ok(1)),
             tables: self.tables.clone(),
             stats: self.stats.clone(),
+            ..Runtime::simulated(&self.plan, &self.broker, self.clock.clone())
         };
         Lane::start(runtime, LaneConfig::new("w", 0)).unwrap()
     }
