@@ -43,11 +43,11 @@ impl Delivery {
         let Some(partition) = self.partitions.get(&number) else { return Ok(Next::Done) };
         let tp = partition.tp.clone();
         let begun = self.clock.monotonic();
-        if !self.consumer.membership().is_fencing() {
+        if !self.member.consumer.membership().is_fencing() {
             self.start_over("the group has not confirmed this member");
             return Ok(Next::Done);
         }
-        match self.consumer.commit(&[(tp, position)]) {
+        match self.member.consumer.commit(&[(tp, position)]) {
             Ok(()) => {
                 self.confirmed = Some(begun);
                 if let Some(partition) = self.partitions.get_mut(&number) {

@@ -11,14 +11,14 @@ use super::dead_letters::DeadLetters;
 use super::decide::{Action, decide};
 use super::deliver::{Deliver, Step, left_until};
 use super::intent::Stored;
+use super::member::Member;
 use super::opening::Opening;
 use super::partition::{Partition, Phase};
-use super::pressure::Pressure;
 use super::refusal::Flood;
 use super::target::Target;
 use super::work::Job;
 use super::{DeliveryError, Settings};
-use crate::broker::{Broker, BrokerError, Clock, Consumer, Event, RecordSet, TopicPartition};
+use crate::broker::{Broker, BrokerError, Clock, Event, RecordSet, TopicPartition};
 
 /// A lane begins at most one insert in this time, so that it is known how fast all of them fill the target's memory of tokens.
 pub(super) const PACE: Millis = 20;
@@ -28,7 +28,7 @@ pub struct Delivery {
     pub(super) settings: Settings,
     pub(super) broker: Arc<dyn Broker>,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) consumer: Box<dyn Consumer>,
+    pub(super) member: Member,
     pub(super) target: Box<dyn Target>,
     pub(super) dead_letters: DeadLetters,
     pub(super) counters: Arc<Counters>,
@@ -38,11 +38,6 @@ pub struct Delivery {
     pub(super) turn: i32,
     /// Monotonic time at which the last commit that succeeded was begun: the group knew this member then.
     pub(super) confirmed: Option<Millis>,
-    /// No new block is begun: partitions are going, or the delivery ends.
-    pub(super) closing: bool,
-    opening: Option<Opening>,
-    revoking: bool,
-    pressure: Pressure,
     /// Partitions of the outbox.
     width: i32,
     /// Monotonic time before which no insert is begun.
@@ -62,8 +57,7 @@ impl Delivery {
         settings: Settings,
     ) -> Result<Delivery, DeliveryError> {
         settings.check()?;
-        let topics = [settings.topic.to_string()];
-        let consumer = broker.consumer(&settings.group, &settings.instance, &topics)?;
+        let member = Member::join(broker.as_ref(), &settings)?;
         let width = broker.partitions(&settings.topic)?.unwrap_or(1).max(1);
         let dead_letters = DeadLetters::new(&settings);
         Ok(Delivery {
@@ -71,17 +65,13 @@ impl Delivery {
             settings,
             broker,
             clock,
-            consumer,
+            member,
             target,
             counters: Arc::default(),
             partitions: BTreeMap::new(),
             job: None,
             turn: -1,
             confirmed: None,
-            closing: false,
-            opening: None,
-            revoking: false,
-            pressure: Pressure::default(),
             width,
             paced: 0,
             flood: Flood::default(),
@@ -108,8 +98,7 @@ impl Delivery {
     fn wait(&self, timeout: Duration) -> Duration {
         let flush = |p: &Partition| p.buffer.due(&self.settings.limits).filter(|_| p.phase == Phase::Reading);
         let job = self.job.as_ref().map(|job| job.not_before);
-        let opening = self.opening.as_ref().map(Opening::at);
-        let first = self.partitions.values().filter_map(flush).chain(job).chain(opening).min();
+        let first = self.partitions.values().filter_map(flush).chain(job).chain(self.member.opens_at()).min();
         left_until(first, self.clock.monotonic()).min(timeout)
     }
 
@@ -118,7 +107,7 @@ impl Delivery {
         let now = self.clock.monotonic();
         match &self.job {
             Some(job) => job.not_before <= now,
-            None => !self.closing && self.partitions.values().any(|p| self.wants(p, now)),
+            None => !self.member.is_closing() && self.partitions.values().any(|p| self.wants(p, now)),
         }
     }
 
@@ -128,16 +117,13 @@ impl Delivery {
             match event {
                 Event::Assigned(partitions) => {
                     self.forget();
-                    self.pressure = Pressure::default();
-                    self.closing = false;
-                    self.opening = Some(Opening::new(partitions));
+                    self.member.assigned(partitions);
                 }
                 Event::Revoked { lost, .. } => {
                     if lost {
                         self.forget();
                     }
-                    self.opening = None;
-                    (self.revoking, self.closing) = (true, true);
+                    self.member.revoked();
                     self.drop_untried();
                 }
                 Event::Records { partition, records } => self.take(&partition, records.as_ref())?,
@@ -188,8 +174,8 @@ impl Delivery {
         if matches!(partition.phase, Phase::Rebuilding { .. }) {
             let (offset, tp) = (partition.buffer.next(), partition.tp.clone());
             let corrupt = |why| DeliveryError::Corrupt { partition: tp.clone(), offset, why };
-            if partition.pin_rebuilt(quiet_at).map_err(corrupt)? && self.pressure.is_high() {
-                self.consumer.pause(&[tp])?;
+            if partition.pin_rebuilt(quiet_at).map_err(corrupt)? && self.member.is_paused() {
+                self.member.consumer.pause(&[tp])?;
             }
         }
         Ok(())
@@ -198,11 +184,9 @@ impl Delivery {
     /// Finds out where newly assigned partitions stand.
     fn open(&mut self) -> Result<bool, DeliveryError> {
         let now = self.clock.monotonic();
-        let Some(opening) = self.opening.take() else { return self.check_patience(now) };
-        if opening.at() > now || self.revoking {
-            self.opening = (!self.revoking).then_some(opening);
-            return Ok(false);
-        }
+        let Some(opening) = self.member.opening_due(now) else {
+            return if self.member.opens_at().is_some() { Ok(false) } else { self.check_patience(now) };
+        };
         match self.look(&opening.partitions) {
             Ok(found) => {
                 for partition in found {
@@ -212,7 +196,7 @@ impl Delivery {
             }
             Err(error) => {
                 self.counters.tolerate(error)?;
-                self.opening = Some(opening.again(&self.settings, now));
+                self.member.open_again(opening, &self.settings, now);
                 Ok(false)
             }
         }
@@ -221,10 +205,10 @@ impl Delivery {
     fn look(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Partition>, BrokerError> {
         // A transaction that a predecessor of this lane left open hides the positions until it is settled.
         self.dead_letters.settle(self.broker.as_ref())?;
-        let committed = self.consumer.committed(partitions)?;
+        let committed = self.member.consumer.committed(partitions)?;
         let mut found = Vec::new();
         for (tp, committed) in partitions.iter().zip(committed) {
-            let bounds = self.consumer.bounds(tp)?;
+            let bounds = self.member.consumer.bounds(tp)?;
             let stored = committed.map_or(Stored::Nothing, |c| Stored::read(c.offset, &c.metadata));
             found.push(Partition::new(tp.clone(), stored, bounds));
         }
@@ -248,8 +232,10 @@ impl Delivery {
         };
         partition.read_from(from, phase);
         partition.stored_at = self.clock.monotonic();
-        match self.consumer.start(&[(partition.tp.clone(), from)]) {
-            Ok(()) if self.pressure.is_high() && phase == Phase::Reading => Ok(self.consumer.pause(std::slice::from_ref(&partition.tp))?),
+        match self.member.consumer.start(&[(partition.tp.clone(), from)]) {
+            Ok(()) if self.member.is_paused() && phase == Phase::Reading => {
+                Ok(self.member.consumer.pause(std::slice::from_ref(&partition.tp))?)
+            }
             result => Ok(result?),
         }
     }
@@ -269,34 +255,23 @@ impl Delivery {
         self.counters.failed(why);
         let partitions: Vec<TopicPartition> = self.partitions.values().map(|p| p.tp.clone()).collect();
         self.forget();
-        if !self.revoking {
-            self.opening = Some(Opening::new(partitions).again(&self.settings, self.clock.monotonic()));
-        }
+        self.member.open_again(Opening::new(partitions), &self.settings, self.clock.monotonic());
     }
 
     /// Gives revoked partitions back once nothing is in progress.
     fn let_go(&mut self) -> Result<bool, DeliveryError> {
-        if !self.revoking || self.job.is_some() {
+        if !self.member.is_revoking() || self.job.is_some() {
             return Ok(false);
         }
         self.forget();
-        match self.consumer.release() {
-            Ok(()) => {
-                (self.revoking, self.closing) = (false, false);
-                Ok(true)
-            }
-            Err(error) => self.counters.tolerate(error).map(|()| false),
-        }
+        self.member.release(&self.counters)
     }
 
     /// A block that is read again is never paused: only when it is whole can it be inserted, and its bytes be freed.
     fn balance(&mut self) -> Result<(), DeliveryError> {
-        if self.revoking {
-            return Ok(());
-        }
         let bytes = self.partitions.values().map(Partition::bytes).sum();
         let reading = self.partitions.values().filter(|p| p.phase == Phase::Reading).map(|p| p.tp.clone());
-        Ok(self.pressure.balance(bytes, self.settings.max_buffer, self.consumer.as_mut(), reading)?)
+        Ok(self.member.balance(bytes, self.settings.max_buffer, reading)?)
     }
 
     fn count(&self) {
@@ -308,13 +283,8 @@ impl Delivery {
 impl Deliver for Delivery {
     fn step(&mut self, timeout: Duration) -> Result<Step, DeliveryError> {
         let wait = if self.target_is_busy() || self.work_waits() { Duration::ZERO } else { self.wait(timeout) };
-        let mut busy = match self.consumer.poll(self.settings.poll_records, wait) {
-            Ok(events) => self.hear(events)?,
-            Err(error) => {
-                self.counters.tolerate(error)?;
-                return Ok(Step::Unavailable);
-            }
-        };
+        let Some(events) = self.member.poll(&self.settings, wait, &self.counters)? else { return Ok(Step::Unavailable) };
+        let mut busy = self.hear(events)?;
         busy |= self.open()?;
         busy |= self.advance(timeout)?;
         busy |= self.let_go()?;
@@ -324,8 +294,7 @@ impl Deliver for Delivery {
     }
 
     fn close(&mut self, stopping: bool) -> bool {
-        self.closing = stopping || self.revoking;
-        self.closing && !self.revoking && self.job.is_none()
+        self.member.close(stopping, self.job.is_none())
     }
 
     /// What a crash leaves, too: the stored intent records which rows may be in the table.

@@ -44,6 +44,7 @@ mod deliver;
 mod intent;
 mod intents;
 mod lane;
+mod member;
 mod memory;
 mod opening;
 mod partition;

@@ -90,7 +90,7 @@ impl Delivery {
     /// Starts the transaction of a dead letter and the position after it.
     pub(super) fn write_letter(&mut self, number: i32, refusal: Refusal) -> Result<Next, DeliveryError> {
         let (settings, wall) = (self.target.settings(), self.clock.wall());
-        let membership = self.consumer.membership();
+        let membership = self.member.consumer.membership();
         if !membership.is_fencing() {
             self.start_over("the group has not confirmed this member");
             return Ok(Next::Done);

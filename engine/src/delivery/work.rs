@@ -145,7 +145,7 @@ impl Delivery {
         };
         job.doing = doing;
         self.job = Some(job);
-        if self.closing {
+        if self.member.is_closing() {
             // Nothing new is sent; what is known is still written down.
             let keep = |job: &Job| matches!(job.doing, Doing::Record | Doing::Clean) && job.failures < 3;
             if !self.target_is_busy() {
@@ -157,7 +157,7 @@ impl Delivery {
 
     /// The next partition in turn that has something to do.
     fn choose(&mut self, now: Millis) -> Result<Option<Job>, DeliveryError> {
-        if self.closing {
+        if self.member.is_closing() {
             return Ok(None);
         }
         let after = self.partitions.range(self.turn.saturating_add(1)..).chain(self.partitions.range(..=self.turn));
@@ -313,7 +313,7 @@ impl Delivery {
         }
         partition.done = pinned.intent.last + 1;
         partition.pinned = None;
-        let ready = !self.closing && partition.buffer.ready(&self.settings.limits, now);
+        let ready = !self.member.is_closing() && partition.buffer.ready(&self.settings.limits, now);
         Ok(Next::Then(if ready { self.cut(number)? } else { Doing::Clean }))
     }
 }

@@ -35,7 +35,7 @@ impl PositionedDelivery {
 
     /// Starts the Kafka transaction of a dead letter and its place.
     pub(super) fn write_letter(&mut self, number: i32, code: &str, message: &str) -> Result<(), DeliveryError> {
-        let membership = self.consumer.membership();
+        let membership = self.member.consumer.membership();
         if !membership.is_fencing() {
             self.start_over("the group has not confirmed this member");
             return Ok(());
@@ -80,7 +80,7 @@ impl PositionedDelivery {
                         pending.lettered = true;
                     }
                 }
-                if !self.closing {
+                if !self.member.is_closing() {
                     self.write(number);
                 }
             }

@@ -44,11 +44,11 @@ use super::buffer::Buffer;
 use super::counters::Counters;
 use super::dead_letters::DeadLetters;
 use super::deliver::{Deliver, Step, left_until};
+use super::member::Member;
 use super::opening::Opening;
-use super::pressure::Pressure;
 use super::refusal::Flood;
 use super::{DeliveryError, Settings};
-use crate::broker::{Broker, BrokerError, Clock, Committed, Consumer, Event, Failure, RecordSet, TopicId, TopicPartition};
+use crate::broker::{Broker, BrokerError, Clock, Committed, Event, Failure, RecordSet, TopicId, TopicPartition};
 
 pub use self::memory::{MemoryStore, Writing};
 pub use self::store::{Position, Positioned, Reply};
@@ -106,7 +106,7 @@ pub struct PositionedDelivery {
     settings: Settings,
     broker: Arc<dyn Broker>,
     clock: Arc<dyn Clock>,
-    consumer: Box<dyn Consumer>,
+    member: Member,
     store: Box<dyn Positioned>,
     dead_letters: DeadLetters,
     counters: Arc<Counters>,
@@ -118,11 +118,6 @@ pub struct PositionedDelivery {
     /// A transaction whose reply was lost: its partition, the position behind it and its rows.
     unanswered: Option<(i32, Position, u64)>,
     turn: i32,
-    opening: Option<Opening>,
-    revoking: bool,
-    /// No new block is begun.
-    closing: bool,
-    pressure: Pressure,
     flood: Flood,
     pace: Pace,
 }
@@ -140,13 +135,13 @@ impl PositionedDelivery {
         counters: Arc<Counters>,
     ) -> Result<PositionedDelivery, DeliveryError> {
         settings.check()?;
-        let consumer = broker.consumer(&settings.group, &settings.instance, &[settings.topic.to_string()])?;
+        let member = Member::join(broker.as_ref(), &settings)?;
         let dead_letters = DeadLetters::new(&settings);
         Ok(PositionedDelivery {
             settings,
             broker,
             clock,
-            consumer,
+            member,
             store,
             dead_letters,
             counters,
@@ -155,10 +150,6 @@ impl PositionedDelivery {
             job: None,
             unanswered: None,
             turn: -1,
-            opening: None,
-            revoking: false,
-            closing: false,
-            pressure: Pressure::default(),
             flood: Flood::default(),
             pace: Pace::default(),
         })
@@ -170,16 +161,13 @@ impl PositionedDelivery {
             match event {
                 Event::Assigned(partitions) => {
                     self.forget();
-                    self.pressure = Pressure::default();
-                    self.closing = false;
-                    self.opening = Some(Opening::new(partitions));
+                    self.member.assigned(partitions);
                 }
                 Event::Revoked { lost, .. } => {
                     if lost {
                         self.forget();
                     }
-                    self.opening = None;
-                    (self.revoking, self.closing) = (true, true);
+                    self.member.revoked();
                 }
                 Event::Records { partition, records } => self.take(&partition, records.as_ref())?,
                 Event::End { partition, offset } => {
@@ -211,11 +199,7 @@ impl PositionedDelivery {
     /// Finds out where the log of newly assigned partitions stands, and that the group knows this member.
     fn open(&mut self) -> Result<bool, DeliveryError> {
         let now = self.clock.monotonic();
-        let Some(opening) = self.opening.take() else { return Ok(false) };
-        if opening.at() > now {
-            self.opening = Some(opening);
-            return Ok(false);
-        }
+        let Some(opening) = self.member.opening_due(now) else { return Ok(false) };
         match self.look(&opening.partitions) {
             Ok(found) => {
                 self.partitions.extend(found.into_iter().map(|partition| (partition.tp.partition, partition)));
@@ -223,7 +207,7 @@ impl PositionedDelivery {
             }
             Err(error) => {
                 self.counters.tolerate(error)?;
-                self.opening = Some(opening.again(&self.settings, now));
+                self.member.open_again(opening, &self.settings, now);
                 Ok(false)
             }
         }
@@ -232,21 +216,21 @@ impl PositionedDelivery {
     fn look(&mut self, partitions: &[TopicPartition]) -> Result<Vec<Partition>, BrokerError> {
         // A transaction that a predecessor left open hides the marks until it is settled.
         self.dead_letters.settle(self.broker.as_ref())?;
-        if !self.consumer.membership().is_fencing() {
+        if !self.member.consumer.membership().is_fencing() {
             return Err(BrokerError::new(Failure::Transient, "the group has not confirmed this member"));
         }
         let topic = self.settings.topic.to_string();
         self.topic = self.broker.topic_ids(std::slice::from_ref(&topic))?.remove(&topic);
-        let committed = self.consumer.committed(partitions)?;
+        let committed = self.member.consumer.committed(partitions)?;
         let again: Vec<(TopicPartition, Committed)> =
             partitions.iter().cloned().zip(committed.iter().cloned()).filter_map(|(tp, committed)| Some((tp, committed?))).collect();
         if !again.is_empty() {
-            self.consumer.commit(&again)?;
+            self.member.consumer.commit(&again)?;
         }
         let now = self.clock.monotonic();
         let mut found = Vec::new();
         for (tp, committed) in partitions.iter().zip(committed) {
-            let (low, high) = self.consumer.bounds(tp)?;
+            let (low, high) = self.member.consumer.bounds(tp)?;
             found.push(Partition {
                 tp: tp.clone(),
                 low,
@@ -272,25 +256,19 @@ impl PositionedDelivery {
         self.counters.failed(why);
         let partitions: Vec<TopicPartition> = self.partitions.values().map(|partition| partition.tp.clone()).collect();
         self.forget();
-        if !self.revoking && !partitions.is_empty() {
-            self.opening = Some(Opening::new(partitions).again(&self.settings, self.clock.monotonic()));
+        if !partitions.is_empty() {
+            self.member.open_again(Opening::new(partitions), &self.settings, self.clock.monotonic());
         }
     }
 
     /// Gives revoked partitions back once nothing is in progress.
     fn let_go(&mut self) -> Result<bool, DeliveryError> {
-        if !self.revoking || self.job.is_some() {
+        if !self.member.is_revoking() || self.job.is_some() {
             return Ok(false);
         }
         self.show_positions(true)?;
         self.forget();
-        match self.consumer.release() {
-            Ok(()) => {
-                (self.revoking, self.closing) = (false, false);
-                Ok(true)
-            }
-            Err(error) => self.counters.tolerate(error).map(|()| false),
-        }
+        self.member.release(&self.counters)
     }
 
     /// `timeout`, or less if something is due earlier.
@@ -299,8 +277,7 @@ impl PositionedDelivery {
             (true, None) => partition.buffer.due(&self.settings.limits),
             _ => Some(partition.not_before),
         };
-        let opening = self.opening.as_ref().map(Opening::at);
-        let first = self.partitions.values().filter_map(due).chain(opening).min();
+        let first = self.partitions.values().filter_map(due).chain(self.member.opens_at()).min();
         left_until(first, self.clock.monotonic()).min(timeout)
     }
 }
@@ -308,30 +285,22 @@ impl PositionedDelivery {
 impl Deliver for PositionedDelivery {
     fn step(&mut self, timeout: Duration) -> Result<Step, DeliveryError> {
         let wait = if self.job.is_some() { Duration::ZERO } else { self.wait(timeout) };
-        let mut busy = match self.consumer.poll(self.settings.poll_records, wait) {
-            Ok(events) => self.hear(events)?,
-            Err(error) => {
-                self.counters.tolerate(error)?;
-                return Ok(Step::Unavailable);
-            }
-        };
+        let Some(events) = self.member.poll(&self.settings, wait, &self.counters)? else { return Ok(Step::Unavailable) };
+        let mut busy = self.hear(events)?;
         busy |= self.open()?;
         busy |= self.advance(timeout)?;
         busy |= self.show_positions(false)?;
         busy |= self.let_go()?;
         let bytes = self.partitions.values().map(Partition::bytes).sum();
-        if !self.revoking {
-            let reading = self.partitions.values().filter(|partition| partition.claimed).map(|partition| partition.tp.clone());
-            self.pressure.balance(bytes, self.settings.max_buffer, self.consumer.as_mut(), reading)?;
-        }
+        let reading = self.partitions.values().filter(|partition| partition.claimed).map(|partition| partition.tp.clone());
+        self.member.balance(bytes, self.settings.max_buffer, reading)?;
         let lag = self.partitions.values().map(Partition::lag).sum();
         self.counters.standing(lag, self.partitions.values().map(Partition::waiting_rows).sum());
         Ok(if busy { Step::Busy } else { Step::Idle })
     }
 
     fn close(&mut self, stopping: bool) -> bool {
-        self.closing = stopping || self.revoking;
-        self.closing && !self.revoking && self.job.is_none()
+        self.member.close(stopping, self.job.is_none())
     }
 
     fn forget(&mut self) {

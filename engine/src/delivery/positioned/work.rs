@@ -117,7 +117,7 @@ impl PositionedDelivery {
 
     /// Begins the next thing of the next partition in turn.
     fn begin(&mut self) -> Result<bool, DeliveryError> {
-        if self.closing {
+        if self.member.is_closing() {
             return Ok(false);
         }
         let (now, limits) = (self.clock.monotonic(), self.pace.limits(&self.settings.limits));
@@ -205,10 +205,10 @@ impl PositionedDelivery {
             self.counters.found(rows);
         }
         let begin = [(tp, position.offset)];
-        self.consumer.start(&begin)?;
-        if self.pressure.is_high() {
+        self.member.consumer.start(&begin)?;
+        if self.member.is_paused() {
             let [(tp, _)] = begin;
-            self.consumer.pause(&[tp])?;
+            self.member.consumer.pause(&[tp])?;
         }
         Ok(())
     }
@@ -307,10 +307,10 @@ impl PositionedDelivery {
         };
         let offset = |partition: &Partition| Committed { offset: partition.stored.offset, metadata: Mark::Plain.encode() };
         let offsets: Vec<_> = self.partitions.values().filter(due).map(|partition| (partition.tp.clone(), offset(partition))).collect();
-        if offsets.is_empty() || !self.consumer.membership().is_fencing() {
+        if offsets.is_empty() || !self.member.consumer.membership().is_fencing() {
             return Ok(false);
         }
-        match self.consumer.commit(&offsets) {
+        match self.member.consumer.commit(&offsets) {
             Ok(()) => {
                 failpoint("delivery-shown");
                 for (tp, committed) in offsets {
