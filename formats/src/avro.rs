@@ -33,6 +33,7 @@ mod compile;
 mod decode_plan;
 mod default;
 mod encode;
+mod scalars;
 mod schema;
 mod wire;
 mod write;

@@ -16,8 +16,9 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Fields, SchemaRef, TimeUnit};
 
 use super::arrow_types::branch_names;
-use super::compile::{unit_of, within};
+use super::compile::within;
 use super::default::encode_default;
+use super::scalars::unit_of;
 use super::schema::{AvroSchema, Layout, default_of, is_fixed_uuid, layout, type_name};
 use super::write::{self, Encode, FieldEncode};
 use crate::column::MAX_SCHEMA_DEPTH;
