@@ -57,7 +57,15 @@ impl Changes {
                     taken.rows += 1;
                 }
                 // The schema of the record is known by now.
-                Err(Unread::Bad(why) | Unread::Wait(why)) => drop(taken.bad.get_or_insert(format!("`{name}`: {why}"))),
+                Err(Unread::Bad(why) | Unread::Wait(why)) => {
+                    // Of a row that was deleted, databases log the key alone by default.
+                    let remedy = if change.operation == Operation::Delete {
+                        format!("; if the record has the key alone, {OLD_ROWS}")
+                    } else {
+                        String::new()
+                    };
+                    taken.bad.get_or_insert(format!("`{name}`: {why}{remedy}"));
+                }
             }
         }
         Ok(taken)
