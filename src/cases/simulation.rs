@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use headwater_engine::broker::{Broker, Clock, TopicPartition};
 use headwater_engine::lane::{LaneConfig, RunningLane, Runtime, Stepped};
-use headwater_engine::plan::Plan;
+use headwater_engine::plan::{Plan, PlanNode};
 use headwater_engine::schemas::MemorySchemas;
 use headwater_engine::sim::{Faults, MemoryBroker, MemoryClock, Settings};
 use headwater_engine::stats::Stats;
@@ -340,7 +340,10 @@ impl Run<'_> {
                 outcome.errors.push(format!("    the ledger of `{step}` in partition {partition}: {rows} rows in, {ledger:?}"));
             }
         }
-        outcome.held = held.into_iter().collect();
+        // The tables that a join of changes keeps wait for no time.
+        let is_table = |node: &&PlanNode| node.planned.outputs.first().is_some_and(|port| port.mode.is_changes());
+        let tables: Vec<&str> = self.plan.stages.iter().flat_map(|s| &s.nodes).filter(is_table).map(|node| node.step.as_str()).collect();
+        outcome.held = held.into_iter().filter(|(step, _)| !tables.contains(&step.as_str())).collect();
         outcome
     }
 }

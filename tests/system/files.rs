@@ -105,6 +105,11 @@ fn joins_are_what_the_oracle_says() {
     agrees_with("join.py");
 }
 
+#[test]
+fn joins_and_sums_of_tables_are_what_the_oracle_says() {
+    agrees_with("changes.py");
+}
+
 /// The cases of the recipes pass, and the page shows the pipelines as they are.
 #[test]
 fn recipes_work_as_they_are_shown() {
