@@ -12,8 +12,10 @@ const POLL: Duration = Duration::from_millis(100);
 /// Which records count.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Counts {
+    /// All of a topic that others write. Partitions without a position are not read.
     All,
-    /// Those with a value: neither tombstones nor watermarks.
+    /// Those with a value in a topic of the pipeline's own: neither tombstones nor watermarks. Nothing was read of a partition without a
+    /// position.
     WithValue,
 }
 
@@ -24,11 +26,15 @@ pub fn has_entries(broker: &dyn Broker, topic: &str) -> Result<bool, BrokerError
     Ok(first_record(broker, from, Counts::WithValue)?.is_some())
 }
 
-/// A partition of `topic` that has committed records behind the group's position in it.
+/// A partition of `topic` that has committed records which the group has not read.
 pub fn unread(broker: &dyn Broker, topic: &str, group: &GroupView, counts: Counts) -> Result<Option<TopicPartition>, BrokerError> {
     let partitions = broker.partitions(topic)?.unwrap_or(0);
-    let positions = group.committed.iter().filter(|(tp, _)| tp.topic.as_ref() == topic && tp.partition < partitions);
-    first_record(broker, positions.map(|(tp, at)| (tp.clone(), at.offset)).collect(), counts)
+    let position = |partition| {
+        let tp = TopicPartition::new(topic, partition);
+        let read = group.committed.get(&tp).map(|at| at.offset);
+        read.or((counts == Counts::WithValue).then_some(0)).map(|offset| (tp, offset))
+    };
+    first_record(broker, (0..partitions).filter_map(position).collect(), counts)
 }
 
 /// The partition of the first record found from these offsets on, up to where each log ends now.

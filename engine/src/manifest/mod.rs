@@ -31,6 +31,7 @@ pub mod store;
 use std::collections::BTreeMap;
 
 use operator_core::batch::{HEADERS, is_system};
+use operator_core::changes::{CHANGE, has_changes};
 use operator_core::spec::nullable;
 use operator_core::type_name;
 use serde::{Deserialize, Serialize};
@@ -123,6 +124,13 @@ pub struct Outbox {
     pub topic: String,
     pub id: Option<TopicId>,
     pub partitions: i32,
+    /// Its rows are changes.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub changes: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Manifest {
@@ -133,8 +141,9 @@ impl Manifest {
             for input in &stage.inputs {
                 let is_source = matches!(input.kind, InputKind::Source(_));
                 for topic in &input.topics {
-                    // Headers are an engine's column that is only there if something reads them.
-                    let carried = || input.schema.fields().iter().filter(|f| !is_system(f.name()) || f.name() == HEADERS);
+                    // Columns of the engine's that are not in all rows: what happens to a row, and headers where something reads them.
+                    let own = |name: &str| !is_system(name) || [CHANGE, HEADERS].contains(&name);
+                    let carried = || input.schema.fields().iter().filter(|f| own(f.name()));
                     let columns = carried().map(|f| format!("{} {}", f.name(), type_name(f.data_type())));
                     let key = input.key.iter().flatten().map(ToString::to_string);
                     let entry = Input {
@@ -165,8 +174,8 @@ impl Manifest {
             }
             for output in &stage.outputs {
                 if let Target::Outbox(outbox) = &output.target {
-                    outboxes
-                        .insert(output.name.clone(), Outbox { topic: outbox.topic.to_string(), id: None, partitions: outbox.partitions });
+                    let (topic, changes) = (outbox.topic.to_string(), has_changes(&output.schema));
+                    outboxes.insert(output.name.clone(), Outbox { topic, id: None, partitions: outbox.partitions, changes });
                 }
             }
         }

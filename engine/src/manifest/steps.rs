@@ -98,16 +98,13 @@ impl Check<'_> {
                 Some(Outbox { topic, id, .. }) if replaced(&before.id, &id) => {
                     self.lost(&topic, &format!("rows of the sink `{sink}` that are not in its table yet"))
                 }
-                Some(now) if now.partitions != before.partitions && self.takes_changes(sink) => self.spread(sink, before, &now),
+                Some(now) if now.changes != before.changes => self.other_rows(sink, before, &now)?,
+                Some(now) if now.changes && now.partitions != before.partitions => self.spread(sink, before, &now),
                 Some(_) => {}
                 None => self.removed_sink(sink, before)?,
             }
         }
         Ok(())
-    }
-
-    fn takes_changes(&self, sink: &str) -> bool {
-        self.plan.outboxes().any(|(output, outbox)| output.name == sink && outbox.rows.changes.is_some())
     }
 
     /// Changes of a row would be in the partition where its key was and in the one where it is now: no one knows their order.
@@ -120,20 +117,36 @@ impl Check<'_> {
         self.refused.push(Diagnostic::error("changes-sink", message).at(["sinks", sink]).key().help(help));
     }
 
-    fn removed_sink(&mut self, sink: &str, before: &Outbox) -> Result<(), BrokerError> {
-        let group = self.plan.names.sink_group(sink);
-        let positions = self.broker.group(&group)?;
-        match unread(self.broker, &before.topic, &positions, Counts::WithValue)? {
-            Some(partition) => {
-                let message = format!("the sink `{sink}` was removed, but {partition} has rows that are not in its table yet");
-                let help = format!(
-                    "run the previous version until it has delivered them, or give them up: stop all workers and delete the topic `{}`",
-                    before.topic
-                );
-                self.refused.push(Diagnostic::error("unread-rows", message).help(help));
+    /// Rows that are only added and changes are written and delivered in different ways.
+    fn other_rows(&mut self, sink: &str, before: &Outbox, now: &Outbox) -> Result<(), BrokerError> {
+        let said = |outbox: &Outbox| if outbox.changes { "changes" } else { "rows that are only added" };
+        let cause = format!("the sink `{sink}` took {}, now it takes {}", said(before), said(now));
+        if !self.undelivered(sink, before, &cause)? {
+            match self.alone {
+                true => self.changes.push(cause),
+                false => self.running(&cause),
             }
-            None => self.changes.push(format!("the sink `{sink}` was removed; all of its rows are in its table")),
         }
         Ok(())
+    }
+
+    fn removed_sink(&mut self, sink: &str, before: &Outbox) -> Result<(), BrokerError> {
+        if !self.undelivered(sink, before, &format!("the sink `{sink}` was removed"))? {
+            self.changes.push(format!("the sink `{sink}` was removed; all of its rows are in its table"));
+        }
+        Ok(())
+    }
+
+    /// Refuses, for this cause, if there are rows in an outbox that are not in the table yet.
+    fn undelivered(&mut self, sink: &str, before: &Outbox, cause: &str) -> Result<bool, BrokerError> {
+        let positions = self.broker.group(&self.plan.names.sink_group(sink))?;
+        let Some(partition) = unread(self.broker, &before.topic, &positions, Counts::WithValue)? else { return Ok(false) };
+        let message = format!("{cause}, but {partition} has rows that are not in its table yet");
+        let help = format!(
+            "run the previous version until it has delivered them, or give them up: stop all workers and delete the topic `{}`",
+            before.topic
+        );
+        self.refused.push(Diagnostic::error("unread-rows", message).help(help));
+        Ok(true)
     }
 }

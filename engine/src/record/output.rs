@@ -10,7 +10,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
 use headwater_formats::{Encoder, KeyEncoder, encode_batch, partition};
 use operator_core::batch::{FUTURE, OFFSET, WATERMARK, is_written};
-use operator_core::changes::{self, ADDED, CHANGE, GONE};
+use operator_core::changes::{self, ADDED, CHANGE, GONE, has_changes};
 use operator_core::{Millis, Origin, Path};
 
 use crate::broker::{Broker, Outgoing};
@@ -292,8 +292,14 @@ fn repartition(
     Ok(unwritable)
 }
 
-/// Rows read back from a repartition record must have the system columns.
+/// Rows read back from a repartition record must have the system columns, and be what the plan takes them for: read without its
+/// change, a row that is gone would be added.
 pub fn check_repartitioned(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, String> {
+    if has_changes(rows.schema_ref()) && !has_changes(schema) {
+        return Err(format!(
+            "rows from another version of the pipeline: they are changes (`{CHANGE}`), and this version takes rows that are only added"
+        ));
+    }
     let columns = schema
         .fields()
         .iter()

@@ -264,7 +264,7 @@ fn of_two_that_start_at_once_the_first_wins() {
     let base = first.deployed;
     let one = headwater_engine::manifest::Manifest { version: 0, ..base.manifest.clone() };
     let mut other = one.clone();
-    other.outboxes.insert("x".into(), headwater_engine::manifest::Outbox { topic: "x".into(), id: None, partitions: 1 });
+    other.outboxes.insert("x".into(), headwater_engine::manifest::Outbox { topic: "x".into(), id: None, partitions: 1, changes: false });
     let written = store::write(&broker, &names, Some(&base), &one).unwrap();
     let lost = store::write(&broker, &names, Some(&base), &other).unwrap();
     assert_eq!(lost, written, "the second learns of the first");
