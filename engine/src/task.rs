@@ -20,7 +20,7 @@ use arrow::datatypes::{Int64Type, SchemaRef};
 use operator_core::batch::OFFSET;
 use operator_core::memory::{self, Exceeded};
 use operator_core::{
-    Batch, Input, Ledger, Millis, NO_WATERMARK, Operator, Origin, OutputPort, Port, Rejected, StateError, StateLayout, Tables, Timers,
+    Batch, Input, Ledger, Millis, Mode, NO_WATERMARK, Operator, Origin, OutputPort, Port, Rejected, StateError, StateLayout, Tables, Timers,
 };
 
 use crate::pipeline::OnError;
@@ -279,7 +279,9 @@ impl Task {
         while let Some(input) = waiting.iter().map(input_of).min() {
             let (of_input, others): (Vec<BranchRows>, Vec<BranchRows>) = waiting.into_iter().partition(|branch| input_of(branch) == input);
             waiting = others;
-            for BranchRows { seq, rows, origin, .. } in in_order(of_input).map_err(|e| self.broken(index, e.to_string()))? {
+            let mode = node.and_then(|node| node.branches.iter().find(|branch| branch.input == input)).map(|branch| &branch.mode);
+            let ordered = in_order(of_input, mode.and_then(Mode::key)).map_err(|e| self.broken(index, e.to_string()))?;
+            for BranchRows { seq, rows, origin, .. } in ordered {
                 self.batch(index, (input, seq), &Batch::new(rows, origin), round, out)?;
             }
         }

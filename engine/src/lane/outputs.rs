@@ -14,7 +14,7 @@ use crate::broker::Refused;
 use crate::record::output::{WriteError, Writer};
 use crate::record::send_buffer::SendBuffer;
 use crate::stats::{Cause, Counts, OutputCounts};
-use crate::task::merge::{merge_repartitions, shared_topics};
+use crate::task::merge::{in_one_piece, merge_repartitions, shared_topics};
 use crate::task::{StageOutput, offset_of};
 
 /// See the module documentation.
@@ -60,7 +60,9 @@ impl Outputs {
         let (plan, wall) = (self.runtime.plan.clone(), self.runtime.clock.wall());
         let stage = stage(&plan, task)?;
         let start = self.buffer.len();
-        for branch in merge_repartitions(stage, out.rows).map_err(|e| LaneEnd::Restart(e.to_string()))? {
+        let is_shared = |output: usize| self.writers.get(task.0).and_then(|writers| writers.get(output)).is_some_and(Writer::is_shared);
+        let rows = merge_repartitions(stage, out.rows).and_then(|rows| in_one_piece(rows, is_shared));
+        for branch in rows.map_err(|e| LaneEnd::Restart(e.to_string()))? {
             let writer = self.writers.get_mut(task.0).and_then(|writers| writers.get_mut(branch.branch));
             let (Some(writer), Some(output)) = (writer, stage.outputs.get(branch.branch)) else {
                 return Err(bug(format_args!("output {} of stage {}", branch.branch, task.0)));

@@ -350,7 +350,10 @@ impl Builder<'_> {
         let changelog = planned.state.is_some().then(|| self.names.changelog(name));
         let branches = inputs.iter().enumerate().flat_map(|(input, streams)| {
             let united = |stream: &Stream| (streams.len() > 1).then(|| stream.input.schema.clone());
-            streams.iter().map(move |stream| Branch { from: stream.from, input: Input(input as u16), united: united(stream) })
+            streams.iter().map(move |stream| {
+                let mode = stream.input.mode.clone();
+                Branch { from: stream.from, input: Input(input as u16), united: united(stream), mode }
+            })
         });
         let branches = branches.collect();
         let on_error = step.on_error.unwrap_or_default();
@@ -367,7 +370,8 @@ impl Builder<'_> {
             let (target, found) = sink::sink(name, spec, &stream.input, partitions, &self.names, self.catalog);
             self.found.extend(found.into_iter().map(|d| d.under(["sinks", name])));
             if let Some(target) = target {
-                let output = Output { name: name.clone(), from: stream.from, schema: stream.input.schema.clone(), united: false, target };
+                let InputInfo { schema, mode, .. } = stream.input;
+                let output = Output { name: name.clone(), from: stream.from, schema, mode, united: false, target };
                 self.outputs.push((stream.component, output));
             }
         }

@@ -219,6 +219,7 @@ pub struct Branch {
     pub input: Input,
     /// Of an input of several streams: the columns that their rows are brought into.
     pub united: Option<SchemaRef>,
+    pub mode: Mode,
 }
 
 /// A topic that a stage writes.
@@ -227,6 +228,7 @@ pub struct Output {
     pub name: String,
     pub from: Upstream,
     pub schema: SchemaRef,
+    pub mode: Mode,
     /// Its rows are brought into `schema`: other streams are read together with this one.
     pub united: bool,
     pub target: Target,

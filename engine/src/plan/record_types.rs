@@ -168,7 +168,7 @@ impl Builder<'_> {
             let of = Stream { from: Upstream::Node(node, Port(port as u16)), input, lossy: true, ..stream.clone() };
             self.streams.insert(format!("{name}.{}", output.name), of);
         }
-        let branches = vec![Branch { from: stream.from, input: Input::ONLY, united: None }];
+        let branches = vec![Branch { from: stream.from, input: Input::ONLY, united: None, mode: stream.input.mode.clone() }];
         let (step, kind, on_error) = (name.to_string(), KIND.to_string(), Default::default());
         let node = PlanNode { step, kind, planned, branches, on_error, keys, changelog: None, changelog_id: None };
         self.nodes.push((stream.component, node));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
 use operator_core::diagnostic::names as list;
-use operator_core::{Diagnostic, Mode, Path};
+use operator_core::{Diagnostic, InputInfo, Mode, Path};
 
 use super::build::{Builder, Stream};
 use super::{InputKind, InputTopic, Output, StageInput, Target, Upstream, source};
@@ -235,8 +235,8 @@ impl Builder<'_> {
             component = stream.component;
             schema.get_or_insert_with(|| stream.input.schema.clone());
             let target = Target::Repartition { topic: topic.clone(), partitions, key: needed.to_vec() };
-            let (schema, united) = (stream.input.schema.clone(), streams.len() > 1);
-            let output = Output { name: reader.to_string(), from: stream.from, schema, united, target };
+            let (InputInfo { schema, mode, .. }, united) = (stream.input.clone(), streams.len() > 1);
+            let output = Output { name: reader.to_string(), from: stream.from, schema, mode, united, target };
             self.outputs.push((stream.component, output));
         }
         let input = StageInput {

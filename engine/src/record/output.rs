@@ -73,6 +73,8 @@ pub struct Writer {
     schema: SchemaRef,
     /// Another output of the stage may write the same topic.
     shared: bool,
+    /// The columns of the topic's key: which row a change is about.
+    key: Vec<Path>,
 }
 
 enum Kind {
@@ -124,7 +126,11 @@ impl Writer {
             }
             Target::Outbox(outbox) => Kind::Outbox { topic: outbox.topic.clone(), partitions: outbox.partitions },
         };
-        Ok(Writer { kind, user, schema, shared })
+        let key = match &output.target {
+            Target::Topic(sink) => sink.key.iter().flat_map(|key| &key.columns).map(Path::column).collect(),
+            Target::Repartition { .. } | Target::Outbox(_) => Vec::new(),
+        };
+        Ok(Writer { kind, user, schema, shared, key })
     }
 
     /// Writes rows. `task`: the partition of the task that made them. Returns rows that can't be written.
@@ -139,7 +145,8 @@ impl Writer {
         let user = rows.project(&self.user).map_err(|e| e.to_string())?.with_schema(self.schema.clone()).map_err(|e| e.to_string())?;
         match &mut self.kind {
             Kind::Topic { sink, values, keys, topics } => {
-                let merge_keys = if self.shared { merge_keys(rows, *seq) } else { Vec::new() };
+                let key = (!self.key.is_empty()).then_some(self.key.as_slice());
+                let merge_keys = if self.shared { merge_keys(rows, *seq, key, std::iter::repeat(0)) } else { Vec::new() };
                 let rows = Rows { all: rows, user: &user, merge_keys: &merge_keys, task, wall };
                 Topic { sink, values: values.as_ref(), keys: keys.as_ref(), known: topics, broker }.write(&rows, out)
             }

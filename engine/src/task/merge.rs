@@ -6,15 +6,24 @@
 //!
 //! Only rows of one batch are sorted, within the task that split it. Rows that passed through another task (other
 //! partitions, another repartition topic) have no common order.
+//!
+//! Several changes of one row can descend from one record, in several branches: of a result that grew to 12 and shrank to 7, +12 and -12
+//! went one way, and +7 the other. The offset doesn't tell their order, but the changes do, because at most one row with the same key
+//! is there at a time, and what is gone went the way of what was there: in each branch the changes of a key are a -1 of a row from
+//! before, rows that came and went, and a +1 of a row that stays, in this order. At most one branch has such a -1 and one such a
+//! +1. So the order is restored from the rows themselves, without a column that all streams would carry for it. What came and went in
+//! several branches has one order of several that lead to the same rows.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
 
-use arrow::array::{AsArray, RecordBatch, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::Int64Type;
 use arrow::error::ArrowError;
-use operator_core::batch::OFFSET;
-use operator_core::{Origin, changes};
+use operator_core::batch::{OFFSET, is_written};
+use operator_core::changes::{self, ADDED, has_changes};
+use operator_core::{Origin, Path, keys};
 
 use crate::plan::{Stage, Target, TopicName};
 
@@ -34,17 +43,30 @@ pub struct BranchRows {
     pub origin: Origin,
 }
 
-/// A row's place among those that descend from the same batch: its offset, and of an update the row that is gone before the new one. Rows
-/// that an operator made when time moved have none, and keep the order in which they came; lint warns if they are merged with others
-/// (`no-order`).
+/// A row's place among those that descend from the same batch: its offset; of changes then a hash of what they are about, and what happened
+/// to it with this record. Rows that an operator made when time moved have none, and keep the order in which they came; lint warns if they
+/// are merged with others (`no-order`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct MergeKey(BatchSeq, i64, i8);
+pub struct MergeKey(BatchSeq, i64, u64, Stay);
 
-/// The waiting rows, those of different branches merged in source-offset order.
+/// What a change does to the rows that were there before the record, and to those behind it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+enum Stay {
+    /// A row from before is gone. Rows that are not changes have this, too.
+    #[default]
+    Ended,
+    /// A row came and went.
+    Within,
+    /// A row came and stays.
+    Began,
+}
+
+/// The waiting rows, those of different branches merged in source-offset order. `key`: of changes, the columns that say which row they
+/// are about.
 ///
 /// # Errors
 /// The branches have different columns, which the planner rules out.
-pub fn in_order(mut waiting: Vec<BranchRows>) -> Result<Vec<BranchRows>, ArrowError> {
+pub fn in_order(mut waiting: Vec<BranchRows>, key: Option<&[Path]>) -> Result<Vec<BranchRows>, ArrowError> {
     let one_branch = waiting.windows(2).all(|pair| matches!(pair, [a, b] if a.branch == b.branch));
     if one_branch {
         return Ok(waiting);
@@ -52,18 +74,19 @@ pub fn in_order(mut waiting: Vec<BranchRows>) -> Result<Vec<BranchRows>, ArrowEr
     waiting.sort_by_key(|branch| branch.seq);
     // Rows made by time have no offsets to sort by, and keep the origin of their own step.
     let timed = waiting.split_off(waiting.partition_point(|branch| branch.seq < BY_TIME));
-    let mut merged = waiting.chunk_by(|a, b| a.seq == b.seq).map(merged).collect::<Result<Vec<_>, _>>()?;
+    let mut merged = waiting.chunk_by(|a, b| a.seq == b.seq).map(|of| merged(of, key)).collect::<Result<Vec<_>, _>>()?;
     merged.extend(timed);
     Ok(merged)
 }
 
-fn merged(branches: &[BranchRows]) -> Result<BranchRows, ArrowError> {
+fn merged(branches: &[BranchRows], key: Option<&[Path]>) -> Result<BranchRows, ArrowError> {
     let first = branches.first().ok_or_else(|| ArrowError::InvalidArgumentError("nothing to merge".into()))?;
     if branches.len() == 1 {
         return Ok(first.clone());
     }
     let rows = concat_batches(&first.rows.schema(), branches.iter().map(|branch| &branch.rows))?;
-    let keys = merge_keys(&rows, first.seq);
+    let of = branches.iter().flat_map(|branch| std::iter::repeat_n(branch.branch, branch.rows.num_rows()));
+    let keys = merge_keys(&rows, first.seq, key, of);
     if keys.is_sorted() {
         return Ok(BranchRows { rows, ..first.clone() });
     }
@@ -72,26 +95,80 @@ fn merged(branches: &[BranchRows]) -> Result<BranchRows, ArrowError> {
     Ok(BranchRows { rows: take_record_batch(&rows, &UInt32Array::from(order))?, ..first.clone() })
 }
 
-/// The merge key of every row. Offsets below 0 are none: rows that an operator made keep the order in which they came.
-pub fn merge_keys(rows: &RecordBatch, seq: BatchSeq) -> Vec<MergeKey> {
+/// The merge key of every row. Offsets below 0 are none: rows that an operator made keep the order in which they came. `key`: of changes,
+/// the columns that say which row they are about. `branches`: that of each row, the rows of each in their order.
+pub fn merge_keys(rows: &RecordBatch, seq: BatchSeq, key: Option<&[Path]>, branches: impl Iterator<Item = usize>) -> Vec<MergeKey> {
     let offsets = rows.column_by_name(OFFSET).and_then(|c| c.as_primitive_opt::<Int64Type>()).map(|c| c.values().as_ref());
     let at = |row: usize| offsets.and_then(|offsets: &[i64]| offsets.get(row)).copied().unwrap_or(-1);
-    let signs = changes::of(rows).map(|signs| signs.values().as_ref()).unwrap_or_default();
-    // How many rows of an offset are gone and there: of several updates, each is a step that must follow the one before.
-    let mut counts: HashMap<i64, [u32; 2]> = HashMap::new();
-    for (row, sign) in signs.iter().enumerate() {
-        let [gone, there] = counts.entry(at(row)).or_default();
-        *(if *sign < 0 { gone } else { there }) += 1;
+    let mut found: Vec<MergeKey> = (0..rows.num_rows()).map(|row| MergeKey(seq, at(row).max(-1), 0, Stay::Ended)).collect();
+    let Some(signs) = changes::of(rows) else { return found };
+    let (columns, by_key) = (about(rows, key), key.is_some());
+    let mut bytes = Vec::new();
+    // The rows that are there by what was read so far: the last one of each branch and key, and the one before.
+    let (mut there, mut before): (HashMap<(usize, i64, u64), Option<usize>>, _) = (HashMap::new(), vec![None; found.len()]);
+    for ((row, sign), branch) in signs.values().iter().enumerate().zip(branches) {
+        let offset = at(row);
+        if offset < 0 {
+            continue;
+        }
+        bytes.clear();
+        keys::encode(&columns, row, &mut bytes);
+        let mut hasher = DefaultHasher::new();
+        hasher.write(&bytes);
+        let hash = hasher.finish();
+        let last = there.entry((branch, offset, hash)).or_default();
+        let (stay, came) = match *last {
+            _ if *sign == ADDED => {
+                if let Some(before) = before.get_mut(row) {
+                    *before = last.replace(row);
+                }
+                (Stay::Began, None)
+            }
+            Some(came) => {
+                *last = before.get(came).copied().flatten();
+                (Stay::Within, Some(came))
+            }
+            None => (Stay::Ended, None),
+        };
+        if let Some(key) = found.get_mut(row) {
+            // Rows without a key may be an update of any other: what is gone comes first.
+            (key.2, key.3) = (if by_key { hash } else { 0 }, stay);
+        }
+        if let Some(key) = came.and_then(|came| found.get_mut(came)) {
+            key.3 = Stay::Within;
+        }
     }
-    let sign = |row: usize| match counts.get(&at(row)) {
-        Some([0 | 1, 0 | 1]) => signs.get(row).copied().unwrap_or_default(),
-        _ => 0,
+    found
+}
+
+/// What changes are about: the columns of their key, or without one all that a row has.
+fn about(rows: &RecordBatch, key: Option<&[Path]>) -> Vec<ArrayRef> {
+    let schema = rows.schema_ref();
+    let of_key = key.and_then(|key| key.iter().map(|path| path.values(schema.fields(), rows.columns())).collect());
+    let all = || schema.fields().iter().zip(rows.columns()).filter(|(field, _)| is_written(field.name())).map(|(_, column)| column.clone());
+    of_key.unwrap_or_else(|| all().collect())
+}
+
+/// The rows of each of the outputs in one piece per batch, where they are changes that share a topic with others: what happened to a
+/// row with one record is not seen in parts.
+///
+/// # Errors
+/// An output has rows of different columns, which the task rules out.
+pub fn in_one_piece(branches: Vec<BranchRows>, is_shared: impl Fn(usize) -> bool) -> Result<Vec<BranchRows>, ArrowError> {
+    let mut pieces: Vec<(BranchRows, Vec<RecordBatch>)> = Vec::with_capacity(branches.len());
+    for branch in branches {
+        let whole = is_shared(branch.branch) && has_changes(branch.rows.schema_ref());
+        let same = |other: &BranchRows| (other.branch, other.seq, &other.origin) == (branch.branch, branch.seq, &branch.origin);
+        match pieces.iter_mut().find(|(first, _)| whole && same(first)) {
+            Some((_, more)) => more.push(branch.rows),
+            None => pieces.push((branch, Vec::new())),
+        }
+    }
+    let joined = |(first, more): (BranchRows, Vec<RecordBatch>)| match more.as_slice() {
+        [] => Ok(first),
+        more => Ok(BranchRows { rows: concat_batches(&first.rows.schema(), std::iter::once(&first.rows).chain(more))?, ..first }),
     };
-    let key = |row: usize| match at(row) {
-        offset if offset < 0 => MergeKey(seq, -1, 0),
-        offset => MergeKey(seq, offset, sign(row)),
-    };
-    (0..rows.num_rows()).map(key).collect()
+    pieces.into_iter().map(joined).collect()
 }
 
 /// For each output of a stage: whether another one may write the same topic.
@@ -130,7 +207,8 @@ pub fn merge_repartitions(stage: &Stage, branches: Vec<BranchRows>) -> Result<Ve
         }
         done.push(output);
         let same: Vec<BranchRows> = branches.iter().filter(|other| first(other.branch) == output).cloned().collect();
-        out.extend(in_order(same)?.into_iter().map(|branch| BranchRows { branch: output, ..branch }));
+        let key = stage.outputs.get(output).and_then(|output| output.mode.key());
+        out.extend(in_order(same, key)?.into_iter().map(|branch| BranchRows { branch: output, ..branch }));
     }
     Ok(out)
 }
@@ -139,7 +217,7 @@ pub fn merge_repartitions(stage: &Stage, branches: Vec<BranchRows>) -> Result<Ve
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Int8Array, Int64Array};
+    use arrow::array::{Int8Array, Int64Array, StringArray};
 
     use super::*;
 
@@ -151,7 +229,7 @@ mod tests {
 
     fn offsets(waiting: Vec<BranchRows>) -> Vec<Vec<i64>> {
         let of = |branch: BranchRows| branch.rows.column(0).as_primitive::<Int64Type>().values().to_vec();
-        in_order(waiting).unwrap().into_iter().map(of).collect()
+        in_order(waiting, None).unwrap().into_iter().map(of).collect()
     }
 
     #[test]
@@ -160,21 +238,58 @@ mod tests {
         assert_eq!(found, [vec![1, 2, 3, 4], vec![5, 6]]);
     }
 
+    /// Changes of one column: offset, key, sign. `-` is of the row that the last `+` of its key brought.
+    fn changed(number: usize, rows: &[(i64, &str, i8)]) -> BranchRows {
+        let offsets: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|(offset, ..)| *offset)));
+        let keys: ArrayRef = Arc::new(StringArray::from_iter_values(rows.iter().map(|(_, key, _)| *key)));
+        let signs: ArrayRef = Arc::new(Int8Array::from_iter_values(rows.iter().map(|(.., sign)| *sign)));
+        let which: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|_| number as i64)));
+        let columns = [("key", keys), ("which", which), (OFFSET, offsets), (changes::CHANGE, signs)];
+        BranchRows { rows: RecordBatch::try_from_iter(columns).unwrap(), ..branch(number, 0, &[]) }
+    }
+
+    /// Branch and sign of the changes of a key.
+    fn of_key(rows: &RecordBatch, key: &str) -> Vec<(i64, i8)> {
+        let (keys, signs) = (rows.column(0).as_string::<i32>(), changes::of(rows).unwrap());
+        let which = rows.column(1).as_primitive::<Int64Type>();
+        (0..rows.num_rows()).filter(|row| keys.value(*row) == key).map(|row| (which.value(row), signs.value(row))).collect()
+    }
+
     #[test]
-    fn of_a_change_what_is_gone_comes_first_whatever_the_branch() {
-        let branch = |number: usize, rows: &[(i64, i8)]| {
-            let offsets: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.iter().map(|(offset, _)| *offset)));
-            let signs: ArrayRef = Arc::new(Int8Array::from_iter_values(rows.iter().map(|(_, sign)| *sign)));
-            BranchRows {
-                rows: RecordBatch::try_from_iter([(OFFSET, offsets), (changes::CHANGE, signs)]).unwrap(),
-                ..branch(number, 0, &[])
-            }
+    fn changes_of_one_record_are_in_an_order_that_leaves_the_row_which_stays() {
+        let by: &[Path] = &[Path::column("key")];
+        for key in [Some(by), None] {
+            // An update whose rows took two ways, in either order; one that time made has no order.
+            let rows =
+                vec![changed(0, &[(1, "a", 1), (2, "a", -1), (-1, "b", 1)]), changed(1, &[(1, "a", -1), (2, "a", 1), (-1, "b", -1)])];
+            let merged = in_order(rows, key).unwrap();
+            assert_eq!(of_key(&merged[0].rows, "a"), [(1, -1), (0, 1), (0, -1), (1, 1)]);
+            assert_eq!(of_key(&merged[0].rows, "b"), [(0, 1), (1, -1)]);
+            // +12 and -12 came and went the one way, +7 the other.
+            let merged = in_order(vec![changed(0, &[(1, "a", 1)]), changed(1, &[(1, "a", 1), (1, "a", -1)])], key).unwrap();
+            assert_eq!(of_key(&merged[0].rows, "a"), [(1, 1), (1, -1), (0, 1)]);
+            // The same with a row from before, which came back.
+            let rows = vec![changed(0, &[(1, "a", 1), (1, "a", -1)]), changed(1, &[(1, "a", -1), (1, "a", 1)])];
+            assert_eq!(of_key(&in_order(rows, key).unwrap()[0].rows, "a"), [(1, -1), (0, 1), (0, -1), (1, 1)]);
+            // In parts, as a step may emit them.
+            let rows = vec![changed(1, &[(1, "a", 1)]), changed(0, &[(1, "a", 1)]), changed(1, &[(1, "a", -1)])];
+            assert_eq!(of_key(&in_order(rows, key).unwrap()[0].rows, "a"), [(1, 1), (1, -1), (0, 1)]);
+        }
+        // The two rows of an update stay together if the record updates several keys.
+        let rows = vec![changed(0, &[(1, "a", -1), (1, "b", 1)]), changed(1, &[(1, "a", 1), (1, "b", -1)])];
+        let merged = in_order(rows, Some(by)).unwrap();
+        assert_eq!(changes::of(&merged[0].rows).unwrap().values(), &[-1, 1, -1, 1]);
+    }
+
+    #[test]
+    fn a_topic_that_others_write_gets_the_changes_of_a_batch_as_a_whole() {
+        let rows = || vec![changed(0, &[(1, "a", 1)]), changed(1, &[(1, "b", 1)]), changed(0, &[(1, "a", -1)])];
+        let lengths = |shared: bool| {
+            let pieces = in_one_piece(rows(), |_| shared).unwrap();
+            pieces.iter().map(|piece| (piece.branch, piece.rows.num_rows())).collect::<Vec<_>>()
         };
-        let merged = in_order(vec![branch(0, &[(1, 1), (2, 1), (-1, 1)]), branch(1, &[(1, -1), (2, -1), (-1, -1)])]).unwrap();
-        assert_eq!(changes::of(&merged[0].rows).unwrap().values(), &[1, -1, -1, 1, -1, 1]);
-        // A result that changed twice with one record: each change follows the one before.
-        let merged = in_order(vec![branch(0, &[(1, -1), (1, 1), (1, -1)]), branch(1, &[(0, 1)])]).unwrap();
-        assert_eq!(changes::of(&merged[0].rows).unwrap().values(), &[1, -1, 1, -1]);
+        assert_eq!(lengths(false), [(0, 1), (1, 1), (0, 1)]);
+        assert_eq!(lengths(true), [(0, 2), (1, 1)]);
     }
 
     #[test]
