@@ -1,7 +1,7 @@
 //! Verifies that the records of a source are in the partitions that its `key` promises.
 //!
 //! A step that groups by the `key` of a source needs no repartition, because rows with equal values are already in one
-//! partition. Only the producers can ensure that, so it is verified while reading: the first records
+//! partition; and a sink of changes needs all changes of a row in one partition, where they are in order. Only the producers can ensure that, so it is verified while reading: the first records
 //! of every partition after an assignment, then a sample. A contradiction stops the worker before the epoch commits.
 //!
 //! What is compared:
@@ -47,10 +47,12 @@ pub(super) struct KeyCheck {
     columns: Vec<Path>,
     partitioner: Partitioner,
     pub(super) partitions: i32,
-    /// The step that relies on the key.
-    step: Arc<str>,
+    /// What relies on the key, in words.
+    relied_on_by: Arc<str>,
     /// The columns are those of the record key itself, which the source has only with `key`.
     of_key: bool,
+    /// Records are changes, which need a `key`.
+    of_changes: bool,
     fresh: u32,
     /// Hashes of values and of the keys they have, where keys are encoded.
     seen: HashMap<u64, u64>,
@@ -139,17 +141,18 @@ fn hashed(value: &impl Hash) -> u64 {
 }
 
 impl KeyCheck {
-    /// `None` where no step relies on the source's key.
+    /// `None` where nothing relies on the source's key.
     pub fn new(input: &StageInput, decode: &Decode, topic: &InputTopic) -> Option<KeyCheck> {
-        let step = decode.relied_on_by.clone()?;
+        let relied_on_by = decode.relied_on_by.clone()?;
         let columns = input.key.clone().filter(|key| !key.is_empty())?;
         Some(KeyCheck {
             source: input.name.clone(),
             of_key: decode.key.is_some(),
+            of_changes: decode.changes.is_some(),
             columns,
             partitioner: decode.partitioner,
             partitions: topic.partitions,
-            step,
+            relied_on_by,
             fresh: FRESH,
             seen: HashMap::new(),
         })
@@ -218,7 +221,7 @@ impl KeyCheck {
             let remedy = format!("{}, or name the column that is the record key", self.leave_out());
             return Some((format!("its key differs from its `{name}`"), remedy));
         };
-        if let Some((known, topic)) = notations.differing(&self.step, notation, &partition.topic) {
+        if let Some((known, topic)) = notations.differing(&self.relied_on_by, notation, &partition.topic) {
             let what =
                 format!("its key is written as {notation}, earlier keys (in {topic}) as {known}, so equal values differ in their bytes");
             return Some((what, format!("Let its producers write keys as before. Or: {}", self.leave_out())));
@@ -238,9 +241,12 @@ impl KeyCheck {
 
     /// How the pipeline does without the producers' partitions.
     fn leave_out(&self) -> String {
-        match self.of_key {
-            false => format!("Remove `key` from the source: {THEN_MOVED}"),
-            true => format!("Write `partitioner: unknown` at the source: {THEN_MOVED}"),
+        match (self.of_changes, self.of_key) {
+            (true, _) => {
+                format!("Write `partitioner: unknown` at the source: no sink keeps its rows by their key then, and for steps {THEN_MOVED}")
+            }
+            (false, false) => format!("Remove `key` from the source: {THEN_MOVED}"),
+            (false, true) => format!("Write `partitioner: unknown` at the source: {THEN_MOVED}"),
         }
     }
 
@@ -267,10 +273,10 @@ impl KeyCheck {
     }
 
     pub(super) fn reason(&self, partition: &TopicPartition, offset: i64, what: &str, remedy: &str) -> String {
-        let (source, step, name) = (&self.source, &self.step, self.name());
+        let (source, by, name) = (&self.source, &self.relied_on_by, self.name());
         format!(
             "{partition} at offset {offset}: source `{source}` has `key: {name}`, which the record contradicts: {what}. Rows with the same \
-             `{name}` could be in several partitions, so results of step `{step}` would be wrong. {remedy}"
+             `{name}` could be in several partitions, so results of {by} would be wrong. {remedy}"
         )
     }
 
@@ -294,7 +300,7 @@ impl KeyCheck {
             let remedy = format!(
                 "{hedge} `partitioner: {found}` at the source, or {}: rows are then repartitioned. In both cases a step that has \
                  state must give it up first: `hw run --dry-run` shows how",
-                if self.of_key { "`partitioner: unknown`" } else { "remove `key`" }
+                if self.of_key || self.of_changes { "`partitioner: unknown`" } else { "remove `key`" }
             );
             return (format!("{all} `{found}`, {whose}"), remedy);
         }

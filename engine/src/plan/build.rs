@@ -370,6 +370,10 @@ impl Builder<'_> {
             let (target, found) = sink::sink(name, spec, &stream.input, partitions, &self.names, self.catalog);
             self.found.extend(found.into_iter().map(|d| d.under(["sinks", name])));
             if let Some(target) = target {
+                // The changes of a row are in order if they are in one partition.
+                if stream.input.mode.key().is_some() {
+                    self.rely_on_keys(&format!("sink `{name}`"), || std::iter::once(&stream));
+                }
                 let InputInfo { schema, mode, .. } = stream.input;
                 let output = Output { name: name.clone(), from: stream.from, schema, mode, united: false, target };
                 self.outputs.push((stream.component, output));

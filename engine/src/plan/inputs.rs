@@ -93,7 +93,7 @@ impl Builder<'_> {
     ) -> Option<Vec<Vec<Stream>>> {
         let mut inputs = inputs;
         match needed {
-            Some(needed) if self.are_together(&inputs, needed) => self.rely_on_keys(step, &inputs),
+            Some(needed) if self.are_together(&inputs, needed) => self.rely_on_keys(&format!("step `{step}`"), || inputs.iter().flatten()),
             Some(needed) => inputs = self.repartitioned(step, kind, &inputs, needed),
             None => {}
         }

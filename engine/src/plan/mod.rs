@@ -165,7 +165,7 @@ pub struct Decode {
     pub wrong_unit: WrongUnit,
     /// How producers choose partitions by the record key.
     pub partitioner: Partitioner,
-    /// A step that does without a repartition because of the source's key.
+    /// What needs the source's key to decide the partition, in words: a step that does without a repartition, or a sink of changes.
     pub relied_on_by: Option<Arc<str>>,
     pub start: Start,
     /// Its topics are found by a pattern.

@@ -37,6 +37,8 @@ pub(super) fn source(
         None => key_of(source, &topics, &value, types.as_ref(), catalog).map_err(|d| vec![d])?,
     };
     let key = key.filter(|_| source.partitioner != Some(Partitioner::Unknown));
+    // Where it is not known that all changes of a row are in one partition, they have no order, and nothing can be kept by key.
+    let mode = changes.as_ref().map_or(Mode::Append, |_| Mode::Changes { key: key.clone().unwrap_or_default() });
     let value = changes.as_ref().map_or(value.clone(), |key| changes::with_key(&value, key));
     let mut warnings = Vec::new();
     if source.time.idle.0.is_some_and(|idle| idle.0 < 1_000) {
@@ -61,7 +63,7 @@ pub(super) fn source(
         metadata,
         key: codec,
         types,
-        changes: changes.clone(),
+        changes,
         time,
         out_of_order: source.time.out_of_order.millis(),
         idle: source.time.idle.0.map(|s| s.millis()),
@@ -80,7 +82,7 @@ pub(super) fn source(
         kind: InputKind::Source(decode),
         schema: Arc::new(Schema::new(fields)),
         key,
-        mode: changes.map_or(Mode::Append, |key| Mode::Changes { key }),
+        mode,
     };
     Ok((input, warnings))
 }

@@ -167,21 +167,20 @@ impl Builder<'_> {
         found
     }
 
-    /// `step` does without a repartition: the keys of the sources are checked while they are read.
-    pub(super) fn rely_on_keys(&mut self, step: &str, inputs: &[Vec<Stream>]) {
-        let streams = || inputs.iter().flatten();
+    /// These streams are not repartitioned for a step or sink, `by`: the keys of the sources are checked while they are read.
+    pub(super) fn rely_on_keys<'s, S: Iterator<Item = &'s Stream>>(&mut self, by: &str, streams: impl Fn() -> S) {
         if streams().next().is_some_and(|first| self.partitions(first.component).0 == 1) {
             return;
         }
         let origins: Vec<usize> = streams().flat_map(|s| s.origins.iter().copied()).collect();
-        // Sources that two steps rely on, each with others, are one group: all their keys must agree.
+        // Sources that two steps or sinks rely on, each with others, are one group: all their keys must agree.
         let earlier: Vec<Arc<str>> =
             origins.iter().filter_map(|origin| self.inputs.get(*origin)).filter_map(|(_, i)| relied_on(i)).collect();
-        let step = earlier.first().cloned().unwrap_or_else(|| step.into());
+        let by = earlier.first().cloned().unwrap_or_else(|| by.into());
         for (index, (_, input)) in self.inputs.iter_mut().enumerate() {
             let in_group = origins.contains(&index) || relied_on(input).is_some_and(|other| earlier.contains(&other));
             if let (true, InputKind::Source(decode)) = (in_group, &mut input.kind) {
-                decode.relied_on_by = Some(step.clone());
+                decode.relied_on_by = Some(by.clone());
             }
         }
     }
@@ -259,7 +258,7 @@ fn paths(paths: &[Path]) -> String {
     list(paths.iter().map(String::as_str))
 }
 
-/// The step that relies on the key of a source.
+/// What relies on the key of a source.
 fn relied_on(input: &StageInput) -> Option<Arc<str>> {
     match &input.kind {
         InputKind::Source(decode) => decode.relied_on_by.clone(),

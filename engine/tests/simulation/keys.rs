@@ -311,3 +311,43 @@ fn sources_with_keys_of_two_kinds_are_read_as_one() {
                    refunds: { topic: refunds, schema: { c: string, n: long }, key: c }\n";
     assert_eq!(stages(sources, "[orders, refunds]", "[c]"), 2);
 }
+
+const CHANGES: &str = r#"
+apiVersion: headwater/v1
+name: keyed
+sources:
+  orders: { topic: orders, format: debezium, schema: { c: string, n: long }, key: c }
+steps:
+  some: { from: orders, filter: n > 0 }
+sinks:
+  out: { from: some, topic: out, key: c, create: { partitions: 1 } }
+"#;
+
+/// A sink of changes keeps the last row of a key: the changes of a row must come in order, so from one partition.
+#[test]
+fn a_sink_of_changes_relies_on_the_keys_of_its_source() {
+    let change = |log: &Log, hash: KeyHash| {
+        for n in 0..20 {
+            let key = format!(r#"{{"c":"c{n}"}}"#);
+            let value = format!(r#"{{"op":"c","before":null,"after":{{"c":"c{n}","n":1}}}}"#);
+            let partition = hash.partition(key.as_bytes(), 3);
+            log.broker.append("orders", partition, Some(key.as_bytes()), Some(value.as_bytes()), Some(1_767_225_600_000), &[]).unwrap();
+        }
+    };
+    let log = Log::new();
+    change(&log, KeyHash::Murmur2);
+    assert_eq!(log.sampled(CHANGES), Ok(20));
+    assert_eq!(log.run(CHANGES), Ok(20));
+    let log = Log::new();
+    change(&log, KeyHash::Crc32);
+    for why in [log.sampled(CHANGES).unwrap_err(), log.run(CHANGES).unwrap_err()] {
+        assert!(why.contains("so results of sink `out` would be wrong"), "{why}");
+        assert!(why.contains("`partitioner: consistent_random`") && why.contains("`partitioner: unknown`"), "{why}");
+    }
+    let log = Log::new();
+    log.write("orders", 0, None, "x");
+    let value = r#"{"op":"c","before":null,"after":{"c":"x","n":1}}"#;
+    log.broker.append("orders", 0, None, Some(value.as_bytes()), Some(1_767_225_600_000), &[]).unwrap();
+    let why = log.run(CHANGES).unwrap_err();
+    assert!(why.contains("it has no key") && why.contains("no sink keeps its rows by their key then"), "{why}");
+}
