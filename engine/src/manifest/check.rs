@@ -267,6 +267,7 @@ impl Check<'_> {
         let announced = |part: &str| self.changes.iter().any(|line| line.contains(part));
         let lines = differences(&was.definition, &self.next.definition, announced);
         self.changes.extend(lines);
+        self.left_behind(was);
     }
 
     /// A topic of the pipeline's own was deleted while the group continues from positions behind it.

@@ -18,12 +18,13 @@
 //! not compacted, which could keep a record that lost; it holds a record per deployment that changed something.
 //!
 //! Honest limits: logic that does not show in a layout (such as a filter before a window) is listed, but never a reason to reject a
-//! start: it takes effect for later rows. A worker that runs notices another version within seconds, not at once.
+//! start: it takes effect for later rows, and what streams of changes then leave behind is listed (`left.rs`). A worker that runs notices another version within seconds, not at once.
 
 mod check;
 mod deploy;
 mod evidence;
 mod keeper;
+mod left;
 mod notation;
 mod steps;
 pub mod store;

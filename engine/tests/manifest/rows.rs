@@ -132,3 +132,37 @@ fn a_sink_takes_changes_after_all_rows_of_the_other_kind() {
     let agreed = run(&broker, &text).unwrap();
     assert_eq!(agreed.changes, ["the sink `out` took changes, now it takes rows that are only added"]);
 }
+
+/// Of an update that the old filter let through and the new one doesn't, nothing says that the old row is gone.
+#[test]
+fn rows_that_a_changed_step_leaves_behind_are_announced() {
+    let text =
+        CHANGES.replace("steps:\n", "steps:\n  few: { from: clicks, filter: n <= 10 }\n  named: { from: few, filter: user <> 'x' }\n");
+    let text = text.replace("from: clicks\n    window", "from: few\n    window")
+        + "  rows: { from: named, topic: rows, key: id, create: { partitions: 1 } }\n";
+    let changes = |was: &str, is: &str| {
+        let broker = cluster(1);
+        run(&broker, was).unwrap();
+        run(&broker, is).unwrap().changes
+    };
+    let lines = changes(&text, &text.replace("n <= 10", "n <= 5"));
+    assert_eq!(lines[0], "step `few`: `filter` was n <= 10, now n <= 5");
+    for keeper in ["the state of the step `per_user`", "the sink `rows`"] {
+        let line =
+            lines.iter().find(|line| line.starts_with(&format!("{keeper} keeps rows as they were before the change of step `few`:")));
+        assert!(line.is_some_and(|line| line.contains("give the pipeline another `name`")), "{keeper}: {lines:?}");
+    }
+    assert_eq!(lines.len(), 3, "the results of the window are taken back: {lines:?}");
+    let lines =
+        changes(&text, &text.replace("from: named, topic", "from: few, topic").replace("filter: user <> 'x'", "filter: user <> 'y'"));
+    assert!(
+        lines.iter().any(|line| line.starts_with("the sink `rows` keeps rows as they were before the change of step `named`, its `from`:"))
+    );
+    // Rows that are only added stay true, and what has no rows yet keeps none.
+    let added = text.replace("key: id, format: debezium", "format: json").replace("topic: rows, key: id", "topic: rows");
+    let lines = changes(&added, &added.replace("n <= 10", "n <= 5"));
+    assert_eq!(lines, ["step `few`: `filter` was n <= 10, now n <= 5"]);
+    let without = text.replace("  rows: {", "  other: {").replace("topic: rows", "topic: others");
+    let lines = changes(&without, &text.replace("user <> 'x'", "user <> 'y'"));
+    assert!(!lines.iter().any(|line| line.contains("keeps rows")), "{lines:?}");
+}
