@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use operator_core::changes::has_changes;
-use operator_core::{Millis, NO_WATERMARK};
+use operator_core::{Millis, NO_WATERMARK, Origin};
 
 use super::ends::bug;
 use super::partition::DecodedChunk;
@@ -47,11 +48,14 @@ impl Outputs {
 
     /// Writes what left a task. `chunk`: what it was given, for the original bytes of dead letters.
     pub fn route(&mut self, task: TaskId, out: StageOutput, chunk: Option<&DecodedChunk>, counts: &mut Counts) -> Result<(), LaneEnd> {
+        // Both rows of a change can be refused: one record, one dead letter.
+        let of_change = |row: &RecordBatch, origin: &Origin| {
+            let of_record = chunk.is_some_and(|chunk| chunk.partition.topic == origin.topic) && has_changes(row.schema_ref());
+            of_record.then(|| offset_of(row))
+        };
         let mut before = None;
         for (step, rejected, origin) in &out.rejected {
-            // Both rows of a change can be refused: one record, one dead letter.
-            let record = chunk.filter(|chunk| chunk.partition.topic == origin.topic && has_changes(rejected.row.schema_ref()));
-            let record = record.map(|_| (step, offset_of(&rejected.row)));
+            let record = of_change(&rejected.row, origin).map(|offset| (step, offset));
             if record.is_some() && std::mem::replace(&mut before, record) == record {
                 continue;
             }
@@ -80,8 +84,14 @@ impl Outputs {
                 refused: unwritable.len() as u64,
             };
             counts.written(output.counted_as(), &written);
+            let mut before = None;
             for (row, cause) in unwritable {
-                self.reject((&output.name, Cause::Unwritable), (&branch.rows.slice(row, 1), &cause), &branch.origin, chunk, counts)?;
+                let row = branch.rows.slice(row, 1);
+                let record = of_change(&row, &branch.origin);
+                if record.is_some() && std::mem::replace(&mut before, record) == record {
+                    continue;
+                }
+                self.reject((&output.name, Cause::Unwritable), (&row, &cause), &branch.origin, chunk, counts)?;
             }
         }
         if self.writers.get(task.0).is_some_and(|writers| writers.iter().any(Writer::is_shared)) {
