@@ -35,7 +35,7 @@ pub(super) struct Rows {
     time: Option<usize>,
     values: Values,
     rows: RowBuilder,
-    /// Hashes of the keys of rows that are records, and of the bytes that each was first written as.
+    /// Of the rows that are there, where keys are records: hashes of the key and of the bytes that it was last written as.
     written: HashMap<u64, u64>,
 }
 
@@ -145,8 +145,12 @@ impl Rows {
                     change.key = Key::Null;
                     continue;
                 }
-                let written = hashed(written);
-                if *self.written.entry(hashed(&key)).or_insert(written) != written {
+                let (hash, written) = (hashed(&key), hashed(written));
+                let before = match change.row {
+                    Some(_) => self.written.insert(hash, written),
+                    None => self.written.remove(&hash),
+                };
+                if before.is_some_and(|before| before != written) {
                     other_bytes.push(change.offset);
                 }
                 change.key = Key::Bytes(key.into());
