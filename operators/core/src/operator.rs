@@ -71,7 +71,7 @@ pub trait Operator: Send {
 
     /// Called for each timer that the step has set ([`Context::timers`]), once its time has come: before `on_time` for a watermark that
     /// reached it, or when the worker's clock did. The timer is gone from state by then. `time` is that of the call, which may be later
-    /// than the timer's; results must not depend on how much.
+    /// than the timer's; results must not depend on how much, but for `_watermark`, which is [`Time::emitted`] of the call.
     fn on_timer(&mut self, timer: &Timer, time: Time, cx: &mut Context<'_>) -> Result<(), StateError> {
         let _ = (time, cx);
         Err(StateError::new(format!("a timer of {:?} time {} is due, but the step handles none", timer.kind, timer.time)))
