@@ -48,10 +48,10 @@ impl Outputs {
 
     /// Writes what left a task. `chunk`: what it was given, for the original bytes of dead letters.
     pub fn route(&mut self, task: TaskId, out: StageOutput, chunk: Option<&DecodedChunk>, counts: &mut Counts) -> Result<(), LaneEnd> {
-        // Both rows of a change can be refused: one record, one dead letter.
+        // Both rows of a change can be refused: one record, one dead letter. Results have no offset: each is a letter of its own.
         let of_change = |row: &RecordBatch, origin: &Origin| {
             let of_record = chunk.is_some_and(|chunk| chunk.partition.topic == origin.topic) && has_changes(row.schema_ref());
-            of_record.then(|| offset_of(row))
+            of_record.then(|| offset_of(row)).filter(|offset| *offset >= 0)
         };
         let mut before = None;
         for (step, rejected, origin) in &out.rejected {

@@ -24,7 +24,10 @@ fn columns() -> SchemaRef {
     Arc::new(Schema::new(user.into_iter().chain(system_fields()).chain([changes::field()]).collect::<Vec<_>>()))
 }
 
-fn batch(rows: &[(i8, Row)], first: i64) -> Batch {
+/// Records, of which the first has the offset `first`.
+fn batch(records: &[Vec<(i8, Row)>], first: i64) -> Batch {
+    let rows = records.concat();
+    let offsets = records.iter().zip(first..).flat_map(|(record, offset)| record.iter().map(move |_| offset));
     let user: [Int64Array; 3] = [
         rows.iter().map(|(_, row)| Some(row.0)).collect(),
         rows.iter().map(|(_, row)| row.1).collect(),
@@ -33,12 +36,12 @@ fn batch(rows: &[(i8, Row)], first: i64) -> Batch {
     let system: [ArrayRef; 5] = [
         Arc::new(TimestampMillisecondArray::from_iter_values(rows.iter().map(|(_, row)| row.2)).with_timezone("UTC")),
         Arc::new(Int64Array::from(vec![0; rows.len()])),
-        Arc::new(Int64Array::from_iter_values((0..rows.len()).map(|n| first + n as i64))),
+        Arc::new(Int64Array::from_iter_values(offsets)),
         Arc::new(BooleanArray::from(vec![false; rows.len()])),
         Arc::new(Int8Array::from_iter_values(rows.iter().map(|(change, _)| *change))),
     ];
     let columns_of = user.into_iter().map(|column| Arc::new(column) as ArrayRef).chain(system).collect();
-    let origin = Origin { topic: "t".into(), partition: 0, from: first - 1, to: first + rows.len() as i64 - 1 };
+    let origin = Origin { topic: "t".into(), partition: 0, from: first - 1, to: first + records.len() as i64 - 1 };
     Batch::new(RecordBatch::try_new(columns(), columns_of).unwrap(), origin)
 }
 
@@ -158,7 +161,7 @@ proptest! {
                     }
                 }
                 of = side;
-                pending.extend(sides[side].pop().unwrap_or_default());
+                pending.extend(sides[side].pop());
             }
             driver.batch(of as u16, &batch(&pending, offset));
             prop_assert_eq!(driver.there(), joined(kind, &of_left, &of_right), "{}", kind);

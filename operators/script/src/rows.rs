@@ -206,7 +206,7 @@ impl Clock {
     }
 
     /// Adds the system columns to the rows of a table. `times`: event times that come from a user column. `signs`: whether each row
-    /// is there or gone, of changes.
+    /// is there or gone, of changes: a row that is there is of the same record as one above it that is gone.
     pub fn stamp(
         &mut self,
         user: &RecordBatch,
@@ -224,8 +224,10 @@ impl Clock {
             let time = time.or(from_column).unwrap_or(self.rows * 1000);
             all_times.push(time);
             all_marks.push(mark.unwrap_or(self.watermark(out_of_order)));
-            all_offsets.push(offset.unwrap_or(self.next_offset));
-            self.next_offset = offset.unwrap_or(self.next_offset) + 1;
+            let pair = row > 0 && signs.as_ref().is_some_and(|signs| signs.get(row - 1..=row) == Some(&[changes::GONE, changes::ADDED]));
+            let offset = offset.unwrap_or(self.next_offset - i64::from(pair));
+            all_offsets.push(offset);
+            self.next_offset = offset + 1;
             self.newest = if *future { self.newest } else { self.newest.max(time) };
             self.rows += 1;
         }

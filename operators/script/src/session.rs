@@ -11,7 +11,6 @@ use super::tables::{change, differs, event_times};
 use super::{BROKEN, parse_spec, show, type_syntax};
 use operator_core::Interval;
 use operator_core::batch::{Batch, Millis, NO_WATERMARK, Origin};
-use operator_core::changes;
 use operator_core::operator::{Context, Emitted, Input, Ledger, Operator, Progress, Rejected, Time};
 use operator_core::spec::{PlanCx, Planned, Spec, StateLayout, TableInfo};
 use operator_core::state::{MemoryState, StateError};
@@ -261,13 +260,13 @@ impl<S: Spec> Session<S> {
         let topic = if name.is_empty() { "script" } else { name };
         let origin = |from, to| Origin { topic: topic.into(), partition, from, to };
         if self.one_by_one {
-            let signs = changes::of(&rows).map(|signs| signs.values().to_vec());
+            let all = Batch::new(rows, origin(from, to));
+            let system = all.system().map_err(|e| e.to_string())?;
             let mut row = 0;
-            while row < rows.num_rows() {
+            while row < all.num_rows() {
                 // The two rows of an update are in one batch.
-                let pair = signs.as_ref().is_some_and(|signs| signs.get(row..row + 2) == Some(&[changes::GONE, changes::ADDED]));
-                let (length, start) = (1 + usize::from(pair), from + row as i64);
-                self.push(input, Batch::new(rows.slice(row, length), origin(start, start + length as i64)))?;
+                let (length, offset) = (1 + usize::from(system.is_update(row)), system.row(row).offset);
+                self.push(input, Batch::new(all.rows.slice(row, length), origin(offset - 1, offset)))?;
                 row += length;
             }
             return Ok(());

@@ -272,7 +272,7 @@ impl Operator for WindowOperator {
         let inputs = plan.inputs.evaluate(&batch.rows);
         let rows = Rows::new(&plan, batch, &inputs)?;
         let mut updates = Updates::new(&plan, &rows);
-        let (added, late) = rows.decide(&plan, &inputs.failed, closed, cx, |row, watermark, cx| {
+        let (added, late) = rows.decide(&plan, closed, cx, |row, watermark, cx| {
             let fate = self.add(&plan, &rows, row, watermark, &mut updates, cx)?;
             if !matches!(fate, Fate::Added) {
                 updates.complete(&plan, &self.groups, &rows, cx)?;

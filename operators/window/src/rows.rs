@@ -3,7 +3,6 @@
 use arrow::array::{ArrayRef, UInt32Array};
 use arrow::compute::take_record_batch;
 use operator_core::batch::{SystemColumns, SystemRow};
-use operator_core::changes::{ADDED, GONE};
 use operator_core::{Batch, Context, Millis, StateError, keys};
 
 use crate::accumulator::Row;
@@ -24,6 +23,8 @@ pub struct Rows<'a> {
     pub group: Vec<ArrayRef>,
     /// For each `count(DISTINCT)`: its place and its arguments.
     distinct: Vec<(usize, Vec<ArrayRef>)>,
+    /// Rows whose inputs could not be computed, in order, with the cause.
+    failed: &'a [(usize, String)],
 }
 
 /// What became of a row.
@@ -42,21 +43,20 @@ impl<'a> Rows<'a> {
             columns: inputs.values.iter().map(Column::new).collect(),
             group: inputs.select(&plan.group).iter().map(keys::canonical).collect(),
             distinct: distinct.collect(),
+            failed: &inputs.failed,
         })
     }
 
     /// Decides on the rows one after the other: late, rejected, or added by `add`, which is asked about those whose inputs could be
-    /// computed. `failed`: the others, with the cause. `closed`: the least watermark that rows are judged by. Returns how many were
-    /// added, and the late ones.
+    /// computed. `closed`: the least watermark that rows are judged by. Returns how many were added, and the late ones.
     pub fn decide(
         &self,
         plan: &WindowPlan,
-        failed: &[(usize, String)],
         closed: Millis,
         cx: &mut Context<'_>,
         mut add: impl FnMut(Row<'_>, Millis, &mut Context<'_>) -> Result<Fate, StateError>,
     ) -> Result<(usize, Vec<u32>), StateError> {
-        let mut failed = failed.iter().peekable();
+        let mut failed = self.failed.iter().peekable();
         let (mut added, mut late) = (0, Vec::new());
         for index in 0..self.batch.num_rows() {
             let (row, watermark) = self.row(index);
@@ -81,10 +81,9 @@ impl<'a> Rows<'a> {
         (Row { index, time, future, offset, change, origin: &self.batch.origin }, watermark)
     }
 
-    /// The row is gone and its new version follows in the batch.
+    /// The row is gone and its new version follows in the batch, with inputs that could be computed.
     pub fn is_update(&self, index: usize) -> bool {
-        let change = |index| self.system.row(index).change;
-        index + 1 < self.batch.num_rows() && change(index) == GONE && change(index + 1) == ADDED
+        self.system.is_update(index) && self.failed.binary_search_by_key(&(index + 1), |(failed, _)| *failed).is_err()
     }
 
     /// Why `row`, whose encoded group is `group`, can't be part of an aggregate, if so.

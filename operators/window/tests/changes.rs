@@ -45,7 +45,10 @@ fn columns() -> SchemaRef {
     changing(&[("id", DataType::Int64), ("g", DataType::Int64), ("n", DataType::Int64), ("x", DataType::Float64)])
 }
 
-fn batch(rows: &[(i8, Row)], first: i64) -> Batch {
+/// Records, of which the first has the offset `first`.
+fn batch(records: &[Vec<(i8, Row)>], first: i64) -> Batch {
+    let rows = records.concat();
+    let offsets = records.iter().zip(first..).flat_map(|(record, offset)| record.iter().map(move |_| offset));
     let columns_of: Vec<ArrayRef> = vec![
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, row)| row.0))),
         Arc::new(Int64Array::from_iter_values(rows.iter().map(|(_, row)| row.1))),
@@ -53,11 +56,11 @@ fn batch(rows: &[(i8, Row)], first: i64) -> Batch {
         Arc::new(arrow::array::Float64Array::from_iter(rows.iter().map(|(_, row)| double(row)))),
         Arc::new(TimestampMillisecondArray::from_iter_values(rows.iter().map(|(_, row)| row.3)).with_timezone("UTC")),
         Arc::new(Int64Array::from(vec![NO_WATERMARK; rows.len()])),
-        Arc::new(Int64Array::from_iter_values((0..rows.len()).map(|n| first + n as i64))),
+        Arc::new(Int64Array::from_iter_values(offsets)),
         Arc::new(BooleanArray::from(vec![false; rows.len()])),
         Arc::new(Int8Array::from_iter_values(rows.iter().map(|(change, _)| *change))),
     ];
-    let origin = Origin { topic: "t".into(), partition: 0, from: first - 1, to: first + rows.len() as i64 - 1 };
+    let origin = Origin { topic: "t".into(), partition: 0, from: first - 1, to: first + records.len() as i64 - 1 };
     Batch::new(RecordBatch::try_new(columns(), columns_of).unwrap(), origin)
 }
 
@@ -123,7 +126,7 @@ fn run(spec: &str, changes: &[Vec<(i8, Row)>], cuts: &[bool]) -> Driver {
     let mut driver = Driver::of(spec, &columns(), Mode::Changes { key: vec![Path::column("id")] });
     let (mut pending, mut first) = (Vec::new(), 0);
     for (nth, change) in changes.iter().enumerate() {
-        pending.extend_from_slice(change);
+        pending.push(change.clone());
         if cuts.get(nth).copied().unwrap_or_default() {
             driver.batch(&batch(&pending, first));
             first += pending.len() as i64;

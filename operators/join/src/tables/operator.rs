@@ -182,8 +182,7 @@ impl<'a> Rows<'a> {
 
     /// The row under `index` is gone, and the next one is what it is now, in the same place.
     fn is_update(&self, index: usize) -> bool {
-        let change = |index| self.system.row(index).change;
-        if index + 1 >= self.count || change(index) != GONE || change(index + 1) != ADDED {
+        if !self.system.is_update(index) {
             return false;
         }
         let (mut a, mut b) = Default::default();

@@ -82,7 +82,7 @@ impl Operator for SessionOperator {
         let closed = Closed::of(&mut self.closed, &plan.windows, cx.state())?.judges(&plan.windows);
         let inputs = plan.inputs.evaluate(&batch.rows);
         let rows = Rows::new(&plan, batch, &inputs)?;
-        let (added, late) = rows.decide(&plan, &inputs.failed, closed, cx, |row, watermark, cx| {
+        let (added, late) = rows.decide(&plan, closed, cx, |row, watermark, cx| {
             let fate = self.add(&plan, &rows, row, watermark, cx)?;
             if self.sessions.is_full() {
                 self.sessions.write_back(&plan, self.gap, cx.state())?;
