@@ -95,7 +95,7 @@ mod tests {
         let column = Path::column;
         let fields = [("id", DataType::Int64), ("tenant", DataType::Utf8)].map(|(name, of)| Field::new(name, of, false));
         let columns = Schema::new(fields.to_vec());
-        let by = |key: &[Path]| table_by(&Mode::Changes { key: key.to_vec() }, &columns);
+        let by = |key: &[Path]| table_by(&Mode::Changes { key: key.to_vec(), row_time: true }, &columns);
         assert_eq!(table_by(&Mode::Append, &columns).unwrap(), None);
         assert_eq!(by(&[column("tenant"), column("id")]).unwrap(), Some(vec!["tenant".to_string(), "id".to_string()]));
         for (key, said) in [

@@ -38,7 +38,8 @@ pub(super) fn source(
     };
     let key = key.filter(|_| source.partitioner != Some(Partitioner::Unknown));
     // Where it is not known that all changes of a row are in one partition, they have no order, and nothing can be kept by key.
-    let mode = changes.as_ref().map_or(Mode::Append, |_| Mode::Changes { key: key.clone().unwrap_or_default() });
+    let row_time = matches!(time, TimeSource::Column(_));
+    let mode = changes.as_ref().map_or(Mode::Append, |_| Mode::Changes { key: key.clone().unwrap_or_default(), row_time });
     let value = changes.as_ref().map_or(value.clone(), |key| changes::with_key(&value, key));
     let mut warnings = Vec::new();
     if source.time.idle.0.is_some_and(|idle| idle.0 < 1_000) {

@@ -53,9 +53,12 @@ impl Builder<'_> {
     /// Several streams as one: common columns, one component, co-partitioned if they are keyed. `names` are those of the streams,
     /// `place` is where they are listed.
     pub(super) fn union(&mut self, place: &[String], names: &[&str], mut streams: Vec<Stream>) -> Option<Vec<Stream>> {
-        self.same_mode(place, names, &streams)?;
+        let mode = self.same_mode(place, names, &streams)?;
         let columns = self.common_columns(place, names, &streams)?;
-        streams.iter_mut().for_each(|stream| stream.input.schema = columns.clone());
+        for stream in &mut streams {
+            stream.input.schema = columns.clone();
+            stream.input.mode = mode.clone();
+        }
         let (first, rest) = streams.split_first()?;
         if !rest.is_empty() && streams.iter().any(|stream| stream.timed) {
             self.no_order(place);
@@ -86,16 +89,21 @@ impl Builder<'_> {
         Some(())
     }
 
-    /// Streams of events, or of changes by one key.
-    fn same_mode(&mut self, place: &[String], names: &[&str], streams: &[Stream]) -> Option<()> {
-        let (first, mode) = (names.first()?, &streams.first()?.input.mode);
-        let differing = names.iter().zip(streams).enumerate().find(|(_, (_, stream))| stream.input.mode != *mode);
-        let Some((at, (name, other))) = differing else { return Some(()) };
-        let said = |mode: &Mode| if mode.is_changes() { mode.to_string() } else { "only added".to_string() };
-        let message = format!("`{first}` and `{name}` can't be read together: rows are {} and {}", said(mode), said(&other.input.mode));
-        let found = Diagnostic::error("union-changes", message).at([at.to_string()]).under(place.to_vec());
-        self.found.push(found.help("read them in two steps; streams of changes by the same key can be read together"));
-        None
+    /// The mode of streams of events, or of changes by one key.
+    fn same_mode(&mut self, place: &[String], names: &[&str], streams: &[Stream]) -> Option<Mode> {
+        let (first, mut mode) = (names.first()?, streams.first()?.input.mode.clone());
+        for (at, (name, other)) in names.iter().zip(streams).enumerate().skip(1) {
+            let other = &other.input.mode;
+            let Some(united) = mode.united(other) else {
+                let said = |mode: &Mode| if mode.is_changes() { mode.to_string() } else { "only added".to_string() };
+                let message = format!("`{first}` and `{name}` can't be read together: rows are {} and {}", said(&mode), said(other));
+                let found = Diagnostic::error("union-changes", message).at([at.to_string()]).under(place.to_vec());
+                self.found.push(found.help("read them in two steps; streams of changes by the same key can be read together"));
+                return None;
+            };
+            mode = united;
+        }
+        Some(mode)
     }
 
     /// The columns that all of the streams have. What differs is reported, all of it.

@@ -24,6 +24,10 @@ pub const ADDED: i8 = 1;
 /// The row is gone.
 pub const GONE: i8 = -1;
 
+/// What to do where a step needs the event time of rows, and has that of changes.
+pub const OWN_TIME: &str = "name a column of the row as event time at the source: `time: { field: .. }`. Results of an unbounded window have \
+                            the time of the row that changed them: group by a column there, such as the day";
+
 /// What the rows of a stream are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
@@ -36,6 +40,9 @@ pub enum Mode {
         /// changes are in one partition, in order. Empty if no columns do (a step left the key out, or made several rows of one):
         /// then a stream can be summed up, but nothing can be kept by key.
         key: Vec<Path>,
+        /// Event time belongs to the row: the row that is gone has that of the row that was there. If not, it is when the change
+        /// happened, and the two differ.
+        row_time: bool,
     },
 }
 
@@ -48,7 +55,26 @@ impl Mode {
     /// The columns that say which row a change is about, if there are such.
     pub fn key(&self) -> Option<&[Path]> {
         match self {
-            Mode::Changes { key } if !key.is_empty() => Some(key),
+            Mode::Changes { key, .. } if !key.is_empty() => Some(key),
+            _ => None,
+        }
+    }
+
+    /// Whether a row that is gone has the event time of the row that was there, as is so of rows that are only added.
+    pub fn row_time(&self) -> bool {
+        match self {
+            Mode::Append => true,
+            Mode::Changes { row_time, .. } => *row_time,
+        }
+    }
+
+    /// The mode of two streams that are read as one, if both are events, or changes by the same key.
+    pub fn united(&self, other: &Mode) -> Option<Mode> {
+        match (self, other) {
+            (Mode::Append, Mode::Append) => Some(Mode::Append),
+            (Mode::Changes { key, row_time }, Mode::Changes { key: same, row_time: also }) if key == same => {
+                Some(Mode::Changes { key: key.clone(), row_time: *row_time && *also })
+            }
             _ => None,
         }
     }
@@ -57,7 +83,9 @@ impl Mode {
     /// changes of a row can be in two partitions: nothing can be kept by key then.
     pub fn repartitioned(&self, by: &[Path]) -> Mode {
         match self {
-            Mode::Changes { key } if !by.iter().all(|path| key.contains(path)) => Mode::Changes { key: Vec::new() },
+            Mode::Changes { key, row_time } if !by.iter().all(|path| key.contains(path)) => {
+                Mode::Changes { key: Vec::new(), row_time: *row_time }
+            }
             mode => mode.clone(),
         }
     }
@@ -67,8 +95,8 @@ impl std::fmt::Display for Mode {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Mode::Append => f.write_str("append"),
-            Mode::Changes { key } if key.is_empty() => f.write_str("changes without a key"),
-            Mode::Changes { key } => write!(f, "changes by {}", key.iter().map(Path::to_string).collect::<Vec<_>>().join(", ")),
+            Mode::Changes { key, .. } if key.is_empty() => f.write_str("changes without a key"),
+            Mode::Changes { key, .. } => write!(f, "changes by {}", key.iter().map(Path::to_string).collect::<Vec<_>>().join(", ")),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Planning a step: what holds for every kind.
 
-use crate::batch::{FUTURE, HEADERS, METADATA, OFFSET, WATERMARK};
-use crate::changes::{CHANGE, has_changes};
+use crate::batch::{FUTURE, HEADERS, METADATA, OFFSET, TIME, WATERMARK};
+use crate::changes::{CHANGE, OWN_TIME, has_changes};
 use crate::diagnostic::{Diagnostic, names};
 use crate::spec::{PlanCx, Planned, Spec};
 
@@ -23,13 +23,18 @@ pub fn plan<S: Spec>(spec: &S, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnosti
         let message = format!("`{}` takes rows that are only added, and its input is a stream of {}", S::KIND, first.mode);
         return Err(vec![Diagnostic::error("no-changes", message).help(help)]);
     }
+    let row_time = std::iter::once(cx.input).chain(cx.others).all(|input| input.mode.row_time());
     let planned = spec.plan(cx)?;
-    let read: Vec<&str> = planned.reads.iter().map(String::as_str).filter(|name| OF_ONE_RECORD.contains(name)).collect();
+    let differs = |name: &&str| OF_ONE_RECORD.contains(name) || *name == TIME && !row_time;
+    let read: Vec<&str> = planned.reads.iter().map(String::as_str).filter(differs).collect();
     if !read.is_empty() {
+        let help = match read.as_slice() {
+            [TIME] => OWN_TIME,
+            _ => "the input is a stream of changes: read columns of the row",
+        };
         let message =
             format!("{} can't be read here: it differs between the record that brings a row and the one that takes it away", names(read));
-        let found = Diagnostic::error("changes-about-record", message);
-        return Err(vec![found.help("the input is a stream of changes: read columns of the row")]);
+        return Err(vec![Diagnostic::error("changes-about-record", message).help(help)]);
     }
     checked(planned)
 }

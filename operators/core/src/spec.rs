@@ -94,15 +94,16 @@ pub enum KeyEffect {
 impl Mode {
     /// The mode of rows that a step passed on after renaming or leaving out columns. Without all columns of the key there is no key.
     pub fn after(&self, effect: &KeyEffect) -> Mode {
-        match (self, effect) {
-            (Mode::Append, _) => Mode::Append,
-            (mode, KeyEffect::Unchanged) => mode.clone(),
-            (Mode::Changes { .. }, KeyEffect::Columns(columns)) => Mode::Changes { key: columns.iter().map(Path::column).collect() },
-            (Mode::Changes { key }, KeyEffect::Renamed(renames)) => {
+        let Mode::Changes { key, row_time } = self else { return Mode::Append };
+        let key = match effect {
+            KeyEffect::Unchanged => key.clone(),
+            KeyEffect::Columns(columns) => columns.iter().map(Path::column).collect(),
+            KeyEffect::Renamed(renames) => {
                 let new = |old: &Path| renames.iter().find(|(from, _)| from == old).map(|(_, to)| to.clone());
-                Mode::Changes { key: key.iter().map(new).collect::<Option<Vec<_>>>().unwrap_or_default() }
+                key.iter().map(new).collect::<Option<Vec<_>>>().unwrap_or_default()
             }
-        }
+        };
+        Mode::Changes { key, row_time: *row_time }
     }
 }
 
@@ -255,7 +256,16 @@ mod tests {
     use super::*;
 
     fn by(columns: &[&str]) -> Mode {
-        Mode::Changes { key: columns.iter().map(|column| Path::column(*column)).collect() }
+        Mode::Changes { key: columns.iter().map(|column| Path::column(*column)).collect(), row_time: true }
+    }
+
+    #[test]
+    fn streams_that_are_read_as_one_have_the_time_of_rows_if_all_have() {
+        let late = Mode::Changes { key: vec![Path::column("id")], row_time: false };
+        assert_eq!(by(&["id"]).united(&by(&["id"])), Some(by(&["id"])));
+        assert_eq!(by(&["id"]).united(&late), Some(late.clone()));
+        assert_eq!((by(&["id"]).united(&by(&["no"])), by(&["id"]).united(&Mode::Append)), (None, None));
+        assert_eq!((late.after(&KeyEffect::Unchanged).row_time(), late.repartitioned(&[Path::column("no")]).row_time()), (false, false));
     }
 
     #[test]

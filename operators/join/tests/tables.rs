@@ -61,7 +61,7 @@ impl Driver {
             r#"{{"kind":"{kind}","on":"on","select":{{"a":"left.id","b":"left.n","l":"left.on","c":"right.id","d":"right.n","r":"right.on"}}}}"#
         );
         let join: Join = serde_json::from_str(&spec).unwrap();
-        let mode = Mode::Changes { key: vec![Path::column("id")] };
+        let mode = Mode::Changes { key: vec![Path::column("id")], row_time: true };
         let input = InputInfo { schema: columns(), key: None, mode };
         let cx = PlanCx { input: &input, others: std::slice::from_ref(&input), tables: &BTreeMap::new() };
         let planned = operator_core::plan(&join, &cx).map_err(|found| format!("{found:?}")).unwrap();

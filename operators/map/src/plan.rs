@@ -56,7 +56,7 @@ pub(crate) fn plan(map: &Map, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic
     let program = program(unnest, keep_empty, columns, input, output.clone()).map_err(|e| vec![e.diagnostic()])?;
     let program = Arc::new(program);
     let mut output = OutputPort::main(output, key).of_mode(&cx.input.mode);
-    if let (Mode::Changes { key }, Some(_)) = (&mut output.mode, &map.unnest) {
+    if let (Mode::Changes { key, .. }, Some(_)) = (&mut output.mode, &map.unnest) {
         // Several rows have the key of the row that they were made of.
         key.clear();
     }

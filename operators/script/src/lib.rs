@@ -28,7 +28,7 @@
 //!   partitioning), `show: watermark` (print `_watermark` of emitted rows), `split: no` (see below).
 //! * `changes: a, b`: the input is a stream of changes by these columns (`changes:` alone: without a key). Its rows start with `+` or
 //!   `-`, and so do emitted ones. A row with `+` is of the same record as the one above it if that has `-`: an update, unless
-//!   `_offset` says that they are of two.
+//!   `_offset` says that they are of two. Without `time` the event time is that of the change.
 //! * Of a step with several inputs each is named: `input left: ...`, `key left: a`, `changes left: a`, and below `batch left`.
 //!
 //! Commands (tables are indented; cells are JSON for lists, structs and quoted texts; `null` or nothing is null):

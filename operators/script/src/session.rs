@@ -178,9 +178,10 @@ impl<S: Spec> Session<S> {
             return Ok(matches!(self.step, Step::Running(..)));
         }
         let spec = self.spec.as_ref().ok_or("write `spec:` before the first command")?;
+        let row_time = self.headers.contains_key("time");
         let mut inputs = Vec::new();
         for name in Self::names() {
-            let info = self.inputs.get(*name).map(Stream::info).transpose()?.flatten();
+            let info = self.inputs.get(*name).map(|stream| stream.info(row_time)).transpose()?.flatten();
             inputs.push(info.ok_or_else(|| format!("write `{}:` before the first command", format!("input {name}").trim()))?);
         }
         let [input, others @ ..] = inputs.as_slice() else { return Ok(false) };

@@ -161,7 +161,9 @@ fn planned(window: &Window, cx: &PlanCx<'_>, group: &[Group], plan: Arc<WindowPl
     let reads: Vec<String> = plan.inputs.columns().cloned().collect();
     let bounds = [WINDOW_START, WINDOW_END].into_iter().filter(|_| !plan.windows.is_unbounded());
     let key = by.iter().map(Path::column).chain(bounds.map(Path::column)).collect();
-    let mode = if plan.emit == Emit::Changes { Mode::Changes { key } } else { Mode::Append };
+    // A result has the time of its window, or, of a window for all time, of the row that changed it.
+    let row_time = !plan.windows.is_unbounded();
+    let mode = if plan.emit == Emit::Changes { Mode::Changes { key, row_time } } else { Mode::Append };
     let closed = OutputPort::main(plan.schema.clone(), KeyEffect::Columns(by));
     let mut outputs = vec![OutputPort { timed: !plan.emit.is_by_row(), mode, ..closed }];
     outputs.extend((!plan.windows.is_unbounded()).then_some(late));

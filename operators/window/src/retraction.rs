@@ -1,5 +1,6 @@
 //! What a window can't do with rows, or results, that come and go.
 
+use operator_core::changes::OWN_TIME;
 use operator_core::{Diagnostic, Mode};
 
 use crate::aggregate::Aggregate;
@@ -24,6 +25,14 @@ pub fn check(window: &Window, mode: &Mode, aggregates: &[Aggregate], problems: &
     let wrong = |key: &str, message: &str, help: &str| Diagnostic::error("changes-window", message).at([key]).help(help);
     if window.session.is_some() {
         problems.push(wrong("session", "a row that is gone could split a session that has been joined", "use tumbling windows"));
+    }
+    let bounded = [("tumbling", window.tumbling.is_some()), ("hopping", window.hopping.is_some())];
+    if let Some((key, _)) = bounded.iter().find(|(_, set)| *set && !mode.row_time()) {
+        problems.push(wrong(
+            key,
+            "the event time is when a change happened, so a row would be taken off another window than its own",
+            OWN_TIME,
+        ));
     }
     match window.emit {
         Emit::OnUpdate | Emit::Every(_) => {

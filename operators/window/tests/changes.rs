@@ -123,7 +123,7 @@ fn ops(keys: std::ops::Range<i64>) -> impl Strategy<Value = Vec<(i64, Option<(i6
 }
 
 fn run(spec: &str, changes: &[Vec<(i8, Row)>], cuts: &[bool]) -> Driver {
-    let mut driver = Driver::of(spec, &columns(), Mode::Changes { key: vec![Path::column("id")] });
+    let mut driver = Driver::of(spec, &columns(), Mode::Changes { key: vec![Path::column("id")], row_time: true });
     let (mut pending, mut first) = (Vec::new(), 0);
     for (nth, change) in changes.iter().enumerate() {
         pending.push(change.clone());

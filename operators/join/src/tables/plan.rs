@@ -83,7 +83,8 @@ pub fn ids(inputs: [&InputInfo; 2], problems: &mut Vec<Diagnostic>) -> Option<[(
 
 /// The planned step.
 pub fn planned(join: &Join, plan: TablePlan, named: &[Named], mut main: OutputPort) -> Planned {
-    main.mode = Mode::Changes { key: key(join, &plan, named) };
+    // Results that are gone have the times of the rows in state, which were those when they came.
+    main.mode = Mode::Changes { key: key(join, &plan, named), row_time: true };
     let [left, right] = plan.rows();
     let state = StateLayout::default().store("left", &left.layout()).store("right", &right.layout());
     let sides = &plan.join.sides;
