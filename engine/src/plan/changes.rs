@@ -51,7 +51,9 @@ pub(super) fn topic_by(key: Option<&SinkKey>, mode: &Mode) -> Option<Diagnostic>
     }
     let Some(by) = mode.key() else {
         let message = "these are changes without a key, so a topic can't keep the rows that are there";
-        let help = "keep the key's columns in every step, repartition only by columns of the key, and read a source whose producers put all changes of a row into one partition (no `partitioner: unknown`)";
+        let help = "keep the key's columns in every step, repartition only by columns of the key, and read a source whose producers put all \
+                    changes of a row into one partition (no `partitioner: unknown`). For a total over all rows, add a constant column and \
+                    group by it: `map: { add: { total_of: \"'all'\" } }`, `by: [total_of]`";
         return Some(Diagnostic::error("changes-key", message).at(["topic"]).help(help));
     };
     let own: Vec<Path> = key.iter().flat_map(|key| &key.columns).map(Path::column).collect();
