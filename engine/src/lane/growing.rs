@@ -46,7 +46,10 @@ impl Lane {
                 Ok(out) => out,
                 Err(_) if rows > 1 => {
                     let part = |from: usize, length: usize| Batch::new(batch.rows.slice(from, length), batch.origin.clone());
-                    open.extend([part(rows / 2, rows - rows / 2), part(0, rows / 2)]);
+                    // Between two records if there are several: the rows of an update belong together.
+                    let within = |row: usize| rows > 2 && batch.system().is_ok_and(|system| system.is_update(row));
+                    let cut = rows / 2 + usize::from(within(rows / 2 - 1));
+                    open.extend([part(cut, rows - cut), part(0, cut)]);
                     continue;
                 }
                 Err(exceeded) => {
