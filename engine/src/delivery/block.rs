@@ -5,11 +5,50 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type};
+use operator_core::changes;
 
 use crate::sinks::{OFFSET, ROW};
 
 /// Halvings of a block never go deeper: 2^20 is more than the rows a block can have.
 const MAX_DEPTH: u8 = 24;
+
+/// The rows of a block, as far as it matters where they are cut: how many, and their changes if they are such.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    pub count: usize,
+    pub signs: Option<&'a [i8]>,
+}
+
+impl From<usize> for Rows<'_> {
+    fn from(count: usize) -> Self {
+        Rows { count, signs: None }
+    }
+}
+
+impl<'a> From<&'a RecordBatch> for Rows<'a> {
+    fn from(rows: &'a RecordBatch) -> Rows<'a> {
+        Rows { count: rows.num_rows(), signs: changes::of(rows).map(|signs| signs.values().as_ref()) }
+    }
+}
+
+impl<'a> Rows<'a> {
+    /// All but the first `count`.
+    pub fn after(self, count: usize) -> Rows<'a> {
+        Rows { count: self.count.saturating_sub(count), signs: self.signs.and_then(|signs| signs.get(count..)) }
+    }
+
+    /// Where the rows `start..end` are halved. The two rows of an update stay together, until they are all that is left.
+    fn middle(self, start: usize, end: usize) -> usize {
+        let half = start + (end - start) / 2;
+        let middle = changes::cut(self.signs, start, half);
+        if middle < end { middle } else { half }
+    }
+
+    /// The rows are an update, and nothing else.
+    fn is_update(self, start: usize, end: usize) -> bool {
+        end - start == 2 && changes::cut(self.signs, start, start + 1) == end
+    }
+}
 
 /// Which part of a block: the halves taken from the whole on, `0` the first, `1` the second. Empty: the whole.
 ///
@@ -38,9 +77,21 @@ impl Path {
     }
 
     /// The first half of this part; `None` where there is nothing to halve.
-    pub fn halved(self, block_rows: usize) -> Option<Path> {
-        let (start, end) = self.part(block_rows);
+    pub fn halved<'a>(self, block: impl Into<Rows<'a>>) -> Option<Path> {
+        let (start, end) = self.part(block);
         (end - start > 1 && self.depth < MAX_DEPTH).then(|| self.down(0))
+    }
+
+    /// The first part within this one that has at most `most` rows, or is one row or one update.
+    pub fn within<'a>(self, block: impl Into<Rows<'a>>, most: usize) -> Path {
+        let (mut path, block) = (self, block.into());
+        loop {
+            let (start, end) = path.part(block);
+            match path.halved(block) {
+                Some(half) if end - start > most && !block.is_update(start, end) => path = half,
+                _ => return path,
+            }
+        }
     }
 
     /// The part that follows, once this one is settled; `None` after the last.
@@ -55,10 +106,11 @@ impl Path {
         None
     }
 
-    /// The rows `start..end` of a block of so many rows.
-    pub fn part(self, block_rows: usize) -> (usize, usize) {
-        (0..self.depth).rev().fold((0, block_rows), |(start, end), level| {
-            let middle = start + (end - start) / 2;
+    /// The rows `start..end` of a block.
+    pub fn part<'a>(self, block: impl Into<Rows<'a>>) -> (usize, usize) {
+        let block = block.into();
+        (0..self.depth).rev().fold((0, block.count), |(start, end), level| {
+            let middle = block.middle(start, end);
             if self.bits >> level & 1 == 0 { (start, middle) } else { (middle, end) }
         })
     }
@@ -193,11 +245,61 @@ mod tests {
     }
 
     #[test]
+    fn a_large_block_is_written_in_pieces_of_the_pace() {
+        let (mut path, mut pieces) = (Some(Path::default()), Vec::new());
+        while let Some(part) = path {
+            let piece = part.within(100, 30);
+            pieces.push(piece.part(100));
+            path = piece.next();
+        }
+        assert_eq!(pieces, [(0, 25), (25, 50), (50, 75), (75, 100)]);
+        assert_eq!(Path::default().within(100, 100), Path::default());
+    }
+
+    #[test]
+    fn an_update_is_halved_last() {
+        // An update and a row that is refused.
+        let signs = [-1, 1, 1];
+        let rows = Rows { count: 3, signs: Some(&signs) };
+        let first = Path::default().halved(rows).unwrap();
+        assert_eq!((first.part(rows), first.next().unwrap().part(rows)), ((0, 2), (2, 3)));
+        assert_eq!(first.within(rows, 1), first, "a pause is no reason to take it apart");
+        assert_eq!(first.halved(rows).unwrap().part(rows), (0, 1), "a row that is refused is");
+        // Every mix of updates and others: no part ends within an update, unless it is one of its rows.
+        for count in 2..10 {
+            for mix in 0..1 << count {
+                let signs: Vec<i8> = (0..count).map(|row| if mix >> row & 1 == 0 { 1 } else { -1 }).collect();
+                let rows = Rows { count, signs: Some(&signs) };
+                let (mut open, mut leaves) = (vec![Path::default()], 0);
+                while let Some(path) = open.pop() {
+                    let (start, end) = path.part(rows);
+                    let cut = end < count && signs[end - 1] == -1 && signs[end] == 1;
+                    assert!(!cut || end - start == 1, "{signs:?} {path}");
+                    match path.halved(rows) {
+                        Some(half) => open.extend([half, half.next().unwrap()]),
+                        None => leaves += 1,
+                    }
+                }
+                assert_eq!(leaves, count, "{signs:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_million_rows_can_be_halved_to_one() {
         let mut path = Path::default();
         while let Some(half) = path.halved(1_000_000) {
             path = half;
         }
         assert_eq!(path.part(1_000_000), (0, 1));
+        let signs: Vec<i8> = (0..1_000_000).map(|row| if row % 2 == 0 { 1 } else { -1 }).collect();
+        for skipped in [0, 1] {
+            let rows = Rows { count: signs.len(), signs: Some(&signs) }.after(skipped);
+            let mut path = Path::default();
+            while let Some(half) = path.halved(rows) {
+                path = half;
+            }
+            assert_eq!(path.part(rows), (0, 1));
+        }
     }
 }

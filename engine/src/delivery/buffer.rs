@@ -14,6 +14,7 @@ use crc32fast::Hasher;
 use headwater_formats::decode_batch;
 use operator_core::Millis;
 
+use super::block::Rows;
 use crate::sinks::{MAX_BLOCK_ROWS, OFFSET, PARTITION, ROW, position_fields};
 
 /// How large a block gets.
@@ -41,6 +42,11 @@ pub struct Cut {
 impl Cut {
     pub fn num_rows(&self) -> usize {
         self.rows.as_ref().map_or(0, RecordBatch::num_rows)
+    }
+
+    /// What decides where it is halved.
+    pub fn shape(&self) -> Rows<'_> {
+        self.rows.as_ref().map_or(Rows::from(0), Rows::from)
     }
 }
 

@@ -45,7 +45,7 @@ impl Pinned {
     /// Rows of the part that is meant; `None` if there are none.
     pub fn part(&self) -> Option<RecordBatch> {
         let rows = self.cut.rows.as_ref()?;
-        let (start, end) = self.intent.path.part(rows.num_rows());
+        let (start, end) = self.intent.path.part(rows);
         (start < end && end <= rows.num_rows()).then(|| rows.slice(start, end - start))
     }
 

@@ -74,7 +74,7 @@ impl Delivery {
                 return refused(format!("rows refused (code {code}), and it is unknown whether some are in the table ({why}): {message}"));
             }
         }
-        if let Some(half) = pinned.intent.path.halved(pinned.cut.num_rows()) {
+        if let Some(half) = pinned.intent.path.halved(pinned.cut.shape()) {
             pinned.turn_to(half, settings, wall);
             return Ok(Next::Then(Doing::Record));
         }

@@ -10,7 +10,7 @@ use arrow::compute::take_record_batch;
 use arrow::datatypes::SchemaRef;
 use headwater_formats::{Encoder, KeyEncoder, encode_batch, partition};
 use operator_core::batch::{FUTURE, OFFSET, WATERMARK, is_written};
-use operator_core::changes::{self, ADDED, CHANGE, GONE, has_changes};
+use operator_core::changes::{self, CHANGE, has_changes};
 use operator_core::{Millis, Origin, Path};
 
 use crate::broker::{Broker, Outgoing};
@@ -209,14 +209,14 @@ fn encode_pieces(rows: &RecordBatch) -> Result<(Vec<Vec<u8>>, Vec<usize>), Strin
     let mut open: Vec<(usize, usize)> = Vec::new();
     let mut start = 0;
     while start < n {
-        let end = between_changes(signs, start, (start + size).min(n));
+        let end = changes::cut(signs, start, (start + size).min(n));
         open.push((start, end - start));
         start = end;
     }
     open.reverse();
     while let Some((start, length)) = open.pop() {
         let value = encode_batch(&rows.slice(start, length))?;
-        let half = between_changes(signs, start, start + length / 2) - start;
+        let half = changes::cut(signs, start, start + length / 2) - start;
         match length {
             _ if value.len() <= MAX_RECORD => values.push(value),
             1 => large.push(start),
@@ -226,13 +226,6 @@ fn encode_pieces(rows: &RecordBatch) -> Result<(Vec<Vec<u8>>, Vec<usize>), Strin
         }
     }
     Ok((values, large))
-}
-
-/// Where to cut rows, at `end` or one row later: the two rows of an update stay together.
-fn between_changes(signs: Option<&[i8]>, start: usize, end: usize) -> usize {
-    let of = |row: usize| signs.and_then(|signs| signs.get(row)).copied();
-    let within = end > start && of(end - 1) == Some(GONE) && of(end) == Some(ADDED);
-    if within { end + 1 } else { end }
 }
 
 fn too_large() -> String {
@@ -322,17 +315,4 @@ pub fn check_repartitioned(rows: &RecordBatch, schema: &SchemaRef) -> Result<Rec
     let typed = rows.column_by_name(WATERMARK).and_then(|c| c.as_any().downcast_ref::<Int64Array>()).is_some()
         && rows.column_by_name(OFFSET).is_some();
     if typed { Ok(rows) } else { Err("system columns are missing".to_string()) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_rows_of_an_update_are_not_cut_apart() {
-        let signs = [1, -1, 1, -1, -1, 1];
-        let cuts: Vec<usize> = (0..=6).map(|end| between_changes(Some(&signs), 0, end)).collect();
-        assert_eq!(cuts, [0, 1, 3, 3, 4, 6, 6]);
-        assert_eq!(between_changes(None, 0, 2), 2);
-    }
 }

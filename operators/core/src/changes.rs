@@ -124,3 +124,24 @@ pub fn signs(rows: &RecordBatch) -> Result<&[i8], StateError> {
     let found = of(rows).filter(|signs| signs.null_count() == 0);
     found.map(|signs| signs.values().as_ref()).ok_or_else(|| StateError::new("the batch of a stream of changes has no changes"))
 }
+
+/// Where to cut rows after `start`, at `end` or one row later: the two rows of an update stay together. `signs`: those of the rows, if they
+/// are changes.
+pub fn cut(signs: Option<&[i8]>, start: usize, end: usize) -> usize {
+    let of = |row: usize| signs.and_then(|signs| signs.get(row)).copied();
+    let within = end > start && of(end - 1) == Some(GONE) && of(end) == Some(ADDED);
+    if within { end + 1 } else { end }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rows_of_an_update_are_not_cut_apart() {
+        let signs = [1, -1, 1, -1, -1, 1];
+        let cuts: Vec<usize> = (0..=6).map(|end| cut(Some(&signs), 0, end)).collect();
+        assert_eq!(cuts, [0, 1, 3, 3, 4, 6, 6]);
+        assert_eq!(cut(None, 0, 2), 2);
+    }
+}

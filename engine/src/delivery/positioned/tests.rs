@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use headwater_formats::encode_batch;
+
 use super::*;
+use crate::delivery::contract::changes_block;
 use crate::delivery::tests::{GROUP, PARTITIONS, Rig, TOPIC, content};
 use crate::delivery::{Block, Stop, TableFault};
 use crate::sim::{Fault, Faults, MemoryBroker};
@@ -102,6 +105,34 @@ fn a_block_that_takes_too_long_is_halved() {
         harness.assert_exact("slow");
         assert_eq!(lane.counters.refused(), harness.rig.expected().1.len() as u64, "slow rows are not refused");
     }
+}
+
+/// The rows of an update are one transaction, whatever happens to the rows beside them: between two a reader, and tables that refer to
+/// the row, would see it gone.
+#[test]
+fn a_refused_row_does_not_take_the_row_beside_it_away() {
+    let harness = Harness::plain();
+    let store = MemoryStore::new(Writing::Changes(vec!["id".to_owned()])).constrained();
+    let harness = Harness { store, ..harness };
+    let record = |changes: &[(i64, i64, i8)]| {
+        let rows = changes_block(0, 0, changes).unwrap().rows;
+        encode_batch(&rows.project(&[0, 1, 2]).unwrap()).unwrap()
+    };
+    harness.rig.broker.append(TOPIC, 0, None, Some(&record(&[(1, 10, 1), (2, 20, 1)])), None, &[]).unwrap();
+    let mut lane = harness.lane(0);
+    harness.finish(std::slice::from_mut(&mut lane), "first rows");
+    let second = record(&[(1, 10, -1), (1, 11, 1), (3, -5, 1), (2, 20, -1), (2, 21, 1)]);
+    harness.rig.broker.append(TOPIC, 0, None, Some(&second), None, &[]).unwrap();
+    for _ in 0..60_000 {
+        harness.rig.step(&mut lane).unwrap();
+        let there: Vec<i64> = content(&harness.store.rows()).into_iter().map(|(id, _)| id).collect();
+        assert_eq!(there, [1, 2], "both rows are there at any time");
+        if harness.settled() {
+            break;
+        }
+    }
+    assert_eq!(content(&harness.store.rows()), [(1, 11), (2, 21)]);
+    assert_eq!(harness.rig.dead_letters(), [(0, 1, 2)]);
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub(super) struct Pending {
 impl Pending {
     /// Rows `start..end` of the cut that are meant.
     pub(super) fn part(&self) -> (usize, usize) {
-        let (start, end) = self.path.part(self.cut.num_rows() - self.skip);
+        let (start, end) = self.path.part(self.cut.shape().after(self.skip));
         (start + self.skip, end + self.skip)
     }
 
@@ -142,6 +142,7 @@ impl PositionedDelivery {
                 let skip = if cut.first == done.offset { usize::try_from(done.row).unwrap_or(0).min(cut.num_rows()) } else { 0 };
                 Pending { cut, skip, path: Path::default(), lettered: false }
             });
+            self.keep_pace(number);
         }
         self.write(number);
         Ok(true)
@@ -236,7 +237,7 @@ impl PositionedDelivery {
                 self.counters.retried();
                 if writing.rows > 0 {
                     self.pace.too_slow(writing.rows, took);
-                    self.halve(number);
+                    self.keep_pace(number);
                 }
                 self.pause(number);
                 Ok(())
@@ -263,6 +264,7 @@ impl PositionedDelivery {
                 None => partition.block = None,
             }
         }
+        self.keep_pace(number);
         if rows > 0 {
             self.counters.inserted(rows);
         } else {
@@ -273,9 +275,19 @@ impl PositionedDelivery {
     /// Turns to the first half of the part that is meant. False if it has one row, or none.
     pub(super) fn halve(&mut self, number: i32) -> bool {
         let Some(pending) = self.partitions.get_mut(&number).and_then(|partition| partition.block.as_mut()) else { return false };
-        let half = pending.path.halved(pending.cut.num_rows() - pending.skip);
+        let half = pending.path.halved(pending.cut.shape().after(pending.skip));
         pending.path = half.unwrap_or(pending.path);
         half.is_some()
+    }
+
+    /// Turns to the first piece of the part that is meant which the store writes in time. An update is not taken apart for that: its row
+    /// would leave the table, and other tables with it.
+    fn keep_pace(&mut self, number: i32) {
+        let most = self.pace.limits(&self.settings.limits).rows;
+        let Some(pending) = self.partitions.get_mut(&number).and_then(|partition| partition.block.as_mut()) else { return };
+        if pending.cut.num_rows() - pending.skip > most {
+            pending.path = pending.path.within(pending.cut.shape().after(pending.skip), most);
+        }
     }
 
     /// Lets a partition wait after a failure.
