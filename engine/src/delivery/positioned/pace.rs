@@ -17,10 +17,10 @@ impl Pace {
         Limits { rows: self.limit.map_or(limits.rows, |(rows, _)| rows.min(limits.rows)), ..*limits }
     }
 
-    /// The store gave up on so many rows after `took`.
+    /// The store gave up on so many rows after `took`. They may be more than the limit: an update is not taken apart.
     pub fn too_slow(&mut self, rows: u64, took: Millis) {
         let half = usize::try_from(rows / 2).unwrap_or(usize::MAX).max(1);
-        self.limit = Some((half, took));
+        self.limit = Some((self.limit.map_or(half, |(most, _)| most.min(half)), took));
     }
 
     /// The store has written so many rows in `took`. Blocks grow again if twice as many would be far from the time in which it gives
@@ -56,6 +56,7 @@ mod tests {
         pace.written(50, 5_000, &limits);
         assert_eq!(pace.limits(&limits).rows, 100);
         pace.too_slow(1, 30_000);
-        assert_eq!(pace.limits(&limits).rows, 1);
+        pace.too_slow(100, 30_000);
+        assert_eq!(pace.limits(&limits).rows, 1, "what was learned is kept");
     }
 }
