@@ -117,7 +117,7 @@ impl Check<'_> {
         self.refused.push(Diagnostic::error("changes-sink", message).at(["sinks", sink]).key().help(help));
     }
 
-    /// Rows that are only added and changes are written and delivered in different ways.
+    /// Rows that are only added and changes are written and delivered differently.
     fn other_rows(&mut self, sink: &str, before: &Outbox, now: &Outbox) -> Result<(), BrokerError> {
         let said = |outbox: &Outbox| if outbox.changes { "changes" } else { "rows that are only added" };
         let cause = format!("the sink `{sink}` took {}, now it takes {}", said(before), said(now));

@@ -259,7 +259,7 @@ mod tests {
     fn changes_of_one_record_are_in_an_order_that_leaves_the_row_which_stays() {
         let by: &[Path] = &[Path::column("key")];
         for key in [Some(by), None] {
-            // An update whose rows took two ways, in either order; one that time made has no order.
+            // An update whose rows took two paths, in either order; one that time made has no order.
             let rows =
                 vec![changed(0, &[(1, "a", 1), (2, "a", -1), (-1, "b", 1)]), changed(1, &[(1, "a", -1), (2, "a", 1), (-1, "b", -1)])];
             let merged = in_order(rows, key).unwrap();
