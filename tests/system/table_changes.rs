@@ -250,7 +250,7 @@ fn clickhouse_keeps_the_contract_of_changes_with_versions_and_with_signs() {
         let rows = headwater_engine::delivery::contract::block(0, 0, 0..3, None).unwrap();
         target.start(&rows);
         let wrong = outcome(&mut target);
-        assert!(matches!(&wrong, Progress::Unavailable(why) if why.contains("the other way round")), "{wrong:?}");
+        assert!(matches!(&wrong, Progress::Wrong(why) if why.contains("the other way round")), "{wrong:?}");
     }
     // Of a table that knows no changes.
     let plain = Table::new("d", "plain");

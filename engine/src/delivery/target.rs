@@ -30,6 +30,8 @@ pub enum Progress {
     Refused { code: i32, message: String },
     /// Nothing was sent: a row has a value that its column does not take, and why.
     Unfit(String),
+    /// Nothing was sent, and nothing will be until the pipeline is changed: rows and target don't go together, and why.
+    Wrong(String),
     /// It did not happen: the target cannot be reached or takes no inserts now. Worth trying again.
     Unavailable(String),
     /// It is unknown whether it happened: the reply was lost. Try again with the same token.

@@ -288,6 +288,7 @@ impl Delivery {
                 // An earlier attempt may have found other columns in the table.
                 Ok(self.count_at(number, quiet_at, Doing::Recount(refusal)))
             }
+            Progress::Wrong(why) => Err(DeliveryError::Setup(why)),
             Progress::Unavailable(why) => {
                 self.counters.failed(why);
                 Ok(Next::Pause(Doing::Decide))

@@ -34,6 +34,9 @@ pub enum ClickHouseError {
     /// Nothing was sent: whether the values fit could not be found out, or is to be judged again.
     #[error("{0}")]
     NotSent(String),
+    /// Nothing was sent: the rows are not of the kind that the table takes.
+    #[error("{0}")]
+    Wrong(String),
     /// The answer or the request makes no sense, or a check failed.
     #[error("{0}")]
     Unexpected(String),
@@ -51,6 +54,7 @@ impl ClickHouseError {
     pub fn outcome(&self) -> Progress {
         let message = self.to_string();
         match self {
+            ClickHouseError::Wrong(_) => Progress::Wrong(message),
             ClickHouseError::Unfit(_) => Progress::Unfit(message),
             ClickHouseError::Connect(_) | ClickHouseError::Tls(_) | ClickHouseError::NotSent(_) => Progress::Unavailable(message),
             ClickHouseError::Lost(_) | ClickHouseError::Unexpected(_) => Progress::Unknown(message),

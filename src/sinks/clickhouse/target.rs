@@ -228,7 +228,7 @@ impl Target for ClickHouse {
         if changes::of(&block.rows).is_some() != self.applied.is_some() {
             let why = "rows in the outbox are changes and the sink's are not, or the other way round: deliver them with the pipeline that \
                        wrote them";
-            return self.spawn(Work::Insert, async move { Err(ClickHouseError::NotSent(why.to_owned())) });
+            return self.spawn(Work::Insert, async move { Err(ClickHouseError::Wrong(why.to_owned())) });
         }
         let fit = self.fit.lock().clone();
         let requests: Vec<(String, usize, Bytes)> =
