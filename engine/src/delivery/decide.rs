@@ -21,6 +21,8 @@
 //! intent            no attempt can have happened             insert
 //! intent            young and same settings                  insert again, same token
 //! intent            table not asked yet                      ask for the rows
+//! intent            table has some, keeps the last of a      stop: those behind it may lack them
+//!                   key, and others take rows from it
 //! intent            table has exactly the rows, and others   stop: the others may lack them
 //!                   take rows from it
 //! intent            table has exactly the rows               skip
@@ -109,6 +111,12 @@ pub enum Stop {
          compare them, then commit the position {last} + 1 for this group with the metadata `hw1 clean`"
     )]
     Dependents { first: i64, last: i64 },
+    #[error(
+        "the table has {found} rows of offsets {first} to {last}, of which it keeps the last of each key, but the tables behind its \
+         materialized views may lack some: compare them all, mend what is missing, then commit the position {last} + 1 for this group with \
+         the metadata `hw1 clean`"
+    )]
+    DependentVersions { first: i64, last: i64, found: u64 },
     #[error("offsets {first} to {last} may be in the table already, and its rows can't be counted: {why}")]
     Uncountable { first: i64, last: i64, why: String },
 }
@@ -162,6 +170,8 @@ fn unsettled(intent: &Intent, facts: &Facts) -> Action {
     match &facts.table {
         None => Action::Ask,
         Some(Answer::Counted { rows: 0, .. }) => Action::Insert,
+        // How many are left of a block depends on its keys, and a target that is ordered but not repeatable has others behind it.
+        Some(Answer::Counted { rows: found, .. }) if facts.ordered => Action::Stop(Stop::DependentVersions { first, last, found: *found }),
         Some(Answer::Counted { rows: found, distinct }) if *found == expected && *distinct == expected => match facts.dependents {
             true => Action::Stop(Stop::Dependents { first, last }),
             false => Action::Skip,
@@ -296,6 +306,10 @@ mod tests {
             let expected = Stop::Partial { first: 10, last: 19, expected: 5, found, distinct };
             assert_eq!(stop_of(&stored(), &asked(counted(found, distinct))), expected);
         }
+        // Of a pair one row is inserted, and of the rows of a key one is left.
+        let versions = |table| Facts { ordered: true, dependents: true, ..asked(table) };
+        assert_eq!(stop_of(&stored(), &versions(counted(3, 3))), Stop::DependentVersions { first: 10, last: 19, found: 3 });
+        assert_eq!(decide(&stored(), &versions(counted(0, 0))), Action::Insert);
         let expected = Stop::Uncountable { first: 10, last: 19, why: "shared".into() };
         assert_eq!(stop_of(&stored(), &asked(uncountable())), expected);
         // A part of a block counts its own rows.
