@@ -314,23 +314,37 @@ fn changes_are_exact_in_clickhouse_under_lost_answers_and_restarts() {
     }
 }
 
-/// Its offsets begin at 0: the rows that are there would win over newer ones.
+/// Its offsets begin at 0: versions that are there would win over newer ones, and rows with signs would be there twice.
 #[test]
 fn a_table_with_rows_of_another_outbox_stops_the_delivery() {
     let (runtime, front) = (Runtime::new().unwrap(), Front::up());
     let connection = front.connection();
-    let [(_, inspection), _] = runtime.block_on(tables(&connection));
-    let target = || ClickHouse::new(connection.clone(), &inspection, runtime.handle().clone());
-    let mut before = target();
-    before.start(&changes_block(0, 1_000, &[(1, 10, 1)]).unwrap());
-    assert_eq!(outcome(&mut before), Progress::Inserted);
-    let broker = MemoryBroker::realtime();
-    broker.create_topic("outbox", 2);
-    Load::new(2).append(&broker);
-    let settings = Settings::new("p", "s", "outbox", "g", "lane");
-    let mut lane = Delivery::new(Arc::new(broker), Arc::new(SystemClock::default()), Box::new(target()), settings).unwrap();
-    let stopped = (0..2_000).find_map(|_| lane.step(Duration::from_millis(5)).err());
-    assert!(stopped.as_ref().is_some_and(|e| e.to_string().contains("the position was lost")), "{stopped:?}");
+    for (table, inspection) in runtime.block_on(tables(&connection)) {
+        let target = || ClickHouse::new(connection.clone(), &inspection, runtime.handle().clone());
+        let mut before = target();
+        before.start(&changes_block(0, 1_000, &[(1, 10, 1)]).unwrap());
+        assert_eq!(outcome(&mut before), Progress::Inserted);
+        let broker = MemoryBroker::realtime();
+        broker.create_topic("outbox", 2);
+        Load::new(2).append(&broker);
+        let settings = Settings::new("p", "s", "outbox", "g", "lane");
+        let mut lane = Delivery::new(Arc::new(broker), Arc::new(SystemClock::default()), Box::new(target()), settings).unwrap();
+        let stopped = (0..2_000).find_map(|_| lane.step(Duration::from_millis(5)).err());
+        assert!(stopped.as_ref().is_some_and(|e| e.to_string().contains("the position was lost")), "{}: {stopped:?}", table.name);
+    }
+}
+
+/// Versions of two outboxes can't be compared.
+#[test]
+fn versions_that_could_bring_a_row_back_are_refused() {
+    let (runtime, front) = (Runtime::new().unwrap(), Front::up());
+    let connection = front.connection();
+    let [(table, _), _] = runtime.block_on(tables(&connection));
+    let shared = Config { shared_table: true, ..Config::new(format!("http://{}", front.address())) };
+    let shared = Connection::new(shared).unwrap();
+    let inspection = runtime.block_on(inspect(&shared, &table, &numbers())).unwrap();
+    let refused = inspection.require(Guarantee::AtLeastOnce).unwrap_err().to_string();
+    assert!(refused.contains("`clickhouse.shared_table` is set"), "{refused}");
 }
 
 /// Where a database logs only the keys of rows that go, their other columns are null: the row goes all the same.

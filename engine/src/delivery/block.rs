@@ -180,6 +180,11 @@ impl Range {
         Range { topic, partition, from: (0, 0), to: (i64::MAX, i32::MAX) }
     }
 
+    /// It is [`Range::all`] of its partition.
+    pub fn is_all(&self) -> bool {
+        (self.from, self.to) == ((0, 0), (i64::MAX, i32::MAX))
+    }
+
     pub fn contains(&self, partition: i32, position: (i64, i32)) -> bool {
         partition == self.partition && (self.from..=self.to).contains(&position)
     }

@@ -9,6 +9,8 @@
 //! nothing           target repeats harmlessly, and rows      read from 0
 //!                   are not ordered by their positions
 //! nothing           table not asked yet                      ask for the whole partition
+//! nothing           table cannot tell, and its rows are      stop: older rows could win
+//!                   ordered by their positions
 //! nothing           table empty, or cannot tell              read from 0
 //! nothing           table has rows                           stop: the position was lost
 //! foreign           -                                        stop
@@ -90,6 +92,11 @@ pub enum Stop {
     #[error("the group has no position, but the table already has {rows} rows of this partition: the position was lost")]
     PositionLost { rows: u64 },
     #[error(
+        "the group has no position, and it is unknown whether the table has rows of another outbox, which would win over newer ones: {why}. \
+         Deliver to another table"
+    )]
+    UnknownVersions { why: String },
+    #[error(
         "the store has no position of this sink, but the group has delivered up to offset {shown}. If the sink wrote to another store before, \
          give it another name. Otherwise the position was lost: restore `headwater_positions`, or empty the table and delete the group to \
          deliver again what is still in the outbox"
@@ -143,6 +150,7 @@ fn begin(facts: &Facts) -> Action {
     match &facts.table {
         _ if facts.repeatable && !facts.ordered => Action::Read { from: 0 },
         None => Action::Ask,
+        Some(Answer::Uncountable(why)) if facts.ordered => Action::Stop(Stop::UnknownVersions { why: why.clone() }),
         Some(Answer::Uncountable(_) | Answer::Counted { rows: 0, .. }) => Action::Read { from: 0 },
         Some(Answer::Counted { rows, .. }) => Action::Stop(Stop::PositionLost { rows: *rows }),
     }
@@ -244,6 +252,8 @@ mod tests {
         assert_eq!(decide(&nothing, &Facts { repeatable: true, ..fresh.clone() }), Action::Read { from: 0 });
         let ordered = Facts { repeatable: true, ordered: true, ..fresh.clone() };
         assert_eq!(decide(&nothing, &ordered), Action::Ask, "rows of another outbox would win over its own");
+        let unknown = Stop::UnknownVersions { why: "shared".into() };
+        assert_eq!(stop_of(&nothing, &Facts { table: uncountable(), ..ordered.clone() }), unknown);
         assert_eq!(stop_of(&nothing, &Facts { table: counted(2, 2), ..ordered }), Stop::PositionLost { rows: 2 });
         assert_eq!(decide(&nothing, &Facts { table: counted(0, 0), ..fresh.clone() }), Action::Read { from: 0 });
         assert_eq!(decide(&nothing, &Facts { table: uncountable(), ..fresh.clone() }), Action::Read { from: 0 });

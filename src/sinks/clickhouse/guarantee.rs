@@ -62,6 +62,8 @@ pub struct Inspection {
     pub(super) replicas: bool,
     /// Why rows cannot be counted by their positions, if they can't.
     pub(super) uncountable: Option<String>,
+    /// The same of all rows of a partition, before the first is delivered: any that are there show that the position was lost.
+    pub(super) unknown_start: Option<String>,
     /// Rows of equal key collapse and nothing else sees them: a repeated insert does no harm.
     pub(super) repeatable: bool,
     /// How it takes changes, if its rows are changes.
@@ -120,6 +122,7 @@ pub async fn inspect(connection: &Connection, table: &Table, rows: &Incoming) ->
     let Some(found) = Found::read(connection, table).await? else {
         return Err(ClickHouseError::Unexpected(format!("the table {table} does not exist")));
     };
+    let shared = connection.config().shared_table;
     let mut inspection = Inspection {
         table: table.clone(),
         version,
@@ -130,7 +133,8 @@ pub async fn inspect(connection: &Connection, table: &Table, rows: &Incoming) ->
         fit: Fit::default(),
         settings,
         replicas: found.engine.starts_with("Replicated"),
-        uncountable: found.uncountable(connection.config().shared_table),
+        uncountable: found.uncountable(shared),
+        unknown_start: found.uncountable(shared),
         repeatable: false,
         applied: None,
         views: 0,
@@ -147,9 +151,17 @@ pub async fn inspect(connection: &Connection, table: &Table, rows: &Incoming) ->
     inspection.views = check_views(connection, &mut inspection, &windows).await?;
     inspection.repeatable = found.keeps_newest() && inspection.views == 0;
     let versions = matches!(inspection.applied, Some(Applied::Versions { .. }));
+    if versions && shared {
+        let why = "`clickhouse.shared_table` is set, but its versions are positions in one outbox: of a row that two pipelines write an old \
+                   version could win. Deliver changes to a table of their own";
+        inspection.problems.push(why.to_owned());
+    }
+    if inspection.applied.is_some() && !shared {
+        // What is left of them shows whether another outbox was delivered here, however many were merged or have expired.
+        inspection.unknown_start = None;
+    }
     if versions {
-        // What is left of them shows whether another outbox was delivered here.
-        inspection.uncountable = found.shared_or_expiring(connection.config().shared_table);
+        inspection.uncountable = found.shared_or_expiring(shared);
     }
     match versions && inspection.repeatable {
         true => inspection.reasons.push("a repeated row has the same version: read it with FINAL".to_owned()),
@@ -407,6 +419,7 @@ mod tests {
             settings: BTreeSet::new(),
             replicas: false,
             uncountable: None,
+            unknown_start: None,
             repeatable: false,
             applied: None,
             views: 0,

@@ -69,6 +69,7 @@ pub struct ClickHouse {
     settings: u32,
     replicas: bool,
     uncountable: Option<String>,
+    unknown_start: Option<String>,
     repeatable: bool,
     /// How the table takes changes.
     applied: Option<Applied>,
@@ -95,6 +96,7 @@ impl ClickHouse {
             table: inspection.table.clone(),
             replicas: inspection.replicas,
             uncountable: inspection.uncountable.clone(),
+            unknown_start: inspection.unknown_start.clone(),
             repeatable: inspection.repeatable,
             applied: inspection.applied.clone(),
             views: inspection.views > 0,
@@ -254,7 +256,8 @@ impl Target for ClickHouse {
     }
 
     fn ask(&mut self, range: &Range) {
-        if let Some(why) = self.uncountable.clone() {
+        let unknown = if range.is_all() { &self.unknown_start } else { &self.uncountable };
+        if let Some(why) = unknown.clone() {
             return self.spawn(Work::Ask, async { Ok(Some(Answer::Uncountable(why))) });
         }
         let question = Question { sql: count_sql(&self.table, range), replicas: self.replicas.then(|| self.table.clone()) };

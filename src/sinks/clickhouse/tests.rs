@@ -117,6 +117,7 @@ fn inspection() -> Inspection {
         settings: Default::default(),
         replicas: false,
         uncountable: None,
+        unknown_start: None,
         repeatable: false,
         applied: None,
         views: 0,
