@@ -334,7 +334,7 @@ fn a_table_with_rows_of_another_outbox_stops_the_delivery() {
     }
 }
 
-/// Versions of two outboxes can't be compared.
+/// Versions of two outboxes can't be compared, and the row that says that another is gone must not expire first.
 #[test]
 fn versions_that_could_bring_a_row_back_are_refused() {
     let (runtime, front) = (Runtime::new().unwrap(), Front::up());
@@ -342,9 +342,33 @@ fn versions_that_could_bring_a_row_back_are_refused() {
     let [(table, _), _] = runtime.block_on(tables(&connection));
     let shared = Config { shared_table: true, ..Config::new(format!("http://{}", front.address())) };
     let shared = Connection::new(shared).unwrap();
-    let inspection = runtime.block_on(inspect(&shared, &table, &numbers())).unwrap();
-    let refused = inspection.require(Guarantee::AtLeastOnce).unwrap_err().to_string();
-    assert!(refused.contains("`clickhouse.shared_table` is set"), "{refused}");
+    let refused = |connection: &Connection| {
+        let inspection = runtime.block_on(inspect(connection, &table, &numbers())).unwrap();
+        inspection.require(Guarantee::AtLeastOnce).err().map(|e| e.to_string())
+    };
+    assert!(refused(&shared).is_some_and(|why| why.contains("`clickhouse.shared_table` is set")));
+    for (expiring, accepted) in [("id", true), ("amount", false)] {
+        let expire = format!("ALTER TABLE d.versions MODIFY TTL toDateTime({expiring}) + INTERVAL 100 YEAR");
+        runtime.block_on(connection.execute(&expire)).unwrap();
+        let why = refused(&connection);
+        assert_eq!(why.is_none(), accepted, "{why:?}");
+        assert!(why.is_none_or(|why| why.contains("its TTL reads `amount`")));
+    }
+}
+
+/// A CHECK of the table would refuse a row of its key and defaults, and the row would stay.
+#[test]
+fn of_a_row_that_goes_clickhouse_gets_the_values() {
+    let (runtime, front) = (Runtime::new().unwrap(), Front::up());
+    let connection = front.connection();
+    let [(table, inspection), _] = runtime.block_on(tables(&connection));
+    runtime.block_on(connection.execute("ALTER TABLE d.versions ADD CONSTRAINT positive CHECK amount > 0")).unwrap();
+    let mut target = ClickHouse::new(connection.clone(), &inspection, runtime.handle().clone());
+    for (first, changes) in [(0, [(1, 10, 1), (2, 20, 1)]), (2, [(1, 10, -1), (3, 30, 1)])] {
+        target.start(&changes_block(0, first, &changes).unwrap());
+        assert_eq!(outcome(&mut target), Progress::Inserted);
+    }
+    assert_eq!(runtime.block_on(in_clickhouse(&connection, &table)), [(2, 20), (3, 30)]);
 }
 
 /// Where a database logs only the keys of rows that go, their other columns are null: the row goes all the same.

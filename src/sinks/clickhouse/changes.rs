@@ -9,8 +9,7 @@
 //!
 //! The **version** is the position of the row in the outbox, `_offset` and `_row` in one number. All changes of a key are in one partition
 //! of the outbox, in order, so it rises with each change of a key; it is the same however often a row is sent, so repeated inserts change
-//! nothing, and no clock is involved. Of a pair only the new row is sent: it replaces the old one. Rows that go alone are sent in an
-//! insert of their own, after those that come. With **signs** every row is sent, and a
+//! nothing, and no clock is involved. Of a pair only the new row is sent: it replaces the old one. With **signs** every row is sent, and a
 //! repeated insert must be recognised by its token, as everywhere else.
 //!
 //! Limits. Both take effect when parts are merged: until then readers need `FINAL`, or `sum(sign)`. A table that has rows of an outbox
@@ -20,9 +19,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int8Array, RecordBatch, UInt8Array, UInt64Array};
-use arrow::compute::filter_record_batch;
 use arrow::compute::kernels::cmp::not_distinct;
-use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Int64Type, Schema};
+use arrow::compute::{filter_record_batch, not};
+use arrow::datatypes::{DataType, Field, FieldRef, Int32Type, Int64Type, Schema, UInt8Type};
 use headwater_engine::delivery::{OFFSET, ROW, position_fields};
 use headwater_engine::sinks::Incoming;
 use operator_core::{CHANGE, changes};
@@ -70,7 +69,7 @@ impl Applied {
     /// # Errors
     /// Why it doesn't, a sentence each.
     pub fn by(key: &[String], rows: &Schema, layout: &Layout, columns: &[Column]) -> Result<Applied, Vec<String>> {
-        let Layout { engine, sorting, partition, .. } = layout;
+        let Layout { engine, sorting, partition, expires, .. } = layout;
         let Some(applied) = Applied::of(key, layout) else {
             let made = self::engine(key);
             return Err(vec![format!(
@@ -88,6 +87,12 @@ impl Applied {
                 if let Some(other) = partition.iter().find(|name| !is_key(name)) {
                     wrong
                         .push(format!("rows are replaced within a partition only, and PARTITION BY reads `{other}`, which is not in {by}"));
+                }
+                if let Some(other) = expires.iter().find(|name| !is_key(name) && columns.iter().any(|column| column.name == **name)) {
+                    wrong.push(format!(
+                        "its TTL reads `{other}`, which is not in {by}: a newer row, or one that says that the row is gone, could expire first, \
+                         and the old row would be back"
+                    ));
                 }
                 if !columns.iter().any(|column| column.name == *version && column.native == "UInt64") {
                     wrong.push(format!("the version `{version}` must be UInt64: it is the position of a row in the outbox"));
@@ -112,33 +117,42 @@ impl Applied {
         }
     }
 
-    /// The rows as the table gets them, each batch in an insert of its own.
+    /// The rows as the table gets them, each batch in an insert of its own: one, if all values fit.
     ///
-    /// Of a row that goes a version has the key alone, and the defaults of the table otherwise: its other values may be from before the table
-    /// was altered, or missing where the database logs keys only, and it must go all the same.
+    /// A row that goes is sent whole: constraints hold for it, and expressions that the table computes, as they did for the row that was
+    /// there. If its old values don't fit any more, because the table was altered or the database logs keys only, it has the key alone, and
+    /// the defaults of the table otherwise: it must go all the same.
     ///
     /// # Errors
-    /// They are no changes, or lack their positions.
-    fn apply(&self, rows: &RecordBatch) -> Result<Vec<RecordBatch>, String> {
+    /// A value does not fit; they are no changes, or lack their positions.
+    fn apply(&self, rows: &RecordBatch, fit: &Fit) -> Result<Vec<RecordBatch>, String> {
         let failed = |e: arrow::error::ArrowError| e.to_string();
         let signs = changes::of(rows).ok_or("the rows are no changes")?;
         let own: Vec<usize> = (0..rows.num_columns()).filter(|at| rows.schema_ref().field(*at).name() != CHANGE).collect();
         let all = rows.project(&own).map_err(failed)?;
-        let Applied::Versions { key, version, deleted } = self else {
-            return Ok(self.columns().first().map(|sign| with(&all, sign, Arc::new(signs.clone()))).transpose()?.into_iter().collect());
+        let (key, version, deleted) = match self {
+            Applied::Signs { sign } => return Ok(vec![fit.apply(&with(&all, sign, Arc::new(signs.clone()))?)?]),
+            Applied::Versions { key, version, deleted } => (key, version, deleted),
         };
-        let all = with(&all, version, Arc::new(versions(rows)?))?;
+        let gone: UInt8Array = signs.values().iter().map(|sign| u8::from(*sign == changes::GONE)).collect();
+        let all = with(&with(&all, version, Arc::new(versions(rows)?))?, deleted, Arc::new(gone))?;
         let replaced = replaced(rows, key, signs);
-        let of = |sign: i8| {
-            let kept = signs.values().iter().enumerate().map(|(row, found)| Some(*found == sign && !replaced.contains(&row)));
-            filter_record_batch(&all, &kept.collect::<BooleanArray>()).map_err(failed)
-        };
-        let (there, gone) = (of(changes::ADDED)?, of(changes::GONE)?);
+        let sent: BooleanArray = (0..rows.num_rows()).map(|row| Some(!replaced.contains(&row))).collect();
+        let all = filter_record_batch(&all, &sent).map_err(failed)?;
+        if let Ok(fitted) = fit.apply(&all) {
+            return Ok(vec![fitted]);
+        }
+        let gone = all.column_by_name(deleted).and_then(|column| column.as_primitive_opt::<UInt8Type>()).ok_or("no column of deletions")?;
+        let keys_only = gone.values().iter().enumerate().map(|(row, gone)| Some(*gone == 1 && fit.apply(&all.slice(row, 1)).is_err()));
+        let keys_only: BooleanArray = keys_only.collect();
+        let whole = filter_record_batch(&all, &not(&keys_only).map_err(failed)?).map_err(failed)?;
         let positions = position_fields();
-        let kept = |name: &String| key.contains(name) || name == version || positions.iter().any(|position| position.name() == name);
-        let kept: Vec<usize> = (0..gone.num_columns()).filter(|at| kept(gone.schema_ref().field(*at).name())).collect();
-        let marked = [(there, 0), (gone.project(&kept).map_err(failed)?, 1)].into_iter().filter(|(rows, _)| rows.num_rows() > 0);
-        marked.map(|(rows, mark)| with(&rows, deleted, Arc::new(UInt8Array::from(vec![mark; rows.num_rows()])))).collect()
+        let is_kept = |name: &String| {
+            key.contains(name) || name == version || name == deleted || positions.iter().any(|position| position.name() == name)
+        };
+        let kept: Vec<usize> = (0..all.num_columns()).filter(|at| is_kept(all.schema_ref().field(*at).name())).collect();
+        let bare = filter_record_batch(&all, &keys_only).and_then(|rows| rows.project(&kept)).map_err(failed)?;
+        [whole, bare].iter().filter(|rows| rows.num_rows() > 0).map(|rows| fit.apply(rows)).collect()
     }
 }
 
@@ -149,7 +163,7 @@ impl Applied {
 pub(super) fn parts(rows: &RecordBatch, fit: &Fit, applied: Option<&Applied>) -> Result<Vec<RecordBatch>, String> {
     match applied {
         None => Ok(vec![fit.apply(rows)?]),
-        Some(applied) => applied.apply(rows)?.iter().map(|part| fit.apply(part)).collect(),
+        Some(applied) => applied.apply(rows, fit),
     }
 }
 
@@ -220,6 +234,7 @@ mod tests {
             ("VersionedCollapsingMergeTree(sign, _version) ORDER BY id", "don't come and go"),
             ("ReplacingMergeTree(_version, _deleted) ORDER BY (id, n)", "ORDER BY (id, n), and the changes are by id"),
             ("ReplacingMergeTree(_version, _deleted) PARTITION BY n ORDER BY id", "PARTITION BY reads `n`"),
+            ("ReplacingMergeTree(_version, _deleted) ORDER BY id TTL toDateTime(n) + toIntervalDay(30)", "its TTL reads `n`"),
             ("ReplacingMergeTree(_deleted, _deleted) ORDER BY id", "must be UInt64"),
             ("ReplacingMergeTree(n, _deleted) ORDER BY id", "`n` is a column of the rows"),
             ("CollapsingMergeTree(sign) ORDER BY n", "ORDER BY (n) lacks `id`"),
@@ -235,15 +250,25 @@ mod tests {
         let ids = |rows: &RecordBatch| rows.column(0).as_primitive::<Int64Type>().values().to_vec();
         let versions = Applied::Versions { key: vec!["id".into()], version: "_version".into(), deleted: "_deleted".into() };
         let number = |rows: &RecordBatch, name: &str| rows.column_by_name(name).unwrap().as_primitive::<UInt64Type>().values().to_vec();
-        let sent = versions.apply(&block.rows).unwrap();
-        let [there, gone] = sent.as_slice() else { panic!("{sent:?}") };
-        assert_eq!((ids(there), number(there, "_version")), (vec![1, 1, 3], vec![5 << 20, 7 << 20, 9 << 20]));
-        assert_eq!((ids(gone), number(gone, "_version")), (vec![2, 3], vec![8 << 20, 10 << 20]));
+        let deleted = |rows: &RecordBatch| rows.column_by_name("_deleted").unwrap().as_primitive::<UInt8Type>().values().to_vec();
+        let sent = versions.apply(&block.rows, &Fit::default()).unwrap();
+        let [whole] = sent.as_slice() else { panic!("{sent:?}") };
+        assert_eq!((ids(whole), deleted(whole)), (vec![1, 1, 2, 3, 3], vec![0, 0, 1, 0, 1]));
+        assert_eq!(number(whole, "_version"), [5, 7, 8, 9, 10].map(|offset| offset << 20));
+        assert_eq!(whole.column(1).as_primitive::<Int64Type>().values().to_vec(), [10, 11, 20, 30, 30], "a row that goes is whole");
+        // The old values of 2 fit no more.
+        let narrow = Fit::new(&[Column { name: "amount".into(), native: "UInt8".into(), kind: String::new() }]);
+        let altered = changes_block(0, 5, &[(1, 10, -1), (1, 11, 1), (2, 1_000, -1), (3, 30, -1)]).unwrap();
+        let sent = versions.apply(&altered.rows, &narrow).unwrap();
+        let [whole, gone] = sent.as_slice() else { panic!("{sent:?}") };
+        assert_eq!((ids(whole), deleted(whole), ids(gone), deleted(gone)), (vec![1, 3], vec![0, 1], vec![2], vec![1]));
         let names: Vec<&str> = gone.schema_ref().fields().iter().map(|field| field.name().as_str()).collect();
         assert_eq!(names, ["id", "_partition", "_offset", "_row", "_version", "_deleted"]);
         let only = changes_block(0, 5, &[(1, 10, -1), (1, 11, 1)]).unwrap();
-        assert_eq!(versions.apply(&only.rows).unwrap().len(), 1, "a pair is one row");
-        let sent = Applied::Signs { sign: CHANGE.to_owned() }.apply(&block.rows).unwrap();
+        let refused = changes_block(0, 5, &[(2, 1_000, 1)]).unwrap();
+        assert!(versions.apply(&refused.rows, &narrow).unwrap_err().contains("`amount`"));
+        assert_eq!(versions.apply(&only.rows, &Fit::default()).unwrap()[0].num_rows(), 1, "a pair is one row");
+        let sent = Applied::Signs { sign: CHANGE.to_owned() }.apply(&block.rows, &Fit::default()).unwrap();
         let [sent] = sent.as_slice() else { panic!("{sent:?}") };
         assert_eq!((ids(sent), sent.num_columns()), (vec![1, 1, 1, 2, 3, 3], block.rows.num_columns()));
     }

@@ -17,6 +17,8 @@ pub struct Layout {
     pub sorting: Vec<String>,
     /// The names in the expression of the partitions.
     pub partition: Vec<String>,
+    /// The words in the clause that deletes rows by time, names of columns among them.
+    pub expires: Vec<String>,
 }
 
 impl Layout {
@@ -46,6 +48,7 @@ impl Layout {
             arguments: arguments.iter().filter_map(name).collect(),
             sorting: entries(list).iter().map(text).collect(),
             partition,
+            expires: expiry(&rest),
         }
     }
 
@@ -63,6 +66,17 @@ fn clause<'a>(tokens: &'a [Token], word: &str) -> &'a [Token] {
     let rest = tokens.get(at + 2..).unwrap_or_default();
     let end = rest.iter().position(|t| CLAUSES.iter().any(|word| is(t, word))).unwrap_or(rest.len());
     rest.get(..end).unwrap_or_default()
+}
+
+/// The words of `TTL`, without the entries that move rows to other disks or compress them.
+fn expiry(tokens: &[Token]) -> Vec<String> {
+    let begins = |at: &usize| tokens.get(*at).is_some_and(|t| is(t, "TTL")) && !tokens.get(at.wrapping_sub(1)).is_some_and(|t| is(t, "BY"));
+    let Some(at) = (0..tokens.len()).find(begins) else { return Vec::new() };
+    let rest = tokens.get(at + 1..).unwrap_or_default();
+    let end = rest.iter().position(|t| is(t, "SETTINGS") || is(t, "COMMENT")).unwrap_or(rest.len());
+    let mut deleting = entries(rest.get(..end).unwrap_or_default());
+    deleting.retain(|entry| !entry.iter().any(|t| is(t, "DISK") || is(t, "VOLUME") || is(t, "RECOMPRESS")));
+    deleting.into_iter().flatten().filter(|t| matches!(t, Token::Word(_))).map(|t| plain(&t)).collect()
 }
 
 /// What is between a parenthesis and the one that closes it.
@@ -128,6 +142,7 @@ mod tests {
             arguments: vec!["_version".into(), "_deleted".into()],
             sorting: vec!["id".into(), "line no".into(), "intHash32(x)".into()],
             partition: vec!["at".into()],
+            expires: ["at", "INTERVAL", "DAY"].map(str::to_owned).to_vec(),
         };
         assert_eq!(found, expected);
         for (full, sorting) in [

@@ -244,9 +244,11 @@ impl Target for ClickHouse {
         let (connection, pinned, patience) = (self.connection.clone(), self.pinned.clone(), self.patience());
         let token = token(block, &self.table);
         self.spawn(Work::Insert, async move {
+            let several = requests.len() > 1;
             for (at, (sql, rows, body)) in requests.into_iter().enumerate() {
-                // One insert, but for rows that go.
-                let token = if at == 0 { token.clone() } else { format!("{token}-{at}") };
+                // Which rows are in which part depends on the columns of the table, which may be altered before the next attempt: its parts
+                // must not be taken for these.
+                let token = if several { format!("{token}-{at}-{rows}") } else { token.clone() };
                 let settings = pinned.iter().map(|(name, value)| (*name, value.as_str()));
                 let settings = settings.chain([("insert_deduplication_token", token.as_str())]).collect();
                 connection.insert(&sql, settings, body, rows, patience).await?;

@@ -14,6 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 
+use super::changes::Applied;
 use super::guarantee::{Guarantee, Inspection};
 use super::{ClickHouse, ClickHouseError, Column, Config, Connection, Fit, Table};
 
@@ -281,6 +282,37 @@ fn a_column_that_was_altered_blames_no_row() {
     *now.lock() = "Enum8('new' = 1, 'paid' = 2)";
     assert!(matches!(attempt(), Progress::Unavailable(why) if why.contains("columns")));
     assert_eq!(attempt(), Progress::Inserted);
+}
+
+/// A block was sent in two parts, of which the second was lost. Then the table was altered, and it goes in one.
+#[test]
+fn a_block_is_not_taken_for_its_part_from_before_the_table_was_altered() {
+    let runtime = Runtime::new().unwrap();
+    let stored: Arc<Mutex<BTreeMap<String, Vec<i64>>>> = Arc::default();
+    let (taken, mut inserts) = (stored.clone(), 0);
+    let url = serve(&runtime, move |received| {
+        inserts += 1;
+        if inserts == 2 {
+            return response(&[("content-type", "text/html")], PAGE);
+        }
+        let rows = decode_batch(&received.body).unwrap();
+        let ids = rows.column_by_name("id").unwrap().as_any().downcast_ref::<Int64Array>().unwrap().values().to_vec();
+        taken.lock().entry(received.parameter("insert_deduplication_token").to_owned()).or_insert(ids);
+        genuine(received, rows.num_rows(), "")
+    });
+    let applied = Applied::Versions { key: vec!["id".into()], version: "_version".into(), deleted: "_deleted".into() };
+    // The old amount of 2 does not fit at first.
+    let block = contract::changes_block(0, 0, &[(1, 10, 1), (2, 1_000, -1)]).unwrap();
+    let attempt = |native: &str| {
+        let fit = Fit::new(&[Column { name: "amount".into(), native: native.into(), kind: String::new() }]);
+        let inspection = Inspection { fit, applied: Some(applied.clone()), ..inspection() };
+        let mut target = ClickHouse::new(Connection::new(Config::new(url.clone())).unwrap(), &inspection, runtime.handle().clone());
+        target.start(&block);
+        outcome(&mut target)
+    };
+    assert!(matches!(attempt("UInt8"), Progress::Unknown(_)));
+    assert_eq!(attempt("Int64"), Progress::Inserted);
+    assert!(stored.lock().values().flatten().any(|id| *id == 2), "the row that goes: {stored:?}");
 }
 
 /// The server takes an insert and never answers: a worker that is told to stop does not wait for it. What may be in the table is
