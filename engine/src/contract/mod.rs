@@ -5,7 +5,7 @@
 //! It asserts the *absence* of something only after a barrier: once the end of the log was reported.
 //!
 //! ```
-//! use headwater_engine::{contract, memory::MemoryBroker};
+//! use headwater_engine::{contract, sim::MemoryBroker};
 //! let mut last = 0;
 //! let mut names = |label: &str| { last += 1; format!("{label}-{last}") };
 //! for (clause, result) in contract::all(&MemoryBroker::new(), &mut names) {
