@@ -10,10 +10,10 @@ each result that is new or other than before, and one without a value for each t
 
 from __future__ import annotations
 
-import json
 import random
-import sys
 from pathlib import Path
+
+from drawn import main, write_pipeline
 
 START = 1_772_359_200_000  # 2026-03-01T10:00:00Z
 TOPICS = {"left": "shop.public.orders", "right": "shop.public.customers"}
@@ -119,11 +119,6 @@ def write(folder: Path, seed: int) -> None:
     on = "{ left: customer, right: id }" if foreign else "id"
     names = ["id", "customer"] if foreign else ["id"]
     text = PIPELINE.format(name=f"changes-{seed}", kind=kind, on=on, select=select, key="[id, customer]" if foreign else "id")
-    case = folder / f"changes-{seed}" / "cases" / "drawn"
-    case.mkdir(parents=True)
-    (case.parent.parent / "pipeline.yaml").write_text(text)
-    (case.parent / "topics.yaml").write_text("".join(f"{topic}: {{ partitions: 3 }}\n" for topic in TOPICS.values()))
-    (case / "why.txt").write_text(f"Drawn from seed {seed}, computed by changes.py.\n")
     tables: dict[str, dict[str, Row]] = {"left": {}, "right": {}}
     lines, expected = [], {"joined": [], "per-shop": []}
     for at, (side, key, before, after) in enumerate(drawn(rng)):
@@ -137,12 +132,8 @@ def write(folder: Path, seed: int) -> None:
         now = joined(*(list(table.values()) for table in tables.values()), kind, foreign), per_shop(list(tables["left"].values()))
         expected["joined"] += records(was[0], now[0], names)
         expected["per-shop"] += records(was[1], now[1], ["shop"])
-    (case / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for topic, rows in expected.items():
-        if rows:
-            (case / f"out.analytics.shop.{topic}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_pipeline(folder, "changes", seed, text, dict.fromkeys(TOPICS.values(), 3), lines, expected)
 
 
 if __name__ == "__main__":
-    for number in range(int(sys.argv[2])):
-        write(Path(sys.argv[1]), number)
+    main(write)

@@ -12,10 +12,10 @@ without a key is alone.
 
 from __future__ import annotations
 
-import json
 import random
-import sys
 from pathlib import Path
+
+from drawn import main, write_pipeline
 
 TOPIC = "business.shop.events"
 START = 1_772_359_200_000  # 2026-03-01T10:00:00Z
@@ -111,21 +111,14 @@ def write(folder: Path, seed: int) -> None:
     text = PIPELINE.format(
         name=f"dedup-{seed}", topic=TOPIC, key=key, by=["id", "[id]"][seed % 2], within=within, keep=keep, lateness=lateness
     )
-    pipeline = folder / f"dedup-{seed}"
-    case = pipeline / "cases" / "drawn"
-    case.mkdir(parents=True)
-    (pipeline / "pipeline.yaml").write_text(text)
-    (pipeline / "cases" / "topics.yaml").write_text(f"{TOPIC}: {{ partitions: {1 if one_partition else PARTITIONS} }}\n")
-    (case / "why.txt").write_text(f"Drawn from seed {seed}, computed by dedup.py.\n")
     rows = drawn(seed, one_partition)
     lines = [{"@partition": row["partition"], "@key": row["id"], "@timestamp": row["at"], "@value": value(row)} for row in rows]
     lines.append({"@advance": "1h"})
-    (case / f"in.{TOPIC}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for port, expected in answers(rows, within * 1_000, keep, lateness * 1_000).items():
-        if expected:
-            (case / f"out.analytics.shop.{port}.jsonl").write_text("".join(json.dumps(value(row)) + "\n" for row in expected))
+    ports = answers(rows, within * 1_000, keep, lateness * 1_000)
+    expected = {port: [value(row) for row in rows] for port, rows in ports.items()}
+    partitions = {TOPIC: 1 if one_partition else PARTITIONS}
+    write_pipeline(folder, "dedup", seed, text, partitions, lines, expected, source=f"in.{TOPIC}.jsonl")
 
 
 if __name__ == "__main__":
-    for number in range(int(sys.argv[2])):
-        write(Path(sys.argv[1]), number)
+    main(write)

@@ -11,10 +11,10 @@ and at most `after` after the order, is a result. In an outer join the rows in t
 
 from __future__ import annotations
 
-import json
 import random
-import sys
 from pathlib import Path
+
+from drawn import main, write_pipeline
 
 START = 1_772_359_200_000  # 2026-03-01T10:00:00Z
 OUT_OF_ORDER = 5_000
@@ -168,12 +168,6 @@ def write(folder: Path, seed: int) -> None:
         lateness=lateness,
         select=SELECT if select else "",
     )
-    case = folder / f"join-{seed}" / "cases" / "drawn"
-    case.mkdir(parents=True)
-    (case.parent.parent / "pipeline.yaml").write_text(text)
-    topics = "".join(f"{topic}: {{ partitions: {partitions[side]} }}\n" for side, topic in TOPICS.items())
-    (case.parent / "topics.yaml").write_text(topics)
-    (case / "why.txt").write_text(f"Drawn from seed {seed}, computed by join.py.\n")
     rows = drawn(rng, keyed, partitions)
     lines = []
     for row in rows:
@@ -182,7 +176,6 @@ def write(folder: Path, seed: int) -> None:
         place = {"@topic": TOPICS[row["side"]], "@partition": row["partition"], "@key": row["id"], "@timestamp": row["at"]}
         lines.append(place | {"@value": value})
     lines.append({"@advance": "1h"})
-    (case / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     early, late = in_time(rows, lateness * 1_000)
     results = joined(early, kind, on, before * 1_000, after * 1_000)
     expected = {
@@ -190,11 +183,9 @@ def write(folder: Path, seed: int) -> None:
         "late": [every_column(*((row, None) if row["side"] == "left" else (None, row))) for row in late],
         "per-minute": per_minute(results),
     }
-    for topic, rows in expected.items():
-        if rows:
-            (case / f"out.analytics.shop.{topic}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    topics = {topic: partitions[side] for side, topic in TOPICS.items()}
+    write_pipeline(folder, "join", seed, text, topics, lines, expected)
 
 
 if __name__ == "__main__":
-    for number in range(int(sys.argv[2])):
-        write(Path(sys.argv[1]), number)
+    main(write)

@@ -36,6 +36,8 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from drawn import write_lines
+
 SECOND = 1_000
 MINUTE = 60 * SECOND
 HOUR = 60 * MINUTE
@@ -260,13 +262,9 @@ def write(folder: Path, window: str, out_of_order: int, lateness: int, records: 
     text = PIPELINE.replace("OUT_OF_ORDER", f"{out_of_order}ms").replace("LATENESS", f"{lateness}ms").replace("WINDOW", window)
     (folder / "pipeline.yaml").write_text(text)
     (case / "why.txt").write_text("Generated records give what the oracle computes from them.\n")
-
-    def lines(name: str, values: Iterable[Any]) -> None:
-        (case / name).write_text("".join(json.dumps(line) + "\n" for line in values))
-
-    lines("in.business.web.views.jsonl", ({"@partition": record.partition, "@value": value(record)} for record in records))
-    lines("out.analytics.web.windows.jsonl", map(result, rows))
-    lines("out.analytics.web.late.jsonl", map(value, late))
+    write_lines(case / "in.business.web.views.jsonl", ({"@partition": record.partition, "@value": value(record)} for record in records))
+    write_lines(case / "out.analytics.web.windows.jsonl", map(result, rows))
+    write_lines(case / "out.analytics.web.late.jsonl", map(value, late))
 
 
 def of_sessions(source: random.Random, _: int, folder: Path) -> tuple[list[Row], list[Record]]:
