@@ -248,6 +248,47 @@ fn tables_are_created_as_their_file_says() {
     assert!(refused.contains("DROP TABLE d.x") && refused.contains("orders.sql"), "{refused}");
 }
 
+/// Delivers 200 records of each of two partitions while requests and answers are lost, connections are cut, the server is killed (in
+/// rounds before `kills_before`), and deliveries end in the middle. Returns how many deliveries that took.
+pub fn deliver_under_faults(
+    front: &mut Front,
+    proxy: &Proxy,
+    broker: &MemoryBroker,
+    kills_before: usize,
+    lane: impl Fn() -> Delivery,
+) -> usize {
+    let settled = || {
+        let positions = broker.group_offsets("g");
+        (0..2).all(|p| positions.get(&TopicPartition::new("outbox", p)).is_some_and(|c| c.offset == 200 && c.metadata == CLEAN))
+    };
+    let mut rounds = 0;
+    while !settled() {
+        rounds += 1;
+        match rounds % 4 {
+            0 if rounds < kills_before => front.kill(),
+            1 => proxy.lose_http("INSERT", Lose::Response, 2),
+            2 => proxy.lose_http("INSERT", Lose::Request, 1),
+            _ => proxy.cut_after(headwater_devenv::Direction::ToServer, 3_000),
+        }
+        let mut lane = lane();
+        let steps = if rounds > 30 { 100_000 } else { 25 + rounds * 3 };
+        for _ in 0..steps {
+            lane.step(Duration::from_millis(5)).unwrap();
+            if front.is_down() && lane.counters().last_error().is_some() {
+                front.start();
+            }
+            if settled() {
+                break;
+            }
+        }
+        drop(lane);
+        if front.is_down() {
+            front.start();
+        }
+    }
+    rounds
+}
+
 /// Delivers from an in-memory log; several lanes one after the other, each ended in the middle.
 #[test]
 fn delivery_is_exact_under_lost_answers_restarts_and_bad_rows() {
@@ -286,35 +327,7 @@ fn delivery_is_exact_under_lost_answers_restarts_and_bad_rows() {
         let target = ClickHouse::new(connection.clone(), &inspection, runtime.handle().clone());
         Delivery::new(Arc::new(broker.clone()), Arc::new(SystemClock::default()), Box::new(target), settings.clone()).unwrap()
     };
-    let settled = || {
-        let positions = broker.group_offsets("g");
-        (0..2).all(|p| positions.get(&TopicPartition::new("outbox", p)).is_some_and(|c| c.offset == 200 && c.metadata == CLEAN))
-    };
-    let mut rounds = 0;
-    while !settled() {
-        rounds += 1;
-        match rounds % 4 {
-            0 if rounds < 20 => front.kill(),
-            1 => proxy.lose_http("INSERT", Lose::Response, 2),
-            2 => proxy.lose_http("INSERT", Lose::Request, 1),
-            _ => proxy.cut_after(headwater_devenv::Direction::ToServer, 3_000),
-        }
-        let mut lane = lane();
-        let steps = if rounds > 30 { 100_000 } else { 25 + rounds * 3 };
-        for _ in 0..steps {
-            lane.step(Duration::from_millis(5)).unwrap();
-            if front.child.is_none() && lane.counters().last_error().is_some() {
-                front.start();
-            }
-            if settled() {
-                break;
-            }
-        }
-        drop(lane);
-        if front.child.is_none() {
-            front.start();
-        }
-    }
+    let rounds = deliver_under_faults(&mut front, &proxy, &broker, 20, lane);
     let rows = runtime.block_on(found(&front.connection(), &table));
     let mut ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
     ids.sort_unstable();

@@ -36,7 +36,11 @@ pub fn open(runtime: &Runtime, url: &str, pipeline: &str) -> Result<Box<dyn Posi
 /// The store of the only sink of a pipeline, opened as a worker does it.
 pub fn open_with(runtime: &Runtime, settings: PostgresConfig, pipeline: &str) -> Result<Box<dyn Positioned>, String> {
     let make = |sink: &dyn Sink, place: &Place<'_>| sink.prepare(place).unwrap_or_else(|problem| panic!("{}", problem.message));
-    match at_place(runtime, settings, pipeline, None, make)(&Stop::default()) {
+    positioned(at_place(runtime, settings, pipeline, None, make)(&Stop::default()))
+}
+
+pub fn positioned(made: Result<Store, NoStore>) -> Result<Box<dyn Positioned>, String> {
+    match made {
         Ok(Store::Positions(store)) => Ok(store),
         Ok(Store::Tokens(_)) => panic!("PostgreSQL keeps positions"),
         Err(NoStore::Refused(why) | NoStore::NotNow(why)) => Err(why),
@@ -67,7 +71,7 @@ pub fn url(environment: &Ephemeral) -> String {
 }
 
 /// A proxy in front of the server.
-fn through(environment: &Ephemeral) -> Proxy {
+pub fn through(environment: &Ephemeral) -> Proxy {
     let upstream = url(environment).trim_start_matches("postgres://").split('/').next().unwrap().parse().unwrap();
     Proxy::start("127.0.0.1:0".parse().unwrap(), upstream, Protocol::Tcp).unwrap()
 }
@@ -263,6 +267,36 @@ impl Outbox {
         found.sort();
         found
     }
+
+    /// Delivers everything while answers are lost, connections are cut, the server is killed, and deliveries end in the middle. `schema`
+    /// has the positions. Returns how many deliveries that took.
+    pub fn deliver_under_faults(
+        &self,
+        environment: &mut Ephemeral,
+        proxy: &Proxy,
+        schema: &str,
+        open: impl Fn() -> Result<Box<dyn Positioned>, String>,
+    ) -> usize {
+        let mut rounds = 0;
+        loop {
+            rounds += 1;
+            assert!(rounds < 200, "{:?}", postgres(environment, &format!("SELECT * FROM {schema}.headwater_positions")));
+            if rounds == 3 || rounds == 7 {
+                environment.restart(Service::Postgres, headwater_devenv::Stop::Kill).unwrap();
+            }
+            let Ok(store) = open() else { continue };
+            let steps = if rounds > 40 { 100_000 } else { 20 + rounds * 4 };
+            let done = self.deliver(store, steps, |step| match (rounds % 3, step) {
+                (0, 10) => proxy.cut_after(Direction::ToServer, 2_000),
+                (1, 10) => proxy.cut_after(Direction::ToClient, 200),
+                _ => {}
+            });
+            self.broker.expire_dropped();
+            if done {
+                return rounds;
+            }
+        }
+    }
 }
 
 pub const NUMBERS: &str = "sources: { s: { topic: t, schema: { id: long, amount: long } } }\n";
@@ -287,25 +321,7 @@ fn delivery_into_postgres_is_exact_under_lost_replies_restarts_and_bad_rows() {
         id += count;
     }
     bad.sort();
-    let mut rounds = 0;
-    loop {
-        rounds += 1;
-        assert!(rounds < 200, "{:?}", postgres(&environment, "SELECT * FROM exact.headwater_positions"));
-        if rounds == 3 || rounds == 7 {
-            environment.restart(Service::Postgres, headwater_devenv::Stop::Kill).unwrap();
-        }
-        let Ok(store) = open(&runtime, &address, &pipeline) else { continue };
-        let steps = if rounds > 40 { 100_000 } else { 20 + rounds * 4 };
-        let done = outbox.deliver(store, steps, |step| match (rounds % 3, step) {
-            (0, 10) => proxy.cut_after(Direction::ToServer, 2_000),
-            (1, 10) => proxy.cut_after(Direction::ToClient, 200),
-            _ => {}
-        });
-        outbox.broker.expire_dropped();
-        if done {
-            break;
-        }
-    }
+    let rounds = outbox.deliver_under_faults(&mut environment, &proxy, "exact", || open(&runtime, &address, &pipeline));
     let expected: Vec<i64> = (0..id).filter(|id| id % 997 != 0).collect();
     assert_eq!(ids(&environment, "exact.numbers"), expected, "after {rounds} rounds");
     assert_eq!(outbox.letters(), bad);

@@ -19,7 +19,7 @@ fn sink(table: &str) -> String {
     format!("{NUMBERS}sinks: {{ out: {{ from: s, postgres: {table} }} }}\n")
 }
 
-fn sql(environment: &Ephemeral, statements: &[&str]) {
+pub fn sql(environment: &Ephemeral, statements: &[&str]) {
     for statement in statements {
         postgres(environment, statement).unwrap_or_else(|why| panic!("{statement}: {why}"));
     }

@@ -7,11 +7,11 @@ use std::time::Duration;
 use arrow::array::*;
 use arrow::datatypes::*;
 use headwater::sinks::clickhouse::*;
-use headwater::sinks::{NoStore, Place, Sink};
-use headwater_devenv::{Direction, Ephemeral, Lose, Protocol, Proxy};
-use headwater_engine::broker::{SystemClock, TopicPartition};
+use headwater::sinks::{Place, Sink};
+use headwater_devenv::{Ephemeral, Protocol, Proxy};
+use headwater_engine::broker::SystemClock;
 use headwater_engine::delivery::contract::{changes, changes_block};
-use headwater_engine::delivery::{Block, CLEAN, Deliver, Delivery, Position, Positioned, Progress, Reply, Settings, Store, Target};
+use headwater_engine::delivery::{Block, Deliver, Delivery, Position, Positioned, Progress, Reply, Settings, Target};
 use headwater_engine::plan::OutboxSink;
 use headwater_engine::sim::MemoryBroker;
 use headwater_engine::sinks::Incoming;
@@ -20,9 +20,10 @@ use headwater_formats::encode_batch;
 use operator_core::CHANGE;
 use tokio::runtime::Runtime;
 
-use crate::delivery::{Front, outcome};
+use crate::delivery::{Front, deliver_under_faults, outcome};
 use crate::environment::{exclusive, postgres};
-use crate::postgres::{NUMBERS, Outbox, at_place, outcome as reply, plain, url};
+use crate::postgres::{NUMBERS, Outbox, at_place, outcome as reply, plain, positioned, through, url};
+use crate::postgres_faults::sql;
 
 fn by_id(rows: Incoming) -> Incoming {
     Incoming { changes: Some(vec!["id".to_owned()]), ..rows }
@@ -35,17 +36,7 @@ fn open(runtime: &Runtime, url: &str, table: &str) -> Result<Box<dyn Positioned>
         sink.prepare(&Place { outbox: &outbox, ..*place }).unwrap_or_else(|problem| panic!("{}", problem.message))
     };
     let pipeline = format!("{NUMBERS}sinks: {{ out: {{ from: s, postgres: {table} }} }}\n");
-    match at_place(runtime, plain(url), &pipeline, None, make)(&Stop::default()) {
-        Ok(Store::Positions(store)) => Ok(store),
-        Ok(Store::Tokens(_)) => panic!("PostgreSQL keeps positions"),
-        Err(NoStore::Refused(why) | NoStore::NotNow(why)) => Err(why),
-    }
-}
-
-fn sql(environment: &Ephemeral, statements: &[&str]) {
-    for statement in statements {
-        postgres(environment, statement).unwrap_or_else(|why| panic!("{statement}: {why}"));
-    }
+    positioned(at_place(runtime, plain(url), &pipeline, None, make)(&Stop::default()))
 }
 
 pub fn in_postgres(environment: &Ephemeral, table: &str) -> Vec<(i64, i64)> {
@@ -168,31 +159,12 @@ fn a_postgres_table_that_can_not_take_changes_is_refused() {
 #[test]
 fn changes_are_exact_in_postgres_under_lost_replies_and_restarts() {
     let (mut environment, runtime) = (exclusive(), Runtime::new().unwrap());
-    let upstream = url(&environment).trim_start_matches("postgres://").split('/').next().unwrap().parse().unwrap();
-    let proxy = Proxy::start("127.0.0.1:0".parse().unwrap(), upstream, Protocol::Tcp).unwrap();
+    let proxy = through(&environment);
     let address = format!("postgres://{}/postgres", proxy.address());
     drop(open(&runtime, &url(&environment), "coming.numbers").unwrap());
     let (outbox, load) = (Outbox::new(), Load::new(600));
     load.append(&outbox.broker);
-    let mut rounds = 0;
-    loop {
-        rounds += 1;
-        assert!(rounds < 200, "{:?}", postgres(&environment, "SELECT * FROM coming.headwater_positions"));
-        if rounds == 3 || rounds == 7 {
-            environment.restart(headwater_devenv::Service::Postgres, headwater_devenv::Stop::Kill).unwrap();
-        }
-        let Ok(store) = open(&runtime, &address, "coming.numbers") else { continue };
-        let steps = if rounds > 40 { 100_000 } else { 20 + rounds * 4 };
-        let done = outbox.deliver(store, steps, |step| match (rounds % 3, step) {
-            (0, 10) => proxy.cut_after(Direction::ToServer, 2_000),
-            (1, 10) => proxy.cut_after(Direction::ToClient, 200),
-            _ => {}
-        });
-        outbox.broker.expire_dropped();
-        if done {
-            break;
-        }
-    }
+    let rounds = outbox.deliver_under_faults(&mut environment, &proxy, "coming", || open(&runtime, &address, "coming.numbers"));
     assert_eq!(in_postgres(&environment, "coming.numbers"), load.expected(), "after {rounds} rounds");
     assert!(outbox.letters().is_empty());
 }
@@ -279,36 +251,11 @@ fn changes_are_exact_in_clickhouse_under_lost_answers_and_restarts() {
         let mut settings = Settings::new("p", "s", "outbox", "g", "lane");
         settings.limits = headwater_engine::delivery::Limits { rows: 100, bytes: 1 << 20, flush: 5 };
         settings.backoff = (10, 100);
-        let settled = || {
-            let positions = broker.group_offsets("g");
-            (0..2).all(|p| positions.get(&TopicPartition::new("outbox", p)).is_some_and(|c| c.offset == 200 && c.metadata == CLEAN))
-        };
-        let mut rounds = 0;
-        while !settled() {
-            rounds += 1;
-            match rounds % 4 {
-                0 if rounds < 10 => front.kill(),
-                1 => proxy.lose_http("INSERT", Lose::Response, 2),
-                2 => proxy.lose_http("INSERT", Lose::Request, 1),
-                _ => proxy.cut_after(Direction::ToServer, 3_000),
-            }
+        let rounds = deliver_under_faults(&mut front, &proxy, &broker, 10, || {
             let target = ClickHouse::new(connection.clone(), &inspection, runtime.handle().clone());
             let clock = Arc::new(SystemClock::default());
-            let mut lane = Delivery::new(Arc::new(broker.clone()), clock, Box::new(target), settings.clone()).unwrap();
-            for _ in 0..if rounds > 30 { 100_000 } else { 25 + rounds * 3 } {
-                lane.step(Duration::from_millis(5)).unwrap();
-                if front.is_down() && lane.counters().last_error().is_some() {
-                    front.start();
-                }
-                if settled() {
-                    break;
-                }
-            }
-            drop(lane);
-            if front.is_down() {
-                front.start();
-            }
-        }
+            Delivery::new(Arc::new(broker.clone()), clock, Box::new(target), settings.clone()).unwrap()
+        });
         let content = runtime.block_on(in_clickhouse(&front.connection(), &table));
         assert_eq!(content, load.expected(), "{} after {rounds} rounds", table.name);
     }

@@ -409,22 +409,11 @@ mod tests {
     #[test]
     fn a_refusal_names_what_would_help() {
         let inspection = |guarantee, problems: &[&str]| Inspection {
-            table: Table::new("d", "t"),
-            version: "26.7".into(),
             guarantee,
             reasons: vec!["because".into()],
             fixes: vec!["ALTER TABLE `d`.`t`".into()],
             problems: problems.iter().map(|p| (*p).to_owned()).collect(),
-            fit: Fit::default(),
-            settings: BTreeSet::new(),
-            replicas: false,
-            uncountable: None,
-            unknown_start: None,
-            repeatable: false,
-            applied: None,
-            views: 0,
-            window: 10_000,
-            window_seconds: u64::MAX,
+            ..crate::sinks::clickhouse::tests::inspection()
         };
         inspection(Guarantee::ExactlyOnce, &[]).require(Guarantee::ExactlyOnce).unwrap();
         inspection(Guarantee::EffectivelyOnce, &[]).require(Guarantee::AtLeastOnce).unwrap();

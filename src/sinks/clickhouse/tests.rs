@@ -106,7 +106,8 @@ fn genuine(received: &Received, written: usize, body: &str) -> String {
 
 const PAGE: &str = "<html>maintenance</html>";
 
-fn inspection() -> Inspection {
+/// What a start finds at a table that promises everything.
+pub(super) fn inspection() -> Inspection {
     Inspection {
         table: Table::new("d", "t"),
         version: "26.7".into(),
