@@ -37,8 +37,7 @@ mod scalars;
 mod schema;
 mod wire;
 mod write;
-
-use std::collections::HashMap;
+mod writers;
 
 use arrow::datatypes::SchemaRef;
 
@@ -47,6 +46,7 @@ use crate::cause::{DecodeError, Fail};
 use decode_plan::DecodePlan;
 use schema::AvroSchema;
 use wire::Wire;
+use writers::Writers;
 
 pub use arrow_types::{arrow_to_avro, avro_to_arrow};
 pub use changes::{AvroChanges, changed_columns, with_connect_types};
@@ -105,21 +105,18 @@ impl AvroReader {
 /// Decodes Avro records of any number of writer schemas into the columns of one reader.
 pub struct AvroDecoder {
     reader: AvroReader,
-    decode_plans: Vec<Result<DecodePlan, String>>,
-    by_id: HashMap<u32, usize>,
-    /// The id of the last record and its program: most records are written with the same schema.
-    last: Option<(u32, usize)>,
+    writers: Writers<DecodePlan>,
 }
 
 impl AvroDecoder {
     /// A decoder that knows no writer yet.
     pub fn new(reader: AvroReader) -> AvroDecoder {
-        AvroDecoder { reader, decode_plans: Vec::new(), by_id: HashMap::new(), last: None }
+        AvroDecoder { reader, writers: Writers::default() }
     }
 
     /// Whether [`AvroDecoder::add_writer`] was called for the id, successfully or not.
     pub fn knows(&self, id: u32) -> bool {
-        self.by_id.contains_key(&id)
+        self.writers.knows(id)
     }
 
     /// Compiles the schema that the registry holds under `id`. Replaces what was known under this id.
@@ -128,16 +125,9 @@ impl AvroDecoder {
     /// The schema is invalid or cannot be resolved to the reader's. The id is known nevertheless: its records are bad, and
     /// the text is their cause.
     pub fn add_writer(&mut self, id: u32, schema_json: &str) -> Result<(), String> {
-        let compiled = AvroSchema::parse(schema_json)
-            .and_then(|writer| compile::compile(&writer, &self.reader.schema, &self.reader.projection))
-            .map_err(|cause| format!("schema {id} cannot be read: {cause}"));
-        let outcome = compiled.as_ref().map(|_| ()).map_err(String::clone);
-        let index = *self.by_id.entry(id).or_insert(self.decode_plans.len());
-        match self.decode_plans.get_mut(index) {
-            Some(slot) => *slot = compiled,
-            None => self.decode_plans.push(compiled),
-        }
-        outcome
+        let compiled =
+            AvroSchema::parse(schema_json).and_then(|writer| compile::compile(&writer, &self.reader.schema, &self.reader.projection));
+        self.writers.add(id, compiled)
     }
 
     /// Appends one record as one row.
@@ -147,19 +137,7 @@ impl AvroDecoder {
     /// otherwise. `out` is then as it was before.
     pub fn decode(&mut self, payload: &[u8], out: &mut RowBuilder) -> Result<(), DecodeError> {
         let (id, body) = header(payload)?;
-        let index = match self.last {
-            Some((last, index)) if last == id => index,
-            _ => {
-                let index = *self.by_id.get(&id).ok_or(DecodeError::UnknownSchema(id))?;
-                self.last = Some((id, index));
-                index
-            }
-        };
-        let plan = match self.decode_plans.get(index) {
-            Some(Ok(plan)) => plan,
-            Some(Err(cause)) => return Err(DecodeError::Bad(cause.clone())),
-            None => return Err(DecodeError::UnknownSchema(id)),
-        };
+        let plan = self.writers.get(id)?;
         out.attempt(&self.reader.projection, |root| {
             let mut wire = Wire::new(body);
             plan.run(&mut wire, root)?;

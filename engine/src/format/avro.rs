@@ -35,15 +35,8 @@ impl Kind for Avro {
     }
 
     fn columns(&self, values: &Values<'_>) -> Result<Columns, Diagnostic> {
-        let subject = values.subject;
-        let known = registered(values, |offline| match offline {
-            true => format!("put the Avro schema into schemas/{subject}/v1.avsc, or name another `subject`"),
-            false => "register the schema, or name another `subject`".to_string(),
-        })?;
-        if known.json {
-            return Err(other_kind(subject, "JSON Schema", "json"));
-        }
-        Ok((avro_to_arrow(&known.text).map_err(|e| unusable(subject, e))?, Some(known.text.into())))
+        let text = reader_schema(values, "", "json")?;
+        Ok((avro_to_arrow(&text).map_err(|e| unusable(values.subject, e))?, Some(text.into())))
     }
 
     fn decoder(&self, registered: Option<&str>, wanted: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String> {
@@ -83,6 +76,19 @@ impl Kind for Avro {
     fn decode_json(&self, value: &[u8], registered: Option<&str>) -> Result<Option<Value>, String> {
         to_json(value, registered.ok_or("there is no schema to read it with")?).map(Some)
     }
+}
+
+/// The reader schema of a subject, which is in Avro. `of`: what it is the schema of, for messages. `json`: the format to write for JSON.
+pub(super) fn reader_schema(values: &Values<'_>, of: &str, json: &str) -> Result<String, Diagnostic> {
+    let subject = values.subject;
+    let known = registered(values, |offline| match offline {
+        true => format!("put the Avro schema{of} into schemas/{subject}/v1.avsc, or name another `subject`"),
+        false => format!("register the schema{of}, or name another `subject`"),
+    })?;
+    if known.json {
+        return Err(other_kind(subject, "JSON Schema", json));
+    }
+    Ok(known.text)
 }
 
 /// JSON as a record of the schema.

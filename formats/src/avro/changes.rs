@@ -3,7 +3,6 @@
 //! For each writer schema the envelope is compiled once into a walk over its fields. The walk reads `op` and `ts_ms`, finds where
 //! the rows begin and end, and passes over the rest; a row is then read like any record.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use apache_avro::Schema;
@@ -17,6 +16,7 @@ use super::decode_plan::{DecodePlan, Skip};
 use super::header;
 use super::schema::{AvroSchema, Layout, layout, type_name};
 use super::wire::Wire;
+use super::writers::Writers;
 use crate::builder::RowBuilder;
 use crate::cause::{DecodeError, Fail};
 use crate::change::{Change, ChangeDecoder, ChangedRow, Operation};
@@ -95,7 +95,7 @@ fn row_schema<'s>(avro: &'s AvroSchema, name: &str) -> Result<&'s Schema, String
 pub struct AvroChanges {
     reader: AvroSchema,
     projection: SchemaRef,
-    envelopes: HashMap<u32, Result<Envelope, String>>,
+    envelopes: Writers<Envelope>,
 }
 
 impl AvroChanges {
@@ -105,23 +105,23 @@ impl AvroChanges {
     /// # Errors
     /// The schema is no envelope, or a projected field is not in its row or has another type.
     pub fn new(schema_json: &str, projection: &SchemaRef) -> Result<AvroChanges, String> {
-        let changes = AvroChanges { reader: AvroSchema::parse(schema_json)?, projection: projection.clone(), envelopes: HashMap::new() };
+        let reader = AvroSchema::parse(schema_json)?;
+        let changes = AvroChanges { reader, projection: projection.clone(), envelopes: Writers::default() };
         // Reading what the reader itself would write must work; this finds fields that do not exist.
-        changes.envelope(schema_json)?;
+        changes.envelope(&changes.reader)?;
         Ok(changes)
     }
 
-    fn envelope(&self, writer_json: &str) -> Result<Envelope, String> {
-        let writer = AvroSchema::parse(writer_json)?;
-        let (before, after) = (row_of(&writer, "before")?, row_of(&writer, "after")?);
+    fn envelope(&self, writer: &AvroSchema) -> Result<Envelope, String> {
+        let (before, after) = (row_of(writer, "before")?, row_of(writer, "after")?);
         if before.name != after.name {
             return Err("`before` and `after` are records of different types".to_string());
         }
-        let row = compile_row((&writer, after), (&self.reader, row_of(&self.reader, "after")?), &self.projection)?;
+        let row = compile_row((writer, after), (&self.reader, row_of(&self.reader, "after")?), &self.projection)?;
         let Schema::Record(record) = writer.resolve(&writer.root)? else { return Err("not a record".to_string()) };
         let mut parts = Vec::with_capacity(record.fields.len());
         for field in &record.fields {
-            let (nullable, of) = Nullable::of(&writer, &field.schema).map_err(|e| within(&field.name, e))?;
+            let (nullable, of) = Nullable::of(writer, &field.schema).map_err(|e| within(&field.name, e))?;
             parts.push(match (field.name.as_str(), layout(of)) {
                 ("op", Layout::Text) => (Part::Operation, nullable, of),
                 ("op", _) => return Err(format!("op: {} instead of a text", type_name(of))),
@@ -131,21 +131,16 @@ impl AvroChanges {
                 _ => (Part::Other, Nullable(None), &field.schema),
             });
         }
-        let (skips, walk) = compile_skips(&writer, parts.iter().map(|(_, _, of)| *of))?;
+        let (skips, walk) = compile_skips(writer, parts.iter().map(|(_, _, of)| *of))?;
         let fields = parts.into_iter().zip(skips).map(|((part, nullable, _), skip)| (part, nullable, skip)).collect();
         Ok(Envelope { fields, walk, row })
-    }
-
-    fn known(&self, id: u32) -> Result<&Envelope, DecodeError> {
-        let envelope = self.envelopes.get(&id).ok_or(DecodeError::UnknownSchema(id))?;
-        envelope.as_ref().map_err(|cause| DecodeError::Bad(cause.clone()))
     }
 }
 
 impl ChangeDecoder for AvroChanges {
     fn read<'a>(&mut self, value: &'a [u8]) -> Result<Option<Change<'a>>, DecodeError> {
         let (schema, body) = header(value)?;
-        let found = self.known(schema)?.walk(body)?;
+        let found = self.envelopes.get(schema)?.walk(body)?;
         let operation = Operation::of(found.operation.and_then(|op| std::str::from_utf8(op).ok())).map_err(DecodeError::Bad)?;
         let row = |bytes: Option<&'a [u8]>| bytes.map(|bytes| ChangedRow { bytes, schema });
         let after = if operation == Operation::Delete { None } else { row(found.after) };
@@ -153,17 +148,15 @@ impl ChangeDecoder for AvroChanges {
     }
 
     fn row(&mut self, row: ChangedRow<'_>, rows: &mut RowBuilder) -> Result<(), DecodeError> {
-        let program = &self.known(row.schema)?.row;
+        let program = &self.envelopes.get(row.schema)?.row;
         rows.attempt(&self.projection, |root| program.run(&mut Wire::new(row.bytes), root))?;
         Ok(())
     }
 
     fn add_schema(&mut self, id: u32, text: &str) -> Result<(), String> {
-        let compiled = with_connect_types(text).and_then(|text| self.envelope(&text));
-        let compiled = compiled.map_err(|cause| format!("schema {id} cannot be read: {cause}"));
-        let outcome = compiled.as_ref().map(|_| ()).map_err(String::clone);
-        self.envelopes.insert(id, compiled);
-        outcome
+        let writer = with_connect_types(text).and_then(|text| AvroSchema::parse(&text));
+        let compiled = writer.and_then(|writer| self.envelope(&writer));
+        self.envelopes.add(id, compiled)
     }
 }
 

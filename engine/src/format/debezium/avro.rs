@@ -9,7 +9,7 @@ use headwater_formats::{
 use operator_core::Diagnostic;
 use serde_json::{Map, Value, json};
 
-use super::super::{Columns, Content, Kind, Rows, Values, avro, not_written, other_kind, registered, unusable};
+use super::super::{Columns, Content, Kind, Rows, Values, avro, not_written, unusable};
 
 pub(in crate::format) struct DebeziumAvro;
 
@@ -26,8 +26,8 @@ impl Kind for DebeziumAvro {
         Content::Change
     }
 
-    fn without_effect(&self, _: bool) -> (&'static [&'static str], &'static str) {
-        (&["schema"], "the registry has the schema of Avro records")
+    fn without_effect(&self, declared: bool) -> (&'static [&'static str], &'static str) {
+        avro::Avro.without_effect(declared)
     }
 
     fn is_registered(&self) -> bool {
@@ -36,16 +36,10 @@ impl Kind for DebeziumAvro {
 
     fn columns(&self, values: &Values<'_>) -> Result<Columns, Diagnostic> {
         let subject = values.subject;
-        let known = registered(values, |offline| match offline {
-            true => format!("put the Avro schema of the envelope into schemas/{subject}/v1.avsc, or name another `subject`"),
-            false => "register the schema of the envelope, or name another `subject`".to_string(),
-        })?;
-        if known.json {
-            return Err(other_kind(subject, "JSON Schema", "debezium"));
-        }
-        let text = with_connect_types(&known.text).map_err(|e| unusable(subject, e))?;
+        let schema = avro::reader_schema(values, " of the envelope", "debezium")?;
+        let text = with_connect_types(&schema).map_err(|e| unusable(subject, e))?;
         let columns = changed_columns(&text).map_err(|e| unusable(subject, e))?;
-        Ok((columns, Some(known.text.into())))
+        Ok((columns, Some(schema.into())))
     }
 
     fn decoder(&self, registered: Option<&str>, _: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String> {
