@@ -54,16 +54,17 @@ impl Store {
     pub fn seal(&mut self, mut write: impl FnMut(&[u8], Option<&[u8]>)) {
         debug_assert!(self.committing.is_empty(), "the epoch before was not settled");
         std::mem::swap(&mut self.committing, &mut self.open);
-        let (set, deleted): (Vec<_>, Vec<_>) = self.committing.sorted().into_iter().partition(|(_, value)| value.is_some());
-        set.into_iter().chain(deleted).for_each(|(key, value)| write(key, value));
+        let sorted = self.committing.sorted();
+        for is_set in [true, false] {
+            sorted.iter().filter(|(_, value)| value.is_some() == is_set).for_each(|(key, value)| write(key, *value));
+        }
     }
 
     /// The commit is acknowledged: its writes, in key order, become committed (and go to the local checkpoint).
     pub fn apply(&mut self, mut visit: impl FnMut(&[u8], Option<&[u8]>)) {
-        let committed = std::mem::take(&mut self.committing);
-        for (key, value) in committed.sorted() {
-            visit(key, value);
-            self.load(key, value);
+        for (key, value) in std::mem::take(&mut self.committing).into_sorted() {
+            visit(&key, value.as_deref());
+            self.commit(key.into_boxed_slice(), value);
         }
     }
 
@@ -102,15 +103,20 @@ impl Store {
 
     /// Sets a committed entry while restoring; `None` deletes it.
     pub fn load(&mut self, key: &[u8], value: Option<&[u8]>) {
+        self.commit(key.into(), value.map(Into::into));
+    }
+
+    fn commit(&mut self, key: Bytes, value: Option<Bytes>) {
+        let length = key.len();
         let replaced = match value {
             Some(value) => {
-                self.bytes += key.len() + value.len();
-                self.committed.insert(key.into(), value.into())
+                self.bytes += length + value.len();
+                self.committed.insert(key, value)
             }
-            None => self.committed.remove(key),
+            None => self.committed.remove(&key),
         };
         if let Some(old) = replaced {
-            self.bytes -= (key.len() + old.len()).min(self.bytes);
+            self.bytes -= (length + old.len()).min(self.bytes);
         }
     }
 

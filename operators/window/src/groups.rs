@@ -183,7 +183,7 @@ impl Groups {
 }
 
 /// Adds `row`, which no aggregate refuses, to the accumulators of a group. Values of a DISTINCT are counted apart.
-#[inline]
+#[inline(always)]
 pub fn accumulate(plan: &WindowPlan, accumulators: &mut [Accumulator], columns: &[Column<'_>], row: Row<'_>) {
     for (aggregate, accumulator) in plan.aggregates.iter().zip(accumulators) {
         match aggregate.inputs.as_slice() {

@@ -146,15 +146,20 @@ impl WindowOperator {
             self.open.push((end, slot));
             end = plan.windows.before(end);
         }
-        updates.before(plan, &self.groups, (&self.open, row.index), rows, cx)?;
+        let by_row = plan.emit.is_by_row();
+        if by_row {
+            updates.before(&self.groups, &self.open, row.index, cx)?;
+        }
         for (nth, (_, slot)) in self.open.iter().enumerate() {
-            let holds = nth == 0 && !plan.emit.is_by_row();
+            let holds = nth == 0 && !by_row;
             self.groups.add(plan, *slot, &rows.columns, row, holds, age);
         }
         rows.each_distinct(plan, row.index, &mut self.value, |place, value| {
             self.open.iter().try_for_each(|(_, slot)| self.groups.add_distinct(plan, *slot, (place, value), row.change, cx.state()))
         })?;
-        updates.after(plan, &self.groups, (&self.open, row.index), rows, cx)?;
+        if by_row {
+            updates.after(&self.groups, &self.open, row.index, cx)?;
+        }
         Ok(Fate::Added)
     }
 
@@ -275,7 +280,7 @@ impl Operator for WindowOperator {
         let (added, late) = rows.decide(&plan, closed, cx, |row, watermark, cx| {
             let fate = self.add(&plan, &rows, row, watermark, &mut updates, cx)?;
             if !matches!(fate, Fate::Added) {
-                updates.complete(&plan, &self.groups, &rows, cx)?;
+                updates.complete(&self.groups, cx)?;
             }
             if self.groups.is_full() && !updates.are_open() {
                 self.groups.write_back(&plan, cx.state())?;
@@ -286,7 +291,7 @@ impl Operator for WindowOperator {
         match plan.emit {
             Emit::OnClose | Emit::Every(_) => cx.hold(added),
             Emit::OnUpdate | Emit::Changes => {
-                updates.emit(&plan, &rows, cx)?;
+                updates.emit(cx)?;
                 cx.pass(Port::OUT, arrow::array::RecordBatch::new_empty(plan.schema.clone()), added - updates.rejected());
             }
         }

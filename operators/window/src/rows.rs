@@ -87,8 +87,12 @@ impl<'a> Rows<'a> {
     }
 
     /// Why `row`, whose encoded group is `group`, can't be part of an aggregate, if so.
+    #[inline]
     pub fn refused(&self, plan: &WindowPlan, group: &[u8], row: usize) -> Option<String> {
-        self.too_large(plan, group, row).or_else(|| {
+        // Of most windows only the group can be too large.
+        let is_small = group.len() <= MAX_KEY && self.distinct.is_empty() && plan.wide.is_empty();
+        let too_large = if is_small { None } else { self.too_large(plan, group, row) };
+        too_large.or_else(|| {
             plan.guarded.iter().find_map(|place| {
                 let aggregate = plan.aggregates.get(*place)?;
                 let column = self.columns.get(*aggregate.inputs.get(aggregate.function.judged())?)?;
@@ -99,6 +103,7 @@ impl<'a> Rows<'a> {
 
     /// Entries of state are records of a changelog, and brokers refuse records of 1 MiB: one such entry would abort
     /// its transaction forever. So what goes into an entry is bounded row by row.
+    #[inline(never)]
     fn too_large(&self, plan: &WindowPlan, group: &[u8], row: usize) -> Option<String> {
         if group.len() > MAX_KEY {
             return Some(format!("the group's columns have {} bytes; the limit is {MAX_KEY}", group.len()));

@@ -19,11 +19,13 @@ use crate::values::{Column, Value};
 /// Values of a result; `None`: the group has none.
 type Shown = Option<Vec<Option<Value>>>;
 
-/// Results per input row: which row each result belongs to.
+/// Results per input row of a batch.
 pub struct Updates<'a> {
-    emit: Emit,
+    plan: &'a WindowPlan,
+    rows: &'a Rows<'a>,
     results: Results,
-    rows: Vec<u32>,
+    /// The row that each result belongs to.
+    from: Vec<u32>,
     /// Of each result that is a change.
     changes: Vec<i8>,
     rejected: usize,
@@ -37,14 +39,15 @@ pub struct Updates<'a> {
 }
 
 impl<'a> Updates<'a> {
-    pub fn new(plan: &WindowPlan, rows: &'a Rows<'_>) -> Updates<'a> {
+    pub fn new(plan: &'a WindowPlan, rows: &'a Rows<'a>) -> Updates<'a> {
         let headers = rows.batch.rows.column_by_name(HEADERS).filter(|_| plan.headers);
         let of_any_size = |column: &&ArrayRef| matches!(column.data_type(), DataType::Utf8 | DataType::Binary);
         let carried = rows.group.iter().chain(headers).filter(of_any_size).map(Column::new).collect();
         Updates {
-            emit: plan.emit,
+            plan,
+            rows,
             results: Results::new(plan, false),
-            rows: Vec::new(),
+            from: Vec::new(),
             changes: Vec::new(),
             rejected: 0,
             carried,
@@ -65,62 +68,49 @@ impl<'a> Updates<'a> {
     }
 
     /// A row is about to be added to the groups in `open`: what their results are without it.
-    pub fn before(
-        &mut self,
-        plan: &WindowPlan,
-        groups: &Groups,
-        (open, row): (&[(Millis, usize)], usize),
-        rows: &Rows<'_>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), StateError> {
-        if self.emit != Emit::Changes {
+    pub fn before(&mut self, groups: &Groups, open: &[(Millis, usize)], row: usize, cx: &mut Context<'_>) -> Result<(), StateError> {
+        if self.plan.emit != Emit::Changes {
             return Ok(());
         }
         if self.first.is_some_and(|first| first as usize + 1 == row) && self.open == open {
             self.first = None;
             return Ok(());
         }
-        self.complete(plan, groups, rows, cx)?;
+        self.complete(groups, cx)?;
         self.open.clear();
         self.open.extend_from_slice(open);
         self.before.clear();
-        self.before.extend(open.iter().map(|(_, slot)| shown(plan, groups, *slot).0));
+        self.before.extend(open.iter().map(|(_, slot)| shown(self.plan, groups, *slot).0));
         Ok(())
     }
 
     /// A row was added to the groups in `open`, or taken off.
-    pub fn after(
-        &mut self,
-        plan: &WindowPlan,
-        groups: &Groups,
-        (open, row): (&[(Millis, usize)], usize),
-        rows: &Rows<'_>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), StateError> {
-        match self.emit {
+    pub fn after(&mut self, groups: &Groups, open: &[(Millis, usize)], row: usize, cx: &mut Context<'_>) -> Result<(), StateError> {
+        match self.plan.emit {
             Emit::OnClose | Emit::Every(_) => Ok(()),
-            Emit::OnUpdate => self.push(plan, groups, (open, row as u32), rows, cx),
-            Emit::Changes if rows.is_update(row) => {
+            Emit::OnUpdate => self.push(groups, open, row as u32, cx),
+            Emit::Changes if self.rows.is_update(row) => {
                 self.first = Some(row as u32);
                 Ok(())
             }
-            Emit::Changes => self.change(plan, groups, row as u32, rows, cx),
+            Emit::Changes => self.change(groups, row as u32, cx),
         }
     }
 
     /// The row that was to follow is in no group, or in other ones: the change of the first row stands alone.
-    pub fn complete(&mut self, plan: &WindowPlan, groups: &Groups, rows: &Rows<'_>, cx: &mut Context<'_>) -> Result<(), StateError> {
+    pub fn complete(&mut self, groups: &Groups, cx: &mut Context<'_>) -> Result<(), StateError> {
         match self.first.take() {
-            Some(first) => self.change(plan, groups, first, rows, cx),
+            Some(first) => self.change(groups, first, cx),
             None => Ok(()),
         }
     }
 
     /// Adds what a row has changed in the results of its windows, earliest window first: the old one is gone, the new one there.
-    fn change(&mut self, plan: &WindowPlan, groups: &Groups, row: u32, rows: &Rows<'_>, cx: &mut Context<'_>) -> Result<(), StateError> {
+    fn change(&mut self, groups: &Groups, row: u32, cx: &mut Context<'_>) -> Result<(), StateError> {
+        let plan = self.plan;
         let carried: usize = self.carried.iter().map(|column| column.width(row as usize)).sum();
         let (mut emitted, mut unfit) = (false, false);
-        for ((end, slot), before) in std::mem::take(&mut self.open).into_iter().zip(std::mem::take(&mut self.before)).rev() {
+        for ((end, slot), before) in self.open.drain(..).zip(self.before.drain(..)).rev() {
             let (after, refused) = shown(plan, groups, slot);
             emitted |= refused.is_none() || before.is_some();
             if before == after && refused.is_none() {
@@ -128,14 +118,14 @@ impl<'a> Updates<'a> {
             }
             let bounds = (plan.windows.start(end), end);
             for (values, change) in [(before, GONE), (after, ADDED)] {
-                self.rows.extend(values.is_some().then_some(row));
+                self.from.extend(values.is_some().then_some(row));
                 self.changes.extend(values.is_some().then_some(change));
                 self.results.add_bytes(if values.is_some() { carried } else { 0 });
                 values.into_iter().for_each(|values| self.results.push_values(bounds, values));
             }
             if let Some((values, cause)) = refused {
                 unfit = true;
-                self.rows.push(row);
+                self.from.push(row);
                 self.changes.push(ADDED);
                 self.results.push_values(bounds, values);
                 self.results.refuse(Some(cause), 0);
@@ -146,28 +136,22 @@ impl<'a> Updates<'a> {
             self.results.charge();
             self.rejected += 1;
         }
-        if unfit || self.results.is_full() { self.emit(plan, rows, cx) } else { Ok(()) }
+        if unfit || self.results.is_full() { self.emit(cx) } else { Ok(()) }
     }
 
     /// Adds the results of all open windows of a row, earliest window first, and emits what was collected if there is much of it; at once
     /// where a result is a dead letter: these keep their order among those of rows.
-    fn push(
-        &mut self,
-        plan: &WindowPlan,
-        groups: &Groups,
-        (open, row): (&[(Millis, usize)], u32),
-        rows: &Rows<'_>,
-        cx: &mut Context<'_>,
-    ) -> Result<(), StateError> {
+    fn push(&mut self, groups: &Groups, open: &[(Millis, usize)], row: u32, cx: &mut Context<'_>) -> Result<(), StateError> {
+        let plan = self.plan;
         let carried = self.carried.iter().map(|column| column.width(row as usize)).sum();
         let mut emitted = false;
         for (end, slot) in open.iter().rev() {
             emitted |= self.results.push(plan, *end, groups.accumulators(plan, *slot), 0);
             self.results.add_bytes(carried);
-            self.rows.push(row);
+            self.from.push(row);
             // A row without a result that can be emitted is counted with its last one.
             if emitted && self.results.is_full() {
-                self.emit(plan, rows, cx)?;
+                self.emit(cx)?;
             }
         }
         if !emitted {
@@ -175,32 +159,33 @@ impl<'a> Updates<'a> {
             self.rejected += 1;
         }
         match self.results.has_unfit() {
-            true => self.emit(plan, rows, cx),
+            true => self.emit(cx),
             false => Ok(()),
         }
     }
 
     /// Emits what was collected. Results keep the offset of the row that changed them; their watermark is the row's,
     /// behind by the lateness like the watermark that later steps see.
-    pub fn emit(&mut self, plan: &WindowPlan, rows: &Rows<'_>, cx: &mut Context<'_>) -> Result<(), StateError> {
-        if self.rows.is_empty() {
+    pub fn emit(&mut self, cx: &mut Context<'_>) -> Result<(), StateError> {
+        let (plan, rows) = (self.plan, self.rows);
+        if self.from.is_empty() {
             return Ok(());
         }
         let row = |index: &u32| rows.row(*index as usize);
         let times = match plan.windows.is_unbounded() {
-            true => self.rows.iter().map(|i| row(i).0.time).collect(),
+            true => self.from.iter().map(|i| row(i).0.time).collect(),
             false => self.results.times(),
         };
         let mut system: Vec<ArrayRef> = vec![
             Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC")),
-            Arc::new(self.rows.iter().map(|i| row(i).1.saturating_sub(plan.windows.lateness)).collect::<Int64Array>()),
-            Arc::new(self.rows.iter().map(|i| row(i).0.offset).collect::<Int64Array>()),
-            Arc::new(self.rows.iter().map(|i| Some(row(i).0.future)).collect::<BooleanArray>()),
+            Arc::new(self.from.iter().map(|i| row(i).1.saturating_sub(plan.windows.lateness)).collect::<Int64Array>()),
+            Arc::new(self.from.iter().map(|i| row(i).0.offset).collect::<Int64Array>()),
+            Arc::new(self.from.iter().map(|i| Some(row(i).0.future)).collect::<BooleanArray>()),
         ];
-        if self.emit == Emit::Changes {
+        if plan.emit == Emit::Changes {
             system.push(Arc::new(Int8Array::from(std::mem::take(&mut self.changes))));
         }
-        let indices = UInt32Array::from(std::mem::take(&mut self.rows));
+        let indices = UInt32Array::from(std::mem::take(&mut self.from));
         let unfit = |e| StateError::new(format!("updates of {} rows: {e}", rows.batch.num_rows()));
         if plan.headers {
             let headers = rows.batch.rows.column_by_name(HEADERS).ok_or_else(|| StateError::new("the batch has no headers"))?;

@@ -3,27 +3,32 @@
 //! What is written here is on disk and in changelogs: the encoding does not change.
 
 /// Appends `value` as a base-128 varint, lowest seven bits first.
+#[inline]
 pub fn put_u64(value: u64, out: &mut Vec<u8>) {
     put_u128(value.into(), out);
 }
 
 /// Appends `value` zigzag-coded, so that small negative numbers stay short.
+#[inline]
 pub fn put_i128(value: i128, out: &mut Vec<u8>) {
     put_u128(((value << 1) ^ (value >> 127)) as u128, out);
 }
 
 /// Appends the bit pattern of `value`, big-endian.
+#[inline]
 pub fn put_f64(value: f64, out: &mut Vec<u8>) {
     out.extend_from_slice(&value.to_bits().to_be_bytes());
 }
 
 /// Appends `bytes` with their length before them.
+#[inline]
 pub fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     put_u64(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
 }
 
 /// Appends `value` so that the order of the bytes is the order of the numbers: big-endian, sign flipped.
+#[inline]
 pub fn put_ordered(value: i64, out: &mut Vec<u8>) {
     out.extend_from_slice(&((value as u64) ^ (1 << 63)).to_be_bytes());
 }
@@ -55,53 +60,64 @@ pub struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    #[inline]
     pub fn new(bytes: &'a [u8]) -> Reader<'a> {
         Reader { bytes }
     }
 
     /// What has not been read yet.
+    #[inline]
     pub fn rest(&self) -> &'a [u8] {
         self.bytes
     }
 
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
+    #[inline]
     pub fn u8(&mut self) -> Option<u8> {
         let (first, rest) = self.bytes.split_first()?;
         self.bytes = rest;
         Some(*first)
     }
 
+    #[inline]
     pub fn u64(&mut self) -> Option<u64> {
         self.u128()?.try_into().ok()
     }
 
+    #[inline]
     pub fn i128(&mut self) -> Option<i128> {
         let coded = self.u128()?;
         Some((coded >> 1) as i128 ^ -((coded & 1) as i128))
     }
 
+    #[inline]
     pub fn i64(&mut self) -> Option<i64> {
         self.i128()?.try_into().ok()
     }
 
+    #[inline]
     pub fn f64(&mut self) -> Option<f64> {
         Some(f64::from_bits(u64::from_be_bytes(self.array()?)))
     }
 
     /// Reads what [`put_ordered`] wrote.
+    #[inline]
     pub fn ordered(&mut self) -> Option<i64> {
         Some((u64::from_be_bytes(self.array()?) ^ (1 << 63)) as i64)
     }
 
+    #[inline]
     pub fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = self.u64()?.try_into().ok()?;
         self.take(length)
     }
 
     /// The next `length` bytes.
+    #[inline]
     pub fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.bytes.split_at_checked(length)?;
         self.bytes = rest;
@@ -109,6 +125,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The next `N` bytes, for fixed-width numbers.
+    #[inline]
     pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         let (taken, rest) = self.bytes.split_first_chunk::<N>()?;
         self.bytes = rest;
