@@ -56,11 +56,10 @@ impl KeyedRows {
     /// # Errors
     /// State can't be written.
     pub fn put(&self, group: &[u8], row: &KeyedRow<'_>, state: &mut dyn State) -> Result<(), StateError> {
-        let mut timed = Vec::with_capacity(row.row.len() + 10);
-        put_i128(row.time.into(), &mut timed);
-        timed.extend_from_slice(row.row);
-        let mut value = Vec::with_capacity(timed.len() + 2);
-        put_value(0, &timed, &mut value);
+        let mut value = Vec::with_capacity(row.row.len() + 12);
+        put_value(0, &[], &mut value);
+        put_i128(row.time.into(), &mut value);
+        value.extend_from_slice(row.row);
         state.put(&self.entry_key(group, row.id), &value)
     }
 

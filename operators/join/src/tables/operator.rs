@@ -77,30 +77,30 @@ impl TableJoin {
             (Some(_), None) => own.delete(group, id, cx.state())?,
         }
         let outer = self.plan.join.sides.each_ref().map(|side| side.outer);
-        // Whether rows of the other side match a row beside this one.
+        // Whether rows of the other side match a row beside this one; it matters where there is no row before or after.
         let mut others = false;
-        if outer[1 - side] && !change.matches_nothing {
+        if outer[1 - side] && !change.matches_nothing && (old.is_none() || new.is_none()) {
             own.rows(group, &*cx.state(), &mut |row| {
                 others = row.id != *id;
                 !others
             })?;
         }
         // What a row of the other side is a result with: this row, nothing, or no result.
-        let with = |row: &Option<Kept>| match row {
-            Some(row) => Some(Some(row.clone())),
+        let with = |row| match row {
+            Some(row) => Some(Some(row)),
             None if outer[1 - side] && !others => Some(None),
             None => None,
         };
-        let (gone, there) = (with(&old), with(new));
+        let (gone, there) = (with(old.as_ref()), with(new.as_ref()));
         let (mut matched, mut failure) = (false, None);
         if !change.matches_nothing {
             other.rows(group, &*cx.state(), &mut |row| {
                 matched = true;
-                let mut add = |own: &Option<Option<Kept>>, sign| match own {
-                    Some(own) => results.push(change, own.as_ref(), Some((row.time, row.row)), sign),
+                let mut add = |own: Option<Option<&Kept>>, sign| match own {
+                    Some(own) => results.push(change, own, Some((row.time, row.row)), sign),
                     None => Ok(()),
                 };
-                failure = add(&gone, GONE).and_then(|()| add(&there, ADDED)).and_then(|()| results.build_if_full()).err();
+                failure = add(gone, GONE).and_then(|()| add(there, ADDED)).and_then(|()| results.build_if_full()).err();
                 failure.is_none()
             })?;
         }
