@@ -1,6 +1,7 @@
 //! How the bytes of a record key stand for its value.
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use serde::{Deserialize, Serialize};
 
@@ -30,4 +31,10 @@ impl fmt::Display for Notation {
             Notation::Bytes => f.write_str("bytes"),
         }
     }
+}
+/// What stands for a key, or its bytes, where many are remembered.
+pub(crate) fn hashed(value: &(impl Hash + ?Sized)) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
 }

@@ -14,7 +14,6 @@
 //! Rows whose column is null are not checked: producers spread records without a key over all partitions.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch};
@@ -27,7 +26,7 @@ use super::LaneEnd;
 use super::intake::Intake;
 use super::notations::Notations;
 use crate::broker::{Record, RecordSet, TopicPartition};
-use crate::notation::Notation;
+use crate::notation::{Notation, hashed};
 use crate::partitioner::{KeyHash, Partitioner};
 use crate::plan::{Decode, InputTopic, StageInput};
 use crate::record_types;
@@ -134,12 +133,6 @@ fn big_endian(key: &[u8]) -> Option<i64> {
     }
 }
 
-fn hashed(value: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
-}
-
 impl KeyCheck {
     /// `None` where nothing relies on the source's key.
     pub fn new(input: &StageInput, decode: &Decode, topic: &InputTopic) -> Option<KeyCheck> {
@@ -211,15 +204,16 @@ impl KeyCheck {
         first: usize,
         notations: &mut Notations,
     ) -> Option<(String, String)> {
-        let name = self.name();
-        let Some(key) = record.key else { return Some((format!("it has no key, and its `{name}` is not null"), self.leave_out())) };
+        let Some(key) = record.key else {
+            return Some((format!("it has no key, and its `{}` is not null", self.name()), self.leave_out()));
+        };
         if let Some(misplaced) = self.misplaced(partition, key, records, first) {
             return Some(misplaced);
         }
         let value = Value::at(columns, row)?;
         let Some(notation) = value.notation(key) else {
             let remedy = format!("{}, or name the column that is the record key", self.leave_out());
-            return Some((format!("its key differs from its `{name}`"), remedy));
+            return Some((format!("its key differs from its `{}`", self.name()), remedy));
         };
         if let Some((known, topic)) = notations.differing(&self.relied_on_by, notation, &partition.topic) {
             let what =
@@ -233,7 +227,8 @@ impl KeyCheck {
                 false => self.seen.get(&value).copied().unwrap_or(key),
             };
             if known != key {
-                return Some((format!("its key differs from that of an earlier record with the same `{name}`"), self.leave_out()));
+                let what = format!("its key differs from that of an earlier record with the same `{}`", self.name());
+                return Some((what, self.leave_out()));
             }
         }
         None

@@ -28,6 +28,23 @@ pub(super) struct Outputs {
     pub(super) dead_letter_topics: BTreeMap<Arc<str>, (Arc<str>, i32)>,
 }
 
+/// Both rows of a change can be refused: one record, one dead letter. Results have no offset: each is a letter of its own.
+struct OnePerRecord<'a, S> {
+    /// What the task was given.
+    chunk: Option<&'a DecodedChunk>,
+    /// Who refused the record of the last letter, and its offset.
+    before: Option<(S, i64)>,
+}
+
+impl<S: Copy + PartialEq> OnePerRecord<'_, S> {
+    /// The letter before is of the same record, refused by the same step. Otherwise this row's is the last one from now on.
+    fn has(&mut self, by: S, row: &RecordBatch, origin: &Origin) -> bool {
+        let of_record = self.chunk.is_some_and(|chunk| chunk.partition.topic == origin.topic) && has_changes(row.schema_ref());
+        let record = of_record.then(|| (by, offset_of(row))).filter(|(_, offset)| *offset >= 0);
+        record.is_some() && std::mem::replace(&mut self.before, record) == record
+    }
+}
+
 impl Outputs {
     pub fn new(runtime: &Runtime) -> Result<Outputs, LaneEnd> {
         let mut writers = Vec::new();
@@ -48,15 +65,9 @@ impl Outputs {
 
     /// Writes what left a task. `chunk`: what it was given, for the original bytes of dead letters.
     pub fn route(&mut self, task: TaskId, out: StageOutput, chunk: Option<&DecodedChunk>, counts: &mut Counts) -> Result<(), LaneEnd> {
-        // Both rows of a change can be refused: one record, one dead letter. Results have no offset: each is a letter of its own.
-        let of_change = |row: &RecordBatch, origin: &Origin| {
-            let of_record = chunk.is_some_and(|chunk| chunk.partition.topic == origin.topic) && has_changes(row.schema_ref());
-            of_record.then(|| offset_of(row)).filter(|offset| *offset >= 0)
-        };
-        let mut before = None;
+        let mut letters = OnePerRecord { chunk, before: None };
         for (step, rejected, origin) in &out.rejected {
-            let record = of_change(&rejected.row, origin).map(|offset| (step, offset));
-            if record.is_some() && std::mem::replace(&mut before, record) == record {
+            if letters.has(step, &rejected.row, origin) {
                 continue;
             }
             self.reject((step, Cause::Rejected), (&rejected.row, &rejected.cause), origin, chunk, counts)?;
@@ -84,11 +95,10 @@ impl Outputs {
                 refused: unwritable.len() as u64,
             };
             counts.written(output.counted_as(), &written);
-            let mut before = None;
+            let mut letters = OnePerRecord { chunk, before: None };
             for (row, cause) in unwritable {
                 let row = branch.rows.slice(row, 1);
-                let record = of_change(&row, &branch.origin);
-                if record.is_some() && std::mem::replace(&mut before, record) == record {
+                if letters.has((), &row, &branch.origin) {
                     continue;
                 }
                 self.reject((&output.name, Cause::Unwritable), (&row, &cause), &branch.origin, chunk, counts)?;

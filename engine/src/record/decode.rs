@@ -168,7 +168,9 @@ impl Decoder {
                         self.timestamps.push(record.timestamp);
                         self.places.push(index);
                     }
-                    out.bad.extend(bad.map(|cause| BadRecord { index, cause }));
+                    if let Some(cause) = bad {
+                        out.bad.push(BadRecord { index, cause });
+                    }
                 }
                 Err(Unread::Bad(cause)) => out.bad.push(BadRecord { index, cause }),
                 Err(Unread::Wait(why)) => {

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
@@ -17,6 +16,7 @@ use serde_json::value::RawValue;
 use crate::broker::Record;
 use crate::format::debezium::envelope;
 use crate::format::{Content, Format};
+use crate::notation::hashed;
 use crate::plan::{KeyCodec, TablePlan};
 use crate::schemas::{self, SchemaSource, Unread};
 
@@ -162,12 +162,6 @@ impl Rows {
         };
         Ok(Changes { rows, changes: pending.iter().filter_map(change).collect(), null_keys, other_bytes })
     }
-}
-
-fn hashed(bytes: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    bytes.hash(&mut hasher);
-    hasher.finish()
 }
 
 fn last(rows: &RowBuilder) -> u32 {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
-use crate::changes::{self, ADDED, CHANGE, GONE};
+use crate::changes::{self, ADDED, CHANGE};
 use crate::diagnostic::Diagnostic;
 use crate::state::StateError;
 
@@ -189,12 +189,10 @@ impl SystemColumns<'_> {
         SystemRow { time: at(self.times), watermark: at(self.watermarks), offset: at(self.offsets), future, change }
     }
 
-    /// The row at `index` is gone and the next one is there instead: both come from one record. (Rows of two records are not one
-    /// update: whether they are in one batch is a matter of arrival.)
+    /// See [`changes::is_update`].
     #[inline]
     pub fn is_update(&self, index: usize) -> bool {
-        let Some([GONE, ADDED]) = self.changes.and_then(|changes| changes.get(index..index + 2)) else { return false };
-        self.offsets.get(index).is_some_and(|offset| self.offsets.get(index + 1) == Some(offset))
+        self.changes.is_some_and(|signs| changes::is_update(signs, self.offsets, index))
     }
 }
 

@@ -116,6 +116,14 @@ pub fn of(rows: &RecordBatch) -> Option<&Int8Array> {
     rows.column_by_name(CHANGE)?.as_primitive_opt::<Int8Type>()
 }
 
+/// The row at `index` is gone and the next one is there instead: both come from one record, or were made by a step. (Rows of two
+/// records are not one update: whether they are in one batch is a matter of arrival.)
+#[inline]
+pub fn is_update(signs: &[i8], offsets: &[i64], index: usize) -> bool {
+    let Some([GONE, ADDED]) = signs.get(index..index + 2) else { return false };
+    offsets.get(index).is_some_and(|offset| offsets.get(index + 1) == Some(offset))
+}
+
 /// The same of a stream that is known to be one of changes.
 ///
 /// # Errors

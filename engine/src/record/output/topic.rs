@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Int64Type};
 use headwater_formats::{Encoded, Encoder, KeyEncoder, partition};
 use operator_core::Millis;
 use operator_core::batch::{OFFSET, TIME, time_type};
-use operator_core::changes::{self, ADDED, GONE};
+use operator_core::changes::{self, GONE};
 
 use super::{Keys, MAX_AHEAD, MAX_RECORD, Unwritable, WriteError};
 use crate::broker::{Broker, BrokerError, Failure, is_compacted};
@@ -44,26 +44,27 @@ impl Topic<'_> {
     /// Writes rows; returns those that can't be written.
     pub fn write(&mut self, rows: &Rows<'_>, out: &mut SendBuffer) -> Result<Vec<Unwritable>, WriteError> {
         let sink = self.sink;
-        let of_key = match self.keys {
-            Some(Keys::Records(places, _)) => rows.all.project(places).map_err(|e| e.to_string())?,
-            _ => RecordBatch::new_empty(rows.user.schema()),
-        };
+        let of_key;
         let keys = match self.keys {
             None => EncodedKeys::None,
             Some(Keys::Plain(place)) => EncodedKeys::Plain(KeyEncoder::new(rows.all.column(*place).as_ref())?),
-            Some(Keys::Records(_, encoder)) => EncodedKeys::Records(encoder.batch(&of_key)?),
+            Some(Keys::Records(places, encoder)) => {
+                of_key = rows.all.project(places).map_err(|e| e.to_string())?;
+                EncodedKeys::Records(encoder.batch(&of_key)?)
+            }
         };
         let encoded = Records::new(sink, rows, keys, self.values.batch(rows.user)?)?;
         let fixed = match (&sink.topic, sink.partitions) {
             (TopicName::Fixed(name), Some(partitions)) => Some(Known { name: name.clone(), partitions, compacted: sink.compacted }),
             _ => None,
         };
+        let has_changes = encoded.signs.is_some();
         let mut batch = Batch { topic: self, rows, encoded, fixed, keys: Default::default() };
         let mut unwritable = Vec::new();
         // The row before is not written: this one takes its place.
         let mut replaces = false;
         for row in 0..rows.all.num_rows() {
-            if batch.is_replaced(row)? {
+            if has_changes && batch.is_replaced(row)? {
                 replaces = true;
                 continue;
             }
@@ -116,12 +117,10 @@ impl Batch<'_, '_, '_> {
         }
     }
 
-    /// A row that is gone, and the next one is there instead: both come from one record, or were made by a step, have the same key and
-    /// go to the same place. (Rows of two records are not one update: whether they are in one batch is a matter of arrival.)
+    /// A row that is gone, and the next one is there instead ([`changes::is_update`]), with the same key and in the same place.
     fn is_replaced(&mut self, row: usize) -> Result<bool, WriteError> {
-        let (signs, offsets) = (&self.encoded.signs, &self.encoded.offsets);
-        let of = |row: usize| Some((*signs.as_ref()?.get(row)?, *offsets.as_ref()?.get(row)?));
-        if !matches!((of(row), of(row + 1)), (Some((GONE, old)), Some((ADDED, new))) if old == new) {
+        let (Some(signs), Some(offsets)) = (self.encoded.signs, self.encoded.offsets) else { return Ok(false) };
+        if !changes::is_update(signs, offsets, row) {
             return Ok(false);
         }
         let mut keys = std::mem::take(&mut self.keys);
