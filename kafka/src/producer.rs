@@ -37,7 +37,7 @@ use super::codes;
 use super::commit::{self, Job};
 use super::deliveries::{self, Deliveries};
 use super::native::{Client, ErrorFacts};
-use super::rounds::{self, ClientRounds, Limits, Rounds};
+use super::rounds::{self, ClientHeld, ClientRounds, Limits, Rounds};
 use super::settings::{KafkaConfig, Role};
 
 /// How long a lane waits for an abort.
@@ -118,6 +118,11 @@ impl KafkaProducer {
             batches: batches.clone(),
             refused: Vec::new(),
         })
+    }
+
+    /// The records that wait to be handed over.
+    fn take_held(&mut self) -> [ClientHeld; 2] {
+        [self.rounds.end(), self.state.end()]
     }
 
     fn submit(&self, job: Job) -> Result<(), BrokerError> {
@@ -238,7 +243,7 @@ impl Producer for KafkaProducer {
         if self.rounds.held() + self.state.held() > self.config.send_buffer {
             // Back-pressure. It ends: what can't be delivered fails after the transaction timeout.
             let context = self.client.context.clone();
-            let held = [self.rounds.end(), self.state.end()];
+            let held = self.take_held();
             rounds::deliver(&self.client, held, || !context.failed.load(Ordering::Relaxed));
         }
         Ok(())
@@ -251,7 +256,7 @@ impl Producer for KafkaProducer {
         self.open = false;
         self.reported = None;
         self.shared.set(Progress::Sending);
-        let held = [self.rounds.end(), self.state.end()];
+        let held = self.take_held();
         self.submit(Job::Commit {
             client: self.client.clone(),
             held,
@@ -283,7 +288,7 @@ impl Producer for KafkaProducer {
             return Ok(());
         }
         self.open = false;
-        drop([self.rounds.end(), self.state.end()]);
+        drop(self.take_held());
         let (reply, answer) = crossbeam_channel::bounded(1);
         self.submit(Job::Abort { client: self.client.clone(), transactional: self.transactional_id.is_some(), reply })?;
         match answer.recv_timeout(ABORT_WITHIN) {

@@ -20,7 +20,7 @@ use operator_core::Path as ColumnPath;
 use serde_json::{Value, json};
 
 use self::masking::{declared, exists, marked, mask, masked};
-use crate::cases::json_rows;
+use crate::cases::{changed_row, json_rows};
 
 /// Silence after which what was read is all there is.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -175,14 +175,9 @@ fn around(format: Format, is_event: bool) -> Vec<Vec<String>> {
 impl Stream {
     /// The places of a column in a record.
     fn in_record(&self, column: Vec<String>) -> Vec<Vec<String>> {
-        match self.format.content() {
-            Content::Change => around(self.format, false).into_iter().map(|place| [place, column.clone()].concat()).collect(),
-            _ => vec![column],
-        }
+        around(self.format, false).into_iter().map(|place| [place, column.clone()].concat()).collect()
     }
-}
 
-impl Stream {
     /// The key of a change record in JSON: an object of columns, or the value of one.
     fn masked_key(&self, key: String, salt: &str) -> String {
         let column = |path: &'_ Vec<String>| path.split_first().filter(|(side, _)| *side == "after").map(|(_, column)| column.to_vec());
@@ -307,7 +302,7 @@ impl Values {
             });
         }
         let row = match is_change {
-            true => ["after", "before"].into_iter().filter_map(|side| value.get(side)).find(|row| row.is_object()),
+            true => changed_row(&value),
             false => Some(&value),
         };
         let in_value = stream.key.as_ref().and_then(|path| path.iter().try_fold(row?, |value, name| value.get(name)));

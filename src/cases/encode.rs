@@ -54,13 +54,18 @@ impl Records {
     }
 }
 
-/// The row that a record is about: of a change, the new one or, if it was deleted, the old one.
+/// The row that a record is about.
 fn row(format: Format, value: &Value) -> &Value {
     if format.content() != format::Content::Change {
         return value;
     }
     let change = change(value);
-    ["after", "before"].into_iter().filter_map(|side| change.get(side)).find(|row| row.is_object()).unwrap_or(change)
+    changed_row(change).unwrap_or(change)
+}
+
+/// The row that a change is about: the new one or, if it was deleted, the old one.
+pub(crate) fn changed_row(change: &Value) -> Option<&Value> {
+    ["after", "before"].into_iter().filter_map(|side| change.get(side)).find(|row| row.is_object())
 }
 
 /// A change without the schema beside it.

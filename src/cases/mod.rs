@@ -48,6 +48,7 @@ use headwater_engine::plan::Plan;
 use headwater_engine::yaml::Node;
 use parking_lot::Mutex;
 
+pub(crate) use self::encode::changed_row;
 use crate::cases::json_rows::Rows;
 use crate::diagnose::Problem;
 use crate::pipeline_files;

@@ -14,7 +14,9 @@ use crc32fast::Hasher;
 use headwater_formats::decode_batch;
 use operator_core::Millis;
 
+use super::DeliveryError;
 use super::block::Rows;
+use crate::broker::{RecordSet, TopicPartition};
 use crate::sinks::{MAX_BLOCK_ROWS, OFFSET, PARTITION, ROW, position_fields};
 
 /// How large a block gets.
@@ -95,6 +97,19 @@ impl Buffer {
 
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Adds the records of a partition of the outbox.
+    ///
+    /// # Errors
+    /// One is not what a pipeline writes into its outbox.
+    pub fn push_all(&mut self, tp: &TopicPartition, records: &dyn RecordSet, now: Millis) -> Result<(), DeliveryError> {
+        for index in 0..records.len() {
+            let record = records.get(index);
+            let corrupt = |why| DeliveryError::Corrupt { partition: tp.clone(), offset: record.offset, why };
+            self.push(record.offset, record.value, now).map_err(corrupt)?;
+        }
+        Ok(())
     }
 
     /// Adds a record; one that was seen already is ignored.

@@ -150,14 +150,7 @@ impl Delivery {
     fn take(&mut self, tp: &TopicPartition, records: &dyn RecordSet) -> Result<(), DeliveryError> {
         let now = self.clock.monotonic();
         let Some(partition) = self.partitions.get_mut(&tp.partition) else { return Ok(()) };
-        for index in 0..records.len() {
-            let record = records.get(index);
-            partition.buffer.push(record.offset, record.value, now).map_err(|why| DeliveryError::Corrupt {
-                partition: tp.clone(),
-                offset: record.offset,
-                why,
-            })?;
-        }
+        partition.buffer.push_all(tp, records, now)?;
         if let Phase::Rebuilding { until } = &mut partition.phase {
             *until = None;
         }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use operator_core::diagnostic::{did_you_mean, names as list};
-use operator_core::{Diagnostic, Input, InputInfo, KeyEffect, Path, PlanCx, Planned, Port, Severity, TableInfo};
+use operator_core::{Diagnostic, Input, InputInfo, KeyEffect, Path, PlanCx, Planned, Port, Severity, TableInfo, renamed};
 
 use super::record::RecordColumns;
 use super::remembered::Remembered;
@@ -117,9 +117,7 @@ fn key_after(effect: &KeyEffect, key: Option<&Vec<Path>>) -> Option<Vec<Path>> {
         // The group's rows are in the partitions of the group's key.
         (KeyEffect::Columns(_), Some(key)) => Some(key.iter().map(|path| Path::column(path.last())).collect()),
         (KeyEffect::Columns(columns), None) => Some(columns.iter().map(Path::column).collect()),
-        (KeyEffect::Renamed(renames), key) => {
-            key?.iter().map(|k| renames.iter().find(|(old, _)| old == k).map(|(_, new)| new.clone())).collect()
-        }
+        (KeyEffect::Renamed(renames), key) => renamed(key?, renames),
     }
 }
 

@@ -98,13 +98,16 @@ impl Mode {
         let key = match effect {
             KeyEffect::Unchanged => key.clone(),
             KeyEffect::Columns(columns) => columns.iter().map(Path::column).collect(),
-            KeyEffect::Renamed(renames) => {
-                let new = |old: &Path| renames.iter().find(|(from, _)| from == old).map(|(_, to)| to.clone());
-                key.iter().map(new).collect::<Option<Vec<_>>>().unwrap_or_default()
-            }
+            KeyEffect::Renamed(renames) => renamed(key, renames).unwrap_or_default(),
         };
         Mode::Changes { key, row_time: *row_time }
     }
+}
+
+/// The columns of a key under their new names ([`KeyEffect::Renamed`]); `None` if one of them is gone.
+pub fn renamed(key: &[Path], renames: &[(Path, Path)]) -> Option<Vec<Path>> {
+    let new = |old: &Path| renames.iter().find(|(from, _)| from == old).map(|(_, to)| to.clone());
+    key.iter().map(new).collect()
 }
 
 /// An output of a planned step.

@@ -13,11 +13,12 @@ use headwater_engine::yaml::{self, Node, YamlError};
 use operator_core::diagnostic::closest;
 use operator_core::{Diagnostic, Severity};
 
+use self::expressions::Expressions;
 use crate::config::{self, Config, blanked, blanked_lines, hidden};
 use crate::diagnose::{Problem, Source};
 use crate::pipeline_files::catalog::Folder;
 use crate::pipeline_files::{self, Loaded};
-use crate::registry::{sections, sinks};
+use crate::registry::{operators, sections, sinks};
 use crate::sinks;
 
 pub use names::CONVENTION;
@@ -31,6 +32,7 @@ pub struct Rules<'a> {
     /// What topic names look like: a regular expression for the whole name.
     topics: regex::Regex,
     convention: &'a str,
+    expressions: Expressions,
 }
 
 impl Rules<'_> {
@@ -40,7 +42,7 @@ impl Rules<'_> {
     /// It is not a regular expression.
     pub fn new<'a>(folder: &'a Folder, convention: &'a str) -> Result<Rules<'a>, String> {
         let topics = regex::Regex::new(&format!("^(?:{convention})$")).map_err(|e| e.to_string())?;
-        Ok(Rules { folder, topics, convention })
+        Ok(Rules { folder, topics, convention, expressions: Expressions::of(&operators()) })
     }
 }
 
@@ -111,7 +113,7 @@ pub(crate) fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
     if !is_environment {
         problems.extend(show(names::check(&raw, &rules.topics, rules.convention)));
         let sound = problems.iter().all(|problem| problem.severity != Severity::Error);
-        problems.extend(show(quotes::check(&raw, sound)));
+        problems.extend(show(quotes::check(&raw, &rules.expressions, sound)));
     }
     problems.sort_by_key(Problem::position);
     problems.truncate(MOST);

@@ -7,12 +7,11 @@ use headwater_engine::yaml::{Node, Value};
 use operator_core::Diagnostic;
 
 use super::expressions::Expressions;
-use crate::registry::operators;
 
 /// Numbers, dates, names and truth values where SQL is expected, if they may have been meant as a text. `sound`: the pipeline has no
 /// error, so that a name is one of a column.
-pub fn check(root: &Node, sound: bool) -> Vec<Diagnostic> {
-    let (mut found, expressions) = (Vec::new(), Expressions::of(&operators()));
+pub fn check(root: &Node, expressions: &Expressions, sound: bool) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
     root.texts(&mut |path, node, text| {
         let Value::Scalar { plain, block: false, .. } = node.value else { return };
         let problem = match plain {

@@ -45,13 +45,17 @@ pub enum Applied {
     Signs { sign: String },
 }
 
-/// The engine that a table of changes by `key` needs.
-pub(super) fn engine(key: &[String]) -> String {
-    let key: Vec<String> = key.iter().map(|name| identifier(name)).collect();
-    format!("ReplacingMergeTree({VERSION}, {DELETED}) ORDER BY ({})", key.join(", "))
+/// The engine of a table of changes that `hw ddl` prints.
+pub(super) fn engine() -> String {
+    format!("ReplacingMergeTree({VERSION}, {DELETED})")
 }
 
 impl Applied {
+    /// How the table that `hw ddl` prints takes changes by `key`.
+    pub(super) fn made(key: &[String]) -> Applied {
+        Applied::Versions { key: key.to_vec(), version: VERSION.to_owned(), deleted: DELETED.to_owned() }
+    }
+
     /// How an engine takes changes by `key`, if it does.
     pub(super) fn of(key: &[String], Layout { engine, arguments, .. }: &Layout) -> Option<Applied> {
         let is = |name: &str| engine.ends_with(name);
@@ -71,7 +75,7 @@ impl Applied {
     pub fn by(key: &[String], rows: &Schema, layout: &Layout, columns: &[Column]) -> Result<Applied, Vec<String>> {
         let Layout { engine, sorting, partition, expires, .. } = layout;
         let Some(applied) = Applied::of(key, layout) else {
-            let made = self::engine(key);
+            let made = format!("{} ORDER BY ({})", self::engine(), key.iter().map(|name| identifier(name)).collect::<Vec<_>>().join(", "));
             return Err(vec![format!(
                 "in its engine {engine} rows don't come and go: it needs ENGINE = {made}, with the columns {VERSION} UInt64 and {DELETED} \
                  UInt8 (`hw ddl` prints it), or CollapsingMergeTree(sign)"

@@ -4,7 +4,7 @@ use arrow::datatypes::DataType;
 use headwater_engine::delivery::position_fields;
 use headwater_engine::sinks::Incoming;
 
-use super::changes::{self, DELETED, VERSION};
+use super::changes::{self, engine};
 use super::columns::column_type;
 use super::connection::{Connection, Table, identifier};
 use super::created::Created;
@@ -62,7 +62,7 @@ pub fn ddl(table: &Table, rows: &Incoming, options: &TableOptions) -> Result<Str
     let default_key: Vec<String> = positions.iter().map(|field| field.name().clone()).collect();
     let key = if sorting.is_empty() { &default_key } else { sorting };
     let engine = match rows.changes {
-        Some(_) => format!("ReplacingMergeTree({VERSION}, {DELETED})"),
+        Some(_) => engine(),
         None => "MergeTree".to_owned(),
     };
     let key: Vec<String> = key.iter().map(|name| identifier(name)).collect();

@@ -12,14 +12,13 @@ use operator_core::{Diagnostic, Interval};
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::changes::{Applied, engine, parts};
+use super::changes::{Applied, parts};
 use super::columns::{column_type, columns_for, unheld_nulls};
 use super::config::ClickHouseConfig;
 use super::connection::Table;
 use super::created::{Created, tables_in};
 use super::ddl::{TableOptions, ddl};
 use super::fit::Fit;
-use super::layout::Layout;
 use super::{delivering, dry_run};
 use crate::check::Found;
 use crate::diagnose::Problem;
@@ -154,9 +153,9 @@ impl Sink for ClickHouseSink {
     fn fits(&self, rows: &Incoming, files: &Path) -> Result<Arc<Check>, String> {
         let created = self.created(files)?.0;
         let columns = created.as_ref().map_or_else(|| columns_for(&rows.columns), |created| created.columns.clone());
-        let applied = rows.changes.as_ref().and_then(|key| {
-            let layout = created.map_or_else(|| Layout::read(&engine(key)), |created| created.layout);
-            Applied::of(key, &layout)
+        let applied = rows.changes.as_ref().and_then(|key| match &created {
+            Some(created) => Applied::of(key, &created.layout),
+            None => Some(Applied::made(key)),
         });
         let fit = Fit::new(&columns);
         Ok(Arc::new(move |rows| parts(rows, &fit, applied.as_ref()).map(drop)))

@@ -187,11 +187,7 @@ impl PositionedDelivery {
     fn take(&mut self, tp: &TopicPartition, records: &dyn RecordSet) -> Result<(), DeliveryError> {
         let now = self.clock.monotonic();
         let Some(partition) = self.partitions.get_mut(&tp.partition).filter(|partition| partition.claimed) else { return Ok(()) };
-        for index in 0..records.len() {
-            let record = records.get(index);
-            let corrupt = |why| DeliveryError::Corrupt { partition: tp.clone(), offset: record.offset, why };
-            partition.buffer.push(record.offset, record.value, now).map_err(corrupt)?;
-        }
+        partition.buffer.push_all(tp, records, now)?;
         partition.end = partition.end.max(partition.buffer.next());
         Ok(())
     }
