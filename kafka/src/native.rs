@@ -14,8 +14,8 @@ use headwater_engine::printable::printable;
 use parking_lot::Mutex;
 use rdkafka::bindings as sys;
 
-use super::codes;
 use super::watch::{self, Probe};
+use super::{codes, quiet};
 
 pub(super) type Native = sys::rd_kafka_t;
 pub(super) type NativeMessage = sys::rd_kafka_message_t;
@@ -353,10 +353,6 @@ pub(super) fn c_string(text: &str) -> Result<CString, BrokerError> {
     CString::new(text).map_err(|_| BrokerError::fatal(format!("{text:?} contains a NUL character")))
 }
 
-/// Kinds of librdkafka's lines that say that brokers are away. Every client writes them for every broker; the same is logged once:
-/// by [`Context::on_error`], as the outage of the service, and as the reason why a lane is not ready.
-const CONNECTIONS: [&str; 3] = ["FAIL", "REQTMOUT", "SESSTMOUT"];
-
 /// Longest line of librdkafka that is logged, bytes: it repeats what brokers say.
 const LONGEST: usize = 2_000;
 
@@ -387,12 +383,5 @@ unsafe extern "C" fn on_error<C: Context>(_rk: *mut Native, code: c_int, reason:
 }
 
 unsafe extern "C" fn on_log(_rk: *const Native, level: c_int, facility: *const c_char, text: *const c_char) {
-    let (facility, text) = (string(facility), printable(&string(text), LONGEST));
-    match level {
-        _ if CONNECTIONS.contains(&facility.as_str()) => tracing::debug!(target: "librdkafka", facility, "{text}"),
-        0..=3 => tracing::error!(target: "librdkafka", facility, "{text}"),
-        4 => tracing::warn!(target: "librdkafka", facility, "{text}"),
-        5 | 6 => tracing::info!(target: "librdkafka", facility, "{text}"),
-        _ => tracing::debug!(target: "librdkafka", facility, "{text}"),
-    }
+    quiet::log(level, &string(facility), &printable(&string(text), LONGEST));
 }
