@@ -23,6 +23,7 @@ mod log;
 mod metrics;
 mod names;
 mod outages;
+mod outbox;
 mod outputs;
 mod poison;
 mod postgres;

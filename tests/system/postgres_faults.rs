@@ -12,7 +12,8 @@ use tokio::runtime::Runtime;
 
 use crate::environment::{exclusive, postgres, wait_until};
 use crate::log::{create, produce};
-use crate::postgres::{NUMBERS, Outbox, at_place, ids, open, open_with, outcome, plain, url};
+use crate::outbox::Outbox;
+use crate::postgres::{NUMBERS, at_place, ids, open, open_with, outcome, plain, url};
 use crate::worker::Worker;
 
 fn sink(table: &str) -> String {

@@ -22,7 +22,8 @@ use tokio::runtime::Runtime;
 
 use crate::delivery::{Front, deliver_under_faults, outcome};
 use crate::environment::{exclusive, postgres};
-use crate::postgres::{NUMBERS, Outbox, at_place, outcome as reply, plain, positioned, through, url};
+use crate::outbox::Outbox;
+use crate::postgres::{NUMBERS, at_place, outcome as reply, plain, positioned, through, url};
 use crate::postgres_faults::sql;
 
 fn by_id(rows: Incoming) -> Incoming {
