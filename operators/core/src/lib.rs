@@ -44,7 +44,7 @@ pub use diagnostic::{Diagnostic, Severity};
 pub use duration::Interval;
 pub use operator::{Context, Emitted, Input, Ledger, Operator, Port, Progress, Rejected, Time};
 pub use path::Path;
-pub use planning::plan;
+pub use planning::{plan, row_key};
 pub use spec::{InputInfo, KeyEffect, OutputPort, PlanCx, Planned, Spec, StateLayout, TableInfo, TableUse, renamed};
 pub use state::{MemoryState, State, StateError};
 pub use table::{Change, Table, Tables};

@@ -1,9 +1,14 @@
 //! Planning a step: what holds for every kind.
 
+use arrow::datatypes::DataType;
+
 use crate::batch::{FUTURE, HEADERS, METADATA, OFFSET, TIME, WATERMARK};
 use crate::changes::{CHANGE, OWN_TIME, has_changes};
 use crate::diagnostic::{Diagnostic, names};
-use crate::spec::{PlanCx, Planned, Spec};
+use crate::keys::is_groupable;
+use crate::path::Path;
+use crate::spec::{InputInfo, PlanCx, Planned, Spec};
+use crate::type_names::said;
 
 /// Columns about the record that brought a row, in which the record that takes it away differs. (Topic, partition and key are the same.)
 const OF_ONE_RECORD: [&str; 7] = {
@@ -49,4 +54,25 @@ fn checked(planned: Planned) -> Result<Planned, Vec<Diagnostic>> {
             format!("output `{}` is {}, and its columns are not: this is a bug", port.name, port.mode),
         )]),
     }
+}
+
+/// The columns that say which row of a stream of changes a change is about, with their types, for a step that keeps its rows. `stream`: the
+/// input in words.
+///
+/// # Errors
+/// The stream has no key, or rows can't be kept by it.
+pub fn row_key(stream: &str, input: &InputInfo) -> Result<(Vec<Path>, Vec<DataType>), Diagnostic> {
+    let Some(key) = input.mode.key() else {
+        let message = format!("{stream} is a stream of {}: nothing says which of its rows is replaced", input.mode);
+        let help = "keep the columns of its key in the steps before, under any names, and unnest after this step";
+        return Err(Diagnostic::error("changes-key", message).help(help));
+    };
+    let data_type = |path: &Path| path.field(input.schema.fields()).map_or(DataType::Null, |field| field.data_type().clone());
+    let types: Vec<DataType> = key.iter().map(data_type).collect();
+    if let Some((path, data_type)) = key.iter().zip(&types).find(|(_, data_type)| !is_groupable(data_type)) {
+        let message = format!("{stream} is a stream of changes by `{path}`, which is {}", said(data_type));
+        let help = "rows are kept by numbers, texts, bytes, booleans, dates or timestamps";
+        return Err(Diagnostic::error("not-groupable", message).help(help));
+    }
+    Ok((key.to_vec(), types))
 }

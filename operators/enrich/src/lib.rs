@@ -10,12 +10,15 @@
 //! big-endian, bytes as they are ([`operator_core::table::put_record_key`]). The value of `on` is brought to the type of the table's
 //! key column first, so a number finds its row in a table keyed by text.
 //!
+//! Of a stream of changes, rows are kept as they came out ([`changes`]): a row that goes is the one that came.
+//!
 //! Honest limits: with `as_of: latest` the answer depends on how far the table has been read when the row comes; only
 //! `as_of: event_time` gives the same answer on every replay, and only as far back as the table's history is kept.
 
 // Bad data must never end the process.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod changes;
 pub mod operator;
 pub mod plan;
 pub mod spec;

@@ -26,15 +26,15 @@ pub struct EnrichOperator {
 }
 
 /// What became of the rows of a batch so far.
-struct Fates {
-    kept: Vec<bool>,
-    dropped: usize,
+pub(crate) struct Fates {
+    pub(crate) kept: Vec<bool>,
+    pub(crate) dropped: usize,
     /// Row, cause, and whether the configuration asks for a dead letter.
     rejected: Vec<(usize, String, bool)>,
 }
 
 impl Fates {
-    fn leave_out(&mut self, row: usize, cause: Option<(String, bool)>) {
+    pub(crate) fn leave_out(&mut self, row: usize, cause: Option<(String, bool)>) {
         let Some(kept) = self.kept.get_mut(row).filter(|kept| **kept) else { return };
         *kept = false;
         match cause {
@@ -42,11 +42,31 @@ impl Fates {
             None => self.dropped += 1,
         }
     }
+
+    /// Accounts for the rows of `batch` that are left out, in their order, whichever join refused them.
+    pub(crate) fn report(mut self, batch: &Batch, cx: &mut Context<'_>) {
+        cx.filtered(self.dropped);
+        self.rejected.sort_by_key(|(row, ..)| *row);
+        for (row, cause, by_config) in self.rejected {
+            if by_config { cx.dead_letter(batch, row, cause) } else { cx.reject(batch, row, cause) }
+        }
+    }
 }
 
 impl EnrichOperator {
     pub fn new(plan: Arc<EnrichPlan>) -> EnrichOperator {
         EnrichOperator { plan, key: Vec::new(), places: Vec::new() }
+    }
+
+    /// The rows of a batch with the columns of all joins, those that are left out among them, and what became of each.
+    pub(crate) fn look_up(&mut self, batch: &Batch, cx: &Context<'_>) -> Result<(RecordBatch, Fates), StateError> {
+        let plan = self.plan.clone();
+        let mut fates = Fates { kept: vec![true; batch.num_rows()], dropped: 0, rejected: Vec::new() };
+        let mut rows = batch.rows.clone();
+        for join in &plan.joins {
+            rows = self.join(join, &rows, batch, &mut fates, cx)?;
+        }
+        Ok((rows, fates))
     }
 
     /// Rows with the columns that `join` adds.
@@ -122,32 +142,22 @@ fn no_row(table: &str, keys: &[ArrayRef], row: usize) -> String {
     }
 }
 
-fn broken(error: ArrowError) -> StateError {
+pub(crate) fn broken(error: ArrowError) -> StateError {
     StateError::new(format!("a join does not fit its plan: {error}"))
 }
 
 impl Operator for EnrichOperator {
     fn on_batch(&mut self, _: Input, batch: &Batch, cx: &mut Context<'_>) -> Result<(), StateError> {
-        let plan = self.plan.clone();
-        let mut fates = Fates { kept: vec![true; batch.num_rows()], dropped: 0, rejected: Vec::new() };
-        let mut rows = batch.rows.clone();
-        for join in &plan.joins {
-            rows = self.join(join, &rows, batch, &mut fates, cx)?;
-        }
-        // In the order of the rows, whichever join refused them.
-        fates.rejected.sort_by_key(|(row, ..)| *row);
-        let left_out = fates.dropped + fates.rejected.len();
-        if left_out > 0 {
-            rows = filter_record_batch(&rows, &BooleanArray::from(fates.kept)).map_err(broken)?;
+        let (mut rows, fates) = self.look_up(batch, cx)?;
+        if fates.kept.contains(&false) {
+            rows = filter_record_batch(&rows, &BooleanArray::from(fates.kept.clone())).map_err(broken)?;
         }
         // The output's schema knows which added columns cannot be null any more.
         let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-        let rows = RecordBatch::try_new_with_options(plan.schema.clone(), rows.columns().to_vec(), &options).map_err(broken)?;
-        cx.pass(Port::OUT, rows, batch.num_rows() - left_out);
-        cx.filtered(fates.dropped);
-        for (row, cause, by_config) in fates.rejected {
-            if by_config { cx.dead_letter(batch, row, cause) } else { cx.reject(batch, row, cause) }
-        }
+        let rows = RecordBatch::try_new_with_options(self.plan.schema.clone(), rows.columns().to_vec(), &options).map_err(broken)?;
+        let passed = rows.num_rows();
+        cx.pass(Port::OUT, rows, passed);
+        fates.report(batch, cx);
         Ok(())
     }
 }

@@ -6,10 +6,14 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use operator_core::batch::{is_system, reserved_name, user_fields, with_system_fields};
 use operator_core::diagnostic::{did_you_mean, names};
+use operator_core::stores::{RowCodec, not_storable};
 use operator_core::table::is_record_key;
-use operator_core::{Diagnostic, KeyEffect, OutputPort, Path, PlanCx, Planned, TableInfo, TableUse, type_name};
+use operator_core::{
+    Diagnostic, KeyEffect, OutputPort, Path, PlanCx, Planned, StateLayout, TableInfo, TableUse, row_key, type_name, type_said,
+};
 use operator_expr::Expr;
 
+use crate::changes::{EnrichChanges, Kept};
 use crate::operator::EnrichOperator;
 use crate::spec::{AsOf, Enrich, Join, Missing};
 
@@ -79,9 +83,31 @@ pub fn plan(enrich: &Enrich, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>
         fallible.extend(of_join.map(|found| found.under(prefix.clone())));
     }
     let plan = Arc::new(EnrichPlan { joins, schema: output.clone() });
-    let main = OutputPort::main(output, KeyEffect::Unchanged);
-    let planned = Planned::stateless(main, move || Box::new(EnrichOperator::new(plan.clone()))).reads(&reads);
-    Ok(Planned { tables, details, fallible, ..planned })
+    let main = OutputPort::main(output, KeyEffect::Unchanged).of_mode(&cx.input.mode);
+    let planned = if cx.input.mode.is_changes() {
+        of_changes(cx, plan, main)?
+    } else {
+        Planned::stateless(main, move || Box::new(EnrichOperator::new(plan.clone())))
+    };
+    details.extend(planned.details.iter().cloned());
+    Ok(Planned { tables, details, fallible, ..planned.reads(&reads) })
+}
+
+/// Of changes, rows are kept as they came out.
+fn of_changes(cx: &PlanCx<'_>, plan: Arc<EnrichPlan>, main: OutputPort) -> Result<Planned, Vec<Diagnostic>> {
+    let (id, types) = row_key("the input", cx.input).map_err(|problem| vec![problem])?;
+    let codec = RowCodec::new(user_fields(&plan.schema).cloned().collect::<Vec<_>>());
+    if let Some(data_type) = not_storable(codec.fields()) {
+        let message = format!("the step keeps the rows of a stream of changes, and can't keep a column that is {}", type_said(data_type));
+        return Err(vec![
+            Diagnostic::error("unsupported", message)
+                .help("leave the column out, or cast it to another type, in a `map` step before this one"),
+        ]);
+    }
+    let kept = Kept::new(id, types, codec);
+    let state = StateLayout::default().store("rows", &kept.rows.layout());
+    let planned = Planned::stateless(main, move || Box::new(EnrichChanges::new(plan.clone(), kept.clone())));
+    Ok(Planned { state: Some(state), ..planned.detail("state", "each row as it came out, until it is gone") })
 }
 
 fn describe(join: &Join, cx: &PlanCx<'_>) -> String {

@@ -223,9 +223,7 @@ product_id: string
 customer_id: long
 ";
 
-    const REFUSES_CHANGES: Option<&'static str> = Some(
-        "enrich the rows before they are changes: a row that is gone is looked up again, and may find another row of the table than when it came",
-    );
+    const REFUSES_CHANGES: Option<&'static str> = None;
 
     fn plan(&self, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
         crate::plan::plan(self, cx)

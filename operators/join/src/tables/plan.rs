@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
-use operator_core::keys::is_groupable;
 use operator_core::stores::KeyedRows;
-use operator_core::{Diagnostic, InputInfo, Mode, OutputPort, Path, Planned, StateLayout, type_said};
+use operator_core::{Diagnostic, InputInfo, Mode, OutputPort, Path, Planned, StateLayout, row_key};
 use operator_expr::canonical;
 
 use super::operator::TableJoin;
@@ -62,20 +61,10 @@ pub fn are_tables(join: &Join, inputs: [&InputInfo; 2]) -> Result<bool, Diagnost
 pub fn ids(inputs: [&InputInfo; 2], problems: &mut Vec<Diagnostic>) -> Option<[(Vec<Path>, Vec<DataType>); 2]> {
     let before = problems.len();
     let of = |side: usize, problems: &mut Vec<Diagnostic>| {
-        let Some(key) = inputs[side].mode.key() else {
-            let message = format!("`{}` is a stream of {}: nothing says which of its rows is replaced", SIDES[side], inputs[side].mode);
-            let help = "keep the columns of its key in the steps before, under any names, and unnest after the join";
-            problems.push(Diagnostic::error("changes-key", message).help(help));
-            return Default::default();
-        };
-        let data_type = |path: &Path| path.field(inputs[side].schema.fields()).map_or(DataType::Null, |field| field.data_type().clone());
-        let types: Vec<DataType> = key.iter().map(data_type).collect();
-        if let Some((path, data_type)) = key.iter().zip(&types).find(|(_, data_type)| !is_groupable(data_type)) {
-            let message = format!("`{}` is a stream of changes by `{path}`, which is {}", SIDES[side], type_said(data_type));
-            let help = "rows are kept by numbers, texts, bytes, booleans, dates or timestamps";
-            problems.push(Diagnostic::error("not-groupable", message).help(help));
-        }
-        (key.to_vec(), types)
+        row_key(&format!("`{}`", SIDES[side]), inputs[side]).unwrap_or_else(|problem| {
+            problems.push(problem);
+            Default::default()
+        })
     };
     let found = [of(0, problems), of(1, problems)];
     (problems.len() == before).then_some(found)
