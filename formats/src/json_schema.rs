@@ -7,11 +7,10 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use serde_json::Value;
 
 use crate::column::MAX_SCHEMA_DEPTH;
-use crate::declared::timestamp_millis;
 
 /// Fields a schema may have in all its levels; `$ref` can multiply a short text beyond any memory.
 const MAX_FIELDS: usize = 10_000;
@@ -31,6 +30,11 @@ pub fn json_schema_to_arrow(json_schema: &str) -> Result<SchemaRef, String> {
         (DataType::Struct(fields), _) => Ok(Arc::new(Schema::new(fields))),
         (other, _) => Err(format!("#: the root must be an object with properties, found {other}")),
     }
+}
+
+/// The type of an instant throughout the product.
+fn timestamp() -> DataType {
+    DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
 }
 
 struct Mapping<'a> {
@@ -132,7 +136,7 @@ fn type_name<'a>(schema: &'a Value, place: &str) -> Result<(&'a str, bool), Stri
 fn string_type(schema: &Value) -> DataType {
     let keyword = |key: &str| schema.get(key).and_then(Value::as_str);
     match (keyword("format"), keyword("contentEncoding")) {
-        (Some("date-time"), _) => timestamp_millis(),
+        (Some("date-time"), _) => timestamp(),
         (Some("date"), _) => DataType::Date32,
         (_, Some("base64")) => DataType::Binary,
         _ => DataType::Utf8,
@@ -155,7 +159,7 @@ mod tests {
         .unwrap();
         let field = |name: &str| schema.field_with_name(name).unwrap().clone();
         assert_eq!(field("eventId"), Field::new("eventId", DataType::Utf8, false));
-        assert_eq!(field("timestamp"), Field::new("timestamp", timestamp_millis(), false));
+        assert_eq!(field("timestamp"), Field::new("timestamp", timestamp(), false));
         assert!(matches!(field("labels").data_type(), DataType::Map(..)) && field("labels").is_nullable());
         let DataType::Struct(data) = field("data").data_type().clone() else { panic!("not a struct") };
         let inner = |name: &str| data.iter().find(|f| f.name() == name).unwrap().as_ref().clone();

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use arrow::util::display::array_value_to_string;
-use headwater_formats::{JsonDecoder, JsonEncoder, RowBuilder, parse_type};
+use headwater_formats::{JsonDecoder, JsonEncoder, RowBuilder};
 use operator_core::batch::is_system;
-use operator_core::type_said;
+use operator_core::{parse_type, type_said};
 use serde_json::Value;
 
 /// Rows to evaluate expressions on.

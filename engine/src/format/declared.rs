@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, Schema};
-use headwater_formats::parse_type;
-use operator_core::Diagnostic;
 use operator_core::batch::time_type;
 use operator_core::diagnostic::did_you_mean;
+use operator_core::{Diagnostic, parse_type};
 use schemars::JsonSchema;
 use serde::Deserialize;
 

@@ -49,4 +49,4 @@ pub use spec::{InputInfo, KeyEffect, OutputPort, PlanCx, Planned, Spec, StateLay
 pub use state::{MemoryState, State, StateError};
 pub use table::{Change, Table, Tables};
 pub use timers::{StepTimers, Timer, TimerKind, Timers};
-pub use type_names::{name as type_name, said as type_said};
+pub use type_names::{name as type_name, parse as parse_type, said as type_said};
