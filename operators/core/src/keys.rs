@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, BooleanArray, PrimitiveArray, StringArray};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit,
-    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type, UInt32Type,
-    UInt64Type,
+    ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    TimeUnit, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType, UInt8Type, UInt16Type,
+    UInt32Type, UInt64Type,
 };
 
 const NULL: u8 = 0;
@@ -106,6 +106,64 @@ pub fn length(types: &[DataType], bytes: &[u8]) -> Option<usize> {
     (length <= bytes.len()).then_some(length)
 }
 
+/// The columns, of these types, that were encoded as `keys`, one row for each; `None` if one of them is not such a key.
+pub fn decode<'a>(types: &[DataType], keys: impl Iterator<Item = &'a [u8]>) -> Option<Vec<ArrayRef>> {
+    let mut values: Vec<Vec<Option<&[u8]>>> = vec![Vec::new(); types.len()];
+    for mut key in keys {
+        for (data_type, values) in types.iter().zip(&mut values) {
+            let (value, rest) = key.split_at_checked(length(std::slice::from_ref(data_type), key)?)?;
+            key = rest;
+            let (presence, value) = value.split_first()?;
+            values.push((*presence == VALUE).then_some(value));
+        }
+        if !key.is_empty() {
+            return None;
+        }
+    }
+    types.iter().zip(values).map(|(data_type, values)| column(data_type, &values)).collect()
+}
+
+/// A column of encoded values.
+fn column(data_type: &DataType, values: &[Option<&[u8]>]) -> Option<ArrayRef> {
+    macro_rules! of {
+        ($type:ty) => {{
+            let number = |value: &[u8]| Some(<$type as ArrowPrimitiveType>::Native::from_be_bytes(value.try_into().ok()?));
+            let numbers = values.iter().map(|value| value.map_or(Some(None), |value| number(value).map(Some)));
+            Arc::new(numbers.collect::<Option<PrimitiveArray<$type>>>()?.with_data_type(data_type.clone())) as ArrayRef
+        }};
+    }
+    // Behind the length.
+    let bytes = |value: &'_ Option<&[u8]>| value.map(|value| value.get(4..).unwrap_or_default().to_vec());
+    Some(match data_type {
+        DataType::Utf8 => {
+            let texts = values.iter().map(|value| bytes(value).map(String::from_utf8).transpose().ok());
+            Arc::new(texts.collect::<Option<StringArray>>()?)
+        }
+        DataType::Binary => Arc::new(values.iter().map(bytes).collect::<BinaryArray>()),
+        DataType::Boolean => Arc::new(values.iter().map(|value| value.map(|value| value == [1])).collect::<BooleanArray>()),
+        DataType::Float32 => {
+            let doubles = column(&DataType::Float64, values)?;
+            Arc::new(doubles.as_primitive::<Float64Type>().unary::<_, Float32Type>(|value| value as f32))
+        }
+        DataType::Int8 => of!(Int8Type),
+        DataType::Int16 => of!(Int16Type),
+        DataType::Int32 => of!(Int32Type),
+        DataType::Int64 => of!(Int64Type),
+        DataType::UInt8 => of!(UInt8Type),
+        DataType::UInt16 => of!(UInt16Type),
+        DataType::UInt32 => of!(UInt32Type),
+        DataType::UInt64 => of!(UInt64Type),
+        DataType::Date32 => of!(Date32Type),
+        DataType::Float64 => of!(Float64Type),
+        DataType::Decimal128(_, _) => of!(Decimal128Type),
+        DataType::Timestamp(TimeUnit::Second, _) => of!(TimestampSecondType),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => of!(TimestampMillisecondType),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => of!(TimestampMicrosecondType),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => of!(TimestampNanosecondType),
+        _ => return None,
+    })
+}
+
 /// The column with one spelling of equal values: results of a group must not depend on which of its rows came last.
 pub fn canonical(column: &ArrayRef) -> ArrayRef {
     match column.data_type() {
@@ -137,7 +195,7 @@ fn same(value: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{BooleanArray, Decimal128Array, Float32Array, Float64Array, StringArray};
+    use arrow::array::{Date32Array, Decimal128Array, Float32Array, Float64Array, Int64Array, TimestampMillisecondArray, UInt8Array};
 
     use super::*;
 
@@ -167,6 +225,28 @@ mod tests {
         }
         assert_eq!(length(&[DataType::Int32], &[7, 0, 0, 0, 0]), None, "neither null nor a value");
         assert_eq!(length(&[], &[7]), Some(0));
+    }
+
+    #[test]
+    fn what_was_encoded_is_read_back() {
+        let columns: [ArrayRef; 9] = [
+            Arc::new(StringArray::from(vec![Some("grün"), None, Some("")])),
+            Arc::new(BinaryArray::from_opt_vec(vec![Some(b"\0\xff"), None, Some(b"")])),
+            Arc::new(Float32Array::from(vec![Some(1.5), None, Some(-2.0)])),
+            Arc::new(BooleanArray::from(vec![Some(true), None, Some(false)])),
+            Arc::new(Decimal128Array::from(vec![Some(-5), None, Some(7)]).with_precision_and_scale(12, 2).unwrap()),
+            Arc::new(TimestampMillisecondArray::from(vec![Some(-1), None, Some(5)]).with_timezone("UTC")),
+            Arc::new(Int64Array::from(vec![Some(i64::MIN), None, Some(0)])),
+            Arc::new(UInt8Array::from(vec![Some(255), None, Some(0)])),
+            Arc::new(Date32Array::from(vec![Some(-1), None, Some(0)])),
+        ];
+        let types: Vec<DataType> = columns.iter().map(|c| c.data_type().clone()).collect();
+        let encoded: Vec<Vec<u8>> = (0..3).map(|row| key(&columns, row)).collect();
+        assert_eq!(decode(&types, encoded.iter().map(Vec::as_slice)), Some(columns.to_vec()));
+        let cut = encoded[0].get(..encoded[0].len() - 1).unwrap();
+        let longer = [encoded[0].as_slice(), &[0]].concat();
+        assert_eq!((decode(&types, [cut].into_iter()), decode(&types, [longer.as_slice()].into_iter())), (None, None));
+        assert_eq!(decode(&[DataType::Utf8], [&[VALUE, 0, 0, 0, 1, 0xff][..]].into_iter()), None, "not a text");
     }
 
     #[test]
