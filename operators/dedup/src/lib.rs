@@ -30,4 +30,4 @@ mod operator;
 mod plan;
 mod spec;
 
-pub use spec::{By, Dedup, Emit, Keep};
+pub use spec::{Dedup, Emit, Keep};

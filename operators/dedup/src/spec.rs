@@ -1,11 +1,10 @@
 //! The `dedup` step as written in YAML.
 
-use std::borrow::Cow;
 use std::fmt;
 
 use operator_core::{Diagnostic, Interval, PlanCx, Planned, Spec};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
+use operator_expr::Columns;
+use schemars::JsonSchema;
 
 /// Lets one of several rows with the same key pass that are less than a length of event time apart.
 #[derive(Clone, Debug, serde::Deserialize, JsonSchema)]
@@ -13,7 +12,7 @@ use serde::de::{self, Deserialize, Deserializer, SeqAccess, Visitor};
 pub struct Dedup {
     /// The column, or the list of columns, that equal rows have in common: an id of the event. A path such as `data.orderId`
     /// reaches into a structure. A row with a null in one of them is equal to no other and passes.
-    pub by: By,
+    pub by: Columns,
     /// Length of event time. The rows of a key, in the order of event time (then of topic, partition and offset), form runs: a run
     /// begins with the first row that is in none, and has every row less than `within` after its first.
     pub within: Interval,
@@ -60,55 +59,6 @@ impl fmt::Display for Keep {
     }
 }
 
-/// Columns by name: one, or a list.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct By {
-    pub columns: Vec<String>,
-    /// It was written as a list, which places in findings have.
-    pub list: bool,
-}
-
-impl<'de> Deserialize<'de> for By {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<By, D::Error> {
-        struct OneOrMany;
-        impl<'de> Visitor<'de> for OneOrMany {
-            type Value = By;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a column such as `eventId`, or a list of columns")
-            }
-
-            fn visit_str<E: de::Error>(self, column: &str) -> Result<By, E> {
-                Ok(By { columns: vec![column.to_string()], list: false })
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<By, A::Error> {
-                let mut columns = Vec::new();
-                while let Some(column) = seq.next_element()? {
-                    columns.push(column);
-                }
-                Ok(By { columns, list: true })
-            }
-        }
-        deserializer.deserialize_any(OneOrMany)
-    }
-}
-
-impl JsonSchema for By {
-    fn schema_name() -> Cow<'static, str> {
-        "By".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "oneOf": [
-                { "type": "string", "description": "A column." },
-                { "type": "array", "items": { "type": "string" }, "minItems": 1, "description": "Columns." }
-            ]
-        })
-    }
-}
-
 impl Spec for Dedup {
     const KIND: &'static str = "dedup";
     const SUMMARY: &'static str = "Lets one of several rows with the same key within a length of time pass.";
@@ -145,8 +95,8 @@ mod tests {
     #[test]
     fn columns_are_one_or_a_list() {
         let of = |by: &str| serde_json::from_str::<Dedup>(&format!(r#"{{"by":{by},"within":"1h"}}"#)).map(|dedup| dedup.by);
-        assert_eq!(of(r#""a.b""#).unwrap(), By { columns: vec!["a.b".into()], list: false });
-        assert_eq!(of(r#"["a","b"]"#).unwrap(), By { columns: vec!["a".into(), "b".into()], list: true });
+        assert_eq!(of(r#""a.b""#).unwrap(), Columns { columns: vec!["a.b".into()], list: false });
+        assert_eq!(of(r#"["a","b"]"#).unwrap(), Columns { columns: vec!["a".into(), "b".into()], list: true });
         assert!(of("7").unwrap_err().to_string().contains("a column such as `eventId`, or a list of columns"));
     }
 

@@ -49,4 +49,4 @@ pub use evaluate::{Decided, Evaluated};
 pub use key::key_column;
 pub use refusal::ExprError;
 pub use syntax::{canonical, parse_alias};
-pub use text::{NamedSql, Sql};
+pub use text::{Columns, NamedSql, Sql};

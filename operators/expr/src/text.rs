@@ -1,9 +1,9 @@
-//! SQL text as it is written in YAML.
+//! SQL text, and names of columns, as they are written in YAML.
 
 use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// A SQL expression as a YAML value. `1`, `0.5`, `true` and `null` are YAML numbers, booleans and null before they are
 /// SQL, so those are taken as the text they stand for.
@@ -130,6 +130,55 @@ impl JsonSchema for NamedSql {
             "x-type": "map of SQL",
             "description": "Names with a SQL expression each; the order is kept.",
             "additionalProperties": sql
+        })
+    }
+}
+
+/// Columns by name: one, or a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Columns {
+    pub columns: Vec<String>,
+    /// It was written as a list, which places in findings have.
+    pub list: bool,
+}
+
+impl<'de> Deserialize<'de> for Columns {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Columns, D::Error> {
+        struct OneOrMany;
+        impl<'de> Visitor<'de> for OneOrMany {
+            type Value = Columns;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a column such as `eventId`, or a list of columns")
+            }
+
+            fn visit_str<E: de::Error>(self, column: &str) -> Result<Columns, E> {
+                Ok(Columns { columns: vec![column.to_string()], list: false })
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Columns, A::Error> {
+                let mut columns = Vec::new();
+                while let Some(column) = seq.next_element()? {
+                    columns.push(column);
+                }
+                Ok(Columns { columns, list: true })
+            }
+        }
+        deserializer.deserialize_any(OneOrMany)
+    }
+}
+
+impl JsonSchema for Columns {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Columns".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "oneOf": [
+                { "type": "string", "description": "A column." },
+                { "type": "array", "items": { "type": "string" }, "minItems": 1, "description": "Columns." }
+            ]
         })
     }
 }
