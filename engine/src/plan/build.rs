@@ -251,7 +251,8 @@ impl Builder<'_> {
         };
         let infos: Vec<InputInfo> = inputs.iter().filter_map(|streams| streams.first()).map(|stream| stream.input.clone()).collect();
         let [input, others @ ..] = infos.as_slice() else { return };
-        let cx = PlanCx { input, others, tables: &self.tables };
+        let source = format!("{}.{name}", self.pipeline.name);
+        let cx = PlanCx { input, others, tables: &self.tables, source: &source };
         let planned = match kind.plan(config, &cx) {
             Ok(planned) => planned,
             Err(Refused::Wrong(wrong, ports)) => {

@@ -51,12 +51,14 @@ pub struct PlanCx<'a> {
     /// The other inputs, in the order of [`Spec::INPUTS`].
     pub others: &'a [InputInfo],
     pub tables: &'a BTreeMap<String, TableInfo>,
+    /// The step's name, behind that of its pipeline: no other step has it.
+    pub source: &'a str,
 }
 
 impl<'a> PlanCx<'a> {
-    /// For a step with one input.
+    /// For a step with one input, in no pipeline.
     pub fn new(input: &'a InputInfo, tables: &'a BTreeMap<String, TableInfo>) -> PlanCx<'a> {
-        PlanCx { input, others: &[], tables }
+        PlanCx { input, others: &[], tables, source: "pipeline.step" }
     }
 }
 

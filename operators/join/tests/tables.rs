@@ -63,7 +63,8 @@ impl Driver {
         let join: Join = serde_json::from_str(&spec).unwrap();
         let mode = Mode::Changes { key: vec![Path::column("id")], row_time: true };
         let input = InputInfo { schema: columns(), key: None, mode };
-        let cx = PlanCx { input: &input, others: std::slice::from_ref(&input), tables: &BTreeMap::new() };
+        let tables = BTreeMap::new();
+        let cx = PlanCx { others: std::slice::from_ref(&input), ..PlanCx::new(&input, &tables) };
         let planned = operator_core::plan(&join, &cx).map_err(|found| format!("{found:?}")).unwrap();
         let (operator, state, ledger) = ((planned.build)(), MemoryState::default(), Ledger::default());
         Driver { planned, operator, state, ledger, rows_in: 0, results: BTreeMap::new() }

@@ -112,7 +112,7 @@ pub fn plan_example<S: Spec>(tables: &std::collections::BTreeMap<String, operato
         .map(|schema| operator_core::InputInfo { schema: rows::with_system(schema, false), key: None, mode: operator_core::Mode::Append })
         .collect();
     let (input, others) = inputs.split_first().ok_or("the example has no input")?;
-    let planned = operator_core::plan(&spec, &operator_core::PlanCx { input, others, tables })
+    let planned = operator_core::plan(&spec, &operator_core::PlanCx { others, ..operator_core::PlanCx::new(input, tables) })
         .map_err(|found| found.iter().map(show::diagnostic).collect::<Vec<_>>().join("\n"))?;
     Ok(show::plan(&planned).join("\n"))
 }

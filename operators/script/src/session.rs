@@ -185,7 +185,7 @@ impl<S: Spec> Session<S> {
             inputs.push(info.ok_or_else(|| format!("write `{}:` before the first command", format!("input {name}").trim()))?);
         }
         let [input, others @ ..] = inputs.as_slice() else { return Ok(false) };
-        let planned = operator_core::plan(spec, &PlanCx { input, others, tables: &self.infos });
+        let planned = operator_core::plan(spec, &PlanCx { others, ..PlanCx::new(input, &self.infos) });
         self.step = match planned {
             Ok(planned) => {
                 let operator = (planned.build)();

@@ -67,7 +67,7 @@ fn first_port(kind: &Kind, step: &str) -> String {
     let info = |input| InputInfo { schema: Arc::new(Schema::new(with_system(input))), key: None, mode: Mode::Append };
     let inputs: Vec<InputInfo> = inputs.iter().map(info).collect();
     let config = root.find(&["steps", step, kind.name].map(String::from)).unwrap();
-    let planned = kind.plan(config, &PlanCx { input: &inputs[0], others: &inputs[1..], tables: &BTreeMap::new() });
+    let planned = kind.plan(config, &PlanCx { others: &inputs[1..], ..PlanCx::new(&inputs[0], &BTreeMap::new()) });
     planned.map_or_else(|_| String::new(), |planned| planned.outputs[0].name.clone())
 }
 
