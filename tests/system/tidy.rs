@@ -160,11 +160,12 @@ fn the_program_imports_downwards() {
 }
 
 /// What the crates may depend on, of ours; families of operators have a line for all of them.
-const CRATES: [(&str, &[&str]); 9] = [
+const CRATES: [(&str, &[&str]); 10] = [
     ("operators/core", &[]),
     ("operators/script", &["operator-core"]),
     ("operators/expr", &["operator-core"]),
-    ("operators/", &["operator-core", "operator-expr"]),
+    ("operators/event", &["operator-core"]),
+    ("operators/", &["operator-core", "operator-expr", "operator-event"]),
     ("formats", &[]),
     ("engine", &["operator-core", "headwater-formats"]),
     ("kafka", &["headwater-engine"]),
