@@ -170,7 +170,11 @@ pub struct TopicTarget {
     /// How values are encoded in the topic: `json`, `avro`, or `bytes`/`string` for a stream with one column `value`.
     #[serde(default)]
     pub format: Format,
-    /// The column that becomes the record key, and so decides the partition; a list of columns becomes a record. Without it rows
+    /// `envelope`: the rows are events (eventId, eventType, timestamp, data.*). In JSON, members of `data` that are null are left
+    /// out: its columns are those of all types of events.
+    #[serde(default)]
+    pub event: Option<EventShape>,
+    /// The column that becomes the record key, and so decides the partition, or a field: `data.sku`. A list becomes a record. Without it rows
     /// keep the order of their source partition and go to the partition of the same number (modulo the topic's partitions).
     #[serde(default)]
     pub key: Option<Key>,

@@ -1,7 +1,8 @@
 //! Rows as JSON objects, the inverse of [`JsonDecoder`](crate::JsonDecoder).
 //!
 //! Per batch the columns are resolved once ([`JsonEncoder::batch`]); per row the bytes are appended to the caller's
-//! buffer. Nulls are written as `null`, so every record has every member. Numbers are JSON numbers: 64-bit integers with
+//! buffer. Nulls are written as `null`, so every record has every member, but in a record that several types share
+//! ([`JsonEncoder::leaving_out_nulls_of`]). Numbers are JSON numbers: 64-bit integers with
 //! all digits, floats as the shortest text that reads back the same, decimals with all digits of their scale. Readers
 //! that turn every number into a double lose digits beyond 2^53; declare such fields as strings if there are any.
 //! Timestamps are ISO 8601 in UTC with milliseconds (six or nine digits if the column's unit is finer), bytes are base64.
@@ -25,10 +26,12 @@ pub struct JsonEncoder {
 /// A field, its name ready to be written.
 struct Member {
     name: String,
-    /// `"name":`, escaped; with a comma in front unless it is the first.
+    /// `"name":`, escaped; with a comma in front unless it is the first, or belongs to a sparse record.
     prefix: Vec<u8>,
     /// Members of a struct; the single item of a list, or value of a map.
     children: Vec<Member>,
+    /// Of a struct: members that are null are left out.
+    sparse: bool,
 }
 
 /// The rows of one batch, ready to be written.
@@ -42,6 +45,19 @@ impl JsonEncoder {
     /// An encoder for the schema. A type that cannot be encoded is reported by [`JsonEncoder::batch`].
     pub fn new(schema: &SchemaRef) -> JsonEncoder {
         JsonEncoder { schema: SchemaRef::clone(schema), members: members(schema.fields()) }
+    }
+
+    /// Leaves the members of the struct `column` out where they are null: it has those of several types of records, and one of
+    /// them lacks most. Members of its members are written as ever.
+    pub fn leaving_out_nulls_of(mut self, column: &str) -> JsonEncoder {
+        for member in self.members.iter_mut().filter(|member| member.name == column) {
+            member.sparse = true;
+            // Which of them comes first depends on the row.
+            for child in &mut member.children {
+                child.prefix.drain(..usize::from(child.prefix.first() == Some(&b',')));
+            }
+        }
+        self
     }
 
     /// Whether rows of a schema have a JSON form.
@@ -81,7 +97,7 @@ fn member(field: &FieldRef, first: bool) -> Member {
         },
         _ => Vec::new(),
     };
-    Member { name: field.name().clone(), prefix, children }
+    Member { name: field.name().clone(), prefix, children, sparse: false }
 }
 
 impl JsonRows<'_> {
@@ -116,9 +132,26 @@ fn object(members: &[Member], columns: &[View<'_>], row: usize, out: &mut Vec<u8
     out.push(b'{');
     for (member, column) in members.iter().zip(columns) {
         out.extend_from_slice(&member.prefix);
-        if let Err(fail) = value(&member.children, column, row, out) {
-            return Err(fail.in_field(&member.name));
+        let written = match &column.values {
+            Values::Struct(columns) if member.sparse && !column.is_null(row) => sparse(&member.children, columns, row, out),
+            _ => value(&member.children, column, row, out),
+        };
+        written.map_err(|fail| fail.in_field(&member.name))?;
+    }
+    out.push(b'}');
+    Ok(())
+}
+
+/// An object without its members that are null.
+fn sparse(members: &[Member], columns: &[View<'_>], row: usize, out: &mut Vec<u8>) -> Result<(), Fail> {
+    out.push(b'{');
+    for (member, column) in members.iter().zip(columns).filter(|(_, column)| !column.is_null(row)) {
+        // After a member there is its value, which never ends like this.
+        if out.last() != Some(&b'{') {
+            out.push(b',');
         }
+        out.extend_from_slice(&member.prefix);
+        value(&member.children, column, row, out).map_err(|fail| fail.in_field(&member.name))?;
     }
     out.push(b'}');
     Ok(())

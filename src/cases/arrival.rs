@@ -225,7 +225,10 @@ fn has_order(stage: &Stage, output: &Output, key: Option<&SinkKey>) -> bool {
         if let Some(port) = timed {
             // The pairs of a join come as their rows do.
             let KeyEffect::Columns(by) = &port.key else { return false };
-            return key.is_some_and(|key| key.columns.len() == by.len() && key.columns.iter().all(|column| by.contains(column)));
+            return key.is_some_and(|key| {
+                key.columns.len() == by.len()
+                    && key.columns.iter().all(|path| path.as_column().is_some_and(|column| by.iter().any(|own| own == column)))
+            });
         }
         match node.branches.first() {
             // Rows of different inputs come in any order.

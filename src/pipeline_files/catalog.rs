@@ -110,13 +110,20 @@ impl Catalog for Live {
     }
 }
 
-/// A folder of schemas: `<subject>/v<n>.avsc`, the highest version counts. Every topic with a schema exists, with six
+/// A folder of schemas: `<subject>/v<n>.avsc`, or `v<n>.json` for a JSON Schema; the highest version counts. Every topic with a schema exists, with six
 /// partitions, and so does every topic a pipeline writes.
 pub struct Folder {
-    /// Versions of each subject, with their texts.
-    subjects: BTreeMap<String, BTreeMap<u32, String>>,
+    /// Versions of each subject.
+    subjects: BTreeMap<String, BTreeMap<u32, Version>>,
     /// The folder itself: sinks have their statements in folders of it.
     pub dir: PathBuf,
+}
+
+/// A version of a subject.
+struct Version {
+    text: String,
+    /// It is a JSON Schema.
+    json: bool,
 }
 
 /// Partitions assumed for topics when there is no cluster to ask.
@@ -140,18 +147,23 @@ impl Folder {
 
     /// The text of one version of a subject.
     pub fn version(&self, subject: &str, version: u32) -> Option<&str> {
-        self.subjects.get(subject)?.get(&version).map(String::as_str)
+        self.subjects.get(subject)?.get(&version).map(|version| version.text.as_str())
     }
 }
 
-fn versions(dir: &Path) -> std::io::Result<BTreeMap<u32, String>> {
+fn versions(dir: &Path) -> std::io::Result<BTreeMap<u32, Version>> {
     let mut versions = BTreeMap::new();
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         let stem = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
         let version = stem.strip_prefix('v').and_then(|v| v.parse::<u32>().ok());
-        if let (Some(version), true) = (version, path.extension().is_some_and(|e| e == "avsc")) {
-            versions.insert(version, std::fs::read_to_string(&path)?);
+        let json = match path.extension().and_then(|e| e.to_str()) {
+            Some("avsc") => false,
+            Some("json") => true,
+            _ => continue,
+        };
+        if let Some(version) = version {
+            versions.insert(version, Version { text: std::fs::read_to_string(&path)?, json });
         }
     }
     Ok(versions)
@@ -160,7 +172,7 @@ fn versions(dir: &Path) -> std::io::Result<BTreeMap<u32, String>> {
 impl Catalog for Folder {
     fn subject(&self, subject: &str) -> Result<Option<Registered>, String> {
         let newest = self.subjects.get(subject).and_then(|versions| versions.last_key_value());
-        Ok(newest.map(|(version, text)| Registered { id: *version, text: text.clone(), json: false }))
+        Ok(newest.map(|(id, Version { text, json })| Registered { id: *id, text: text.clone(), json: *json }))
     }
 
     fn partitions(&self, _: &str) -> Result<Option<i32>, String> {

@@ -9,7 +9,7 @@ use headwater_formats::{
 use operator_core::Diagnostic;
 use serde_json::Value;
 
-use super::{Columns, Content, Kind, Rows, Values, other_kind, registered, unusable};
+use super::{Columns, Content, EventShape, Kind, Rows, Values, other_kind, registered, unusable};
 
 pub(super) struct Avro;
 
@@ -63,7 +63,7 @@ impl Kind for Avro {
         Ok(Some((text, subject.to_string())))
     }
 
-    fn encoder(&self, columns: &SchemaRef, registered: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
+    fn encoder(&self, columns: &SchemaRef, _: Option<EventShape>, registered: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
         let (text, id) = registered.ok_or("there is no schema to write with")?;
         Ok(Box::new(AvroEncoder::new(text, columns, id)?))
     }

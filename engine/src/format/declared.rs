@@ -123,6 +123,9 @@ fn field(name: &str, declared: &Declared) -> Result<Field, Diagnostic> {
     })
 }
 
+/// The column of an event's payload.
+pub const DATA: &str = "data";
+
 /// The event envelope of ADR-005 around a payload.
 fn envelope(data: Fields) -> Schema {
     let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
@@ -133,7 +136,7 @@ fn envelope(data: Fields) -> Schema {
         text("eventVersion", true),
         Field::new("timestamp", time_type(), false),
         text("source", true),
-        Field::new("data", DataType::Struct(data), false),
+        Field::new(DATA, DataType::Struct(data), false),
         Field::new("metadata", DataType::Struct(metadata), true),
     ])
 }

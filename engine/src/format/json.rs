@@ -8,7 +8,7 @@ use operator_core::{Diagnostic, Path};
 use serde_json::Value;
 
 use super::{Columns, Content, Kind, Rows, Values, other_kind, registered, unusable};
-use crate::format::declared::{Declared, declared_columns};
+use crate::format::declared::{DATA, Declared, EventShape, declared_columns};
 
 pub(super) struct Json;
 
@@ -27,6 +27,10 @@ impl Kind for Json {
 
     fn without_effect(&self, declared: bool) -> (&'static [&'static str], &'static str) {
         if declared { (&["subject"], "`schema` declares the columns") } else { (&[], "") }
+    }
+
+    fn shapes_events(&self) -> bool {
+        true
     }
 
     fn columns(&self, values: &Values<'_>) -> Result<Columns, Diagnostic> {
@@ -58,8 +62,13 @@ impl Kind for Json {
         Ok(None)
     }
 
-    fn encoder(&self, columns: &SchemaRef, _: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
-        Ok(Box::new(JsonEncoder::new(columns)))
+    fn encoder(&self, columns: &SchemaRef, event: Option<EventShape>, _: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
+        let encoder = JsonEncoder::new(columns);
+        Ok(Box::new(match event {
+            // `data` has the columns of all types of events.
+            Some(EventShape::Envelope) => encoder.leaving_out_nulls_of(DATA),
+            None => encoder,
+        }))
     }
 
     fn encode_json(&self, value: &Value, _: Option<(&str, u32)>) -> Result<Vec<u8>, String> {

@@ -81,6 +81,11 @@ pub trait Kind: Sync {
         false
     }
 
+    /// A sink writes events otherwise than other rows: `event` has an effect.
+    fn shapes_events(&self) -> bool {
+        false
+    }
+
     /// The columns of a source's or table's values.
     ///
     /// # Errors
@@ -121,11 +126,12 @@ pub trait Kind: Sync {
     /// Why not.
     fn check(&self, rows: &Rows<'_>) -> Result<Option<(String, String)>, Diagnostic>;
 
-    /// An encoder of these columns. `registered`: text and id of the schema that [`Kind::check`] gave.
+    /// An encoder of these columns. `event`: they are those of events ([`Kind::shapes_events`]). `registered`: text and id of the
+    /// schema that [`Kind::check`] gave.
     ///
     /// # Errors
     /// The columns can't be written.
-    fn encoder(&self, columns: &SchemaRef, registered: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String>;
+    fn encoder(&self, columns: &SchemaRef, event: Option<EventShape>, registered: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String>;
 
     /// A value as a producer writes it, from a line of a case. `registered`: text and id of the schema it is written with.
     ///

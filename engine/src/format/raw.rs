@@ -8,7 +8,7 @@ use operator_core::Diagnostic;
 use operator_core::batch::METADATA;
 use serde_json::Value;
 
-use super::{Columns, Content, Kind, Rows, Values};
+use super::{Columns, Content, EventShape, Kind, Rows, Values};
 
 pub(super) struct Bytes;
 pub(super) struct Text;
@@ -75,7 +75,7 @@ impl<R: Raw> Kind for R {
         Ok(None)
     }
 
-    fn encoder(&self, columns: &SchemaRef, _: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
+    fn encoder(&self, columns: &SchemaRef, _: Option<EventShape>, _: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
         Ok(Box::new(RawEncoder::new(columns)))
     }
 

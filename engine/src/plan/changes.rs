@@ -56,7 +56,7 @@ pub(super) fn topic_by(key: Option<&SinkKey>, mode: &Mode) -> Option<Diagnostic>
                     group by it: `map: { add: { total_of: \"'all'\" } }`, `by: [total_of]`";
         return Some(Diagnostic::error("changes-key", message).at(["topic"]).help(help));
     };
-    let own: Vec<Path> = key.iter().flat_map(|key| &key.columns).map(Path::column).collect();
+    let own: Vec<&Path> = key.iter().flat_map(|key| &key.columns).collect();
     let same = own.len() == by.len() && own.iter().all(|path| by.contains(path));
     let names = by.iter().map(Path::to_string).collect::<Vec<_>>().join(", ");
     let help = match by {

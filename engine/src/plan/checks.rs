@@ -137,6 +137,10 @@ impl Builder<'_> {
                         let why = format!("values in `{}` have no registered schema", topic.format.name());
                         idle("sinks", name, &["subject"], &why);
                     }
+                    if !topic.format.shapes_events() {
+                        let why = format!("`{}` writes events as it writes any row", topic.format.name());
+                        idle("sinks", name, &["event"], &why);
+                    }
                 }
             }
         }

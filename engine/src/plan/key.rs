@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Fields, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use headwater_formats::{Decoder, Encoder, RowBuilder};
 use operator_core::batch::METADATA;
 use operator_core::keys::is_groupable;
@@ -11,7 +11,6 @@ use operator_core::table::is_record_key;
 use operator_core::{Diagnostic, Path, type_name, type_said};
 
 use super::Catalog;
-use super::source::unknown_sink_column;
 use crate::format::{Content, Format, Rows, Values};
 use crate::pipeline::{Key, KeyRecord, Source, Table, TopicTarget};
 
@@ -38,7 +37,7 @@ impl KeyCodec {
     /// # Errors
     /// The columns can't be written: planning has checked that they can.
     pub fn encoder(&self, id: u32) -> Result<Box<dyn Encoder>, String> {
-        self.format.encoder(&self.columns, self.text().map(|text| (text, id)))
+        self.format.encoder(&self.columns, None, self.text().map(|text| (text, id)))
     }
 
     /// The registered schema.
@@ -50,8 +49,8 @@ impl KeyCodec {
 /// The key of a topic that a sink writes.
 #[derive(Clone)]
 pub struct SinkKey {
-    /// The columns it is made of.
-    pub columns: Vec<String>,
+    /// The columns it is made of, or fields of records.
+    pub columns: Vec<Path>,
     /// `None`: the value of one column, as Kafka's serializers write it.
     pub codec: Option<KeyCodec>,
 }
@@ -201,17 +200,25 @@ pub(super) fn of_sink(
         wrong.push(found);
         return None;
     }
-    let mut fields = Vec::new();
+    let (mut columns, mut fields): (Vec<Path>, Vec<Arc<Field>>) = Default::default();
     for (n, column) in key.columns().iter().enumerate() {
-        match Path::resolve_column(column, schema.fields()) {
-            None => wrong.push(unknown_sink_column(column, schema).at(place(n))),
-            Some(field) => fields.push(field.clone()),
+        match Path::resolve(column, schema.fields()) {
+            Err(unknown) => wrong.push(unknown.at(place(n))),
+            Ok(path) => {
+                fields.extend(path.nullable_field(schema.fields()).map(Arc::new));
+                columns.push(path);
+            }
         }
     }
     if fields.len() < key.columns().len() {
         return None;
     }
-    let columns = fields.iter().map(|field| field.name().clone()).collect();
+    if let Some((n, twice)) = fields.iter().enumerate().find(|(n, field)| fields.iter().take(*n).any(|other| other.name() == field.name()))
+    {
+        let found = Diagnostic::error("key-columns", format!("the key has two columns `{}`", twice.name())).at(place(n));
+        wrong.push(found.help("make one of them a column of another name in a `map` step"));
+        return None;
+    }
     let (format, subject) = match key {
         Key::Column(column) => {
             let of = fields.first().map_or(&DataType::Null, |field| field.data_type());

@@ -29,7 +29,7 @@ use crate::broker::TopicId;
 use crate::definition::Definition;
 use crate::notation::Notation;
 use crate::partitioner::Partitioner;
-use crate::pipeline::{Format, Guarantee, NullValues, OnError, Start, WrongUnit};
+use crate::pipeline::{EventShape, Format, Guarantee, NullValues, OnError, Start, WrongUnit};
 use crate::record_types::Types;
 use crate::sinks::{Incoming, SinkTable};
 
@@ -267,6 +267,8 @@ pub struct TopicSink {
     /// `None` for topics whose name depends on the row: asked when first used.
     pub partitions: Option<i32>,
     pub format: Format,
+    /// Its rows are events, and written as such.
+    pub event: Option<EventShape>,
     /// Avro: the schema to write with and its subject.
     pub avro: Option<(String, String)>,
     pub key: Option<SinkKey>,

@@ -7,10 +7,11 @@ use operator_core::batch::written_fields;
 use operator_core::path::in_sql;
 use operator_core::{Diagnostic, InputInfo, Path, Severity, type_name};
 
-use super::source::unknown_sink_column;
+use super::source::{lacks_of_envelope, unknown_sink_column};
 use super::{Catalog, Names, OutboxSink, Target, TopicName, TopicSink, changes, key};
 use crate::broker::{TopicSpec, is_compacted};
 use crate::format::Rows;
+use crate::format::declared::DATA;
 use crate::pipeline::{Key, Sink, SinkTarget, TopicTarget};
 use crate::sinks::{Incoming, SinkTable, position_fields};
 
@@ -58,8 +59,23 @@ fn check_table(table: &dyn SinkTable, rows: &Incoming, wrong: &mut Vec<Diagnosti
     wrong.extend(table.blocks().check());
 }
 
+/// Rows that are written as events have the columns of events.
+fn check_event(sink: &TopicTarget, schema: &Schema) -> Option<Diagnostic> {
+    sink.event?;
+    let problem = match lacks_of_envelope(schema) {
+        Some(name) => format!("the rows are no events: they have no `{name}`"),
+        None => match schema.field_with_name(DATA).map(|field| field.data_type()) {
+            Ok(DataType::Struct(_)) | Err(_) => return None,
+            Ok(other) => format!("the rows are no events: `{DATA}` is {}, not a record", type_name(other)),
+        },
+    };
+    let help = "remove `event` if the topic has no events, or make the columns in a `map` step: eventId, eventType, timestamp and data";
+    Some(Diagnostic::error("envelope", problem).at(["event"]).help(help))
+}
+
 /// The columns that a topic sink names, and the topic it creates.
 fn check_topic(sink: &TopicTarget, schema: &SchemaRef, wrong: &mut Vec<Diagnostic>) {
+    wrong.extend(check_event(sink, schema));
     for (key, column) in [("timestamp", &sink.timestamp), ("partition", &sink.partition)] {
         if let Some(column) = column {
             match (key, Path::resolve_column(column, schema.fields()).map(|f| f.data_type()).ok_or(())) {
@@ -152,6 +168,7 @@ fn topic_sink(sink: &TopicTarget, topic: &str, schema: &SchemaRef, catalog: &dyn
         topic: topic_name,
         partitions,
         format: sink.format,
+        event: sink.event.filter(|_| sink.format.shapes_events()),
         avro,
         key: key::of_sink(sink, topic, schema, catalog, wrong),
         timestamp: optional(&sink.timestamp),
@@ -206,12 +223,13 @@ fn null_key(sink: &TopicTarget, schema: &SchemaRef, wrong: &mut Vec<Diagnostic>)
         }
         // A record with nulls is a key.
         Some(Key::Columns(_) | Key::Record(_)) => return,
-        Some(Key::Column(key)) => Path::resolve_column(key, schema.fields()),
+        Some(Key::Column(key)) => Path::resolve(key, schema.fields()).ok(),
     };
-    if let Some(field) = key.filter(|field| field.is_nullable()) {
-        let key = field.name();
+    let nullable = |path: &Path| path.nullable_field(schema.fields()).is_some_and(|field| field.is_nullable());
+    if let Some(key) = key.filter(nullable) {
+        let sql = key.names().map(in_sql).collect::<Vec<_>>().join(".");
         let message = format!("`{key}` can be null, and the topic is compacted: rows without a key become dead letters");
-        let help = format!("filter out rows without a key: `filter: {} IS NOT NULL`, or compute a key that is never null", in_sql(key));
+        let help = format!("filter out rows without a key: `filter: {sql} IS NOT NULL`, or compute a key that is never null");
         wrong.push(Diagnostic::warning("null-key", message).at(["key"]).help(help));
     }
 }

@@ -11,6 +11,7 @@ use operator_core::{Diagnostic, InputInfo, Mode, Path, type_name};
 use super::record::RecordColumns;
 use super::sink::not_a_topic;
 use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource, changes, key, record_types};
+use crate::format::declared::DATA;
 use crate::format::{Content, Values};
 use crate::partitioner::Partitioner;
 use crate::pipeline::{Format, Key, Source, Table};
@@ -255,13 +256,14 @@ fn missing_topic(topic: &str, catalog: &dyn Catalog) -> Diagnostic {
 }
 
 pub(super) fn envelope_complete(schema: &Schema, topic: &str) -> Result<(), Diagnostic> {
-    for name in ["eventId", "eventType", "timestamp", "data"] {
-        if schema.field_with_name(name).is_err() {
-            let message = format!("the schema of `{topic}` is not an event envelope: it has no `{name}`");
-            return Err(Diagnostic::error("envelope", message).at(["event"]).help("remove `event` if the records have no envelope"));
-        }
-    }
-    Ok(())
+    let Some(name) = lacks_of_envelope(schema) else { return Ok(()) };
+    let message = format!("the schema of `{topic}` is not an event envelope: it has no `{name}`");
+    Err(Diagnostic::error("envelope", message).at(["event"]).help("remove `event` if the records have no envelope"))
+}
+
+/// A column that every event has, and these rows don't.
+pub(super) fn lacks_of_envelope(schema: &Schema) -> Option<&'static str> {
+    ["eventId", "eventType", "timestamp", DATA].into_iter().find(|name| schema.field_with_name(name).is_err())
 }
 
 /// The columns that some of the schemas have: nullable where one lacks them, left out where types disagree.

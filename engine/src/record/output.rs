@@ -85,10 +85,23 @@ enum Kind {
 
 /// Where a sink's keys come from.
 enum Keys {
-    /// The column at this place.
-    Plain(usize),
-    /// Records of the columns at these places.
-    Records(Vec<usize>, Box<dyn Encoder>),
+    /// The values at this path.
+    Plain(Path),
+    /// Records of the values at these paths.
+    Records(Vec<Path>, SchemaRef, Box<dyn Encoder>),
+}
+
+impl Keys {
+    /// The values at a path of the rows.
+    fn values(path: &Path, rows: &RecordBatch) -> Result<ArrayRef, String> {
+        path.values(rows.schema_ref().fields(), rows.columns()).ok_or_else(|| format!("the key column `{path}` is missing"))
+    }
+
+    /// The columns of the keys that are records.
+    fn records(paths: &[Path], columns: &SchemaRef, rows: &RecordBatch) -> Result<RecordBatch, String> {
+        let arrays = paths.iter().map(|path| Keys::values(path, rows)).collect::<Result<Vec<_>, _>>()?;
+        RecordBatch::try_new(columns.clone(), arrays).map_err(|e| e.to_string())
+    }
 }
 
 impl Writer {
@@ -109,14 +122,13 @@ impl Writer {
                     Some((text, subject)) => Some((text.as_str(), schema_id(subject, text)?)),
                     None => None,
                 };
-                let values = sink.format.encoder(&schema, registered)?;
-                let place = |column: &String| output.schema.index_of(column).map_err(|e| e.to_string());
+                let values = sink.format.encoder(&schema, sink.event, registered)?;
                 let keys = match &sink.key {
                     Some(SinkKey { columns, codec: Some(codec) }) => {
                         let id = codec.registered.as_ref().map_or(Ok(0), |(text, subject)| schema_id(subject, text))?;
-                        Some(Keys::Records(columns.iter().map(place).collect::<Result<_, _>>()?, codec.encoder(id)?))
+                        Some(Keys::Records(columns.clone(), codec.columns.clone(), codec.encoder(id)?))
                     }
-                    Some(SinkKey { columns, codec: None }) => columns.first().map(place).transpose()?.map(Keys::Plain),
+                    Some(SinkKey { columns, codec: None }) => columns.first().cloned().map(Keys::Plain),
                     None => None,
                 };
                 Kind::Topic { sink: sink.clone(), values, keys, topics: BTreeMap::new() }
@@ -127,7 +139,7 @@ impl Writer {
             Target::Outbox(outbox) => Kind::Outbox { topic: outbox.topic.clone(), partitions: outbox.partitions },
         };
         let key = match &output.target {
-            Target::Topic(sink) => sink.key.iter().flat_map(|key| &key.columns).map(Path::column).collect(),
+            Target::Topic(sink) => sink.key.iter().flat_map(|key| &key.columns).cloned().collect(),
             Target::Repartition { .. } | Target::Outbox(_) => Vec::new(),
         };
         Ok(Writer { kind, user, schema, shared, key })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::*;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use headwater_formats::{AvroDecoder, AvroEncoder, AvroReader, JsonEncoder, RowBuilder, arrow_to_avro, avro_to_arrow};
 use proptest::prelude::*;
 
@@ -167,6 +167,38 @@ fn json_has_the_documented_notation() {
         rows[1],
         "{\"l\":1,\"d\":1.0e21,\"m\":123.45,\"t\":\"2025-08-12T10:30:00.123Z\",\"s\":\"a\\\"\\\\\\n\\u0001/é\",\"q\\\"\":\"AP8=\"}"
     );
+}
+
+#[test]
+fn an_event_has_only_the_members_of_its_own_type() {
+    let inner: Fields = vec![Field::new("x", DataType::Int64, true), Field::new("y", DataType::Int64, true)].into();
+    let data: Fields = vec![
+        Field::new("a", DataType::Int64, true),
+        Field::new("b", DataType::Utf8, true),
+        Field::new("none", DataType::Null, true),
+        Field::new("r", DataType::Struct(inner.clone()), true),
+    ]
+    .into();
+    let schema = Arc::new(Schema::new(vec![
+        Field::new("id", DataType::Utf8, true),
+        Field::new("data", DataType::Struct(data.clone()), true),
+        Field::new("rest", DataType::Struct(inner.clone()), true),
+    ]));
+    let rows = [
+        r#"{"id":null,"data":{"b":"{"},"rest":{"x":null,"y":1}}"#,
+        r#"{"id":"i","data":{"a":1,"r":{"x":null,"y":2}},"rest":null}"#,
+        r#"{"id":"i","data":{},"rest":null}"#,
+        r#"{"id":"i","data":null,"rest":null}"#,
+    ];
+    let (outcomes, batch) = json(&schema, &rows.map(str::to_string));
+    assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
+    let encoder = JsonEncoder::new(&schema).leaving_out_nulls_of("data");
+    let encoded = encoder.batch(&batch).unwrap();
+    for (row, wanted) in rows.iter().enumerate() {
+        let mut out = Vec::new();
+        encoded.write(row, &mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), *wanted);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::fmt;
 
 use arrow::array::{Array, ArrayRef, AsArray, make_array};
 use arrow::buffer::NullBuffer;
-use arrow::datatypes::{DataType, FieldRef, Fields};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields};
 
 use crate::diagnostic::{Diagnostic, closest, names};
 
@@ -118,6 +118,18 @@ impl Path {
             (_, field) = fields.find(name)?;
         }
         Some(field)
+    }
+
+    /// The field at this path as its [`values`](Path::values) are: nullable if any record on the way is.
+    pub fn nullable_field(&self, columns: &Fields) -> Option<Field> {
+        let (_, mut field) = columns.find(&self.column)?;
+        let mut nullable = field.is_nullable();
+        for name in &self.fields {
+            let DataType::Struct(fields) = field.data_type() else { return None };
+            (_, field) = fields.find(name)?;
+            nullable |= field.is_nullable();
+        }
+        Some(field.as_ref().clone().with_nullable(nullable))
     }
 
     /// The values at this path, null where any record on the way is.

@@ -148,11 +148,14 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
                 add("subject", subject.clone());
             }
             let key = sink.key.as_ref().map(|key| {
-                let columns = key.columns.join(", ");
+                let columns = key.columns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 key.codec.as_ref().map_or(columns.clone(), |codec| format!("{columns} as a record in {}", codec.format.name()))
             });
             if has_changes(&output.schema) {
                 add("changes", "a record is the row as it is; one without a value says that the row is gone".to_string());
+            }
+            if sink.event.is_some() {
+                add("event", "an envelope; members of `data` that are null are left out".to_string());
             }
             add("key", key.unwrap_or_else(|| "none: rows go to the partition with their task's number".to_string()));
             add("timestamp", sink.timestamp.clone().unwrap_or_else(|| "event time".to_string()));

@@ -9,7 +9,7 @@ use headwater_formats::{
 use operator_core::Diagnostic;
 use serde_json::{Map, Value, json};
 
-use super::super::{Columns, Content, Kind, Rows, Values, avro, not_written, unusable};
+use super::super::{Columns, Content, EventShape, Kind, Rows, Values, avro, not_written, unusable};
 
 pub(in crate::format) struct DebeziumAvro;
 
@@ -58,7 +58,7 @@ impl Kind for DebeziumAvro {
         Err(not_written(self))
     }
 
-    fn encoder(&self, _: &SchemaRef, _: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
+    fn encoder(&self, _: &SchemaRef, _: Option<EventShape>, _: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
         Err("change records are not written".into())
     }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::json::no_mapping;
 use super::{Columns, Content, Kind, Rows, Values};
-use crate::format::declared::{Declared, declared_columns};
+use crate::format::declared::{Declared, EventShape, declared_columns};
 
 pub(super) struct Debezium;
 
@@ -59,7 +59,7 @@ impl Kind for Debezium {
         Err(super::not_written(self))
     }
 
-    fn encoder(&self, _: &SchemaRef, _: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
+    fn encoder(&self, _: &SchemaRef, _: Option<EventShape>, _: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
         Err("change records are not written".into())
     }
 

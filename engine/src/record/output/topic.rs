@@ -44,13 +44,16 @@ impl Topic<'_> {
     /// Writes rows; returns those that can't be written.
     pub fn write(&mut self, rows: &Rows<'_>, out: &mut SendBuffer) -> Result<Vec<Unwritable>, WriteError> {
         let sink = self.sink;
-        let of_key;
+        let (plain, records);
         let keys = match self.keys {
             None => EncodedKeys::None,
-            Some(Keys::Plain(place)) => EncodedKeys::Plain(KeyEncoder::new(rows.all.column(*place).as_ref())?),
-            Some(Keys::Records(places, encoder)) => {
-                of_key = rows.all.project(places).map_err(|e| e.to_string())?;
-                EncodedKeys::Records(encoder.batch(&of_key)?)
+            Some(Keys::Plain(path)) => {
+                plain = Keys::values(path, rows.all)?;
+                EncodedKeys::Plain(KeyEncoder::new(plain.as_ref())?)
+            }
+            Some(Keys::Records(paths, columns, encoder)) => {
+                records = Keys::records(paths, columns, rows.all)?;
+                EncodedKeys::Records(encoder.batch(&records)?)
             }
         };
         let encoded = Records::new(sink, rows, keys, self.values.batch(rows.user)?)?;
@@ -188,7 +191,7 @@ impl<'a> Records<'a> {
         let start = bytes.len();
         let has_key = self.keys.write(row, bytes)?;
         if topic.compacted && !has_key {
-            let column = self.sink.key.iter().flat_map(|key| &key.columns).cloned().collect::<Vec<_>>().join(", ");
+            let column = self.sink.key.iter().flat_map(|key| &key.columns).map(ToString::to_string).collect::<Vec<_>>().join(", ");
             let topic = shown(self.sink, &topic.name);
             return Err(format!("the key `{column}` is null, and the topic {topic} is compacted: it takes no record without a key"));
         }
