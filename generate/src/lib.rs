@@ -4,6 +4,7 @@
 //! - [`Model`] is the load as an iterator of [`Event`]s, a function of [`Options`] alone, and keeps [`Totals`] of what it handed out.
 //! - [`encode_json`] and [`AvroEncoder`] turn events into bytes.
 //! - [`publish`] writes a load to Kafka; [`Args`] and [`run`] are the command `hw generate`.
+//! - [`simulate`] has what `hw simulate` writes: orders and users, and the answers of services for payment and shipping.
 //!
 //! ```
 //! use headwater_generate::{Limit, Model, Options, encode_json};
@@ -26,6 +27,7 @@ mod random;
 mod registry;
 mod schedule;
 mod shop;
+pub mod simulate;
 mod topics;
 mod totals;
 mod waiting;

@@ -15,6 +15,7 @@ mod page;
 mod run;
 mod sample;
 mod schema;
+mod simulate;
 mod test;
 
 use std::path::{Path, PathBuf};
@@ -84,6 +85,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Generate a realistic e-commerce load
     Generate(GenerateArgs),
+    /// Simulate what surrounds a domain: orders, users, and services that answer commands
+    Simulate(simulate::SimulateArgs),
     /// Start and stop local services without Docker: Kafka, schema registry, ClickHouse engine
     Local(local::LocalArgs),
     /// Print CREATE TABLE statements for the sinks that write to tables
@@ -188,6 +191,7 @@ pub fn main() -> ExitCode {
         Command::Sample(args) => sample::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate(args) => generate(args),
+        Command::Simulate(args) => simulate::run(&args),
         Command::Local(args) => local::run(&args),
         Command::Ddl(args) => ddl::run(&args),
     };

@@ -32,6 +32,7 @@ mod postgres_outages;
 mod record_types;
 mod rights;
 mod silence;
+mod simulate;
 mod table_changes;
 mod table_kills;
 mod tidy;
