@@ -53,6 +53,8 @@ fn declared(field: &Field) -> (String, Value) {
             let (of, value) = declared(item);
             (format!("[{of}]"), json!([value, value]))
         }
+        // A command that the example has rules for.
+        DataType::Utf8 if field.name() == "eventType" => ("string".into(), json!("inventory.receive")),
         DataType::Utf8 => ("string".into(), json!("x")),
         DataType::Boolean => ("bool".into(), json!(true)),
         other => (format!("\"{}\"", operator_core::type_name(other).replace(", ", ",")), json!(2000)),

@@ -1,0 +1,339 @@
+//! Decides commands: of a round, those of one kind at a time, all of which are for different aggregates.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, TimestampMillisecondArray, UInt32Array, new_null_array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::Int64Type;
+use operator_core::{State, StateError};
+use operator_event::Uuid;
+
+use crate::cells::{Cell, gather};
+use crate::decided::{Decided, Piece, Refused, Step, To};
+use crate::fold::{Hand, Happened, apply, seen_rows};
+use crate::plan::{AggregatePlan, CommandPlan, Failures, Made, Part, Then};
+use crate::rows::{Rows, Turn};
+use crate::state::structure;
+use crate::subjects::Subjects;
+use crate::timers::unset;
+
+/// Why commands of aggregates that the sender knew in another version are rejected.
+const OTHER_VERSION: &str = "version";
+/// Why commands are rejected that no rule decides about.
+const NO_RULE: &str = "no_rule";
+/// Why commands are rejected that there are no rules for.
+const UNKNOWN_COMMAND: &str = "unknown_command";
+
+/// What the decisions of a batch need.
+pub struct World<'a, 'b> {
+    pub plan: &'a AggregatePlan,
+    pub rows: &'a mut Rows<'b>,
+    pub subjects: &'a mut Subjects,
+    pub state: &'a dyn State,
+}
+
+/// Refused commands, by their place among those that were tried.
+type Tried = Result<Decided, Vec<(usize, Refused)>>;
+
+fn refused(failed: Failures) -> Vec<(usize, Refused)> {
+    failed.into_iter().map(|(at, cause)| (at, Refused::Failed(cause))).collect()
+}
+
+impl World<'_, '_> {
+    /// Decides commands of one kind, all or none of them: the kind's place, `None` if there are no rules for it.
+    ///
+    /// # Errors
+    /// State can't be read.
+    pub fn decide(&mut self, command: Option<usize>, turns: &[Turn]) -> Result<Tried, StateError> {
+        let plan = self.plan;
+        let Some((kind, of)) = command.and_then(|kind| Some((kind, plan.commands.get(kind)?))) else {
+            let mut decided = Decided::default();
+            self.reject(UNKNOWN_COMMAND, plan.commands.len(), turns, None, &mut decided)?;
+            return Ok(Ok(decided));
+        };
+        let mut failed = Vec::new();
+        let env = self.environment(of, turns, &mut failed)?;
+        if !failed.is_empty() {
+            return Ok(Err(refused(failed)));
+        }
+        let mut decided = Decided::default();
+        let mut left = self.expected(kind, of, turns, &env, &mut failed, &mut decided)?;
+        for rule in &of.rules {
+            if left.is_empty() || !failed.is_empty() {
+                break;
+            }
+            let chosen = match &rule.when {
+                None => std::mem::take(&mut left),
+                Some(when) => {
+                    let of_left = when.predicate.evaluate(&part(&env, &left)?);
+                    failed.extend(of_left.failed.into_iter().filter_map(|(at, cause)| Some((*left.get(at)?, cause))));
+                    let (mut chosen, mut rest) = (Vec::new(), Vec::new());
+                    for (at, of) in left.iter().enumerate() {
+                        if of_left.holds.value(at) { chosen.push(*of) } else { rest.push(*of) }
+                    }
+                    left = rest;
+                    chosen
+                }
+            };
+            if chosen.is_empty() || !failed.is_empty() {
+                continue;
+            }
+            let these: Vec<Turn> = chosen.iter().filter_map(|at| turns.get(*at)).copied().collect();
+            let env = part(&env, &chosen)?;
+            let mut of_chosen = Vec::new();
+            match &rule.then {
+                Then::Emit(events) => self.emit(events, &these, &env, &mut of_chosen, &mut decided)?,
+                Then::Reply(made) => {
+                    let columns = self.columns(made, &these, &env, &mut of_chosen)?;
+                    self.add(To::Replies, made.kind, columns, &these, 0, &mut decided);
+                }
+                Then::Reject(why, made) => self.reject(why, kind, &these, Some((made, &env, &mut of_chosen)), &mut decided)?,
+            }
+            if !of_chosen.is_empty() {
+                let of_all = |(at, why): (usize, Refused)| Some((*chosen.get(at)?, why));
+                return Ok(Err(of_chosen.into_iter().filter_map(of_all).collect()));
+            }
+        }
+        if !failed.is_empty() {
+            return Ok(Err(refused(failed)));
+        }
+        let rest: Vec<Turn> = left.iter().filter_map(|at| turns.get(*at)).copied().collect();
+        if !rest.is_empty() {
+            self.reject(NO_RULE, kind, &rest, None, &mut decided)?;
+        }
+        Ok(Ok(decided))
+    }
+
+    /// Rejects a command whose events would break an invariant.
+    ///
+    /// # Errors
+    /// The rejection can't be put together: a bug.
+    pub fn violated(&mut self, command: usize, invariant: usize, turn: Turn) -> Result<Decided, StateError> {
+        let mut decided = Decided::default();
+        let why = self.plan.invariants.get(invariant).map_or("", |invariant| invariant.name.as_str());
+        self.reject(why, command, &[turn], None, &mut decided)?;
+        decided.pieces.iter_mut().for_each(|piece| piece.to = To::Violated);
+        Ok(decided)
+    }
+
+    /// The columns that the expressions of a command read.
+    fn environment(&mut self, of: &CommandPlan, turns: &[Turn], failed: &mut Failures) -> Result<RecordBatch, StateError> {
+        let mut entries = Vec::new();
+        for collection in of.scope.entries() {
+            let keys = self.rows.entry_keys(self.plan, collection, turns, failed)?;
+            let wanted = turns.iter().zip(&keys).filter_map(|(turn, key)| Some((turn.place, key.as_deref()?)));
+            self.subjects.load_entries(collection, wanted, self.state)?;
+            entries.push((collection, keys));
+        }
+        let (plan, rows, subjects) = (self.plan, &*self.rows, &*self.subjects);
+        let subject = |turn: &Turn| subjects.list.get(turn.place);
+        of.scope.batch(turns.len(), |part| match part {
+            Part::Input(column) => {
+                let column = rows.batch.rows.columns().get(column);
+                rows.of(column.ok_or_else(|| StateError::new("the batch lacks a column: this is a bug"))?, turns)
+            }
+            Part::State => {
+                let cells: Vec<&Cell> = turns.iter().filter_map(subject).map(|subject| &subject.state).collect();
+                plan.state.record(&gather(cells.into_iter())?)
+            }
+            Part::Entry(collection) => {
+                let Some(of) = plan.collections.get(collection) else { return Err(StateError::new("there is no such collection")) };
+                let none = Cell { rows: of.none.clone(), row: 0 };
+                let keys = entries.iter().find(|(known, _)| *known == collection).map(|(_, keys)| keys.as_slice()).unwrap_or_default();
+                let cell = |(turn, key): (&Turn, &Option<Vec<u8>>)| match key {
+                    Some(key) => subjects.entry(turn.place, collection, key).unwrap_or(&none).clone(),
+                    None => none.clone(),
+                };
+                let cells: Vec<Cell> = turns.iter().zip(keys).map(cell).collect();
+                seen_rows(of, &gather(cells.iter())?)
+            }
+            Part::Data | Part::Time => Err(StateError::new("a rule reads no event: this is a bug")),
+        })
+    }
+
+    /// Rejects commands whose sender knew another version; those that are left, by their place.
+    fn expected(
+        &mut self,
+        kind: usize,
+        of: &CommandPlan,
+        turns: &[Turn],
+        env: &RecordBatch,
+        failed: &mut Failures,
+        decided: &mut Decided,
+    ) -> Result<Vec<usize>, StateError> {
+        let all = (0..turns.len()).collect();
+        let Some(expect) = &of.expect else { return Ok(all) };
+        let wanted = expect.evaluate(env, failed)?;
+        let Some(wanted) = wanted.as_primitive_opt::<Int64Type>().filter(|_| failed.is_empty()) else { return Ok(all) };
+        let mut versions = Vec::with_capacity(turns.len());
+        for turn in turns {
+            versions.push(self.version(*turn)?);
+        }
+        let fits = |at: &usize| wanted.is_null(*at) || versions.get(*at) == Some(&wanted.value(*at));
+        let (fit, other): (Vec<usize>, Vec<usize>) = (0..turns.len()).partition(fits);
+        let other: Vec<Turn> = other.iter().filter_map(|at| turns.get(*at)).copied().collect();
+        if !other.is_empty() {
+            self.reject(OTHER_VERSION, kind, &other, None, decided)?;
+        }
+        Ok(fit)
+    }
+
+    fn version(&self, turn: Turn) -> Result<i64, StateError> {
+        let missing = || StateError::new("an aggregate was not read: this is a bug");
+        let cell = &self.subjects.list.get(turn.place).ok_or_else(missing)?.state;
+        self.plan.state.versions(&cell.rows)?.values().get(cell.row).copied().ok_or_else(missing)
+    }
+
+    /// Lets commands lead to events, one after the other.
+    fn emit(
+        &mut self,
+        events: &[Made],
+        turns: &[Turn],
+        env: &RecordBatch,
+        wrong: &mut Vec<(usize, Refused)>,
+        decided: &mut Decided,
+    ) -> Result<(), StateError> {
+        // What is decided follows from the state before, whatever the events before do to it.
+        let mut all = Vec::with_capacity(events.len());
+        for made in events {
+            all.push(self.columns(made, turns, env, wrong)?);
+        }
+        if !wrong.is_empty() {
+            return Ok(());
+        }
+        let mut hand = Hand::new(turns.iter().map(|turn| turn.place).collect(), self.subjects);
+        let times = turns.iter().map(|turn| self.rows.system.row(turn.row).time);
+        let times: ArrayRef = Arc::new(TimestampMillisecondArray::from_iter_values(times).with_timezone("UTC"));
+        for (number, (made, columns)) in events.iter().zip(all).enumerate() {
+            let Some(event) = self.plan.events.get(made.kind) else { continue };
+            let data: ArrayRef = Arc::new(structure(&event.columns, columns.clone(), None)?);
+            self.add(To::Emitted, made.kind, columns, turns, number, decided);
+            let Some(piece) = decided.pieces.last_mut() else { continue };
+            let correlations = StringArray::from_iter_values(turns.iter().map(|turn| self.rows.causes.correlation(turn.row)));
+            let own = StringArray::from_iter_values(piece.ids.iter().map(Uuid::to_string));
+            let happened = Happened { event, data, times: times.clone(), causes: [Arc::new(correlations), Arc::new(own)] };
+            let before = hand.states.clone();
+            let mut failed = Vec::new();
+            apply(self.plan, self.subjects, self.state, &mut hand, &happened, &mut failed)?;
+            if !failed.is_empty() {
+                wrong.extend(refused(failed));
+                return Ok(());
+            }
+            checks(self.plan, &hand, wrong)?;
+            if !wrong.is_empty() {
+                return Ok(());
+            }
+            let after = self.plan.state.versions(&hand.states.first().ok_or_else(|| StateError::new("there is no event"))?.rows)?;
+            piece.sequences = after.values().to_vec();
+            let steps = turns.iter().zip(before).zip(&hand.states);
+            decided.steps.extend(steps.map(|((turn, before), after)| Step { turn: *turn, number, before, after: after.clone() }));
+        }
+        decided.hands.push((hand, turns.to_vec()));
+        Ok(())
+    }
+
+    /// The columns of events that a rule makes: those of the key, and those that it gives.
+    fn columns(
+        &mut self,
+        made: &Made,
+        turns: &[Turn],
+        env: &RecordBatch,
+        wrong: &mut Vec<(usize, Refused)>,
+    ) -> Result<Vec<ArrayRef>, StateError> {
+        let mut columns = self.keys(turns)?;
+        let mut failed = Vec::new();
+        let all = self.plan.replies.types().get(made.kind).map(|kind| &kind.columns);
+        for field in all.into_iter().flatten().skip(columns.len()) {
+            columns.push(match made.values.get(field.name()) {
+                Some(value) => value.evaluate(env, &mut failed)?,
+                None => new_null_array(field.data_type(), turns.len()),
+            });
+        }
+        wrong.extend(refused(failed));
+        Ok(columns)
+    }
+
+    fn keys(&self, turns: &[Turn]) -> Result<Vec<ArrayRef>, StateError> {
+        self.rows.keys.iter().map(|column| self.rows.of(column, turns)).collect()
+    }
+
+    /// Rejects commands of a kind.
+    fn reject(
+        &mut self,
+        why: &str,
+        kind: usize,
+        turns: &[Turn],
+        with: Option<(&Made, &RecordBatch, &mut Vec<(usize, Refused)>)>,
+        decided: &mut Decided,
+    ) -> Result<(), StateError> {
+        let mut columns = self.keys(turns)?;
+        columns.push(Arc::new(StringArray::from_iter_values(turns.iter().map(|_| why))));
+        let commands: ArrayRef = Arc::new(self.rows.commands.clone());
+        columns.push(self.rows.of(&commands, turns)?);
+        let kind = self.plan.events.len() + kind;
+        let all = self.plan.replies.types().get(kind).map(|kind| &kind.columns);
+        let mut failed = Vec::new();
+        for field in all.into_iter().flatten().skip(columns.len()) {
+            let value = with.as_ref().and_then(|(made, env, _)| Some((made.values.get(field.name())?, env)));
+            columns.push(match value {
+                Some((value, env)) => value.evaluate(env, &mut failed)?,
+                None => new_null_array(field.data_type(), turns.len()),
+            });
+        }
+        if let Some((_, _, wrong)) = with {
+            wrong.extend(refused(failed));
+        }
+        self.add(To::Rejected, kind, columns, turns, 0, decided);
+        Ok(())
+    }
+
+    /// Adds events, the `number`-th of each command.
+    fn add(&self, to: To, kind: usize, columns: Vec<ArrayRef>, turns: &[Turn], number: usize, decided: &mut Decided) {
+        let name = self.plan.replies.types().get(kind).map_or("", |kind| kind.name.as_str());
+        let mut piece = Piece { columns, ..Piece::new(to, kind, number) };
+        for turn in turns {
+            let version = self.version(*turn).unwrap_or_default();
+            let key = self.subjects.list.get(turn.place).map_or(&[][..], |subject| subject.key.as_slice());
+            let causes = &self.rows.causes;
+            let unnamed = causes.own_id(turn.row).is_none().then_some(version);
+            let id = event_id(self.plan, causes.id(turn.row), key, name, number, unnamed);
+            piece.push(*turn, self.rows.system.row(turn.row).time, id, version);
+        }
+        decided.pieces.push(piece);
+    }
+}
+
+/// The id of the `number`-th event, of this type, that a command led to. `version`: of a command that has no id of its own, that of the
+/// aggregate before it, because several can be in one record.
+pub fn event_id(plan: &AggregatePlan, cause: &str, key: &[u8], kind: &str, number: usize, version: Option<i64>) -> Uuid {
+    let (number, version) = ((number as u64).to_be_bytes(), version.unwrap_or(-1).to_be_bytes());
+    plan.ids.of(cause, &[key, kind.as_bytes(), &number, &version])
+}
+
+/// Aggregates of the hand that an invariant does not hold for, or whose timers can't be set.
+///
+/// # Errors
+/// They are not rows of the state: a bug.
+pub fn checks(plan: &AggregatePlan, hand: &Hand, wrong: &mut Vec<(usize, Refused)>) -> Result<(), StateError> {
+    unset(plan, hand, wrong)?;
+    if plan.invariants.is_empty() {
+        return Ok(());
+    }
+    let record = plan.state.record(&gather(hand.states.iter())?)?;
+    for (number, invariant) in plan.invariants.iter().enumerate() {
+        let env = invariant.scope.batch(record.len(), |_| Ok(record.clone()))?;
+        let holds = invariant.condition.predicate.evaluate(&env).holds;
+        let broken = (0..holds.len()).filter(|at| !holds.value(*at) && !wrong.iter().any(|(known, _)| known == at)).collect::<Vec<_>>();
+        wrong.extend(broken.into_iter().map(|at| (at, Refused::Violates(number))));
+    }
+    Ok(())
+}
+
+/// These rows of a batch.
+fn part(rows: &RecordBatch, these: &[usize]) -> Result<RecordBatch, StateError> {
+    if these.len() == rows.num_rows() {
+        return Ok(rows.clone());
+    }
+    let these = UInt32Array::from_iter_values(these.iter().map(|at| *at as u32));
+    take_record_batch(rows, &these).map_err(|e| StateError::new(format!("rows of a batch: {e}")))
+}

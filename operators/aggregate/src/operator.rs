@@ -1,0 +1,154 @@
+//! `aggregate` as a state machine.
+//!
+//! ```text
+//! on_batch   the aggregates of the batch are read; in rounds, the n-th command of each: repeats are answered, the others decided,
+//!            by kind, all of a kind at once; what changed is written, and timers are set
+//! on_time    ids of commands that are old enough are removed
+//! on_timer   its event happens
+//! ```
+//!
+//! Invariant: what a command leads to follows from the state of its aggregate before it, and from nothing else in the batch: commands of
+//! a round are for different aggregates, and one that can't be decided is taken out before the others are decided again.
+
+use std::sync::Arc;
+
+use operator_core::{Batch, Context, Input, Operator, Port, Progress, StateError, Time, Timer};
+
+use crate::cells::Cell;
+use crate::decide::World;
+use crate::decided::{Decided, Refused};
+use crate::outcomes::Outcomes;
+use crate::outputs::Outputs;
+use crate::plan::AggregatePlan;
+use crate::rows::{Rows, Turn};
+use crate::subjects::Subjects;
+
+/// One `aggregate` step in one partition.
+pub struct Aggregating {
+    pub(crate) plan: Arc<AggregatePlan>,
+    pub(crate) outcomes: Option<Outcomes>,
+}
+
+impl Aggregating {
+    pub fn new(plan: Arc<AggregatePlan>) -> Aggregating {
+        let outcomes = plan.outcomes.clone();
+        Aggregating { plan, outcomes }
+    }
+
+    /// Decides commands of one kind in a round; those that can't be computed are rejected: how many those are.
+    fn decide(
+        &mut self,
+        command: Option<usize>,
+        mut turns: Vec<Turn>,
+        (rows, subjects): (&mut Rows<'_>, &mut Subjects),
+        outputs: &mut Outputs<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<usize, StateError> {
+        let plan = self.plan.clone();
+        let mut rejected = 0;
+        while !turns.is_empty() {
+            let mut world = World { plan: &plan, rows: &mut *rows, subjects: &mut *subjects, state: &*cx.state() };
+            let wrong = match world.decide(command, &turns)? {
+                Ok(decided) => {
+                    self.take(decided, (rows, subjects), outputs, cx)?;
+                    break;
+                }
+                Err(wrong) if wrong.is_empty() => return Err(StateError::new("commands were refused for no reason: this is a bug")),
+                Err(wrong) => wrong,
+            };
+            for (at, why) in &wrong {
+                let Some(turn) = turns.get(*at).copied() else { continue };
+                match why {
+                    Refused::Failed(cause) => {
+                        cx.reject(rows.batch, turn.row, cause);
+                        rejected += 1;
+                    }
+                    Refused::Violates(invariant) => {
+                        let mut world = World { plan: &plan, rows: &mut *rows, subjects: &mut *subjects, state: &*cx.state() };
+                        let decided = world.violated(command.unwrap_or_default(), *invariant, turn)?;
+                        self.take(decided, (rows, subjects), outputs, cx)?;
+                    }
+                }
+            }
+            let mut at = 0;
+            turns.retain(|_| {
+                at += 1;
+                !wrong.iter().any(|(known, _)| *known == at - 1)
+            });
+        }
+        Ok(rejected)
+    }
+
+    /// What was decided is so from now on.
+    fn take(
+        &mut self,
+        decided: Decided,
+        (rows, subjects): (&Rows<'_>, &mut Subjects),
+        outputs: &mut Outputs<'_>,
+        cx: &mut Context<'_>,
+    ) -> Result<(), StateError> {
+        let system = |row: usize| rows.system.row(row);
+        for step in decided.steps {
+            let since = match step.number {
+                0 => subjects.list.get(step.turn.place).map_or(0, |subject| subject.time),
+                _ => system(step.turn.row).time,
+            };
+            let before = before(&self.plan, since, step.before);
+            outputs.change(step.turn.row, before, step.after, system(step.turn.row));
+        }
+        for (hand, turns) in decided.hands {
+            hand.keep(subjects, |at| turns.get(at).map_or(0, |turn| system(turn.row).time));
+        }
+        for piece in &decided.pieces {
+            outputs.add(piece, system)?;
+        }
+        self.remember(&decided.pieces, (rows, subjects), cx)
+    }
+}
+
+/// The state before an event, if the aggregate had one, with its time.
+pub fn before(plan: &AggregatePlan, time: i64, cell: Cell) -> Option<(Cell, i64)> {
+    let first = Arc::ptr_eq(&cell.rows, &plan.state.first);
+    (!first).then_some((cell, time))
+}
+
+impl Operator for Aggregating {
+    fn on_batch(&mut self, _: Input, batch: &Batch, cx: &mut Context<'_>) -> Result<(), StateError> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let plan = self.plan.clone();
+        let mut rows = Rows::new(&plan, batch)?;
+        let mut subjects = Subjects::new(&plan);
+        let (rounds, mut rejected) = rows.rounds(&mut subjects, cx);
+        subjects.load(&*cx.state())?;
+        let mut outputs = Outputs::new(&plan, &rows.causes);
+        for round in rounds {
+            let round = self.answer_repeats(round, (&rows, &subjects), &mut outputs, cx)?;
+            for (command, turns) in rows.by_command(&plan, round) {
+                rejected += self.decide(command, turns, (&mut rows, &mut subjects), &mut outputs, cx)?;
+            }
+        }
+        subjects.save(cx.state())?;
+        self.set_timers(&subjects, cx)?;
+        outputs.emit(&rows.keys, cx)?;
+        cx.pass(Port::OUT, arrow::array::RecordBatch::new_empty(plan.emitted.schema().clone()), batch.num_rows() - rejected);
+        Ok(())
+    }
+
+    fn on_time(&mut self, time: Time, cx: &mut Context<'_>) -> Result<Progress, StateError> {
+        let Some(outcomes) = &mut self.outcomes else { return Ok(Progress::Done) };
+        let more = outcomes.expire(time.watermark, time.budget, cx.state())?;
+        Ok(if more { Progress::More } else { Progress::Done })
+    }
+
+    fn on_timer(&mut self, timer: &Timer, time: Time, cx: &mut Context<'_>) -> Result<(), StateError> {
+        self.fire(timer, time, cx)
+    }
+
+    fn on_restore(&mut self) {
+        if let Some(outcomes) = &mut self.outcomes {
+            outcomes.forget();
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! A batch of commands: the aggregates that they are for, and the order in which they are decided.
+
+use arrow::array::{Array, ArrayRef, AsArray, StringArray, UInt32Array};
+use arrow::compute::take;
+use operator_core::batch::SystemColumns;
+use operator_core::{Batch, Context, StateError, keys};
+use operator_event::Causes;
+
+use crate::fold::encoded;
+use crate::plan::{AggregatePlan, Failures, Part};
+use crate::subjects::Subjects;
+use operator_core::stores::too_large;
+
+/// The rows of a batch.
+pub struct Rows<'a> {
+    pub batch: &'a Batch,
+    pub keys: Vec<ArrayRef>,
+    pub commands: StringArray,
+    /// The commands' own ids, if they have some.
+    ids: Option<ArrayRef>,
+    pub causes: Causes,
+    pub system: SystemColumns<'a>,
+    /// By collection, the key of the entry that each row is about, encoded; `None` where it has none.
+    entries: Vec<Option<EntryKeys>>,
+}
+
+/// The entries that rows are about.
+struct EntryKeys {
+    keys: Vec<Option<Vec<u8>>>,
+    failed: Failures,
+}
+
+/// Commands that are decided at the same time: each of another aggregate.
+pub type RoundOf = Vec<Turn>;
+
+/// A command's turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    pub row: usize,
+    /// The place of its aggregate.
+    pub place: usize,
+}
+
+impl<'a> Rows<'a> {
+    pub fn new(plan: &AggregatePlan, batch: &'a Batch) -> Result<Rows<'a>, StateError> {
+        let missing = || StateError::new("the batch lacks a column: this is a bug");
+        let (fields, columns) = (plan.input.fields(), batch.rows.columns());
+        let keys = plan.key.iter().map(|path| path.values(fields, columns).as_ref().map(keys::canonical));
+        let commands = plan.command.values(fields, columns).ok_or_else(missing)?;
+        Ok(Rows {
+            batch,
+            keys: keys.collect::<Option<_>>().ok_or_else(missing)?,
+            commands: commands.as_string_opt::<i32>().cloned().ok_or_else(missing)?,
+            ids: plan.cause.id.as_ref().and_then(|path| path.values(fields, columns)),
+            causes: plan.cause.of(fields, batch)?,
+            system: batch.system()?,
+            entries: plan.collections.iter().map(|_| None).collect(),
+        })
+    }
+
+    /// Gives each row a turn: the n-th commands of all aggregates are the n-th round. Rows without a key are rejected; how many those are.
+    pub fn rounds(&self, subjects: &mut Subjects, cx: &mut Context<'_>) -> (Vec<RoundOf>, usize) {
+        let (mut rounds, mut turns, mut rejected, mut key): (Vec<RoundOf>, Vec<usize>, usize, Vec<u8>) = Default::default();
+        for row in 0..self.batch.num_rows() {
+            key.clear();
+            keys::encode(&self.keys, row, &mut key);
+            let cause = match self.keys.iter().any(|column| column.is_null(row)) {
+                true => Some("the key of the aggregate is null".to_string()),
+                false => too_large(&key, &[]),
+            };
+            if let Some(cause) = cause {
+                cx.reject(self.batch, row, cause);
+                rejected += 1;
+                continue;
+            }
+            let place = subjects.place(&key);
+            if turns.len() <= place {
+                turns.resize(place + 1, 0);
+            }
+            let Some(turn) = turns.get_mut(place) else { continue };
+            if rounds.len() <= *turn {
+                rounds.push(Vec::new());
+            }
+            if let Some(round) = rounds.get_mut(*turn) {
+                round.push(Turn { row, place });
+            }
+            *turn += 1;
+        }
+        (rounds, rejected)
+    }
+
+    /// Puts the id of a command, behind the key of its aggregate, into `id`; false if it has none.
+    pub fn put_id(&self, turn: Turn, subjects: &Subjects, id: &mut Vec<u8>) -> bool {
+        let own = self.ids.as_ref().filter(|ids| ids.is_valid(turn.row));
+        let (Some(own), Some(subject)) = (own, subjects.list.get(turn.place)) else { return false };
+        id.clone_from(&subject.key);
+        keys::encode(std::slice::from_ref(own), turn.row, id);
+        too_large(id, &[]).is_none()
+    }
+
+    /// The commands of a round by their kind: its place, `None` where there are no rules for it.
+    pub fn by_command(&self, plan: &AggregatePlan, round: Vec<Turn>) -> Vec<(Option<usize>, Vec<Turn>)> {
+        let mut groups: Vec<(Option<usize>, Vec<Turn>)> = Vec::new();
+        for turn in round {
+            let name = self.commands.is_valid(turn.row).then(|| self.commands.value(turn.row));
+            let kind = name.and_then(|name| plan.commands.iter().position(|command| command.name == name));
+            match groups.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, turns)) => turns.push(turn),
+                None => groups.push((kind, vec![turn])),
+            }
+        }
+        groups
+    }
+
+    /// Values of these rows.
+    ///
+    /// # Errors
+    /// They are not rows of the column: a bug.
+    pub fn of(&self, column: &ArrayRef, turns: &[Turn]) -> Result<ArrayRef, StateError> {
+        let first = turns.first().map_or(0, |turn| turn.row);
+        if turns.iter().zip(first..).all(|(turn, row)| turn.row == row) {
+            return Ok(if turns.len() == column.len() { column.clone() } else { column.slice(first, turns.len()) });
+        }
+        let rows = UInt32Array::from_iter_values(turns.iter().map(|turn| turn.row as u32));
+        take(column.as_ref(), &rows, None).map_err(|e| StateError::new(format!("rows of a batch: {e}")))
+    }
+
+    /// The keys of the entries of a collection that these commands are about, and those whose key fails.
+    pub fn entry_keys(
+        &mut self,
+        plan: &AggregatePlan,
+        collection: usize,
+        turns: &[Turn],
+        failed: &mut Failures,
+    ) -> Result<Vec<Option<Vec<u8>>>, StateError> {
+        let Some(slot) = self.entries.get_mut(collection) else { return Ok(Vec::new()) };
+        if slot.is_none() {
+            let Some((scope, value)) = plan.collections.get(collection).map(|of| &of.of_command) else { return Ok(Vec::new()) };
+            let missing = || StateError::new("the batch lacks a column: this is a bug");
+            let env = scope.batch(self.batch.num_rows(), |part| match part {
+                Part::Input(column) => self.batch.rows.columns().get(column).cloned().ok_or_else(missing),
+                _ => Err(missing()),
+            })?;
+            let mut of_rows = Vec::new();
+            let column = keys::canonical(&value.evaluate(&env, &mut of_rows)?);
+            let keys = (0..column.len()).map(|row| column.is_valid(row).then(|| encoded(&column, row))).collect();
+            *slot = Some(EntryKeys { keys, failed: of_rows });
+        }
+        let Some(of) = slot else { return Ok(Vec::new()) };
+        for (at, turn) in turns.iter().enumerate() {
+            if let Ok(found) = of.failed.binary_search_by_key(&turn.row, |(row, _)| *row) {
+                failed.extend(of.failed.get(found).map(|(_, cause)| (at, cause.clone())));
+            }
+        }
+        Ok(turns.iter().map(|turn| of.keys.get(turn.row).cloned().flatten()).collect())
+    }
+}
