@@ -6,4 +6,5 @@ pub mod explain;
 pub mod graph;
 pub mod json_schema;
 pub mod lint;
+pub mod sagas;
 pub mod sample;

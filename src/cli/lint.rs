@@ -1,19 +1,22 @@
 //! `hw lint`: reports every problem of pipelines and environment files at once, from the files alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use operator_core::Severity;
+use operator_saga::check::Explored;
 
 use super::{Failure, Schemas, folders};
 use crate::authoring::lint::{self, CONVENTION, Document, Rules};
+use crate::authoring::sagas::Checked;
 use crate::diagnose::Problem;
-use crate::say;
+use crate::{pipeline_files, say};
 
 #[derive(Args)]
 #[command(after_help = "Examples:
   hw lint pipelines config               every pipeline and configuration in these folders
   hw lint --strict --json pipeline.yaml | jq .code
+  hw lint --sagas pipeline.yaml          what can happen to its sagas: lost, doubled, late answers, timeouts
   hw explain-error unknown-column
 
 Exit codes: 0 no errors (and, with --strict, no warnings), 1 a file can't be checked, 2 errors.")]
@@ -29,6 +32,12 @@ pub struct LintArgs {
     /// Print one JSON object per problem to standard output
     #[arg(long)]
     json: bool,
+    /// Explore what can happen to sagas, and report a case that breaks what must hold
+    #[arg(long)]
+    sagas: bool,
+    /// With --sagas: events from the beginning of a saga, at most
+    #[arg(long, value_name = "N", default_value_t = operator_saga::check::DEPTH, requires = "sagas")]
+    depth: usize,
     /// Regular expression for topic names
     #[arg(long, default_value = CONVENTION, hide_default_value = true)]
     topics: String,
@@ -41,6 +50,9 @@ pub fn run(args: &LintArgs) -> Result<(), Failure> {
         let folder = args.schemas.read(file)?;
         let rules = Rules::new(&folder, &args.topics).map_err(|e| Failure::Wrong(vec![Problem::plain(format!("--topics: {e}"))]))?;
         let mut problems = lint::check(file, &rules);
+        if args.sagas {
+            problems.extend(sagas(file, args));
+        }
         if args.strict {
             problems.iter_mut().for_each(|p| p.severity = Severity::Error);
         }
@@ -61,7 +73,7 @@ pub fn run(args: &LintArgs) -> Result<(), Failure> {
     if let Some(unreadable) = found.iter().position(|p| p.place().is_none() && p.code == "error") {
         let problem = found.remove(unreadable);
         if !args.json {
-            crate::pipeline_files::print(&found);
+            pipeline_files::print(&found);
         }
         return Err(problem.into());
     }
@@ -71,7 +83,7 @@ pub fn run(args: &LintArgs) -> Result<(), Failure> {
         (true, true) => Err(Failure::Said),
         (false, json) => {
             if !json {
-                crate::pipeline_files::print(&found);
+                pipeline_files::print(&found);
                 if files.len() > 1 {
                     say!("{} files checked", files.len());
                 }
@@ -79,4 +91,22 @@ pub fn run(args: &LintArgs) -> Result<(), Failure> {
             Ok(())
         }
     }
+}
+
+/// What is wrong with the sagas of a file that is a pipeline; says what was explored of the others.
+fn sagas(file: &Path, args: &LintArgs) -> Vec<Problem> {
+    let Ok(loaded) = pipeline_files::load(file) else { return Vec::new() };
+    let checked = crate::authoring::sagas::checked(&loaded, args.depth);
+    let one = |Checked { step, outcome }: Checked| {
+        let Explored { worlds, depth, complete } = match outcome {
+            Ok(explored) => explored,
+            Err(problem) => return Some(problem),
+        };
+        if !args.json {
+            let all = if complete { "all there are" } else { "there are more: --depth" };
+            say!("{}: saga `{step}`: {worlds} states, up to {depth} events from the beginning, {all}", file.display());
+        }
+        None
+    };
+    checked.into_iter().filter_map(one).collect()
 }

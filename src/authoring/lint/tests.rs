@@ -8,7 +8,7 @@ use super::*;
 
 /// Codes that no file alone shows: they need another file, a service or what was deployed before, a file of 1 MiB, or are not findings
 /// about a file. (Those about changes: scripts of the operators.)
-const ELSEWHERE: [&str; 16] = [
+const ELSEWHERE: [&str; 17] = [
     "changes-aggregate",
     "no-changes",
     "broker",
@@ -25,6 +25,7 @@ const ELSEWHERE: [&str; 16] = [
     "unread-rows",
     "workers-running",
     "same-name",
+    "saga-violation",
 ];
 
 fn cases() -> Vec<PathBuf> {

@@ -1,0 +1,158 @@
+//! An instance as bytes in state. The encoding is the step's own, because the machine is more than rows; its version is in the layout that the
+//! manifest compares.
+//!
+//! ```text
+//! version · definition · cause id · sequence · since · timer · phase · flags · order · cause · trouble · forget · steps
+//! step    number of tasks · tasks      task   line · state · attempt · asks · undos · failures · order · flags · due
+//! ```
+
+use operator_core::stores::bytes::{Reader, put_bytes, put_i128, put_u64};
+use operator_core::{Millis, StateError};
+
+use crate::machine::{Instance, Phase, State, Task};
+
+/// Version of the encoding.
+pub const VERSION: u8 = 1;
+
+/// A saga as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The version of the definition that it began with.
+    pub definition: String,
+    pub instance: Instance,
+    /// Events and commands so far.
+    pub sequence: u64,
+    /// The time since which status and step are what they are: the event time of a row, or the time of a timer.
+    pub since: Millis,
+    /// The timer that is set.
+    pub timer: Option<Millis>,
+}
+
+fn put_option(value: Option<Millis>, out: &mut Vec<u8>) {
+    out.push(value.is_some().into());
+    if let Some(value) = value {
+        put_i128(value.into(), out);
+    }
+}
+
+impl Kept {
+    pub fn put(&self, out: &mut Vec<u8>) {
+        let Kept { definition, instance, sequence, since, timer } = self;
+        out.push(VERSION);
+        put_bytes(definition.as_bytes(), out);
+        put_u64(*sequence, out);
+        put_i128((*since).into(), out);
+        put_option(*timer, out);
+        out.push(instance.phase as u8);
+        out.push(instance.told.into());
+        put_u64(instance.order.into(), out);
+        put_bytes(instance.cause.as_bytes(), out);
+        put_bytes(instance.trouble.as_bytes(), out);
+        put_option(instance.forget, out);
+        put_u64(instance.steps.len() as u64, out);
+        for tasks in &instance.steps {
+            put_u64(tasks.len() as u64, out);
+            tasks.iter().for_each(|task| put_task(task, out));
+        }
+    }
+
+    /// # Errors
+    /// These bytes are not a saga.
+    pub fn read(bytes: &[u8]) -> Result<Kept, StateError> {
+        let mut reader = Reader::new(bytes);
+        let kept = read(&mut reader).filter(|_| reader.is_empty());
+        kept.ok_or_else(|| StateError::new("a saga in state can't be decoded: was it written by another version of the step?"))
+    }
+}
+
+fn put_task(task: &Task, out: &mut Vec<u8>) {
+    put_bytes(task.line.as_bytes(), out);
+    out.push(task.state as u8);
+    for number in [task.attempt, task.asks, task.undos, task.failures, task.order] {
+        put_u64(number.into(), out);
+    }
+    out.push(task.again.into());
+    put_option(task.due, out);
+}
+
+fn text(reader: &mut Reader<'_>) -> Option<String> {
+    String::from_utf8(reader.bytes()?.to_vec()).ok()
+}
+
+fn flag(reader: &mut Reader<'_>) -> Option<bool> {
+    match reader.u8()? {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
+fn option(reader: &mut Reader<'_>) -> Option<Option<Millis>> {
+    if flag(reader)? { Some(Some(reader.i64()?)) } else { Some(None) }
+}
+
+fn number(reader: &mut Reader<'_>) -> Option<u32> {
+    reader.u64()?.try_into().ok()
+}
+
+fn read(reader: &mut Reader<'_>) -> Option<Kept> {
+    if reader.u8()? != VERSION {
+        return None;
+    }
+    let (definition, sequence, since, timer) = (text(reader)?, reader.u64()?, reader.i64()?, option(reader)?);
+    let phase = *Phase::ALL.get(usize::from(reader.u8()?))?;
+    let (told, order) = (flag(reader)?, number(reader)?);
+    let (cause, trouble, forget) = (text(reader)?, text(reader)?, option(reader)?);
+    // Collected one by one, so that a wrong count allocates nothing.
+    let mut steps = Vec::new();
+    for _ in 0..reader.u64()? {
+        let mut tasks = Vec::new();
+        for _ in 0..reader.u64()? {
+            tasks.push(read_task(reader)?);
+        }
+        steps.push(tasks);
+    }
+    let instance = Instance { phase, steps, order, told, cause, trouble, forget };
+    Some(Kept { definition, instance, sequence, since, timer })
+}
+
+fn read_task(reader: &mut Reader<'_>) -> Option<Task> {
+    let line = text(reader)?;
+    let state = *State::ALL.get(usize::from(reader.u8()?))?;
+    let (attempt, asks, undos) = (number(reader)?, number(reader)?, number(reader)?);
+    let (failures, order) = (number(reader)?, number(reader)?);
+    let (again, due) = (flag(reader)?, option(reader)?);
+    Some(Task { line, state, attempt, asks, undos, failures, again, order, due })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is in state stays what it is.
+    #[test]
+    fn codes_are_places() {
+        assert!(Phase::ALL.iter().enumerate().all(|(place, phase)| *phase as usize == place));
+        assert!(State::ALL.iter().enumerate().all(|(place, state)| *state as usize == place));
+    }
+
+    #[test]
+    fn a_saga_is_read_as_it_was_written() {
+        let mut instance = Instance::new([vec!["sku-1".into(), "sku-2".into()], vec![String::new()], Vec::new()]);
+        instance.phase = Phase::Compensating;
+        instance.cause = "pay: declined".into();
+        instance.forget = Some(-5);
+        for (task, state) in instance.steps.iter_mut().flatten().zip([State::Skipped, State::Unknown, State::AskPausing]) {
+            (task.state, task.due, task.again, task.attempt) = (state, Some(1_700_000_000_000), true, 300);
+        }
+        let kept = Kept { definition: "abc".into(), instance, sequence: 7, since: 9, timer: None };
+        let mut bytes = Vec::new();
+        kept.put(&mut bytes);
+        assert_eq!(Kept::read(&bytes).unwrap(), kept);
+        for cut in 0..bytes.len() {
+            assert!(Kept::read(&bytes[..cut]).is_err(), "{cut}");
+        }
+        bytes.push(0);
+        assert!(Kept::read(&bytes).is_err());
+    }
+}
