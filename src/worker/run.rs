@@ -12,7 +12,7 @@ use headwater_engine::broker::SystemClock;
 use headwater_engine::delivery::Counters;
 use headwater_engine::lane::{LaneConfig, Runtime};
 use headwater_engine::manifest::store::Deployed;
-use headwater_engine::manifest::{Keeper, deploy};
+use headwater_engine::manifest::{Keeper, Noted, deploy};
 use headwater_engine::plan::{OutboxSink, Output, Plan, TOMBSTONE_RETENTION};
 use headwater_engine::worker::{self, Stop};
 use operator_core::{Interval, Millis};
@@ -104,7 +104,8 @@ pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Prob
         Ok(id)
     });
     let (clock, schemas) = (Arc::new(SystemClock::default()), services.schemas.clone());
-    let runtime = Runtime::new(plan.clone(), services.broker.clone(), clock, schemas, schema_ids);
+    let noted = Arc::new(Noted::after(agreed.deployed.clone()));
+    let runtime = Runtime { noted, ..Runtime::new(plan.clone(), services.broker.clone(), clock, schemas, schema_ids) };
     Ok(Prepared { plan, services, runtime, deployed: agreed.deployed, checkpoint_age: kept / 2 })
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use operator_core::Millis;
 
 use crate::broker::{Broker, Clock};
+use crate::manifest::Noted;
 use crate::plan::{Plan, TOMBSTONE_RETENTION};
 use crate::schemas::{MemorySchemas, SchemaSource};
 use crate::sim::{MemoryBroker, MemoryClock};
@@ -28,6 +29,7 @@ pub struct Runtime {
     pub schema_ids: SchemaIds,
     pub tables: Arc<LoadedTables>,
     pub stats: Arc<Stats>,
+    pub noted: Arc<Noted>,
 }
 
 impl Runtime {
@@ -40,7 +42,7 @@ impl Runtime {
         schema_ids: SchemaIds,
     ) -> Runtime {
         let (wall, tables) = (Arc::new(TrustedWall::of(clock.as_ref())), Arc::new(LoadedTables::new(&plan)));
-        Runtime { plan, broker, clock, wall, schemas, schema_ids, tables, stats: Arc::default() }
+        Runtime { plan, broker, clock, wall, schemas, schema_ids, tables, stats: Arc::default(), noted: Arc::default() }
     }
 
     /// The same over the simulated Kafka and its clock, with an empty registry that gives every schema the id 1.

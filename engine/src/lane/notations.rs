@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{LaneEnd, Runtime};
-use crate::manifest;
+use crate::manifest::store::StoreError;
 use crate::notation::Notation;
 use crate::plan::{InputKind, Plan};
 
@@ -56,8 +56,9 @@ impl Notations {
     /// The brokers can't be asked, or another worker has seen another notation.
     pub fn record(&mut self, runtime: &Runtime) -> Result<(), LaneEnd> {
         for (topic, notation) in std::mem::take(&mut self.seen) {
-            let known = manifest::note_notation(runtime.broker.as_ref(), &runtime.plan.names, &topic, notation).map_err(|e| match e {
-                manifest::store::StoreError::Broker(e) => LaneEnd::from(e),
+            let noted = runtime.noted.note(runtime.broker.as_ref(), &runtime.plan.names, &topic, notation);
+            let known = noted.map_err(|e| match e {
+                StoreError::Broker(e) => LaneEnd::from(e),
                 other => LaneEnd::Stop(other.to_string()),
             })?;
             if known != notation {

@@ -41,7 +41,7 @@ pub use check::{Verdict, check};
 pub use deploy::{Agreed, DeployError, deploy};
 pub use keeper::Keeper;
 pub(crate) use keeper::recreated;
-pub(crate) use notation::note_notation;
+pub use notation::Noted;
 
 use crate::broker::{Broker, BrokerError, TopicId};
 use crate::definition::Definition;

@@ -95,28 +95,33 @@ fn decode(at: &TopicPartition, offset: i64, bytes: &[u8]) -> Result<Manifest, St
     serde_json::from_slice(bytes).map_err(unreadable)
 }
 
-/// Writes `next` behind `deployed` and reads the manifest that is current then: `next`, or what another worker has written meanwhile.
+/// Writes `next` behind `deployed`, and returns the manifest that is current then: `next`, or what another worker has written meanwhile.
 ///
 /// # Errors
 /// See [`StoreError`].
 pub fn write(broker: &dyn Broker, names: &Names, deployed: Option<&Deployed>, next: &Manifest) -> Result<Deployed, StoreError> {
     let next = Manifest { replaces: deployed.map(|d| d.offset), ..next.clone() };
     let text = serde_json::to_vec_pretty(&next).map_err(|e| BrokerError::fatal(format!("the manifest can't be written: {e}")))?;
-    append(broker, &names.manifest(), &text)?;
+    let behind = deployed.map_or(0, |d| d.offset + 1);
+    if append(broker, &names.manifest(), &text)? == Some(behind) {
+        // Nobody has written in between.
+        return Ok(Deployed { offset: behind, manifest: next });
+    }
     let missing = || BrokerError::new(Failure::Transient, format!("{}: the manifest that was written can't be read", names.manifest()));
     Ok(read(broker, names)?.ok_or_else(missing)?)
 }
 
-fn append(broker: &dyn Broker, topic: &std::sync::Arc<str>, value: &[u8]) -> Result<(), BrokerError> {
+/// The record's offset, where the brokers tell it.
+fn append(broker: &dyn Broker, topic: &std::sync::Arc<str>, value: &[u8]) -> Result<Option<i64>, BrokerError> {
     let mut producer = broker.producer(None)?;
     producer.begin()?;
-    producer.send(Outgoing { topic, partition: 0, timestamp: None, key: None, value: Some(value), headers: &[], tag: None })?;
+    producer.send(Outgoing { topic, partition: 0, timestamp: None, key: None, value: Some(value), headers: &[], tag: Some(0) })?;
     // Nothing is committed with it: the membership doesn't matter, but must look like one.
     let nobody = Membership { group: String::new(), generation: 0, member: "manifest".into(), instance: None };
     producer.commit(Vec::new(), nobody)?;
     for _ in 0..PATIENCE {
         match producer.progress(POLL) {
-            Progress::Done(Outcome::Committed { .. }) => return Ok(()),
+            Progress::Done(Outcome::Committed { tags }) => return Ok(tags.first().map(|(_, offset)| *offset)),
             Progress::Done(outcome) => return Err(BrokerError::new(Failure::Transient, format!("writing to {topic}: {outcome:?}"))),
             Progress::Sending | Progress::Acknowledged => {}
         }
