@@ -51,6 +51,7 @@ use commits::{Commits, Ended, Sealed};
 use ends::Interrupt;
 use intake::Intake;
 use outputs::Outputs;
+use partition::DecodedChunk;
 use tasks::{Tasks, failed};
 
 pub use crate::lane_end::LaneEnd;
@@ -182,8 +183,7 @@ impl Lane {
             self.commits.read(&chunk, self.runtime.clock.monotonic());
             self.run(chunk.task, &mut out)?;
             self.outputs.route_bad(&chunk, self.commits.counts())?;
-            self.outputs.route(chunk.task, out, Some(&chunk), self.commits.counts())?;
-            self.flush()?;
+            self.route(chunk.task, out, Some(&chunk))?;
             if let Some(why) = &chunk.waits {
                 self.intake.pause(partition, why)?;
                 return Ok(false);
@@ -206,6 +206,12 @@ impl Lane {
 
     fn is_full(&self) -> bool {
         self.commits.is_full(self.outputs.bytes())
+    }
+
+    /// Writes what left a task, and hands it over. `chunk`: what the task was given.
+    fn route(&mut self, task: TaskId, out: StageOutput, chunk: Option<&DecodedChunk>) -> Result<(), Interrupt> {
+        self.outputs.route(task, out, chunk, self.commits.counts())?;
+        self.flush()
     }
 
     /// Hands what waits to be sent to the producer, once the epoch before is acknowledged.

@@ -58,14 +58,14 @@ impl Lane {
                     StageOutput { rejected: vec![(step, rejected, batch.origin)], ..StageOutput::default() }
                 }
             };
-            self.outputs.route(chunk.task, out, Some(chunk), self.commits.counts())?;
+            self.route(chunk.task, out, Some(chunk))?;
             self.make_room()?;
         }
         Ok(())
     }
 
-    /// Hands over what waits to be sent. If it is as much as an epoch may have, the epoch before is waited for: until it is acknowledged
-    /// nothing may be handed over, and the rows of a single record can be far more than an epoch's.
+    /// If as much waits to be sent as an epoch may have, the epoch before is waited for: until it is acknowledged nothing may be handed
+    /// over, and the rows of a single record can be far more than an epoch's.
     fn make_room(&mut self) -> Result<(), Interrupt> {
         while self.outputs.bytes() >= self.config.epoch_bytes && !self.commits.may_send() {
             self.settle(Duration::from_millis(50))?;

@@ -71,16 +71,15 @@ impl Lane {
             // The last portion may have been committed, and its watermark not.
             let announce = why == Behind::Releasing || owned.task.stores().next().is_some() && is_known();
             self.pass_time(id, announce)?;
-            self.flush()?;
         }
         Ok(!self.tasks.behind().is_empty())
     }
 
     /// Gives a task its time, without rows. `announce`: readers of its repartition topics need to know.
-    pub(super) fn pass_time(&mut self, id: TaskId, announce: bool) -> Result<(), LaneEnd> {
+    pub(super) fn pass_time(&mut self, id: TaskId, announce: bool) -> Result<(), Interrupt> {
         let mut out = StageOutput::default();
         self.run(id, &mut out)?;
-        self.outputs.route(id, out, None, self.commits.counts())?;
+        self.route(id, out, None)?;
         if announce && self.outputs.repartitions(id) {
             let inputs = self.tasks.get(id)?.inputs.iter().flatten().cloned();
             self.commits.touch(inputs, self.runtime.clock.monotonic());
