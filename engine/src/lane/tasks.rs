@@ -173,16 +173,10 @@ impl Tasks {
             let owned = self.owned.get_mut(id).ok_or_else(|| bug(format_args!("task {id:?}, whose state is committed,")))?;
             let checkpoint = owned.checkpoints.iter_mut().find(|(n, _)| n == node).map(|(_, c)| c);
             let store = owned.task.store(*node).ok_or_else(|| bug(format_args!("the state of step `{step}`")))?;
-            let mut entries = Vec::new();
-            let keep = checkpoint.is_some();
-            store.apply(|key, value| {
-                if keep {
-                    entries.push((key.to_vec(), value.map(<[u8]>::to_vec)));
-                }
-            });
+            let applied = store.apply();
             failpoint("lane-applied");
             self.runtime.stats.state(*id, step, store.len(), store.bytes());
-            if let Some(written) = checkpoint.and_then(|checkpoint| checkpoint.committed(store, &entries, next, (now, wall))) {
+            if let Some(written) = checkpoint.and_then(|checkpoint| checkpoint.committed(store, &applied, next, (now, wall))) {
                 self.runtime.stats.checkpoint(*id, step, written.map_err(|e| e.to_string()), wall);
             }
         }

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use operator_core::Millis;
 
 use self::frame::{PART, frame, frames};
-use crate::state::Store;
+use crate::state::{Applied, Store};
 
 pub use self::frame::Loaded;
 
@@ -165,12 +165,12 @@ impl Checkpoint {
         self.size
     }
 
-    /// Writes what a commit has changed: `entries`, which are in `store` already, and the changelog position after them, or nothing while
+    /// Writes what a commit has changed, which is in `store` already, and the changelog position after them, or nothing while
     /// it pauses after a failure. Without the position the file would claim too much. Times: monotonic, wall clock.
     pub fn committed(
         &mut self,
         store: &Store,
-        entries: &[(Vec<u8>, Option<Vec<u8>>)],
+        applied: &Applied,
         next: Option<i64>,
         (now, wall): (Millis, Millis),
     ) -> Option<io::Result<()>> {
@@ -182,7 +182,7 @@ impl Checkpoint {
         if self.needs_rewrite(store.bytes()) {
             return self.catch_up(store, false, (now, wall));
         }
-        let written = self.append(entries, next, wall);
+        let written = self.write(applied.entries(), next, wall);
         Some(self.wrote(written, now))
     }
 
@@ -201,12 +201,6 @@ impl Checkpoint {
             self.owed = None;
         }
         written
-    }
-
-    /// Appends what a commit changed, and the changelog position after it. Only for a file that is complete
-    /// ([`Checkpoint::needs_rewrite`]).
-    fn append(&mut self, entries: &[(Vec<u8>, Option<Vec<u8>>)], next: i64, wall: Millis) -> io::Result<()> {
-        self.write(entries.iter().map(|(k, v)| (k.as_slice(), v.as_deref())), next, wall)
     }
 
     /// Begins a file that a restore from the beginning of the changelog fills.
@@ -237,6 +231,7 @@ impl Checkpoint {
         Some(written)
     }
 
+    /// Appends entries, and the changelog position after them or [`PART`].
     fn write<'a>(&mut self, entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>, next: i64, wall: Millis) -> io::Result<()> {
         let result = self.try_write(entries, next, wall);
         if result.is_err() {

@@ -5,27 +5,35 @@
 //! down; anything else throws both away. So memory never runs ahead of the changelog.
 
 pub mod checkpoint;
+mod overlay;
+mod pages;
 
-use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::cmp::Ordering;
+use std::iter::from_fn;
 
 use operator_core::{State, StateError};
 
-mod overlay;
-
-use overlay::Overlay;
-
-type Bytes = Box<[u8]>;
+use overlay::{Change, Overlay, hash};
+use pages::Pages;
 
 /// State of a step in a partition.
 #[derive(Default)]
 pub struct Store {
-    committed: BTreeMap<Bytes, Bytes>,
+    committed: Pages,
     committing: Overlay,
     open: Overlay,
-    bytes: usize,
     /// What the open overlay had where it was changed since [`Store::mark`], in the order of the changes.
-    undo: Option<Vec<(Vec<u8>, Option<Option<Bytes>>)>>,
+    undo: Option<Vec<(Vec<u8>, Option<Option<Vec<u8>>>)>>,
+}
+
+/// What a commit has changed.
+pub struct Applied(Overlay);
+
+impl Applied {
+    /// By key, in order; `None` is a deletion.
+    pub fn entries(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        self.0.sorted()
+    }
 }
 
 impl Store {
@@ -35,12 +43,12 @@ impl Store {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.committed.is_empty()
+        self.len() == 0
     }
 
     /// Bytes of committed keys and values.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.committed.bytes()
     }
 
     /// The open epoch changed something.
@@ -53,25 +61,23 @@ impl Store {
     /// missing then. The previous epoch must have been settled.
     pub fn seal(&mut self, mut write: impl FnMut(&[u8], Option<&[u8]>)) {
         debug_assert!(self.committing.is_empty(), "the epoch before was not settled");
-        std::mem::swap(&mut self.committing, &mut self.open);
-        let sorted = self.committing.sorted();
+        self.committing = std::mem::take(&mut self.open);
+        self.committing.sort();
         for is_set in [true, false] {
-            sorted.iter().filter(|(_, value)| value.is_some() == is_set).for_each(|(key, value)| write(key, *value));
+            self.committing.sorted().filter(|(_, value)| value.is_some() == is_set).for_each(|(key, value)| write(key, value));
         }
     }
 
-    /// The commit is acknowledged: its writes, in key order, become committed (and go to the local checkpoint).
-    pub fn apply(&mut self, mut visit: impl FnMut(&[u8], Option<&[u8]>)) {
-        for (key, value) in std::mem::take(&mut self.committing).into_sorted() {
-            visit(&key, value.as_deref());
-            self.commit(key.into_boxed_slice(), value);
-        }
+    /// The commit is acknowledged: its writes become committed. Returns them, for the local checkpoint.
+    pub fn apply(&mut self) -> Applied {
+        let applied = Applied(std::mem::take(&mut self.committing));
+        applied.entries().for_each(|(key, value)| self.load(key, value));
+        applied
     }
 
     /// The epoch is void: forget everything that is not committed.
     pub fn discard(&mut self) {
-        self.committing.clear();
-        self.open.clear();
+        (self.committing, self.open) = (Overlay::default(), Overlay::default());
     }
 
     /// What changes from here on can be taken back by [`Store::undo`], until [`Store::keep`].
@@ -88,55 +94,40 @@ impl Store {
     pub fn undo(&mut self) {
         for (key, before) in self.undo.take().unwrap_or_default().into_iter().rev() {
             match before {
-                Some(value) => self.open.set(&key, value),
+                Some(value) => self.open.set(&key, value.as_deref()),
                 None => self.open.remove(&key),
             }
         }
     }
 
-    fn set(&mut self, key: &[u8], value: Option<Bytes>) {
+    fn set(&mut self, key: &[u8], value: Option<&[u8]>) {
         if let Some(undo) = &mut self.undo {
-            undo.push((key.to_vec(), self.open.get(key).cloned()));
+            let before = self.open.get(hash(key), key).map(|value| value.map(<[u8]>::to_vec));
+            undo.push((key.to_vec(), before));
         }
         self.open.set(key, value);
     }
 
     /// Sets a committed entry while restoring; `None` deletes it.
     pub fn load(&mut self, key: &[u8], value: Option<&[u8]>) {
-        self.commit(key.into(), value.map(Into::into));
-    }
-
-    fn commit(&mut self, key: Bytes, value: Option<Bytes>) {
-        let length = key.len();
-        let replaced = match value {
-            Some(value) => {
-                self.bytes += length + value.len();
-                self.committed.insert(key, value)
-            }
-            None => self.committed.remove(&key),
-        };
-        if let Some(old) = replaced {
-            self.bytes -= (length + old.len()).min(self.bytes);
+        match value {
+            Some(value) => self.committed.insert(key, value),
+            None => self.committed.remove(key),
         }
     }
 
     /// Every committed entry in key order.
     pub fn entries(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.committed.iter().map(|(k, v)| (k.as_ref(), v.as_ref()))
-    }
-
-    fn overlaid(&self, key: &[u8]) -> Option<Option<&[u8]>> {
-        self.open.get(key).or_else(|| self.committing.get(key)).map(|v| v.as_deref())
+        self.committed.entries()
     }
 }
 
 impl State for Store {
     fn get(&self, key: &[u8], value: &mut Vec<u8>) -> Result<bool, StateError> {
         value.clear();
-        let found = match self.overlaid(key) {
-            Some(overlaid) => overlaid,
-            None => self.committed.get(key).map(|v| v.as_ref()),
-        };
+        let hash = hash(key);
+        let overlaid = self.open.get(hash, key).or_else(|| self.committing.get(hash, key));
+        let found = overlaid.unwrap_or_else(|| self.committed.get(key));
         if let Some(bytes) = found {
             value.extend_from_slice(bytes);
         }
@@ -144,7 +135,7 @@ impl State for Store {
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), StateError> {
-        self.set(key, Some(value.into()));
+        self.set(key, Some(value));
         Ok(())
     }
 
@@ -157,42 +148,36 @@ impl State for Store {
         if from >= to {
             return Ok(());
         }
-        let mut fresh = in_order(self.open.range(from, to), self.committing.range(from, to)).peekable();
-        let mut old = self.committed.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to))).peekable();
-        loop {
-            let (key, value) = match (fresh.peek(), old.peek()) {
-                (None, None) => return Ok(()),
-                (Some(f), o) if o.is_none_or(|(k, _)| *f <= k.as_ref()) => {
-                    let key = *f;
-                    fresh.next();
-                    old.next_if(|(k, _)| k.as_ref() == key);
-                    (key, self.overlaid(key).flatten())
-                }
-                _ => match old.next() {
-                    Some((key, value)) => (key.as_ref(), Some(value.as_ref())),
-                    None => return Ok(()),
-                },
-            };
+        let committed = self.committed.range(from, to).map(|(key, value)| (key, Some(value)));
+        let entries = over(self.open.range(from, to), over(self.committing.range(from, to), committed));
+        for (key, value) in entries {
             if let Some(value) = value
                 && !visit(key, value)
             {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 }
 
-/// The keys of both, in order, each once.
-fn in_order<'a>(a: impl Iterator<Item = &'a [u8]>, b: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'a [u8]> {
-    let (mut a, mut b) = (a.peekable(), b.peekable());
-    std::iter::from_fn(move || match (a.peek(), b.peek()) {
-        (Some(x), Some(y)) if x == y => {
-            b.next();
-            a.next()
+/// The entries of both in the order of their keys, and of a key that both have that of `upper`.
+fn over<'a>(upper: impl Iterator<Item = Change<'a>>, lower: impl Iterator<Item = Change<'a>>) -> impl Iterator<Item = Change<'a>> {
+    let (mut upper, mut lower) = (upper.peekable(), lower.peekable());
+    from_fn(move || {
+        let order = match (upper.peek(), lower.peek()) {
+            (Some((a, _)), Some((b, _))) => a.cmp(b),
+            (Some(_), None) => Ordering::Less,
+            (None, _) => Ordering::Greater,
+        };
+        match order {
+            Ordering::Less => upper.next(),
+            Ordering::Greater => lower.next(),
+            Ordering::Equal => {
+                lower.next();
+                upper.next()
+            }
         }
-        (Some(x), Some(y)) if x > y => b.next(),
-        (None, _) => b.next(),
-        _ => a.next(),
     })
 }
 
@@ -253,7 +238,7 @@ mod tests {
                     Op::Commit => {
                         store.keep();
                         marked = None;
-                        if let Some(done) = in_flight.take() { store.apply(|_, _| ()); saved = done; }
+                        if let Some(done) = in_flight.take() { store.apply(); saved = done; }
                         store.seal(|_, _| ());
                         in_flight = Some(model.clone());
                     }
@@ -304,14 +289,14 @@ mod tests {
                 prop_assert_eq!(&seen[0], &seen[1]);
                 match op {
                     10 => {
-                        if in_flight { store.apply(|_, _| ()); }
+                        if in_flight { store.apply(); }
                         store.seal(|_, _| ());
                         in_flight = true;
                         saved = model.clone();
                     }
                     11 => {
                         // The commit in flight is settled before anything is discarded.
-                        if std::mem::take(&mut in_flight) { store.apply(|_, _| ()); }
+                        if std::mem::take(&mut in_flight) { store.apply(); }
                         store.discard();
                         model = saved.clone();
                         stores.iter_mut().for_each(|(rows, queue)| { rows.forget(); queue.forget(); });

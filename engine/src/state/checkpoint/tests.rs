@@ -9,6 +9,10 @@ fn put(key: &str, value: &str) -> Entry {
     (key.into(), Some(value.into()))
 }
 
+fn append(checkpoint: &mut Checkpoint, entries: &[Entry], next: i64, wall: Millis) -> io::Result<()> {
+    checkpoint.write(entries.iter().map(|(k, v)| (k.as_slice(), v.as_deref())), next, wall)
+}
+
 fn open(dir: &Path) -> Checkpoint {
     Checkpoint::new(dir, "s-0", "topic-1")
 }
@@ -38,15 +42,15 @@ fn fresh(dir: &Path) -> Checkpoint {
 fn a_restart_finds_what_was_appended() {
     let dir = tempfile::tempdir().unwrap();
     let mut checkpoint = fresh(dir.path());
-    checkpoint.append(&[put("a", "1"), put("b", "2")], 10, 5).unwrap();
-    checkpoint.append(&[("a".into(), None), put("b", "3")], 12, 6).unwrap();
+    append(&mut checkpoint, &[put("a", "1"), put("b", "2")], 10, 5).unwrap();
+    append(&mut checkpoint, &[("a".into(), None), put("b", "3")], 12, 6).unwrap();
     let (loaded, entries) = content(dir.path());
     assert_eq!(loaded, Some(Loaded { next: 12, written: 6 }));
     assert_eq!(entries, [(b"b".to_vec(), b"3".to_vec())]);
     let mut store = Store::default();
     load(&mut checkpoint, &mut store);
     checkpoint.rewrite(&store, 12, 7).unwrap();
-    checkpoint.append(&[put("c", "4")], 13, 8).unwrap();
+    append(&mut checkpoint, &[put("c", "4")], 13, 8).unwrap();
     assert_eq!(content(dir.path()).1.len(), 2);
 }
 
@@ -57,7 +61,7 @@ fn damage_anywhere_is_seen() {
     checkpoint.build();
     checkpoint.part([(&b"a"[..], Some(&b"1"[..]))].into_iter()).unwrap();
     checkpoint.restored(10, 5).unwrap().unwrap();
-    checkpoint.append(&[put("b", "2")], 11, 5).unwrap();
+    append(&mut checkpoint, &[put("b", "2")], 11, 5).unwrap();
     let path = dir.path().join("s-0.ckpt");
     let whole = fs::read(&path).unwrap();
     for cut in 0..whole.len() {
@@ -124,7 +128,7 @@ fn large_state_is_many_frames_and_is_loaded_in_portions() {
     fs::write(&path, &bytes[..bytes.len() - 10]).unwrap();
     assert_eq!(content(dir.path()), (None, Vec::new()));
     let mut checkpoint = fresh(dir.path());
-    checkpoint.append(&[put("a", "1")], 3, 5).unwrap();
+    append(&mut checkpoint, &[put("a", "1")], 3, 5).unwrap();
     checkpoint.part([(&b"a"[..], Some(&b"2"[..]))].into_iter()).unwrap();
     let length = fs::metadata(&path).unwrap().len();
     assert_eq!(content(dir.path()).0, Some(Loaded { next: 3, written: 5 }));
@@ -134,7 +138,7 @@ fn large_state_is_many_frames_and_is_loaded_in_portions() {
 #[test]
 fn a_file_of_another_changelog_or_format_is_not_used() {
     let dir = tempfile::tempdir().unwrap();
-    fresh(dir.path()).append(&[put("a", "1")], 10, 5).unwrap();
+    append(&mut fresh(dir.path()), &[put("a", "1")], 10, 5).unwrap();
     let mut store = Store::default();
     assert_eq!(load(&mut Checkpoint::new(dir.path(), "s-0", "topic-2"), &mut store), None);
     assert!(store.is_empty() && !dir.path().join("s-0.ckpt").exists());
@@ -167,11 +171,11 @@ fn a_full_disk_keeps_no_part_of_a_file_and_is_tried_with_pauses() {
         assert_eq!(files(), Vec::<std::ffi::OsString>::new());
         // What is appended, likewise.
         let mut checkpoint = fresh(dir.path());
-        assert!(checkpoint.append(&[("k".into(), Some(vec![7; 200_000]))], 1, 0).is_err());
+        assert!(append(&mut checkpoint, &[("k".into(), Some(vec![7; 200_000]))], 1, 0).is_err());
         assert_eq!(files(), Vec::<std::ffi::OsString>::new());
         assert!(checkpoint.needs_rewrite(0));
         // An attempt per commit would write all state each time: of 1,000 commits within 100 s, five are tried.
-        let mut tries = |commit: i64| checkpoint.committed(&store, &[], Some(commit), (commit * 100, 0));
+        let mut tries = |commit: i64| checkpoint.committed(&store, &Store::default().apply(), Some(commit), (commit * 100, 0));
         let tried: Vec<_> = (0..1_000).filter_map(&mut tries).collect();
         assert!(tried.len() == 5 && tried.iter().all(Result::is_err), "{tried:?}");
         // A lane that ends doesn't wait for the pause, nor does one without records wait for a commit.
@@ -202,7 +206,7 @@ fn files_are_private_and_links_are_not_followed() {
             assert_eq!(load(&mut checkpoint, &mut Store::default()), None);
         }
         checkpoint.rewrite(&Store::default(), 1, 0).unwrap();
-        checkpoint.append(&[put("a", "1")], 2, 0).unwrap();
+        append(&mut checkpoint, &[put("a", "1")], 2, 0).unwrap();
         symlink(&victim, state.join("s-0.new")).unwrap();
         checkpoint.rewrite(&Store::default(), 3, 0).unwrap();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious", "{link}");

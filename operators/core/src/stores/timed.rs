@@ -24,6 +24,8 @@ pub struct TimedRows {
     /// A bucket is `1 << shift` milliseconds.
     shift: u32,
     front: Front,
+    /// Room for the key and the value of an entry.
+    room: (Vec<u8>, Vec<u8>),
 }
 
 /// An entry.
@@ -44,7 +46,7 @@ impl TimedRows {
     /// groupable ([`is_groupable`](crate::keys::is_groupable)). `span`: how long the ranges are that will be read.
     pub fn new(tag: u8, key: Vec<DataType>, codec: RowCodec, span: Millis) -> TimedRows {
         let shift = u64::try_from(span).unwrap_or(0).max(1).checked_next_power_of_two().map_or(62, u64::trailing_zeros);
-        TimedRows { tag, key, codec, shift: shift.min(62), front: Front::default() }
+        TimedRows { tag, key, codec, shift: shift.min(62), front: Front::default(), room: Default::default() }
     }
 
     pub fn codec(&self) -> &RowCodec {
@@ -62,11 +64,15 @@ impl TimedRows {
     /// # Errors
     /// State can't be written.
     pub fn put(&mut self, row: &TimedRow<'_>, state: &mut dyn State) -> Result<(), StateError> {
-        let mut value = Vec::with_capacity(row.row.len() + 2);
+        let (mut key, mut value) = std::mem::take(&mut self.room);
+        key.clear();
+        value.clear();
+        self.put_key(row.key, row.time, row.sequence, &mut key);
         put_value(row.flags, row.row, &mut value);
-        let key = self.entry_key(row.key, row.time, row.sequence);
         self.front.added(&key);
-        state.put(&key, &value)
+        let put = state.put(&key, &value);
+        self.room = (key, value);
+        put
     }
 
     /// Removes the row under (key, time, sequence), if there is one.
@@ -83,11 +89,15 @@ impl TimedRows {
         out.extend_from_slice(key);
     }
 
+    fn put_key(&self, key: &[u8], time: Millis, sequence: &[u8], out: &mut Vec<u8>) {
+        self.put_prefix(time >> self.shift, key, out);
+        put_ordered(time, out);
+        out.extend_from_slice(sequence);
+    }
+
     fn entry_key(&self, key: &[u8], time: Millis, sequence: &[u8]) -> Vec<u8> {
         let mut entry = Vec::with_capacity(17 + key.len() + sequence.len());
-        self.put_prefix(time >> self.shift, key, &mut entry);
-        put_ordered(time, &mut entry);
-        entry.extend_from_slice(sequence);
+        self.put_key(key, time, sequence, &mut entry);
         entry
     }
 
@@ -131,7 +141,8 @@ impl TimedRows {
             return Ok(());
         }
         let (first, last) = (from >> self.shift, to >> self.shift);
-        let (mut start, mut end) = (Vec::new(), Vec::new());
+        let room = || Vec::with_capacity(18 + key.len());
+        let (mut start, mut end): (Vec<u8>, Vec<u8>) = (room(), room());
         let mut read = |key: &[u8], value: &[u8]| self.read(key, value).map(&mut *visit);
         let mut bucket = first;
         while bucket <= last {
