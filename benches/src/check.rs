@@ -5,7 +5,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::cluster::Cluster;
-use crate::contender::Work;
+use crate::commands::{Commands, Outcomes};
+use crate::contender::{Run, Work};
 use crate::orders::{Expected, Orders};
 use crate::payments;
 
@@ -33,6 +34,27 @@ struct Joined<'a> {
     method: &'a str,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Outcome<'a> {
+    event_type: &'a str,
+    #[serde(borrow)]
+    data: Decision<'a>,
+    metadata: Metadata,
+}
+
+#[derive(Deserialize)]
+struct Decision<'a> {
+    sku: &'a str,
+    order_id: &'a str,
+    quantity: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    sequence: Option<u64>,
+}
+
 /// ISO 8601, or milliseconds since 1970.
 fn millis(instant: &RawValue) -> Result<i64, String> {
     let text = instant.get().trim_matches('"');
@@ -48,8 +70,9 @@ fn parse<'a, T: Deserialize<'a>>(value: &'a [u8]) -> Result<T, String> {
     serde_json::from_slice(value).map_err(|e| format!("{e}: {}", String::from_utf8_lossy(value)))
 }
 
-/// Compares an output topic with what it must contain. Returns the number of its records.
-pub fn output(cluster: &Cluster, topic: &str, work: Work, orders: &Orders, expected: &Expected) -> Result<u64, String> {
+/// Compares what a run wrote with what it must contain. Returns the number of its records.
+pub fn output(cluster: &Cluster, run: &Run, work: Work, orders: &Orders, expected: &Expected) -> Result<u64, String> {
+    let topic = &run.output();
     match work {
         Work::Copy => {
             let records = cluster.read_all(topic, |_| Ok(()))?;
@@ -58,6 +81,7 @@ pub fn output(cluster: &Cluster, topic: &str, work: Work, orders: &Orders, expec
         Work::W1 => projected(cluster, topic, expected),
         Work::W2 | Work::W2R => windowed(cluster, topic, expected),
         Work::Join => joined(cluster, topic, orders),
+        Work::Aggregate => decided(cluster, [topic, &run.rejected()], &Commands::as_many_as(orders)),
     }
 }
 
@@ -115,4 +139,19 @@ fn joined(cluster: &Cluster, topic: &str, orders: &Orders) -> Result<u64, String
     })?;
     same("pairs are missing", missing.iter().filter(|missing| **missing).count() as u64, 0)?;
     Ok(records)
+}
+
+/// What came of each command, once.
+fn decided(cluster: &Cluster, topics: [&str; 2], commands: &Commands) -> Result<u64, String> {
+    let mut found = Outcomes::default();
+    for topic in topics {
+        cluster.read_all(topic, |value| {
+            let Outcome { event_type, data, metadata } = parse(value)?;
+            let accepted = metadata.sequence.filter(|_| !event_type.ends_with(".rejected")).unwrap_or(0);
+            found.add(event_type, number(data.sku)?, number(data.order_id)?, data.quantity.unwrap_or(0), accepted);
+            Ok(())
+        })?;
+    }
+    found.compare(&commands.outcomes())?;
+    Ok(found.count)
 }

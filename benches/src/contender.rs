@@ -16,6 +16,8 @@ pub enum Work {
     W2R,
     /// Orders joined with their payments.
     Join,
+    /// Commands to an inventory.
+    Aggregate,
 }
 
 /// A program.
@@ -57,6 +59,11 @@ impl Run {
         format!("bench.out-{}", self.id)
     }
 
+    /// Where an inventory writes what it rejects.
+    pub fn rejected(&self) -> String {
+        format!("bench.rejected-{}", self.id)
+    }
+
     /// The folder for the state of a program.
     fn state(&self) -> PathBuf {
         self.dir.join(format!("state-{}", self.id))
@@ -79,6 +86,7 @@ impl Contender {
             Work::W2 => "hw W2",
             Work::W2R => "hw W2R",
             Work::Join => "hw WJ",
+            Work::Aggregate => "hw WA",
         };
         Contender { name: format!("{name}, {lanes} lanes"), work, how: How::Headwater { program: None, lanes } }
     }
@@ -93,21 +101,23 @@ impl Contender {
         }
     }
 
-    /// A peer as given on the command line: `NAME:w1|w2|wj:COMMAND`.
+    /// A peer as given on the command line: `NAME:w1|w2|wj|wa:COMMAND`.
     pub fn peer(text: &str) -> Result<Contender, String> {
         let parts: Vec<&str> = text.splitn(3, ':').collect();
         let (name, work, command) = match parts.as_slice() {
             [name, "w1", command] => (name, Work::W1, command),
             [name, "w2", command] => (name, Work::W2, command),
             [name, "wj", command] => (name, Work::Join, command),
-            _ => return Err(format!("a peer is NAME:w1:COMMAND, NAME:w2:COMMAND or NAME:wj:COMMAND, not {text:?}")),
+            [name, "wa", command] => (name, Work::Aggregate, command),
+            _ => return Err(format!("a peer is NAME:WORK:COMMAND, where WORK is w1, w2, wj or wa, not {text:?}")),
         };
         Ok(Contender { name: name.to_string(), work, how: How::Peer(command.to_string()) })
     }
 
-    /// Kafka Streams with these stores, doing WJ.
-    pub fn streams(stores: &str, command: String) -> Contender {
-        Contender { name: format!("kstreams WJ, {stores}"), work: Work::Join, how: How::Peer(command) }
+    /// Kafka Streams with these stores.
+    pub fn streams(work: Work, stores: &str, command: String) -> Contender {
+        let name = if work == Work::Join { "WJ" } else { "WA" };
+        Contender { name: format!("kstreams {name}, {stores}"), work, how: How::Peer(command) }
     }
 
     /// The consumer group whose positions tell its progress.
@@ -116,6 +126,7 @@ impl Contender {
             (How::Headwater { .. }, Work::W1 | Work::Copy) => format!("hw.w1-{}", run.id),
             (How::Headwater { .. }, Work::W2 | Work::W2R) => format!("hw.w2-{}", run.id),
             (How::Headwater { .. }, Work::Join) => format!("hw.wj-{}", run.id),
+            (How::Headwater { .. }, Work::Aggregate) => format!("hw.wa-{}", run.id),
             _ => format!("bench-{}", run.id),
         }
     }
@@ -162,6 +173,7 @@ impl Contender {
             ("BENCH_INPUT", run.input.clone()),
             ("BENCH_PAYMENTS", run.payments.clone()),
             ("BENCH_OUTPUT", run.output()),
+            ("BENCH_REJECTED", run.rejected()),
             ("BENCH_COMMIT", format!("{}ms", run.commit_ms)),
             ("BENCH_COMMIT_MS", run.commit_ms.to_string()),
             ("BENCH_STATE", run.state().display().to_string()),
@@ -180,6 +192,7 @@ impl Contender {
             Work::Copy | Work::W1 => Ok(shipped.join("w1.yaml")),
             Work::W2 => Ok(shipped.join("w2.yaml")),
             Work::Join => Ok(shipped.join("wj.yaml")),
+            Work::Aggregate => Ok(shipped.join("wa.yaml")),
             Work::W2R => {
                 const KEY: &str = "    key: product_id\n";
                 let text = std::fs::read_to_string(shipped.join("w2.yaml")).map_err(|e| e.to_string())?;

@@ -116,7 +116,7 @@ pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, orders: &Orders,
         _ => f64::NAN,
     };
     let usage = process.stop()?;
-    let output = check::output(cluster, &run.output(), contender.work, orders, expected).map_err(|e| format!("{}: {e}", contender.name))?;
+    let output = check::output(cluster, run, contender.work, orders, expected).map_err(|e| format!("{}: {e}", contender.name))?;
     cluster.delete_matching(&format!("-{}", run.id))?;
     Ok(Drained { records, wall, first: first.unwrap_or((wall, 0)), usage, second_half, output })
 }

@@ -1,4 +1,4 @@
-//! Latency: orders are sent at a steady rate; the time from an order's `created_ns` to the moment a `read_committed`
+//! Latency: orders are sent at a steady rate; the time from a row's `created_ns` to the moment a `read_committed`
 //! consumer of the output has it is measured for each. The path has two hops over the broker, one before and one behind
 //! the program, and the wait for the program's next commit, half the commit interval on average.
 
@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
+use crate::commands::Commands;
 use crate::contender::{Contender, Run, Work};
 use crate::native::{Consumer, Producer, Share};
-use crate::orders::{Order, Orders, PARTITIONS, now_ns, partitions};
+use crate::orders::{Orders, PARTITIONS, now_ns, partition};
 use crate::process::Measured;
 use crate::threads::{self, Threads};
 
@@ -60,15 +61,14 @@ pub struct Measurement {
 pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, load: Load) -> Result<Measurement, String> {
     cluster.create(&run.input)?;
     cluster.create(&run.output())?;
-    let orders = Orders::new(load.rate * (WARM + load.length).as_secs(), load.rate, (now_ns() / 1_000_000) as i64);
+    let rows = Rows::of(contender.work, load);
     let mut consumer =
         Consumer::new(&cluster.bootstrap, &format!("bench-seen-{}", run.id), &run.output(), Share::Assigned, Duration::from_millis(10))?;
     let producer = Producer::new(&cluster.bootstrap, None, &run.input, Duration::from_millis(1))?;
     let mut process = Measured::start(contender.command(run)?, &run.dir.join(format!("{}.log", run.id)))?;
-    await_first(&producer, &mut consumer, &mut process, &orders)?;
+    await_first(&producer, &mut consumer, &mut process, &rows)?;
     let expected = AtomicU64::new(NOT_ALL_SENT);
     let since = now_ns() + WARM.as_nanos() as u64;
-    let all_pass = contender.work == Work::Copy;
     let program = process.id();
     let (latencies, threads) = std::thread::scope(|scope| {
         let seen = scope.spawn(|| observe(&mut consumer, since, &expected));
@@ -76,7 +76,7 @@ pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, load: Load) -> R
             std::thread::sleep(WARM);
             threads::now(program)
         });
-        let sent = send(&producer, &orders, load.rate, |order, created| created >= since && (all_pass || order.is_large()));
+        let sent = send(&producer, &rows, load.rate, since);
         expected.store(sent.clone().unwrap_or(0), Ordering::Release);
         let (warm, end) = (warm.join().map_err(|_| "the look at the threads panicked".to_string())?, threads::now(program));
         let seen = seen.join().map_err(|_| "the observer panicked".to_string())?;
@@ -93,12 +93,68 @@ pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, load: Load) -> R
     Ok(Measurement { latencies, threads })
 }
 
-/// Sends single orders until one comes out: the program is ready.
-fn await_first(producer: &Producer, consumer: &mut Consumer, process: &mut Measured, orders: &Orders) -> Result<(), String> {
-    let order = orders.iter().find(|o| o.is_large()).ok_or("no order passes")?;
+/// What is sent.
+enum Rows {
+    /// `all`: all of them come out, not the large ones alone.
+    Orders { orders: Orders, all: bool },
+    /// `accepted`: which of them lead to an event.
+    Commands { commands: Commands, accepted: Vec<bool> },
+}
+
+impl Rows {
+    fn of(work: Work, load: Load) -> Rows {
+        let orders = Orders::new(load.rate * (WARM + load.length).as_secs(), load.rate, (now_ns() / 1_000_000) as i64);
+        match work {
+            Work::Aggregate => {
+                let commands = Commands::as_many_as(&orders);
+                Rows::Commands { accepted: commands.accepted(), commands }
+            }
+            _ => Rows::Orders { orders, all: work == Work::Copy },
+        }
+    }
+
+    fn count(&self) -> u64 {
+        match self {
+            Rows::Orders { orders, .. } => orders.count,
+            Rows::Commands { commands, .. } => commands.count,
+        }
+    }
+
+    fn comes_out(&self, number: u64) -> bool {
+        match self {
+            Rows::Orders { orders, all } => *all || orders.order(number).is_large(),
+            Rows::Commands { accepted, .. } => accepted.get(number as usize).copied().unwrap_or_default(),
+        }
+    }
+
+    /// Writes key and value of a row that is created now, and returns its partition and when that is.
+    fn put(&self, number: u64, key: &mut Vec<u8>, value: &mut Vec<u8>) -> (i32, u64) {
+        key.clear();
+        value.clear();
+        let created = now_ns();
+        match self {
+            Rows::Orders { orders, .. } => {
+                let order = orders.order(number);
+                order.key(key);
+                order.value(created, value);
+            }
+            Rows::Commands { commands, .. } => {
+                let command = commands.command(number);
+                command.key(key);
+                command.value(created, value);
+            }
+        }
+        (partition(key), created)
+    }
+}
+
+/// Sends a row until it comes out: the program is ready.
+fn await_first(producer: &Producer, consumer: &mut Consumer, process: &mut Measured, rows: &Rows) -> Result<(), String> {
+    let first = (0..rows.count()).find(|number| rows.comes_out(*number)).ok_or("no row comes out")?;
     let (mut key, mut value) = (Vec::new(), Vec::new());
-    order.key(&mut key);
-    order.value(now_ns(), &mut value);
+    let (own, _) = rows.put(first, &mut key, &mut value);
+    // An inventory relies on its key's partition.
+    let partitions = if matches!(rows, Rows::Commands { .. }) { own..own + 1 } else { 0..PARTITIONS };
     let started = Instant::now();
     let mut seen = 0;
     while seen == 0 {
@@ -106,7 +162,7 @@ fn await_first(producer: &Producer, consumer: &mut Consumer, process: &mut Measu
         if started.elapsed() > START {
             return Err(format!("nothing comes out after {START:?}:\n{}", process.log_tail()));
         }
-        for partition in 0..PARTITIONS {
+        for partition in partitions.clone() {
             producer.send(partition, &key, &value)?;
         }
         seen = consumer.poll(Duration::from_millis(200), |_| Ok(()))?;
@@ -114,25 +170,20 @@ fn await_first(producer: &Producer, consumer: &mut Consumer, process: &mut Measu
     Ok(())
 }
 
-/// Sends the orders, each at its time. Returns for how many `counts` is true.
-fn send(producer: &Producer, orders: &Orders, rate: u64, counts: impl Fn(&Order, u64) -> bool) -> Result<u64, String> {
-    let partitions = partitions();
+/// Sends the rows, each at its time. Returns how many of those sent from `since` on come out.
+fn send(producer: &Producer, rows: &Rows, rate: u64, since: u64) -> Result<u64, String> {
     let started = Instant::now();
     let mut counted = 0;
     let (mut key, mut value) = (Vec::new(), Vec::new());
-    for order in orders.iter() {
-        let due = Duration::from_nanos(order.number * 1_000_000_000 / rate);
+    for number in 0..rows.count() {
+        let due = Duration::from_nanos(number * 1_000_000_000 / rate);
         while let Some(early) = due.checked_sub(started.elapsed()).filter(|early| !early.is_zero()) {
             producer.serve(Duration::ZERO);
             std::thread::sleep(early.min(Duration::from_millis(1)));
         }
-        key.clear();
-        value.clear();
-        let created = now_ns();
-        counted += u64::from(counts(&order, created));
-        order.key(&mut key);
-        order.value(created, &mut value);
-        producer.send(partitions.get(order.product as usize).copied().unwrap_or(0), &key, &value)?;
+        let (partition, created) = rows.put(number, &mut key, &mut value);
+        counted += u64::from(created >= since && rows.comes_out(number));
+        producer.send(partition, &key, &value)?;
     }
     producer.flush()?;
     Ok(counted)

@@ -3,6 +3,7 @@
 
 mod check;
 mod cluster;
+mod commands;
 mod contender;
 mod copy;
 mod drain;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use cluster::Cluster;
+use commands::Commands;
 use contender::{Contender, Run, Work};
 use orders::{Expected, Orders};
 use report::{Series, hundredths, thousands};
@@ -35,9 +37,9 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Throughput: copy, W1, W2, W2R and WJ take turns on topics that are full already
+    /// Throughput: copy, W1, W2, W2R, WJ and WA take turns on topics that are full already
     Drain(Settings),
-    /// Latency of W1 beside the copy loop, at a steady rate
+    /// Latency of W1 beside the copy loop, and of WA, at a steady rate
     Latency(Settings),
     /// Both
     All(Settings),
@@ -59,7 +61,7 @@ enum Command {
 
 #[derive(Args, Clone)]
 struct Settings {
-    /// Orders in the input of a throughput measurement; for the join half as many, and as many payments
+    /// Orders in the input of a throughput measurement; for the join half as many, and as many payments; for the inventory half as many commands
     #[arg(long, default_value_t = 2_000_000)]
     records: u64,
     /// Orders per second of event time
@@ -80,10 +82,10 @@ struct Settings {
     /// Only contenders whose name contains one of these (copy always runs)
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Another program to measure beside: NAME:w1|w2|wj:COMMAND (see the README for what it is given)
+    /// Another program to measure beside: NAME:w1|w2|wj|wa:COMMAND (see the README for what it is given)
     #[arg(long)]
     peer: Vec<String>,
-    /// Kafka Streams beside WJ, with these stores
+    /// Kafka Streams beside WJ and WA, with these stores
     #[arg(long, value_delimiter = ',')]
     streams: Vec<streams::Stores>,
     /// Commit interval of throughput measurements in milliseconds
@@ -183,7 +185,7 @@ impl Settings {
 }
 
 fn drained(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String, String> {
-    let mut contenders = settings.contenders(&[Work::W1, Work::W2, Work::W2R, Work::Join]);
+    let mut contenders = settings.contenders(&[Work::W1, Work::W2, Work::W2R, Work::Join, Work::Aggregate]);
     contenders.extend(settings.peer.iter().map(|p| Contender::peer(p)).collect::<Result<Vec<_>, _>>()?);
     contenders.extend(streams::contenders(&settings.streams)?);
     contenders.push(Contender::copy(1, 1));
@@ -200,6 +202,10 @@ fn drained(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String,
     if contenders.iter().any(|contender| contender.work == Work::Join) {
         payments::fill(cluster, &to_join, &by_id, &format!("{by_id}-payments"))?;
     }
+    let to_decide = format!("{input}-commands");
+    if contenders.iter().any(|contender| contender.work == Work::Aggregate) {
+        commands::fill(cluster, &to_decide, &Commands::as_many_as(&to_join))?;
+    }
     // The first transactions of a broker create its internal topics, and its code is not compiled yet: not counted.
     let warm = settings.run(cluster, dir, format!("d{token:05}x00x00"), &input, settings.commit);
     drain::run(cluster, &Contender::copy(1, 2), &warm, &orders, &expected)?;
@@ -209,7 +215,11 @@ fn drained(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String,
         for at in 0..contenders.len() {
             let at = if round % 2 == 1 { at } else { contenders.len() - 1 - at };
             let Some(contender) = contenders.get(at) else { continue };
-            let (input, orders) = if contender.work == Work::Join { (&by_id, &to_join) } else { (&input, &orders) };
+            let (input, orders) = match contender.work {
+                Work::Join => (&by_id, &to_join),
+                Work::Aggregate => (&to_decide, &to_join),
+                _ => (&input, &orders),
+            };
             let run = settings.run(cluster, dir, format!("d{token:05}x{round:02}x{at:02}"), input, settings.commit);
             let figures = drain::run(cluster, contender, &run, orders, &expected)?;
             println!(
@@ -235,7 +245,8 @@ fn drained(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String,
 }
 
 fn delayed(cluster: &Cluster, settings: &Settings, dir: &Path) -> Result<String, String> {
-    let mut contenders = settings.contenders(&[Work::W1]);
+    let mut contenders = settings.contenders(&[Work::W1, Work::Aggregate]);
+    contenders.extend(streams::contenders(&settings.streams)?.into_iter().filter(|contender| contender.work == Work::Aggregate));
     contenders.retain(|c| settings.wanted(c));
     let load = latency::Load { rate: settings.rate, length: Duration::from_secs(settings.seconds) };
     let mut series: Vec<(String, u64, Vec<latency::Measurement>)> = Vec::new();

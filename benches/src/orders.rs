@@ -124,6 +124,11 @@ impl Orders {
         Orders { count, base: (now - span).div_euclid(WINDOW) * WINDOW, rate: rate.max(1) }
     }
 
+    /// Event time of the first order, about, in milliseconds since 1970.
+    pub fn begin(&self) -> i64 {
+        self.base
+    }
+
     pub fn order(&self, number: u64) -> Order {
         let dice = [random(2 * number + 1), random(2 * number + 2)];
         let [a, b] = dice;

@@ -1,4 +1,4 @@
-//! Kafka Streams beside WJ: the program in `peers/kstreams`, built with Maven when it is needed.
+//! Kafka Streams beside WJ and WA: the programs in `peers/kstreams`, built with Maven when they are needed.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -6,35 +6,39 @@ use std::time::SystemTime;
 
 use clap::ValueEnum;
 
-use crate::contender::Contender;
+use crate::contender::{Contender, Work};
 
-/// Where Kafka Streams keeps the rows of a join; the argument that its program takes.
+/// Where Kafka Streams keeps its state; the argument that its programs take.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub enum Stores {
     Rocksdb,
     Memory,
 }
 
-/// The contenders with these stores. Builds their program if it is missing or older than its source.
+/// The programs, and what they do.
+const PROGRAMS: [(Work, &str); 2] = [(Work::Join, "OrderPayments"), (Work::Aggregate, "Reservations")];
+
+/// The contenders with these stores. Builds their programs if they are missing or older than their source.
 pub fn contenders(stores: &[Stores]) -> Result<Vec<Contender>, String> {
     if stores.is_empty() {
         return Ok(Vec::new());
     }
     let jar = built(&Path::new(env!("CARGO_MANIFEST_DIR")).join("peers/kstreams"))?;
-    Ok(stores
-        .iter()
-        .map(|stores| {
-            let stores = format!("{stores:?}").to_lowercase();
+    let made = |stores: &Stores| {
+        let stores = format!("{stores:?}").to_lowercase();
+        PROGRAMS.map(|(work, class)| {
             // Of the collectors of Java 17 the one that took the least CPU time here.
-            let command = format!("java -Xmx1g -XX:+UseParallelGC -jar '{}' {stores}", jar.display());
-            Contender::streams(&stores, command)
+            let command = format!("java -Xmx1g -XX:+UseParallelGC -cp '{}' {class} {stores}", jar.display());
+            Contender::streams(work, &stores, command)
         })
-        .collect())
+    };
+    Ok(stores.iter().flat_map(made).collect())
 }
 
 fn built(folder: &Path) -> Result<PathBuf, String> {
     let changed = |path: &str| folder.join(path).metadata().and_then(|file| file.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-    let sources = changed("pom.xml").max(changed("src/main/java/OrderPayments.java"));
+    let of_program = |(_, class): &(Work, &str)| changed(&format!("src/main/java/{class}.java"));
+    let sources = PROGRAMS.iter().map(of_program).fold(changed("pom.xml"), SystemTime::max);
     let jar = "target/kstreams.jar";
     if changed(jar) <= sources {
         let pom = folder.join("pom.xml");

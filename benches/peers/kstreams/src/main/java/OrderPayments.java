@@ -162,7 +162,7 @@ public final class OrderPayments {
         (topic, bytes) -> read.apply(bytes));
   }
 
-  private static Properties settings(String stores) {
+  static Properties settings(String stores) {
     Properties p = new Properties();
     p.put(StreamsConfig.APPLICATION_ID_CONFIG, env("BENCH_GROUP"));
     p.put(StreamsConfig.BOOTSTRAP_SERVERS_CONFIG, env("BENCH_BOOTSTRAP"));
@@ -186,7 +186,7 @@ public final class OrderPayments {
     return p;
   }
 
-  private static String env(String name) {
+  static String env(String name) {
     String value = System.getenv(name);
     if (value == null) {
       throw new IllegalArgumentException("the variable " + name + " is missing");
