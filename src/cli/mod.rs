@@ -12,6 +12,7 @@ mod local;
 mod new;
 mod operators;
 mod page;
+mod replay;
 mod run;
 mod sample;
 mod schema;
@@ -81,6 +82,8 @@ enum Command {
     Test(test::TestArgs),
     /// Turn records of a real topic into a case, with personal data masked
     Sample(sample::SampleArgs),
+    /// Make the state of an aggregate from its events again, and compare
+    Replay(replay::ReplayArgs),
     /// Run the demo: local services, generated orders, the shipped pipelines, live totals
     Demo(demo::DemoArgs),
     /// Generate a realistic e-commerce load
@@ -189,6 +192,7 @@ pub fn main() -> ExitCode {
         Command::Schema(args) => schema::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Sample(args) => sample::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate(args) => generate(args),
         Command::Simulate(args) => simulate::run(&args),

@@ -30,6 +30,7 @@ mod postgres;
 mod postgres_faults;
 mod postgres_outages;
 mod record_types;
+mod replay;
 mod rights;
 mod silence;
 mod simulate;

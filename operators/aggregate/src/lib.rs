@@ -35,6 +35,7 @@ mod outcomes;
 mod outputs;
 mod plan;
 mod repeats;
+mod replay;
 mod rows;
 mod spec;
 mod state;
@@ -42,5 +43,6 @@ mod subjects;
 mod timers;
 mod written;
 
+pub use replay::{Found, Replay};
 pub use spec::{Aggregate, Entries, Timer};
 pub use written::{Change, Declared, Emit, Emitted, Named, Rule, Rules};

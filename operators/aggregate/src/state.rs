@@ -10,7 +10,7 @@ use operator_core::stores::{KeyedRows, RowCodec};
 use crate::plan::Column;
 
 /// The store of the state: its first bytes of keys.
-const STATE_TAG: u8 = 1;
+pub const STATE_TAG: u8 = 1;
 
 /// The columns that say what led to a row, where a timer's event needs it.
 pub const CAUSES: [&str; 2] = ["correlation", "causation"];

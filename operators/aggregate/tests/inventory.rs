@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, StructArray, TimestampMillisecondArray};
 use arrow::datatypes::{DataType, Field, Fields, Int8Type, Int64Type, Schema, SchemaRef};
-use operator_aggregate::Aggregate;
+use operator_aggregate::{Aggregate, Replay};
 use operator_core::batch::system_fields;
 use operator_core::{
     Batch, Context, Input, InputInfo, Ledger, MemoryState, Mode, Operator, Origin, Path, PlanCx, Planned, Port, Table, Timers,
@@ -180,6 +180,18 @@ impl Stock {
     }
 }
 
+fn input() -> InputInfo {
+    InputInfo { schema: columns(), key: Some(vec![Path::column("data").child("sku")]), mode: Mode::Append }
+}
+
+/// What a replay of the events by this specification finds.
+fn replayed(spec: &str, driver: &Driver, events: &[RecordBatch]) -> operator_aggregate::Found {
+    let aggregate: Aggregate = serde_json::from_str(spec).unwrap();
+    let mut replay = Replay::new(&aggregate, &PlanCx::new(&input(), &BTreeMap::new()), driver.state.clone(), None).unwrap();
+    events.iter().for_each(|rows| replay.push(rows).unwrap());
+    replay.finish().unwrap()
+}
+
 struct Driver {
     planned: Planned,
     operator: Box<dyn Operator>,
@@ -187,6 +199,8 @@ struct Driver {
     timers: Timers,
     said: Vec<Said>,
     ids: Vec<String>,
+    /// Batches of the main port.
+    events: Vec<RecordBatch>,
     /// SKU, version, on hand, reserved.
     states: BTreeMap<(String, i64, i64, i64), i64>,
 }
@@ -204,14 +218,13 @@ fn numbers(column: &ArrayRef, row: usize) -> Option<i64> {
 impl Driver {
     fn new() -> Driver {
         let aggregate: Aggregate = serde_json::from_str(SPEC).unwrap();
-        let key = Some(vec![Path::column("data").child("sku")]);
-        let input = InputInfo { schema: columns(), key, mode: Mode::Append };
+        let input = input();
         let planned =
             operator_core::plan(&aggregate, &PlanCx::new(&input, &BTreeMap::new())).map_err(|found| format!("{found:?}")).unwrap();
         assert!(planned.warnings.is_empty());
         let operator = (planned.build)();
         let (state, timers) = (MemoryState::default(), Timers::default());
-        Driver { planned, operator, state, timers, said: Vec::new(), ids: Vec::new(), states: BTreeMap::new() }
+        Driver { planned, operator, state, timers, said: Vec::new(), ids: Vec::new(), events: Vec::new(), states: BTreeMap::new() }
     }
 
     fn restart(&mut self) {
@@ -230,6 +243,9 @@ impl Driver {
         for rows in &emitted {
             let (port, rows) = (rows.port, &rows.rows);
             let column = |name: &str| rows.column_by_name(name).unwrap();
+            if port == Port::OUT {
+                self.events.push(rows.clone());
+            }
             if port == Port(4) {
                 let signs = column("_change").as_primitive::<Int8Type>();
                 for row in 0..rows.num_rows() {
@@ -304,6 +320,12 @@ proptest! {
             let states: Vec<_> = states.map(|(sku, stock)| (format!("s{sku}"), stock.version, stock.on_hand, stock.reserved)).collect();
             prop_assert_eq!(there, states.iter().map(|state| (state, &1)).collect());
         }
+        for (of, events) in [(&driver, &driver.events), (&driver, &whole.events)] {
+            let found = replayed(SPEC, of, events);
+            let aggregates = model.values().filter(|stock| stock.version > 0).count() as u64;
+            prop_assert_eq!((found.events, found.aggregates), (driver.ids.len() as u64, aggregates));
+            prop_assert!(found.cut.is_empty() && found.differences.is_empty(), "{:?}", found);
+        }
         prop_assert_eq!(&driver.ids, &whole.ids);
         prop_assert_eq!(&driver.state.entries, &whole.state.entries);
         for stock in model.values() {
@@ -312,4 +334,27 @@ proptest! {
             prop_assert_eq!(stock.reserved, stock.reservations.values().sum::<i64>());
         }
     }
+}
+
+#[test]
+fn a_replay_finds_what_differs_and_what_is_missing() {
+    let mut driver = Driver::new();
+    driver.push(&batch(&[(0, "receive", 0, 0, 5), (1, "reserve", 0, 1, 2)], 0));
+    driver.push(&batch(&[(2, "receive", 0, 0, 1), (3, "receive", 1, 0, 1)], 2));
+    let events = &driver.events.clone();
+    let found = replayed(&SPEC.replace("state.reserved + data.quantity", "state.reserved + 2"), &driver, events);
+    assert_eq!((found.events, found.differences), (4, Vec::new()), "the same for these events");
+    let found = replayed(&SPEC.replace("state.reserved + data.quantity", "state.reserved + 3"), &driver, events);
+    assert_eq!(
+        found.differences,
+        ["s0: the state: by its events {version: 3, on_hand: 6, reserved: 3}, in state {version: 3, on_hand: 6, reserved: 2}"]
+    );
+    let found =
+        replayed(&SPEC.replace("{ \"quantity\": \"data.quantity\" } }", "{ \"quantity\": \"data.quantity + 1\" } }"), &driver, events);
+    assert_eq!(found.differences, ["s0: `reservation` o1: by its events {quantity: 3}, in state {quantity: 2}"]);
+    let found = replayed(SPEC, &driver, &events[1..]);
+    assert_eq!((found.events, found.cut), (1, vec!["s0".to_string()]));
+    let found = replayed(SPEC, &driver, &events[..1]);
+    assert_eq!(found.cut, ["s1"]);
+    assert!(found.differences[0].starts_with("s0: the state: by its events {version: 2,"), "{found:?}");
 }

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use operator_core::batch::{system_fields, time_type};
 use operator_core::type_name;
 
-use crate::{CORRELATION_ID, DATA, EVENT_ID, EVENT_TYPE, METADATA};
+use crate::{CORRELATION_ID, DATA, EVENT_ID, EVENT_TYPE, METADATA, SEQUENCE};
 
 /// A type of events.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Events {
         let places = types.iter().map(|of| of.columns.iter().filter_map(place).collect()).collect();
         let text = |name: &str, nullable| Field::new(name, DataType::Utf8, nullable);
         let metadata =
-            Fields::from(vec![text(CORRELATION_ID, false), text("causationId", false), Field::new("sequence", DataType::Int64, true)]);
+            Fields::from(vec![text(CORRELATION_ID, false), text("causationId", false), Field::new(SEQUENCE, DataType::Int64, true)]);
         let envelope = [
             text(EVENT_ID, false),
             text(EVENT_TYPE, false),

@@ -41,3 +41,4 @@ pub const EVENT_TYPE: &str = "eventType";
 pub const DATA: &str = "data";
 pub const METADATA: &str = "metadata";
 pub const CORRELATION_ID: &str = "correlationId";
+pub const SEQUENCE: &str = "sequence";

@@ -15,7 +15,7 @@ use crate::spec::Aggregate;
 use crate::state::cause_fields;
 
 /// The first collection's store: its first bytes of keys.
-const FIRST_TAG: u8 = 16;
+pub const FIRST_TAG: u8 = 16;
 /// The most collections.
 const MOST: usize = 64;
 

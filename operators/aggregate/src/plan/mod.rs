@@ -17,7 +17,7 @@ use operator_event::{CauseColumns, Events, Ids};
 
 pub use changes::{Change, EventPlan, Invariant, TimerPlan};
 pub use columns::Column;
-pub use entries::{Collection, seen};
+pub use entries::{Collection, FIRST_TAG, seen};
 pub use kinds::Made;
 pub use rules::{CommandPlan, Then};
 pub use scope::{Condition, Failures, Part, Scope, Value};
@@ -138,14 +138,23 @@ impl Within<'_> {
 /// Plans `aggregate`; see [`operator_core::Spec::plan`].
 pub fn plan(aggregate: &Aggregate, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
     let mut found = Found::default();
-    match compile(aggregate, cx, &mut found) {
+    match compiled(aggregate, cx, &mut found) {
         Some(plan) if found.problems.is_empty() => Ok(shape::planned(aggregate, cx, plan, found)),
         _ => Err(found.problems),
     }
 }
 
+/// What [`plan`] compiles, for whom wants to run nothing but `apply`.
+///
+/// # Errors
+/// Everything that is wrong.
+pub fn compile(aggregate: &Aggregate, cx: &PlanCx<'_>) -> Result<AggregatePlan, Vec<Diagnostic>> {
+    let mut found = Found::default();
+    compiled(aggregate, cx, &mut found).filter(|_| found.problems.is_empty()).ok_or(found.problems)
+}
+
 /// Compiles everything, and reports all that is wrong.
-fn compile(aggregate: &Aggregate, cx: &PlanCx<'_>, found: &mut Found) -> Option<AggregatePlan> {
+fn compiled(aggregate: &Aggregate, cx: &PlanCx<'_>, found: &mut Found) -> Option<AggregatePlan> {
     let input = &cx.input.schema;
     let key = shape::key(aggregate, input, found);
     let key_fields = shape::key_fields(&key, input, found);
