@@ -187,6 +187,7 @@ pub fn operators() -> Operators {
         Kind::of::<operator_fanout::Fanout>(),
         Kind::of::<operator_dedup::Dedup>(),
         Kind::of::<operator_join::Join>(),
+        Kind::of::<operator_aggregate::Aggregate>(),
         Kind::of::<Remind>(),
     ])
 }

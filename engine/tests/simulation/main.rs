@@ -7,6 +7,7 @@
 // A test reads from top to bottom, as what it tells happens.
 #![allow(clippy::too_many_lines)]
 
+mod aggregate;
 mod any_keys;
 mod elsewhere;
 mod harness;

@@ -147,7 +147,7 @@ impl World<'_, '_> {
                 let cells: Vec<Cell> = turns.iter().zip(keys).map(cell).collect();
                 seen_rows(of, &gather(cells.iter())?)
             }
-            Part::Data | Part::Time => Err(StateError::new("a rule reads no event: this is a bug")),
+            Part::Data | Part::Member(_) | Part::Time => Err(StateError::new("a rule reads no event: this is a bug")),
         })
     }
 

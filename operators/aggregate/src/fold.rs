@@ -95,7 +95,7 @@ pub fn apply(
         Part::Entry(collection) => entry_column(plan, collection, &about),
         Part::Data => Ok(happened.data.clone()),
         Part::Time => Ok(happened.times.clone()),
-        Part::Input(_) => Err(StateError::new("an event reads no input: this is a bug")),
+        Part::Input(_) | Part::Member(_) => Err(StateError::new("an event reads no input: this is a bug")),
     })?;
     let mut columns = plan.state.columns(&states)?.to_vec();
     let mut changed: Vec<(&About, ArrayRef)> = Vec::new();
@@ -153,6 +153,7 @@ fn entries_of(
         let env = keyed.scope.batch(hand.places.len(), |part| match part {
             Part::Data => Ok(happened.data.clone()),
             Part::Time => Ok(happened.times.clone()),
+            Part::Member(place) => member(&happened.data, place),
             _ => Err(StateError::new("the key of an entry reads the event alone: this is a bug")),
         })?;
         let column = keys::canonical(&keyed.value.evaluate(&env, failed)?);
@@ -174,6 +175,12 @@ fn entries_of(
         all.push(About { collection: *collection, column, keys, rows });
     }
     Ok(all)
+}
+
+/// A column of events.
+fn member(data: &ArrayRef, place: usize) -> Result<ArrayRef, StateError> {
+    let column = data.as_struct_opt().and_then(|data| data.columns().get(place));
+    column.cloned().ok_or_else(|| StateError::new("an event lacks a column: this is a bug"))
 }
 
 /// A value as the key of an entry.

@@ -221,7 +221,7 @@ impl Event<'_> {
             Part::State => plan.state.record(&self.state.rows.slice(self.state.row, 1)),
             Part::Entry(collection) => seen_of(plan, collection, &self.subject.rows.slice(self.subject.row, 1)),
             Part::Time => Ok(times.clone()),
-            Part::Input(_) | Part::Data => Err(missing()),
+            Part::Input(_) | Part::Data | Part::Member(_) => Err(missing()),
         })?;
         let (mut columns, mut failed) = (keys.to_vec(), Vec::new());
         for field in event.columns.iter().skip(keys.len()) {

@@ -121,7 +121,9 @@ fn event(aggregate: &Aggregate, within: &Within<'_>, kinds: &Kinds, kind: usize,
     let data = (Field::new(operator_event::DATA, DataType::Struct(of.columns.clone()), false), Part::Data);
     let time = (Field::new(TIME, time_type(), false), Part::Time);
     let own = [data, time];
-    let keys = Scope::new(own.clone());
+    // An input without an envelope has no `data`: what its columns are called, those of the event are.
+    let members = of.columns.iter().enumerate().map(|(place, column)| (column.as_ref().clone(), Part::Member(place)));
+    let keys = [Scope::new(own.clone()), Scope::new(members)];
     let full = Scope::new(within.own().chain(own));
     let mut changes = Vec::new();
     for (target, change) in written.iter() {
@@ -136,11 +138,12 @@ fn event(aggregate: &Aggregate, within: &Within<'_>, kinds: &Kinds, kind: usize,
         let Some(of_collection) = within.collections.get(collection) else { continue };
         let wanted = of_collection.key.data_type();
         // Written at the collection: what is wrong there is the event's fault.
-        let value = Value::compile(&of_collection.of, &keys, Some(wanted));
-        let value = value.and_then(|value| {
+        let within = |keys: &Scope| {
+            let value = Value::compile(&of_collection.of, keys, Some(wanted))?;
             let scope = keys.narrowed(&value.columns().iter().cloned().collect());
             Ok(Keyed { value: value.within(&scope)?, scope })
-        });
+        };
+        let value = within(&keys[0]).or_else(|wrong| within(&keys[1]).map_err(|_: Diagnostic| wrong));
         match value {
             Ok(keyed) => entries.push((collection, keyed)),
             Err(wrong) => {

@@ -72,6 +72,8 @@ struct Found {
     fallible: Vec<Diagnostic>,
     /// Columns of the input that expressions read.
     reads: BTreeSet<String>,
+    /// Values can become far larger than the columns that they are made of.
+    grows: bool,
 }
 
 impl Found {
@@ -79,6 +81,7 @@ impl Found {
     fn value(&mut self, sql: &str, scope: &Scope, wanted: Option<&DataType>, place: Vec<String>) -> Option<Value> {
         match Value::compile(sql, scope, wanted) {
             Ok(value) => {
+                self.grows |= value.expr().grows();
                 self.fallible.extend(value.expr().fallible().map(|fallible| fallible.at(place)));
                 Some(value)
             }

@@ -21,6 +21,8 @@ pub enum Part {
     Entry(usize),
     /// The columns of the event, as a record.
     Data,
+    /// A column of the event, by its place.
+    Member(usize),
     /// The time of the event.
     Time,
 }

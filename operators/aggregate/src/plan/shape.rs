@@ -144,7 +144,7 @@ pub fn planned(aggregate: &Aggregate, cx: &PlanCx<'_>, plan: AggregatePlan, foun
         details,
         warnings,
         fallible: found.fallible,
-        grows: true,
+        grows: found.grows,
         build: Arc::new(move || Box::new(plan.operator())),
     };
     planned.reads(&reads)
