@@ -339,7 +339,7 @@ fn row(decoder: &mut dyn Decoder, rows: &mut RowBuilder, bytes: &[u8], schemas: 
     json_rows::json(&rows.finish().ok()?).ok()?.pop()
 }
 
-/// The text of a registered schema; `None` if there is none, or the registry does not say for a while.
+/// The text of a registered schema; `None` if the registry has it not, or does not say for a while.
 pub fn wait_for(schemas: &dyn SchemaSource, id: u32) -> Option<Arc<str>> {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {

@@ -196,7 +196,7 @@ impl Replay {
         Ok(())
     }
 
-    /// What was told of the watched aggregate so far: for each event its version, type and data, and the state after it, with tabs
+    /// The watched aggregate so far: for each event its version, type and data, and the state after it, with tabs
     /// between them.
     pub fn told(&mut self) -> Vec<String> {
         std::mem::take(&mut self.told)

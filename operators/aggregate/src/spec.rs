@@ -32,7 +32,7 @@ pub struct Aggregate {
     /// Collections within an aggregate, of which each entry is stored by itself: reservations, order lines.
     #[serde(default)]
     pub entries: Named<Entries>,
-    /// For each command its rules. The first whose `when` is true decides; if there is none, the command is rejected. Expressions read
+    /// For each command its rules. The first whose `when` is true decides; without such a rule the command is rejected. Expressions read
     /// the columns of the input, `state`, and of each collection the entry that the command is about.
     pub on: Named<Rules>,
     /// For each event what it changes: columns of the state, and entries. Expressions read `state`, entries, the event's `data` and

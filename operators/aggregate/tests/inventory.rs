@@ -53,7 +53,7 @@ const SPEC: &str = r#"{
 /// A command: its id, its type, the SKU, the order, a quantity.
 type Command = (u8, &'static str, u8, u8, i64);
 
-/// What is said of a command: type of the event or rejection, SKU, order, quantity, reason, version.
+/// An answer to a command: type of the event or rejection, SKU, order, quantity, reason, version.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Said {
     port: u16,
@@ -309,13 +309,13 @@ proptest! {
         }
         let violations = |said: &[Said]| said.iter().filter(|said| said.port == 3).count();
         let broken = expected.iter().filter(|said| said.port == 1 && said.reason.as_deref() == Some("not_oversold")).count();
-        for of in [&driver, &whole] {
-            prop_assert_eq!(violations(&of.said), broken);
-            let said: Vec<Said> = of.said.iter().filter(|said| said.port != 3).cloned().collect();
-            prop_assert_eq!(&said, &expected);
-            let unique: BTreeSet<&String> = of.ids.iter().collect();
-            prop_assert_eq!(unique.len(), of.ids.len());
-            let there: BTreeMap<_, _> = of.states.iter().filter(|(_, count)| **count != 0).collect();
+        for run in [&driver, &whole] {
+            prop_assert_eq!(violations(&run.said), broken);
+            let answers: Vec<Said> = run.said.iter().filter(|said| said.port != 3).cloned().collect();
+            prop_assert_eq!(&answers, &expected);
+            let unique: BTreeSet<&String> = run.ids.iter().collect();
+            prop_assert_eq!(unique.len(), run.ids.len());
+            let there: BTreeMap<_, _> = run.states.iter().filter(|(_, count)| **count != 0).collect();
             let states = model.iter().filter(|(_, stock)| stock.version > 0);
             let states: Vec<_> = states.map(|(sku, stock)| (format!("s{sku}"), stock.version, stock.on_hand, stock.reserved)).collect();
             prop_assert_eq!(there, states.iter().map(|state| (state, &1)).collect());
