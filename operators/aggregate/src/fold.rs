@@ -5,7 +5,8 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array};
 use arrow::compute::is_null;
 use arrow::compute::kernels::zip::zip;
-use operator_core::{State, StateError, keys};
+use operator_core::stores::MAX_ROW;
+use operator_core::{State, StateError, keys, memory};
 
 use crate::cells::{Cell, gather};
 use crate::plan::{AggregatePlan, Change, Collection, EventPlan, Failures, Part, Value, seen};
@@ -126,6 +127,10 @@ pub fn apply(
     if !failed.is_empty() {
         return Ok(());
     }
+    too_large(&columns, "the state", failed);
+    if !failed.is_empty() {
+        return Ok(());
+    }
     let versions: Int64Array = plan.state.versions(&states)?.unary(|version: i64| version.saturating_add(1));
     let now = plan.state.rows(versions, Some(happened.causes.clone()), columns)?;
     hand.states = Cell::of(&now).collect();
@@ -234,6 +239,7 @@ fn changed_entries(
         missing(required, &of.name, &now, failed);
         columns.push(now);
     }
+    too_large(&columns, &format!("the entry of `{}`", of.name), failed);
     if failed.len() > first_failure {
         return Ok(None);
     }
@@ -246,6 +252,20 @@ fn missing(required: Option<&str>, of: &str, values: &ArrayRef, failed: &mut Fai
     for row in (0..values.len()).filter(|row| values.is_null(*row)) {
         if !failed.iter().any(|(known, _)| *known == row) {
             failed.push((row, format!("`{of}.{name}` would be null")));
+        }
+    }
+}
+
+/// Rows that can't be kept, because they would not fit into a record of the changelog.
+fn too_large(columns: &[ArrayRef], what: &str, failed: &mut Failures) {
+    let rows = columns.first().map_or(0, |column| column.len());
+    let size = |from: usize, count: usize| columns.iter().map(|column| memory::bytes(column.as_ref(), from, count)).sum::<usize>();
+    if size(0, rows) <= MAX_ROW {
+        return;
+    }
+    for row in (0..rows).filter(|row| size(*row, 1) > MAX_ROW) {
+        if !failed.iter().any(|(known, _)| *known == row) {
+            failed.push((row, format!("{what} would have {} bytes; the limit is {MAX_ROW}", size(row, 1))));
         }
     }
 }

@@ -51,7 +51,7 @@ const VERSION: u8 = 1;
 /// Most bytes of a key's columns.
 const MAX_KEY: usize = 1 << 16;
 /// Most bytes of a row.
-const MAX_ROW: usize = 3 << 18;
+pub const MAX_ROW: usize = 3 << 18;
 /// Bytes of entries that are taken at a time, whatever their number.
 const MAX_PORTION: usize = 8 << 20;
 
