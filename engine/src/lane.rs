@@ -237,6 +237,7 @@ impl Lane {
         }
         self.flush()?;
         self.commits.counts().steps.extend(self.tasks.take_ledgers());
+        self.commits.counts().ports.extend(self.tasks.take_emitted());
         let positions = self.intake.positions(self.commits.touched())?;
         failpoint("lane-sealed");
         self.commits.seal(positions, changed, self.outputs.buffer.sealed(), self.intake.membership(), now)?;

@@ -127,6 +127,8 @@ pub struct Counts {
     pub sources: BTreeMap<TopicPartition, SourceCounts>,
     /// Step, partition, rows that went in, and what became of them.
     pub steps: Vec<(Arc<str>, i32, u64, Ledger)>,
+    /// Step, named port, rows that came out of it.
+    pub ports: Vec<(Arc<str>, String, u64)>,
     /// By sink or repartition topic.
     pub outputs: BTreeMap<String, OutputCounts>,
     /// By the source, step or output that they come from, and class.
@@ -161,6 +163,8 @@ pub struct Snapshot {
     pub sources: BTreeMap<TopicPartition, SourceCounts>,
     /// By step and partition: rows in, and where they went.
     pub steps: BTreeMap<(Arc<str>, i32), (u64, Ledger)>,
+    /// By step and named port: rows that came out of it.
+    pub ports: BTreeMap<(Arc<str>, String), u64>,
     /// By sink or repartition topic.
     pub outputs: BTreeMap<String, OutputCounts>,
     /// By source, step or output that they come from, and class.
@@ -250,6 +254,9 @@ impl Stats {
             let total = s.steps.entry((step.clone(), *partition)).or_default();
             total.0 += rows;
             total.1.add(ledger);
+        }
+        for (step, port, rows) in &counts.ports {
+            *s.ports.entry((step.clone(), port.clone())).or_default() += rows;
         }
         for (output, written) in &counts.outputs {
             s.outputs.entry(output.clone()).or_default().add(written);

@@ -85,6 +85,8 @@ struct Node {
     on_error: OnError,
     /// Rows in the open epoch and where they went.
     ledger: Ledger,
+    /// Rows that came out in the open epoch, by port.
+    emitted: Vec<u64>,
     rows_in: u64,
     /// Rows that wait, by branch of the node.
     waiting: Vec<BranchRows>,
@@ -124,6 +126,7 @@ impl Task {
             delay: node.planned.delay,
             on_error: node.on_error,
             ledger: Ledger::default(),
+            emitted: vec![0; node.planned.outputs.len()],
             rows_in: 0,
             waiting: Vec::new(),
         });
@@ -161,6 +164,7 @@ impl Task {
                 store.discard();
             }
             node.ledger = Ledger::default();
+            node.emitted.fill(0);
             node.rows_in = 0;
             node.waiting.clear();
         }
@@ -170,6 +174,22 @@ impl Task {
     pub fn take_ledgers(&mut self) -> Vec<(Arc<str>, i32, u64, Ledger)> {
         let partition = self.partition;
         self.nodes.iter_mut().map(|n| (n.step.clone(), partition, std::mem::take(&mut n.rows_in), std::mem::take(&mut n.ledger))).collect()
+    }
+
+    /// Rows that came out of named ports in the open epoch, by step and port, and starts the next epoch's.
+    pub fn take_emitted(&mut self) -> Vec<(Arc<str>, String, u64)> {
+        let plan = self.plan.clone();
+        let nodes = plan.stages.get(self.stage).map(|stage| stage.nodes.as_slice()).unwrap_or_default();
+        let mut taken = Vec::new();
+        for (node, planned) in self.nodes.iter_mut().zip(nodes) {
+            for (rows, port) in node.emitted.iter_mut().zip(&planned.planned.outputs) {
+                let rows = std::mem::take(rows);
+                if rows > 0 && !port.name.is_empty() {
+                    taken.push((node.step.clone(), port.name.clone(), rows));
+                }
+            }
+        }
+        taken
     }
 
     fn input_watermark(&self, node: usize, inputs: &[Millis]) -> Millis {
@@ -243,7 +263,7 @@ impl Task {
     /// # Errors
     /// Inside: the rows would need too much memory, and nothing has happened.
     pub fn try_push(&mut self, input: usize, batch: Batch, round: Round<'_>) -> Result<Result<StageOutput, Exceeded>, TaskError> {
-        let before: Vec<(Ledger, u64)> = self.nodes.iter().map(|n| (n.ledger, n.rows_in)).collect();
+        let before: Vec<(Ledger, u64, Vec<u64>)> = self.nodes.iter().map(|n| (n.ledger, n.rows_in, n.emitted.clone())).collect();
         self.stores().for_each(|(_, store)| store.mark());
         let ran = memory::within(memory::BUDGET, || {
             let mut out = StageOutput::default();
@@ -258,8 +278,8 @@ impl Task {
             self.stores().for_each(|(_, store)| store.keep());
             return ran.map(Ok);
         }
-        for (node, (ledger, rows_in)) in self.nodes.iter_mut().zip(before) {
-            (node.ledger, node.rows_in) = (ledger, rows_in);
+        for (node, (ledger, rows_in, emitted)) in self.nodes.iter_mut().zip(before) {
+            (node.ledger, node.rows_in, node.emitted) = (ledger, rows_in, emitted);
             node.waiting.clear();
             if let Some(store) = &mut node.store {
                 store.undo();

@@ -163,6 +163,11 @@ impl Tasks {
         self.owned.values_mut().flat_map(|owned| owned.task.take_ledgers())
     }
 
+    /// The open epoch's rows of named ports, by step and port.
+    pub fn take_emitted(&mut self) -> impl Iterator<Item = (Arc<str>, String, u64)> {
+        self.owned.values_mut().flat_map(|owned| owned.task.take_emitted())
+    }
+
     /// The changes to these stores are committed: they become state, and go to the checkpoints. `offsets`: the highest offset in the
     /// changelog, by the place in `changed`.
     pub fn apply(&mut self, changed: &[Changed], offsets: &[(u32, i64)]) -> Result<(), LaneEnd> {

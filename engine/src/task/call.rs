@@ -54,6 +54,9 @@ impl Task {
             };
             checks::has_columns(&rows, &output.schema).map_err(|wrong| self.broken(index, wrong))?;
             let (seq, origin) = if output.timed { (BY_TIME, &own) } else { (seq, origin) };
+            if let Some(emitted) = self.nodes.get_mut(index).and_then(|node| node.emitted.get_mut(usize::from(port.0))) {
+                *emitted += rows.num_rows() as u64;
+            }
             self.deliver(Upstream::Node(index, port), seq, rows, origin, out)?;
         }
         Ok((ledger, any, answer))

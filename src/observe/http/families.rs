@@ -49,6 +49,7 @@ families! {
     STEP_ROWS_IN: Counter "headwater_step_rows_in_total" ["step", "partition"] "Committed input rows of a step.";
     STEP_ROWS: Counter "headwater_step_rows_total" ["step", "partition", "result"] "Committed rows of a step by result; in = sum of these + held.";
     STEP_ROWS_HELD: Gauge "headwater_step_rows_held" ["step", "partition"] "Change of rows held in a step's state since this worker started.";
+    STEP_PORT_ROWS: Counter "headwater_step_port_rows_total" ["step", "port"] "Committed rows that came out of a step's named ports, read or not.";
     OUTPUT_ROWS: Counter "headwater_output_rows_total" ["output"] "Committed rows written to an output.";
     OUTPUT_RECORDS: Counter "headwater_output_records_total" ["output"] "Committed records written to an output.";
     OUTPUT_BYTES: Counter "headwater_output_bytes_total" ["output"] "Committed bytes of keys, values and headers written to an output, before compression.";

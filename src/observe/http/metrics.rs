@@ -133,6 +133,9 @@ fn from_the_start(shown: &Shown) -> Snapshot {
         }
         for node in &stage.nodes {
             s.dead_letters.entry((node.step.clone(), Cause::Rejected)).or_default();
+            for port in node.planned.outputs.iter().filter(|port| !port.name.is_empty()) {
+                s.ports.entry((node.step.as_str().into(), port.name.clone())).or_default();
+            }
         }
         for output in &stage.outputs {
             s.dead_letters.entry((output.name.clone(), Cause::Unwritable)).or_default();
@@ -203,6 +206,9 @@ fn rows(f: &mut Families, s: &Snapshot) {
             f.set(&of::STEP_ROWS, &[step, &partition, result], n as f64);
         }
         f.set(&of::STEP_ROWS_HELD, &[step, &partition], ledger.held as f64);
+    }
+    for ((step, port), rows) in &s.ports {
+        f.set(&of::STEP_PORT_ROWS, &[step, port], *rows as f64);
     }
     for (output, written) in &s.outputs {
         f.set(&of::OUTPUT_ROWS, &[output], written.rows as f64);
