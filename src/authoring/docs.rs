@@ -74,6 +74,10 @@ fn tables_of(out: &mut String, title: &str, schema: &Value, definitions: &Map<St
         let meaning = flowing(meaning).replace("\n\n", " ").replace('|', "\\|");
         let _ = writeln!(out, "| `{name}` | {} | {default} | {meaning}{} |", kind_of(property, definitions), choices(of));
         below.push((format!("{title}.{name}"), of));
+        // Of a map, what stands under each of its names.
+        if let Some(each) = of.get("additionalProperties").filter(|each| each.is_object()) {
+            below.push((format!("{title}.{name}.NAME"), resolved(each, definitions)));
+        }
     }
     for (title, of) in below {
         tables(out, &title, of, definitions, seen);
