@@ -66,18 +66,6 @@ impl View {
     }
 }
 
-impl Status {
-    pub fn name(self) -> &'static str {
-        match self {
-            Status::Running => "running",
-            Status::Compensating => "compensating",
-            Status::Completed => "completed",
-            Status::Compensated => "compensated",
-            Status::Stuck => "stuck",
-        }
-    }
-}
-
 /// Changes of states.
 #[derive(Default)]
 pub struct States(Vec<(String, View, i8, SystemRow)>);

@@ -20,79 +20,14 @@
 //! * That nothing is known of a command counts only as the answer to the last question ([`Event::Answer`]'s `current`).
 
 mod forward;
+mod state;
 mod undo;
 
 use operator_core::Millis;
 
 use crate::definition::{Call, Definition, Said};
 
-/// Where a saga is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Phase {
-    Running,
-    Compensating,
-    Completed,
-    Compensated,
-}
-
-/// Where a saga is, as people see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Status {
-    Running,
-    Compensating,
-    Completed,
-    Compensated,
-    Stuck,
-}
-
-/// Where a task is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum State {
-    Waiting,
-    Sent,
-    /// Until the next attempt.
-    Pausing,
-    Asked,
-    /// Until the next question.
-    AskPausing,
-    Done,
-    /// It has no effect.
-    Failed,
-    /// Whether it has an effect is not known.
-    Unknown,
-    Undoing,
-    /// Until the next undo.
-    UndoPausing,
-    /// Its undo was given up.
-    Stuck,
-    Undone,
-    /// Never sent, because compensation came first; or given up by hand.
-    Skipped,
-}
-
-impl Phase {
-    /// All of them, in their order.
-    pub const ALL: [Phase; 4] = [Phase::Running, Phase::Compensating, Phase::Completed, Phase::Compensated];
-}
-
-impl State {
-    /// All of them, in their order.
-    pub const ALL: [State; 13] = [
-        State::Waiting,
-        State::Sent,
-        State::Pausing,
-        State::Asked,
-        State::AskPausing,
-        State::Done,
-        State::Failed,
-        State::Unknown,
-        State::Undoing,
-        State::UndoPausing,
-        State::Stuck,
-        State::Undone,
-        State::Skipped,
-    ];
-}
+pub use state::{Phase, State, Status};
 
 /// One command of a step.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
