@@ -82,4 +82,17 @@ sinks:
         assert_eq!(of(&PIPELINE.replace("timeout: 1m }", "timeout: 0s }")).len(), 0);
         assert_eq!(of(&PIPELINE.replace("timeout: 1m }", "timeouts: 1m }")).len(), 0);
     }
+
+    /// Whatever happens to the sagas of shipped pipelines, what must hold does.
+    #[test]
+    fn shipped_sagas_hold() {
+        let folders = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines")).unwrap();
+        for path in folders.map(|folder| folder.unwrap().path().join("pipeline.yaml")) {
+            let loaded = pipeline_files::load(&path).unwrap_or_else(|_| panic!("{}", path.display()));
+            for Checked { step, outcome } in checked(&loaded, 100) {
+                let held = outcome.as_ref().is_ok_and(|explored| explored.complete);
+                assert!(held, "{}: {step}: {}", path.display(), outcome.err().map_or_else(String::new, |problem| problem.render()));
+            }
+        }
+    }
 }

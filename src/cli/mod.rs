@@ -1,6 +1,7 @@
 //! The command line. One file per command; all share exit codes: 0 success, 1 failure, 2 the pipeline, its
 //! configuration or the command line is invalid.
 
+mod acknowledged;
 mod ddl;
 mod demo;
 mod eval;
@@ -14,6 +15,7 @@ mod operators;
 mod page;
 mod replay;
 mod run;
+mod saga;
 mod sample;
 mod schema;
 mod simulate;
@@ -84,6 +86,8 @@ enum Command {
     Sample(sample::SampleArgs),
     /// Make the state of an aggregate from its events again, and compare
     Replay(replay::ReplayArgs),
+    /// Show sagas, and repair those that are stuck
+    Saga(saga::SagaArgs),
     /// Run the demo: local services, generated orders, the shipped pipelines, live totals
     Demo(demo::DemoArgs),
     /// Generate a realistic e-commerce load
@@ -193,6 +197,7 @@ pub fn main() -> ExitCode {
         Command::Test(args) => test::run(&args),
         Command::Sample(args) => sample::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Saga(args) => saga::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Generate(args) => generate(args),
         Command::Simulate(args) => simulate::run(&args),

@@ -32,6 +32,7 @@ mod postgres_outages;
 mod record_types;
 mod replay;
 mod rights;
+mod sagas;
 mod silence;
 mod simulate;
 mod table_changes;

@@ -186,7 +186,7 @@ fn answers(steps: &[definition::Step], found: &mut Vec<Diagnostic>) {
     for step in steps {
         for (event_type, said) in step.answers() {
             match known.iter().find(|(other, ..)| *other == event_type) {
-                Some((_, same, of)) if *same == said && *of == step.name => {}
+                Some((_, same, of)) if *of == step.name && *same == said => {}
                 Some((_, _, of)) => {
                     let message = match *of == step.name {
                         true => format!("`{event_type}` says two things about the step `{}`", step.name),

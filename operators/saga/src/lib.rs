@@ -26,6 +26,7 @@ mod codec;
 pub mod definition;
 mod draft;
 mod effects;
+pub mod inspect;
 mod invariant;
 pub mod machine;
 mod operator;

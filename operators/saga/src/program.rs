@@ -303,7 +303,7 @@ impl Program {
 /// The rows of `values` at `rows`.
 ///
 /// # Errors
-/// There is none at one of them: a bug.
+/// One of them is missing: a bug.
 pub fn rows_of(values: &ArrayRef, rows: &UInt32Array) -> Result<ArrayRef, StateError> {
     take(values, rows, None).map_err(|e| StateError::new(format!("the columns of sagas: {e}")))
 }

@@ -2,16 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use headwater_engine::broker::{Broker, BrokerError, Membership, Outcome, Outgoing, Producer, Progress, TopicSpec};
+use headwater_engine::broker::{Broker, BrokerError, Outgoing, Producer, TopicSpec};
 use headwater_formats::partition;
 use headwater_generate::simulate::Record;
 
+use crate::cli::acknowledged;
 use crate::diagnose::Problem;
-
-/// How long one look at acknowledgements waits.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// See the module text.
 pub(super) struct Writer {
@@ -55,10 +52,9 @@ impl Writer {
     /// # Errors
     /// Not all of them are acknowledged: some may be written.
     pub(super) fn write<'a>(&mut self, records: impl IntoIterator<Item = &'a Record>) -> Result<(), Problem> {
-        self.producer.begin().map_err(|e| failed(&e))?;
-        for record in records {
-            let Some((topic, partitions)) = self.topics.get(record.topic) else { continue };
-            let outgoing = Outgoing {
+        let outgoing = records.into_iter().filter_map(|record| {
+            let (topic, partitions) = self.topics.get(record.topic)?;
+            Some(Outgoing {
                 topic,
                 partition: partition(record.key.as_bytes(), *partitions),
                 timestamp: Some(record.timestamp_ms),
@@ -66,20 +62,8 @@ impl Writer {
                 value: Some(&record.value),
                 headers: &[],
                 tag: None,
-            };
-            self.producer.send(outgoing).map_err(|e| failed(&e))?;
-        }
-        // Without transactions there are no positions to commit, and no group.
-        let nobody = Membership { group: String::new(), generation: -1, member: String::new(), instance: None };
-        self.producer.commit(Vec::new(), nobody).map_err(|e| failed(&e))?;
-        loop {
-            match self.producer.progress(LOOK) {
-                Progress::Done(Outcome::Committed { .. }) => return Ok(()),
-                Progress::Done(Outcome::Aborted(why) | Outcome::Fenced(why) | Outcome::Unknown(why)) => {
-                    return Err(Problem::plain(format!("records were not acknowledged: {why}")));
-                }
-                Progress::Sending | Progress::Acknowledged => {}
-            }
-        }
+            })
+        });
+        acknowledged::write(self.producer.as_mut(), outgoing)
     }
 }
