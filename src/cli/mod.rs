@@ -20,6 +20,7 @@ mod sample;
 mod schema;
 mod simulate;
 mod test;
+mod topic;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

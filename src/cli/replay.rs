@@ -2,16 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use clap::Args;
-use headwater_engine::broker::{Broker, Event, RecordSet, TopicPartition};
+use headwater_engine::broker::{RecordSet, TopicPartition};
 use headwater_engine::plan::{Plan, PlanNode, Stage, Target, TopicName, TopicSink, Upstream};
 use headwater_formats::{DecodeError, Decoder, RowBuilder};
 use operator_aggregate::{Aggregate, Found, Replay};
 use operator_core::{InputInfo, MemoryState, PlanCx, Port, Spec};
 
-use super::{Environment, Failure, runtime};
+use super::{Environment, Failure, runtime, topic};
 use crate::authoring::sample::wait_for;
 use crate::diagnose::Problem;
 use crate::observe::outages::Outages;
@@ -21,8 +20,6 @@ use crate::say;
 use crate::style::{good, name};
 use crate::worker::run;
 
-/// How long a partition may have nothing to say before its end.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Events that are applied together.
 const ROWS: usize = 8_192;
 /// The most differences that are shown.
@@ -65,7 +62,7 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let broker = services.broker.as_ref();
     let changelog = step.node.changelog.clone().unwrap_or_else(|| "".into());
     let mut stored = MemoryState::default();
-    read(broker, &changelog, &mut |_, records| {
+    topic::read(broker, &changelog, &mut |_, records| {
         for (key, value) in (0..records.len()).map(|at| records.get(at)).filter_map(|record| Some((record.key?, record.value))) {
             match value {
                 Some(value) => drop(stored.entries.insert(key.to_vec(), value.to_vec())),
@@ -77,7 +74,7 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
     .map_err(Problem::plain)?;
     let mut replay = replay(&plan, &loaded, &step, stored, args.key.clone())?;
     let mut events = Events::new(step.sink, replay.schema(), services.schemas.as_ref()).map_err(Problem::plain)?;
-    read(broker, &step.topic, &mut |partition, records| events.take(partition, records, &mut replay)).map_err(Problem::plain)?;
+    topic::read(broker, &step.topic, &mut |partition, records| events.take(partition, records, &mut replay)).map_err(Problem::plain)?;
     events.finish(&mut replay).map_err(Problem::plain)?;
     if args.key.is_some() {
         for line in replay.told() {
@@ -143,44 +140,6 @@ fn replay(plan: &Plan, loaded: &Loaded, step: &Step<'_>, stored: MemoryState, ke
     let cx = PlanCx { source: &source, ..PlanCx::new(&input, &tables) };
     Replay::new(&aggregate, &cx, stored, key)
         .map_err(|found| Failure::Wrong(found.into_iter().map(|d| Problem::found(&loaded.source, &loaded.root, d)).collect()))
-}
-
-/// Reads a topic from its beginning to where it ends now.
-fn read(
-    broker: &dyn Broker,
-    topic: &str,
-    take: &mut dyn FnMut(&TopicPartition, &dyn RecordSet) -> Result<(), String>,
-) -> Result<(), String> {
-    let fail = |e: headwater_engine::broker::BrokerError| e.to_string();
-    let partitions = broker.partitions(topic).map_err(fail)?.ok_or_else(|| format!("the topic `{topic}` does not exist"))?;
-    let (mut from, mut ends) = (Vec::new(), BTreeMap::new());
-    for partition in (0..partitions).map(|partition| TopicPartition::new(topic, partition)) {
-        let (low, high) = broker.bounds(&partition).map_err(fail)?;
-        if low < high {
-            from.push((partition.clone(), low));
-            ends.insert(partition, high);
-        }
-    }
-    let mut reader = broker.reader(&from).map_err(fail)?;
-    let mut last = Instant::now();
-    while !ends.is_empty() {
-        if last.elapsed() > PATIENCE {
-            return Err(format!("`{topic}` can't be read to its end: a transaction is open, or records are gone"));
-        }
-        for event in reader.poll(10_000, Duration::from_millis(200)).map_err(fail)? {
-            last = Instant::now();
-            match event {
-                Event::Records { partition, records } => {
-                    take(&partition, records.as_ref())?;
-                    let next = records.len().checked_sub(1).map_or(0, |last| records.get(last).offset + 1);
-                    ends.retain(|of, end| *of != partition || next < *end);
-                }
-                Event::End { partition, offset } => ends.retain(|of, end| *of != partition || offset < *end),
-                _ => {}
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Records of events on their way into a replay, by partition: events of a key are in one.
