@@ -54,7 +54,12 @@ impl Aggregating {
                     break;
                 }
                 Err(wrong) if wrong.is_empty() => return Err(StateError::new("commands were refused for no reason: this is a bug")),
-                Err(wrong) => wrong,
+                Err(mut wrong) => {
+                    // Several expressions can fail for one command.
+                    wrong.sort_by_key(|(at, _)| *at);
+                    wrong.dedup_by_key(|(at, _)| *at);
+                    wrong
+                }
             };
             for (at, why) in &wrong {
                 let Some(turn) = turns.get(*at).copied() else { continue };
@@ -73,7 +78,7 @@ impl Aggregating {
             let mut at = 0;
             turns.retain(|_| {
                 at += 1;
-                !wrong.iter().any(|(known, _)| *known == at - 1)
+                wrong.binary_search_by_key(&(at - 1), |(known, _)| *known).is_err()
             });
         }
         Ok(rejected)

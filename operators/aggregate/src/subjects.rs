@@ -106,20 +106,23 @@ impl Subjects {
         state: &dyn State,
     ) -> Result<(), StateError> {
         let Some(of) = self.plan.collections.get(collection) else { return Ok(()) };
-        let (mut reader, mut bytes, mut there): (_, _, Vec<(usize, &[u8])>) = (of.codec().reader()?, Vec::new(), Vec::new());
+        let (mut bytes, mut found): (Vec<u8>, Vec<Vec<u8>>) = Default::default();
+        let mut there: Vec<(usize, &[u8])> = Vec::new();
         for (place, key) in wanted {
             let Some(subject) = self.list.get_mut(place) else { continue };
             let Some(entries) = subject.entries.get_mut(collection).filter(|entries| !entries.contains_key(key)) else { continue };
             let none = Cell { rows: of.none.clone(), row: 0 };
             entries.insert(key.to_vec(), Entry { now: none.clone(), stored: none });
             if of.store.get(&subject.key, key, state, &mut bytes)?.is_some() {
-                reader.push(&bytes)?;
+                found.push(std::mem::take(&mut bytes));
                 there.push((place, key));
             }
         }
         if there.is_empty() {
             return Ok(());
         }
+        let mut reader = of.codec().reader()?;
+        found.iter().try_for_each(|row| reader.push(row))?;
         let types = [of.key.data_type().clone()];
         let unreadable = || StateError::new("the key of an entry can't be decoded");
         let mut columns = keys::decode(&types, there.iter().map(|(_, key)| *key)).ok_or_else(unreadable)?;
