@@ -28,6 +28,8 @@ mod crash;
 mod encode;
 mod files;
 pub mod json_rows;
+#[cfg(test)]
+mod json_schemas;
 mod line;
 mod outcome;
 mod schedule;

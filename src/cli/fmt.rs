@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn shipped_files_are_formatted() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
-        for pipeline in ["audit-trail", "inventory-levels", "order-analytics"] {
+        for pipeline in ["audit-trail", "inventory", "inventory-levels", "order-analytics", "order-fulfilment"] {
             let source = Source::read(&root.join("pipelines").join(pipeline).join("pipeline.yaml")).unwrap();
             assert_eq!(format(&source).unwrap(), *source.text, "{pipeline}");
         }

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::environment::HW;
 
-const PIPELINES: [&str; 3] = ["order-analytics", "inventory-levels", "audit-trail"];
+const PIPELINES: [&str; 5] = ["order-analytics", "inventory-levels", "audit-trail", "inventory", "order-fulfilment"];
 
 fn hw(arguments: &[&str]) -> std::process::Output {
     Command::new(HW).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("hw starts")

@@ -59,7 +59,7 @@ fn documentation_fits_80_columns() {
 
 #[test]
 fn reports_fit_80_columns() {
-    for pipeline in ["order-analytics", "inventory-levels", "audit-trail"] {
+    for pipeline in ["order-analytics", "inventory-levels", "audit-trail", "inventory", "order-fulfilment"] {
         check(&["explain", &format!("pipelines/{pipeline}/pipeline.yaml")], |_| false);
     }
     let refused = std::fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/refused")).unwrap();

@@ -91,6 +91,10 @@ pub struct OrderArgs {
     #[arg(long, value_name = "N", default_value_t = 1_000)]
     pub stock: u64,
 
+    /// Receive them again every so often [default: once]
+    #[arg(long, value_name = "TIME", value_parser = millis)]
+    pub restock: Option<u64>,
+
     /// Seed of all random choices: with the same one, the same orders are placed again
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
@@ -135,9 +139,13 @@ impl UserArgs {
     }
 }
 
+fn millis(text: &str) -> Result<u64, String> {
+    seconds(text).map(|seconds| (seconds * 1000.0) as u64)
+}
+
 fn times(text: &str) -> Result<(i64, i64), String> {
     let (low, high) = text.split_once("..").unwrap_or((text, text));
-    let millis = |text: &str| seconds(text).map(|seconds| (seconds * 1000.0) as i64);
+    let millis = |text: &str| millis(text).map(|millis| millis as i64);
     let (low, high) = (millis(low)?, millis(high)?);
     if low <= high { Ok((low, high)) } else { Err(format!("`{text}` ends before it begins: write the shorter time first")) }
 }

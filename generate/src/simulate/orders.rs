@@ -68,18 +68,18 @@ impl Orders {
         if sku < self.options.hot as usize { self.options.buckets.clamp(1, 16) } else { 1 }
     }
 
-    /// Commands that receive the stock, as of `timestamp_ms`: one for each bucket of each SKU.
-    pub fn stock(&self, timestamp_ms: i64) -> impl Iterator<Item = Record> + '_ {
-        let received = move |sku: usize| (0..self.buckets(sku)).map(move |bucket| self.receive(sku, bucket, timestamp_ms));
+    /// Commands that receive the stock for the n-th time (from 0), as of `timestamp_ms`: one for each bucket of each SKU.
+    pub fn stock(&self, round: u64, timestamp_ms: i64) -> impl Iterator<Item = Record> + '_ {
+        let received = move |sku: usize| (0..self.buckets(sku)).map(move |bucket| self.receive(round, sku, bucket, timestamp_ms));
         (0..self.prices.len()).filter(|_| self.options.stock > 0).flat_map(received)
     }
 
-    fn receive(&self, sku: usize, bucket: u32, timestamp_ms: i64) -> Record {
+    fn receive(&self, round: u64, sku: usize, bucket: u32, timestamp_ms: i64) -> Record {
         let (buckets, stock, seed) = (u64::from(self.buckets(sku)), self.options.stock, self.options.seed.to_string());
         // The first buckets take what can't be divided.
         let quantity = stock / buckets + u64::from(u64::from(bucket) < stock % buckets);
         let (name, bucket) = (sku_name(sku), u64::from(bucket));
-        let id = id_of(&["receive", &seed, &name, &bucket.to_string()]);
+        let id = id_of(&["receive", &seed, &round.to_string(), &name, &bucket.to_string()]);
         let correlation = id.to_string();
         let data = members([("sku", name.clone().into()), ("bucket", bucket.into()), ("quantity", quantity.into())]);
         let head = Head { id, name: "inventory.receive", source: "warehouse", timestamp_ms, correlation: &correlation, causation: None };
@@ -189,13 +189,13 @@ mod tests {
     fn buckets_share_the_stock_of_a_hot_sku() {
         let orders = Orders::new(OrderOptions { skus: 3, hot: 1, buckets: 4, stock: 10, ..OrderOptions::default() });
         let received: Vec<(String, u64)> = orders
-            .stock(0)
+            .stock(0, 0)
             .map(|command| {
                 (parsed(&command)["data"]["sku"].as_str().unwrap().to_owned(), parsed(&command)["data"]["quantity"].as_u64().unwrap())
             })
             .collect();
         let wanted = [("SKU-00000", 3), ("SKU-00000", 3), ("SKU-00000", 2), ("SKU-00000", 2), ("SKU-00001", 10), ("SKU-00002", 10)];
         assert_eq!(received, wanted.map(|(sku, quantity)| (sku.to_owned(), quantity)));
-        assert_eq!(Orders::new(OrderOptions::default()).stock(0).count(), 0);
+        assert_eq!(Orders::new(OrderOptions::default()).stock(0, 0).count(), 0);
     }
 }

@@ -142,7 +142,8 @@ fn shipped_pipelines_and_environments_are_clean() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = Folder::read(&root.join("schemas")).unwrap();
     let rules = Rules::new(&folder, CONVENTION).unwrap();
-    let pipelines = ["audit-trail", "inventory-levels", "order-analytics"].map(|name| format!("pipelines/{name}/pipeline.yaml"));
+    let pipelines = ["audit-trail", "inventory", "inventory-levels", "order-analytics", "order-fulfilment"]
+        .map(|name| format!("pipelines/{name}/pipeline.yaml"));
     let environments = ["ci", "compose", "local", "production"].map(|name| format!("config/{name}.yaml"));
     for file in pipelines.iter().chain(&environments) {
         let found = check(&root.join(file), &rules);

@@ -88,7 +88,8 @@ pub fn run(args: &SimulateArgs) -> Result<(), Failure> {
         Command::Shipping(Of { own, .. }) => answer(all, &SHIPPING, own, broker, &stop)?,
         Command::Orders(Of { own, .. }) => {
             let (mut orders, bar) = (Orders::new(own.options()), bar(all, own.count, "orders"));
-            let placed = shop::orders(broker, all.partitions, &mut orders, own.rate, &stop, &mut |placed| bar.set_position(placed))?;
+            let pace = shop::Pace { rate: own.rate, restock: own.restock.map(Duration::from_millis) };
+            let placed = shop::orders(broker, all.partitions, &mut orders, &pace, &stop, &mut |placed| bar.set_position(placed))?;
             bar.finish_and_clear();
             say!("{placed} orders placed");
         }

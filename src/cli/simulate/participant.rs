@@ -27,6 +27,10 @@ pub struct Answered {
     pub commands: u64,
     /// Answers that were written.
     pub answers: u64,
+    /// Commands whose answer is lost.
+    pub lost: u64,
+    /// Commands whose answer comes twice.
+    pub doubled: u64,
     /// Answers whose time has not come.
     pub waiting: u64,
     /// Commands that had an answer before the start.
@@ -87,6 +91,11 @@ pub fn run(
                 if !answered.is_empty() && id_of(value).is_some_and(|id| answered.contains(&id)) {
                     so_far.before += 1;
                     continue;
+                }
+                match answers.len() {
+                    0 => so_far.lost += 1,
+                    1 => {}
+                    _ => so_far.doubled += 1,
                 }
                 for answer in answers {
                     number += 1;

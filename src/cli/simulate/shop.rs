@@ -14,7 +14,15 @@ const TICK: Duration = Duration::from_millis(10);
 /// Most records that are written together.
 const MOST: usize = 1_000;
 
-/// Receives the stock, then places orders, `rate` per second, until the last one or `stop`. `tell` hears how many, now and then.
+/// How fast orders come.
+pub struct Pace {
+    /// Orders per second.
+    pub rate: f64,
+    /// How often the stock is received again; `None`: once.
+    pub restock: Option<Duration>,
+}
+
+/// Receives the stock, then places orders until the last one or `stop`. `tell` hears how many, now and then.
 ///
 /// # Errors
 /// The broker can't be reached, or does not acknowledge a record.
@@ -22,16 +30,25 @@ pub fn orders(
     broker: &dyn Broker,
     partitions: i32,
     orders: &mut Orders,
-    rate: f64,
+    pace: &Pace,
     stop: &Stop,
     tell: &mut dyn FnMut(u64),
 ) -> Result<u64, Problem> {
     let mut writer = Writer::open(broker, &["business.orders.placed", "commands.inventory"], partitions)?;
-    let stock: Vec<Record> = orders.stock(now()).collect();
-    for some in stock.chunks(MOST) {
-        writer.write(some)?;
-    }
-    paced(&mut writer, rate, stop, &mut |now| orders.place(now), tell)
+    let (mut received, mut rounds) = (Instant::now(), 0);
+    let mut stock = |orders: &Orders, writer: &mut Writer| {
+        let due = rounds == 0 || pace.restock.is_some_and(|every| received.elapsed() >= every);
+        if due {
+            let stock: Vec<Record> = orders.stock(rounds, now()).collect();
+            stock.chunks(MOST).try_for_each(|some| writer.write(some))?;
+            (received, rounds) = (Instant::now(), rounds + 1);
+        }
+        Ok(())
+    };
+    paced(&mut writer, pace.rate, stop, tell, &mut |writer, wanted| {
+        stock(orders, writer)?;
+        Ok(std::iter::from_fn(|| orders.place(now())).take(wanted).collect())
+    })
 }
 
 /// Writes events of users, `rate` per second, until the last one or `stop`. `tell` hears how many, now and then.
@@ -47,15 +64,16 @@ pub fn users(
     tell: &mut dyn FnMut(u64),
 ) -> Result<u64, Problem> {
     let mut writer = Writer::open(broker, &["business.users.events"], partitions)?;
-    paced(&mut writer, rate, stop, &mut |now| users.next(now), tell)
+    paced(&mut writer, rate, stop, tell, &mut |_, wanted| Ok(std::iter::from_fn(|| users.next(now())).take(wanted).collect()))
 }
 
+/// `next` gives so many records, or the last ones.
 fn paced(
     writer: &mut Writer,
     rate: f64,
     stop: &Stop,
-    next: &mut dyn FnMut(i64) -> Option<Record>,
     tell: &mut dyn FnMut(u64),
+    next: &mut dyn FnMut(&mut Writer, usize) -> Result<Vec<Record>, Problem>,
 ) -> Result<u64, Problem> {
     let (began, mut written) = (Instant::now(), 0u64);
     while !stop.is_stopped() {
@@ -65,7 +83,7 @@ fn paced(
             stop.pause(TICK);
             continue;
         }
-        let records: Vec<Record> = std::iter::from_fn(|| next(now())).take(wanted).collect();
+        let records = next(writer, wanted)?;
         writer.write(&records)?;
         written += records.len() as u64;
         tell(written);
