@@ -1,9 +1,11 @@
 //! The demo as someone runs it, on real services and where there is no Java: it ends by itself, and says with its exit
-//! code whether the totals of both sides agree.
+//! code whether the totals of both sides agree, every order has ended once, and the stock is conserved.
 
 use std::process::Command;
 
 use crate::environment::{HW, exclusive};
+
+const ENDED: &str = "every order has ended once, and every piece of the stock is accounted for";
 
 fn demo(arguments: &[&str]) -> String {
     let _turn = exclusive();
@@ -19,11 +21,12 @@ fn demo(arguments: &[&str]) -> String {
 
 #[test]
 fn totals_agree_on_real_services() {
-    assert!(demo(&[]).contains("the totals agree"));
+    let text = demo(&[]);
+    assert!(text.contains("the totals agree") && text.contains(ENDED), "{text}");
 }
 
 #[test]
 fn totals_agree_without_java() {
     let text = demo(&["--embedded"]);
-    assert!(text.contains("the totals agree") && text.contains("in-memory broker"), "{text}");
+    assert!(text.contains("the totals agree") && text.contains("in-memory broker") && text.contains(ENDED), "{text}");
 }

@@ -2,9 +2,14 @@
 //!
 //! Local services are started in a folder of their own, the generator writes orders, payments and stock movements in
 //! real time, the shipped pipelines run in this process, and what ClickHouse holds is compared with what the generator
-//! counted. Windows are made shorter than the shipped pipelines', so that results appear soon.
+//! counted. Windows and timeouts are made shorter than the shipped pipelines', so that results appear soon.
+//!
+//! Beside it a shop places orders, which are fulfilled by sagas over a stock that can't be oversold ([`orders`]). They are a load of
+//! their own and not the generator's orders: those are written as fast as one likes, and nobody fulfils them.
 
+mod books;
 mod embedded;
+mod orders;
 mod real;
 mod show;
 
@@ -23,16 +28,28 @@ use crate::observe::logs;
 use crate::pipeline_files;
 use crate::say;
 use crate::worker::run::{self, Prepared, Running, Services};
+use orders::Shop;
 use show::Display;
 
-/// The shipped pipelines, and what the demo changes in them.
+/// The shipped pipelines.
 const PIPELINES: [(&str, &str); 3] = [
     ("order-analytics", include_str!("../../../pipelines/order-analytics/pipeline.yaml")),
     ("inventory-levels", include_str!("../../../pipelines/inventory-levels/pipeline.yaml")),
     ("audit-trail", include_str!("../../../pipelines/audit-trail/pipeline.yaml")),
 ];
-const CHANGES: [(&str, &str); 3] =
-    [("tumbling: 1m", "tumbling: 1s"), ("lateness: 2m", "lateness: 200ms"), ("out_of_order: 5s", "out_of_order: 500ms, idle: 15s")];
+/// Those that fulfil orders.
+const FULFILMENT: [(&str, &str); 2] = [
+    ("inventory", include_str!("../../../pipelines/inventory/pipeline.yaml")),
+    ("order-fulfilment", include_str!("../../../pipelines/order-fulfilment/pipeline.yaml")),
+];
+/// What the demo changes in them.
+const CHANGES: [(&str, &str); 5] = [
+    ("tumbling: 1m", "tumbling: 1s"),
+    ("lateness: 2m", "lateness: 200ms"),
+    ("out_of_order: 5s", "out_of_order: 500ms, idle: 15s"),
+    ("timeout: 30s", "timeout: 3s"),
+    ("timeout: 1m", "timeout: 3s"),
+];
 /// How far the generator's events are out of order: within `out_of_order` above. Both are short, so that totals appear soon.
 const OUT_OF_ORDER_MS: i64 = 300;
 /// How long the totals may take to agree once the load has ended: windows wait for lateness and silence.
@@ -47,7 +64,10 @@ pub struct DemoArgs {
     /// Events per second
     #[arg(long, default_value_t = 2_000.0)]
     rate: f64,
-    /// Stop the load after this many seconds, wait for the totals to agree, and exit with 1 if they don't
+    /// Orders per second that are reserved, paid and shipped; 0: none, and no pipelines for them
+    #[arg(long, default_value_t = 20.0)]
+    orders: f64,
+    /// Stop the load after this many seconds, wait for the totals to agree and for all orders to end, and exit with 1 if they don't
     #[arg(long)]
     seconds: Option<u64>,
     /// Use the in-memory broker even if Java is available
@@ -201,26 +221,38 @@ fn on(args: &DemoArgs, ground: &dyn Ground, runtime: &tokio::runtime::Runtime) -
             seen.store(true, Ordering::Relaxed);
         }
     });
-    let (load, running) = prepare_all(args.rate, ground, &generated, &interrupted)?;
+    let mut shop = (args.orders > 0.0).then(|| Shop::open(&ground.services().broker)).transpose()?;
+    let pipelines = PIPELINES.iter().chain(shop.iter().flat_map(|_| &FULFILMENT));
+    let (load, running) = prepare_all(args.rate, pipelines, ground, &generated, &interrupted)?;
     generated.advance(Phase::Orders(Instant::now()));
+    if let Some(shop) = &mut shop {
+        shop.place(args.orders)?;
+    }
     let (started, mut display) = (Instant::now(), Display::new());
     let limit = args.seconds.map(Duration::from_secs);
     while !interrupted.load(Ordering::Relaxed)
         && limit.is_none_or(|l| started.elapsed() < l)
         && !running.iter().any(|r| r.stop.is_stopped())
     {
-        display.show(ground, &running, &generated);
+        display.show(ground, &running, &generated, shop.as_ref());
         std::thread::sleep(TICK);
     }
     generated.end();
+    if let Some(shop) = &shop {
+        shop.close();
+    }
     let totals = ended(load)?;
-    let result = summary(ground, &running, &totals, &interrupted);
+    let mut result = summary(ground, &running, &totals, &interrupted);
+    if let Some(shop) = &shop {
+        result = result.and(fulfilled(shop, &running, &interrupted));
+    }
     for running in &running {
         running.stop.stop();
     }
     for running in running {
         running.wait()?;
     }
+    shop.map_or(Ok(()), Shop::end)?;
     result
 }
 
@@ -232,8 +264,9 @@ fn ended(load: LoadThread) -> Result<Totals, Problem> {
 
 /// Starts the load and the pipelines, and returns when the pipelines process their partitions. Orders don't begin before that: they
 /// would be late for their windows, and the first totals, too.
-fn prepare_all(
+fn prepare_all<'a>(
     rate: f64,
+    pipelines: impl Iterator<Item = &'a (&'static str, &'static str)>,
     ground: &dyn Ground,
     generated: &Arc<Generated>,
     interrupted: &AtomicBool,
@@ -244,7 +277,7 @@ fn prepare_all(
         return Err(Problem::plain("the generator ended before the first order").into());
     }
     let mut running = Vec::new();
-    for (name, text) in PIPELINES {
+    for (name, text) in pipelines {
         let text = CHANGES.iter().fold(text.to_string(), |text, (old, new)| text.replace(old, new));
         let source = Source::new(format!("pipelines/{name}/pipeline.yaml"), text);
         let loaded = pipeline_files::parse(source).map_err(Failure::Wrong)?;
@@ -305,6 +338,30 @@ fn summary(ground: &dyn Ground, running: &[Running], totals: &Totals, interrupte
     }
 }
 
+/// Waits until all orders have ended, and says how.
+fn fulfilled(shop: &Shop, running: &[Running], interrupted: &AtomicBool) -> Result<(), Failure> {
+    eprintln!("no more orders are placed; waiting for those that were to end (Ctrl-C to stop now)");
+    let deadline = Instant::now() + DRAIN;
+    let mut problems = shop.problems();
+    while !problems.is_empty()
+        && Instant::now() < deadline
+        && !interrupted.load(Ordering::Relaxed)
+        && !running.iter().any(|r| r.stop.is_stopped())
+    {
+        std::thread::sleep(Duration::from_millis(200));
+        problems = shop.problems();
+    }
+    let shown = shop.shown();
+    say!("{}", show::orders(&shown));
+    say!("{}", show::stock(&shown));
+    if problems.is_empty() {
+        say!("every order has ended once, and every piece of the stock is accounted for");
+        return Ok(());
+    }
+    problems.iter().take(10).for_each(|problem| say!("{problem}"));
+    Err(Problem::plain(format!("{} problems with orders and stock", problems.len())).into())
+}
+
 #[cfg(test)]
 mod tests {
     use headwater_engine::broker::TopicPartition;
@@ -316,10 +373,12 @@ mod tests {
     fn orders_begin_when_all_lanes_have_their_partitions() {
         let dir = tempfile::tempdir().unwrap();
         let runtime = runtime().unwrap();
-        let args = DemoArgs { rate: 500.0, seconds: None, embedded: true, dir: dir.path().to_path_buf() };
+        let args = DemoArgs { rate: 500.0, orders: 0.0, seconds: None, embedded: true, dir: dir.path().to_path_buf() };
         let ground = embedded::Embedded::new(&args, runtime.handle()).unwrap();
         let generated = Arc::new(Generated::default());
-        let Ok((load, running)) = prepare_all(args.rate, &ground, &generated, &AtomicBool::new(false)) else { panic!("the demo starts") };
+        let Ok((load, running)) = prepare_all(args.rate, PIPELINES.iter(), &ground, &generated, &AtomicBool::new(false)) else {
+            panic!("the demo starts")
+        };
         assert!(running.iter().all(|r| r.pages.ready().0 && !r.shown.stats.snapshot().tasks.is_empty()));
         let records = |topic: Topic| -> i64 {
             let broker = &ground.services().broker;

@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 use headwater_engine::stats::{Histogram, LATENCY_BUCKETS};
 use headwater_generate::SoFar;
 
-use super::{Generated, Ground, Held};
+use super::orders::{Shop, Shown};
+use super::{FULFILMENT, Generated, Ground, Held};
 use crate::worker::run::Running;
 
 /// In a file or a pipe: the heading comes again after so many rows.
 const ROWS_PER_HEADING: usize = 30;
+/// And the orders after so many.
+const ROWS_PER_ORDERS: usize = 5;
 /// How often everything is shown.
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -42,6 +45,7 @@ struct Look {
     held: Held,
     /// The place where the tables are.
     tables: &'static str,
+    shop: Option<Shown>,
 }
 
 /// A pipeline at one moment. Latency in milliseconds, lag in records.
@@ -61,7 +65,7 @@ impl Display {
     }
 
     /// Shows everything if it is time to, and the first totals as soon as they are there.
-    pub(super) fn show(&mut self, ground: &dyn Ground, running: &[Running], generated: &Generated) {
+    pub(super) fn show(&mut self, ground: &dyn Ground, running: &[Running], generated: &Generated, shop: Option<&Shop>) {
         let due = Instant::now() >= self.next;
         if !due && self.first.is_some() {
             return;
@@ -75,7 +79,7 @@ impl Display {
             return;
         }
         self.next = Instant::now() + EVERY;
-        let look = self.look(held, ground.tables(), running, generated);
+        let look = Look { shop: shop.map(Shop::shown), ..self.look(held, ground.tables(), running, generated) };
         let mut out = std::io::stdout();
         let text = match out.is_terminal() {
             true => format!("\x1b[H\x1b[J{}", page(&look)),
@@ -84,7 +88,9 @@ impl Display {
                 let heading = if self.rows == 0 { format!("{LATENCY}\n{heading}") } else { heading };
                 self.rows += 1;
                 let first = look.first.filter(|_| first).map_or_else(String::new, |first| first_totals(first) + "\n");
-                heading + &row(&look) + &first
+                let shop = look.shop.as_ref().filter(|_| self.rows.is_multiple_of(ROWS_PER_ORDERS));
+                let shop = shop.map_or_else(String::new, |shown| format!("{}\n{}\n", orders(shown), stock(shown)));
+                heading + &row(&look) + &shop + &first
             }
         };
         let _ = out.write_all(text.as_bytes());
@@ -96,7 +102,7 @@ impl Display {
         let (sent, so_far) = progress.map_or((0, SoFar::default()), |p| (p.acknowledged, p.so_far));
         let rate = self.per_second("generator", sent);
         let pipelines = running.iter().map(|r| self.line(r)).collect();
-        Look { seconds: self.started.elapsed().as_secs(), first: self.first, sent, rate, so_far, pipelines, held, tables }
+        Look { seconds: self.started.elapsed().as_secs(), first: self.first, sent, rate, so_far, pipelines, held, tables, shop: None }
     }
 
     /// The 95th percentile of the commits since the look before, or the last one if there were none. That of the whole run would show
@@ -157,6 +163,9 @@ fn page(look: &Look) -> String {
         let _ = writeln!(out, "{name:<18} {read:>10} {rate:>9.0} {written:>10} {lag:>9} {:>9} ms  {address}", millis(*p95));
     }
     let _ = writeln!(out, "{LATENCY}");
+    if let Some(shown) = &look.shop {
+        let _ = writeln!(out, "\n{}\n{}", orders(shown), stock(shown));
+    }
     let first = look.first.map_or_else(String::new, |first| format!("; {}", first_totals(first)));
     let _ = writeln!(out, "\nlatest closed windows ({}){first}", look.tables);
     for window in &look.held.windows {
@@ -174,6 +183,22 @@ fn page(look: &Look) -> String {
     out
 }
 
+/// How orders stand.
+pub(super) fn orders(shown: &Shown) -> String {
+    let now = shown.orders;
+    let open = now.placed.saturating_sub(now.confirmed + now.cancelled);
+    format!(
+        "orders: {} placed, {} confirmed, {} cancelled ({} out of stock, {} declined), {open} open; answers: {} lost, {} doubled",
+        now.placed, now.confirmed, now.cancelled, now.out_of_stock, now.declined, shown.lost, shown.doubled
+    )
+}
+
+/// How the stock stands.
+pub(super) fn stock(shown: &Shown) -> String {
+    let now = shown.stock;
+    format!("stock: {} received = {} available + {} reserved + {} shipped", now.received, now.available, now.reserved, now.shipped)
+}
+
 fn revenue(look: &Look) -> f64 {
     look.so_far.revenue_cents as f64 / 100.0
 }
@@ -189,8 +214,10 @@ fn heading(tables: &str) -> String {
 }
 
 fn row(look: &Look) -> String {
-    let lag: i64 = look.pipelines.iter().map(|line| line.lag).sum();
-    let p95 = look.pipelines.iter().map(|line| line.p95).fold(0.0, f64::max);
+    // Those of the generator's load. An order takes as long as its services: the events of its last steps are seconds old by event time.
+    let of_load = || look.pipelines.iter().filter(|line| FULFILMENT.iter().all(|(name, _)| *name != line.name));
+    let lag: i64 = of_load().map(|line| line.lag).sum();
+    let p95 = of_load().map(|line| line.p95).fold(0.0, f64::max);
     let (sent, rate, held) = (look.sent, look.rate, look.held.revenue);
     format!("{:>5} {sent:>10} {rate:>8.0} {lag:>8} {:>8} {:>16.2} {held:>16.2}\n", look.seconds, millis(p95), revenue(look))
 }
@@ -213,6 +240,7 @@ mod tests {
             pipelines: vec![line],
             held,
             tables: "ClickHouse",
+            shop: None,
         };
         let table = heading(look.tables) + &row(&look);
         let widths: Vec<usize> = table.lines().map(str::len).collect();
