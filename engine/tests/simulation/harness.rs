@@ -188,6 +188,7 @@ pub fn operators() -> Operators {
         Kind::of::<operator_dedup::Dedup>(),
         Kind::of::<operator_join::Join>(),
         Kind::of::<operator_aggregate::Aggregate>(),
+        Kind::of::<operator_saga::Saga>(),
         Kind::of::<Remind>(),
     ])
 }

@@ -17,6 +17,7 @@ mod oracle;
 mod played;
 mod portions;
 mod remind;
+mod sagas;
 mod sealing;
 mod timers;
 

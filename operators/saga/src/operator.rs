@@ -44,6 +44,8 @@ pub struct SagaOperator {
     /// Definitions by version: that of the pipeline, and those in state once they were read.
     programs: BTreeMap<String, Arc<Program>>,
     loaded: bool,
+    /// The definition of the pipeline is in state.
+    is_kept: bool,
 }
 
 /// What the step keeps.
@@ -109,7 +111,7 @@ impl SagaOperator {
     pub fn new(plan: Arc<SagaPlan>) -> SagaOperator {
         let [definitions, instances, kept] = SagaPlan::stores(&plan.scope.kept);
         let programs = BTreeMap::from([(plan.program.version.clone(), plan.program.clone())]);
-        SagaOperator { plan, stores: Stores { definitions, instances, kept }, programs, loaded: false }
+        SagaOperator { plan, stores: Stores { definitions, instances, kept }, programs, loaded: false, is_kept: false }
     }
 
     /// Reads the definitions of earlier versions.
@@ -137,7 +139,10 @@ impl SagaOperator {
     }
 
     /// Keeps the definition of the pipeline beside the first saga that begins with it.
-    fn keep_definition(&self, cx: &mut Context<'_>) -> Result<(), StateError> {
+    fn keep_definition(&mut self, cx: &mut Context<'_>) -> Result<(), StateError> {
+        if std::mem::replace(&mut self.is_kept, true) {
+            return Ok(());
+        }
         let program = &self.plan.program;
         let key = crate::outputs::key(&program.version);
         let mut known = Vec::new();
@@ -149,10 +154,11 @@ impl SagaOperator {
     }
 
     /// Rows that begin sagas.
-    fn start(&self, batch: &Batch, turn: &mut Turn<'_>, cx: &mut Context<'_>) -> Result<(), StateError> {
-        let rows = Rows::new(&self.plan.inputs[START], batch)?;
+    fn start(&mut self, batch: &Batch, turn: &mut Turn<'_>, cx: &mut Context<'_>) -> Result<(), StateError> {
+        let plan = self.plan.clone();
+        let rows = Rows::new(&plan.inputs[START], batch)?;
         let causes = rows.input.causes.of(rows.input.schema.fields(), batch)?;
-        let (system, begun) = (batch.system()?, begun(&self.plan, batch, &rows.ids)?);
+        let (system, begun) = (batch.system()?, begun(&plan, batch, &rows.ids)?);
         for (row, begun) in begun.into_iter().enumerate() {
             let Some(id) = rows.id(row) else {
                 cx.reject(batch, row, "the saga's id is null");
@@ -167,7 +173,7 @@ impl SagaOperator {
             match begun {
                 Err(why) => cx.reject(batch, row, why),
                 Ok(Begun { lines, kept }) => {
-                    let live = Live::begin(&key, id, &self.plan.program, Instance::new(lines), kept);
+                    let live = Live::begin(&key, id, &plan.program, Instance::new(lines), kept);
                     if let Some(why) = live.too_large() {
                         cx.reject(batch, row, why);
                         continue;
@@ -175,7 +181,7 @@ impl SagaOperator {
                     self.keep_definition(cx)?;
                     let place = turn.add(live);
                     // A saga that has just begun ignores nothing.
-                    let _ = turn.apply(place, &self.plan.program, Event::Begin, &cause);
+                    let _ = turn.apply(place, &plan.program, Event::Begin, &cause);
                     turn.passed += 1;
                 }
             }
@@ -356,7 +362,7 @@ impl Operator for SagaOperator {
     fn on_restore(&mut self) {
         // Of the definitions only the pipeline's own is certain; those in state are read again.
         self.programs.retain(|version, _| *version == self.plan.program.version);
-        self.loaded = false;
+        (self.loaded, self.is_kept) = (false, false);
     }
 }
 
