@@ -18,7 +18,7 @@
 mod words;
 mod world;
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, RecordBatch, StructArray};
@@ -39,7 +39,7 @@ pub const LINES: usize = 2;
 /// Moves from the beginning, at most, if nothing else is said.
 pub const DEPTH: usize = 100;
 /// Worlds, at most.
-const MOST_WORLDS: usize = 4_000_000;
+const MOST_WORLDS: usize = 1_000_000;
 
 /// What was explored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,13 +83,13 @@ pub fn check(saga: &Saga, depth: usize) -> Result<Explored, Unchecked> {
 
 /// A world on its way to being expanded: how it was reached.
 struct Reached {
-    world: Box<[u8]>,
+    world: Arc<[u8]>,
     from: u32,
 }
 
 fn explore(definition: &Definition, invariants: &[(String, Predicate)], most: usize) -> Result<Explored, Violation> {
     let model = Model::new(definition);
-    let mut known: HashMap<Box<[u8]>, u32> = HashMap::new();
+    let mut known: HashSet<Arc<[u8]>> = HashSet::new();
     let mut reached: Vec<Reached> = Vec::new();
     let mut search = Search { model: &model, invariants, schema: invariant::columns(definition), known: &mut known, reached: &mut reached };
     let mut level: Vec<u32> = Vec::new();
@@ -114,7 +114,7 @@ struct Search<'s> {
     model: &'s Model,
     invariants: &'s [(String, Predicate)],
     schema: SchemaRef,
-    known: &'s mut HashMap<Box<[u8]>, u32>,
+    known: &'s mut HashSet<Arc<[u8]>>,
     reached: &'s mut Vec<Reached>,
 }
 
@@ -136,12 +136,10 @@ impl Search<'_> {
                 violated = Some((what, words::of(model, world.as_ref(), made, after)));
                 return;
             }
-            let bytes = model.bytes(after);
-            if !known.contains_key(&bytes) {
-                let place = reached.len() as u32;
-                known.insert(bytes.clone(), place);
+            let bytes: Arc<[u8]> = model.bytes(after).into();
+            if known.insert(bytes.clone()) {
+                next.push(reached.len() as u32);
                 reached.push(Reached { world: bytes, from: from.unwrap_or(u32::MAX) });
-                next.push(place);
             }
         });
         match violated {
@@ -169,7 +167,7 @@ impl Search<'_> {
             let Some(target) = self.reached.get(place as usize) else { continue };
             let mut said = None;
             self.model.moves(before.as_ref(), &mut |made, after| {
-                if said.is_none() && self.model.bytes(after) == target.world {
+                if said.is_none() && self.model.bytes(after).as_slice() == target.world.as_ref() {
                     said = Some(words::of(self.model, before.as_ref(), made, after));
                 }
             });

@@ -296,7 +296,7 @@ impl Model {
     }
 
     /// A world in few bytes: what [`Model::read`] reads.
-    pub fn bytes(&self, world: &World) -> Box<[u8]> {
+    pub fn bytes(&self, world: &World) -> Vec<u8> {
         let instance = &world.instance;
         let ended = world.ended.map_or(0, |phase| 1 + phase as u8);
         let told = u8::from(instance.told) | u8::from(instance.forget.is_some()) << 1;
@@ -307,7 +307,7 @@ impl Model {
             let flags = u8::from(*again) | u8::from(due.is_some()) << 1 | u8::from(executed) << 2 | u8::from(refused) << 3;
             out.extend([*state as u8, *attempt as u8, *failures as u8, *order as u8, flags, happened, said]);
         }
-        out.into_boxed_slice()
+        out
     }
 
     pub fn read(&self, bytes: &[u8]) -> Option<World> {
