@@ -25,6 +25,8 @@ pub struct Outcomes {
     /// A span is `1 << shift` milliseconds.
     shift: u32,
     store: TimedRows,
+    /// The span before which everything was removed: nothing has to be sought again until the next one is over.
+    removed: Option<i64>,
     /// By kind: what says that its columns are still what they were, and how their values are written.
     kinds: Vec<([u8; 8], RowCodec)>,
 }
@@ -54,7 +56,7 @@ impl Outcomes {
         let columns = vec![Field::new("time", DataType::Int64, false), Field::new("events", DataType::Binary, false)];
         let store = TimedRows::new(TAG, types, RowCodec::new(columns), 1 << shift);
         let kinds = replies.types().iter().map(|kind| (fingerprint(kind), RowCodec::new(kind.columns.clone())));
-        Outcomes { remember, shift, store, kinds: kinds.collect() }
+        Outcomes { remember, shift, store, removed: None, kinds: kinds.collect() }
     }
 
     pub fn layout(&self) -> StoreLayout {
@@ -145,12 +147,22 @@ impl Outcomes {
     /// # Errors
     /// State can't be read or written.
     pub fn expire(&mut self, watermark: Millis, most: usize, state: &mut dyn State) -> Result<bool, StateError> {
-        self.store.expire(watermark.saturating_sub(self.remember), most, state, &mut |_| {})
+        let before = watermark.saturating_sub(self.remember);
+        let span = Some(before >> self.shift);
+        if self.removed >= span {
+            return Ok(false);
+        }
+        let more = self.store.expire(before, most, state, &mut |_| {})?;
+        if !more {
+            self.removed = span;
+        }
+        Ok(more)
     }
 
     /// State was replaced: see [`Operator::on_restore`](operator_core::Operator::on_restore).
     pub fn forget(&mut self) {
         self.store.forget();
+        self.removed = None;
     }
 }
 
