@@ -43,6 +43,7 @@ pub enum Unread {
 ///
 /// # Errors
 /// `rows` is as it was before.
+#[inline]
 pub fn read(decoder: &mut dyn Decoder, bytes: &[u8], rows: &mut RowBuilder, schemas: &dyn SchemaSource) -> Result<(), Unread> {
     with_schema(decoder, schemas, |decoder| decoder.decode(bytes, rows), |decoder, id, text| decoder.add_schema(id, text))
 }
@@ -63,6 +64,7 @@ pub fn row(decoder: &mut dyn ChangeDecoder, row: ChangedRow<'_>, rows: &mut RowB
     with_schema(decoder, schemas, |decoder| decoder.row(row, rows), |decoder, id, text| decoder.add_schema(id, text))
 }
 
+#[inline]
 fn with_schema<D: ?Sized, T>(
     decoder: &mut D,
     schemas: &dyn SchemaSource,
@@ -71,17 +73,30 @@ fn with_schema<D: ?Sized, T>(
 ) -> Result<T, Unread> {
     match run(decoder) {
         Ok(done) => Ok(done),
-        Err(DecodeError::Bad(cause)) => Err(Unread::Bad(cause)),
-        Err(DecodeError::UnknownSchema(id)) => {
-            let text = known(id, schemas)?;
-            // An incompatible writer makes every record of that id bad, with the reason: the decoder remembers it.
-            add(decoder, id, &text).map_err(Unread::Bad)?;
-            run(decoder).map_err(|e| match e {
-                DecodeError::Bad(cause) => Unread::Bad(cause),
-                DecodeError::UnknownSchema(id) => Unread::Bad(format!("schema {id} can't be used")),
-            })
-        }
+        Err(e) => with_learnt(e, decoder, schemas, run, add),
     }
+}
+
+/// Apart from [`with_schema`], which runs for every record.
+#[cold]
+fn with_learnt<D: ?Sized, T>(
+    failed: DecodeError,
+    decoder: &mut D,
+    schemas: &dyn SchemaSource,
+    mut run: impl FnMut(&mut D) -> Result<T, DecodeError>,
+    add: impl FnOnce(&mut D, u32, &str) -> Result<(), String>,
+) -> Result<T, Unread> {
+    let id = match failed {
+        DecodeError::Bad(cause) => return Err(Unread::Bad(cause)),
+        DecodeError::UnknownSchema(id) => id,
+    };
+    let text = known(id, schemas)?;
+    // An incompatible writer makes every record of that id bad, with the reason: the decoder remembers it.
+    add(decoder, id, &text).map_err(Unread::Bad)?;
+    run(decoder).map_err(|e| match e {
+        DecodeError::Bad(cause) => Unread::Bad(cause),
+        DecodeError::UnknownSchema(id) => Unread::Bad(format!("schema {id} can't be used")),
+    })
 }
 
 /// The text of a schema.

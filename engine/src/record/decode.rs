@@ -79,6 +79,22 @@ impl Keys {
         Ok(Keys { decoder, rows, present: Vec::new() })
     }
 
+    /// Appends a key, if the record has one.
+    ///
+    /// # Errors
+    /// Nothing was appended.
+    fn read(&mut self, key: Option<&[u8]>, schemas: &dyn SchemaSource) -> Result<(), Unread> {
+        match key {
+            None => self.rows.push_blank(),
+            Some(key) => schemas::read(self.decoder.as_mut(), key, &mut self.rows, schemas).map_err(|e| match e {
+                Unread::Bad(cause) => Unread::Bad(format!("the key: {cause}")),
+                wait => wait,
+            })?,
+        }
+        self.present.push(key.is_some());
+        Ok(())
+    }
+
     /// The keys of the rows so far, null where a record has none.
     fn finish(&mut self) -> Result<ArrayRef, String> {
         let rows = self.rows.finish()?;
@@ -187,26 +203,18 @@ impl Decoder {
     }
 
     /// Appends a record: a row, and one of its key if that has columns.
+    #[inline]
     fn read(&mut self, records: &dyn RecordSet, index: usize, value: &[u8], key: Option<&[u8]>) -> Result<Took, Unread> {
         let took = self.reading.read((records, index), value, self.schemas.as_ref())?;
-        let Some(keys) = self.keys.as_mut().filter(|_| took.rows > 0) else { return Ok(took) };
-        let Some(key) = key else {
-            keys.rows.push_blank();
-            keys.present.push(false);
-            return Ok(took);
-        };
-        match schemas::read(keys.decoder.as_mut(), key, &mut keys.rows, self.schemas.as_ref()) {
-            Ok(()) => {
-                keys.present.push(true);
-                Ok(took)
-            }
-            Err(e) => {
-                self.reading.take_back();
-                Err(match e {
-                    Unread::Bad(cause) => Unread::Bad(format!("the key: {cause}")),
-                    wait => wait,
-                })
-            }
+        match &mut self.keys {
+            Some(keys) if took.rows > 0 => match keys.read(key, self.schemas.as_ref()) {
+                Ok(()) => Ok(took),
+                Err(e) => {
+                    self.reading.take_back();
+                    Err(e)
+                }
+            },
+            _ => Ok(took),
         }
     }
 

@@ -84,6 +84,7 @@ impl Reading {
     ///
     /// # Errors
     /// Nothing was appended.
+    #[inline]
     pub fn read(&mut self, record: (&dyn RecordSet, usize), value: &[u8], schemas: &dyn SchemaSource) -> Result<Took, Unread> {
         match self {
             Reading::One(decoder, rows) => schemas::read(decoder.as_mut(), value, rows, schemas).map(|()| Took::ROW),
