@@ -15,6 +15,7 @@ mod columns;
 mod contracts;
 mod delivery;
 mod demo;
+mod domain;
 mod environment;
 mod files;
 mod keys;

@@ -11,13 +11,18 @@ use serde_json::{Value, json};
 use crate::environment::{HW, exclusive, wait_until};
 use crate::log::{create, produce, read};
 
-fn simulate(environment: &Ephemeral, arguments: &[&str]) -> Command {
+pub fn simulate(environment: &Ephemeral, arguments: &[&str]) -> Command {
     let mut command = Command::new(HW);
-    command.arg("simulate").args(arguments).arg("--config").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml"));
+    configured(command.arg("simulate").args(arguments), environment);
+    command
+}
+
+/// Names the services to a command.
+pub fn configured(command: &mut Command, environment: &Ephemeral) {
+    command.arg("--config").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml"));
     command.env("HW_BOOTSTRAP", &environment.bootstrap).env("HW_REGISTRY", environment.registry.as_deref().unwrap_or_default());
     command.env("HW_CLICKHOUSE", environment.clickhouse.as_deref().unwrap_or_default()).env("HW_STATE_DIR", std::env::temp_dir());
     command.env("HW_POSTGRES", environment.postgres.as_deref().unwrap_or_default());
-    command
 }
 
 fn finished(environment: &Ephemeral, arguments: &[&str]) -> String {
@@ -27,7 +32,8 @@ fn finished(environment: &Ephemeral, arguments: &[&str]) -> String {
     text
 }
 
-fn events(environment: &Ephemeral, topic: &str) -> Vec<Value> {
+/// All events in a topic.
+pub fn events(environment: &Ephemeral, topic: &str) -> Vec<Value> {
     read(environment, topic).into_iter().map(|record| serde_json::from_slice(&record.value.unwrap()).unwrap()).collect()
 }
 
