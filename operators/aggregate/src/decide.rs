@@ -219,7 +219,7 @@ impl World<'_, '_> {
                 wrong.extend(refused(failed));
                 return Ok(());
             }
-            checks(self.plan, &hand, wrong)?;
+            checks(self.plan, &hand, &happened, wrong)?;
             if !wrong.is_empty() {
                 return Ok(());
             }
@@ -310,11 +310,13 @@ pub fn event_id(plan: &AggregatePlan, cause: &str, key: &[u8], kind: &str, numbe
     plan.ids.of(cause, &[key, kind.as_bytes(), &number, &version])
 }
 
-/// Aggregates of the hand that an invariant does not hold for, or whose timers can't be set.
+/// Aggregates of the hand that what happened can't happen to: the event can't be written, a timer can't be set, or an invariant does not
+/// hold.
 ///
 /// # Errors
 /// They are not rows of the state: a bug.
-pub fn checks(plan: &AggregatePlan, hand: &Hand, wrong: &mut Vec<(usize, Refused)>) -> Result<(), StateError> {
+pub fn checks(plan: &AggregatePlan, hand: &Hand, happened: &Happened<'_>, wrong: &mut Vec<(usize, Refused)>) -> Result<(), StateError> {
+    wrong.extend(refused(happened.unwritable()));
     unset(plan, hand, wrong)?;
     if plan.invariants.is_empty() {
         return Ok(());
@@ -323,8 +325,7 @@ pub fn checks(plan: &AggregatePlan, hand: &Hand, wrong: &mut Vec<(usize, Refused
     for (number, invariant) in plan.invariants.iter().enumerate() {
         let env = invariant.scope.batch(record.len(), |_| Ok(record.clone()))?;
         let holds = invariant.condition.predicate.evaluate(&env).holds;
-        let broken = (0..holds.len()).filter(|at| !holds.value(*at) && !wrong.iter().any(|(known, _)| known == at)).collect::<Vec<_>>();
-        wrong.extend(broken.into_iter().map(|at| (at, Refused::Violates(number))));
+        wrong.extend((0..holds.len()).filter(|at| !holds.value(*at)).map(|at| (at, Refused::Violates(number))));
     }
     Ok(())
 }

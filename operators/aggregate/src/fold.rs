@@ -7,6 +7,7 @@ use arrow::compute::is_null;
 use arrow::compute::kernels::zip::zip;
 use operator_core::stores::MAX_ROW;
 use operator_core::{State, StateError, keys, memory};
+use operator_event::{CORRELATION_ID, unwritable};
 
 use crate::cells::{Cell, gather};
 use crate::plan::{AggregatePlan, Change, Collection, EventPlan, Failures, Part, Value, seen};
@@ -32,6 +33,15 @@ pub struct Happened<'a> {
     pub times: ArrayRef,
     /// Their correlation ids, and their own ids.
     pub causes: [ArrayRef; 2],
+}
+
+impl Happened<'_> {
+    /// Events that can't be written to a topic, each with why: state must not have what no topic says.
+    pub fn unwritable(&self) -> Failures {
+        let members = self.data.as_struct_opt().map(|data| data.columns()).unwrap_or_default();
+        let columns = self.event.columns.iter().map(|field| field.name().as_str()).zip(members);
+        unwritable(&columns.chain([(CORRELATION_ID, &self.causes[0])]).collect::<Vec<_>>())
+    }
 }
 
 /// The entries of a collection that events are about.
@@ -64,6 +74,12 @@ impl Hand {
         }
     }
 
+    /// The entries of a collection that are in the hand and not gone, each with the row of the hand.
+    pub fn entries_of(&self, collection: usize) -> Vec<(usize, &Cell)> {
+        let all = self.entries.iter().enumerate().flat_map(|(at, entries)| entries.iter().map(move |entry| (at, entry)));
+        all.filter(|(_, (of, _, cell))| *of == collection && !cell.is_null()).map(|(at, (_, _, cell))| (at, cell)).collect()
+    }
+
     /// What was changed is so from now on: the time of the change by the row of the hand.
     pub fn keep(self, subjects: &mut Subjects, time: impl Fn(usize) -> i64) {
         for (at, ((place, state), entries)) in self.places.into_iter().zip(self.states).zip(self.entries).enumerate() {
@@ -73,7 +89,8 @@ impl Hand {
     }
 }
 
-/// Lets events change what is in the hand. Nothing is changed if one of them fails, which is added to `failed`.
+/// Lets events change what is in the hand. Nothing is changed if one of them fails, which is added to `failed`, its first reason
+/// first.
 ///
 /// # Errors
 /// State can't be read.
@@ -127,7 +144,8 @@ pub fn apply(
     if !failed.is_empty() {
         return Ok(());
     }
-    too_large(&columns, "the state", failed);
+    let kept: Vec<ArrayRef> = columns.iter().chain(happened.causes.iter().filter(|_| plan.state.keeps_cause)).cloned().collect();
+    too_large(&kept, "the state", failed);
     if !failed.is_empty() {
         return Ok(());
     }
@@ -164,9 +182,7 @@ fn entries_of(
         let column = keys::canonical(&keyed.value.evaluate(&env, failed)?);
         let name = plan.collections.get(*collection).map_or("", |of| of.name.as_str());
         for at in (0..column.len()).filter(|at| column.is_null(*at)) {
-            if !failed.iter().any(|(row, _)| *row == at) {
-                failed.push((at, format!("the event is about no entry of `{name}`: its key is null")));
-            }
+            failed.push((at, format!("the event is about no entry of `{name}`: its key is null")));
         }
         let keys: Vec<Vec<u8>> = (0..column.len()).map(|at| encoded(&column, at)).collect();
         for (at, (place, key)) in hand.places.iter().zip(&keys).enumerate() {
@@ -246,14 +262,10 @@ fn changed_entries(
     Ok(Some(Arc::new(structure(&of.fields, columns, None)?)))
 }
 
-/// Rows in which a column that must have a value has none.
+/// Rows in which a column that must have a value has none; of one that failed, why it did comes before that.
 fn missing(required: Option<&str>, of: &str, values: &ArrayRef, failed: &mut Failures) {
     let Some(name) = required.filter(|_| values.null_count() > 0) else { return };
-    for row in (0..values.len()).filter(|row| values.is_null(*row)) {
-        if !failed.iter().any(|(known, _)| *known == row) {
-            failed.push((row, format!("`{of}.{name}` would be null")));
-        }
-    }
+    failed.extend((0..values.len()).filter(|row| values.is_null(*row)).map(|row| (row, format!("`{of}.{name}` would be null"))));
 }
 
 /// Rows that can't be kept, because they would not fit into a record of the changelog.
@@ -263,9 +275,6 @@ fn too_large(columns: &[ArrayRef], what: &str, failed: &mut Failures) {
     if size(0, rows) <= MAX_ROW {
         return;
     }
-    for row in (0..rows).filter(|row| size(*row, 1) > MAX_ROW) {
-        if !failed.iter().any(|(known, _)| *known == row) {
-            failed.push((row, format!("{what} would have {} bytes; the limit is {MAX_ROW}", size(row, 1))));
-        }
-    }
+    let large = (0..rows).filter(|row| size(*row, 1) > MAX_ROW);
+    failed.extend(large.map(|row| (row, format!("{what} would have {} bytes; the limit is {MAX_ROW}", size(row, 1)))));
 }

@@ -144,6 +144,7 @@ impl<'a> Rows<'a> {
             let mut of_rows = Vec::new();
             let column = keys::canonical(&value.evaluate(&env, &mut of_rows)?);
             let keys = (0..column.len()).map(|row| column.is_valid(row).then(|| encoded(&column, row))).collect();
+            of_rows.sort_by_key(|(row, _)| *row);
             *slot = Some(EntryKeys { keys, failed: of_rows });
         }
         let Some(of) = slot else { return Ok(Vec::new()) };

@@ -13,7 +13,9 @@ use crate::plan::Column;
 pub const STATE_TAG: u8 = 1;
 
 /// The columns that say what led to a row, where a timer's event needs it.
-pub const CAUSES: [&str; 2] = ["correlation", "causation"];
+const CAUSES: [&str; 2] = ["correlation", "causation"];
+/// Where these begin in a row: behind the version of a state, or the key of an entry.
+pub const FIRST_CAUSE: usize = 1;
 
 /// Columns of the cause, where they are kept.
 pub fn cause_fields(kept: bool) -> impl Iterator<Item = Arc<Field>> {

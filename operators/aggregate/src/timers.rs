@@ -21,7 +21,7 @@ use crate::operator::{Aggregating, before};
 use crate::outputs::Outputs;
 use crate::plan::{AggregatePlan, CLOCK, Part, TimerPlan};
 use crate::rows::Turn;
-use crate::state::{CAUSES, structure};
+use crate::state::{FIRST_CAUSE, structure};
 use crate::subjects::{Changed, Subjects};
 
 /// What a timer is about: its name, the key of the aggregate, and that of the entry.
@@ -168,12 +168,12 @@ impl Event<'_> {
     /// What caused it: the event that its time was set by.
     fn causes(&self) -> Result<Causes, StateError> {
         let missing = || StateError::new("what a timer is of does not say what caused it: this is a bug");
-        let text = |name: &str| {
+        // By their place: a column of the state, or the key of an entry, may have the same name.
+        let text = |place: usize| {
             let rows = self.subject.rows.as_struct_opt()?;
-            let texts = rows.column_by_name(name)?.as_string_opt::<i32>()?.slice(self.subject.row, 1);
-            Some(texts)
+            Some(rows.columns().get(FIRST_CAUSE + place)?.as_string_opt::<i32>()?.slice(self.subject.row, 1))
         };
-        let [correlation, causation] = CAUSES.map(text);
+        let (correlation, causation) = (text(0), text(1));
         Ok(Causes::new(causation.ok_or_else(missing)?, correlation.ok_or_else(missing)?))
     }
 
@@ -230,8 +230,8 @@ impl Event<'_> {
                 None => arrow::array::new_null_array(field.data_type(), 1),
             });
         }
-        if let Some((_, cause)) = failed.pop() {
-            return Ok(Some(Refused::Failed(cause)));
+        if !failed.is_empty() {
+            return Ok(failed.into_iter().next().map(|(_, cause)| Refused::Failed(cause)));
         }
         let id = self.id(causes.id(0), &event.name)?;
         let texts = [causes.correlation(0).to_string(), id.to_string()].map(|text| Arc::new(StringArray::from(vec![text])) as ArrayRef);
@@ -241,10 +241,10 @@ impl Event<'_> {
         apply(plan, subjects, &*cx.state(), &mut hand, &happened, &mut failed)?;
         let mut wrong: Vec<(usize, Refused)> = failed.into_iter().map(|(at, cause)| (at, Refused::Failed(cause))).collect();
         if wrong.is_empty() {
-            checks(plan, &hand, &mut wrong)?;
+            checks(plan, &hand, &happened, &mut wrong)?;
         }
-        if let Some((_, why)) = wrong.pop() {
-            return Ok(Some(why));
+        if !wrong.is_empty() {
+            return Ok(wrong.into_iter().next().map(|(_, why)| why));
         }
         let mut piece = Piece { columns, ..Piece::new(To::Emitted, made.kind, 0) };
         piece.push(self.turn(), self.at, id, self.version()?.saturating_add(1));
@@ -266,10 +266,7 @@ pub fn unset(plan: &AggregatePlan, hand: &Hand, wrong: &mut Vec<(usize, Refused)
     for timer in plan.timers.iter().filter(|timer| timer.at.value.expr().as_path().is_none()) {
         let cells: Vec<(usize, &Cell)> = match timer.of {
             None => hand.states.iter().enumerate().collect(),
-            Some(collection) => {
-                let entries = hand.entries.iter().enumerate().flat_map(|(at, entries)| entries.iter().map(move |entry| (at, entry)));
-                entries.filter(|(_, (of, _, cell))| *of == collection && !cell.is_null()).map(|(at, (_, _, cell))| (at, cell)).collect()
-            }
+            Some(collection) => hand.entries_of(collection),
         };
         if cells.is_empty() {
             continue;
@@ -278,10 +275,8 @@ pub fn unset(plan: &AggregatePlan, hand: &Hand, wrong: &mut Vec<(usize, Refused)
         let rows = gather(cells.iter().map(|(_, cell)| *cell))?;
         timer.at.value.evaluate(&subject(plan, timer, &rows)?, &mut failed)?;
         for (row, cause) in failed {
-            let at = cells.get(row).map_or(0, |(at, _)| *at);
-            if !wrong.iter().any(|(known, _)| *known == at) {
-                wrong.push((at, Refused::Failed(format!("the time of the timer `{}`: {cause}", timer.name))));
-            }
+            let why = || Refused::Failed(format!("the time of the timer `{}`: {cause}", timer.name));
+            wrong.extend(cells.get(row).map(|(at, _)| (*at, why())));
         }
     }
     Ok(())

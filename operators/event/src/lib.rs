@@ -28,12 +28,14 @@ mod cause;
 mod id;
 mod kind;
 mod rows;
+mod writable;
 
 pub use cause::{CauseColumns, Causes};
 pub use id::Ids;
 pub use kind::{Conflict, EventType, Events};
 pub use rows::{EventRows, Head};
 pub use uuid::Uuid;
+pub use writable::unwritable;
 
 /// The columns of the envelope, by name.
 pub const EVENT_ID: &str = "eventId";

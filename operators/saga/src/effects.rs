@@ -7,7 +7,7 @@ use arrow::array::{Array, ArrayRef, Int32Array, ListArray, StringArray, UInt32Ar
 use operator_core::StateError;
 use operator_core::changes::ADDED;
 use operator_core::stores::{RowCodec, RowReader};
-use operator_event::{Causes, Head};
+use operator_event::{Causes, Head, unwritable};
 
 use crate::machine::{Effect, Event, Phase};
 use crate::outputs::{States, View};
@@ -89,7 +89,12 @@ impl Turn<'_> {
                 _ => rows_of(&base.column_of(name)?, &sagas).ok(),
             }
         };
-        let computed = template.compute(of.len(), column)?;
+        let mut computed = template.compute(of.len(), column)?;
+        // A saga must not wait for the answer to a command that no topic takes.
+        let named: Vec<(&str, &ArrayRef)> = template.fields.iter().map(|field| field.name().as_str()).zip(&computed.columns).collect();
+        for (row, why) in unwritable(&named) {
+            computed.failed.entry(row).or_insert(why);
+        }
         let heads = of.iter().enumerate().filter(|(row, _)| !computed.failed.contains_key(row));
         let heads: Vec<(Head, usize)> = heads.filter_map(|(row, one)| Some((self.head(one, *members.get(row)?, &program)?, row))).collect();
         let is_end = matches!(first.effect, Effect::End(_));

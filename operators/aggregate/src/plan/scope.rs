@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions};
-use arrow::compute::{CastOptions, cast_with_options};
+use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use operator_core::batch::time_type;
 use operator_core::{Diagnostic, StateError, type_name};
@@ -125,14 +125,20 @@ impl Value {
     /// The values, null where a row fails, which is added to `failed`.
     ///
     /// # Errors
-    /// They can't be converted: a bug.
+    /// The types can't be converted: a bug.
     pub fn evaluate(&self, rows: &RecordBatch, failed: &mut Failures) -> Result<ArrayRef, StateError> {
         let evaluated = self.expr.evaluate(rows);
         failed.extend(evaluated.failed);
-        match &self.cast {
-            None => Ok(evaluated.values),
-            Some(to) => strictly(&evaluated.values, to).ok_or_else(|| StateError::new("a value does not fit its type: this is a bug")),
+        let values = evaluated.values;
+        let Some(to) = &self.cast else { return Ok(values) };
+        if let Some(converted) = strictly(&values, to) {
+            return Ok(converted);
         }
+        // A type can have all values of another one as a rule: of timestamps, milliseconds have less room than seconds.
+        let converted = cast(&values, to).map_err(|e| StateError::new(format!("a value can't be converted: {e}: this is a bug")))?;
+        let out = (0..values.len()).filter(|row| values.is_valid(*row) && converted.is_null(*row));
+        failed.extend(out.map(|row| (row, format!("the value is out of the range of {}", type_name(to)))));
+        Ok(converted)
     }
 }
 
