@@ -33,6 +33,7 @@ mod keys;
 mod notations;
 mod outputs;
 mod partition;
+mod reached;
 mod restore;
 mod rewind;
 mod running;
@@ -59,6 +60,9 @@ pub use commits::{Next, decide};
 pub use config::{LaneConfig, Runtime, SchemaIds};
 pub use key_samples::{Sampled, sample_keys};
 pub use running::{RunningLane, Stepped};
+
+/// How long a poll takes at most while timers wait for the ends of partitions, whose arrival ends none.
+const ANSWER: Duration = Duration::from_millis(20);
 
 /// A stage, and one of its partitions.
 pub type TaskId = (usize, i32);
@@ -113,13 +117,17 @@ impl Lane {
             self.settle(wait)?;
         }
         let behind = self.catch_up()?;
-        let until_timer = self.tasks.wake()?;
+        let timers = self.tasks.wake(|inputs| self.intake.reached(inputs))?;
+        if timers.held {
+            self.intake.ask_ends(true)?;
+        }
+        let answer = (timers.held && self.intake.is_asking()).then_some(ANSWER);
         // What time releases comes before new records.
         let (room, wait) = match behind || self.is_full() {
             true => (1, Duration::ZERO),
             false => {
                 let until_due = self.commits.until_due(self.runtime.clock.monotonic());
-                (self.config.poll_rows, until_due.into_iter().chain(until_timer).fold(wait, Duration::min))
+                (self.config.poll_rows, until_due.into_iter().chain(timers.after).chain(answer).fold(wait, Duration::min))
             }
         };
         self.intake.poll(room, wait)?;
@@ -131,7 +139,7 @@ impl Lane {
         self.assign()?;
         busy |= self.retry_waiting()?;
         self.commits.touch(self.intake.beating(), self.runtime.clock.monotonic());
-        self.intake.ask_ends()?;
+        self.intake.ask_ends(false)?;
         self.flush()?;
         if self.commits.is_due(self.outputs.bytes(), self.runtime.clock.monotonic()) {
             self.seal()?;
@@ -162,6 +170,7 @@ impl Lane {
                     // Readers of a repartition topic need to know that this task is silent.
                     self.pass_time(task, true)?;
                 }
+                self.pass_reached();
             }
         }
         Ok(())
@@ -232,8 +241,9 @@ impl Lane {
         let now = self.runtime.clock.monotonic();
         let changed = self.tasks.seal(&mut self.outputs.buffer)?;
         for (id, owned) in self.tasks.iter_mut() {
-            let watermarks = self.intake.watermarks(&owned.inputs);
-            self.outputs.announce(*id, &mut owned.announced, |output| owned.task.output_watermark(output, &watermarks))?;
+            let (watermarks, reached) = (self.intake.watermarks(&owned.inputs), self.intake.reached(&owned.inputs));
+            let before = (owned.announced.as_mut_slice(), &mut owned.announced_reached);
+            self.outputs.announce(*id, before, reached, |output| owned.task.output_watermark(output, &watermarks))?;
         }
         self.flush()?;
         self.commits.counts().steps.extend(self.tasks.take_ledgers());

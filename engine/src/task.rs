@@ -53,6 +53,8 @@ pub struct StageOutput {
 pub struct Round<'a> {
     /// The wall clock.
     pub wall: Millis,
+    /// Up to which time of the wall clock the inputs were read: its timers for later times have to wait.
+    pub reached: Millis,
     /// Entries of state that one call of an operator may release, and timers of a step that may fire.
     pub budget: usize,
     pub tables: &'a dyn Tables,

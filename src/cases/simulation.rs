@@ -150,29 +150,42 @@ impl Run<'_> {
         self.settle()
     }
 
-    /// Writes records of streams in the order of the schedule.
+    /// Writes records of streams in the order of the schedule, and lets them be read in portions. All are in the log before the first is
+    /// read: what depends on the clock alone must wait for what was written before, and so comes after them, however they are read.
     fn arrive(&mut self, records: &mut Vec<&Input>) -> Result<(), String> {
+        let mut portions = Vec::new();
         for portion in self.schedule.arrival.portions(&std::mem::take(records)) {
-            for input in &portion {
-                self.write(input)?;
-            }
-            if self.schedule.arrival == Arrival::Together {
-                continue;
+            let written: Result<Vec<_>, String> = portion.into_iter().map(|input| Ok((input, self.write(input)?))).collect();
+            portions.push(written?);
+        }
+        if self.schedule.arrival == Arrival::Together {
+            return Ok(());
+        }
+        for (input, offset) in portions.iter().flatten().rev() {
+            self.broker.hold(&input.topic, input.partition, Some(*offset));
+        }
+        for portion in &portions {
+            for (input, offset) in portion {
+                self.broker.hold(&input.topic, input.partition, Some(offset + 1));
             }
             self.settle()?;
-            if let (true, Some(input)) = (self.schedule.is_reference(), portion.first()) {
+            if let (true, Some((input, _))) = (self.schedule.is_reference(), portion.first()) {
                 let topics = output_topics(self.plan, &self.broker);
                 self.causes.settled(&self.broker, &topics, &format!("{}-{}", input.topic, input.partition));
             }
         }
+        for (input, _) in portions.iter().flatten() {
+            self.broker.hold(&input.topic, input.partition, None);
+        }
         Ok(())
     }
 
-    fn write(&self, input: &Input) -> Result<(), String> {
+    /// Returns its offset.
+    fn write(&self, input: &Input) -> Result<i64, String> {
         let Input { topic, partition, key, value, headers, timestamp, .. } = input;
         let timestamp = timestamp.or_else(|| Some(self.clock.wall()));
         let written = self.broker.append(topic, *partition, key.as_deref(), value.as_deref(), timestamp, headers);
-        written.map(drop).map_err(|e| format!("can't write a record of the case: {e}"))
+        written.map_err(|e| format!("can't write a record of the case: {e}"))
     }
 
     /// Lets time pass.

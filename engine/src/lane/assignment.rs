@@ -141,6 +141,7 @@ impl Intake {
                     at_end: false,
                     stored_at: self.runtime.clock.monotonic(),
                     hold: Default::default(),
+                    reached: Default::default(),
                 };
                 made.rewind();
                 return Ok(Some(made));

@@ -151,6 +151,12 @@ impl Intake {
         inputs.iter().map(of).collect()
     }
 
+    /// What every partition that feeds a task has reached (`reached.rs`).
+    pub fn reached(&self, inputs: &[Vec<TopicPartition>]) -> Millis {
+        let partitions = inputs.iter().flatten().filter_map(|partition| self.partitions.get(partition));
+        partitions.map(InputPartition::reached).min().unwrap_or(operator_core::NO_WATERMARK)
+    }
+
     /// The partitions that feed each input of a task.
     pub fn inputs_of(&self, task: TaskId) -> Vec<Vec<TopicPartition>> {
         let of = |index: usize| {

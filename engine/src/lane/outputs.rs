@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use operator_core::changes::has_changes;
-use operator_core::{Millis, NO_WATERMARK, Origin};
+use operator_core::{Millis, NO_WATERMARK, Origin, StateLayout};
 
 use super::ends::bug;
 use super::partition::DecodedChunk;
 use super::tasks::stage;
 use super::{LaneEnd, Runtime, TaskId};
 use crate::broker::Refused;
+use crate::plan::Stage;
 use crate::record::output::{WriteError, Writer};
 use crate::record::send_buffer::SendBuffer;
 use crate::stats::{Cause, Counts, OutputCounts};
@@ -26,6 +27,8 @@ pub(super) struct Outputs {
     pub(super) buffer: SendBuffer,
     /// Name and partitions of each topic's dead-letter topic.
     pub(super) dead_letter_topics: BTreeMap<Arc<str>, (Arc<str>, i32)>,
+    /// The last stage that has timers.
+    timers: Option<usize>,
 }
 
 /// Both rows of a change can be refused: one record, one dead letter. Results have no offset: each is a letter of its own.
@@ -55,7 +58,9 @@ impl Outputs {
             });
             writers.push(of_stage.collect::<Result<Vec<_>, _>>()?);
         }
-        Ok(Outputs { runtime: runtime.clone(), writers, buffer: SendBuffer::default(), dead_letter_topics: BTreeMap::new() })
+        let has_timers = |stage: &Stage| stage.nodes.iter().any(|node| node.planned.state.as_ref().is_some_and(StateLayout::has_timers));
+        let timers = runtime.plan.stages.iter().rposition(has_timers);
+        Ok(Outputs { runtime: runtime.clone(), writers, buffer: SendBuffer::default(), dead_letter_topics: BTreeMap::new(), timers })
     }
 
     /// Bytes that wait to be handed over.
@@ -115,20 +120,35 @@ impl Outputs {
         self.writers.get(task.0).is_some_and(|writers| writers.iter().any(|writer| writer.repartition().is_some()))
     }
 
-    /// Repartition topics get the watermark of each task that writes them (rule R6). `announced`: the last one by output; `watermark`:
-    /// the present one.
-    pub fn announce(&mut self, task: TaskId, announced: &mut [Millis], watermark: impl Fn(usize) -> Millis) -> Result<(), LaneEnd> {
+    /// Whether timers may be set behind a repartition topic that a task writes.
+    pub fn feeds_timers(&self, task: TaskId) -> bool {
+        self.timers.is_some_and(|stage| stage > task.0) && self.repartitions(task)
+    }
+
+    /// Repartition topics get the watermark of each task that writes them (rule R6), and what it has `reached` if there are timers behind
+    /// them. `announced`: the last watermark by output; `watermark`: the present one.
+    pub fn announce(
+        &mut self,
+        task: TaskId,
+        (announced, before): (&mut [Millis], &mut Millis),
+        reached: Millis,
+        watermark: impl Fn(usize) -> Millis,
+    ) -> Result<(), LaneEnd> {
+        let advanced = self.feeds_timers(task) && reached > *before;
         let writers = self.writers.get(task.0).ok_or_else(|| bug(format_args!("stage {}", task.0)))?;
         for (writer, announced) in writers.iter().zip(announced) {
             let Some(topic) = writer.repartition() else { continue };
             // Several streams may go through one topic: its readers get the slowest watermark.
             let same = writers.iter().enumerate().filter(|(_, other)| other.repartition() == Some(topic));
             let slowest = same.map(|(other, _)| watermark(other)).min().unwrap_or(NO_WATERMARK);
-            if slowest > *announced {
+            if slowest > *announced || advanced {
                 *announced = slowest;
-                let written = writer.watermark(task.1, slowest, &mut self.buffer);
+                let written = writer.watermark(task.1, slowest, advanced.then_some(reached), &mut self.buffer);
                 written.map_err(|refused| LaneEnd::Stop(refused.indispensable()))?;
             }
+        }
+        if advanced {
+            *before = reached;
         }
         Ok(())
     }

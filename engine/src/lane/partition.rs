@@ -12,11 +12,12 @@ use operator_core::{Batch, Millis, NO_WATERMARK, Origin};
 use super::TaskId;
 use super::keys::KeyCheck;
 use super::notations::Notations;
+use super::reached::Reached;
 use super::silence::Hold;
 use super::writers::Writers;
 use crate::broker::{RecordSet, TopicPartition};
 use crate::record::decode::{BadRecord, Decoder};
-use crate::record::output::{ORIGIN, WRITER, WRITER_WATERMARK, check_repartitioned};
+use crate::record::output::{ORIGIN, WRITER, WRITER_REACHED, WRITER_WATERMARK, check_repartitioned};
 use crate::stats::SourceCounts;
 use crate::time::{Moment, PartitionTime, TimeBounds};
 
@@ -54,6 +55,8 @@ pub(super) struct InputPartition {
     pub stored_at: Millis,
     /// What keeps it from following the wall clock.
     pub hold: Hold,
+    /// Up to which time of the wall clock it was read.
+    pub reached: Reached,
 }
 
 /// How often the position of an idle partition is committed: markers at its end must not be all that is left of the log
@@ -134,6 +137,7 @@ impl InputPartition {
         self.waiting.clear();
         self.at_end = false;
         self.paused = false;
+        self.reached = Reached::default();
         match &mut self.kind {
             InputKind::Source { time, bounds, .. } => {
                 *time = PartitionTime::new(*bounds, self.committed_marks.first().copied().unwrap_or(NO_WATERMARK));
@@ -203,6 +207,21 @@ impl InputPartition {
     /// The position to commit: behind the markers of transactions where everything before them is processed.
     pub fn position(&self) -> i64 {
         if self.hears() { self.next.max(self.end) } else { self.next }
+    }
+
+    /// The time that timers of the wall clock may see: every record that was appended before it has been read or, where the partition is
+    /// further behind, its watermark.
+    pub fn reached(&self) -> Millis {
+        match &self.kind {
+            InputKind::Source { time, .. } => time.watermark().max(self.reached.at(self.position())),
+            InputKind::Repartition { writers, .. } => writers.reached(),
+        }
+    }
+
+    /// When the clock showed `asked`, the partition did not end behind `high`.
+    pub fn ended_by(&mut self, asked: Millis, high: i64) {
+        let position = self.position();
+        self.reached.ends(asked, high, position);
     }
 
     /// Its watermark could follow the wall clock if nothing came until then.
@@ -334,7 +353,7 @@ impl DecodedChunk {
             }
             if let (Some(writer), Some(watermark)) = (head.writer, head.watermark) {
                 // Rows before this mark are in the batches already pushed: time moves after them.
-                writers.observe(writer, watermark);
+                writers.observe(writer, watermark, head.reached);
             }
             self.taken += 1;
             self.oldest = self.oldest.or(record.timestamp);
@@ -353,6 +372,7 @@ fn offsets(rows: &RecordBatch) -> (i64, i64) {
 struct Head {
     writer: Option<usize>,
     watermark: Option<Millis>,
+    reached: Option<Millis>,
     /// The source partition of its rows.
     origin: Option<(Arc<str>, i32)>,
 }
@@ -366,6 +386,8 @@ fn head(records: &dyn RecordSet, index: usize) -> Head {
             head.writer = text.parse().ok();
         } else if name == WRITER_WATERMARK {
             head.watermark = text.parse().ok();
+        } else if name == WRITER_REACHED {
+            head.reached = text.parse().ok();
         } else if name == ORIGIN
             && let Some((topic, partition)) = text.rsplit_once(' ')
         {
@@ -398,6 +420,7 @@ mod tests {
             at_end: false,
             stored_at: 0,
             hold: Hold::default(),
+            reached: Reached::default(),
         };
         input.ended(9, 1);
         input.rewind();

@@ -21,6 +21,8 @@ use crate::time::{Held, Moment};
 
 /// How often the ends of all partitions are asked for, for lag.
 const ENDS_EVERY: Millis = 1_000;
+/// How often they are asked for while a timer of the wall clock waits for the answer.
+const ASK_FOR_TIMERS: Millis = 20;
 /// How long to wait after an answer that left something unproven.
 const ASK_AGAIN: Millis = 200;
 /// A watermark held back for this long is reported: records in flight take less time.
@@ -30,8 +32,8 @@ const JUMP: Millis = 5_000;
 
 /// See the module text.
 pub(super) struct Silence {
-    /// The question in progress, and when it was asked.
-    asked: Option<Moment>,
+    /// The question in progress: when it was asked, and what the clock showed.
+    asked: Option<(Moment, Millis)>,
     /// Monotonic time of the last question.
     last: Option<Millis>,
     /// No question for the sake of proof before (monotonic).
@@ -74,20 +76,26 @@ impl Intake {
         self.partitions.iter_mut().filter_map(|(partition, input)| input.beats(now).then(|| partition.clone())).collect()
     }
 
-    /// Asks for the ends of all partitions if that is due.
-    pub(super) fn ask_ends(&mut self) -> Result<(), LaneEnd> {
+    /// Asks for the ends of all partitions if that is due. `timers`: some wait to know that there is nothing before them.
+    pub(super) fn ask_ends(&mut self, timers: bool) -> Result<(), LaneEnd> {
         let monotonic = self.runtime.clock.monotonic();
-        let now = self.moment();
+        let (now, clock) = (self.moment(), self.runtime.clock.wall());
         if self.silence.asked.is_some() || self.partitions.is_empty() {
             return Ok(());
         }
         let proof = monotonic >= self.silence.rest && self.partitions.values().any(|input| input.wants_proof(now));
-        if proof || self.silence.last.is_none_or(|last| monotonic - last >= ENDS_EVERY) {
+        let every = if timers { ASK_FOR_TIMERS } else { ENDS_EVERY };
+        if proof || self.silence.last.is_none_or(|last| monotonic - last >= every) {
             let partitions: Vec<TopicPartition> = self.partitions.keys().cloned().collect();
             self.consumer.ask_ends(&partitions)?;
-            (self.silence.asked, self.silence.last) = (Some(now), Some(monotonic));
+            (self.silence.asked, self.silence.last) = (Some((now, clock)), Some(monotonic));
         }
         Ok(())
+    }
+
+    /// Whether an answer is awaited.
+    pub(super) fn is_asking(&self) -> bool {
+        self.silence.asked.is_some()
     }
 
     fn moment(&self) -> Moment {
@@ -99,7 +107,7 @@ impl Intake {
     /// time moved.
     pub(super) fn heard(&mut self, ends: Vec<(TopicPartition, i64)>) -> BTreeSet<TaskId> {
         let mut moved = BTreeSet::new();
-        let Some(asked) = self.silence.asked.take() else { return moved };
+        let Some((asked, clock)) = self.silence.asked.take() else { return moved };
         let ends: BTreeMap<TopicPartition, i64> = ends.into_iter().collect();
         let monotonic = self.runtime.clock.monotonic();
         let ahead = self.runtime.clock.wall().saturating_sub(self.runtime.wall.believed(self.runtime.clock.silence()));
@@ -108,6 +116,7 @@ impl Intake {
             let high = ends.get(partition).copied();
             if let Some(high) = high {
                 self.runtime.stats.end(partition, high);
+                input.ended_by(clock, high);
             }
             let (would, proven) = (input.wants_proof(asked), high.is_some_and(|high| input.end >= high));
             let jumped = Moment { wall: asked.wall.saturating_add(ahead.saturating_abs()), ..asked };

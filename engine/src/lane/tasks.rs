@@ -28,9 +28,20 @@ pub(super) struct OwnedTask {
     pub inputs: Vec<Vec<TopicPartition>>,
     /// Watermark last written for the readers of each output (repartition topics only).
     pub announced: Vec<Millis>,
+    /// What was last written of what its inputs have reached.
+    pub announced_reached: Millis,
     pub started: bool,
     /// What its steps have yet to do before they have caught up with their time.
     pub behind: Behind,
+}
+
+/// What timers of the wall clock wait for.
+#[derive(Default)]
+pub(super) struct Wake {
+    /// How long it is until the first of them is due; zero if it may fire now.
+    pub after: Option<Duration>,
+    /// One is due, and it is not known that everything appended before its time was read.
+    pub held: bool,
 }
 
 /// See the module documentation.
@@ -86,7 +97,17 @@ impl Tasks {
         }
         let restore = stateful.then_some(Restoring { known, total });
         let announced = vec![NO_WATERMARK; stage.outputs.len()];
-        self.owned.insert(id, OwnedTask { task, restore, checkpoints, inputs, announced, started: false, behind: Behind::Nothing });
+        let owned = OwnedTask {
+            task,
+            restore,
+            checkpoints,
+            inputs,
+            announced,
+            announced_reached: NO_WATERMARK,
+            started: false,
+            behind: Behind::Nothing,
+        };
+        self.owned.insert(id, owned);
         Ok(())
     }
 
@@ -108,18 +129,24 @@ impl Tasks {
         behind.map(|(id, owned)| (*id, owned.behind)).collect()
     }
 
-    /// How long it is until a timer of the wall clock is due. A task that has one which is due is behind its time.
-    pub fn wake(&mut self) -> Result<Option<Duration>, LaneEnd> {
+    /// Looks for the first timers of the wall clock. A task that has one which may fire is behind its time. `reached`: up to which time
+    /// the inputs of a task were read.
+    pub fn wake(&mut self, reached: impl Fn(&[Vec<TopicPartition>]) -> Millis) -> Result<Wake, LaneEnd> {
         let wall = self.runtime.clock.wall();
-        let mut first: Option<Millis> = None;
+        let mut wake = Wake::default();
         for owned in self.owned.values_mut().filter(|owned| owned.started) {
-            let next = owned.task.next_wake().map_err(failed)?;
-            if next.is_some_and(|time| time <= wall) && owned.behind == Behind::Nothing {
+            let Some(time) = owned.task.next_wake().map_err(failed)? else { continue };
+            if time <= wall && time > reached(&owned.inputs) {
+                wake.held = true;
+                continue;
+            }
+            if time <= wall && owned.behind == Behind::Nothing {
                 owned.behind = Behind::Releasing;
             }
-            first = first.into_iter().chain(next).min();
+            let until = Duration::from_millis(u64::try_from(time.saturating_sub(wall)).unwrap_or(0));
+            wake.after = Some(wake.after.map_or(until, |after| after.min(until)));
         }
-        Ok(first.map(|time| Duration::from_millis(u64::try_from(time.saturating_sub(wall)).unwrap_or(0))))
+        Ok(wake)
     }
 
     /// Discards what is not committed.
@@ -129,6 +156,7 @@ impl Tasks {
             owned.task.resume();
             owned.behind = Behind::Restored;
             owned.announced.fill(NO_WATERMARK);
+            owned.announced_reached = NO_WATERMARK;
         }
     }
 

@@ -8,8 +8,8 @@
 //! work. How far a step has come is in its state alone. So after a restore every step is given its time again: one that was interrupted
 //! goes on, and the others find nothing to do.
 //!
-//! Timers of the wall clock ([`operator_core::timers`]) are due without a row or a watermark: the lane wakes for the first one, and the
-//! step is then behind its time like one that has more to release.
+//! Timers of the wall clock ([`operator_core::timers`]) are due without a row or a watermark, once the inputs were read that far
+//! (`reached.rs`): the lane wakes for the first one, and the step is then behind its time like one that has more to release.
 
 use operator_core::NO_WATERMARK;
 
@@ -35,7 +35,7 @@ pub(super) enum Behind {
 /// What the steps of a task get from outside.
 pub(super) fn round<'a>(runtime: &'a Runtime, config: &LaneConfig) -> Round<'a> {
     let budget = (config.epoch_rows / PART).clamp(1, MOST) as usize;
-    Round { wall: runtime.clock.wall(), budget, tables: runtime.tables.as_ref() }
+    Round { wall: runtime.clock.wall(), reached: NO_WATERMARK, budget, tables: runtime.tables.as_ref() }
 }
 
 impl Lane {
@@ -43,7 +43,7 @@ impl Lane {
     pub(super) fn run(&mut self, id: TaskId, out: &mut StageOutput) -> Result<(), LaneEnd> {
         let owned = self.tasks.get(id)?;
         let watermarks = self.intake.watermarks(&owned.inputs);
-        let round = round(&self.runtime, &self.config);
+        let round = Round { reached: self.intake.reached(&owned.inputs), ..round(&self.runtime, &self.config) };
         let ran = owned.task.run(&watermarks, round, out).map_err(failed)?;
         if ran.acted {
             self.commits.touch(owned.inputs.iter().flatten().cloned(), self.runtime.clock.monotonic());
@@ -85,5 +85,15 @@ impl Lane {
             self.commits.touch(inputs, self.runtime.clock.monotonic());
         }
         Ok(())
+    }
+
+    /// Readers of repartition topics need to know what the inputs of these tasks have reached, if they have timers.
+    pub(super) fn pass_reached(&mut self) {
+        let now = self.runtime.clock.monotonic();
+        for (id, owned) in self.tasks.iter_mut().filter(|(_, owned)| owned.started) {
+            if self.outputs.feeds_timers(*id) && self.intake.reached(&owned.inputs) > owned.announced_reached {
+                self.commits.touch(owned.inputs.iter().flatten().cloned(), now);
+            }
+        }
     }
 }

@@ -23,6 +23,8 @@ use self::topic::{Known, Rows, Topic};
 /// Headers of repartition records: which task wrote the rows, its watermark, and where the rows came from.
 pub const WRITER: &[u8] = b"hw-writer";
 pub const WRITER_WATERMARK: &[u8] = b"hw-watermark";
+/// Up to which time the records of its inputs are in front of this one ([`crate::lane`]'s `reached.rs`).
+pub const WRITER_REACHED: &[u8] = b"hw-reached";
 pub const ORIGIN: &[u8] = b"hw-origin";
 
 /// Records that carry many rows are cut at this many rows, and at about this many bytes: brokers refuse records above
@@ -182,15 +184,17 @@ impl Writer {
         }
     }
 
-    /// Tells the readers of a repartition topic how far this task's time has come.
+    /// Tells the readers of a repartition topic how far this task's time has come, and what it has reached, if they need to know.
     ///
     /// # Errors
     /// The topic refuses it.
-    pub fn watermark(&self, task: i32, watermark: Millis, out: &mut SendBuffer) -> Result<(), TurnedAway> {
+    pub fn watermark(&self, task: i32, watermark: Millis, reached: Option<Millis>, out: &mut SendBuffer) -> Result<(), TurnedAway> {
         let Kind::Repartition { topic, partitions, .. } = &self.kind else { return Ok(()) };
         for partition in 0..*partitions {
-            let (writer, mark) = (task.to_string(), watermark.to_string());
-            let headers: [(&[u8], Option<&[u8]>); 2] = [(WRITER, Some(writer.as_bytes())), (WRITER_WATERMARK, Some(mark.as_bytes()))];
+            let (writer, mark, reached) = (task.to_string(), watermark.to_string(), reached.map(|reached| reached.to_string()));
+            let mut headers: Vec<(&[u8], Option<&[u8]>)> =
+                vec![(WRITER, Some(writer.as_bytes())), (WRITER_WATERMARK, Some(mark.as_bytes()))];
+            headers.extend(reached.as_ref().map(|reached| (WRITER_REACHED, Some(reached.as_bytes()))));
             out.push(Outgoing { topic, partition, timestamp: None, key: None, value: None, headers: &headers, tag: None })?;
         }
         Ok(())

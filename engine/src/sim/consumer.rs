@@ -57,7 +57,7 @@ pub(super) fn fetch(
             return if events.is_empty() { Err(BrokerError::new(Failure::OutOfRange, message)) } else { Ok(events) };
         }
         let (records, next) = log.read(from, limit);
-        let end = log.stable();
+        let end = log.readable();
         left = left.saturating_sub(records.0.len());
         position.next = Some(next);
         if !records.0.is_empty() {

@@ -60,6 +60,7 @@ pub(super) struct Log {
     aborted: BTreeSet<u64>,
     /// Number of entries the last compaction left.
     compacted: usize,
+    held: Option<i64>,
 }
 
 impl Log {
@@ -98,9 +99,19 @@ impl Log {
         (self.low..=self.next).contains(&offset)
     }
 
+    /// Consumers read only what comes before this offset, as if a transaction were open there.
+    pub fn hold(&mut self, from: Option<i64>) {
+        self.held = from;
+    }
+
+    /// The end of what consumers read.
+    pub fn readable(&self) -> i64 {
+        self.stable().min(self.held.unwrap_or(i64::MAX))
+    }
+
     /// At most `max` committed records from `from` on, and the position after them.
     pub fn read(&self, from: i64, max: usize) -> (Fetched, i64) {
-        let stable = self.stable();
+        let stable = self.readable();
         let mut found = Vec::new();
         let start = self.entries.partition_point(|entry| entry.offset < from);
         for entry in self.entries.range(start..) {

@@ -176,6 +176,14 @@ impl MemoryBroker {
         self.shared.changed();
     }
 
+    /// Lets consumers read only what comes before offset `from` of a partition, as if a transaction were open there; `None`: everything.
+    pub fn hold(&self, topic: &str, partition: i32, from: Option<i64>) {
+        if let Some(log) = self.shared.lock().log_mut(&TopicPartition::new(topic, partition)) {
+            log.hold(from);
+        }
+        self.shared.changed();
+    }
+
     /// How often consumers have asked for high watermarks so far.
     pub fn questions(&self) -> u64 {
         self.shared.lock().questions

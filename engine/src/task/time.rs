@@ -45,7 +45,7 @@ impl Task {
     }
 
     /// Fires the timers of a step that are due, as many as are `left`; true if there was one. Each is removed before its call: the step
-    /// may set it again.
+    /// may set it again. Those of the wall clock do not overtake what is yet to be read.
     fn fire(
         &mut self,
         index: usize,
@@ -54,12 +54,12 @@ impl Task {
         round: Round<'_>,
         out: &mut StageOutput,
     ) -> Result<bool, TaskError> {
-        let mut fired = false;
+        let (mut fired, clock) = (false, round.wall.min(round.reached));
         while let Some(Node { timers: Some(timers), store: Some(store), firing, passed_on, .. }) = self.nodes.get_mut(index) {
             let time = Time { watermark, emitted: *passed_on, wall: round.wall, budget: *left };
-            let due = if *left > 0 { timers.take(watermark, round.wall, store) } else { Ok(None) };
+            let due = if *left > 0 { timers.take(watermark, clock, store) } else { Ok(None) };
             let due = due.and_then(|due| {
-                *firing = due.is_none() && timers.is_due(watermark, round.wall, store)?;
+                *firing = due.is_none() && timers.is_due(watermark, clock, store)?;
                 Ok(due)
             });
             let Some(timer) = due.map_err(|e| self.unreadable(index, &e))? else { break };

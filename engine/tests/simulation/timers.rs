@@ -121,6 +121,70 @@ fn a_timer_of_the_wall_clock_fires_within_a_second() {
     }
 }
 
+/// What was in the log before a timer's time comes before it, however long that takes to be read. With a second partition, which has none.
+#[test]
+fn a_timer_of_the_wall_clock_waits_for_what_was_written_before_its_time() {
+    for partitions in [1, 2] {
+        let played = Played::new(PIPELINE, &[("orders", partitions)]);
+        let clock = played.broker.clock().unwrap();
+        let mut lane = played.lane(LaneConfig::new("w", 0));
+        let turns = |lane: &mut Lane| {
+            for _ in 0..100 {
+                clock.work(20);
+                lane.step(Duration::ZERO).unwrap();
+            }
+            rows(&played.broker, "woken", "row").into_iter().map(|(_, row)| row).collect::<Vec<i64>>()
+        };
+        append(&played, "a", START);
+        turns(&mut lane);
+        // Something that is not readable yet: no timer fires, whoever runs.
+        played.broker.hold("orders", 0, Some(1));
+        append(&played, "b", START + 1_000);
+        clock.advance(WAKE * 2);
+        assert_eq!(turns(&mut lane), [0; 0]);
+        drop(lane);
+        played.broker.expire_dropped();
+        let mut lane = played.lane(LaneConfig::new("w", 0));
+        assert_eq!(turns(&mut lane), [0; 0]);
+        // What comes after its time is not waited for.
+        append(&played, "c", START + 2 * WAKE);
+        played.broker.hold("orders", 0, Some(2));
+        assert_eq!(turns(&mut lane), [0]);
+    }
+}
+
+/// A partition that is never read to its end follows what was there a moment ago; one that is far behind, its rows.
+#[test]
+fn timers_of_the_wall_clock_fire_under_load_and_in_a_backlog() {
+    let played = Played::new(PIPELINE, &[("orders", 1)]);
+    let clock = played.broker.clock().unwrap();
+    let mut lane = played.lane(LaneConfig::new("w", 0));
+    let (mut written, mut seen) = (0, 0);
+    let mut turn = |lane: &mut Lane, read_to: &dyn Fn(i64) -> i64| {
+        append(&played, "a", clock.wall());
+        written += 1;
+        played.broker.hold("orders", 0, Some(read_to(written)));
+        clock.advance(50);
+        lane.step(Duration::ZERO).unwrap();
+        rows(&played.broker, "woken", "due")
+    };
+    for _ in 0..200 {
+        let woken = turn(&mut lane, &|written| written - 5);
+        for (_, due) in &woken[seen..] {
+            assert!((0..=2_000).contains(&(clock.wall() - due)), "{} ms after its time", clock.wall() - due);
+        }
+        seen = woken.len();
+    }
+    assert!(seen > 50, "{seen} timers fired");
+    // It falls behind: rows come in at half the pace, and timers follow their times.
+    let from = clock.wall();
+    let mut last = 0;
+    for n in 0..400 {
+        last = turn(&mut lane, &|written| written - 5 - n / 2).last().unwrap().1;
+    }
+    assert!((from + 3_000..clock.wall() - 3_000).contains(&last), "{} of {} ms", last - from, clock.wall() - from);
+}
+
 /// As many as an eighth of an epoch's rows fire in one round, and the epoch may end between rounds.
 #[test]
 fn timers_that_are_due_together_fire_in_portions_and_in_order() {

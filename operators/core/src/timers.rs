@@ -8,9 +8,10 @@
 //! * **Event time** ([`TimerKind::Event`]): once the watermark of the step is not before the timer's time. Which timers fire, and in
 //!   which order, depends on the rows alone (rule R11), if a row sets timers for later times than its `_watermark` only, and if what
 //!   the operator does depends on [`Timer::time`] and not on the watermark.
-//! * **Wall clock** ([`TimerKind::Wall`]): once the worker's clock is not before the timer's time, whether rows come or not. Which rows
-//!   came before it is chance: answers that depend on it are the exception that R11 allows. In cases and simulations the clock is
-//!   virtual.
+//! * **Wall clock** ([`TimerKind::Wall`]): once the worker's clock is not before the timer's time, whether rows come or not, and
+//!   everything that was in the step's inputs before that time has come; in a backlog once the watermark is there. Rows that were
+//!   appended about that time, or come in one batch with those that set it, may come before it: answers that depend on it are the
+//!   exception that R11 allows. In cases and simulations the clock is virtual.
 //!
 //! A step that uses timers says so in its layout ([`StateLayout::timers`](crate::StateLayout::timers)).
 
