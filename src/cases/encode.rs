@@ -43,7 +43,8 @@ pub struct Records {
     pub steps: Vec<Step>,
     /// Writer schemas by id.
     pub schemas: Vec<(u32, String)>,
-    /// The latest time that any record names: what the clock shows at the start.
+    /// What the clock shows at the start: then no record names a time that the clock has not reached when it comes, whatever `@at` and
+    /// `@advance` say.
     pub latest: Millis,
 }
 
@@ -107,7 +108,7 @@ pub fn records(plan: &Plan, pipeline: &Pipeline, folder: &Folder, case: &Case) -
                     let topic = file.topic.as_deref().or(line.topic.as_deref()).unwrap_or_default();
                     match encoder.input(topic, record) {
                         Ok(input) => {
-                            latest = latest.max(input.timestamp.unwrap_or(0));
+                            latest = latest.max(input.timestamp.unwrap_or(0).saturating_sub(now));
                             // Tables first, unless their own file sets the time.
                             timeline.push((now, !(input.table && file.topic.is_some()), input));
                         }
