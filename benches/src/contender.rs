@@ -139,6 +139,14 @@ impl Contender {
         }
     }
 
+    /// The topics that it writes.
+    pub fn outputs(&self, run: &Run) -> Vec<String> {
+        match self.work {
+            Work::Aggregate => vec![run.output(), run.rejected()],
+            _ => vec![run.output()],
+        }
+    }
+
     /// The topic between the two halves of the work, which has to be drained too.
     pub fn repartition(&self, run: &Run) -> Option<String> {
         (self.work == Work::W2R).then(|| format!("{}.per_product.repartition", self.group(run)))

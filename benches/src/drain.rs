@@ -76,7 +76,7 @@ pub fn fill(cluster: &Cluster, topic: &str, orders: &Orders) -> Result<(), Strin
 
 /// Lets a contender work off the topic, then checks what it wrote and removes it.
 pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, orders: &Orders, expected: &Expected) -> Result<Drained, String> {
-    cluster.create(&run.output())?;
+    contender.outputs(run).iter().try_for_each(|topic| cluster.create(topic))?;
     let group = cluster.group(&contender.group(run))?;
     let log = run.dir.join(format!("{}.log", run.id));
     let mut process = Measured::start(contender.command(run)?, &log)?;

@@ -60,7 +60,7 @@ pub struct Measurement {
 /// Sends orders through a contender and measures each.
 pub fn run(cluster: &Cluster, contender: &Contender, run: &Run, load: Load) -> Result<Measurement, String> {
     cluster.create(&run.input)?;
-    cluster.create(&run.output())?;
+    contender.outputs(run).iter().try_for_each(|topic| cluster.create(topic))?;
     let rows = Rows::of(contender.work, load);
     let mut consumer =
         Consumer::new(&cluster.bootstrap, &format!("bench-seen-{}", run.id), &run.output(), Share::Assigned, Duration::from_millis(10))?;
