@@ -12,12 +12,13 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import clickhouse
+import orders
 import semantics
 import steps
 from difference import Difference, frozen, multisets, orders_per_key, plain
@@ -204,6 +205,39 @@ def report(differences: list[Difference], more: dict[str, Any]) -> int:
     return 0 if same else 1
 
 
+def orders_and_stock(args: argparse.Namespace) -> int:
+    """Adds up the events of the pipelines inventory and order-fulfilment, once all orders have ended."""
+    log = Log(args.bootstrap, args.patience)
+    decode = Decoder(Registry(None))
+
+    def events(*topics: str) -> Iterator[dict[str, Any]]:
+        for topic in topics:
+            yield from (decode(record.value) for record in log.read(topic))
+
+    def checked() -> orders.Books:
+        books = orders.Books()
+        books.shop(events("business.orders.placed", "business.orders.ended"))
+        if not books.open_orders():
+            # What ended before is in the topics that led to it.
+            books.shop(events("business.payments.events", "business.shipping.events"))
+            books.moves(events("business.inventory.events"))
+            books.levels({bucket(record): decode(record.value) for record in log.read("analytics.inventory.stock")})
+        books.close()
+        return books
+
+    def bucket(record: Record) -> orders.Bucket:
+        key = json.loads(record.key or b"{}")
+        return key["sku"], int(key["bucket"])
+
+    deadline = time.monotonic() + args.wait
+    while (books := checked()).wrong and time.monotonic() < deadline:
+        time.sleep(2.0)
+    for line in books.wrong[: orders.SHOWN]:
+        print(line, file=sys.stderr)
+    print(json.dumps(books.summary()))
+    return 1 if books.wrong else 0
+
+
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(required=True)
@@ -230,6 +264,9 @@ def arguments() -> argparse.ArgumentParser:
     for name, about in (("window", "length of a window"), ("out-of-order", "slack of the watermark"), ("lateness", "how long windows stay open"), ("skew", "how far ahead of its record an event may move time")):
         check.add_argument(f"--{name}", type=int, default=getattr(rules, name.replace("-", "_")), metavar="MS", help=f"{about} (default %(default)s)")
     check.add_argument("--high-value", default=str(rules.high_value), metavar="AMOUNT")
+
+    ended = command("orders", orders_and_stock, "Add up the events of inventory and order-fulfilment: orders end once, stock is conserved")
+    ended.add_argument("--wait", type=float, default=0.0, metavar="SECONDS", help="give the orders this long to end")
 
     compare = command("compare-topics", compare_topics, "Compare two topics: the same rows, per key in the same order")
     compare.add_argument("a", metavar="A")

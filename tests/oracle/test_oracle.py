@@ -9,6 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from difference import frozen, multisets, orders_per_key
+from orders import Books
 from semantics import (
     NEVER,
     HighValue,
@@ -274,6 +275,43 @@ class Differences(unittest.TestCase):
         self.assertEqual(frozen({"a": [1, {"b": Decimal("1.0")}]}), frozen({"a": [1, {"b": Decimal("1.00")}]}))
         self.assertNotEqual(frozen({"a": True}), frozen({"a": 1}))
         self.assertIsInstance(hash(frozen({"a": [{}, None, b"x"]})), int)
+
+
+class OrdersAndStock(unittest.TestCase):
+    def books(self, *moves: str, ends: tuple[str, ...] = ("orders.confirmed",), answers: tuple[str, ...] = ("payments.authorised", "shipping.dispatched")) -> Books:
+        books = Books()
+        data = {"sku": "a", "bucket": 0, "quantity": 2, "orderId": "o"}
+        received = {"sku": "a", "bucket": 0, "quantity": 5}
+        named = [("inventory.received", received), *((f"inventory.{move}", data) for move in moves)]
+        books.moves({"eventId": f"e{n}", "eventType": name, "data": of, "metadata": {"sequence": n}} for n, (name, of) in enumerate(named, 1))
+        books.shop([{"eventType": "orders.placed", "data": {"orderId": "o", "items": [{"sku": "a", "quantity": 2}]}}])
+        books.shop({"eventType": name, "data": {"orderId": "o"}} for name in (*ends, *answers))
+        return books
+
+    def test_an_order_has_what_it_ordered_or_nothing(self) -> None:
+        books = self.books("reserved", "confirmed")
+        books.levels({("a", 0): {"received": 5, "on_hand": 3, "reserved": 0, "shipped": 2, "version": 3}})
+        books.close()
+        self.assertEqual(books.wrong, [])
+        cancelled = self.books("reserved", "released", ends=("orders.cancelled",), answers=("payments.authorised", "payments.voided"))
+        cancelled.close()
+        self.assertEqual(cancelled.wrong, [])
+
+    def test_what_is_wrong_is_found(self) -> None:
+        for books, text in [
+            (self.books("reserved"), "reserved and shipped"),
+            (self.books("reserved", "confirmed", answers=("payments.authorised", "payments.voided", "shipping.dispatched")), "its payment is not there"),
+            (self.books("reserved", "released", ends=("orders.cancelled",), answers=("shipping.dispatched",)), "its shipment is there"),
+            (self.books("reserved", "reserved", "reserved", "confirmed"), "after inventory.reserved"),
+            (self.books("reserved", "confirmed", ends=("orders.confirmed", "orders.confirmed")), "has the ends"),
+            (self.books("reserved", "confirmed", ends=()), "has the ends []"),
+        ]:
+            books.close()
+            self.assertIn(text, "\n".join(books.wrong))
+        books = self.books("reserved", "confirmed")
+        books.levels({})
+        books.moves([{"eventId": "e1", "eventType": "inventory.received", "data": {"sku": "a", "bucket": 0}, "metadata": {"sequence": 7}}])
+        self.assertEqual(len(books.wrong), 3)
 
 
 if __name__ == "__main__":

@@ -51,9 +51,15 @@ fn generator(environment: &Ephemeral, seed: u64, events: usize, rate: usize) -> 
 }
 
 /// Random instants, the same for every run of a seed.
-struct Instants(u64);
+pub struct Instants(pub u64);
 
 impl Instants {
+    /// Does nothing for a while, milliseconds.
+    pub fn wait(&mut self, from: u64, to: u64) {
+        let (_sender, receiver) = std::sync::mpsc::channel::<()>();
+        let _ = receiver.recv_timeout(self.next(from, to));
+    }
+
     fn next(&mut self, from: u64, to: u64) -> Duration {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         Duration::from_millis(from + (self.0 >> 33) % (to - from))
@@ -239,14 +245,12 @@ fn killed_workers_change_nothing() {
         }
     }
     for n in 0..kills() {
-        let (_sender, receiver) = std::sync::mpsc::channel::<()>();
-        let _ = receiver.recv_timeout(instants.next(200, 4_000));
+        instants.wait(200, 4_000);
         let slot = n % 2;
         if n % FREEZE_EVERY == FREEZE_EVERY / 2 {
             if let Some(worker) = &workers[slot] {
                 worker.freeze();
-                let (_sender, receiver) = std::sync::mpsc::channel::<()>();
-                let _ = receiver.recv_timeout(instants.next(5_000, 14_000));
+                instants.wait(5_000, 14_000);
                 worker.thaw();
             }
             continue;

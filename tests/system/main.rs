@@ -23,6 +23,7 @@ mod kills;
 mod log;
 mod metrics;
 mod names;
+mod order_kills;
 mod outages;
 mod outbox;
 mod outputs;

@@ -1,0 +1,142 @@
+//! Orders through the shipped pipelines `inventory` and `order-fulfilment` while workers are killed and frozen, commands come twice, and
+//! services refuse, lose, double and delay their answers: every order ends once, and no piece of stock is sold twice. `tests/oracle/orders.py`
+//! says what must be true of the events.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use headwater_devenv::Ephemeral;
+
+use crate::environment::{HW, exclusive, fresh, oracle, wait_until};
+use crate::kills::Instants;
+use crate::log::{create, produce_by_key, read};
+use crate::worker::{Worker, pipeline};
+
+/// What the pipelines and the services read, and nobody makes before.
+const TOPICS: [&str; 11] = [
+    "business.orders.placed",
+    "business.inventory.events",
+    "business.inventory.replies",
+    "business.inventory.rejections",
+    "business.payments.events",
+    "business.shipping.events",
+    "business.orders.ended",
+    "commands.inventory",
+    "commands.payments",
+    "commands.shipping",
+    "commands.orders",
+];
+/// One in so many disturbances is a freeze.
+const FREEZE_EVERY: usize = 4;
+
+fn number(variable: &str, default: usize) -> usize {
+    std::env::var(variable).map_or(default, |n| n.parse().unwrap_or_else(|_| panic!("{variable} is a number")))
+}
+
+/// A child that is killed when it is dropped.
+struct Simulated(Child);
+
+impl Simulated {
+    fn start(environment: &Ephemeral, arguments: &[&str]) -> Simulated {
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml");
+        let mut command = Command::new(HW);
+        command.arg("simulate").args(arguments).arg("--config").arg(config);
+        command.env("HW_BOOTSTRAP", &environment.bootstrap).env("HW_REGISTRY", environment.registry.as_deref().unwrap_or_default());
+        command.env("HW_CLICKHOUSE", environment.clickhouse.as_deref().unwrap_or_default()).env("HW_STATE_DIR", "unused");
+        command.env("HW_POSTGRES", environment.postgres.as_deref().unwrap_or_default());
+        Simulated(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("hw starts"))
+    }
+}
+
+impl Drop for Simulated {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Two workers of each pipeline.
+struct Fleet<'a> {
+    environment: &'a Ephemeral,
+    dir: &'a Path,
+    files: [PathBuf; 2],
+    workers: Vec<Option<Worker>>,
+}
+
+impl<'a> Fleet<'a> {
+    fn start(environment: &'a Ephemeral, dir: &'a Path) -> Fleet<'a> {
+        let short = [("timeout: 30s", "timeout: 3s"), ("timeout: 1m", "timeout: 3s")];
+        let files = [pipeline(dir, "inventory", &[]), pipeline(dir, "order-fulfilment", &short)];
+        let mut fleet = Fleet { environment, dir, files, workers: (0..4).map(|_| None).collect() };
+        (0..4).for_each(|slot| fleet.restart(slot));
+        fleet
+    }
+
+    fn restart(&mut self, slot: usize) {
+        if let Some(worker) = self.workers[slot].take() {
+            worker.kill();
+        }
+        self.workers[slot] = Some(Worker::start(self.environment, &self.files[slot % 2], self.dir, slot, None));
+    }
+
+    fn disturb(&mut self, n: usize, instants: &mut Instants) {
+        let slot = n % 4;
+        match &self.workers[slot] {
+            Some(worker) if n % FREEZE_EVERY == FREEZE_EVERY - 1 => {
+                worker.freeze();
+                instants.wait(5_000, 14_000);
+                worker.thaw();
+            }
+            _ => self.restart(slot),
+        }
+    }
+}
+
+/// Writes every seventh command to the inventory that is new since the last time once more.
+fn double_commands(environment: &Ephemeral, seen: &mut usize) {
+    let commands = read(environment, "commands.inventory");
+    let again: Vec<(&[u8], Option<&[u8]>)> =
+        commands.iter().skip(*seen).step_by(7).filter_map(|record| Some((record.key.as_deref()?, record.value.as_deref()))).collect();
+    produce_by_key(environment, "commands.inventory", &again);
+    *seen = commands.len() + again.len();
+}
+
+/// `HW_ORDERS=4000 HW_KILLS=30` is the long form.
+#[test]
+fn every_order_ends_once_and_no_stock_is_sold_twice() {
+    let (_turn, environment) = (exclusive(), fresh());
+    let dir = tempfile::tempdir().unwrap();
+    TOPICS.iter().for_each(|topic| create(&environment, topic, 6));
+    let (orders, kills) = (number("HW_ORDERS", 400), number("HW_KILLS", 8));
+    let mut fleet = Fleet::start(&environment, dir.path());
+    let behaviour = ["--latency", "5ms..60ms", "--lose", "0.05", "--double", "0.05", "--late", "0.02", "--late-by", "4s..8s"];
+    let services: Vec<Simulated> = [("payments", "0.1"), ("shipping", "0.03")]
+        .iter()
+        .map(|(service, refused)| Simulated::start(&environment, &[&[*service, "--decline", *refused], &behaviour[..]].concat()))
+        .collect();
+    // Of the hottest there is too little; the load lasts about as long as the disturbances.
+    let (count, rate) = (orders.to_string(), (orders as f64 / (3.0 * kills as f64)).max(10.0).to_string());
+    let stock = (orders / 10).max(40).to_string();
+    let shop =
+        ["orders", "--count", &count, "--rate", &rate, "--skus", "100", "--hot", "4", "--buckets", "4", "--lines", "3", "--stock", &stock];
+    let mut shop = Simulated::start(&environment, &shop);
+    let (mut instants, mut seen) = (Instants(11), 0);
+    for n in 0..kills {
+        instants.wait(500, 4_000);
+        fleet.disturb(n, &mut instants);
+        double_commands(&environment, &mut seen);
+    }
+    wait_until("the orders", Duration::from_secs(60 + orders as u64), || match shop.0.try_wait() {
+        Ok(Some(status)) if status.success() => Ok(()),
+        state => Err(format!("{state:?}")),
+    });
+    double_commands(&environment, &mut seen);
+    let said = oracle(&["orders", "--bootstrap", &environment.bootstrap, "--wait", &(240 + orders / 100).to_string()]);
+    println!("{said}");
+    assert!(said.contains(&format!("\"orders\": {orders}")) && !said.contains("\"cancelled\": 0"), "{said}");
+    for worker in fleet.workers.into_iter().flatten() {
+        assert!(worker.stop().success(), "SIGTERM ends cleanly");
+    }
+    drop(services);
+}
