@@ -15,7 +15,6 @@ mod columns;
 mod contracts;
 mod delivery;
 mod demo;
-mod domain;
 mod environment;
 mod files;
 mod keys;

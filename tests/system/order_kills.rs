@@ -11,6 +11,7 @@ use headwater_devenv::Ephemeral;
 use crate::environment::{HW, exclusive, fresh, oracle, wait_until};
 use crate::kills::Instants;
 use crate::log::{create, produce_by_key, read};
+use crate::simulate::{configured, simulate};
 use crate::worker::{Worker, pipeline};
 
 /// What the pipelines and the services read, and nobody makes before.
@@ -39,12 +40,7 @@ struct Simulated(Child);
 
 impl Simulated {
     fn start(environment: &Ephemeral, arguments: &[&str]) -> Simulated {
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml");
-        let mut command = Command::new(HW);
-        command.arg("simulate").args(arguments).arg("--config").arg(config);
-        command.env("HW_BOOTSTRAP", &environment.bootstrap).env("HW_REGISTRY", environment.registry.as_deref().unwrap_or_default());
-        command.env("HW_CLICKHOUSE", environment.clickhouse.as_deref().unwrap_or_default()).env("HW_STATE_DIR", "unused");
-        command.env("HW_POSTGRES", environment.postgres.as_deref().unwrap_or_default());
+        let mut command = simulate(environment, arguments);
         Simulated(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("hw starts"))
     }
 }
@@ -139,4 +135,10 @@ fn every_order_ends_once_and_no_stock_is_sold_twice() {
         assert!(worker.stop().success(), "SIGTERM ends cleanly");
     }
     drop(services);
+    // The state of the stock is what its events make of it.
+    let mut replay = Command::new(HW);
+    configured(replay.args(["replay", "--check"]).arg(&fleet.files[0]), &environment);
+    let replayed = replay.output().expect("hw starts");
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(replayed.status.success(), "{}{}", said(&replayed.stdout), said(&replayed.stderr));
 }

@@ -32,8 +32,7 @@ fn finished(environment: &Ephemeral, arguments: &[&str]) -> String {
     text
 }
 
-/// All events in a topic.
-pub fn events(environment: &Ephemeral, topic: &str) -> Vec<Value> {
+fn events(environment: &Ephemeral, topic: &str) -> Vec<Value> {
     read(environment, topic).into_iter().map(|record| serde_json::from_slice(&record.value.unwrap()).unwrap()).collect()
 }
 
