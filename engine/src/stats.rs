@@ -255,15 +255,11 @@ impl Stats {
             total.0 += rows;
             total.1.add(ledger);
         }
-        for (step, port, rows) in &counts.ports {
-            *s.ports.entry((step.clone(), port.clone())).or_default() += rows;
-        }
+        counts.ports.iter().for_each(|(step, port, rows)| *s.ports.entry((step.clone(), port.clone())).or_default() += rows);
         for (output, written) in &counts.outputs {
             s.outputs.entry(output.clone()).or_default().add(written);
         }
-        for (from, n) in &counts.dead_letters {
-            *s.dead_letters.entry(from.clone()).or_default() += n;
-        }
+        counts.dead_letters.iter().for_each(|(from, n)| *s.dead_letters.entry(from.clone()).or_default() += n);
         s.epochs += 1;
         s.epoch_latency.observe(epoch as f64);
         s.commit_latency.observe(commit as f64);

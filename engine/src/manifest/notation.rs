@@ -15,7 +15,7 @@ const ATTEMPTS: usize = 100;
 /// is enough for all of them.
 #[derive(Default)]
 pub struct Noted {
-    /// The manifest as it was seen last; `None`: not yet, or there is none.
+    /// The manifest as it was seen last; `None`: not yet, or nothing is deployed.
     deployed: Mutex<Option<Deployed>>,
 }
 
