@@ -124,7 +124,7 @@ impl Operator for Aggregating {
         }
         let plan = self.plan.clone();
         let mut rows = Rows::new(&plan, batch)?;
-        let mut subjects = Subjects::new(&plan);
+        let mut subjects = Subjects::timed(&plan);
         let (rounds, mut rejected) = rows.rounds(&mut subjects, cx);
         subjects.load(&*cx.state())?;
         let mut outputs = Outputs::new(&plan, &rows.causes);

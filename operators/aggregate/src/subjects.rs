@@ -17,6 +17,8 @@ pub struct Entry {
     pub now: Cell,
     /// As it is in state.
     stored: Cell,
+    /// What it was in between, in a batch that sets timers.
+    passed: Vec<Cell>,
 }
 
 /// An aggregate.
@@ -27,6 +29,8 @@ pub struct Subject {
     pub state: Cell,
     /// As it is in state.
     stored: Cell,
+    /// What it was in between, in a batch that sets timers.
+    passed: Vec<Cell>,
     /// When it last changed: what is in state, and now.
     pub time: Millis,
     /// By collection and key, those that were asked for.
@@ -41,6 +45,8 @@ pub struct Subjects {
     places: HashMap<Vec<u8>, usize>,
     /// How many have their state.
     loaded: usize,
+    /// Whether what aggregates and entries were in between is kept.
+    timed: bool,
 }
 
 /// What changed of what a timer is set by: the aggregate, the key of the entry if it is one, before and now.
@@ -48,12 +54,19 @@ pub struct Changed<'a> {
     pub subject: &'a Subject,
     pub entry: &'a [u8],
     pub before: &'a Cell,
+    /// What it was in between: after each command, or timer, but the last.
+    pub passed: &'a [Cell],
     pub now: &'a Cell,
 }
 
 impl Subjects {
     pub fn new(plan: &Arc<AggregatePlan>) -> Subjects {
-        Subjects { plan: plan.clone(), list: Vec::new(), places: HashMap::new(), loaded: 0 }
+        Subjects { plan: plan.clone(), list: Vec::new(), places: HashMap::new(), loaded: 0, timed: false }
+    }
+
+    /// The same, for a batch that sets timers.
+    pub fn timed(plan: &Arc<AggregatePlan>) -> Subjects {
+        Subjects { timed: !plan.timers.is_empty(), ..Subjects::new(plan) }
     }
 
     /// The place of the aggregate with this key, whose state is to be loaded.
@@ -63,7 +76,7 @@ impl Subjects {
         }
         let first = Cell { rows: self.plan.state.first.clone(), row: 0 };
         let entries = self.plan.collections.iter().map(|_| HashMap::new()).collect();
-        self.list.push(Subject { key: key.to_vec(), state: first.clone(), stored: first, time: Millis::MIN, entries });
+        self.list.push(Subject { key: key.to_vec(), state: first.clone(), stored: first, passed: Vec::new(), time: Millis::MIN, entries });
         self.places.insert(key.to_vec(), self.list.len() - 1);
         self.list.len() - 1
     }
@@ -112,7 +125,7 @@ impl Subjects {
             let Some(subject) = self.list.get_mut(place) else { continue };
             let Some(entries) = subject.entries.get_mut(collection).filter(|entries| !entries.contains_key(key)) else { continue };
             let none = Cell { rows: of.none.clone(), row: 0 };
-            entries.insert(key.to_vec(), Entry { now: none.clone(), stored: none });
+            entries.insert(key.to_vec(), Entry { now: none.clone(), stored: none, passed: Vec::new() });
             if of.store.get(&subject.key, key, state, &mut bytes)?.is_some() {
                 found.push(std::mem::take(&mut bytes));
                 there.push((place, key));
@@ -148,21 +161,31 @@ impl Subjects {
     /// The state of the aggregate at `place` is another one, since `time`.
     pub fn set(&mut self, place: usize, state: Cell, time: Millis) {
         if let Some(subject) = self.list.get_mut(place) {
-            (subject.state, subject.time) = (state, time);
+            let before = std::mem::replace(&mut subject.state, state);
+            subject.time = time;
+            if self.timed && !same(&before, &subject.stored) {
+                subject.passed.push(before);
+            }
         }
     }
 
     /// An entry, which was read, is another one, or gone.
     pub fn set_entry(&mut self, place: usize, collection: usize, key: &[u8], now: Cell) {
+        let timed = self.timed;
         if let Some(entry) = self.entry_mut(place, collection, key) {
-            entry.now = now;
+            let before = std::mem::replace(&mut entry.now, now);
+            if timed && !same(&before, &entry.stored) {
+                entry.passed.push(before);
+            }
         }
     }
 
     /// The states of aggregates that changed.
     pub fn changed_states(&self) -> Vec<Changed<'_>> {
         let changed = self.list.iter().filter(|subject| !same(&subject.state, &subject.stored));
-        changed.map(|subject| Changed { subject, entry: &[], before: &subject.stored, now: &subject.state }).collect()
+        changed
+            .map(|subject| Changed { subject, entry: &[], before: &subject.stored, passed: &subject.passed, now: &subject.state })
+            .collect()
     }
 
     /// The entries of a collection that changed.
@@ -171,7 +194,13 @@ impl Subjects {
         for subject in &self.list {
             let entries = subject.entries.get(collection).into_iter().flatten();
             let changed = entries.filter(|(_, entry)| !same(&entry.now, &entry.stored));
-            all.extend(changed.map(|(key, entry)| Changed { subject, entry: key, before: &entry.stored, now: &entry.now }));
+            all.extend(changed.map(|(key, entry)| Changed {
+                subject,
+                entry: key,
+                before: &entry.stored,
+                passed: &entry.passed,
+                now: &entry.now,
+            }));
         }
         all
     }

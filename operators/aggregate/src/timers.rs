@@ -2,7 +2,7 @@
 //!
 //! When a timer is to fire follows from the state of its aggregate, or from its entry: so what is set is never stored beside it. After a
 //! batch the time before and the time now are compared, and where they differ, the timer is deleted and set. One that has fired is
-//! not set again for the same time.
+//! not set again for the same time, unless its event was refused: then it is tried again ([`retries`]).
 
 use std::sync::Arc;
 
@@ -78,6 +78,13 @@ fn seen_of(plan: &AggregatePlan, collection: usize, rows: &ArrayRef) -> Result<A
     seen_rows(of, rows)
 }
 
+/// When a timer whose event was refused is tried again: what stood against it may be gone by then. These times follow from the one that it
+/// was due at, so that none of them is stored: a minute later, and then after twice the time, for 45 days.
+fn retries(due: Millis) -> impl Iterator<Item = Millis> {
+    const FIRST: Millis = 60_000;
+    (0..=16).map(move |doubled| due.saturating_add(FIRST << doubled))
+}
+
 impl Aggregating {
     /// Sets and deletes timers, as what they are of has changed.
     pub(crate) fn set_timers(&self, subjects: &Subjects, cx: &mut Context<'_>) -> Result<(), StateError> {
@@ -91,13 +98,21 @@ impl Aggregating {
             }
             let before = times(&self.plan, timer, changed.iter().map(|changed| changed.before))?;
             let now = times(&self.plan, timer, changed.iter().map(|changed| changed.now))?;
-            for ((Changed { subject, entry, .. }, before), now) in changed.iter().zip(before).zip(now) {
-                if before == now {
+            let passed: Vec<&Cell> = changed.iter().flat_map(|changed| changed.passed).collect();
+            let mut passed = if passed.is_empty() { Vec::new() } else { times(&self.plan, timer, passed.into_iter())? }.into_iter();
+            for ((Changed { subject, entry, passed: of, .. }, before), now) in changed.iter().zip(before).zip(now) {
+                // A time that was another one in between is set, too: were the commands of two batches, it would be.
+                let others = passed.by_ref().take(of.len()).filter(|at| *at != before).count();
+                if before == now && others == 0 {
                     continue;
                 }
                 let about = About { name: &timer.name, key: &subject.key, entry }.put();
                 if let Some(before) = before {
                     cx.timers().delete(before, CLOCK, &about)?;
+                    if before <= cx.timers().now() {
+                        // It has fired: it may be one that is tried again.
+                        retries(before).try_for_each(|at| cx.timers().delete(at, CLOCK, &about))?;
+                    }
                 }
                 if let Some(now) = now {
                     cx.timers().set(now, CLOCK, &about)?;
@@ -124,16 +139,19 @@ impl Aggregating {
             None => state.clone(),
             Some(collection) => subjects.entry(place, collection, about.entry).cloned().ok_or_else(unknown)?,
         };
-        if times(&plan, timer, std::iter::once(&subject))? != [Some(fired.time)] {
-            return Ok(());
-        }
+        let due = times(&plan, timer, std::iter::once(&subject))?.into_iter().flatten().next();
+        let Some(due) = due.filter(|due| *due == fired.time || retries(*due).any(|at| at == fired.time)) else { return Ok(()) };
         let event = Event { plan: &plan, timer, about, place, state, subject, at: fired.time };
         let keys = keys::decode(&plan.key_types(), std::iter::once(event.about.key)).ok_or_else(unknown)?;
         let causes = event.causes()?;
         let mut outputs = Outputs::new(&plan, &causes);
         let system =
             SystemRow { time: fired.time, watermark: time.emitted, offset: -1, future: false, change: operator_core::changes::ADDED };
-        match event.happen(&keys, &causes, &mut subjects, &mut outputs, system, cx)? {
+        let refused = event.happen(&keys, &causes, &mut subjects, &mut outputs, system, cx)?;
+        if let Some(next) = retries(due).find(|at| refused.is_some() && *at > fired.time) {
+            cx.timers().set(next, CLOCK, &fired.key)?;
+        }
+        match refused {
             None => {
                 subjects.save(cx.state())?;
                 self.set_timers(&subjects, cx)?;
