@@ -1,5 +1,7 @@
 //! A batch of commands: the aggregates that they are for, and the order in which they are decided.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, AsArray, StringArray, UInt32Array};
 use arrow::compute::take;
 use operator_core::batch::SystemColumns;
@@ -10,6 +12,9 @@ use crate::fold::encoded;
 use crate::plan::{AggregatePlan, Failures, Part};
 use crate::subjects::Subjects;
 use operator_core::stores::too_large;
+
+/// Bytes of a key that are certainly not too many, whatever their encoding adds.
+const FAR_FROM_LIMIT: usize = 1 << 14;
 
 /// The rows of a batch.
 pub struct Rows<'a> {
@@ -47,12 +52,13 @@ impl<'a> Rows<'a> {
         let (fields, columns) = (plan.input.fields(), batch.rows.columns());
         let keys = plan.key.iter().map(|path| path.values(fields, columns).as_ref().map(keys::canonical));
         let commands = plan.command.values(fields, columns).ok_or_else(missing)?;
+        let causes = plan.cause.of(fields, batch)?;
         Ok(Rows {
             batch,
             keys: keys.collect::<Option<_>>().ok_or_else(missing)?,
             commands: commands.as_string_opt::<i32>().cloned().ok_or_else(missing)?,
-            ids: plan.cause.id.as_ref().and_then(|path| path.values(fields, columns)),
-            causes: plan.cause.of(fields, batch)?,
+            ids: causes.own_ids().map(|ids| Arc::new(ids.clone()) as ArrayRef),
+            causes,
             system: batch.system()?,
             entries: plan.collections.iter().map(|_| None).collect(),
         })
@@ -66,7 +72,7 @@ impl<'a> Rows<'a> {
             keys::encode(&self.keys, row, &mut key);
             let cause = match self.keys.iter().any(|column| column.is_null(row)) {
                 true => Some("the key of the aggregate is null".to_string()),
-                false => too_large(&key, &[]),
+                false => too_large(&key, &[]).or_else(|| self.large_id(row, &key)),
             };
             if let Some(cause) = cause {
                 cx.reject(self.batch, row, cause);
@@ -89,13 +95,25 @@ impl<'a> Rows<'a> {
         (rounds, rejected)
     }
 
+    /// Why the id of a command can't be kept behind the key of its aggregate, if so.
+    fn large_id(&self, row: usize, key: &[u8]) -> Option<String> {
+        let (own, ids) = (self.causes.own_id(row)?, self.ids.as_ref()?);
+        // Most are far from the limit, and need not be encoded to be measured.
+        if key.len() + own.len() < FAR_FROM_LIMIT {
+            return None;
+        }
+        let mut id = key.to_vec();
+        keys::encode(std::slice::from_ref(ids), row, &mut id);
+        too_large(&id, &[]).map(|why| format!("the command's id can't be kept: {why}"))
+    }
+
     /// Puts the id of a command, behind the key of its aggregate, into `id`; false if it has none.
     pub fn put_id(&self, turn: Turn, subjects: &Subjects, id: &mut Vec<u8>) -> bool {
         let own = self.ids.as_ref().filter(|ids| ids.is_valid(turn.row));
         let (Some(own), Some(subject)) = (own, subjects.list.get(turn.place)) else { return false };
         id.clone_from(&subject.key);
         keys::encode(std::slice::from_ref(own), turn.row, id);
-        too_large(id, &[]).is_none()
+        true
     }
 
     /// The commands of a round by their kind: its place, `None` where there are no rules for it.

@@ -50,7 +50,7 @@ impl CauseColumns {
         let missing = || StateError::new("the batch lacks a column: this is a bug");
         let texts = |path: &Path| {
             let values = path.values(schema, batch.rows.columns()).ok_or_else(missing)?;
-            values.as_string_opt::<i32>().cloned().ok_or_else(missing)
+            values.as_string_opt::<i32>().map(without_empty).ok_or_else(missing)
         };
         let given = self.id.as_ref().map(texts).transpose()?;
         let correlations = self.correlation.as_ref().map(texts).transpose()?;
@@ -103,9 +103,22 @@ impl Causes {
         given.map(|given| given.value(row))
     }
 
+    /// The ids that rows have by themselves, if the input has a column of them.
+    pub fn own_ids(&self) -> Option<&StringArray> {
+        self.given.as_ref()
+    }
+
     pub(crate) fn columns(&self) -> [ArrayRef; 2] {
         [Arc::new(self.correlations.clone()), Arc::new(self.ids.clone())]
     }
+}
+
+/// An empty text is no id: rows that have it have nothing in common.
+fn without_empty(texts: &StringArray) -> StringArray {
+    if texts.iter().flatten().all(|text| !text.is_empty()) {
+        return texts.clone();
+    }
+    texts.iter().map(|text| text.filter(|text| !text.is_empty())).collect()
 }
 
 fn value(texts: &StringArray, row: usize) -> &str {
@@ -149,6 +162,8 @@ mod tests {
             [of("a", "x", Some("a")), of("b", "b", Some("b")), of("t-2-9", "t-2-9", None)]
         );
         assert_eq!(found(Some("id"), vec![("id", ids)])[1], of("b", "b", Some("b")));
+        let empty: ArrayRef = Arc::new(StringArray::from(vec!["", "", ""]));
+        assert_eq!(found(Some("id"), vec![("id", empty)]), places);
     }
 
     #[test]

@@ -166,7 +166,7 @@ fn compiled(aggregate: &Aggregate, cx: &PlanCx<'_>, found: &mut Found) -> Option
     let state_columns = columns::columns(&aggregate.state, true, &["state"], found);
     let state = StateShape::new(&key_fields, &state_columns, aggregate.timers.iter().any(|(_, timer)| timer.of.is_none()));
     let collections = entries::collections(aggregate, &key_fields, input, found);
-    shape::names(aggregate, input, found);
+    shape::names(aggregate, &key_fields, input, found);
     // Expressions can't be checked against columns that are wrong themselves.
     let (Some(command), Some(cause), true) = (command, cause, found.problems.is_empty()) else { return None };
     let mut kinds = Kinds::new(key_fields.clone());

@@ -84,7 +84,11 @@ pub fn cause(aggregate: &Aggregate, input: &SchemaRef, found: &mut Found) -> Opt
 }
 
 /// The names that expressions know beside the columns of the input.
-pub fn names(aggregate: &Aggregate, input: &SchemaRef, found: &mut Found) {
+pub fn names(aggregate: &Aggregate, key: &Fields, input: &SchemaRef, found: &mut Found) {
+    for name in aggregate.state.names().filter(|name| *name == VERSION || key.find(name).is_some()) {
+        let wrong = Diagnostic::error("name-taken", format!("`{name}` is a column that the port `state` has by itself"));
+        found.problems.push(wrong.at(["state", name]).key().help("choose another name"));
+    }
     let mut taken: BTreeSet<&str> = aggregate.state.names().chain([DATA]).collect();
     let state = (!aggregate.state.is_empty()).then_some((STATE, vec!["state".to_string()]));
     let entries = aggregate.entries.names().map(|name| (name, vec!["entries".to_string(), name.to_string()]));
@@ -104,6 +108,8 @@ pub fn names(aggregate: &Aggregate, input: &SchemaRef, found: &mut Found) {
     }
 }
 
+/// The column of the port `state` that has the version.
+const VERSION: &str = "version";
 /// The name of the state in expressions.
 pub const STATE: &str = "state";
 
@@ -152,7 +158,7 @@ pub fn planned(aggregate: &Aggregate, cx: &PlanCx<'_>, plan: AggregatePlan, foun
 
 /// The columns of the port `state`.
 pub fn state_schema(plan: &AggregatePlan) -> SchemaRef {
-    let version = Arc::new(Field::new("version", DataType::Int64, false));
+    let version = Arc::new(Field::new(VERSION, DataType::Int64, false));
     let user = plan.key_fields.iter().cloned().chain([version]).chain(plan.state.record.iter().cloned());
     let system = system_fields().into_iter().chain([changes::field()]).map(Arc::new);
     Arc::new(Schema::new(user.chain(system).collect::<Vec<_>>()))
