@@ -150,10 +150,10 @@ sinks:
     let advance = |span: &str| format!("{{\"@advance\":\"{span}\"}}\n");
     let lines = [row("a", 1), row("b", 2), advance("4s"), row("x", 3), row("a", 20), advance("2m")];
     files.write("cases/good/in.business.shop.events.jsonl", &lines.concat());
-    // The case begins at the time of its latest row.
+    // The case begins 4 s before its latest row, which comes after as long.
     let fired =
         |id: &str, second: i64, row: &str| format!("{{\"id\":\"{id}\",\"due\":{},\"row\":{row}}}\n", (1_767_225_600 + second) * 1_000);
-    let woken = [("a", 23), ("b", 23), ("a", 27)].map(|(id, second)| fired(id, second, "\"<any>\""));
+    let woken = [("a", 19), ("b", 19), ("a", 23)].map(|(id, second)| fired(id, second, "\"<any>\""));
     files.write("cases/good/out.analytics.shop.woken.jsonl", &woken.concat());
     let reminded = [("a", 20), ("a", 25), ("b", 20), ("b", 25), ("x", 20), ("x", 25), ("a", 40), ("a", 45)];
     files.write("cases/good/out.analytics.shop.reminded.jsonl", &reminded.map(|(id, second)| fired(id, second, "-1")).concat());
