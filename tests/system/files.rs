@@ -6,6 +6,8 @@ use std::process::Command;
 use crate::environment::HW;
 
 const PIPELINES: [&str; 5] = ["order-analytics", "inventory-levels", "audit-trail", "inventory", "order-fulfilment"];
+/// Of these, those with sinks that write to tables.
+const WITH_TABLES: [&str; 3] = ["order-analytics", "inventory-levels", "audit-trail"];
 
 fn hw(arguments: &[&str]) -> std::process::Output {
     Command::new(HW).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("hw starts")
@@ -22,7 +24,7 @@ fn shipped_pipelines_have_no_findings() {
 /// `UPDATE=1` writes them.
 #[test]
 fn tables_of_shipped_pipelines_are_current() {
-    for name in PIPELINES {
+    for name in WITH_TABLES {
         let output = hw(&["ddl", &format!("pipelines/{name}/pipeline.yaml")]);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("schemas/clickhouse/{name}.sql"));
@@ -58,7 +60,7 @@ fn shipped_pipelines_pass_their_cases() {
     command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["test", "pipelines"]);
     let output = command.output().expect("hw starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success() && text.contains("ok: 14 cases passed, 0 failed in 3 pipelines; 1022 runs"), "{text}");
+    assert!(output.status.success() && text.contains("ok: 37 cases passed, 0 failed in 5 pipelines; 2333 runs"), "{text}");
 }
 
 /// No answer depends on where batches begin, also where rows of a key are split across branches.
