@@ -62,7 +62,7 @@ impl Commands {
         let stock = |sku, quantity| Command { number, id: number, asked: Asked::Receive, sku, order: 0, quantity, event_time };
         let Some(place) = number.checked_sub(SKUS) else {
             // A tenth less than what is reserved and not released.
-            return stock(number, self.count * 63 / 10_000 / SKUS * 100);
+            return stock(number, self.count * 63 / 10_000);
         };
         let reserve = |order: u64| Command {
             number,
