@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, TimestampMillisecondArray, UInt32Array, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, TimestampMillisecondArray, UInt32Array};
 use arrow::compute::take_record_batch;
 use arrow::datatypes::Int64Type;
 use operator_core::{State, StateError};
@@ -11,7 +11,7 @@ use operator_event::Uuid;
 use crate::cells::{Cell, gather};
 use crate::decided::{Decided, Piece, Refused, Step, To};
 use crate::fold::{Hand, Happened, apply, seen_rows};
-use crate::plan::{AggregatePlan, CommandPlan, Failures, Made, Part, Then};
+use crate::plan::{AggregatePlan, CommandPlan, Failures, Made, Part, Then, complete};
 use crate::rows::{Rows, Turn};
 use crate::state::structure;
 use crate::subjects::Subjects;
@@ -242,12 +242,8 @@ impl World<'_, '_> {
     ) -> Result<Vec<ArrayRef>, StateError> {
         let mut columns = self.keys(turns)?;
         let mut failed = Vec::new();
-        let all = self.plan.replies.types().get(made.kind).map(|kind| &kind.columns);
-        for field in all.into_iter().flatten().skip(columns.len()) {
-            columns.push(match made.values.get(field.name()) {
-                Some(value) => value.evaluate(env, &mut failed)?,
-                None => new_null_array(field.data_type(), turns.len()),
-            });
+        if let Some(kind) = self.plan.replies.types().get(made.kind) {
+            complete(&mut columns, &kind.columns, turns.len(), Some((made, env)), &mut failed)?;
         }
         wrong.extend(refused(failed));
         Ok(columns)
@@ -271,14 +267,10 @@ impl World<'_, '_> {
         let commands: ArrayRef = Arc::new(self.rows.commands.clone());
         columns.push(self.rows.of(&commands, turns)?);
         let kind = self.plan.events.len() + kind;
-        let all = self.plan.replies.types().get(kind).map(|kind| &kind.columns);
         let mut failed = Vec::new();
-        for field in all.into_iter().flatten().skip(columns.len()) {
-            let value = with.as_ref().and_then(|(made, env, _)| Some((made.values.get(field.name())?, env)));
-            columns.push(match value {
-                Some((value, env)) => value.evaluate(env, &mut failed)?,
-                None => new_null_array(field.data_type(), turns.len()),
-            });
+        if let Some(of) = self.plan.replies.types().get(kind) {
+            let made = with.as_ref().map(|(made, env, _)| (*made, *env));
+            complete(&mut columns, &of.columns, turns.len(), made, &mut failed)?;
         }
         if let Some((_, _, wrong)) = with {
             wrong.extend(refused(failed));

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int8Array, Int64Array, RecordBatch};
-use operator_core::batch::{SystemRow, derived_system_columns};
+use arrow::array::{ArrayRef, Int8Array, RecordBatch};
+use operator_core::batch::{SystemRow, system_columns};
 use operator_core::changes::{ADDED, GONE};
 use operator_core::{Context, Millis, Port, StateError};
 use operator_event::{Causes, EventRows, Head, Uuid};
@@ -117,16 +117,14 @@ impl<'p> Outputs<'p> {
 fn changed(plan: &AggregatePlan, mut changes: Vec<Change>, keys: &[ArrayRef]) -> Result<RecordBatch, StateError> {
     let broken = |e: arrow::error::ArrowError| StateError::new(format!("changes of the state can't be put together: {e}"));
     changes.sort_by_key(|change| change.place);
-    let (mut cells, mut rows, mut times, mut signs, mut system): (Vec<&Cell>, Vec<u32>, Vec<Millis>, Vec<i8>, Vec<SystemRow>) =
-        Default::default();
+    let (mut cells, mut rows, mut signs, mut system): (Vec<&Cell>, Vec<u32>, Vec<i8>, Vec<SystemRow>) = Default::default();
     for change in &changes {
         let before = change.before.iter().map(|(cell, time)| (cell, *time, GONE));
         for (cell, time, sign) in before.chain([(&change.after, change.system.time, ADDED)]) {
             cells.push(cell);
             rows.push(change.keys as u32);
-            times.push(time);
             signs.push(sign);
-            system.push(change.system);
+            system.push(SystemRow { time, ..change.system });
         }
     }
     let states = gather(cells.into_iter())?;
@@ -135,9 +133,7 @@ fn changed(plan: &AggregatePlan, mut changes: Vec<Change>, keys: &[ArrayRef]) ->
     let mut columns = keys.collect::<Result<Vec<ArrayRef>, _>>()?;
     columns.push(Arc::new(plan.state.versions(&states)?));
     columns.extend(plan.state.columns(&states)?.iter().cloned());
-    let [times, ..] = derived_system_columns(times, 0);
-    let numbers = |of: fn(&SystemRow) -> i64| Arc::new(Int64Array::from_iter_values(system.iter().map(of))) as ArrayRef;
-    let futures: BooleanArray = system.iter().map(|row| Some(row.future)).collect();
-    columns.extend([times, numbers(|row| row.watermark), numbers(|row| row.offset), Arc::new(futures), Arc::new(Int8Array::from(signs))]);
+    columns.extend(system_columns(system.iter()));
+    columns.push(Arc::new(Int8Array::from(signs)));
     RecordBatch::try_new(state_schema(plan), columns).map_err(broken)
 }

@@ -19,7 +19,7 @@ use crate::decided::{Piece, Refused, To};
 use crate::fold::{Hand, Happened, apply, seen_rows};
 use crate::operator::{Aggregating, before};
 use crate::outputs::Outputs;
-use crate::plan::{AggregatePlan, CLOCK, Part, TimerPlan};
+use crate::plan::{AggregatePlan, CLOCK, Part, TimerPlan, complete};
 use crate::rows::Turn;
 use crate::state::{FIRST_CAUSE, structure};
 use crate::subjects::{Changed, Subjects};
@@ -242,12 +242,7 @@ impl Event<'_> {
             Part::Input(_) | Part::Data | Part::Member(_) => Err(missing()),
         })?;
         let (mut columns, mut failed) = (keys.to_vec(), Vec::new());
-        for field in event.columns.iter().skip(keys.len()) {
-            columns.push(match made.values.get(field.name()) {
-                Some(value) => value.evaluate(&env, &mut failed)?,
-                None => arrow::array::new_null_array(field.data_type(), 1),
-            });
-        }
+        complete(&mut columns, &event.columns, 1, Some((made, &env)), &mut failed)?;
         if !failed.is_empty() {
             return Ok(failed.into_iter().next().map(|(_, cause)| Refused::Failed(cause)));
         }

@@ -201,6 +201,14 @@ pub fn column<'a>(rows: &'a RecordBatch, name: &str) -> Option<&'a ArrayRef> {
     rows.column_by_name(name)
 }
 
+/// The mandatory system columns of rows that an operator made of others, of which it knows them.
+pub fn system_columns<'a>(rows: impl Iterator<Item = &'a SystemRow> + Clone) -> [ArrayRef; 4] {
+    let numbers = |of: fn(&SystemRow) -> i64| Int64Array::from_iter_values(rows.clone().map(of));
+    let times = TimestampMillisecondArray::from_iter_values(rows.clone().map(|row| row.time)).with_timezone("UTC");
+    let futures: BooleanArray = rows.clone().map(|row| Some(row.future)).collect();
+    [Arc::new(times), Arc::new(numbers(|row| row.watermark)), Arc::new(numbers(|row| row.offset)), Arc::new(futures)]
+}
+
 /// The mandatory system columns for rows that an operator made itself (a closed window): each row's event
 /// time, the watermark that downstream steps had seen before these rows, no source offset, and a time to be believed.
 pub fn derived_system_columns(times: Vec<Millis>, watermark: Millis) -> [ArrayRef; 4] {

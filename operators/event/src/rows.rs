@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, RecordBatch, StringArray, StringBuilder, StructArray, new_null_array};
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, StringBuilder, StructArray, new_null_array};
 use arrow::compute::interleave;
 use arrow::datatypes::{Field, Fields};
 use arrow::error::ArrowError;
 use operator_core::StateError;
-use operator_core::batch::{SystemRow, derived_system_columns};
+use operator_core::batch::{SystemRow, system_columns};
 use uuid::Uuid;
 
 use crate::cause::Causes;
@@ -107,7 +107,7 @@ impl<'e> EventRows<'e> {
             self.texts(|of| self.events.types.get(self.kind(of)).map_or("", |kind| kind.name.as_str())),
             self.texts(|_| VERSION),
         ];
-        let [times, watermarks, offsets, futures] = self.system();
+        let [times, watermarks, offsets, futures] = system_columns(self.heads.iter().map(|of| &of.head.system));
         let columns = columns.into_iter().chain([
             times.clone(),
             self.texts(|_| &self.events.source),
@@ -163,14 +163,6 @@ impl<'e> EventRows<'e> {
         let sequences: Int64Array = self.heads.iter().map(|of| of.head.sequence).collect();
         let columns = vec![column(0)?, column(1)?, Arc::new(sequences) as ArrayRef];
         Ok(Arc::new(StructArray::try_new(self.events.metadata.clone(), columns, None)?))
-    }
-
-    fn system(&self) -> [ArrayRef; 4] {
-        let of = |read: fn(&SystemRow) -> i64| self.heads.iter().map(move |of| read(&of.head.system));
-        let [times, ..] = derived_system_columns(of(|row| row.time).collect(), 0);
-        let futures: BooleanArray = self.heads.iter().map(|of| Some(of.head.system.future)).collect();
-        let numbers = |read| Arc::new(Int64Array::from_iter_values(of(read))) as ArrayRef;
-        [times, numbers(|row| row.watermark), numbers(|row| row.offset), Arc::new(futures)]
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int8Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::array::{ArrayRef, Int8Array, Int32Array, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::datatypes::SchemaRef;
-use operator_core::batch::SystemRow;
+use operator_core::batch::{SystemRow, system_columns};
 use operator_core::{Millis, StateError, keys};
 
 use crate::codec::Kept;
@@ -106,14 +106,8 @@ fn batch<'a>(
     system: impl Iterator<Item = &'a SystemRow> + Clone,
     signs: Option<Vec<i8>>,
 ) -> Result<RecordBatch, StateError> {
-    let of_system: [ArrayRef; 4] = [
-        times(system.clone().map(|row| row.time)),
-        Arc::new(Int64Array::from_iter_values(system.clone().map(|row| row.watermark))),
-        Arc::new(Int64Array::from_iter_values(system.clone().map(|row| row.offset))),
-        Arc::new(BooleanArray::from_iter(system.map(|row| Some(row.future)))),
-    ];
     let signs = signs.map(|signs| Arc::new(Int8Array::from(signs)) as ArrayRef);
-    let columns = columns.into_iter().chain(of_system).chain(signs).collect();
+    let columns = columns.into_iter().chain(system_columns(system)).chain(signs).collect();
     RecordBatch::try_new(schema.clone(), columns).map_err(|e| StateError::new(format!("the rows of sagas: {e}")))
 }
 

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use arrow::array::{ArrayRef, RecordBatch, new_null_array};
 use arrow::datatypes::{Field, Fields};
-use operator_core::Diagnostic;
+use operator_core::{Diagnostic, StateError};
 use operator_event::{Conflict, EventType, Events};
 use operator_expr::NamedSql;
 
 use super::Found;
-use super::scope::{Scope, Value};
+use super::scope::{Failures, Scope, Value};
 
 /// What makes an event: its type, and the values that it gives to columns of it, by name; others are null.
 #[derive(Clone, Debug)]
@@ -27,6 +28,26 @@ impl Made {
         let values = self.values.iter().map(|(name, value)| Ok((name.clone(), value.within(scope)?)));
         Ok(Made { kind: self.kind, values: values.collect::<Result<_, _>>()? })
     }
+}
+
+/// Adds the columns of a type that `columns` has not yet: what an event is made with, computed over a batch, or nulls.
+///
+/// # Errors
+/// A value can't be converted to its column's type: a bug.
+pub fn complete(
+    columns: &mut Vec<ArrayRef>,
+    of: &Fields,
+    rows: usize,
+    with: Option<(&Made, &RecordBatch)>,
+    failed: &mut Failures,
+) -> Result<(), StateError> {
+    for field in of.iter().skip(columns.len()) {
+        columns.push(match with.and_then(|(made, env)| Some((made.values.get(field.name())?, env))) {
+            Some((value, env)) => value.evaluate(env, failed)?,
+            None => new_null_array(field.data_type(), rows),
+        });
+    }
+    Ok(())
 }
 
 /// A type while rules are read: columns, how many rules give each, and where it was first given.

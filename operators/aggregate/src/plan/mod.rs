@@ -18,7 +18,7 @@ use operator_event::{CauseColumns, Events, Ids};
 pub use changes::{Change, EventPlan, Invariant, TimerPlan};
 pub use columns::Column;
 pub use entries::{Collection, FIRST_TAG, seen};
-pub use kinds::Made;
+pub use kinds::{Made, complete};
 pub use rules::{CommandPlan, Then};
 pub use scope::{Condition, Failures, Part, Scope, Value};
 pub use shape::state_schema;
