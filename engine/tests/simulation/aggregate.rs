@@ -8,18 +8,8 @@ use serde_json::Value;
 use crate::harness::{Case, Outcome, Run};
 use crate::seeds;
 
-const PIPELINE: &str = r#"
-apiVersion: headwater/v1
-name: simulated
-commit_interval: 20ms
-sources:
-  orders:
-    topic: orders
-    format: json
-    schema: { id: string, product: string, amount: long, at: timestamp }
-    time: { field: at, out_of_order: 2s, idle: 60s }
-    key: id
-steps:
+const PIPELINE: &str = over_orders!(
+    r#"steps:
   commands: { from: orders, map: { add: { kind: "CASE WHEN amount < 30 THEN 'earn' ELSE 'spend' END" } } }
   accounts:
     from: commands
@@ -44,7 +34,8 @@ sinks:
   rejected: { from: accounts.rejected, topic: rejected, key: data.id, create: { partitions: 1 } }
   violations: { from: accounts.violations, topic: violations, create: { partitions: 1 } }
   states: { from: accounts.state, topic: states, key: id, create: { partitions: 1, config: { cleanup.policy: compact } } }
-"#;
+"#
+);
 
 /// An account's events: type, amount or number.
 type Events = BTreeMap<String, Vec<(String, i64)>>;

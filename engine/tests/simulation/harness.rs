@@ -26,18 +26,8 @@ pub const TRAILS: i64 = 62_000;
 /// Steps of the clock in a silence: shorter than the session timeout.
 const STRIDE: i64 = 5_000;
 
-const PIPELINE: &str = r#"
-apiVersion: headwater/v1
-name: simulated
-commit_interval: 20ms
-sources:
-  orders:
-    topic: orders
-    format: json
-    schema: { id: string, product: string, amount: long, at: timestamp }
-    time: { field: at, out_of_order: 2s, idle: 60s }
-    key: id
-steps:
+const PIPELINE: &str = over_orders!(
+    r#"steps:
   paid: { from: orders, filter: amount >= 0 }
   per_product:
     from: paid
@@ -84,7 +74,8 @@ sinks:
   late_pairs: { from: pairs.late, topic: late-pairs, create: { partitions: 1 } }
   twins: { from: twins, topic: twins, create: { partitions: 2 } }
   late_twins: { from: twins.late, topic: late-twins, create: { partitions: 1 } }
-"#;
+"#
+);
 
 /// One input record.
 #[derive(Clone, Debug)]

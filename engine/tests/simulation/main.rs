@@ -7,6 +7,26 @@
 // A test reads from top to bottom, as what it tells happens.
 #![allow(clippy::too_many_lines)]
 
+/// A pipeline over the orders of a case: its steps and sinks.
+macro_rules! over_orders {
+    ($rest:literal) => {
+        concat!(
+            "apiVersion: headwater/v1
+name: simulated
+commit_interval: 20ms
+sources:
+  orders:
+    topic: orders
+    format: json
+    schema: { id: string, product: string, amount: long, at: timestamp }
+    time: { field: at, out_of_order: 2s, idle: 60s }
+    key: id
+",
+            $rest
+        )
+    };
+}
+
 mod aggregate;
 mod any_keys;
 mod elsewhere;

@@ -8,18 +8,8 @@ use crate::harness::{Case, Outcome, PARTITIONS, Run};
 use crate::seeds;
 
 /// Each order may begin the saga of its id, and is an answer to it: which one, says its amount. Clocks pass by minutes in silences.
-const PIPELINE: &str = r#"
-apiVersion: headwater/v1
-name: simulated
-commit_interval: 20ms
-sources:
-  orders:
-    topic: orders
-    format: json
-    schema: { id: string, product: string, amount: long, at: timestamp }
-    time: { field: at, out_of_order: 2s, idle: 60s }
-    key: id
-steps:
+const PIPELINE: &str = over_orders!(
+    r#"steps:
   placed: { from: orders, filter: amount >= 0 }
   answers:
     from: placed
@@ -49,7 +39,8 @@ sinks:
   ended: { from: work.ended, topic: ended, event: envelope, key: data.saga, create: { partitions: 2 } }
   state: { from: work.state, topic: states, key: id, create: { partitions: 2 } }
   stuck: { from: work.stuck, topic: stuck, key: id, create: { partitions: 1 } }
-"#;
+"#
+);
 
 fn values(outcome: &Outcome, topic: &str) -> Vec<Value> {
     let records = outcome.broker.read_all_committed(topic);

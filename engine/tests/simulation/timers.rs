@@ -16,23 +16,14 @@ use crate::seeds;
 const OUT_OF_ORDER: i64 = 2_000;
 const START: i64 = 1_767_225_600_000;
 
-const PIPELINE: &str = r#"
-apiVersion: headwater/v1
-name: simulated
-commit_interval: 20ms
-sources:
-  orders:
-    topic: orders
-    format: json
-    schema: { id: string, product: string, amount: long, at: timestamp }
-    time: { field: at, out_of_order: 2s, idle: 60s }
-    key: id
-steps:
+const PIPELINE: &str = over_orders!(
+    r#"steps:
   reminded: { from: orders, remind: {} }
 sinks:
   reminded: { from: reminded, topic: reminded, key: id, create: { partitions: 1 } }
   woken: { from: reminded.woken, topic: woken, key: id, create: { partitions: 1 } }
-"#;
+"#
+);
 
 /// The rows of a topic in their order: id and a number.
 fn rows(broker: &MemoryBroker, topic: &str, number: &str) -> Vec<(String, i64)> {

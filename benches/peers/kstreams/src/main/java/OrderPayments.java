@@ -16,6 +16,7 @@ import org.apache.kafka.common.serialization.Serdes;
 import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.StreamsBuilder;
 import org.apache.kafka.streams.StreamsConfig;
+import org.apache.kafka.streams.Topology;
 import org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler.StreamThreadExceptionResponse;
 import org.apache.kafka.streams.kstream.Consumed;
 import org.apache.kafka.streams.kstream.JoinWindows;
@@ -219,7 +220,12 @@ public final class OrderPayments {
             StreamJoined.with(Serdes.String(), storedOrders(), storedPayments()).withName("paid").withStoreName("paid"))
         .to(env("BENCH_OUTPUT"), Produced.with(Serdes.String(), written));
 
-    KafkaStreams streams = new KafkaStreams(builder.build(settings), settings);
+    run(builder.build(settings), settings);
+  }
+
+  /** Runs until the process is told to stop, or a thread fails. */
+  static void run(Topology topology, Properties settings) {
+    KafkaStreams streams = new KafkaStreams(topology, settings);
     streams.setUncaughtExceptionHandler(
         e -> {
           e.printStackTrace();

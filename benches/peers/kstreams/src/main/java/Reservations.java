@@ -7,15 +7,12 @@ import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
-import java.time.Duration;
 import java.time.Instant;
 import java.util.Properties;
 import java.util.UUID;
 import org.apache.kafka.common.serialization.Serde;
 import org.apache.kafka.common.serialization.Serdes;
-import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.Topology;
-import org.apache.kafka.streams.errors.StreamsUncaughtExceptionHandler.StreamThreadExceptionResponse;
 import org.apache.kafka.streams.processor.api.Processor;
 import org.apache.kafka.streams.processor.api.ProcessorContext;
 import org.apache.kafka.streams.processor.api.Record;
@@ -208,13 +205,6 @@ public final class Reservations {
     topology.addSink("events", OrderPayments.env("BENCH_OUTPUT"), Serdes.String().serializer(), Serdes.ByteArray().serializer(), "stock");
     topology.addSink("rejected", OrderPayments.env("BENCH_REJECTED"), Serdes.String().serializer(), Serdes.ByteArray().serializer(), "stock");
 
-    KafkaStreams streams = new KafkaStreams(topology, settings);
-    streams.setUncaughtExceptionHandler(
-        e -> {
-          e.printStackTrace();
-          return StreamThreadExceptionResponse.SHUTDOWN_CLIENT;
-        });
-    Runtime.getRuntime().addShutdownHook(new Thread(() -> streams.close(Duration.ofSeconds(10))));
-    streams.start();
+    OrderPayments.run(topology, settings);
   }
 }
