@@ -25,6 +25,17 @@ pub fn fresh() -> Ephemeral {
     Ephemeral::up(&options).unwrap_or_else(|e| panic!("the local environment does not start: {e}"))
 }
 
+/// Gives a command of `hw` the configuration of the tests, and the addresses of the services. Its state is in the folder of temporary
+/// files, unless it is set afterwards.
+pub fn configured(command: &mut Command, environment: &Ephemeral) {
+    command.arg("--config").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml"));
+    command.env("HW_BOOTSTRAP", &environment.bootstrap).env("HW_REGISTRY", environment.registry.as_deref().unwrap_or_default());
+    command.env("HW_CLICKHOUSE", environment.clickhouse.as_deref().unwrap_or_default()).env("HW_STATE_DIR", std::env::temp_dir());
+    if let Some(url) = &environment.postgres {
+        command.env("HW_POSTGRES", url);
+    }
+}
+
 /// Waits until `done` holds; what it says otherwise is part of the failure.
 pub fn wait_until(what: &str, limit: Duration, mut done: impl FnMut() -> Result<(), String>) {
     let deadline = Instant::now() + limit;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use headwater_devenv::Ephemeral;
 
-use crate::environment::{HW, clickhouse, exclusive, fresh, oracle, postgres, wait_until, wait_while_it_moves};
+use crate::environment::{HW, clickhouse, configured, exclusive, fresh, oracle, postgres, wait_until, wait_while_it_moves};
 use crate::log::read;
 use crate::worker::{Worker, pipeline};
 
@@ -39,14 +39,12 @@ fn kills() -> usize {
 }
 
 fn generator(environment: &Ephemeral, seed: u64, events: usize, rate: usize) -> Child {
-    let config = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml");
     let mut command = Command::new(HW);
-    command.arg("generate").arg("--config").arg(config).args(["--quiet", "--partitions", "6"]);
+    configured(command.arg("generate"), environment);
+    command.args(["--quiet", "--partitions", "6"]);
     command.args(["--products", "200", "--customers", "500", "--late", "0.01", "--duplicates", "0.002", "--v2-share", "0.3"]);
     // An event every five milliseconds of event time, so that windows close all the while.
     command.args(["--seed", &seed.to_string(), "--events", &events.to_string(), "--rate", &rate.to_string(), "--event-rate", "200"]);
-    command.env("HW_BOOTSTRAP", &environment.bootstrap).env("HW_REGISTRY", environment.registry.as_deref().unwrap_or_default());
-    command.env("HW_CLICKHOUSE", environment.clickhouse.as_deref().unwrap_or_default()).env("HW_STATE_DIR", "unused");
     command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().expect("the generator starts")
 }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use headwater_devenv::Ephemeral;
 
-use crate::environment::{HW, exclusive, fresh, oracle, wait_until};
+use crate::environment::{HW, configured, exclusive, fresh, oracle, wait_until};
 use crate::kills::Instants;
 use crate::log::{create, produce_by_key, read};
-use crate::simulate::{configured, simulate};
+use crate::simulate::simulate;
 use crate::worker::{Worker, pipeline};
 
 /// What the pipelines and the services read, and nobody makes before.

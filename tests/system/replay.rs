@@ -7,7 +7,7 @@ use std::time::Duration;
 use headwater_devenv::Ephemeral;
 use serde_json::json;
 
-use crate::environment::{HW, exclusive, wait_until};
+use crate::environment::{HW, configured, exclusive, wait_until};
 use crate::log::{create, produce, read};
 use crate::worker::Worker;
 
@@ -63,10 +63,7 @@ fn deployed(environment: &Ephemeral, file: &Path, dir: &Path, rows: f64) {
 /// The exit code, and what was said.
 fn replay(environment: &Ephemeral, file: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(HW);
-    command.arg("replay").arg(file).args(arguments).arg("--config").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml"));
-    command.env("HW_BOOTSTRAP", &environment.bootstrap).env("HW_REGISTRY", environment.registry.as_deref().unwrap_or_default());
-    command.env("HW_CLICKHOUSE", environment.clickhouse.as_deref().unwrap_or_default()).env("HW_STATE_DIR", std::env::temp_dir());
-    command.env("HW_POSTGRES", environment.postgres.as_deref().unwrap_or_default());
+    configured(command.arg("replay").arg(file).args(arguments), environment);
     let output = command.output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
 }

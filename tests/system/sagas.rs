@@ -7,7 +7,7 @@ use std::time::Duration;
 use headwater_devenv::Ephemeral;
 use serde_json::{Value, json};
 
-use crate::environment::{HW, exclusive, wait_until};
+use crate::environment::{HW, configured, exclusive, wait_until};
 use crate::log::{create, produce_by_key, read};
 use crate::worker::Worker;
 
@@ -48,10 +48,7 @@ sinks:
 fn saga(environment: &Ephemeral, pipeline: &Path, command: &str, arguments: &[&str]) -> (bool, String) {
     let mut hw = Command::new(HW);
     hw.args(["saga", command]).arg(pipeline).args(arguments);
-    hw.arg("--config").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml"));
-    hw.env("HW_BOOTSTRAP", &environment.bootstrap).env("HW_REGISTRY", environment.registry.as_deref().unwrap_or_default());
-    hw.env("HW_CLICKHOUSE", environment.clickhouse.as_deref().unwrap_or_default()).env("HW_STATE_DIR", std::env::temp_dir());
-    hw.env("HW_POSTGRES", environment.postgres.as_deref().unwrap_or_default()).env("NO_COLOR", "1");
+    configured(hw.env("NO_COLOR", "1"), environment);
     let output = hw.output().expect("hw starts");
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
 }

@@ -1,28 +1,19 @@
 //! `hw simulate` on real services: what is away for a while answers later, and a second run repeats the first.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use headwater_devenv::Ephemeral;
 use serde_json::{Value, json};
 
-use crate::environment::{HW, exclusive, wait_until};
+use crate::environment::{HW, configured, exclusive, wait_until};
 use crate::log::{create, produce, read};
 
 pub fn simulate(environment: &Ephemeral, arguments: &[&str]) -> Command {
     let mut command = Command::new(HW);
     configured(command.arg("simulate").args(arguments), environment);
     command
-}
-
-/// Names the services to a command.
-pub fn configured(command: &mut Command, environment: &Ephemeral) {
-    command.arg("--config").arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml"));
-    command.env("HW_BOOTSTRAP", &environment.bootstrap).env("HW_REGISTRY", environment.registry.as_deref().unwrap_or_default());
-    command.env("HW_CLICKHOUSE", environment.clickhouse.as_deref().unwrap_or_default()).env("HW_STATE_DIR", std::env::temp_dir());
-    command.env("HW_POSTGRES", environment.postgres.as_deref().unwrap_or_default());
 }
 
 fn finished(environment: &Ephemeral, arguments: &[&str]) -> String {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use headwater_devenv::Ephemeral;
 
-use crate::environment::{HW, page, wait_until};
+use crate::environment::{HW, configured, page, wait_until};
 
 /// A pipeline file for one test: a shipped one with some text replaced.
 pub fn pipeline(dir: &Path, shipped: &str, replace: &[(&str, &str)]) -> PathBuf {
@@ -39,15 +39,8 @@ impl Worker {
 
     /// The same with variables of the environment.
     pub fn start_with(environment: &Ephemeral, pipeline: &Path, dir: &Path, slot: usize, variables: &[(&str, &str)]) -> Worker {
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml");
         let mut command = Command::new(HW);
-        command.arg("run").arg(pipeline).arg("--config").arg(config);
-        command.env("HW_BOOTSTRAP", &environment.bootstrap);
-        command.env("HW_REGISTRY", environment.registry.as_deref().unwrap_or_default());
-        command.env("HW_CLICKHOUSE", environment.clickhouse.as_deref().unwrap_or_default());
-        if let Some(url) = &environment.postgres {
-            command.env("HW_POSTGRES", url);
-        }
+        configured(command.arg("run").arg(pipeline), environment);
         command.env("HW_STATE_DIR", dir.join(format!("state-{slot}")));
         command.env_remove("HW_FAIL").envs(variables.iter().copied());
         Worker::spawn(command, dir.join(format!("worker-{slot}.log")))
