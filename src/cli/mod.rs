@@ -1,4 +1,4 @@
-//! The command line. One file per command; all share exit codes: 0 success, 1 failure, 2 the pipeline, its
+//! The command line. A file or a folder per command; all share exit codes: 0 success, 1 failure, 2 the pipeline, its
 //! configuration or the command line is invalid.
 
 mod acknowledged;

@@ -33,8 +33,8 @@ impl Reached {
         }
     }
 
-    /// When the clock showed `asked`, the partition did not end behind `high`. An end that is not read yet comes first: later ones are
-    /// never reached under load.
+    /// The leader, asked at `asked`, answered with the high watermark `high`. An end that is not read yet is kept: under load a later one
+    /// would never be reached.
     pub fn ends(&mut self, asked: Millis, high: i64, position: i64) {
         self.time = self.at(position);
         self.next = self.next.filter(|(_, high)| position < *high).or(Some((asked, high)));

@@ -10,6 +10,8 @@ use std::ops::Bound;
 const PAGE: usize = 8_192;
 /// A page with fewer bytes is joined with the next one if they fit into one.
 const FEW: usize = PAGE / 4;
+/// Joined pages have no more bytes than this, so that the next entry does not divide them again.
+const JOINED: usize = PAGE / 4 * 3;
 /// Pages grow by so many bytes: room for more would stay empty in most of them.
 const STEP: usize = 512;
 
@@ -103,7 +105,7 @@ impl Pages {
             self.pages.remove(bound);
             return;
         }
-        let fits = |page: &Page| size + page.bytes.len() <= PAGE / 4 * 3;
+        let fits = |page: &Page| size + page.bytes.len() <= JOINED;
         let next = self.pages.range::<[u8], _>(behind).next().filter(|(_, next)| fits(next)).map(|(bound, _)| bound.clone());
         let next = next.and_then(|bound| self.pages.remove(&bound));
         if let (Some(next), Some(page)) = (next, self.pages.get_mut(bound)) {

@@ -127,11 +127,6 @@ impl Orders {
         let head = Head { id, name: "orders.placed", source: "shop", timestamp_ms, correlation: &order, causation: None };
         Some(Record { topic: ORDERS, key: customer, timestamp_ms, value: event(&head, data) })
     }
-
-    /// Orders placed so far.
-    pub fn placed(&self) -> u64 {
-        self.number
-    }
 }
 
 fn sku_name(number: usize) -> String {

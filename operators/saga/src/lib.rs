@@ -9,6 +9,7 @@
 //! program      a definition with its SQL compiled
 //! plan         checks against the inputs, ports, layout of the state
 //! operator     rows and timers -> events of the machine; turn, effects, start, outputs: its parts
+//! invariant    conditions for the checker
 //! codec        an instance as bytes in state; inspect: reads them outside of a worker
 //! ```
 //!

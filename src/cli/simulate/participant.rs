@@ -4,8 +4,7 @@
 //! so that it knows what it did, and answers those that have none. Nothing else is committed: a crash leaves answers that were not
 //! written, and they are written then, under the ids they would have had.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use headwater_engine::broker::{Broker, Event, Reader, TopicPartition};
@@ -39,24 +38,8 @@ pub struct Answered {
     pub unreadable: u64,
 }
 
-/// An answer that waits; by the time it is due, then by the order in which the commands were read.
-type Waiting = Reverse<(Instant, u64, Box<Ordered>)>;
-
-/// An answer has no order of its own.
-#[derive(PartialEq, Eq)]
-struct Ordered(Record);
-
-impl PartialOrd for Ordered {
-    fn partial_cmp(&self, other: &Ordered) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Ordered {
-    fn cmp(&self, _: &Ordered) -> std::cmp::Ordering {
-        std::cmp::Ordering::Equal
-    }
-}
+/// Answers that wait, by the time they are due, then by the order in which the commands were read.
+type Waiting = BTreeMap<(Instant, u64), Record>;
 
 /// Answers commands until `stop`, or until `limit` answers are written. `tell` hears what is done, now and then.
 ///
@@ -74,11 +57,11 @@ pub fn run(
     let mut writer = Writer::open(broker, &[service.commands, service.events], partitions)?;
     let answered = answered(broker, service.events, stop)?;
     let mut commands = from_the_beginning(broker, service.commands)?;
-    let (mut waiting, mut number): (BinaryHeap<Waiting>, u64) = Default::default();
+    let (mut waiting, mut number) = (Waiting::new(), 0);
     let mut so_far = Answered::default();
     while !stop.is_stopped() && limit.is_none_or(|limit| so_far.answers < limit) {
         let now = Instant::now();
-        let next = waiting.peek().map_or(TICK, |Reverse((due, ..))| due.saturating_duration_since(now).min(TICK));
+        let next = waiting.first_key_value().map_or(TICK, |((due, _), _)| due.saturating_duration_since(now).min(TICK));
         for event in commands.poll(MOST, next).map_err(|e| failed(&e))? {
             let Event::Records { records, .. } = event else { continue };
             let now = Instant::now();
@@ -100,13 +83,15 @@ pub fn run(
                 for answer in answers {
                     number += 1;
                     let due = now + Duration::from_millis(answer.after_ms.unsigned_abs());
-                    waiting.push(Reverse((due, number, Box::new(Ordered(answer.record)))));
+                    waiting.insert((due, number), answer.record);
                 }
             }
         }
         let mut due = Vec::new();
-        while waiting.peek().is_some_and(|Reverse((due, ..))| *due <= Instant::now()) && due.len() < MOST {
-            due.extend(waiting.pop().map(|Reverse((.., answer))| answer.0));
+        while due.len() < MOST
+            && let Some(next) = waiting.first_entry().filter(|next| next.key().0 <= Instant::now())
+        {
+            due.push(next.remove());
         }
         if !due.is_empty() {
             writer.write(&due)?;
