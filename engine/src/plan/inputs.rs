@@ -23,7 +23,7 @@ impl Builder<'_> {
             (From::Only(_), known) => {
                 let message = format!("`{}` has the inputs {}", kind.name, list(known.iter().copied()));
                 let example: Vec<String> =
-                    known.iter().zip(["orders", "payments"]).map(|(input, from)| format!("{input}: {from}")).collect();
+                    known.iter().zip(["orders", "payments", "repairs"]).map(|(input, from)| format!("{input}: {from}")).collect();
                 let found = Diagnostic::error("from", message).at(place);
                 self.found.push(found.help(format!("say what each reads: `from: {{ {} }}`", example.join(", "))));
                 return None;

@@ -112,8 +112,7 @@ pub enum Call {
 impl Retry {
     /// The pause after `failures` attempts, at least one: it doubles from one to the next.
     pub fn pause(&self, failures: u32) -> Millis {
-        let doubled = self.backoff.checked_shl(failures.saturating_sub(1).min(32)).unwrap_or(self.max_backoff);
-        doubled.clamp(0, self.max_backoff)
+        self.backoff.saturating_mul(1 << failures.saturating_sub(1).min(32)).min(self.max_backoff)
     }
 }
 

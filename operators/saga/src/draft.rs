@@ -4,7 +4,7 @@ use operator_core::diagnostic::{did_you_mean, names};
 use operator_core::{Diagnostic, Interval};
 use operator_expr::NamedSql;
 
-use crate::definition::{self, Definition, Lines, Message, Question, Retry, Undo};
+use crate::definition::{self, Call, Definition, Lines, Message, Question, Retry, Undo};
 use crate::shapes::{End, Types};
 use crate::spec::{self, Saga};
 
@@ -32,6 +32,8 @@ impl Saga {
         if !(1..=MOST_ATTEMPTS).contains(&self.stuck.after) {
             found.push(Diagnostic::error("invalid-value", format!("`after` is a number from 1 to {MOST_ATTEMPTS}")).at(["stuck", "after"]));
         }
+        self.event_types(&mut found);
+        span(self.remember, vec!["remember".into()], &mut found);
         answers(&steps, &mut found);
         let definition = Definition {
             completed: ended(&self.ends.completed, "completed", &mut found),
@@ -41,6 +43,34 @@ impl Saga {
             steps,
         };
         (definition, found)
+    }
+
+    /// No event type is empty: `done: ''` would wait for an event that never comes.
+    fn event_types(&self, found: &mut Vec<Diagnostic>) {
+        let mut check = |types: &[String], at: &[&str]| {
+            if types.iter().any(|name| name.trim().is_empty()) {
+                found.push(Diagnostic::error("invalid-value", "an event type can't be empty").at(at.to_vec()));
+            }
+        };
+        for (name, step) in &self.steps.0 {
+            let mut of_step = |path: &[&str], types: &[String]| check(types, &[&["steps", name.as_str()], path].concat());
+            of_step(&["send", "command"], std::slice::from_ref(&step.send.command));
+            of_step(&["done"], &step.done.0);
+            of_step(&["failed"], &step.failed.0);
+            if let Some(question) = &step.unknown {
+                of_step(&["unknown", "command"], std::slice::from_ref(&question.command));
+                of_step(&["unknown", "done"], &question.done.0);
+                of_step(&["unknown", "failed"], &question.failed.0);
+                of_step(&["unknown", "not_found"], &question.not_found.0);
+            }
+            if let Some(undo) = &step.undo {
+                of_step(&["undo", "command"], std::slice::from_ref(&undo.command));
+                of_step(&["undo", "done"], &undo.done.0);
+                of_step(&["undo", "failed"], &undo.failed.0);
+            }
+        }
+        check(std::slice::from_ref(&self.ends.completed.event), &["ends", "completed"]);
+        check(std::slice::from_ref(&self.ends.compensated.event), &["ends", "compensated"]);
     }
 
     fn step(&self, place: usize, name: &str, step: &spec::Step, found: &mut Vec<Diagnostic>) -> definition::Step {
@@ -76,6 +106,7 @@ impl Saga {
                 found.push(problem.at(["steps", name, "undo", "done"]));
             }
             let spec::Backoff { backoff, max_backoff } = undo.retry;
+            pauses(backoff, max_backoff, ["steps", name, "undo", "retry"].map(String::from).to_vec(), found);
             Undo {
                 send: message(&undo.command, &undo.with),
                 done: undo.done.0.clone(),
@@ -133,9 +164,21 @@ fn retry(retry: &spec::Retry, at: Vec<String>, found: &mut Vec<Diagnostic>) -> R
     if !(1..=MOST_ATTEMPTS).contains(&retry.attempts) {
         let problem =
             Diagnostic::error("invalid-value", format!("`attempts` is a number from 1 to {MOST_ATTEMPTS}, the first one included"));
-        found.push(problem.at(["attempts"]).under(at));
+        found.push(problem.at(["attempts"]).under(at.clone()));
     }
+    pauses(retry.backoff, retry.max_backoff, at, found);
     Retry { attempts: retry.attempts, backoff: retry.backoff.millis(), max_backoff: retry.max_backoff.millis() }
+}
+
+/// A pause that grows begins below its limit.
+fn pauses(first: Interval, longest: Interval, at: Vec<String>, found: &mut Vec<Diagnostic>) {
+    if first > longest {
+        let problem =
+            Diagnostic::error("invalid-value", format!("`backoff` is {first}, and no pause is longer than `max_backoff`, {longest}"));
+        found.push(
+            problem.at(["backoff"]).under(at).help(format!("give `max_backoff`, too: `{{ backoff: {first}, max_backoff: {first} }}`")),
+        );
+    }
 }
 
 fn named(with: &NamedSql) -> Vec<(String, String)> {
@@ -182,6 +225,7 @@ fn lines(name: &str, step: &spec::Step, found: &mut Vec<Diagnostic>) -> Option<L
 
 /// Every type of answer is about one step and says one thing.
 fn answers(steps: &[definition::Step], found: &mut Vec<Diagnostic>) {
+    let commands = || steps.iter().flat_map(|step| [Call::Do, Call::Ask, Call::Undo].into_iter().filter_map(|call| step.message(call)));
     let mut known: Vec<(&str, definition::Said, &str)> = Vec::new();
     for step in steps {
         for (event_type, said) in step.answers() {
@@ -198,7 +242,14 @@ fn answers(steps: &[definition::Step], found: &mut Vec<Diagnostic>) {
                          or rename them in a `map` step before this one",
                     ));
                 }
-                None => known.push((event_type, said, &step.name)),
+                None => {
+                    if commands().any(|command| command.event_type == event_type) {
+                        let message = format!("`{event_type}` is a command of this saga, and can't be an answer, too");
+                        let problem = Diagnostic::error("saga-answers", message).at(["steps", &step.name]);
+                        found.push(problem.help("name the event by which the participant answers"));
+                    }
+                    known.push((event_type, said, &step.name));
+                }
             }
         }
     }

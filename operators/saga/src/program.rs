@@ -178,7 +178,8 @@ impl Findings<'_> {
         })
     }
 
-    fn lines(&mut self, step: &str, lines: &Lines, scope: &Scope) -> Option<(LineProgram, FieldRef)> {
+    /// The lines of a step and their type, or what is wrong with them first.
+    fn lines(&mut self, step: &str, lines: &Lines, scope: &Scope) -> Result<(LineProgram, FieldRef), String> {
         let before = self.0.len();
         let path = |key: &str| ["steps", step, key].map(String::from).to_vec();
         let each = Template::new([("each", lines.each.as_str())], &scope.with([]));
@@ -203,6 +204,14 @@ impl Findings<'_> {
             ("by", by.as_ref().and_then(|by| by.fields.first()).map(|field| field.data_type())),
             ("answers_for", answers_for.as_ref().map(Expr::data_type)),
         ];
+        if let [(_, Some(by)), (key, Some(of_answers))] = types
+            && by != of_answers
+            && ![by, of_answers].into_iter().all(|of| of.is_integer() || *of == DataType::Utf8)
+        {
+            let message = format!("lines are told apart by {}, and `answers_for` is {}", type_said(by), type_said(of_answers));
+            let found = Diagnostic::error("saga-lines", message).at(path(key));
+            self.0.push(found.help("cast one of them: they are compared as texts, and the same number is another text in another type"));
+        }
         for (key, data_type) in types {
             if let Some(data_type) = data_type.filter(|data_type| !is_groupable(data_type)) {
                 let message = format!("lines can't be told apart by {}", type_said(data_type));
@@ -210,8 +219,10 @@ impl Findings<'_> {
                 self.0.push(found.help("use a text or a number that no two lines of a saga have in common"));
             }
         }
-        let (Some(each), Some(item), Some(by), Some(answers_for)) = (each, item, by, answers_for) else { return None };
-        (self.0.len() == before).then_some((LineProgram { each, by, answers_for }, item))
+        match (self.0.get(before), each, item, by, answers_for) {
+            (None, Some(each), Some(item), Some(by), Some(answers_for)) => Ok((LineProgram { each, by, answers_for }, item)),
+            (first, ..) => Err(first.map_or_else(String::new, |found| format!("its lines: {}", found.message))),
+        }
     }
 }
 
@@ -225,16 +236,17 @@ impl Program {
             let of = step.lines.as_ref().map(|lines| findings.lines(&step.name, lines, scope));
             let line = of.iter().flatten().map(|(_, item)| item.as_ref().clone().with_name(LINE).with_nullable(true));
             let columns = scope.with(line.chain([attempt()]));
-            let known = !matches!(of, Some(None));
             let of_call = |call: Call, key: &str, findings: &mut Findings<'_>| {
                 let message = step.message(call)?;
                 // Without its list, whatever reads `line` is wrong for that reason alone.
-                let sending = if known { findings.template(&["steps", &step.name, key], message, &columns) } else { Err("each".into()) };
-                Some(sending)
+                Some(match &of {
+                    Some(Err(why)) => Err(why.clone()),
+                    _ => findings.template(&["steps", &step.name, key], message, &columns),
+                })
             };
             let all = [(Call::Do, "send"), (Call::Ask, "unknown"), (Call::Undo, "undo")];
             calls.push(all.map(|(call, key)| of_call(call, key, &mut findings)));
-            lines.push(of.map(|of| of.map(|(lines, _)| lines).ok_or_else(|| "its list is wrong".to_string())));
+            lines.push(of.map(|of| of.map(|(lines, _)| lines)));
         }
         let ended = scope.with([Field::new(CAUSE, DataType::Utf8, true)]);
         let ends = [
