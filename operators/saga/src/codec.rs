@@ -6,13 +6,18 @@
 //! step    number of tasks · tasks      task   line · state · attempt · asks · undos · failures · order · flags · due
 //! ```
 
+use operator_core::stores::MAX_ROW;
 use operator_core::stores::bytes::{Reader, put_bytes, put_i128, put_u64};
 use operator_core::{Millis, StateError};
 
-use crate::machine::{Instance, Phase, State, Task};
+use crate::machine::{Instance, LONGEST_TEXT, Phase, State, Task};
 
 /// Version of the encoding.
 pub const VERSION: u8 = 1;
+
+/// Bytes of the longest length or count, and of the longest time behind its flag.
+const LENGTH: usize = 10;
+const TIME: usize = 11;
 
 /// A saga as it is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +59,15 @@ impl Kept {
             put_u64(tasks.len() as u64, out);
             tasks.iter().for_each(|task| put_task(task, out));
         }
+    }
+
+    /// Why a saga that begins can't be kept, if so. It has room for the most that it can become, so that it never outgrows its record: the
+    /// number of its tasks and their names stay, its texts have a bound, and numbers and times have a longest form.
+    pub fn too_large(&self) -> Option<String> {
+        let of_task = |task: &Task| 2 * LENGTH + task.line.len() + 2 + 5 * LENGTH + TIME;
+        let tasks: usize = self.instance.steps.iter().flatten().map(of_task).sum();
+        let own = 3 + self.definition.len() + 2 * LONGEST_TEXT + 10 * LENGTH + 3 * TIME + self.instance.steps.len() * LENGTH;
+        (tasks + own > MAX_ROW).then(|| format!("the saga's lines may take {} bytes of state; the limit is {MAX_ROW}", tasks + own))
     }
 
     /// # Errors
@@ -154,5 +168,29 @@ mod tests {
         }
         bytes.push(0);
         assert!(Kept::read(&bytes).is_err());
+    }
+
+    /// The largest of each number, time and text fits into what is counted when the saga begins.
+    #[test]
+    fn a_saga_that_may_begin_never_outgrows_its_record() {
+        let lines = |count: usize| (0..count).map(|line| format!("{line:0>256}")).collect::<Vec<_>>();
+        let begun = |count| {
+            let instance = Instance::new([lines(count), vec![String::new()]]);
+            Kept { definition: "12345678".into(), instance, sequence: 0, since: 0, timer: None }
+        };
+        let most = (0..3_000).rev().find(|count| begun(*count).too_large().is_none()).unwrap();
+        assert!(most > 2_000, "{most}");
+        let mut kept = begun(most);
+        (kept.sequence, kept.since, kept.timer) = (u64::MAX, Millis::MIN, Some(Millis::MIN));
+        let instance = &mut kept.instance;
+        (instance.cause, instance.trouble) = ("x".repeat(LONGEST_TEXT), "x".repeat(LONGEST_TEXT));
+        (instance.order, instance.forget) = (u32::MAX, Some(Millis::MIN));
+        for task in instance.steps.iter_mut().flatten() {
+            (task.attempt, task.asks, task.undos, task.failures, task.order) = (u32::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX);
+            task.due = Some(Millis::MIN);
+        }
+        let mut bytes = Vec::new();
+        kept.put(&mut bytes);
+        assert!(bytes.len() <= MAX_ROW, "{}", bytes.len());
     }
 }

@@ -1,14 +1,13 @@
 //! Sagas as the entries of a step's changelog have them, for people: outside of a worker, and without the pipeline's inputs.
 
-use std::collections::BTreeMap;
-
 use arrow::datatypes::Fields;
 use operator_core::{MemoryState, Millis, State, StateError};
 
 use crate::codec::Kept;
 use crate::definition::Definition;
+use crate::operator::Stores;
 use crate::outputs::{View, text_of};
-use crate::plan::{INSTANCES, SagaPlan, version};
+use crate::plan::INSTANCES;
 
 /// Collects entries of a changelog, in their order.
 #[derive(Default)]
@@ -52,19 +51,8 @@ impl Sagas {
     /// # Errors
     /// An entry can't be read: it was written by another version, or the topic is not the changelog of a saga.
     pub fn all(&self) -> Result<Vec<Shown>, StateError> {
-        let [definitions, instances, _] = SagaPlan::stores(&Fields::empty());
-        let (mut known, mut failure): (BTreeMap<String, Definition>, Option<String>) = Default::default();
-        definitions.rows(&[], &self.state, &mut |row| {
-            let read = serde_json::from_slice::<Definition>(row.row).map_err(|e| e.to_string());
-            match read.and_then(|definition| Ok((version(&definition)?.0, definition))) {
-                Ok((version, definition)) => drop(known.insert(version, definition)),
-                Err(why) => failure = Some(why),
-            }
-            failure.is_none()
-        })?;
-        if let Some(why) = failure {
-            return Err(StateError::new(format!("the definition of a saga can't be read: {why}")));
-        }
+        let stores = Stores::new(&Fields::empty());
+        let known = stores.versions(&self.state)?;
         let mut keys = Vec::new();
         self.state.scan(&[INSTANCES], &[INSTANCES + 1], &mut |key, _| {
             keys.push(key.get(1..).unwrap_or_default().to_vec());
@@ -72,7 +60,7 @@ impl Sagas {
         })?;
         let (mut sagas, mut bytes) = (Vec::new(), Vec::new());
         for key in keys {
-            if instances.get(&key, &[], &self.state, &mut bytes)?.is_none() {
+            if stores.instances.get(&key, &[], &self.state, &mut bytes)?.is_none() {
                 continue;
             }
             let kept = Kept::read(&bytes)?;

@@ -15,14 +15,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, StringArray};
+use arrow::datatypes::Fields;
 use operator_core::batch::SystemRow;
 use operator_core::stores::{KeyedRow, KeyedRows};
-use operator_core::{Batch, Context, Input, Operator, StateError, Time, Timer, TimerKind};
+use operator_core::{Batch, Context, Input, Operator, State, StateError, Time, Timer, TimerKind};
 
 use crate::codec::Kept;
 use crate::definition::{Definition, Said};
 use crate::machine::{Event, Ignored, Instance, Place};
-use crate::outputs::Cause;
+use crate::outputs::{Cause, text_of};
 use crate::plan::{InputPlan, SagaPlan};
 use crate::program::{Program, texts};
 use crate::start::{Begun, begun};
@@ -56,6 +57,27 @@ pub struct Stores {
 }
 
 impl Stores {
+    pub fn new(kept: &Fields) -> Stores {
+        let [definitions, instances, kept] = SagaPlan::stores(kept);
+        Stores { definitions, instances, kept }
+    }
+
+    /// The definitions that sagas began with, by version. The version is that under which a definition was stored: another version of the
+    /// program may write the same definition as another text.
+    pub fn versions(&self, state: &dyn State) -> Result<BTreeMap<String, Definition>, StateError> {
+        let (mut versions, mut failure) = (BTreeMap::new(), None);
+        self.definitions.rows(&[], state, &mut |row| {
+            match (text_of(row.id), serde_json::from_slice(row.row)) {
+                (Some(version), Ok(definition)) => drop(versions.insert(version.to_string(), definition)),
+                (_, Err(e)) => failure = Some(e.to_string()),
+                (None, _) => failure = Some("its version is not a text".into()),
+            }
+            failure.is_none()
+        })?;
+        let unreadable = |e| StateError::new(format!("the definition of a saga in state can't be read: {e}"));
+        failure.map_or(Ok(versions), |e| Err(unreadable(e)))
+    }
+
     /// The saga under `key`.
     pub fn live(&self, key: &[u8], cx: &mut Context<'_>) -> Result<Option<Live>, StateError> {
         let mut bytes = Vec::new();
@@ -63,11 +85,8 @@ impl Stores {
             return Ok(None);
         }
         let kept = Kept::read(&bytes)?;
-        // Without transactions state can have a saga and not what was kept with it.
-        if self.kept.get(key, &[], cx.state(), &mut bytes)?.is_none() {
-            return Err(StateError::new("a saga in state lacks what was kept of its starting row"));
-        }
-        Ok(Some(Live::new(key, kept, bytes)))
+        // Without transactions a crash can leave a saga without what is kept of its starting row. That row comes again, and begins it.
+        Ok(self.kept.get(key, &[], cx.state(), &mut bytes)?.map(|_| Live::new(key, kept, bytes)))
     }
 }
 
@@ -109,9 +128,9 @@ fn at(texts: Option<&StringArray>, row: usize) -> Option<&str> {
 
 impl SagaOperator {
     pub fn new(plan: Arc<SagaPlan>) -> SagaOperator {
-        let [definitions, instances, kept] = SagaPlan::stores(&plan.scope.kept);
+        let stores = Stores::new(&plan.scope.kept);
         let programs = BTreeMap::from([(plan.program.version.clone(), plan.program.clone())]);
-        SagaOperator { plan, stores: Stores { definitions, instances, kept }, programs, loaded: false, is_kept: false }
+        SagaOperator { plan, stores, programs, loaded: false, is_kept: false }
     }
 
     /// Reads the definitions of earlier versions.
@@ -119,15 +138,7 @@ impl SagaOperator {
         if self.loaded {
             return Ok(());
         }
-        let mut texts = Vec::new();
-        self.stores.definitions.rows(&[], cx.state(), &mut |row| {
-            texts.push(row.row.to_vec());
-            true
-        })?;
-        for text in texts {
-            let unreadable = |e: &dyn std::fmt::Display| StateError::new(format!("the definition of a saga in state can't be read: {e}"));
-            let definition: Definition = serde_json::from_slice(&text).map_err(|e| unreadable(&e))?;
-            let (version, _) = crate::plan::version(&definition).map_err(|e| unreadable(&e))?;
+        for (version, definition) in self.stores.versions(cx.state())? {
             if !self.programs.contains_key(&version) {
                 let mut program = Program::compile(version.clone(), definition, &self.plan.scope, &mut Vec::new());
                 program.bind(false, &self.plan.commands, &self.plan.ended);
@@ -160,14 +171,16 @@ impl SagaOperator {
         let causes = rows.input.causes.of(rows.input.schema.fields(), batch)?;
         let (system, begun) = (batch.system()?, begun(&plan, batch, &rows.ids)?);
         for (row, begun) in begun.into_iter().enumerate() {
-            let Some(id) = rows.id(row) else {
-                cx.reject(batch, row, "the saga's id is null");
+            let Some(id) = rows.id(row).filter(|id| !id.is_empty()) else {
+                cx.reject(batch, row, if rows.id(row).is_some() { "the saga's id is empty" } else { "the saga's id is null" });
                 continue;
             };
             let cause = Cause { system: system.row(row), id: causes.id(row).to_string() };
             let key = crate::outputs::key(id);
-            if turn.find(&key, &self.stores, cx)?.is_some() {
-                turn.ignore(Some(id), START, None, "a saga of this id has begun before", &cause.system, cx);
+            if let Some(place) = turn.find(&key, &self.stores, cx)? {
+                let same = begun.is_ok_and(|begun| turn.is_repeat(place, &begun));
+                let why = if same { "a saga of this id has begun before" } else { "a saga of this id has begun before, from another row" };
+                turn.ignore(Some(id), START, None, why, &cause.system, cx);
                 continue;
             }
             match begun {

@@ -12,21 +12,19 @@ use operator_event::{EventRows, Uuid};
 
 use crate::codec::Kept;
 use crate::definition::Call;
-use crate::machine::{Effect, Event, Ignored, Instance, Place, State, step};
+use crate::machine::{Effect, Event, Ignored, Instance, Place, State, Task, step};
 use crate::operator::{Stores, task_of};
 use crate::outputs::{Cause, IgnoredRows, States, StuckRow, StuckRows, View, text_of};
 use crate::plan::SagaPlan;
 use crate::program::Program;
 use crate::spec::INPUTS;
+use crate::start::Begun;
 
 const COMMANDS: Port = Port(0);
 const ENDED: Port = Port(1);
 const STATES: Port = Port(2);
 const STUCK: Port = Port(3);
 const IGNORED: Port = Port(4);
-
-/// Bytes of a saga that begins, at most: what it becomes must fit into a record, too.
-const LARGEST: usize = 1 << 18;
 
 /// A saga in memory.
 pub struct Live {
@@ -86,10 +84,7 @@ impl Live {
 
     /// Why it can't be kept, if so.
     pub fn too_large(&self) -> Option<String> {
-        let mut bytes = Vec::new();
-        self.kept.put(&mut bytes);
-        let lines = || format!("the saga's lines have {} bytes to keep in state; the limit is {LARGEST}", bytes.len());
-        too_large(&self.key, &[]).or_else(|| (bytes.len() > LARGEST).then(lines))
+        too_large(&self.key, &[]).or_else(|| self.kept.too_large())
     }
 }
 
@@ -136,6 +131,13 @@ impl<'p> Turn<'p> {
         let version = &self.live(place)?.kept.definition;
         let missing = || StateError::new(format!("the definition {version}, with which a saga began, is missing in state"));
         programs.get(version).cloned().ok_or_else(missing)
+    }
+
+    /// A row begins the saga that has begun already, with the same lines and the same to keep.
+    pub fn is_repeat(&self, place: usize, begun: &Begun) -> bool {
+        let Some(live) = self.lives.get(place) else { return false };
+        let lines = |tasks: &Vec<Task>| tasks.iter().map(|task| task.line.clone()).collect::<Vec<_>>();
+        live.row == begun.kept && live.kept.instance.steps.iter().map(lines).eq(begun.lines.iter().cloned())
     }
 
     pub fn place_of(&self, place: usize, step: usize, line: Option<&str>) -> Option<Place> {

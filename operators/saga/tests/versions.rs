@@ -143,6 +143,31 @@ fn a_command_that_can_not_be_expressed_fails() {
     assert_eq!(partition.row(&new, 1, &["o1", "stock.released"]), ["orders.cancelled"]);
 }
 
+/// Another version of the program may know more of a definition, and write it as another text: it is found by the version it has in state.
+#[test]
+fn a_definition_is_found_by_the_version_in_state() {
+    let old = version(&charge("\"amount\": \"1\"", "payments.declined"));
+    let new = version(&charge("\"amount\": \"2\"", "payments.declined"));
+    let mut partition = Partition::default();
+    assert_eq!(partition.row(&old, 0, &["o1"]), ["stock.reserve"]);
+    let definition = partition.state.entries.values_mut().find(|value| value.windows(8).any(|bytes| bytes == b"\"steps\":")).unwrap();
+    let text = String::from_utf8_lossy(definition).replacen("\"steps\":", "\"later\":1,\"steps\":", 1);
+    *definition = text.into_bytes();
+    assert_eq!(partition.row(&new, 1, &["o1", "stock.reserved"]), ["payments.charge"]);
+}
+
+/// Without transactions a crash can cut what a commit writes: a saga, and nothing of its starting row, which comes again.
+#[test]
+fn a_saga_without_its_starting_row_begins_when_that_comes_again() {
+    let saga = version(&charge("\"amount\": \"1\"", "payments.declined"));
+    let mut partition = Partition::default();
+    assert_eq!(partition.row(&saga, 0, &["o1"]), ["stock.reserve"]);
+    partition.state.entries.retain(|key, _| key[0] != 3);
+    assert_eq!(partition.row(&saga, 1, &["o1", "stock.reserved"]), ["there is no saga of this id"]);
+    assert_eq!(partition.row(&saga, 0, &["o1"]), ["stock.reserve"]);
+    assert_eq!(partition.row(&saga, 1, &["o1", "stock.reserved"]), ["payments.charge"]);
+}
+
 #[test]
 fn timers_of_an_earlier_version_fire() {
     let old = version(&charge("\"amount\": \"1\"", "payments.declined"));

@@ -29,6 +29,9 @@ use crate::definition::{Call, Definition, Said};
 
 pub use state::{Phase, State, Status};
 
+/// Bytes of a cause or a trouble, at most: they are in state, in every row of `state` and in the event of the end.
+pub const LONGEST_TEXT: usize = 1_000;
+
 /// One command of a step.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Task {
@@ -321,6 +324,15 @@ impl Machine<'_> {
             None => format!("{name}: {what}"),
         }
     }
+}
+
+/// A text within [`LONGEST_TEXT`].
+fn shortened(mut text: String) -> String {
+    if text.len() > LONGEST_TEXT {
+        text.truncate(text.floor_char_boundary(LONGEST_TEXT - 3));
+        text.push_str("...");
+    }
+    text
 }
 
 fn times(attempts: u32) -> String {

@@ -1,6 +1,6 @@
 //! The steps back: what was done, and what may have been, is taken back, the last first.
 
-use super::{Effect, Ignored, Machine, Phase, Place, State, Status, Task, times};
+use super::{Effect, Ignored, Machine, Phase, Place, State, Status, Task, shortened, times};
 use crate::definition::Call;
 
 impl Machine<'_> {
@@ -32,7 +32,7 @@ impl Machine<'_> {
 
     /// Takes back what was done, and what may have been.
     pub(super) fn compensate(&mut self, cause: String) {
-        (self.instance.phase, self.instance.cause) = (Phase::Compensating, cause);
+        (self.instance.phase, self.instance.cause) = (Phase::Compensating, shortened(cause));
         let places: Vec<Place> = self.instance.tasks().map(|(at, _)| at).collect();
         for at in places {
             let Some(task) = self.instance.task_mut(at) else { continue };
@@ -83,7 +83,7 @@ impl Machine<'_> {
         if let Some(task) = self.instance.task_mut(at) {
             task.settle(State::Stuck);
         }
-        self.instance.trouble = trouble;
+        self.instance.trouble = shortened(trouble);
         self.effects.push(Effect::Stuck { at });
     }
 
