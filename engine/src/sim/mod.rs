@@ -21,6 +21,7 @@ mod clock;
 mod cluster;
 mod consumer;
 mod faults;
+mod foreign;
 mod group;
 mod log;
 mod producer;
@@ -39,6 +40,7 @@ use operator_core::Millis;
 pub use self::clock::MemoryClock;
 pub use self::cluster::Settings;
 pub use self::faults::{FAULTS, Fault, Faults};
+pub use self::foreign::ForeignProducer;
 pub use self::log::{Header, Tombstones};
 
 use self::cluster::{Cluster, transient};

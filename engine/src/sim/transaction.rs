@@ -25,6 +25,8 @@ pub(super) type Identity = (String, u32);
 pub(super) struct Registered {
     epoch: u32,
     open: Option<Open>,
+    /// How long a transaction may be open, if its producer says so.
+    timeout: Option<Millis>,
 }
 
 struct Open {
@@ -95,11 +97,17 @@ fn fenced(id: &str) -> BrokerError {
 impl Cluster {
     /// A new epoch of `id`; whatever the last one left open is aborted before this returns.
     pub fn init(&mut self, id: &str) -> Identity {
+        self.init_with(id, None)
+    }
+
+    /// The same, with a timeout of its own.
+    pub fn init_with(&mut self, id: &str, timeout: Option<Millis>) -> Identity {
         self.complete_all_of(id);
         self.close(id, false);
         self.complete_all_of(id);
         let registered = self.producers.entry(id.to_owned()).or_default();
         registered.epoch += 1;
+        registered.timeout = timeout;
         (id.to_owned(), registered.epoch)
     }
 
@@ -113,7 +121,7 @@ impl Cluster {
     }
 
     /// The open transaction of `identity`, opened now if necessary, with one more target.
-    fn enlist(&mut self, identity: &Identity, target: Target) -> Result<u64, BrokerError> {
+    pub fn enlist(&mut self, identity: &Identity, target: Target) -> Result<u64, BrokerError> {
         self.check(identity)?;
         if self.producers.get(&identity.0).is_some_and(|registered| registered.open.is_none()) {
             // CONCURRENT_TRANSACTIONS: the client retries until the last one's markers are written.
@@ -187,8 +195,11 @@ impl Cluster {
 
     /// Aborts what is open for too long; the producer is fenced by a new epoch.
     pub fn expire_transactions(&mut self, now: Millis) {
-        let limit = now - self.settings.transaction_timeout;
-        let expired = |registered: &Registered| registered.open.as_ref().is_some_and(|open| open.since < limit);
+        let usual = self.settings.transaction_timeout;
+        let expired = |registered: &Registered| {
+            let limit = now - registered.timeout.unwrap_or(usual);
+            registered.open.as_ref().is_some_and(|open| open.since < limit)
+        };
         let ids: Vec<String> = self.producers.iter().filter(|(_, registered)| expired(registered)).map(|(id, _)| id.clone()).collect();
         for id in ids {
             self.close(&id, false);

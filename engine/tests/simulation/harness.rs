@@ -1,19 +1,22 @@
 //! A pipeline, its input and a schedule of steps, faults and crashes, all from one seed.
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use headwater_engine::broker::{Broker, Clock};
+use headwater_engine::broker::{Broker, Clock, TopicPartition};
 use headwater_engine::lane::{LaneConfig, RunningLane, Runtime, Stepped};
 use headwater_engine::operators::{Kind, Operators};
 use headwater_engine::pipeline::Pipeline;
 use headwater_engine::plan::{Plan, plan, topics_to_create};
-use headwater_engine::sim::{BrokerCatalog, Faults, MemoryBroker, MemoryClock};
+use headwater_engine::sim::{BrokerCatalog, CommittedRecord, Fault, Faults, MemoryBroker, MemoryClock};
 use headwater_engine::stats::{Snapshot, Stats};
 use headwater_engine::yaml;
 
 use crate::remind::Remind;
+use crate::world::{Trouble, World};
 
 pub const PARTITIONS: i32 = 3;
 
@@ -25,6 +28,8 @@ pub const TRAILS: i64 = 62_000;
 
 /// Steps of the clock in a silence: shorter than the session timeout.
 const STRIDE: i64 = 5_000;
+/// Orders of each half that come in the silence behind it.
+const LAST: usize = 8;
 
 const PIPELINE: &str = over_orders!(
     r#"steps:
@@ -89,13 +94,31 @@ pub struct Order {
     pub broken: bool,
     /// The half of the input it belongs to: the sources are silent behind each.
     pub half: usize,
+    /// Where it is in its partition, once it was written.
+    pub offset: i64,
+}
+
+impl Order {
+    /// The value of its record.
+    pub fn text(&self) -> String {
+        let Order { id, product, amount, at, .. } = self;
+        match self.broken {
+            true => format!("{{\"id\":\"{id}\",\"amount\":\"x\""),
+            false => format!("{{\"id\":\"{id}\",\"product\":\"{product}\",\"amount\":{amount},\"at\":{at}}}"),
+        }
+    }
 }
 
 /// The input of a run.
+#[derive(Clone)]
 pub struct Case {
     pub orders: Vec<Order>,
     /// A setting of the topic `copies`, of which some orders make records that the brokers refuse.
     pub limit: Option<&'static str>,
+    /// In a disturbed run some orders are written in transactions of their application, which decide about their order, too.
+    pub in_transactions: bool,
+    /// By how many milliseconds the wall clock is wrong at times. Timers of the wall clock that are set meanwhile fire later by as much.
+    pub clock_ahead: i64,
 }
 
 /// Small deterministic random numbers.
@@ -133,9 +156,9 @@ impl Case {
             let partition = headwater_formats::partition(id.as_bytes(), PARTITIONS);
             let amount = random.below(100) as i64 - 10;
             let product = format!("p{}", random.below(5));
-            orders.push(Order { partition, id, product, amount, at, broken: random.below(40) == 0, half });
+            orders.push(Order { partition, id, product, amount, at, broken: random.below(40) == 0, half, offset: -1 });
         }
-        Case { orders, limit: None }
+        Case { orders, limit: None, in_transactions: true, clock_ahead: 3_600_000 }
     }
 
     /// Some orders are too large for the topic `copies`, though not for others.
@@ -158,6 +181,10 @@ impl Case {
 pub struct Outcome {
     pub broker: MemoryBroker,
     pub stats: Vec<Snapshot>,
+    /// The orders as they are in the log, by partition and offset.
+    pub case: Case,
+    pub faults: BTreeMap<Fault, u64>,
+    pub troubles: BTreeMap<Trouble, u64>,
 }
 
 pub struct Run<'a> {
@@ -168,6 +195,9 @@ pub struct Run<'a> {
     plan: Arc<Plan>,
     state: tempfile::TempDir,
     stats: Vec<Arc<Stats>>,
+    world: World<'a>,
+    /// A second process with the transactional ids of a lane that runs.
+    second: Option<RunningLane>,
 }
 
 pub fn operators() -> Operators {
@@ -211,34 +241,35 @@ impl<'a> Run<'a> {
         let pipeline = Pipeline::read(&root).0.unwrap();
         let plan = plan(&pipeline, &root, &operators(), &BrokerCatalog(&broker)).unwrap_or_else(|found| panic!("{found:#?}"));
         broker.create_topics(&topics_to_create(&plan)).unwrap();
-        Run { case, seed, broker, clock, plan: Arc::new(plan), state: tempfile::tempdir().unwrap(), stats: Vec::new() }
+        let world = World::new(case, &broker, &plan, seed);
+        let state = tempfile::tempdir().unwrap();
+        Run { case, seed, broker, clock, plan: Arc::new(plan), state, stats: Vec::new(), world, second: None }
     }
 
     /// A lane of a worker of its own, not started.
     fn lane(&mut self, index: usize) -> RunningLane {
+        self.lane_in(index, &format!("lane{index}"))
+    }
+
+    fn lane_in(&mut self, index: usize, dir: &str) -> RunningLane {
         let runtime = runtime(&self.plan, &self.broker);
         self.stats.push(runtime.stats.clone());
-        let state_dir: Option<PathBuf> = (!self.seed.is_multiple_of(3)).then(|| self.state.path().join(format!("lane{index}")));
+        let state_dir: Option<PathBuf> = (!self.seed.is_multiple_of(3)).then(|| self.state.path().join(dir));
         let config = LaneConfig { state_dir, epoch_rows: 20 + self.seed % 50, ..LaneConfig::new("w", index) };
         RunningLane::new(runtime, config)
     }
 
-    fn feed(&self, order: &Order) {
-        let value = match order.broken {
-            true => format!("{{\"id\":\"{}\",\"amount\":\"x\"", order.id),
-            false => {
-                let at = order.at;
-                format!("{{\"id\":\"{}\",\"product\":\"{}\",\"amount\":{},\"at\":{at}}}", order.id, order.product, order.amount)
-            }
-        };
-        self.broker.append("orders", order.partition, Some(order.id.as_bytes()), Some(value.as_bytes()), Some(order.at), &[]).unwrap();
+    /// The orders of one half.
+    fn half(&self, half: usize) -> Range<usize> {
+        let before = self.case.orders.iter().filter(|order| order.half < half).count();
+        before..before + self.case.orders.iter().filter(|order| order.half == half).count()
     }
 
     /// Two lanes, everything goes well.
     pub fn undisturbed(mut self) -> Outcome {
         let mut lanes: Vec<RunningLane> = (0..2).map(|i| self.lane(i)).collect();
         for (half, until) in SILENT_AT.into_iter().enumerate() {
-            self.case.orders.iter().filter(|order| order.half == half).for_each(|order| self.feed(order));
+            self.half(half).for_each(|n| self.world.write(n));
             self.settle(&mut lanes);
             self.silence(&mut lanes, until);
         }
@@ -249,45 +280,82 @@ impl<'a> Run<'a> {
     /// silent. Twice.
     pub fn disturbed(mut self) -> Outcome {
         let mut random = Random::new(self.seed ^ 77);
+        let mut faults = BTreeMap::new();
         let mut lanes: Vec<RunningLane> = (0..3).map(|i| self.lane(i)).collect();
         for (half, until) in SILENT_AT.into_iter().enumerate() {
-            self.broker.set_faults(Faults::everything(self.seed, 60));
-            self.trouble(half, &mut random, &mut lanes);
+            let orders = self.half(half);
+            let last = orders.end - LAST;
+            self.broker.set_faults(faults_of_calls(self.seed + half as u64));
+            self.trouble(orders.start..last, &mut random, &mut lanes);
+            self.broker.faults_happened().into_iter().for_each(|(fault, count)| *faults.entry(fault).or_default() += count);
             // Everything heals: from here on, progress is owed.
             self.broker.set_faults(Faults::none());
+            self.world.heal();
             lanes.clear();
+            self.second = None;
             self.clock.advance(120_000);
             self.broker.expire_dropped();
             self.broker.settle();
             lanes = (0..2).map(|i| self.lane(i)).collect();
             self.settle(&mut lanes);
+            self.hidden_silence(last..orders.end, &mut lanes);
             self.silence(&mut lanes, until);
             lanes.push(self.lane(2));
         }
-        self.finish(lanes)
+        Outcome { faults, ..self.finish(lanes) }
     }
 
-    /// Feeds one half of the input while faults happen and lanes die.
-    fn trouble(&mut self, half: usize, random: &mut Random, lanes: &mut [RunningLane]) {
-        let case = self.case;
-        let mut orders = case.orders.iter().filter(|order| order.half == half).peekable();
+    /// Writes orders while faults happen and lanes die.
+    fn trouble(&mut self, orders: Range<usize>, random: &mut Random, lanes: &mut [RunningLane]) {
+        let mut orders = orders.peekable();
         for turn in 0..3_000u64 {
-            self.clock.advance(1 + random.below(8) as i64);
-            if orders.peek().is_some() && random.below(3) == 0 {
-                orders.next().into_iter().for_each(|order| self.feed(order));
+            let takes = self.world.turn();
+            self.clock.advance(1 + random.below(8) as i64 + takes);
+            if random.below(8) == 0 {
+                self.world.again().or_else(|| orders.next()).into_iter().for_each(|n| self.world.write(n));
             }
             let index = random.below(3) as usize;
             match random.below(400) {
-                0 => lanes[index] = self.lane(index),
+                0 => {
+                    lanes[index] = self.lane(index);
+                    self.world.disk(&self.state.path().join(format!("lane{index}")));
+                }
                 1 if turn % 2 == 0 => self.broker.expire_dropped(),
+                2 => {
+                    let second = self.lane_in(index, "second");
+                    self.world.second_process();
+                    self.second = Some(std::mem::replace(&mut lanes[index], second));
+                }
+                3 | 4 => self.second = None,
                 _ => {}
             }
-            if lanes[index].runs() || random.below(20) == 0 {
-                let stepped = lanes[index].step(Duration::ZERO);
-                assert!(stepped.is_ok(), "seed {}: a lane stopped for good: {stepped:?}", self.seed);
+            if let Some(second) = self.second.as_mut().filter(|lane| lane.runs()) {
+                step(second, self.seed);
+            }
+            if !self.world.is_frozen(index) && (lanes[index].runs() || random.below(20) == 0) {
+                step(&mut lanes[index], self.seed);
             }
         }
-        orders.for_each(|order| self.feed(order));
+        orders.for_each(|n| self.world.write(n));
+    }
+
+    /// The last orders come while time passes, and what hides them must not look like silence.
+    fn hidden_silence(&mut self, orders: Range<usize>, lanes: &mut [RunningLane]) {
+        self.world.hides_silence();
+        for n in orders {
+            self.clock.advance(STRIDE);
+            self.world.write(n);
+            // Lanes that were not scheduled learn that their group has gone on without them.
+            if n % 4 == 0 {
+                self.clock.advance(3 * STRIDE);
+            }
+            for turn in 0..200 {
+                self.clock.work(1);
+                step(&mut lanes[turn % 2], self.seed);
+            }
+        }
+        self.world.heal();
+        self.settle(lanes);
     }
 
     /// Nothing is written until the wall clock shows `until`.
@@ -336,9 +404,8 @@ impl<'a> Run<'a> {
     fn is_done(&self) -> bool {
         let committed = self.broker.group_offsets("hw.simulated");
         (0..PARTITIONS).all(|p| {
-            let partition = headwater_engine::broker::TopicPartition::new("orders", p);
-            let end = self.broker.last_stable_offset("orders", p).unwrap_or(0);
-            end == 0 || committed.get(&partition).is_some_and(|c| c.offset == end)
+            let position = committed.get(&TopicPartition::new("orders", p)).map_or(0, |c| c.offset);
+            !self.broker.has_committed("orders", p, position)
         })
     }
 
@@ -346,6 +413,27 @@ impl<'a> Run<'a> {
         for lane in lanes {
             lane.finish(Duration::from_secs(1)).unwrap_or_else(|e| panic!("seed {}: {e}", self.seed));
         }
-        Outcome { broker: self.broker, stats: self.stats.iter().map(|s| s.snapshot()).collect() }
+        let written = self.broker.read_all_committed("orders");
+        let order = |record: &CommittedRecord| {
+            let n: usize = std::str::from_utf8(record.headers[0].1.as_deref().unwrap()).unwrap().parse().unwrap();
+            Order { offset: record.offset, ..self.case.orders[n].clone() }
+        };
+        let case = Case { orders: written.iter().map(order).collect(), ..self.case.clone() };
+        assert_eq!(case.orders.len(), self.case.orders.len(), "seed {}: each order is written once", self.seed);
+        let stats = self.stats.iter().map(|s| s.snapshot()).collect();
+        Outcome { broker: self.broker, stats, case, faults: BTreeMap::new(), troubles: self.world.happened }
     }
+}
+
+/// Commits are rare, and what can become of them is most of it.
+fn faults_of_calls(seed: u64) -> Faults {
+    let often = [Fault::InitFails, Fault::CommittedFails, Fault::CommitRefused, Fault::CommitRequestLost, Fault::CommitReplyLost];
+    let faults = often.into_iter().fold(Faults::everything(seed, 40), |faults, fault| faults.with(fault, 400));
+    faults.with(Fault::CommitLate, 400).with(Fault::AbortFails, 400)
+}
+
+/// One step of a lane, which may end and start again, but not stop.
+fn step(lane: &mut RunningLane, seed: u64) {
+    let stepped = lane.step(Duration::ZERO);
+    assert!(stepped.is_ok(), "seed {seed}: a lane stopped for good: {stepped:?}");
 }

@@ -233,8 +233,8 @@ fn copy(v: &Value) -> String {
 }
 
 /// Without transactions rows may come twice, but none is lost: neither one that passes a step nor one that a step has held.
-pub fn check_nothing_lost(case: &Case, outcome: &Outcome, seed: u64) {
-    let expected = expected(case).copies;
+pub fn check_nothing_lost(outcome: &Outcome, seed: u64) {
+    let expected = expected(&outcome.case).copies;
     for topics in [vec!["copies"], vec!["first", "later", "late-first"], vec!["last", "earlier", "late-last"]] {
         let mut found = Rows::new();
         for v in topics.iter().flat_map(|topic| read(&outcome.broker, topic)) {
@@ -255,8 +255,8 @@ fn updates(what: &str, seed: u64, expected: &[(String, i64, i64)], found: &[(Str
     }
 }
 
-pub fn check(case: &Case, outcome: &Outcome, seed: u64) {
-    let expected = expected(case);
+pub fn check(outcome: &Outcome, seed: u64) {
+    let expected = expected(&outcome.case);
     let broker = &outcome.broker;
     let text = |v: &Value, k: &str| v[k].as_str().unwrap().to_string();
     compare("copies", seed, &expected.copies, &copies_of(broker));
