@@ -19,6 +19,8 @@ use crate::timers::unset;
 
 /// Why commands of aggregates that the sender knew in another version are rejected.
 const OTHER_VERSION: &str = "version";
+/// Why commands are rejected that are so far behind the watermark that nobody knows any more whether they were decided.
+const TOO_OLD: &str = "too_old";
 /// Why commands are rejected that no rule decides about.
 const NO_RULE: &str = "no_rule";
 /// Why commands are rejected that there are no rules for.
@@ -57,7 +59,8 @@ impl World<'_, '_> {
             return Ok(Err(refused(failed)));
         }
         let mut decided = Decided::default();
-        let mut left = self.expected(kind, of, turns, &env, &mut failed, &mut decided)?;
+        let recent = self.recent(kind, turns, &mut decided)?;
+        let mut left = self.expected((kind, of), (turns, recent), &env, &mut failed, &mut decided)?;
         for rule in &of.rules {
             if left.is_empty() || !failed.is_empty() {
                 break;
@@ -97,10 +100,7 @@ impl World<'_, '_> {
         if !failed.is_empty() {
             return Ok(Err(refused(failed)));
         }
-        let rest: Vec<Turn> = left.iter().filter_map(|at| turns.get(*at)).copied().collect();
-        if !rest.is_empty() {
-            self.reject(NO_RULE, kind, &rest, None, &mut decided)?;
-        }
+        self.reject_these(NO_RULE, kind, turns, &left, &mut decided)?;
         Ok(Ok(decided))
     }
 
@@ -151,31 +151,48 @@ impl World<'_, '_> {
         })
     }
 
-    /// Rejects commands whose sender knew another version; those that are left, by their place.
+    /// Rejects commands that may be repeats of forgotten ones; those that are left, by their place.
+    fn recent(&mut self, kind: usize, turns: &[Turn], decided: &mut Decided) -> Result<Vec<usize>, StateError> {
+        let Some(outcomes) = &self.plan.outcomes else { return Ok((0..turns.len()).collect()) };
+        let old = |turn: &Turn| self.rows.causes.own_id(turn.row).is_some() && outcomes.forgotten(self.rows.system.row(turn.row));
+        let (old, recent): (Vec<usize>, Vec<usize>) = (0..turns.len()).partition(|at| turns.get(*at).is_some_and(old));
+        self.reject_these(TOO_OLD, kind, turns, &old, decided)?;
+        Ok(recent)
+    }
+
+    /// Rejects those of the commands in `left` whose sender knew another version; those that are left, by their place.
     fn expected(
         &mut self,
-        kind: usize,
-        of: &CommandPlan,
-        turns: &[Turn],
+        (kind, of): (usize, &CommandPlan),
+        (turns, left): (&[Turn], Vec<usize>),
         env: &RecordBatch,
         failed: &mut Failures,
         decided: &mut Decided,
     ) -> Result<Vec<usize>, StateError> {
-        let all = (0..turns.len()).collect();
-        let Some(expect) = &of.expect else { return Ok(all) };
+        let Some(expect) = &of.expect else { return Ok(left) };
         let wanted = expect.evaluate(env, failed)?;
-        let Some(wanted) = wanted.as_primitive_opt::<Int64Type>().filter(|_| failed.is_empty()) else { return Ok(all) };
+        let Some(wanted) = wanted.as_primitive_opt::<Int64Type>().filter(|_| failed.is_empty()) else { return Ok(left) };
         let mut versions = Vec::with_capacity(turns.len());
         for turn in turns {
             versions.push(self.version(*turn)?);
         }
         let fits = |at: &usize| wanted.is_null(*at) || versions.get(*at) == Some(&wanted.value(*at));
-        let (fit, other): (Vec<usize>, Vec<usize>) = (0..turns.len()).partition(fits);
-        let other: Vec<Turn> = other.iter().filter_map(|at| turns.get(*at)).copied().collect();
-        if !other.is_empty() {
-            self.reject(OTHER_VERSION, kind, &other, None, decided)?;
-        }
+        let (fit, other): (Vec<usize>, Vec<usize>) = left.into_iter().partition(fits);
+        self.reject_these(OTHER_VERSION, kind, turns, &other, decided)?;
         Ok(fit)
+    }
+
+    /// Rejects those of the commands that are at these places, if any.
+    fn reject_these(
+        &mut self,
+        why: &str,
+        kind: usize,
+        turns: &[Turn],
+        these: &[usize],
+        decided: &mut Decided,
+    ) -> Result<(), StateError> {
+        let these: Vec<Turn> = these.iter().filter_map(|at| turns.get(*at)).copied().collect();
+        if these.is_empty() { Ok(()) } else { self.reject(why, kind, &these, None, decided) }
     }
 
     fn version(&self, turn: Turn) -> Result<i64, StateError> {
@@ -223,8 +240,6 @@ impl World<'_, '_> {
             if !wrong.is_empty() {
                 return Ok(());
             }
-            let after = self.plan.state.versions(&hand.states.first().ok_or_else(|| StateError::new("there is no event"))?.rows)?;
-            piece.sequences = after.values().to_vec();
             let steps = turns.iter().zip(before).zip(&hand.states);
             decided.steps.extend(steps.map(|((turn, before), after)| Step { turn: *turn, number, before, after: after.clone() }));
         }
@@ -279,27 +294,26 @@ impl World<'_, '_> {
         Ok(())
     }
 
-    /// Adds events, the `number`-th of each command.
+    /// Adds events, the `number`-th of each command. Those that happen have the version that they lead to, others that of the aggregate.
     fn add(&self, to: To, kind: usize, columns: Vec<ArrayRef>, turns: &[Turn], number: usize, decided: &mut Decided) {
         let name = self.plan.replies.types().get(kind).map_or("", |kind| kind.name.as_str());
         let mut piece = Piece { columns, ..Piece::new(to, kind, number) };
+        let happened = if to == To::Emitted { number as i64 + 1 } else { 0 };
         for turn in turns {
-            let version = self.version(*turn).unwrap_or_default();
+            let sequence = self.version(*turn).unwrap_or_default().saturating_add(happened);
             let key = self.subjects.list.get(turn.place).map_or(&[][..], |subject| subject.key.as_slice());
-            let causes = &self.rows.causes;
-            let unnamed = causes.own_id(turn.row).is_none().then_some(version);
-            let id = event_id(self.plan, causes.id(turn.row), key, name, number, unnamed);
-            piece.push(*turn, self.rows.system.row(turn.row).time, id, version);
+            let id = event_id(self.plan, self.rows.cause(turn.row), key, name, (number, sequence));
+            piece.push(*turn, self.rows.system.row(turn.row).time, id, sequence);
         }
         decided.pieces.push(piece);
     }
 }
 
-/// The id of the `number`-th event, of this type, that a command led to. `version`: of a command that has no id of its own, that of the
-/// aggregate before it, because several can be in one record.
-pub fn event_id(plan: &AggregatePlan, cause: &str, key: &[u8], kind: &str, number: usize, version: Option<i64>) -> Uuid {
-    let (number, version) = ((number as u64).to_be_bytes(), version.unwrap_or(-1).to_be_bytes());
-    plan.ids.of(cause, &[key, kind.as_bytes(), &number, &version])
+/// The id of the `number`-th event, of this type and with this sequence, that a command led to. `cause`: the command's id, and which of the
+/// commands with it this one is.
+pub fn event_id(plan: &AggregatePlan, cause: (&str, u64), key: &[u8], kind: &str, (number, sequence): (usize, i64)) -> Uuid {
+    let [of_cause, number] = [cause.1, number as u64].map(u64::to_be_bytes);
+    plan.ids.of(cause.0, &[&of_cause, key, kind.as_bytes(), &number, &sequence.to_be_bytes()])
 }
 
 /// Aggregates of the hand that what happened can't happen to: the event can't be written, a timer can't be set, or an invariant does not

@@ -20,19 +20,20 @@ use crate::decided::{Decided, Refused};
 use crate::outcomes::Outcomes;
 use crate::outputs::Outputs;
 use crate::plan::AggregatePlan;
-use crate::rows::{Rows, Turn};
+use crate::rows::{LastRecord, Rows, Turn};
 use crate::subjects::Subjects;
 
 /// One `aggregate` step in one partition.
 pub struct Aggregating {
     pub(crate) plan: Arc<AggregatePlan>,
     pub(crate) outcomes: Option<Outcomes>,
+    last_record: LastRecord,
 }
 
 impl Aggregating {
     pub fn new(plan: Arc<AggregatePlan>) -> Aggregating {
         let outcomes = plan.outcomes.clone();
-        Aggregating { plan, outcomes }
+        Aggregating { plan, outcomes, last_record: LastRecord::default() }
     }
 
     /// Decides commands of one kind in a round; those that can't be computed are rejected: how many those are.
@@ -123,7 +124,7 @@ impl Operator for Aggregating {
             return Ok(());
         }
         let plan = self.plan.clone();
-        let mut rows = Rows::new(&plan, batch)?;
+        let mut rows = Rows::new(&plan, batch, &mut self.last_record)?;
         let mut subjects = Subjects::timed(&plan);
         let (rounds, mut rejected) = rows.rounds(&mut subjects, cx);
         subjects.load(&*cx.state())?;
@@ -155,5 +156,6 @@ impl Operator for Aggregating {
         if let Some(outcomes) = &mut self.outcomes {
             outcomes.forget();
         }
+        self.last_record = LastRecord::default();
     }
 }

@@ -1,12 +1,14 @@
 //! What commands led to: so that one that comes again is answered, and changes nothing.
 //!
 //! An entry is kept under the command's id, beside its event time: a command is a repeat if one with its id was less than `remember`
-//! away, and not more than that behind the watermark of the row's partition. Times are divided into spans of the largest power of two
+//! away, and not more than that behind the watermark of the row's partition. Of a command that is further behind itself nobody knows
+//! ([`Outcomes::forgotten`]). Times are divided into spans of the largest power of two
 //! that `remember` holds, and an entry lies at the beginning of its span: so a few look-ups find it, and no second entry is needed to
 //! remove it when its time is over.
 
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, Fields};
+use operator_core::batch::SystemRow;
 use operator_core::stores::bytes::{Reader, put_bytes, put_i128};
 use operator_core::stores::{RowCodec, StoreLayout, TimedRow, TimedRows};
 use operator_core::{Millis, State, StateError};
@@ -66,6 +68,11 @@ impl Outcomes {
     /// How the columns of events of this kind are written.
     pub fn codec(&self, kind: usize) -> Option<&RowCodec> {
         self.kinds.get(kind).map(|(_, codec)| codec)
+    }
+
+    /// What a command of this time led to is not known any more, by the watermark of its row.
+    pub fn forgotten(&self, system: SystemRow) -> bool {
+        system.time < system.watermark.saturating_sub(self.remember)
     }
 
     /// What a command of this id led to, which is the last column of `key`.

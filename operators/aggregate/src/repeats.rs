@@ -51,7 +51,7 @@ impl Aggregating {
                 again.rows.push(&event.row)?;
                 let name = self.plan.replies.types().get(kind).map_or("", |kind| kind.name.as_str());
                 let key = subjects.list.get(turn.place).map_or(&[][..], |subject| subject.key.as_slice());
-                let id = event_id(&self.plan, rows.causes.id(turn.row), key, name, number, None);
+                let id = event_id(&self.plan, rows.cause(turn.row), key, name, (number, event.sequence));
                 again.piece.push(turn, outcome.time, id, event.sequence);
             }
         }
@@ -80,12 +80,13 @@ impl Aggregating {
         }
         let mut id = Vec::new();
         for (turn, mut events) in turns.into_iter().zip(events) {
-            if rows.put_id(turn, subjects, &mut id) {
+            let system = rows.system.row(turn.row);
+            if rows.put_id(turn, subjects, &mut id) && !outcomes.forgotten(system) {
                 if too_large(&[], &events).is_some() {
                     // It is a repeat all the same, which has no answer.
                     events.clear();
                 }
-                outcomes.keep(&id, rows.system.row(turn.row).time, &events, cx.state())?;
+                outcomes.keep(&id, system.time, &events, cx.state())?;
             }
         }
         Ok(())

@@ -24,6 +24,8 @@ pub struct Rows<'a> {
     /// The commands' own ids, if they have some.
     ids: Option<ArrayRef>,
     pub causes: Causes,
+    /// Which row of its record each is, of those without an id of their own; empty if all have one.
+    lines: Vec<u64>,
     pub system: SystemColumns<'a>,
     /// By collection, the key of the entry that each row is about, encoded; `None` where it has none.
     entries: Vec<Option<EntryKeys>>,
@@ -33,6 +35,32 @@ pub struct Rows<'a> {
 struct EntryKeys {
     keys: Vec<Option<Vec<u8>>>,
     failed: Failures,
+}
+
+/// The record that was read last, of those whose rows have no ids of their own: several commands can be in one, also across batches.
+#[derive(Debug, Default)]
+pub struct LastRecord {
+    topic: Option<Arc<str>>,
+    offset: i64,
+    rows: u64,
+}
+
+impl LastRecord {
+    /// Which row of its record each row of the batch is, of those that have no ids of their own, from 0 on. Rows that other steps made when a
+    /// time came are of no record.
+    fn lines(&mut self, batch: &Batch, causes: &Causes) -> Vec<u64> {
+        let line = |(row, offset): (usize, &i64)| {
+            if causes.own_id(row).is_some() {
+                return 0;
+            }
+            if offset < &0 || *offset != self.offset || self.topic.as_ref() != Some(&batch.origin.topic) {
+                (self.topic, self.offset, self.rows) = (Some(batch.origin.topic.clone()), *offset, 0);
+            }
+            self.rows += 1;
+            self.rows - 1
+        };
+        batch.offsets().map(|offsets| offsets.values().iter().enumerate().map(line).collect()).unwrap_or_default()
+    }
 }
 
 /// Commands that are decided at the same time: each of another aggregate.
@@ -47,21 +75,30 @@ pub struct Turn {
 }
 
 impl<'a> Rows<'a> {
-    pub fn new(plan: &AggregatePlan, batch: &'a Batch) -> Result<Rows<'a>, StateError> {
+    /// `last`: the record that the batch before ended with.
+    pub fn new(plan: &AggregatePlan, batch: &'a Batch, last: &mut LastRecord) -> Result<Rows<'a>, StateError> {
         let missing = || StateError::new("the batch lacks a column: this is a bug");
         let (fields, columns) = (plan.input.fields(), batch.rows.columns());
         let keys = plan.key.iter().map(|path| path.values(fields, columns).as_ref().map(keys::canonical));
         let commands = plan.command.values(fields, columns).ok_or_else(missing)?;
         let causes = plan.cause.of(fields, batch)?;
+        let named = causes.own_ids().is_some_and(|ids| ids.null_count() == 0);
+        let lines = if named { Vec::new() } else { last.lines(batch, &causes) };
         Ok(Rows {
             batch,
             keys: keys.collect::<Option<_>>().ok_or_else(missing)?,
             commands: commands.as_string_opt::<i32>().cloned().ok_or_else(missing)?,
             ids: causes.own_ids().map(|ids| Arc::new(ids.clone()) as ArrayRef),
             causes,
+            lines,
             system: batch.system()?,
             entries: plan.collections.iter().map(|_| None).collect(),
         })
+    }
+
+    /// The id of a command, and which of those with this id it is: several rows of a record that have none have that of their place.
+    pub fn cause(&self, row: usize) -> (&str, u64) {
+        (self.causes.id(row), self.lines.get(row).copied().unwrap_or_default())
     }
 
     /// Gives each row a turn: the n-th commands of all aggregates are the n-th round. Rows without a key are rejected; how many those are.

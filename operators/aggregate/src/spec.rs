@@ -20,7 +20,8 @@ pub struct Aggregate {
     /// nothing, and what it led to is said again on the port `replies`.
     #[serde(default)]
     pub id: Option<String>,
-    /// How long the ids of commands are kept, and what they led to, in event time.
+    /// How long the ids of commands are kept, and what they led to, in event time. A command with an id that is further than this behind the
+    /// watermark may be a repeat, and is rejected (`too_old`).
     #[serde(default = "week")]
     pub remember: Interval,
     /// The version that the sender of a command knows: if it is not null and not the aggregate's version, the command is rejected.
