@@ -38,6 +38,10 @@ enum Template {
     FanOut,
     /// Write rows to a ClickHouse table
     Clickhouse,
+    /// Decide commands against state by key: event sourcing
+    Aggregate,
+    /// Carry out a business transaction step by step, or take it back
+    Saga,
 }
 
 /// A file of a template: where, and what. `NAME` stands for the pipeline's name in both.
@@ -73,6 +77,18 @@ impl Template {
             Template::Clickhouse => files!("clickhouse": "pipeline.yaml", "schemas/clickhouse/NAME.sql",
                 "cases/a_row_each/why.txt", "cases/a_row_each/in.business.orders.created.jsonl",
                 "cases/a_row_each/table.analytics.orders.jsonl"),
+            Template::Aggregate => files!("aggregate": "pipeline.yaml", "cases/earned_and_redeemed/why.txt",
+                "cases/earned_and_redeemed/in.commands.points.jsonl",
+                "cases/earned_and_redeemed/out.business.points.events.jsonl",
+                "cases/earned_and_redeemed/out.business.points.replies.jsonl",
+                "cases/earned_and_redeemed/out.business.points.rejections.jsonl",
+                "cases/earned_and_redeemed/out.analytics.points.balances.jsonl"),
+            Template::Saga => files!("saga": "pipeline.yaml", "cases/booked_and_declined/why.txt",
+                "cases/booked_and_declined/in.jsonl",
+                "cases/booked_and_declined/out.commands.hotels.jsonl",
+                "cases/booked_and_declined/out.commands.payments.jsonl",
+                "cases/booked_and_declined/out.business.trips.ended.jsonl",
+                "cases/booked_and_declined/out.analytics.trips.status.jsonl"),
         }
     }
 }
