@@ -61,16 +61,17 @@ def expected(
             # Bytes that are no order go to the dead-letter topic; they are no row, so they do not move the watermark.
             undecodable += 1
             continue
+        before = model.watermark(record.partition)
+        repeat = model.observe(record.partition, record.timestamp_ms, at, str(event["eventId"]), order)
         if more is not None:
-            more.order(model.watermark(record.partition), at, order)
-        model.observe(record.partition, record.timestamp_ms, at, order)
+            more.order(before, at, order, repeat)
     if more is not None:
         watermarks = steps.Watermarks(rules)
         for record in log.read(topics["payments"]):
             event = decode(record.value)
             at = milliseconds(event["timestamp"])
             more.payment(watermarks.pass_by(record.partition, record.timestamp_ms, at), at, event["data"])
-    return model, {"products": len(categories), "customers": len(customers), "orders": model.observed, "undecodable": undecodable}
+    return model, {"products": len(categories), "customers": len(customers), "orders": model.observed, "repeats": model.repeats, "undecodable": undecodable}
 
 
 def rows_of(log: Log, decode: Decoder, topic: str, read: Callable[[dict[str, Any]], Any]) -> tuple[Counter[Any], list[str]]:

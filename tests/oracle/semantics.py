@@ -8,17 +8,20 @@ The rules
 1. Every decodable record of the orders topic is observed in offset order. Before a record, the watermark of its partition is the
    greatest event time of the earlier records in that partition, minus `out_of_order`. A record whose event time lies more than
    `skew` after its Kafka timestamp does not move the watermark: one wrong clock must not close everybody's windows.
-2. An order is valid when total > 0 and it has a currency. Others are filtered; they still move the watermark, because time is
+2. An order is a repeat, and comes out nowhere, when an order of its customer and its `eventId` went on before whose event time is less
+   than `within` away. One whose event time + `remember` < the watermark before it is not compared, and goes on. Repeats move the
+   watermark like others.
+3. An order is valid when total > 0 and it has a currency. Others are filtered; they still move the watermark, because time is
    observed at the source, before any step.
-3. A valid order with total > `high_value` is copied to the high-value topic, as often as it was sent (nothing deduplicates).
-4. Each item of a valid order is a line. Its category comes from the product table; a product that the table does not have keeps its
+4. A valid order with total > `high_value` is copied to the high-value topic.
+5. Each item of a valid order is a line. Its category comes from the product table; a product that the table does not have keeps its
    line, with category null. (A product never changes its category, so it does not matter as of when the table is read.)
-5. A line falls into the tumbling window [start, start + `window`) of its event time, start being a multiple of `window` since 1970.
+6. A line falls into the tumbling window [start, start + `window`) of its event time, start being a multiple of `window` since 1970.
    It is late, and goes to the late topic instead, when window end + `lateness` <= the watermark before its record. So lateness
    depends on the prefix of its own partition only.
-6. Per (product_id, category, window): orders = number of distinct order ids, quantity = sum of quantity,
+7. Per (product_id, category, window): orders = number of distinct order ids, quantity = sum of quantity,
    revenue = sum of quantity * unitPrice, exact.
-7. A window is emitted, once, when window end + `lateness` <= the watermark of every source partition. A partition without a single
+8. A window is emitted, once, when window end + `lateness` <= the watermark of every source partition. A partition without a single
    record therefore holds everything back, unless the run was ended with an idle advance (then: all windows).
 """
 
@@ -41,6 +44,8 @@ class Rules:
     out_of_order: int = 5_000
     lateness: int = 120_000
     skew: int = 300_000
+    within: int = 3_600_000
+    remember: int = 3_600_000
     high_value: Decimal = Decimal(1000)
 
 
@@ -87,8 +92,10 @@ class OrderAnalytics:
         self.high_value: Counter[HighValue] = Counter()
         self.late: Counter[LateLine] = Counter()
         self.observed = 0
+        self.repeats = 0
         self.filtered = 0
         self.lines = 0
+        self._passed: dict[tuple[str, str], list[int]] = {}
         self._newest = dict.fromkeys(range(partitions), NEVER)
         self._cells: dict[tuple[str, str | None, int], _Cell] = {}
 
@@ -97,15 +104,28 @@ class OrderAnalytics:
         newest = self._newest[partition]
         return newest if newest == NEVER else newest - self.rules.out_of_order
 
-    def observe(self, partition: int, record_ms: int, event_ms: int, order: dict[str, Any]) -> None:
-        """Takes the next record of a partition: its Kafka timestamp, its event time and the envelope's data."""
+    def is_repeat(self, before: int, event_ms: int, event_id: str, order: dict[str, Any]) -> bool:
+        """Whether the order went on before; it does now if not. `before`: the watermark before it."""
+        if event_ms + self.rules.remember < before:
+            return False
+        passed = self._passed.setdefault((order["customerId"], event_id), [])
+        if any(abs(event_ms - at) < self.rules.within for at in passed):
+            return True
+        passed.append(event_ms)
+        return False
+
+    def observe(self, partition: int, record_ms: int, event_ms: int, event_id: str, order: dict[str, Any]) -> bool:
+        """Takes the next record of a partition: its Kafka timestamp, its event time, its id and the envelope's data. Whether it is a repeat."""
         before = self.watermark(partition)
         if event_ms - record_ms <= self.rules.skew:
             self._newest[partition] = max(self._newest[partition], event_ms)
         self.observed += 1
+        if self.is_repeat(before, event_ms, event_id, order):
+            self.repeats += 1
+            return True
         if not order["total"] > 0 or order["currency"] is None:
             self.filtered += 1
-            return
+            return False
         if order["total"] > self.rules.high_value:
             self.high_value[HighValue(str(order["orderId"]), order["total"])] += 1
         start = event_ms - event_ms % self.rules.window
@@ -120,6 +140,7 @@ class OrderAnalytics:
             cell.orders.add(str(order["orderId"]))
             cell.quantity += item["quantity"]
             cell.revenue += item["quantity"] * item["unitPrice"]
+        return False
 
     def closed_up_to(self) -> int:
         """Windows that end at or before this moment are closed by the watermarks alone."""

@@ -5,10 +5,10 @@ The rules
 ---------
 1. The watermark before a record is that of `semantics`, of the record's own partition. A record is late for a step when its event time +
    the step's `lateness` < the watermark before it. Every step sees valid orders only.
-2. `bursts`: lines of products whose id ends with 7, by product. In order of time they are cut where the next one comes `GAP` or more
-   after the one before. A session is [time of its first, time of its last + GAP).
-3. `once`: the orders of one id, in order of time, form runs: a run begins with the first order that is in none, and has every order less
-   than `WITHIN` after its first. One of a run goes on, the others are repeats.
+2. `bursts`: lines of orders that are no repeats of `semantics`, of products whose id ends with 7, by product. In order of time they are cut
+   where the next one comes `GAP` or more after the one before. A session is [time of its first, time of its last + GAP).
+3. `once`: the orders of one id, repeats among them, in order of time, form runs: a run begins with the first order that is in none, and
+   has every order less than `WITHIN` after its first. One of a run goes on, the others are repeats.
 4. `paid`: an order and a payment of one order id are a pair when the payment is at most `BEFORE` before and at most `AFTER` after the
    order. An order in time without a pair comes out alone.
 5. Sources are silent for longer than `idle` in the end, so everything is out.
@@ -79,12 +79,12 @@ class Steps:
         self._unpaid: list[tuple[str, int]] = []
         self._payments: dict[str, list[tuple[int, str]]] = defaultdict(list)
 
-    def order(self, before: int, at: int, order: dict[str, Any]) -> None:
-        """Takes an order; `before`: the watermark of its partition before it."""
+    def order(self, before: int, at: int, order: dict[str, Any], repeat: bool = False) -> None:
+        """Takes an order; `before`: the watermark of its partition before it; `repeat`: it is one by the rules of `semantics`."""
         if not order["total"] > 0 or order["currency"] is None:
             return
         order_id = str(order["orderId"])
-        for item in order["items"]:
+        for item in [] if repeat else order["items"]:
             line = Line(order_id, item["productId"], item["quantity"])
             if not line.product_id.endswith("7"):
                 continue

@@ -32,7 +32,7 @@ CATEGORIES = {"p1": "books", "p2": "toys"}
 def order(name: str, *items: tuple[str, int, str], currency: str | None = "EUR", total: str | None = None) -> dict[str, Any]:
     lines = [{"productId": product, "quantity": quantity, "unitPrice": Decimal(price)} for product, quantity, price in items]
     amount = sum((line["quantity"] * line["unitPrice"] for line in lines), Decimal(0))
-    return {"orderId": name, "currency": currency, "total": amount if total is None else Decimal(total), "items": lines}
+    return {"orderId": name, "customerId": "c1", "currency": currency, "total": amount if total is None else Decimal(total), "items": lines}
 
 
 class Folding:
@@ -41,10 +41,12 @@ class Folding:
     def __init__(self, partitions: int = 1):
         self.model = OrderAnalytics(CATEGORIES, partitions)
 
-    def at(self, seconds: float, what: dict[str, Any] | None = None, partition: int = 0, arrives: float | None = None) -> Folding:
+    def at(
+        self, seconds: float, what: dict[str, Any] | None = None, partition: int = 0, arrives: float | None = None, event_id: str = ""
+    ) -> Folding:
         event = int(seconds * 1000)
         record = event if arrives is None else int(arrives * 1000)
-        self.model.observe(partition, record, event, what or order(f"filler-{seconds}", ("p2", 1, "0.01")))
+        self.model.observe(partition, record, event, event_id or str(self.model.observed), what or order(f"filler-{seconds}", ("p2", 1, "0.01")))
         return self
 
     def rows(self, product: str = "p1", closed: int | None = None) -> list[Revenue]:
@@ -62,12 +64,20 @@ class Windows(unittest.TestCase):
             [Revenue("p1", "books", 0, MINUTE, 2, 5, Decimal("0.80")), Revenue("p1", "books", MINUTE, 2 * MINUTE, 1, 1, Decimal("0.30"))],
         )
 
-    def test_a_copy_adds_to_sums_but_is_no_second_order(self) -> None:
+    def test_an_order_under_another_event_id_adds_to_sums_but_is_no_second_order(self) -> None:
         fold = Folding()
         for _ in range(2):
             fold.at(1, order("a", ("p1", 2, "600.00")))
         self.assertEqual(fold.rows(), [Revenue("p1", "books", 0, MINUTE, 1, 4, Decimal("2400.00"))])
         self.assertEqual(fold.model.high_value, Counter({HighValue("a", Decimal("1200.00")): 2}))
+
+    def test_an_event_that_comes_again_counts_once_while_it_is_remembered(self) -> None:
+        first, hour = order("a", ("p1", 1, "2.00")), 3600
+        fold = Folding().at(1, first, event_id="e").at(hour, first, event_id="e").at(hour + 1, first, event_id="e")
+        self.assertEqual((fold.model.repeats, len(fold.rows())), (1, 2))
+        # Behind the watermark by an hour, and by more than that.
+        fold.at(2 * hour + 6, event_id="f").at(hour + 1, first, event_id="e").at(hour, first, event_id="e")
+        self.assertEqual((fold.model.repeats, fold.model.late.total()), (2, 1))
 
     def test_a_product_that_is_not_in_the_table_keeps_its_line(self) -> None:
         self.assertEqual(Folding().at(1, order("a", ("new", 1, "1.00"))).rows("new")[0].category, None)

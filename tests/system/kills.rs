@@ -77,6 +77,8 @@ const SOURCE: &str =
                       out_of_order: 5s, idle: 5s } }
 ";
 const STEPS: &str = "
+  sent: { from: orders, filter: data.total > 0 AND data.currency IS NOT NULL }
+  all: { from: sent, map: { select: { order_id: data.orderId } } }
   sevens: { from: lines, filter: product_id LIKE '%7' }
   bursts:
     from: sevens
@@ -84,10 +86,10 @@ const STEPS: &str = "
       session: { gap: 1s }
       by: [product_id]
       compute: { lines: count(*), orders: count(DISTINCT order_id), quantity: sum(quantity) }
-  once: { from: summary, dedup: { by: order_id, within: 5m, lateness: 30s } }
+  once: { from: all, dedup: { by: order_id, within: 5m, lateness: 30s } }
   receipts: { from: payments, map: { select: { order_id: data.orderId, payment_id: data.paymentId } } }
   paid:
-    from: { left: summary, right: receipts }
+    from: { left: all, right: receipts }
     join:
       kind: left
       on: order_id

@@ -183,14 +183,7 @@ impl World<'_, '_> {
     }
 
     /// Rejects those of the commands that are at these places, if any.
-    fn reject_these(
-        &mut self,
-        why: &str,
-        kind: usize,
-        turns: &[Turn],
-        these: &[usize],
-        decided: &mut Decided,
-    ) -> Result<(), StateError> {
+    fn reject_these(&mut self, why: &str, kind: usize, turns: &[Turn], these: &[usize], decided: &mut Decided) -> Result<(), StateError> {
         let these: Vec<Turn> = these.iter().filter_map(|at| turns.get(*at)).copied().collect();
         if these.is_empty() { Ok(()) } else { self.reject(why, kind, &these, None, decided) }
     }

@@ -79,11 +79,13 @@ pub fn plan(dedup: &Dedup, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> 
         waiting: TimeQueue::new(2, key.clone(), codec),
         runs: TimedRows::new(3, key, of_runs, dedup.within.millis() / PARTS),
     };
-    Ok(planned(dedup, plan))
+    Ok(planned(dedup, cx, plan))
 }
 
-fn planned(dedup: &Dedup, plan: DedupPlan) -> Planned {
+fn planned(dedup: &Dedup, cx: &PlanCx<'_>, plan: DedupPlan) -> Planned {
     let waits = dedup.emit == Emit::OnWatermark;
+    // Rows with equal values in some of the columns share a partition: so do those that are equal in all of them.
+    let together = cx.input.key.as_ref().is_some_and(|key| !key.is_empty() && key.iter().all(|path| plan.by.contains(path)));
     let port = |name: &str| OutputPort { name: name.to_string(), ..OutputPort::main(plan.schema.clone(), KeyEffect::Unchanged) };
     let outputs = vec![
         OutputPort { timed: waits, ..port("") },
@@ -96,10 +98,9 @@ fn planned(dedup: &Dedup, plan: DedupPlan) -> Planned {
         (Emit::OnWatermark, Keep::Last) => plan.lateness.saturating_add(plan.within),
     };
     let mut warnings = Vec::new();
-    if !waits {
+    if !waits && !together {
         let message = "which of two equal rows from different partitions goes on depends on which one arrives first";
-        let help =
-            "remove `emit: at_once` unless equal rows are always written to the same partition, or it does not matter which one goes on";
+        let help = "say at the source that its key is part of `by`, or remove `emit: at_once` unless it does not matter which one goes on";
         warnings.push(Diagnostic::warning("depends-on-arrival", message).at(["emit"]).help(help));
     }
     let plan = Arc::new(plan);

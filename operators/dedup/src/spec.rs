@@ -46,7 +46,8 @@ pub enum Emit {
     #[default]
     OnWatermark,
     /// As they come: a row is a duplicate if one of its key, less than `within` before or after it, went on before. Which of two
-    /// rows from different partitions that is depends on which one arrived first.
+    /// rows from different partitions that is depends on which one arrived first; of a source whose `key` is part of `by`, equal rows are in
+    /// one partition.
     AtOnce,
 }
 

@@ -312,7 +312,8 @@ fn compare(held: &Held, sent: &Sums) -> Comparison {
 }
 
 fn summary(ground: &dyn Ground, running: &[Running], totals: &Totals, interrupted: &AtomicBool) -> Result<(), Failure> {
-    let sent = totals.sent();
+    // The pipelines count an event once that was written twice.
+    let sent = totals.distinct.clone();
     let deadline = Instant::now() + DRAIN;
     let mut found = compare(&ground.held(), &sent);
     eprintln!("the load has ended; waiting for the last windows to close (Ctrl-C to stop now)");
