@@ -19,6 +19,7 @@ mod saga;
 mod sample;
 mod schema;
 mod simulate;
+mod step;
 mod test;
 mod topic;
 

@@ -10,14 +10,14 @@ use headwater_formats::{DecodeError, Decoder, RowBuilder};
 use operator_aggregate::{Aggregate, Found, Replay};
 use operator_core::{InputInfo, MemoryState, PlanCx, Port, Spec};
 
-use super::{Environment, Failure, runtime, topic};
+use super::{Environment, Failure, runtime, step, topic};
 use crate::authoring::sample::wait_for;
 use crate::diagnose::Problem;
 use crate::observe::outages::Outages;
 use crate::pipeline_files::catalog::Live;
 use crate::pipeline_files::{self, Loaded};
 use crate::say;
-use crate::style::{good, name};
+use crate::style::{self, good};
 use crate::worker::run;
 
 /// Events that are applied together.
@@ -53,12 +53,13 @@ pub struct ReplayArgs {
 
 pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let loaded = pipeline_files::load(&args.pipeline).map_err(Failure::Wrong)?;
+    let name = step::find(&loaded, Aggregate::KIND, args.step.as_deref()).map_err(|p| Failure::Wrong(vec![p]))?;
     let config = args.environment.load().map_err(|p| Failure::Wrong(vec![p]))?;
     let runtime = runtime()?;
     let services = run::connect(&config, "hw-replay", None, runtime.handle(), &Outages::default())?;
     let catalog = Live::new(services.broker.clone(), services.subjects.clone());
     let (plan, _) = pipeline_files::make_plan(&loaded, &catalog).map_err(Failure::Wrong)?;
-    let step = find(&plan, args.step.as_deref()).map_err(Problem::plain)?;
+    let step = planned(&plan, &name).map_err(Problem::plain)?;
     let broker = services.broker.as_ref();
     let changelog = step.node.changelog.clone().unwrap_or_else(|| "".into());
     let mut stored = MemoryState::default();
@@ -96,19 +97,11 @@ struct Step<'p> {
     topic: String,
 }
 
-fn find<'p>(plan: &'p Plan, wanted: Option<&str>) -> Result<Step<'p>, String> {
-    let nodes = plan.stages.iter().flat_map(|stage| stage.nodes.iter().enumerate().map(move |(place, node)| (stage, place, node)));
-    let all: Vec<_> = nodes.filter(|(_, _, node)| node.kind == Aggregate::KIND).collect();
-    let names = || all.iter().map(|(_, _, node)| node.step.as_str()).collect::<Vec<_>>().join(", ");
-    let (stage, place, node) = match (wanted, all.as_slice()) {
-        (_, []) => return Err("the pipeline has no `aggregate`".to_string()),
-        (None, [one]) => *one,
-        (None, _) => return Err(format!("name one of the aggregates with --step: {}", names())),
-        (Some(wanted), _) => *all
-            .iter()
-            .find(|(_, _, node)| node.step == wanted)
-            .ok_or_else(|| format!("there is no aggregate `{wanted}`; there are {}", names()))?,
-    };
+/// The aggregate of this name, and where its events go.
+fn planned<'p>(plan: &'p Plan, name: &str) -> Result<Step<'p>, String> {
+    let mut nodes = plan.stages.iter().flat_map(|stage| stage.nodes.iter().enumerate().map(move |(place, node)| (stage, place, node)));
+    let found = nodes.find(|(_, _, node)| node.step == name);
+    let (stage, place, node) = found.ok_or_else(|| format!("the step `{name}` is not in the plan: this is a bug"))?;
     let outputs = stage.outputs.iter().filter(|output| output.from == Upstream::Node(place, Port::OUT) && !output.united);
     let topic = outputs.into_iter().find_map(|output| match &output.target {
         Target::Topic(sink) => match &sink.topic {
@@ -205,7 +198,7 @@ fn report(step: &str, topic: &str, found: &Found) -> Result<(), Failure> {
         say!("{what}. Keep the topic for ever: `create: {{ config: {{ retention.ms: -1 }} }}`");
     }
     if differences.is_empty() && cut.is_empty() {
-        say!("{} {} aggregates of {} are what their {events} events say", good("same"), aggregates, name(step));
+        say!("{} {} aggregates of {} are what their {events} events say", good("same"), aggregates, style::name(step));
         return Ok(());
     }
     Err(Problem::plain(format!("{} differences, {} aggregates without their first events", differences.len(), cut.len())).into())

@@ -17,7 +17,7 @@ name: sagas
 sources:
   placed: { topic: sagas.placed, schema: { id: string, total: long }, key: id }
   answers: { topic: sagas.answers, schema: { eventType: string, order_id: string }, key: order_id }
-  repairs: { topic: sagas.repairs, event: envelope, schema: { saga: string, user: string, reason: string }, key: data.saga }
+  repairs: { topic: sagas.repairs, event: envelope, schema: { saga: string, user: string, reason: string, step: string? }, key: data.saga }
 steps:
   payment:
     from: { start: placed, replies: answers, repairs: repairs }
@@ -106,6 +106,28 @@ fn people_find_and_repair_what_is_stuck() {
     let (_, text) = saga(&environment, &pipeline, "list", &["--stuck"]);
     assert!(text.contains("o1  stuck at pay") && text.contains("o2  stuck") && text.contains("2 of 3 sagas"), "{text}");
     assert!(!text.contains("o3"), "{text}");
+    let (ran, text) = saga(&environment, &pipeline, "list", &["--status", "stuck", "--at", "pay", "--limit", "1", "--json", "--check"]);
+    assert!(!ran && text.matches("\"status\":\"stuck\"").count() == 1 && text.contains("2 of 3 sagas"), "{text}");
+    assert!(saga(&environment, &pipeline, "list", &["--stuck", "--older-than", "1h", "--check"]).0);
+    // What would change nothing is not written: no such saga, no such step, and a step of a running saga that is not named.
+    let refused = |command: &str, arguments: &[&str], why: &str| {
+        let (ran, text) = saga(&environment, &pipeline, command, &[arguments, &["--reason", "why"]].concat());
+        let text = text.replace('│', " ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(!ran && text.contains(why), "{command} {arguments:?}: {text}");
+    };
+    wait_until("o3 is paid", Duration::from_secs(60), || match shown(&environment, &pipeline, "o3", "running")["step"].as_str() {
+        Some("ship") => Ok(()),
+        step => Err(format!("{step:?}")),
+    });
+    refused("retry", &["o9"], "there is no saga `o9`");
+    refused("retry", &["o3", "--at", "pay"], "the saga does not wait for this step");
+    refused("skip", &["o3"], "name the step to skip");
+    // A step that runs is sent again at once.
+    assert!(saga(&environment, &pipeline, "retry", &["o3", "--at", "ship", "--user", "bo", "--reason", "we called them"]).0);
+    wait_until("the command is sent again", Duration::from_secs(60), || match types(&environment, "sagas.commands", "o3").as_slice() {
+        [_, first, again] if first == again => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
     // One is tried again, one left as it is; the third is compensated by hand. A restart in between loses nothing.
     let (ran, text) = saga(&environment, &pipeline, "retry", &["o1", "--user", "ana", "--reason", "the bank answers again"]);
     assert!(ran && text.contains("saga.retry of o1 to sagas.repairs"), "{text}");
@@ -113,8 +135,15 @@ fn people_find_and_repair_what_is_stuck() {
     shown(&environment, &pipeline, "o2", "compensated");
     assert!(worker.stop().success());
     assert!(saga(&environment, &pipeline, "compensate", &["o3", "--user", "bo", "--reason", "the customer called"]).0);
+    // The pipeline changes meanwhile: what has begun ends as it began.
+    std::fs::write(&pipeline, PIPELINE.replace("        ship:\n", "        deliver:\n").replace("shipping.shipped", "shipping.delivered"))
+        .unwrap();
     let worker = Worker::start(&environment, &pipeline, dir.path(), 0, None);
-    shown(&environment, &pipeline, "o1", "compensating");
+    let before = shown(&environment, &pipeline, "o1", "compensating");
+    produce_by_key(&environment, "sagas.placed", &[(b"o4".as_slice(), Some(br#"{"id":"o4","total":5}"#.as_slice()))]);
+    let after = shown(&environment, &pipeline, "o4", "running");
+    assert_ne!(before["definition"], after["definition"]);
+    assert_eq!((&before["tasks"][1]["step"], &after["tasks"][1]["step"]), (&json!("ship"), &json!("deliver")));
     assert_eq!(shown(&environment, &pipeline, "o3", "compensating")["cause"], "by hand: bo: the customer called");
     answer(&environment, "o1", "payments.voided");
     answer(&environment, "o3", "shipping.cancelled");
@@ -132,7 +161,7 @@ fn people_find_and_repair_what_is_stuck() {
         read(&environment, "sagas.repairs").into_iter().map(|record| serde_json::from_slice::<Value>(&record.value.unwrap()).unwrap());
     let mut audit: Vec<String> = audit.map(|event| format!("{} {}", event["eventType"], event["data"])).collect();
     audit.sort();
-    assert_eq!(audit.len(), 3);
+    assert_eq!(audit.len(), 4);
     assert_eq!(audit[1], r#""saga.retry" {"reason":"the bank answers again","saga":"o1","user":"ana"}"#);
     let (ran, text) = saga(&environment, &pipeline, "show", &["o9"]);
     assert!(!ran && text.contains("there is no saga `o9`"), "{text}");

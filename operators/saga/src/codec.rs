@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! version · definition · cause id · sequence · since · timer · phase · flags · order · cause · trouble · forget · steps
-//! step    number of tasks · tasks      task   line · state · attempt · asks · undos · failures · order · flags · due
+//! step    number of tasks · tasks      task   line · state · attempt · asks · undos · failures · order · stale · due
 //! ```
 
 use operator_core::stores::MAX_ROW;
@@ -12,8 +12,9 @@ use operator_core::{Millis, StateError};
 
 use crate::machine::{Instance, LONGEST_TEXT, Phase, State, Task};
 
-/// Version of the encoding.
-pub const VERSION: u8 = 1;
+/// Version of the encoding. The first had a flag where `stale` is, for all undos so far; it is read, too.
+pub const VERSION: u8 = 2;
+const FIRST: u8 = 1;
 
 /// Bytes of the longest length or count, and of the longest time behind its flag.
 const LENGTH: usize = 10;
@@ -64,7 +65,7 @@ impl Kept {
     /// Why a saga that begins can't be kept, if so. It has room for the most that it can become, so that it never outgrows its record: the
     /// number of its tasks and their names stay, its texts have a bound, and numbers and times have a longest form.
     pub fn too_large(&self) -> Option<String> {
-        let of_task = |task: &Task| 2 * LENGTH + task.line.len() + 2 + 5 * LENGTH + TIME;
+        let of_task = |task: &Task| LENGTH + task.line.len() + 1 + 6 * LENGTH + TIME;
         let tasks: usize = self.instance.steps.iter().flatten().map(of_task).sum();
         let own = 3 + self.definition.len() + 2 * LONGEST_TEXT + 10 * LENGTH + 3 * TIME + self.instance.steps.len() * LENGTH;
         (tasks + own > MAX_ROW).then(|| format!("the saga's lines may take {} bytes of state; the limit is {MAX_ROW}", tasks + own))
@@ -85,7 +86,7 @@ fn put_task(task: &Task, out: &mut Vec<u8>) {
     for number in [task.attempt, task.asks, task.undos, task.failures, task.order] {
         put_u64(number.into(), out);
     }
-    out.push(task.again.into());
+    put_u64(task.stale.into(), out);
     put_option(task.due, out);
 }
 
@@ -110,9 +111,7 @@ fn number(reader: &mut Reader<'_>) -> Option<u32> {
 }
 
 fn read(reader: &mut Reader<'_>) -> Option<Kept> {
-    if reader.u8()? != VERSION {
-        return None;
-    }
+    let version = reader.u8().filter(|version| [FIRST, VERSION].contains(version))?;
     let (definition, sequence, since, timer) = (text(reader)?, reader.u64()?, reader.i64()?, option(reader)?);
     let phase = *Phase::ALL.get(usize::from(reader.u8()?))?;
     let (told, order) = (flag(reader)?, number(reader)?);
@@ -122,7 +121,7 @@ fn read(reader: &mut Reader<'_>) -> Option<Kept> {
     for _ in 0..reader.u64()? {
         let mut tasks = Vec::new();
         for _ in 0..reader.u64()? {
-            tasks.push(read_task(reader)?);
+            tasks.push(read_task(reader, version)?);
         }
         steps.push(tasks);
     }
@@ -130,13 +129,13 @@ fn read(reader: &mut Reader<'_>) -> Option<Kept> {
     Some(Kept { definition, instance, sequence, since, timer })
 }
 
-fn read_task(reader: &mut Reader<'_>) -> Option<Task> {
+fn read_task(reader: &mut Reader<'_>, version: u8) -> Option<Task> {
     let line = text(reader)?;
     let state = *State::ALL.get(usize::from(reader.u8()?))?;
     let (attempt, asks, undos) = (number(reader)?, number(reader)?, number(reader)?);
     let (failures, order) = (number(reader)?, number(reader)?);
-    let (again, due) = (flag(reader)?, option(reader)?);
-    Some(Task { line, state, attempt, asks, undos, failures, again, order, due })
+    let stale = if version == FIRST { u32::from(flag(reader)?) * undos } else { number(reader)? };
+    Some(Task { line, state, attempt, asks, undos, failures, stale, order, due: option(reader)? })
 }
 
 #[cfg(test)]
@@ -157,7 +156,7 @@ mod tests {
         instance.cause = "pay: declined".into();
         instance.forget = Some(-5);
         for (task, state) in instance.steps.iter_mut().flatten().zip([State::Skipped, State::Unknown, State::AskPausing]) {
-            (task.state, task.due, task.again, task.attempt) = (state, Some(1_700_000_000_000), true, 300);
+            (task.state, task.due, task.stale, task.attempt) = (state, Some(1_700_000_000_000), 2, 300);
         }
         let kept = Kept { definition: "abc".into(), instance, sequence: 7, since: 9, timer: None };
         let mut bytes = Vec::new();
@@ -168,6 +167,15 @@ mod tests {
         }
         bytes.push(0);
         assert!(Kept::read(&bytes).is_err());
+    }
+
+    /// What the first version of the encoding wrote: one task, whose undo was sent three times, and a `done` came.
+    #[test]
+    fn the_first_encoding_is_read() {
+        let bytes = [1, 1, b'v', 5, 0, 0, 1, 0, 2, 0, 0, 0, 1, 1, 0, 8, 1, 0, 3, 1, 2, 1, 0];
+        let kept = Kept::read(&bytes).unwrap();
+        let task = &kept.instance.steps[0][0];
+        assert_eq!((kept.sequence, task.state, task.undos, task.stale, task.order), (5, State::Undoing, 3, 3, 2));
     }
 
     /// The largest of each number, time and text fits into what is counted when the saga begins.
@@ -186,8 +194,8 @@ mod tests {
         (instance.cause, instance.trouble) = ("x".repeat(LONGEST_TEXT), "x".repeat(LONGEST_TEXT));
         (instance.order, instance.forget) = (u32::MAX, Some(Millis::MIN));
         for task in instance.steps.iter_mut().flatten() {
-            (task.attempt, task.asks, task.undos, task.failures, task.order) = (u32::MAX, u32::MAX, u32::MAX, u32::MAX, u32::MAX);
-            task.due = Some(Millis::MIN);
+            (task.attempt, task.asks, task.undos) = (u32::MAX, u32::MAX, u32::MAX);
+            (task.failures, task.order, task.stale, task.due) = (u32::MAX, u32::MAX, u32::MAX, Some(Millis::MIN));
         }
         let mut bytes = Vec::new();
         kept.put(&mut bytes);

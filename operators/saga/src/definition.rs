@@ -36,10 +36,23 @@ pub struct Step {
     pub effect: bool,
     pub done: Vec<String>,
     pub failed: Vec<String>,
+    /// What is kept of the answer that says that it is done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep: Vec<AnswerColumn>,
     pub timeout: Millis,
     pub retry: Retry,
     pub unknown: Option<Question>,
     pub undo: Option<Undo>,
+}
+
+/// A column that is kept of an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnswerColumn {
+    pub name: String,
+    /// SQL over the answer.
+    pub sql: String,
+    /// The type, as pipeline files spell it: what is in state is read with it.
+    pub data_type: String,
 }
 
 /// The list of a step's lines.
@@ -129,6 +142,11 @@ impl Step {
         each(&self.done, Said::Done).chain(each(&self.failed, Said::Failed)).chain(asked).chain(undone)
     }
 
+    /// Later steps may need what its answer says.
+    pub fn keeps(&self) -> bool {
+        !self.keep.is_empty()
+    }
+
     /// The command of this kind, if the step has one.
     pub fn message(&self, call: Call) -> Option<&Message> {
         match call {
@@ -145,6 +163,47 @@ impl Definition {
         self.steps.iter().enumerate().find_map(|(place, step)| {
             let (_, said) = step.answers().find(|(name, _)| *name == event_type)?;
             Some((place, said))
+        })
+    }
+
+    /// The steps whose answers a command of this step can read: those that are done before it, and for an undo the step itself. What a step
+    /// with lines keeps is read by other lines of the same name.
+    pub fn readable(&self, step: usize, call: Call) -> Vec<usize> {
+        let mut readable: Vec<usize> = Vec::from_iter((call == Call::Undo).then_some(step));
+        let mut left: Vec<usize> = self.steps.get(step).map_or_else(Vec::new, |step| step.after.clone());
+        while let Some(before) = left.pop() {
+            if !readable.contains(&before) {
+                readable.push(before);
+                left.extend(self.steps.get(before).iter().flat_map(|step| &step.after));
+            }
+        }
+        let has_lines = |step: usize| self.steps.get(step).is_some_and(|step| step.lines.is_some());
+        let keeps = |step: usize| self.steps.get(step).is_some_and(Step::keeps);
+        readable.retain(|before| keeps(*before) && (has_lines(step) || !has_lines(*before)));
+        readable.sort_unstable();
+        readable
+    }
+
+    /// Why a command of a step can't read what another one keeps, if it can't.
+    pub fn unreadable(&self, step: usize, name: &str) -> Option<String> {
+        let own = &self.steps.get(step)?.name;
+        let other = self.steps.iter().find(|other| other.name == name)?;
+        Some(match other.keeps() {
+            false => format!("let `{name}` keep it of its answer: `keep: {{ .. }}`"),
+            true if other.lines.is_some() && self.steps.get(step)?.lines.is_none() => self.of_lines(name)?,
+            true if other.name == *own => format!("only the undo of `{own}` can read what it keeps: its answer is not there before"),
+            true => format!("`{name}` is not done before `{own}`: its answer is not there yet"),
+        })
+    }
+
+    /// Why what a step keeps can't be read where there is no line, if it can't.
+    pub fn of_lines(&self, name: &str) -> Option<String> {
+        let step = self.steps.iter().find(|step| step.name == name)?;
+        Some(match step.keeps() {
+            true => format!(
+                "`{name}` keeps an answer for each of its lines: only commands of lines can read it, each that of the line of its name"
+            ),
+            false => format!("let `{name}` keep it of its answer: `keep: {{ .. }}`"),
         })
     }
 

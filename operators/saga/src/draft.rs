@@ -4,7 +4,8 @@ use operator_core::diagnostic::{did_you_mean, names};
 use operator_core::{Diagnostic, Interval};
 use operator_expr::NamedSql;
 
-use crate::definition::{self, Call, Definition, Lines, Message, Question, Retry, Undo};
+use crate::definition::{self, AnswerColumn, Call, Definition, Lines, Message, Question, Retry, Undo};
+use crate::program::{ATTEMPT, CAUSE, ID, LINE};
 use crate::shapes::{End, Types};
 use crate::spec::{self, Saga};
 
@@ -124,11 +125,23 @@ impl Saga {
             effect: step.effect,
             done: step.done.0.clone(),
             failed: step.failed.0.clone(),
+            keep: self.answer(name, step, found),
             timeout: step.timeout.millis(),
             retry,
             unknown,
             undo,
         }
+    }
+
+    /// What is kept of an answer; the types are those of the input. Expressions call it by the name of the step.
+    fn answer(&self, name: &str, step: &spec::Step, found: &mut Vec<Diagnostic>) -> Vec<AnswerColumn> {
+        let taken = [ID, ATTEMPT, LINE, CAUSE].into_iter().chain(self.keep.iter().map(|(name, _)| name));
+        if step.keep.iter().next().is_some() && taken.into_iter().any(|taken| taken == name) {
+            let problem = Diagnostic::error("name-taken", format!("expressions over a saga have a column `{name}` already"));
+            found.push(problem.at(["steps", name]).key().help("give the step another name: what it keeps is read by it"));
+        }
+        let column = |(name, sql): (&str, &str)| AnswerColumn { name: name.into(), sql: sql.into(), data_type: String::new() };
+        step.keep.iter().map(column).collect()
     }
 
     /// The places of the steps before a step.
@@ -189,14 +202,14 @@ fn named(with: &NamedSql) -> Vec<(String, String)> {
 fn message(event_type: &str, with: &NamedSql) -> Message {
     let mut with = named(with);
     if with.is_empty() {
-        with.push((SAGA.into(), crate::program::ID.into()));
+        with.push((SAGA.into(), ID.into()));
     }
     Message { event_type: event_type.to_string(), with }
 }
 
 /// An end: the saga's id and why it was compensated, then its own columns.
 fn ended(end: &End, key: &str, found: &mut Vec<Diagnostic>) -> Message {
-    let given = [(SAGA, crate::program::ID), (crate::program::CAUSE, crate::program::CAUSE)];
+    let given = [(SAGA, ID), (CAUSE, CAUSE)];
     for (name, _) in end.with.iter().filter(|(name, _)| given.iter().any(|(given, _)| given == name)) {
         let problem = Diagnostic::error("name-taken", format!("the events of ends have a column `{name}` by themselves"));
         found.push(problem.at(["ends", key, "with", name]).key().help("use another name"));

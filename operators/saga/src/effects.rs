@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int32Array, ListArray, StringArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, Int32Array, ListArray, StringArray, StructArray, UInt32Array};
 use operator_core::StateError;
 use operator_core::changes::ADDED;
 use operator_core::stores::{RowCodec, RowReader};
 use operator_event::{Causes, Head, unwritable};
 
 use crate::machine::{Effect, Event, Phase};
-use crate::outputs::{States, View};
+use crate::outputs::{States, View, answer_key};
 use crate::program::{ATTEMPT, CAUSE, ID, LINE, Program, list, rows_of};
 use crate::turn::{Pending, Turn};
 
@@ -86,6 +86,7 @@ impl Turn<'_> {
                 ATTEMPT => Some(Arc::new(Int32Array::from_iter_values(of.iter().map(|one| number(one.effect))))),
                 CAUSE => Some(Arc::new(of.iter().map(|one| one.why.as_deref()).collect::<StringArray>())),
                 LINE => lines.clone(),
+                _ if program.answers_of(name).is_some() => self.answers(&of, &program, name).ok(),
                 _ => rows_of(&base.column_of(name)?, &sagas).ok(),
             }
         };
@@ -112,6 +113,29 @@ impl Turn<'_> {
             }
         }
         Ok(())
+    }
+
+    /// What was kept of the answers to a step, for each effect: of a step with lines, that of the line of the same name.
+    fn answers(&self, of: &[&Pending], program: &Program, name: &str) -> Result<ArrayRef, StateError> {
+        let missing = || StateError::new("a step that keeps answers is missing: this is a bug");
+        let (step, answers) = program.answers_of(name).ok_or_else(missing)?;
+        let mut reader = RowCodec::new(answers.fields.clone()).reader()?;
+        let mut there = Vec::with_capacity(of.len());
+        for one in of {
+            let live = self.live(one.live)?;
+            let line = match one.effect {
+                Effect::Send { at, .. } if step.lines.is_some() => live.kept.instance.task(at).map_or("", |task| task.line.as_str()),
+                _ => "",
+            };
+            let answer = live.answers.get(&answer_key(name, line));
+            there.push(answer.is_some());
+            match answer {
+                Some(row) => reader.push(row)?,
+                None => reader.push_nulls(),
+            }
+        }
+        let rows = StructArray::try_new(answers.fields.clone(), reader.take()?, Some(there.into()));
+        Ok(Arc::new(rows.map_err(|e| StateError::new(format!("the answers to sagas: {e}")))?))
     }
 
     /// An end that can't be computed is a dead letter: its saga has ended all the same.

@@ -8,8 +8,9 @@
 //! check        the model checker: explores the machine against participants that lose, double and delay
 //! program      a definition with its SQL compiled
 //! plan         checks against the inputs, ports, layout of the state
-//! operator     rows and timers -> events of the machine; turn, effects, start, outputs: its parts
+//! operator     rows and timers -> events of the machine; turn, effects, start, answers, outputs: its parts
 //! invariant    conditions for the checker
+//! repairs      what people do, as events of the machine
 //! codec        an instance as bytes in state; inspect: reads them outside of a worker
 //! ```
 //!
@@ -22,6 +23,7 @@
 // Bad data must never end the process.
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod answers;
 pub mod check;
 mod codec;
 pub mod definition;
@@ -34,10 +36,11 @@ mod operator;
 mod outputs;
 mod plan;
 mod program;
+mod repairs;
 mod shapes;
 mod spec;
 mod start;
 mod turn;
 
-pub use operator::{COMPENSATE, RETRY, SKIP};
+pub use repairs::{COMPENSATE, RETRY, SKIP};
 pub use spec::Saga;

@@ -20,19 +20,16 @@ use operator_core::batch::SystemRow;
 use operator_core::stores::{KeyedRow, KeyedRows};
 use operator_core::{Batch, Context, Input, Operator, State, StateError, Time, Timer, TimerKind};
 
+use crate::answers::Answers;
 use crate::codec::Kept;
-use crate::definition::{Definition, Said};
+use crate::definition::{Definition, Step};
 use crate::machine::{Event, Ignored, Instance, Place};
 use crate::outputs::{Cause, text_of};
 use crate::plan::{InputPlan, SagaPlan};
 use crate::program::{Program, texts};
+use crate::repairs::{self, COMPENSATE, RETRY, SKIP, reason};
 use crate::start::{Begun, begun};
 use crate::turn::{Live, Turn};
-
-/// What repairs are called.
-pub const RETRY: &str = "saga.retry";
-pub const SKIP: &str = "saga.skip";
-pub const COMPENSATE: &str = "saga.compensate";
 
 /// The places of the inputs.
 const START: usize = 0;
@@ -54,12 +51,15 @@ pub struct Stores {
     pub definitions: KeyedRows,
     pub instances: KeyedRows,
     pub kept: KeyedRows,
+    pub answers: KeyedRows,
+    /// A definition keeps answers: those of a saga are read with it.
+    has_answers: bool,
 }
 
 impl Stores {
     pub fn new(kept: &Fields) -> Stores {
-        let [definitions, instances, kept] = SagaPlan::stores(kept);
-        Stores { definitions, instances, kept }
+        let [definitions, instances, kept, answers] = SagaPlan::stores(kept);
+        Stores { definitions, instances, kept, answers, has_answers: false }
     }
 
     /// The definitions that sagas began with, by version. The version is that under which a definition was stored: another version of the
@@ -86,7 +86,17 @@ impl Stores {
         }
         let kept = Kept::read(&bytes)?;
         // Without transactions a crash can leave a saga without what is kept of its starting row. That row comes again, and begins it.
-        Ok(self.kept.get(key, &[], cx.state(), &mut bytes)?.map(|_| Live::new(key, kept, bytes)))
+        if self.kept.get(key, &[], cx.state(), &mut bytes)?.is_none() {
+            return Ok(None);
+        }
+        let mut answers = BTreeMap::new();
+        if self.has_answers {
+            self.answers.rows(key, cx.state(), &mut |answer| {
+                answers.insert(answer.id.to_vec(), answer.row.to_vec());
+                true
+            })?;
+        }
+        Ok(Some(Live::new(key, kept, bytes, answers)))
     }
 }
 
@@ -98,6 +108,7 @@ struct Rows<'a> {
     causations: Option<StringArray>,
     users: Option<StringArray>,
     reasons: Option<StringArray>,
+    steps: Option<StringArray>,
 }
 
 impl<'a> Rows<'a> {
@@ -109,8 +120,8 @@ impl<'a> Rows<'a> {
         };
         let optional = |path: &Option<operator_core::Path>| path.as_ref().map(column).transpose();
         let (types, causations) = (optional(&input.event_type)?, optional(&input.causation)?);
-        let (users, reasons) = (optional(&input.user)?, optional(&input.reason)?);
-        Ok(Rows { input, ids: column(&input.id)?, types, causations, users, reasons })
+        let (users, reasons, steps) = (optional(&input.user)?, optional(&input.reason)?, optional(&input.step)?);
+        Ok(Rows { input, ids: column(&input.id)?, types, causations, users, reasons, steps })
     }
 
     fn id(&self, row: usize) -> Option<&str> {
@@ -145,6 +156,7 @@ impl SagaOperator {
                 self.programs.insert(version, Arc::new(program));
             }
         }
+        self.stores.has_answers = self.programs.values().any(|program| program.definition.steps.iter().any(Step::keeps));
         self.loaded = true;
         Ok(())
     }
@@ -207,7 +219,7 @@ impl SagaOperator {
         let rows = Rows::new(&self.plan.inputs[REPLIES], batch)?;
         let causes = rows.input.causes.of(rows.input.schema.fields(), batch)?;
         let system = batch.system()?;
-        let mut lines = AnswersFor::default();
+        let mut answers = Answers::default();
         for row in 0..batch.num_rows() {
             // Participants answer others, too.
             let what = rows.event_type(row).filter(|what| self.programs.values().any(|program| program.definition.said(what).is_some()));
@@ -221,7 +233,7 @@ impl SagaOperator {
                 None => None,
             };
             let Some(place) = live else {
-                turn.ignore(rows.id(row), REPLIES, Some(what), "there is no saga of this id", &cause.system, cx);
+                turn.ignore(rows.id(row), REPLIES, Some(what), repairs::UNKNOWN, &cause.system, cx);
                 continue;
             };
             let program = self.program(turn, place)?;
@@ -229,19 +241,24 @@ impl SagaOperator {
                 turn.ignore(rows.id(row), REPLIES, Some(what), reason(Ignored::Unexpected), &cause.system, cx);
                 continue;
             };
-            let line = match lines.of(&program, step, batch, row)? {
-                Ok(line) => line,
+            let (line, kept) = match answers.of(&program, (step, said), batch, row)? {
+                Ok(answer) => answer,
                 Err(why) => {
-                    cx.reject(batch, row, format!("answers_for: {why}"));
+                    cx.reject(batch, row, why);
                     continue;
                 }
             };
             turn.settle(place, &self.programs)?;
             let at = turn.place_of(place, step, line.as_deref());
-            let current = said == Said::NotFound
-                && at.is_some_and(|at| turn.last_question(place, &program, at).as_deref() == self::at(rows.causations.as_ref(), row));
             let done = match at {
-                Some(at) => turn.apply(place, &program, Event::Answer { at, said, current, what }, &cause).map_err(reason),
+                Some(at) => {
+                    let number = self::at(rows.causations.as_ref(), row).and_then(|of| turn.number(place, &program, (at, said), of));
+                    let done = turn.apply(place, &program, Event::Answer { at, said, number, what }, &cause);
+                    if let (Some(kept), Ok(()) | Err(Ignored::Repeat)) = (kept, done) {
+                        turn.keep(place, &program, at, kept, done.is_err());
+                    }
+                    done.map_err(reason)
+                }
                 None => Err("the saga has no such line"),
             };
             match done {
@@ -262,23 +279,18 @@ impl SagaOperator {
             let (what, cause) = (rows.event_type(row), Cause { system: system.row(row), id: causes.id(row).to_string() });
             let by = [at(rows.users.as_ref(), row), at(rows.reasons.as_ref(), row)].into_iter().flatten().collect::<Vec<_>>().join(": ");
             let why = format!("by hand: {by}");
-            let event = match what {
-                Some(RETRY) => Some(Event::Retry),
-                Some(SKIP) => Some(Event::Skip),
-                Some(COMPENSATE) => Some(Event::Compensate { why: &why }),
-                _ => None,
-            };
             let live = match rows.id(row) {
                 Some(id) => turn.find(&crate::outputs::key(id), &self.stores, cx)?,
                 None => None,
             };
-            let done = match (event, live) {
-                (None, _) => Err("no such repair"),
-                (_, None) => Err("there is no saga of this id"),
-                (Some(event), Some(place)) => {
+            let done = match live {
+                _ if !matches!(what, Some(RETRY | SKIP | COMPENSATE)) => Err(repairs::NO_REPAIR),
+                None => Err(repairs::UNKNOWN),
+                Some(place) => {
                     let program = self.program(turn, place)?;
                     turn.settle(place, &self.programs)?;
-                    turn.apply(place, &program, event, &cause).map_err(reason)
+                    let event = repairs::event(&program.definition, what.unwrap_or_default(), at(rows.steps.as_ref(), row), &why);
+                    event.and_then(|event| turn.apply(place, &program, event, &cause).map_err(reason))
                 }
             };
             match done {
@@ -292,47 +304,6 @@ impl SagaOperator {
     /// The definition that a saga began with.
     fn program(&self, turn: &Turn<'_>, place: usize) -> Result<Arc<Program>, StateError> {
         turn.program(place, &self.programs)
-    }
-}
-
-/// Why an event changed nothing, for the port `ignored`.
-pub fn reason(ignored: Ignored) -> &'static str {
-    match ignored {
-        Ignored::Ended => "the saga has ended",
-        Ignored::Repeat => "the same was said before",
-        Ignored::Late => "it is too late to matter",
-        Ignored::Unexpected => "nothing was sent that this answers",
-        Ignored::NotStuck => "the saga is not stuck",
-    }
-}
-
-/// The lines that the answers of a batch are about, by definition and step: computed when the first of them needs it.
-#[derive(Default)]
-struct AnswersFor(BTreeMap<(String, usize), Lines>);
-
-/// Texts, and the rows that failed.
-type Lines = (StringArray, BTreeMap<usize, String>);
-
-impl AnswersFor {
-    /// The line of a row; `None` for a step without lines, or a null. Inside an error, why it can't be computed.
-    fn of(&mut self, program: &Program, step: usize, batch: &Batch, row: usize) -> Result<Result<Option<String>, String>, StateError> {
-        let lines = match program.lines.get(step) {
-            None | Some(None) => return Ok(Ok(None)),
-            Some(Some(Err(why))) => return Ok(Err(why.clone())),
-            Some(Some(Ok(lines))) => lines,
-        };
-        let key = (program.version.clone(), step);
-        let (values, failed) = match self.0.entry(key) {
-            std::collections::btree_map::Entry::Occupied(known) => known.into_mut(),
-            std::collections::btree_map::Entry::Vacant(unknown) => {
-                let evaluated = lines.answers_for.evaluate(&batch.rows);
-                unknown.insert((texts(&evaluated.values)?, evaluated.failed.into_iter().collect()))
-            }
-        };
-        match failed.get(&row) {
-            Some(why) => Ok(Err(why.clone())),
-            None => Ok(Ok(at(Some(values), row).map(str::to_string))),
-        }
     }
 }
 

@@ -26,6 +26,14 @@ pub fn key(text: &str) -> Vec<u8> {
     key
 }
 
+/// A step and a line as a key in state.
+pub fn answer_key(step: &str, line: &str) -> Vec<u8> {
+    let columns = [step, line].map(|text| Arc::new(StringArray::from(vec![text])) as ArrayRef);
+    let mut key = Vec::with_capacity(step.len() + line.len() + 10);
+    keys::encode(&columns, 0, &mut key);
+    key
+}
+
 /// The text of a key.
 pub fn text_of(key: &[u8]) -> Option<&str> {
     std::str::from_utf8(key.get(5..)?).ok()

@@ -6,11 +6,13 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use operator_core::batch::{reserved_name, system_fields, time_type};
 use operator_core::stores::{KeyedRows, RowCodec, not_storable};
 use operator_core::{
-    Diagnostic, Input, InputInfo, Interval, KeyEffect, Mode, OutputPort, Path, PlanCx, Planned, StateLayout, changes, type_said,
+    Diagnostic, Input, InputInfo, Interval, KeyEffect, Mode, OutputPort, Path, PlanCx, Planned, StateLayout, changes, parse_type,
+    type_name, type_said,
 };
 use operator_event::{CORRELATION_ID, CauseColumns, Conflict, Events, Ids, METADATA, Uuid};
 use operator_expr::{Expr, key_column};
 
+use crate::answers::AnswerProgram;
 use crate::codec;
 use crate::definition::Definition;
 use crate::operator::SagaOperator;
@@ -45,6 +47,8 @@ pub struct InputPlan {
     /// Who repairs, and why.
     pub user: Option<Path>,
     pub reason: Option<Path>,
+    /// The step that a repair is about.
+    pub step: Option<Path>,
     pub causes: CauseColumns,
 }
 
@@ -52,15 +56,18 @@ pub struct InputPlan {
 pub const DEFINITIONS: u8 = 1;
 pub const INSTANCES: u8 = 2;
 pub const KEPT: u8 = 3;
+pub const ANSWERS: u8 = 4;
 
 impl SagaPlan {
-    /// Definitions by version, sagas by id, and what is kept of their starting rows.
-    pub fn stores(kept: &Fields) -> [KeyedRows; 3] {
+    /// Definitions by version, sagas by id, what is kept of their starting rows, and of the answers to their steps by step and line. The
+    /// columns of the last are in the definitions.
+    pub fn stores(kept: &Fields) -> [KeyedRows; 4] {
         let (text, own) = (|| vec![DataType::Utf8], || RowCodec::new(Fields::empty()));
         [
             KeyedRows::new(DEFINITIONS, Vec::new(), text(), own()),
             KeyedRows::new(INSTANCES, text(), Vec::new(), own()),
             KeyedRows::new(KEPT, text(), Vec::new(), RowCodec::new(kept.clone())),
+            KeyedRows::new(ANSWERS, text(), vec![DataType::Utf8, DataType::Utf8], own()),
         ]
     }
 }
@@ -75,7 +82,8 @@ pub fn version(definition: &Definition) -> Result<(String, String), String> {
 
 pub fn plan(saga: &Saga, cx: &PlanCx<'_>) -> Result<Planned, Vec<Diagnostic>> {
     let [replies, repairs] = cx.others else { return Err(vec![Diagnostic::error("from", "a saga has three inputs")]) };
-    let (definition, mut found) = saga.definition();
+    let (mut definition, mut found) = saga.definition();
+    answer_types(&mut definition, &replies.schema, &mut found);
     let inputs = [cx.input, replies, repairs];
     let plans = inputs_of(saga, inputs, &definition, &mut found);
     let (keep, kept) = keep(saga, &cx.input.schema, &mut found);
@@ -137,7 +145,7 @@ fn inputs_of(saga: &Saga, inputs: [&InputInfo; 3], definition: &Definition, foun
         }
         let audit = |column: &str| Path::from_names(["data", column].map(String::from)).filter(|path| place == 2 && is_text(path));
         let causes = CauseColumns::plan(None, &input.schema).map_err(|wrong| found.push(wrong)).ok();
-        let (user, reason) = (audit("user"), audit("reason"));
+        let (user, reason, step) = (audit("user"), audit("reason"), audit("step"));
         let schema = input.schema.clone();
         plans.extend(id.zip(event_type).zip(causes).map(|((id, event_type), causes)| InputPlan {
             schema,
@@ -146,6 +154,7 @@ fn inputs_of(saga: &Saga, inputs: [&InputInfo; 3], definition: &Definition, foun
             causation,
             user,
             reason,
+            step,
             causes,
         }));
     }
@@ -179,6 +188,27 @@ fn keep(saga: &Saga, schema: &SchemaRef, found: &mut Vec<Diagnostic>) -> (Vec<(S
         }
     }
     (keep, fields)
+}
+
+/// The types of what is kept of answers.
+fn answer_types(definition: &mut Definition, replies: &SchemaRef, found: &mut Vec<Diagnostic>) {
+    for step in &mut definition.steps {
+        for column in &mut step.keep {
+            let at = ["steps", &step.name, "keep", &column.name].map(String::from);
+            // What is wrong is reported here alone, not wherever the column is read.
+            column.data_type = type_name(&DataType::Utf8);
+            match Expr::compile(&column.sql, replies) {
+                Err(error) => found.push(error.diagnostic().at(at)),
+                Ok(expr) if parse_type(&type_name(expr.data_type())).as_ref() == Ok(expr.data_type()) => {
+                    column.data_type = type_name(expr.data_type());
+                }
+                Ok(expr) => {
+                    let message = format!("`{}` can't be kept of an answer: it is {}", column.name, type_said(expr.data_type()));
+                    found.push(Diagnostic::error("type-mismatch", message).at(at).help("keep its fields, one by one"));
+                }
+            }
+        }
+    }
 }
 
 /// Two commands, or the two ends, give a column different types.
@@ -246,7 +276,8 @@ fn planned(saga: &Saga, plan: SagaPlan) -> Planned {
         port("stuck", &plan.stuck, by_id(), true),
         port("ignored", &plan.ignored, by_id(), false),
     ];
-    let [definitions, instances, kept] = SagaPlan::stores(&plan.scope.kept);
+    // The columns of answers are those of a saga's own definition: there is nothing to compare.
+    let [definitions, instances, kept, _] = SagaPlan::stores(&plan.scope.kept);
     let layout = StateLayout::default().with("saga", codec::VERSION.to_string()).store("definitions", &definitions.layout());
     let layout = layout.store("sagas", &instances.layout()).store("kept", &kept.layout()).timers();
     let keep = plan.keep.iter().filter_map(|(name, expr)| Some(expr.fallible()?.at(["keep", name])));
@@ -254,14 +285,20 @@ fn planned(saga: &Saga, plan: SagaPlan) -> Planned {
     let templates = templates.flat_map(|(path, template)| {
         template.fallible.iter().map(move |(name, found)| found.clone().at([name]).under(path.clone())).collect::<Vec<_>>()
     });
-    let fallible: Vec<Diagnostic> = keep.chain(templates).collect();
+    let of_answers = plan.program.definition.steps.iter().zip(&plan.program.answers).flat_map(|(step, answers)| {
+        let each = step.keep.iter().zip(answers.exprs());
+        each.filter_map(|(column, expr)| Some(expr.fallible()?.at(["steps", &step.name, "keep", &column.name])))
+    });
+    let fallible: Vec<Diagnostic> = keep.chain(of_answers).chain(templates).collect();
     let mut reads: Vec<String> = plan.keep.iter().flat_map(|(_, expr)| expr.columns()).cloned().collect();
     for input in &plan.inputs {
-        let paths = [Some(&input.id), input.event_type.as_ref(), input.causation.as_ref(), input.user.as_ref(), input.reason.as_ref()];
-        reads.extend(paths.into_iter().flatten().map(|path| path.first().to_string()).chain(input.causes.reads()));
+        let audit = [&input.user, &input.reason, &input.step].map(Option::as_ref);
+        let paths = [Some(&input.id), input.event_type.as_ref(), input.causation.as_ref()].into_iter().chain(audit);
+        reads.extend(paths.flatten().map(|path| path.first().to_string()).chain(input.causes.reads()));
     }
-    let answers = plan.program.lines.iter().flatten().flatten();
-    reads.extend(answers.flat_map(|lines| lines.answers_for.columns()).cloned());
+    let answers = plan.program.lines.iter().flatten().flatten().map(|lines| &lines.answers_for);
+    let answers = answers.chain(plan.program.answers.iter().flat_map(AnswerProgram::exprs));
+    reads.extend(answers.flat_map(Expr::columns).cloned());
     let steps = plan.program.definition.steps.iter().map(|step| step.name.clone()).collect::<Vec<_>>().join(", ");
     let version = plan.program.version.clone();
     let main = outputs[0].clone();

@@ -15,7 +15,8 @@ use operator_core::{Diagnostic, StateError, type_said};
 use operator_event::{EventType, Events};
 use operator_expr::Expr;
 
-use crate::definition::{Call, Definition, Lines, Message};
+use crate::answers::AnswerProgram;
+use crate::definition::{Call, Definition, Lines, Message, Step};
 use crate::machine::Phase;
 
 /// What expressions call the saga's id, the number of the attempt, the element of `each`, and why a saga was compensated.
@@ -30,6 +31,8 @@ pub struct Program {
     pub version: String,
     pub definition: Definition,
     pub lines: Vec<Option<Result<LineProgram, String>>>,
+    /// What is kept of the answers to each step.
+    pub answers: Vec<AnswerProgram>,
     /// The messages of each step, by [`Call`].
     calls: Vec<[Option<Sending>; 3]>,
     ends: [Sending; 2],
@@ -169,11 +172,20 @@ struct Findings<'f>(&'f mut Vec<Diagnostic>);
 
 impl Findings<'_> {
     /// The message, or why it can't be sent; what is wrong is noted.
-    fn template(&mut self, path: &[&str], message: &Message, scope: &SchemaRef) -> Sending {
+    /// `why`: why what a step keeps can't be read there, by the step's name.
+    fn template(&mut self, path: &[&str], message: &Message, scope: &SchemaRef, why: impl Fn(&str) -> Option<String>) -> Sending {
         let columns = message.with.iter().map(|(name, sql)| (name.as_str(), sql.as_str()));
         Template::new(columns, scope).map_err(|found| {
             let first = found.first().map_or_else(String::new, |(name, found)| format!("{name}: {}", found.message));
-            self.0.extend(found.into_iter().map(|(name, found)| found.at([name]).under(["with"]).under(path.to_vec())));
+            self.0.extend(found.into_iter().map(|(name, found)| {
+                let unknown = found.message.strip_prefix("there is no column `").and_then(|rest| rest.split(['.', '`']).next());
+                let why = unknown.filter(|_| found.code == "unknown-column").and_then(&why);
+                let found = match why {
+                    Some(why) => found.help(why),
+                    None => found,
+                };
+                found.at([name]).under(["with"]).under(path.to_vec())
+            }));
             first
         })
     }
@@ -232,28 +244,38 @@ impl Program {
         let mut findings = Findings(found);
         let attempt = || Field::new(ATTEMPT, DataType::Int32, false);
         let (mut lines, mut calls) = (Vec::new(), Vec::new());
-        for step in &definition.steps {
+        let answers: Vec<AnswerProgram> = definition.steps.iter().map(|step| AnswerProgram::new(step, &scope.replies)).collect();
+        let answer =
+            |step: &usize| Some(Field::new(&definition.steps.get(*step)?.name, DataType::Struct(answers.get(*step)?.fields.clone()), true));
+        for (place, step) in definition.steps.iter().enumerate() {
             let of = step.lines.as_ref().map(|lines| findings.lines(&step.name, lines, scope));
             let line = of.iter().flatten().map(|(_, item)| item.as_ref().clone().with_name(LINE).with_nullable(true));
-            let columns = scope.with(line.chain([attempt()]));
+            let own: Vec<Field> = line.chain([attempt()]).collect();
             let of_call = |call: Call, key: &str, findings: &mut Findings<'_>| {
                 let message = step.message(call)?;
                 // Without its list, whatever reads `line` is wrong for that reason alone.
                 Some(match &of {
                     Some(Err(why)) => Err(why.clone()),
-                    _ => findings.template(&["steps", &step.name, key], message, &columns),
+                    _ => {
+                        let readable = definition.readable(place, call);
+                        let columns = scope.with(own.iter().cloned().chain(readable.iter().filter_map(answer)));
+                        findings.template(&["steps", &step.name, key], message, &columns, |name| definition.unreadable(place, name))
+                    }
                 })
             };
             let all = [(Call::Do, "send"), (Call::Ask, "unknown"), (Call::Undo, "undo")];
             calls.push(all.map(|(call, key)| of_call(call, key, &mut findings)));
             lines.push(of.map(|of| of.map(|(lines, _)| lines)));
         }
-        let ended = scope.with([Field::new(CAUSE, DataType::Utf8, true)]);
+        let whole = |step: &usize| definition.steps.get(*step).is_some_and(|step| step.keeps() && step.lines.is_none());
+        let of_steps: Vec<Field> = (0..definition.steps.len()).filter(whole).filter_map(|step| answer(&step)).collect();
+        let ended = scope.with([Field::new(CAUSE, DataType::Utf8, true)].into_iter().chain(of_steps));
+        let lines_only = |name: &str| definition.of_lines(name);
         let ends = [
-            findings.template(&["ends", "completed"], &definition.completed, &ended),
-            findings.template(&["ends", "compensated"], &definition.compensated, &ended),
+            findings.template(&["ends", "completed"], &definition.completed, &ended, lines_only),
+            findings.template(&["ends", "compensated"], &definition.compensated, &ended, lines_only),
         ];
-        Program { version, definition, lines, calls, ends }
+        Program { version, definition, lines, answers, calls, ends }
     }
 
     /// The types of its commands and of its ends; only of a definition with which nothing is wrong.
@@ -285,6 +307,11 @@ impl Program {
         for (place, (sending, message)) in ends.iter_mut().zip([&definition.completed, &definition.compensated]).enumerate() {
             bind(sending, message, place, ended);
         }
+    }
+
+    /// The step that keeps answers under this name, and what it keeps.
+    pub fn answers_of(&self, name: &str) -> Option<(&Step, &AnswerProgram)> {
+        self.definition.steps.iter().zip(&self.answers).find(|(step, _)| step.keeps() && step.name == name)
     }
 
     /// A command of a step, if it has one of this kind.

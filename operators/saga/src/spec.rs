@@ -83,6 +83,10 @@ pub struct Step {
     /// The event types by which it says that it is not, and that nothing is changed.
     #[serde(default)]
     pub failed: Types,
+    /// What is kept of the answer that says that the step is done, each a SQL expression over that answer: a text, a number, a bool or a time.
+    /// Commands of later steps, the step's own undo and the events of ends read it as `step.column`. It is null where no answer came.
+    #[serde(default)]
+    pub keep: NamedSql,
     /// How long an answer is waited for, by the clock.
     pub timeout: Interval,
     /// How often the command is sent.
@@ -110,7 +114,8 @@ fn yes() -> bool {
 pub struct Send {
     /// Its event type.
     pub command: String,
-    /// The columns of its `data`, each a SQL expression over `id`, `attempt` (1 for the first), the columns of `keep`, and `line`.
+    /// The columns of its `data`, each a SQL expression over `id`, `attempt` (1 for the first), the columns of `keep`, `line`, and what is kept of
+    /// the answers to steps before this one (`pay.payment_id`).
     #[serde(default)]
     pub with: NamedSql,
     /// The participant recognises a command that it has had already, by a key of the business such as the id of the order, and does not carry it

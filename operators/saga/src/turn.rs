@@ -11,10 +11,10 @@ use operator_core::{Context, Millis, Port, StateError, TimerKind};
 use operator_event::{EventRows, Uuid};
 
 use crate::codec::Kept;
-use crate::definition::Call;
+use crate::definition::{Call, Said};
 use crate::machine::{Effect, Event, Ignored, Instance, Place, State, Task, step};
 use crate::operator::{Stores, task_of};
-use crate::outputs::{Cause, IgnoredRows, States, StuckRow, StuckRows, View, text_of};
+use crate::outputs::{Cause, IgnoredRows, States, StuckRow, StuckRows, View, answer_key, text_of};
 use crate::plan::SagaPlan;
 use crate::program::Program;
 use crate::spec::INPUTS;
@@ -33,6 +33,9 @@ pub struct Live {
     pub kept: Kept,
     /// What was kept of its starting row.
     pub row: Vec<u8>,
+    /// What was kept of answers, by step and line ([`answer_key`]), and what of it is new.
+    pub answers: BTreeMap<Vec<u8>, Vec<u8>>,
+    fresh: Vec<Vec<u8>>,
     is_new: bool,
     changed: bool,
     forgotten: bool,
@@ -71,15 +74,15 @@ pub struct Turn<'p> {
 }
 
 impl Live {
-    pub fn new(key: &[u8], kept: Kept, row: Vec<u8>) -> Live {
+    pub fn new(key: &[u8], kept: Kept, row: Vec<u8>, answers: BTreeMap<Vec<u8>, Vec<u8>>) -> Live {
         let id = text_of(key).unwrap_or_default().to_string();
-        Live { key: key.to_vec(), id, kept, row, is_new: false, changed: false, forgotten: false, waiting: 0 }
+        Live { key: key.to_vec(), id, kept, row, answers, fresh: Vec::new(), is_new: false, changed: false, forgotten: false, waiting: 0 }
     }
 
     /// A saga that begins.
     pub fn begin(key: &[u8], id: &str, program: &Program, instance: Instance, row: Vec<u8>) -> Live {
         let kept = Kept { definition: program.version.clone(), instance, sequence: 0, since: 0, timer: None };
-        Live { id: id.to_string(), is_new: true, ..Live::new(key, kept, row) }
+        Live { id: id.to_string(), is_new: true, ..Live::new(key, kept, row, BTreeMap::new()) }
     }
 
     /// Why it can't be kept, if so.
@@ -131,6 +134,17 @@ impl<'p> Turn<'p> {
         let version = &self.live(place)?.kept.definition;
         let missing = || StateError::new(format!("the definition {version}, with which a saga began, is missing in state"));
         programs.get(version).cloned().ok_or_else(missing)
+    }
+
+    /// Keeps an answer; one that repeats another only if that is not there.
+    pub fn keep(&mut self, place: usize, program: &Program, at: Place, answer: Vec<u8>, repeats: bool) {
+        let (Some(live), Some(step)) = (self.lives.get_mut(place), program.definition.steps.get(at.step)) else { return };
+        let key = answer_key(&step.name, live.kept.instance.task(at).map_or("", |task| task.line.as_str()));
+        if !repeats || !live.answers.contains_key(&key) {
+            live.answers.insert(key.clone(), answer);
+            live.fresh.push(key);
+            live.changed = true;
+        }
     }
 
     /// A row begins the saga that has begun already, with the same lines and the same to keep.
@@ -234,11 +248,17 @@ impl<'p> Turn<'p> {
         self.plan.ids.of(id, &[step.as_bytes(), line.as_bytes(), &[call as u8], &number.to_be_bytes()])
     }
 
-    /// The id of the last question about a task.
-    pub fn last_question(&self, place: usize, program: &Program, at: Place) -> Option<String> {
+    /// Which of a task's questions, or undos, the command with the id `causation` is.
+    pub fn number(&self, place: usize, program: &Program, (at, said): (Place, Said), causation: &str) -> Option<u32> {
         let live = self.lives.get(place)?;
-        let number = live.kept.instance.task(at)?.asks;
-        Some(self.command_id(&live.id, program, &live.kept.instance, at, Call::Ask, number).to_string())
+        let task = live.kept.instance.task(at)?;
+        let (call, sent) = match said {
+            Said::NotFound => (Call::Ask, task.asks),
+            Said::Undone | Said::NotUndone => (Call::Undo, task.undos),
+            Said::Done | Said::Failed => return None,
+        };
+        let is_it = |number: &u32| self.command_id(&live.id, program, &live.kept.instance, at, call, *number).to_string() == causation;
+        (1..=sent).rev().find(is_it)
     }
 
     /// The id of the command that a task waits for.
@@ -272,11 +292,18 @@ impl<'p> Turn<'p> {
             if live.forgotten {
                 stores.instances.delete(&live.key, &[], cx.state())?;
                 stores.kept.delete(&live.key, &[], cx.state())?;
+                for answer in live.answers.keys() {
+                    stores.answers.delete(&live.key, answer, cx.state())?;
+                }
                 continue;
             }
             bytes.clear();
             live.kept.put(&mut bytes);
             stores.instances.put(&live.key, &KeyedRow { id: &[], time: live.kept.since, row: &bytes }, cx.state())?;
+            for id in live.fresh.drain(..) {
+                let row = live.answers.get(&id).map_or(&[][..], Vec::as_slice);
+                stores.answers.put(&live.key, &KeyedRow { id: &id, time: live.kept.since, row }, cx.state())?;
+            }
             if live.is_new {
                 stores.kept.put(&live.key, &KeyedRow { id: &[], time: live.kept.since, row: &live.row }, cx.state())?;
             }

@@ -47,6 +47,21 @@ fn a_bound_is_said() {
     assert_eq!((explored.depth, explored.complete), (3, false));
 }
 
+/// Thirteen commands at once, each carried out, refused or lost: more than a million worlds after one move.
+#[test]
+fn many_commands_at_once_are_cut_and_said_to_be() {
+    let step = |n: usize| {
+        format!(
+            r#""s{n}": {{ "after": [], "send": {{ "command": "{n}.do" }}, "done": "{n}.done", "failed": "{n}.failed", "timeout": "1m",
+        "undo": {{ "command": "{n}.undo", "done": "{n}.undone" }} }}"#
+        )
+    };
+    let steps: Vec<String> = (0..13).map(step).collect();
+    let steps: Vec<&str> = steps.iter().map(String::as_str).collect();
+    let explored = check(&saga(&steps, &[]), 0).unwrap();
+    assert!(!explored.complete && explored.worlds <= 100_000, "{explored:?}");
+}
+
 /// The first planted bug: a step has an effect, and nothing takes it back.
 #[test]
 fn an_effect_without_an_undo_is_found() {

@@ -100,13 +100,28 @@ impl Play {
 
     /// One answer comes, which may come again; or time passes to the next deadline.
     fn turn(&mut self, luck: u8) {
+        if luck > 250 {
+            return self.happens(Event::Retry { step: None });
+        }
         let place = usize::from(luck) % (self.answers.len() + 2);
         let Some((at, said, number)) = self.answers.get(place).copied() else { return self.time() };
         if luck.is_multiple_of(3) {
             self.answers.remove(place);
         }
-        let current = self.instance.task(at).is_some_and(|task| task.asks == number);
-        self.happens(Event::Answer { at, said, current, what: "an answer" });
+        // Some participants say which command they answer.
+        let number = Some(number).filter(|_| said == Said::NotFound || luck.is_multiple_of(2));
+        self.happens(Event::Answer { at, said, number, what: "an answer" });
+    }
+
+    /// Someone does by hand what a step that is waited for was to do.
+    fn skip(&mut self, luck: u8) {
+        let step = usize::from(luck) % self.instance.steps.len();
+        let waited: Vec<Place> = self.instance.active().filter(|(at, _)| at.step == step).map(|(at, _)| at).collect();
+        for at in waited {
+            let effects = u32::from(self.instance.phase == Phase::Running);
+            self.parties.insert(at, Party { effects, executed: effects > 0, refused: false });
+        }
+        self.happens(Event::Skip { step: Some(step) });
     }
 
     fn time(&mut self) {
@@ -122,10 +137,9 @@ impl Play {
         for _ in 0..10_000 {
             match self.answers.pop() {
                 Some((at, said, number)) => {
-                    let current = self.instance.task(at).is_some_and(|task| task.asks == number);
-                    self.happens(Event::Answer { at, said, current, what: "an answer" });
+                    self.happens(Event::Answer { at, said, number: Some(number), what: "an answer" });
                 }
-                None if self.instance.status() == Status::Stuck => self.happens(Event::Retry),
+                None if self.instance.status() == Status::Stuck => self.happens(Event::Retry { step: None }),
                 None if self.instance.has_ended() => return,
                 None => self.time(),
             }
@@ -166,6 +180,19 @@ proptest! {
         prop_assert!(play.instance.has_ended() || play.instance.status() == Status::Stuck, "{:?}", play.instance);
     }
 
+    /// What people did by hand counts like an answer, whatever is said later.
+    #[test]
+    fn what_is_done_by_hand_counts(turns in prop::collection::vec(any::<u8>(), 0..60), skips in prop::collection::vec(any::<u8>(), 1..4), luck in prop::collection::vec(any::<u8>(), 0..40)) {
+        let mut play = Play::new(2, luck);
+        play.happens(Event::Begin);
+        for turns in turns.chunks(15) {
+            turns.iter().for_each(|luck| play.turn(*luck));
+            skips.iter().for_each(|luck| play.skip(*luck));
+        }
+        play.end();
+        play.check();
+    }
+
     /// What is skipped by hand is left as it is, and the saga ends.
     #[test]
     fn people_end_what_is_stuck(turns in prop::collection::vec(any::<u8>(), 0..60), luck in prop::collection::vec(any::<u8>(), 40..80)) {
@@ -175,7 +202,7 @@ proptest! {
         play.happens(Event::Compensate { why: "by hand" });
         for _ in 0..500 {
             play.time();
-            play.happens(Event::Skip);
+            play.happens(Event::Skip { step: None });
         }
         prop_assert!(play.instance.has_ended(), "{:?}", play.instance);
     }

@@ -168,6 +168,21 @@ fn a_saga_without_its_starting_row_begins_when_that_comes_again() {
     assert_eq!(partition.row(&saga, 1, &["o1", "stock.reserved"]), ["payments.charge"]);
 }
 
+/// What a saga keeps of answers goes with it.
+#[test]
+fn nothing_is_left_of_a_saga_that_is_forgotten() {
+    let charge = charge("\"amount\": \"1\"", "payments.declined").replace("\"timeout\"", "\"keep\": { \"order\": \"id\" }, \"timeout\"");
+    let saga = version(&charge);
+    let mut partition = Partition::default();
+    assert_eq!(partition.row(&saga, 0, &["o1"]), ["stock.reserve"]);
+    assert_eq!(partition.row(&saga, 1, &["o1", "stock.reserved"]), ["payments.charge"]);
+    assert_eq!(partition.row(&saga, 1, &["o1", "payments.charged"]), ["orders.confirmed"]);
+    let of_sagas = |partition: &Partition| partition.state.entries.keys().filter(|key| (2..=4).contains(&key[0])).count();
+    assert_eq!(of_sagas(&partition), 3, "the saga, its starting row and an answer");
+    assert_eq!(partition.time(&saga), Vec::<String>::new());
+    assert_eq!(of_sagas(&partition), 0);
+}
+
 #[test]
 fn timers_of_an_earlier_version_fire() {
     let old = version(&charge("\"amount\": \"1\"", "payments.declined"));

@@ -3,32 +3,40 @@
 //! `list` and `show` read the changelog of the step. `retry`, `skip` and `compensate` write an event to the topic of the input `repairs`, which the
 //! step acts on when it reads it: so a repair has a place in the history, with who asked for it and why.
 
+mod list;
 mod read;
 mod repair;
 
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use headwater_engine::pipeline::Pipeline;
 use operator_core::Spec;
 use operator_saga::Saga;
 use operator_saga::inspect::Shown;
 use serde_json::{Value, json};
 
+use self::read::Changelog;
 use super::{Environment, Failure, runtime};
 use crate::diagnose::Problem;
 use crate::observe::outages::Outages;
 use crate::pipeline_files::{self, Loaded};
 use crate::say;
-use crate::style::{dim, good, name};
+use crate::style::{good, name};
 use crate::worker::run;
 
 #[derive(Args)]
-#[command(after_help = "Examples:
-  hw saga list pipeline.yaml --stuck
+#[command(
+    after_help = "Exit codes: 0, also if nothing is listed; 1 if the changelog can't be read, a saga is missing, a repair would change nothing, or
+`list --check` lists one; 2 if the pipeline file or the arguments are wrong.
+
+Examples:
+  hw saga list pipeline.yaml --stuck --check
+  hw saga list pipeline.yaml --at pay --older-than 1h --json
   hw saga show pipeline.yaml order-17
   hw saga retry pipeline.yaml order-17 --reason 'the bank answers again'
-  hw saga skip pipeline.yaml order-17 --reason 'voided by phone'")]
+  hw saga skip pipeline.yaml order-17 --reason 'voided by phone'
+  hw saga skip pipeline.yaml order-18 --at ship --reason 'shipped by hand'"
+)]
 pub struct SagaArgs {
     #[command(subcommand)]
     command: Command,
@@ -62,6 +70,9 @@ struct Repair {
     /// Why: it is written beside the repair
     #[arg(long)]
     reason: String,
+    /// The step that is meant, of several that the saga waits for; its input `repairs` needs the column `data.step`
+    #[arg(long, value_name = "STEP")]
+    at: Option<String>,
     /// Who asks for it [default: the user of this shell]
     #[arg(long)]
     user: Option<String>,
@@ -73,15 +84,8 @@ enum Command {
     List {
         #[command(flatten)]
         of: Of,
-        /// Only those that are stuck
-        #[arg(long)]
-        stuck: bool,
-        /// Only those that have not ended
-        #[arg(long)]
-        open: bool,
-        /// Print one JSON object per saga
-        #[arg(long)]
-        json: bool,
+        #[command(flatten)]
+        chosen: list::Chosen,
     },
     /// Show a saga with its steps
     Show {
@@ -91,9 +95,10 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Send the undo of a stuck saga again
+    /// Send again, at once, what a saga waits for: a command, a question, an undo; also what is stuck
     Retry(Repair),
-    /// Leave what is stuck as it is, because it was taken back by hand, and go on
+    /// Go on without what is stuck, because it was taken back by hand; with --at without any step that is waited for, because it was done by
+    /// hand, or taken back
     Skip(Repair),
     /// Compensate a saga that runs
     Compensate(Repair),
@@ -108,19 +113,8 @@ struct Step {
 impl Step {
     fn of(of: &Of) -> Result<Step, Failure> {
         let loaded = pipeline_files::load(&of.pipeline).map_err(Failure::Wrong)?;
-        let found = |pipeline: &Pipeline| -> Vec<String> {
-            let sagas = pipeline.steps.keys().filter(|step| loaded.root.find(&["steps", step, Saga::KIND].map(String::from)).is_some());
-            sagas.filter(|step| of.step.as_ref().is_none_or(|wanted| wanted == *step)).cloned().collect()
-        };
-        let wrong = |message: String| Failure::Wrong(vec![Problem::plain(message)]);
-        match found(&loaded.pipeline).as_slice() {
-            [name] => Ok(Step { name: name.clone(), loaded }),
-            [] => Err(wrong(match &of.step {
-                Some(step) => format!("the pipeline has no step `{step}` that is a saga"),
-                None => "the pipeline has no step that is a saga".to_string(),
-            })),
-            several => Err(wrong(format!("the pipeline has the sagas {}: choose one with --step", several.join(", ")))),
-        }
+        let name = super::step::find(&loaded, Saga::KIND, of.step.as_deref()).map_err(|p| Failure::Wrong(vec![p]))?;
+        Ok(Step { loaded, name })
     }
 }
 
@@ -135,30 +129,24 @@ pub fn run(args: &SagaArgs) -> Result<(), Failure> {
     let runtime = runtime()?;
     let services = run::connect(&config, "hw-saga", None, runtime.handle(), &Outages::default())?;
     let broker = services.broker.as_ref();
-    let repair = |event: &str, Repair { id, reason, user, .. }: &Repair| -> Result<(), Failure> {
+    let repair = |event: &str, Repair { id, reason, user, at, .. }: &Repair| -> Result<(), Failure> {
+        let at = at.as_deref();
+        let changelog = Changelog::read(broker, &step, Some(id))?;
+        let saga = changelog.saga(id)?.ok_or_else(|| missing(id))?;
+        if let Some(why) = changelog.refused(id, event, at)? {
+            let problem = Problem::plain(format!("{event} would change nothing: {why}"));
+            return Err(problem.with_help(Some(repair::help(&saga))).into());
+        }
         let user = user.clone().or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| "unknown".into());
-        let topic = repair::write(broker, &step, event, id, &user, reason)?;
+        let topic = repair::write(broker, &step, event, id, at, (&user, reason))?;
         say!("{} {event} of {} to {topic}: `hw saga show` says what came of it", good("wrote"), name(id));
         Ok(())
     };
     match &args.command {
-        Command::List { stuck, open, json, .. } => {
-            let all = read::sagas(broker, &step)?;
-            let wanted = |saga: &&Shown| match saga.view.status.name() {
-                "stuck" => true,
-                "running" | "compensating" => !stuck,
-                _ => !stuck && !open,
-            };
-            let chosen: Vec<&Shown> = all.iter().filter(wanted).collect();
-            chosen.iter().for_each(|saga| if *json { say!("{}", document(saga)) } else { say!("{}", line(saga)) });
-            if !json {
-                say!("{}", dim(&format!("{} of {} sagas", chosen.len(), all.len())));
-            }
-        }
+        Command::List { chosen, .. } => list::run(&Changelog::read(broker, &step, None)?, chosen)?,
         Command::Show { one, json } => {
-            let all = read::sagas(broker, &step)?;
-            let saga = all.iter().find(|saga| saga.id == one.id);
-            let saga = saga.ok_or_else(|| Problem::plain(format!("there is no saga `{}`: it has not begun, or is forgotten", one.id)))?;
+            let saga = Changelog::read(broker, &step, Some(&one.id))?.saga(&one.id)?.ok_or_else(|| missing(&one.id))?;
+            let saga = &saga;
             if *json {
                 say!("{}", document(saga));
                 return Ok(());
@@ -176,6 +164,10 @@ pub fn run(args: &SagaArgs) -> Result<(), Failure> {
         Command::Compensate(args) => repair(operator_saga::COMPENSATE, args)?,
     }
     Ok(())
+}
+
+fn missing(id: &str) -> Problem {
+    Problem::plain(format!("there is no saga `{id}`: it has not begun, or is forgotten"))
 }
 
 /// A saga on a line.

@@ -9,6 +9,7 @@ use headwater_engine::pipeline::{From, Source};
 use headwater_engine::yaml;
 use operator_core::{Path, Spec};
 use operator_saga::Saga;
+use operator_saga::inspect::Shown;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -17,13 +18,25 @@ use crate::cli::acknowledged;
 use crate::diagnose::Problem;
 
 /// Writes a repair; returns the topic.
-pub(super) fn write(broker: &dyn Broker, step: &Step, event: &str, id: &str, user: &str, reason: &str) -> Result<String, Problem> {
+pub(super) fn write(
+    broker: &dyn Broker,
+    step: &Step,
+    event: &str,
+    id: &str,
+    at: Option<&str>,
+    by: (&str, &str),
+) -> Result<String, Problem> {
     let (topic, source) = source(step)?;
+    if at.is_some() && !names_steps(step, source) {
+        let problem =
+            Problem::plain(format!("the input `repairs` of `{}` has no column `data.step`, which says what --at means", step.name));
+        return Err(problem.with_help(Some("add `step: string?` to the columns of its source".into())));
+    }
     let node = step.loaded.root.find(&["steps", &step.name, Saga::KIND].map(String::from));
     let saga: Option<Saga> = node.and_then(|node| yaml::read_all(node).0);
     let saga = saga.ok_or_else(|| Problem::plain(format!("the step `{}` can't be read: `hw lint` says why", step.name)))?;
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64);
-    let value = document(&saga, (event, id), (user, reason), now)
+    let value = document(&saga, (event, id, at), by, now)
         .ok_or_else(|| Problem::plain(format!("`{}` and `{}` are not columns that a repair can have", saga.id.repairs, saga.reply)))?;
     let failed = |e: BrokerError| Problem::of_broker(&e);
     let partitions = broker.partitions(&topic).map_err(failed)?;
@@ -40,6 +53,24 @@ pub(super) fn write(broker: &dyn Broker, step: &Step, event: &str, id: &str, use
     };
     acknowledged::write(broker.producer(None).map_err(failed)?.as_mut(), [record])?;
     Ok(topic)
+}
+
+/// What to do about a saga that a repair would not change.
+pub(super) fn help(saga: &Shown) -> String {
+    let (id, status) = (&saga.id, saga.view.status.name());
+    match &saga.view.step {
+        Some(step) => {
+            format!("`{id}` is {status} and waits for {step}: `hw saga retry`, or `hw saga skip --at STEP` with one of its steps")
+        }
+        None => format!("`{id}` is {status}: nothing is left to do"),
+    }
+}
+
+/// Whether the columns of a repair have the step, as far as the pipeline file says.
+fn names_steps(step: &Step, source: &Source) -> bool {
+    let declared = |path: &[&str]| step.loaded.root.find(&path.iter().map(|key| key.to_string()).collect::<Vec<_>>()).is_some();
+    let name = step.loaded.pipeline.sources.iter().find(|(_, of)| std::ptr::eq(*of, source)).map_or("", |(name, _)| name.as_str());
+    source.schema.is_none() || declared(&["sources", name, "schema", "step"]) || declared(&["sources", name, "schema", "data", "step"])
 }
 
 /// The topic of the input `repairs`.
@@ -62,7 +93,7 @@ fn source(step: &Step) -> Result<(String, &Source), Problem> {
 }
 
 /// A repair in the event envelope, with the saga's id where the step looks for it.
-fn document(saga: &Saga, (event, id): (&str, &str), (user, reason): (&str, &str), now: i64) -> Option<String> {
+fn document(saga: &Saga, (event, id, at): (&str, &str, Option<&str>), (user, reason): (&str, &str), now: i64) -> Option<String> {
     let time = DateTime::from_timestamp_millis(now).unwrap_or_default().to_rfc3339_opts(SecondsFormat::Millis, true);
     let mut document = json!({
         "eventId": Uuid::new_v4().to_string(),
@@ -73,6 +104,9 @@ fn document(saga: &Saga, (event, id): (&str, &str), (user, reason): (&str, &str)
         "data": { "user": user, "reason": reason },
         "metadata": { "correlationId": id, "causationId": null },
     });
+    if let Some(at) = at {
+        set(document.as_object_mut()?, &["data", "step"], at)?;
+    }
     for (column, value) in [(&saga.id.repairs, id), (&saga.reply, event)] {
         set(document.as_object_mut()?, Path::parse(column)?.names().collect::<Vec<_>>().as_slice(), value)?;
     }
@@ -106,11 +140,11 @@ mod tests {
             serde_json::from_str(&text).unwrap()
         };
         let of = |id: &str, reply: &str| {
-            let text = document(&saga(id, reply), ("saga.retry", "o1"), ("ana", "why"), 1_700_000_000_000)?;
+            let text = document(&saga(id, reply), ("saga.retry", "o1", Some("pay")), ("ana", "why"), 1_700_000_000_000)?;
             serde_json::from_str::<Value>(&text).ok()
         };
         let repair = of("data.saga", "eventType").unwrap();
-        assert_eq!(repair["data"], json!({ "user": "ana", "reason": "why", "saga": "o1" }));
+        assert_eq!(repair["data"], json!({ "user": "ana", "reason": "why", "saga": "o1", "step": "pay" }));
         assert_eq!((&repair["eventType"], &repair["timestamp"]), (&json!("saga.retry"), &json!("2023-11-14T22:13:20.000Z")));
         let repair = of("metadata.correlationId", "what.kind").unwrap();
         assert_eq!((&repair["metadata"]["correlationId"], &repair["what"]["kind"]), (&json!("o1"), &json!("saga.retry")));

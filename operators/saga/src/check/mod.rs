@@ -40,6 +40,8 @@ pub const LINES: usize = 2;
 pub const DEPTH: usize = 100;
 /// Worlds, at most.
 const MOST_WORLDS: usize = 1_000_000;
+/// Moves from one world, at most: many commands at once, each carried out or not, are more than can be looked at.
+const MOST_MOVES: usize = 100_000;
 
 /// What was explored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,7 +93,8 @@ fn explore(definition: &Definition, invariants: &[(String, Predicate)], most: us
     let model = Model::new(definition);
     let mut known: HashSet<Arc<[u8]>> = HashSet::new();
     let mut reached: Vec<Reached> = Vec::new();
-    let mut search = Search { model: &model, invariants, schema: invariant::columns(definition), known: &mut known, reached: &mut reached };
+    let mut search =
+        Search { model: &model, invariants, schema: invariant::columns(definition), known: &mut known, cut: false, reached: &mut reached };
     let mut level: Vec<u32> = Vec::new();
     search.expand(None, &mut level)?;
     let mut depth = 0;
@@ -107,7 +110,7 @@ fn explore(definition: &Definition, invariants: &[(String, Predicate)], most: us
         }
         level = next;
     }
-    Ok(Explored { worlds: reached.len(), depth: depth.saturating_sub(1), complete: true })
+    Ok(Explored { complete: !search.cut, worlds: search.reached.len(), depth: depth.saturating_sub(1) })
 }
 
 struct Search<'s> {
@@ -115,6 +118,8 @@ struct Search<'s> {
     invariants: &'s [(String, Predicate)],
     schema: SchemaRef,
     known: &'s mut HashSet<Arc<[u8]>>,
+    /// Something was left out.
+    cut: bool,
     reached: &'s mut Vec<Reached>,
 }
 
@@ -127,21 +132,22 @@ impl Search<'_> {
     fn expand(&mut self, from: Option<u32>, next: &mut Vec<u32>) -> Result<(), Violation> {
         let world = from.and_then(|from| self.world(from));
         let mut violated: Option<(String, String)> = None;
-        let Search { model, known, reached, .. } = self;
-        model.moves(world.as_ref(), &mut |made: &Move, after: &World| {
-            if violated.is_some() {
-                return;
-            }
+        let Search { model, known, reached, cut, .. } = self;
+        let mut visited = 0;
+        let all = model.moves(world.as_ref(), &mut |made: &Move, after: &World| {
             if let Some(what) = model.violation(after) {
                 violated = Some((what, words::of(model, world.as_ref(), made, after)));
-                return;
+                return false;
             }
             let bytes: Arc<[u8]> = model.bytes(after).into();
             if known.insert(bytes.clone()) {
                 next.push(reached.len() as u32);
                 reached.push(Reached { world: bytes, from: from.unwrap_or(u32::MAX) });
             }
+            visited += 1;
+            visited < MOST_MOVES
         });
+        *cut |= !all;
         match violated {
             None => Ok(()),
             Some((what, last)) => {
@@ -167,9 +173,10 @@ impl Search<'_> {
             let Some(target) = self.reached.get(place as usize) else { continue };
             let mut said = None;
             self.model.moves(before.as_ref(), &mut |made, after| {
-                if said.is_none() && self.model.bytes(after).as_slice() == target.world.as_ref() {
+                if self.model.bytes(after).as_slice() == target.world.as_ref() {
                     said = Some(words::of(self.model, before.as_ref(), made, after));
                 }
+                said.is_none()
             });
             trace.extend(said);
             before = self.world(place);

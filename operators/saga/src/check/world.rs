@@ -116,35 +116,42 @@ impl Model {
         World { instance, parties, ended: None, twice: false, late: 0 }
     }
 
-    /// Everything that can happen in a world, and the world after it; of none: the beginnings.
-    pub fn moves(&self, world: Option<&World>, visit: &mut dyn FnMut(&Move, &World)) {
+    /// Everything that can happen in a world, and the world after it; of none: the beginnings. Ends, with false, when `visit` says false.
+    pub fn moves(&self, world: Option<&World>, visit: &mut dyn FnMut(&Move, &World) -> bool) -> bool {
         let Some(world) = world else { return self.happen(&self.beginning(), Happens::Begin, visit) };
         let places: Vec<Place> = world.instance.tasks().map(|(at, _)| at).collect();
         for at in places {
             for said in SAID.into_iter().filter(|said| world.party(at).is_some_and(|party| party.said & bit(*said) != 0)) {
-                self.happen(world, Happens::Answer(at, said), visit);
+                if !self.happen(world, Happens::Answer(at, said), visit) {
+                    return false;
+                }
             }
-            if world.instance.task(at).is_some_and(|task| task.due.is_some()) {
-                self.happen(world, Happens::Due(at), visit);
+            let waits = world.instance.task(at).is_some_and(|task| task.due.is_some());
+            if waits && !self.happen(world, Happens::Due(at), visit) {
+                return false;
             }
         }
+        true
     }
 
-    fn happen(&self, world: &World, event: Happens, visit: &mut dyn FnMut(&Move, &World)) {
+    fn happen(&self, world: &World, event: Happens, visit: &mut dyn FnMut(&Move, &World) -> bool) -> bool {
         let mut after = world.clone();
         let (mut effects, said) = (Vec::new(), event);
         let event = match event {
             Happens::Begin => Event::Begin,
-            Happens::Answer(at, said) => Event::Answer { at, said, current: true, what: "" },
+            Happens::Answer(at, said) => {
+                let asked = world.instance.task(at).map(|task| task.asks);
+                Event::Answer { at, said, number: asked.filter(|_| said == Said::NotFound), what: "" }
+            }
             Happens::Due(at) => Event::Due { at },
         };
         if step(&self.definition, &mut after.instance, event, 0, &mut effects).is_err() {
-            return;
+            return true;
         }
         if matches!(said, Happens::Answer(_, Said::Done)) && world.instance.phase != Phase::Running {
             after.late += 1;
             if after.late > LATE {
-                return;
+                return true;
             }
         }
         for effect in &effects {
@@ -152,11 +159,11 @@ impl Model {
                 after.twice |= after.ended.replace(*phase).is_some();
             }
         }
-        self.choose(&after, &effects, &mut Move { event: said, sent: Vec::new() }, visit);
+        self.choose(&after, &effects, &mut Move { event: said, sent: Vec::new() }, visit)
     }
 
     /// Lets participants decide about the commands, one after the other.
-    fn choose(&self, world: &World, effects: &[Effect], made: &mut Move, visit: &mut dyn FnMut(&Move, &World)) {
+    fn choose(&self, world: &World, effects: &[Effect], made: &mut Move, visit: &mut dyn FnMut(&Move, &World) -> bool) -> bool {
         let Some((effect, rest)) = effects.split_first() else {
             let mut world = world.clone();
             self.normalise(&mut world);
@@ -169,9 +176,13 @@ impl Model {
                 self.decide(party, at, call, choice);
             }
             made.sent.push((at, call, number, choice));
-            self.choose(&after, rest, made, visit);
+            let go_on = self.choose(&after, rest, made, visit);
             made.sent.pop();
+            if !go_on {
+                return false;
+            }
         }
+        true
     }
 
     fn choices(&self, world: &World, at: Place, call: Call) -> Vec<Choice> {
@@ -231,7 +242,8 @@ impl Model {
         for (((tasks, parties), step), order) in instance.steps.iter_mut().zip(&mut world.parties).zip(&self.definition.steps).zip(ranks) {
             for (task, party) in tasks.iter_mut().zip(parties.iter_mut()) {
                 task.due = task.due.map(|_| 0);
-                (task.asks, task.undos) = (0, 0);
+                let again = task.in_undo() && task.stale == task.undos;
+                (task.asks, task.undos, task.stale) = (0, task.in_undo().into(), again.into());
                 task.order = if counts(task) { order } else { 0 };
                 let open = task.in_flight() || task.state == State::Waiting;
                 if !open && task.state != State::Unknown {
@@ -259,7 +271,7 @@ impl Model {
             // Nothing tells one line from another.
             let mut pairs: Vec<(Task, Party)> = tasks.drain(..).zip(parties.drain(..)).collect();
             pairs.sort_by(|(a, of_a), (b, of_b)| {
-                (a.state, a.attempt, a.failures, a.again, a.due, of_a).cmp(&(b.state, b.attempt, b.failures, b.again, b.due, of_b))
+                (a.state, a.attempt, a.failures, a.stale, a.due, of_a).cmp(&(b.state, b.attempt, b.failures, b.stale, b.due, of_b))
             });
             for (line, (task, party)) in pairs.into_iter().enumerate() {
                 let line = if step.lines.is_some() { (line + 1).to_string() } else { String::new() };
@@ -302,9 +314,9 @@ impl Model {
         let told = u8::from(instance.told) | u8::from(instance.forget.is_some()) << 1;
         let mut out = vec![instance.phase as u8, told, ended, world.late];
         for (task, party) in instance.steps.iter().flatten().zip(world.parties.iter().flatten()) {
-            let Task { state, attempt, failures, again, order, due, .. } = task;
+            let Task { state, attempt, failures, stale, order, due, .. } = task;
             let Party { happened, executed, refused, said } = *party;
-            let flags = u8::from(*again) | u8::from(due.is_some()) << 1 | u8::from(executed) << 2 | u8::from(refused) << 3;
+            let flags = u8::from(*stale > 0) | u8::from(due.is_some()) << 1 | u8::from(executed) << 2 | u8::from(refused) << 3;
             out.extend([*state as u8, *attempt as u8, *failures as u8, *order as u8, flags, happened, said]);
         }
         out
@@ -323,7 +335,7 @@ impl Model {
             rest = after;
             task.state = *State::ALL.get(usize::from(*state))?;
             (task.attempt, task.failures, task.order) = ((*attempt).into(), (*failures).into(), (*order).into());
-            task.again = flags & 1 != 0;
+            (task.undos, task.stale) = (task.in_undo().into(), (flags & 1).into());
             task.due = (flags & 2 != 0).then_some(0);
             *party = Party { happened: *happened, executed: flags & 4 != 0, refused: flags & 8 != 0, said: *said };
         }

@@ -41,13 +41,14 @@ impl Machine<'_> {
                 Ok(())
             }
             (_, State::Undoing | State::UndoPausing | State::Stuck) => {
-                if std::mem::replace(&mut task.again, true) {
+                if std::mem::replace(&mut task.stale, task.undos) == task.undos {
                     Err(Ignored::Repeat)
                 } else {
                     Ok(())
                 }
             }
             (_, State::Undone | State::Failed) if has_undo => {
+                task.stale = task.undos;
                 (self.instance.phase, self.instance.forget) = (Phase::Compensating, None);
                 self.send(at, Call::Undo);
                 Ok(())
@@ -84,11 +85,11 @@ impl Machine<'_> {
         }
     }
 
-    pub(super) fn not_found(&mut self, at: Place, current: bool) -> Result<(), Ignored> {
+    pub(super) fn not_found(&mut self, at: Place, number: Option<u32>) -> Result<(), Ignored> {
         let retry = self.definition.steps.get(at.step).map(|step| step.retry).ok_or(Ignored::Unexpected)?;
         let phase = self.instance.phase;
         let task = self.task(at)?;
-        if phase != Phase::Running || !current || !matches!(task.state, State::Asked | State::AskPausing) {
+        if phase != Phase::Running || number != Some(task.asks) || !matches!(task.state, State::Asked | State::AskPausing) {
             return Err(if matches!(phase, Phase::Completed | Phase::Compensated) { Ignored::Ended } else { Ignored::Late });
         }
         task.failures = 0;

@@ -17,9 +17,11 @@
 //! * An answer counts by what its task is waiting for, not by when it was sent: a second `done` finds its task done.
 //! * A task that failed after more than one attempt, or that was in flight when compensation began, is of unknown outcome: it is undone, too.
 //! * A `done` for a task that is being undone, or was, leads to its undo once more: the effect may have come after the first one.
-//! * That nothing is known of a command counts only as the answer to the last question ([`Event::Answer`]'s `current`).
+//! * That nothing is known of a command counts only as the answer to the last question, and that an undo failed only as the answer to the last
+//!   undo, if it is known which one it is about ([`Event::Answer`]'s `number`).
 
 mod forward;
+mod repair;
 mod state;
 mod undo;
 
@@ -44,8 +46,8 @@ pub struct Task {
     pub undos: u32,
     /// Questions, or undos, in a row that failed.
     pub failures: u32,
-    /// A `done` came while it was being undone.
-    pub again: bool,
+    /// A `done` came when this many undos were sent: their answers do not say that the effect is gone.
+    pub stale: u32,
     /// The order in which tasks became done, or of unknown outcome; 0 for those that did not.
     pub order: u32,
     /// When it is waited for no longer.
@@ -74,11 +76,11 @@ pub struct Instance {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Event<'a> {
     Begin,
-    /// An answer, called `what`. `current`: it is known to be the answer to the task's last question.
+    /// An answer, called `what`. `number`: which of the task's questions, or undos, it is about, if that is known.
     Answer {
         at: Place,
         said: Said,
-        current: bool,
+        number: Option<u32>,
         what: &'a str,
     },
     /// The task's time is up.
@@ -91,10 +93,14 @@ pub enum Event<'a> {
         call: Call,
         why: &'a str,
     },
-    /// `saga.retry`: what is stuck is tried again.
-    Retry,
-    /// `saga.skip`: what is stuck is left as it is.
-    Skip,
+    /// `saga.retry`: what is waited for, of one step or of all, is sent again at once.
+    Retry {
+        step: Option<usize>,
+    },
+    /// `saga.skip`: what is waited for was done by hand, or taken back. Without a step: what is stuck.
+    Skip {
+        step: Option<usize>,
+    },
     /// `saga.compensate`.
     Compensate {
         why: &'a str,
@@ -130,14 +136,22 @@ pub enum Ignored {
     Late,
     /// Nothing was asked that this answers.
     Unexpected,
-    /// Nothing is stuck.
-    NotStuck,
+    /// The saga is compensated already.
+    Compensating,
+    /// The saga does not wait for this step.
+    NotWaiting,
+    /// What is not stuck is skipped by its name only.
+    NameStep,
+    /// The participant would carry the command out twice.
+    NotIdempotent,
+    /// Later steps need what this one answers.
+    Needed,
 }
 
 impl Task {
     pub fn new(line: String) -> Task {
-        let (attempt, asks, undos, failures, order) = (0, 0, 0, 0, 0);
-        Task { line, state: State::Waiting, attempt, asks, undos, failures, again: false, order, due: None }
+        let (attempt, asks, undos, failures, stale, order) = (0, 0, 0, 0, 0, 0);
+        Task { line, state: State::Waiting, attempt, asks, undos, failures, stale, order, due: None }
     }
 
     /// A command was sent and its outcome is not known yet.
@@ -237,20 +251,20 @@ pub fn step(
     let mut machine = Machine { definition, instance, now, effects };
     match event {
         Event::Begin => machine.go_on(),
-        Event::Answer { at, said, current, what } => match said {
+        Event::Answer { at, said, number, what } => match said {
             Said::Done => machine.done(at)?,
             Said::Failed => machine.failed(at, what)?,
-            Said::NotFound => machine.not_found(at, current)?,
-            Said::Undone => machine.undone(at)?,
-            Said::NotUndone => machine.not_undone(at, what)?,
+            Said::NotFound => machine.not_found(at, number)?,
+            Said::Undone => machine.undone(at, number)?,
+            Said::NotUndone => machine.not_undone(at, number, what)?,
         },
         Event::Due { at } => machine.due(at)?,
         Event::Broken { at, call, why } => machine.broken(at, call, why)?,
-        Event::Retry => machine.retry()?,
-        Event::Skip => machine.skip()?,
+        Event::Retry { step } => machine.retry(step)?,
+        Event::Skip { step } => machine.skip(step)?,
         Event::Compensate { why } => match machine.instance.phase {
             Phase::Running => machine.compensate(why.to_string()),
-            Phase::Compensating => return Err(Ignored::Repeat),
+            Phase::Compensating => return Err(Ignored::Compensating),
             _ => return Err(Ignored::Ended),
         },
     }

@@ -4,14 +4,16 @@ use super::{Effect, Ignored, Machine, Phase, Place, State, Status, Task, shorten
 use crate::definition::Call;
 
 impl Machine<'_> {
-    pub(super) fn undone(&mut self, at: Place) -> Result<(), Ignored> {
+    pub(super) fn undone(&mut self, at: Place, number: Option<u32>) -> Result<(), Ignored> {
         let task = self.task(at)?;
         if !task.in_undo() {
             return Err(if task.state == State::Undone { Ignored::Repeat } else { Ignored::Unexpected });
         }
-        if std::mem::take(&mut task.again) {
+        if task.stale == task.undos {
             task.failures = 0;
             self.send(at, Call::Undo);
+        } else if number.is_some_and(|number| number <= task.stale) {
+            return Err(Ignored::Late);
         } else {
             task.settle(State::Undone);
             self.undo_next();
@@ -20,8 +22,10 @@ impl Machine<'_> {
         Ok(())
     }
 
-    pub(super) fn not_undone(&mut self, at: Place, what: &str) -> Result<(), Ignored> {
-        match self.task(at)?.state {
+    pub(super) fn not_undone(&mut self, at: Place, number: Option<u32>, what: &str) -> Result<(), Ignored> {
+        let task = self.task(at)?;
+        match task.state {
+            State::Undoing if number.is_some_and(|number| number < task.undos) => return Err(Ignored::Late),
             State::Undoing => self.undo_failed(at, what),
             State::Undone => return Err(Ignored::Repeat),
             State::UndoPausing | State::Stuck => return Err(Ignored::Late),
@@ -85,28 +89,6 @@ impl Machine<'_> {
         }
         self.instance.trouble = shortened(trouble);
         self.effects.push(Effect::Stuck { at });
-    }
-
-    pub(super) fn stuck(&self) -> Result<Vec<Place>, Ignored> {
-        let stuck: Vec<Place> = self.instance.tasks().filter(|(_, task)| task.state == State::Stuck).map(|(at, _)| at).collect();
-        if stuck.is_empty() { Err(Ignored::NotStuck) } else { Ok(stuck) }
-    }
-
-    pub(super) fn retry(&mut self) -> Result<(), Ignored> {
-        for at in self.stuck()? {
-            self.send(at, Call::Undo);
-        }
-        self.clear_trouble();
-        Ok(())
-    }
-
-    pub(super) fn skip(&mut self) -> Result<(), Ignored> {
-        for at in self.stuck()? {
-            self.task(at)?.settle(State::Skipped);
-        }
-        self.clear_trouble();
-        self.undo_next();
-        Ok(())
     }
 
     pub(super) fn clear_trouble(&mut self) {
