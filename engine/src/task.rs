@@ -89,6 +89,8 @@ struct Node {
     ledger: Ledger,
     /// Rows that came out in the open epoch, by port.
     emitted: Vec<u64>,
+    /// Ports that nothing reads, and whose rows nobody misses.
+    unread: Vec<Port>,
     rows_in: u64,
     /// Rows that wait, by branch of the node.
     waiting: Vec<BranchRows>,
@@ -116,7 +118,8 @@ pub struct Task {
 
 impl Task {
     pub fn new(plan: &Arc<crate::plan::Plan>, stage: usize, partition: i32) -> Task {
-        let nodes = plan.stages.get(stage).map(|s| s.nodes.as_slice()).unwrap_or_default().iter().map(|node| Node {
+        let of = plan.stages.get(stage);
+        let nodes = of.map(|s| s.nodes.as_slice()).unwrap_or_default().iter().enumerate().map(|(index, node)| Node {
             step: node.step.as_str().into(),
             operator: (node.planned.build)(),
             store: node.planned.state.is_some().then(Store::default),
@@ -129,6 +132,7 @@ impl Task {
             on_error: node.on_error,
             ledger: Ledger::default(),
             emitted: vec![0; node.planned.outputs.len()],
+            unread: of.map(|stage| unread(stage, index)).unwrap_or_default(),
             rows_in: 0,
             waiting: Vec::new(),
         });
@@ -346,6 +350,15 @@ impl Task {
         let step = self.nodes.get(index).map_or_else(String::new, |n| n.step.to_string());
         TaskError { step, message, unreadable: false }
     }
+}
+
+/// Ports of a step that nothing reads. Rows of lossy ports are wanted all the same: a metric says how many there are.
+fn unread(stage: &Stage, index: usize) -> Vec<Port> {
+    let read: Vec<Upstream> = stage.nodes.iter().flat_map(|node| &node.branches).map(|branch| branch.from).collect();
+    let is_read = |from: Upstream| read.contains(&from) || stage.outputs.iter().any(|output| output.from == from);
+    let outputs = stage.nodes.get(index).map(|node| node.planned.outputs.as_slice()).unwrap_or_default();
+    let ports = (0..).map(Port).zip(outputs).filter(|(port, of)| !of.lossy_if_unread && !is_read(Upstream::Node(index, *port)));
+    ports.map(|(port, _)| port).collect()
 }
 
 /// Of the record that a row is, or negative.

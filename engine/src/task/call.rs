@@ -26,7 +26,7 @@ impl Task {
         };
         let result = {
             let cx = Context::new(&mut emitted, &mut rejected, &mut ledger, state, round.tables);
-            let mut cx = cx.with_timers(node.timers.as_mut(), round.wall);
+            let mut cx = cx.with_timers(node.timers.as_mut(), round.wall).with_unread(&node.unread);
             run(node.operator.as_mut(), &mut cx)
         };
         let answer = match result {

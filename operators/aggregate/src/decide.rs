@@ -1,4 +1,4 @@
-//! Decides commands: of a round, those of one kind at a time, all of which are for different aggregates.
+//! Decides commands of one kind, all of which are for different aggregates.
 
 use std::sync::Arc;
 
@@ -32,6 +32,8 @@ pub struct World<'a, 'b> {
     pub rows: &'a mut Rows<'b>,
     pub subjects: &'a mut Subjects,
     pub state: &'a dyn State,
+    /// Whether the states before and after each event are wanted.
+    pub steps: bool,
 }
 
 /// Refused commands, by their place among those that were tried.
@@ -191,7 +193,7 @@ impl World<'_, '_> {
     fn version(&self, turn: Turn) -> Result<i64, StateError> {
         let missing = || StateError::new("an aggregate was not read: this is a bug");
         let cell = &self.subjects.list.get(turn.place).ok_or_else(missing)?.state;
-        self.plan.state.versions(&cell.rows)?.values().get(cell.row).copied().ok_or_else(missing)
+        self.plan.state.version(cell).ok_or_else(missing)
     }
 
     /// Lets commands lead to events, one after the other.
@@ -222,7 +224,7 @@ impl World<'_, '_> {
             let correlations = StringArray::from_iter_values(turns.iter().map(|turn| self.rows.causes.correlation(turn.row)));
             let own = StringArray::from_iter_values(piece.ids.iter().map(Uuid::to_string));
             let happened = Happened { event, data, times: times.clone(), causes: [Arc::new(correlations), Arc::new(own)] };
-            let before = hand.states.clone();
+            let before = if self.steps { hand.states.clone() } else { Vec::new() };
             let mut failed = Vec::new();
             apply(self.plan, self.subjects, self.state, &mut hand, &happened, &mut failed)?;
             if !failed.is_empty() {

@@ -10,9 +10,8 @@
 //! All commands of a key are in one partition, and there is one task for it: so decisions about a key are made one after the other, and
 //! nothing has to be locked. Events, state, ids of commands and the position of the input are committed in one transaction.
 //!
-//! Commands of different keys don't depend on each other, so they are decided together: the n-th commands of all keys of a batch are a
-//! round, and each expression of a rule is evaluated once for all commands of its kind in a round. State is read once for a batch and
-//! written once; entries of a collection are stored each by itself, so that an aggregate can have very many of them.
+//! Commands of different keys don't depend on each other, so they are decided together: of the commands that are next for their keys,
+//! those of one kind, and each expression of a rule is evaluated once for all of them. State is read once for a batch and written once; entries of a collection are stored each by itself, so that an aggregate can have very many of them.
 //!
 //! ```text
 //! spec, written   the configuration       plan       checks, compiled expressions, the planned step

@@ -1,14 +1,14 @@
 //! `aggregate` as a state machine.
 //!
 //! ```text
-//! on_batch   the aggregates of the batch are read; in rounds, the n-th command of each: repeats are answered, the others decided,
-//!            by kind, all of a kind at once; what changed is written, and timers are set
+//! on_batch   the aggregates of the batch are read; of those commands that are the next ones of their aggregates, all of a kind at
+//!            once: repeats are answered, the others decided; what changed is written, and timers are set
 //! on_time    ids of commands that are old enough are removed
 //! on_timer   its event happens
 //! ```
 //!
-//! Invariant: what a command leads to follows from the state of its aggregate before it, and from nothing else in the batch: commands of
-//! a round are for different aggregates, and one that can't be decided is taken out before the others are decided again.
+//! Invariant: what a command leads to follows from the state of its aggregate before it, and from nothing else in the batch: commands that
+//! are decided together are for different aggregates, and one that can't be decided is taken out before the others are decided again.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ impl Aggregating {
         Aggregating { plan, outcomes, last_record: LastRecord::default() }
     }
 
-    /// Decides commands of one kind in a round; those that can't be computed are rejected: how many those are.
+    /// Decides commands of one kind, each of another aggregate; those that can't be computed are refused.
     fn decide(
         &mut self,
         command: Option<usize>,
@@ -44,11 +44,11 @@ impl Aggregating {
         (rows, subjects): (&mut Rows<'_>, &mut Subjects),
         outputs: &mut Outputs<'_>,
         cx: &mut Context<'_>,
-    ) -> Result<usize, StateError> {
+    ) -> Result<(), StateError> {
         let plan = self.plan.clone();
-        let mut rejected = 0;
         while !turns.is_empty() {
-            let mut world = World { plan: &plan, rows: &mut *rows, subjects: &mut *subjects, state: &*cx.state() };
+            let mut world =
+                World { plan: &plan, rows: &mut *rows, subjects: &mut *subjects, state: &*cx.state(), steps: outputs.has_changes() };
             let wrong = match world.decide(command, &turns)? {
                 Ok(decided) => {
                     self.take(decided, (rows, subjects), outputs, cx)?;
@@ -65,12 +65,10 @@ impl Aggregating {
             for (at, why) in &wrong {
                 let Some(turn) = turns.get(*at).copied() else { continue };
                 match why {
-                    Refused::Failed(cause) => {
-                        cx.reject(rows.batch, turn.row, cause);
-                        rejected += 1;
-                    }
+                    Refused::Failed(cause) => outputs.refused.push((turn.row, cause.clone())),
                     Refused::Violates(invariant) => {
-                        let mut world = World { plan: &plan, rows: &mut *rows, subjects: &mut *subjects, state: &*cx.state() };
+                        let mut world =
+                            World { plan: &plan, rows: &mut *rows, subjects: &mut *subjects, state: &*cx.state(), steps: false };
                         let decided = world.violated(command.unwrap_or_default(), *invariant, turn)?;
                         self.take(decided, (rows, subjects), outputs, cx)?;
                     }
@@ -82,7 +80,7 @@ impl Aggregating {
                 wrong.binary_search_by_key(&(at - 1), |(known, _)| *known).is_err()
             });
         }
-        Ok(rejected)
+        Ok(())
     }
 
     /// What was decided is so from now on.
@@ -126,20 +124,21 @@ impl Operator for Aggregating {
         let plan = self.plan.clone();
         let mut rows = Rows::new(&plan, batch, &mut self.last_record)?;
         let mut subjects = Subjects::timed(&plan);
-        let (rounds, mut rejected) = rows.rounds(&mut subjects, cx);
+        let mut outputs = Outputs::new(&plan, &rows.causes, cx);
+        let mut waiting = rows.waiting(&plan, &mut subjects, &mut outputs);
         subjects.load(&*cx.state())?;
-        let mut outputs = Outputs::new(&plan, &rows.causes);
-        for round in rounds {
-            let round = self.answer_repeats(round, (&rows, &subjects), &mut outputs, cx)?;
-            for (command, turns) in rows.by_command(&plan, round) {
-                rejected += self.decide(command, turns, (&mut rows, &mut subjects), &mut outputs, cx)?;
-            }
+        while let Some((command, turns)) = waiting.next() {
+            let turns = self.answer_repeats(turns, (&rows, &subjects), &mut outputs, cx)?;
+            self.decide(command, turns, (&mut rows, &mut subjects), &mut outputs, cx)?;
         }
         subjects.save(cx.state())?;
         self.set_timers(&subjects, cx)?;
-        outputs.emit(&rows.keys, cx)?;
-        cx.pass(Port::OUT, arrow::array::RecordBatch::new_empty(plan.emitted.schema().clone()), batch.num_rows() - rejected);
-        Ok(())
+        let passed = batch.num_rows().saturating_sub(outputs.refused.len());
+        cx.pass(Port::OUT, arrow::array::RecordBatch::new_empty(plan.emitted.schema().clone()), passed);
+        // In the order in which they came, whatever was decided first.
+        outputs.refused.sort_by_key(|(row, _)| *row);
+        outputs.refused.drain(..).for_each(|(row, cause)| cx.reject(batch, row, cause));
+        outputs.emit(&rows.keys, cx)
     }
 
     fn on_time(&mut self, time: Time, cx: &mut Context<'_>) -> Result<Progress, StateError> {

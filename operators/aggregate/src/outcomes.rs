@@ -6,6 +6,8 @@
 //! that `remember` holds, and an entry lies at the beginning of its span: so a few look-ups find it, and no second entry is needed to
 //! remove it when its time is over.
 
+use std::collections::BTreeSet;
+
 use arrow::array::ArrayRef;
 use arrow::datatypes::{DataType, Field, Fields};
 use operator_core::batch::SystemRow;
@@ -29,6 +31,8 @@ pub struct Outcomes {
     store: TimedRows,
     /// The span before which everything was removed: nothing has to be sought again until the next one is over.
     removed: Option<i64>,
+    /// Spans that may have entries; `None`: it is not known yet. Most commands are looked for in spans that have none.
+    spans: Option<BTreeSet<i64>>,
     /// By kind: what says that its columns are still what they were, and how their values are written.
     kinds: Vec<([u8; 8], RowCodec)>,
 }
@@ -58,7 +62,7 @@ impl Outcomes {
         let columns = vec![Field::new("time", DataType::Int64, false), Field::new("events", DataType::Binary, false)];
         let store = TimedRows::new(TAG, types, RowCodec::new(columns), 1 << shift);
         let kinds = replies.types().iter().map(|kind| (fingerprint(kind), RowCodec::new(kind.columns.clone())));
-        Outcomes { remember, shift, store, removed: None, kinds: kinds.collect() }
+        Outcomes { remember, shift, store, removed: None, spans: None, kinds: kinds.collect() }
     }
 
     pub fn layout(&self) -> StoreLayout {
@@ -79,11 +83,14 @@ impl Outcomes {
     ///
     /// # Errors
     /// State can't be read.
-    pub fn find(&self, key: &[u8], time: Millis, watermark: Millis, state: &dyn State) -> Result<Option<Outcome>, StateError> {
-        let span = |time: Millis| time >> self.shift;
+    pub fn find(&mut self, key: &[u8], time: Millis, watermark: Millis, state: &dyn State) -> Result<Option<Outcome>, StateError> {
+        if self.spans.is_none() {
+            self.spans = Some(self.spans_in(state)?);
+        }
+        let (first, last) = (time.saturating_sub(self.remember) >> self.shift, time.saturating_add(self.remember) >> self.shift);
         let mut row = Vec::new();
-        for bucket in span(time.saturating_sub(self.remember))..=span(time.saturating_add(self.remember)) {
-            if self.store.get(key, bucket << self.shift, &[], state, &mut row)?.is_none() {
+        for span in self.spans.iter().flat_map(|spans| spans.range(first..=last)) {
+            if self.store.get(key, span << self.shift, &[], state, &mut row)?.is_none() {
                 continue;
             }
             let outcome = self.read(&row).ok_or_else(|| StateError::new("what a command led to can't be decoded"))?;
@@ -93,6 +100,18 @@ impl Outcomes {
             }
         }
         Ok(None)
+    }
+
+    /// The spans that have entries.
+    fn spans_in(&self, state: &dyn State) -> Result<BTreeSet<i64>, StateError> {
+        let (mut spans, mut from) = (BTreeSet::new(), Millis::MIN);
+        while let Some(time) = self.store.next_span(from, state)? {
+            let span = time >> self.shift;
+            spans.insert(span);
+            let Some(next) = (span + 1).checked_mul(1 << self.shift) else { break };
+            from = next;
+        }
+        Ok(spans)
     }
 
     fn read(&self, row: &[u8]) -> Option<Outcome> {
@@ -117,7 +136,9 @@ impl Outcomes {
         let mut row = vec![PRESENT];
         put_i128(time.into(), &mut row);
         put_bytes(events, &mut row);
-        let time = (time >> self.shift) << self.shift;
+        let span = time >> self.shift;
+        self.spans.as_mut().map(|spans| spans.insert(span));
+        let time = span << self.shift;
         self.store.put(&TimedRow { key, time, sequence: &[], flags: 0, row: &row }, state)
     }
 
@@ -162,6 +183,7 @@ impl Outcomes {
         let more = self.store.expire(before, most, state, &mut |_| {})?;
         if !more {
             self.removed = span;
+            self.spans = self.spans.take().map(|mut spans| spans.split_off(&(before >> self.shift)));
         }
         Ok(more)
     }
@@ -169,7 +191,7 @@ impl Outcomes {
     /// State was replaced: see [`Operator::on_restore`](operator_core::Operator::on_restore).
     pub fn forget(&mut self) {
         self.store.forget();
-        self.removed = None;
+        (self.removed, self.spans) = (None, None);
     }
 }
 
@@ -208,18 +230,18 @@ mod tests {
         let columns: [ArrayRef; 2] = [Arc::new(Int64Array::from(vec![1])), Arc::new(arrow::array::StringArray::from(vec!["c"]))];
         operator_core::keys::encode(&columns, 0, &mut id);
         outcomes.keep(&id, 1_000, &events[0], &mut state).unwrap();
-        let found = |outcomes: &Outcomes, time, watermark, state: &MemoryState| outcomes.find(&id, time, watermark, state).unwrap();
-        let outcome = found(&outcomes, 1_000, NO_WATERMARK, &state).unwrap();
+        let found = |outcomes: &mut Outcomes, time, watermark, state: &MemoryState| outcomes.find(&id, time, watermark, state).unwrap();
+        let outcome = found(&mut outcomes, 1_000, NO_WATERMARK, &state).unwrap();
         assert_eq!((outcome.time, outcome.events.len()), (1_000, 1));
         assert_eq!((outcome.events[0].kind, outcome.events[0].sequence), (Some(0), 7));
         for (time, watermark, there) in
             [(901, 0, true), (900, 0, false), (1_099, 0, true), (1_100, 0, false), (1_000, 1_100, true), (1_000, 1_101, false)]
         {
-            assert_eq!(found(&outcomes, time, watermark, &state).is_some(), there, "{time} {watermark}");
+            assert_eq!(found(&mut outcomes, time, watermark, &state).is_some(), there, "{time} {watermark}");
         }
         // Whole spans go, and only once no row can find anything in them.
         assert!(!outcomes.expire(1_100, usize::MAX, &mut state).unwrap());
-        assert!(found(&outcomes, 1_000, 1_100, &state).is_some());
+        assert!(found(&mut outcomes, 1_000, 1_100, &state).is_some());
         outcomes.expire(1_300, usize::MAX, &mut state).unwrap();
         assert!(state.entries.is_empty());
     }

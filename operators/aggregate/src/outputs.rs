@@ -25,7 +25,10 @@ pub struct Outputs<'p> {
     rejected: EventRows<'p>,
     replies: EventRows<'p>,
     violations: EventRows<'p>,
-    changes: Vec<Change>,
+    /// `None`: nothing reads them.
+    changes: Option<Vec<Change>>,
+    /// Rows of the batch that lead to nothing, each with why.
+    pub refused: Vec<(usize, String)>,
 }
 
 /// A change of the state of an aggregate.
@@ -41,7 +44,7 @@ struct Change {
 
 impl<'p> Outputs<'p> {
     /// `causes`: what leads to the events.
-    pub fn new(plan: &'p AggregatePlan, causes: &Causes) -> Outputs<'p> {
+    pub fn new(plan: &'p AggregatePlan, causes: &Causes, cx: &Context<'_>) -> Outputs<'p> {
         let rows = |events| {
             let mut rows = EventRows::new(events);
             rows.causes(causes.clone());
@@ -53,7 +56,8 @@ impl<'p> Outputs<'p> {
             rejected: rows(&plan.rejected),
             replies: rows(&plan.replies),
             violations: rows(&plan.rejected),
-            changes: Vec::new(),
+            changes: cx.is_read(STATE).then(Vec::new),
+            refused: Vec::new(),
         }
     }
 
@@ -82,9 +86,16 @@ impl<'p> Outputs<'p> {
         }
     }
 
+    /// Whether something reads changes of state.
+    pub fn has_changes(&self) -> bool {
+        self.changes.is_some()
+    }
+
     /// Adds a change of state. `row`: which row led to it; `before`: the state before with its time, if there was one.
     pub fn change(&mut self, row: usize, before: Option<(Cell, Millis)>, after: Cell, system: SystemRow) {
-        self.changes.push(Change { place: row, keys: row, before, after, system });
+        if let Some(changes) = &mut self.changes {
+            changes.push(Change { place: row, keys: row, before, after, system });
+        }
     }
 
     /// The rejections.
@@ -100,13 +111,13 @@ impl<'p> Outputs<'p> {
     /// # Errors
     /// The rows can't be put together: a bug.
     pub fn emit(self, keys: &[ArrayRef], cx: &mut Context<'_>) -> Result<(), StateError> {
-        let Outputs { plan, emitted, rejected, replies, violations, changes } = self;
+        let Outputs { plan, emitted, rejected, replies, violations, changes, .. } = self;
         for (port, rows) in [(Port::OUT, emitted), (REJECTED, rejected), (REPLIES, replies), (VIOLATIONS, violations)] {
             if !rows.is_empty() {
                 cx.emit(port, rows.finish()?);
             }
         }
-        if !changes.is_empty() {
+        if let Some(changes) = changes.filter(|changes| !changes.is_empty()) {
             cx.emit(STATE, changed(plan, changes, keys)?);
         }
         Ok(())

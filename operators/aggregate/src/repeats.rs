@@ -27,7 +27,7 @@ impl Aggregating {
         outputs: &mut Outputs<'_>,
         cx: &mut Context<'_>,
     ) -> Result<Vec<Turn>, StateError> {
-        let Some(outcomes) = &self.outcomes else { return Ok(round) };
+        let Some(outcomes) = &mut self.outcomes else { return Ok(round) };
         let (mut left, mut all): (Vec<Turn>, BTreeMap<(usize, usize), Again>) = (Vec::with_capacity(round.len()), BTreeMap::new());
         let mut id = Vec::new();
         for turn in round {

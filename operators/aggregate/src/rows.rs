@@ -5,10 +5,11 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, AsArray, StringArray, UInt32Array};
 use arrow::compute::take;
 use operator_core::batch::SystemColumns;
-use operator_core::{Batch, Context, StateError, keys};
+use operator_core::{Batch, StateError, keys};
 use operator_event::Causes;
 
 use crate::fold::encoded;
+use crate::outputs::Outputs;
 use crate::plan::{AggregatePlan, Failures, Part};
 use crate::subjects::Subjects;
 use operator_core::stores::too_large;
@@ -63,8 +64,34 @@ impl LastRecord {
     }
 }
 
-/// Commands that are decided at the same time: each of another aggregate.
-pub type RoundOf = Vec<Turn>;
+/// Commands that wait for their turn.
+///
+/// The first one of each aggregate can be decided now. Most of these are of few kinds, and what is decided together costs little
+/// more than one: so the kind that most of them are of comes first, and others wait, behind which commands of that kind may be next.
+pub struct Waiting {
+    /// By kind, behind which are those that there are no rules for: the commands that can be decided.
+    first: Vec<Vec<Turn>>,
+    /// By row: the kind of its command, and the row of the next one for the same aggregate.
+    rows: Vec<(usize, Option<usize>)>,
+}
+
+impl Waiting {
+    /// Commands of one kind, each for another aggregate: its place, `None` where there are no rules for it. Those before it were decided.
+    pub fn next(&mut self) -> Option<(Option<usize>, Vec<Turn>)> {
+        let (kind, most) = self.first.iter_mut().enumerate().max_by_key(|(_, turns)| turns.len()).filter(|(_, turns)| !turns.is_empty())?;
+        let turns = std::mem::take(most);
+        for turn in &turns {
+            let next = self.rows.get(turn.row).and_then(|(_, next)| *next);
+            next.into_iter().for_each(|row| self.ready(Turn { row, place: turn.place }));
+        }
+        Some(((kind + 1 < self.first.len()).then_some(kind), turns))
+    }
+
+    fn ready(&mut self, turn: Turn) {
+        let kind = self.rows.get(turn.row).map_or(0, |(kind, _)| *kind);
+        self.first.get_mut(kind).into_iter().for_each(|turns| turns.push(turn));
+    }
+}
 
 /// A command's turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,10 +128,16 @@ impl<'a> Rows<'a> {
         (self.causes.id(row), self.lines.get(row).copied().unwrap_or_default())
     }
 
-    /// Gives each row a turn: the n-th commands of all aggregates are the n-th round. Rows without a key are rejected; how many those are.
-    pub fn rounds(&self, subjects: &mut Subjects, cx: &mut Context<'_>) -> (Vec<RoundOf>, usize) {
-        let (mut rounds, mut turns, mut rejected, mut key): (Vec<RoundOf>, Vec<usize>, usize, Vec<u8>) = Default::default();
+    /// The commands, those of each aggregate one behind the other. Rows without a key are refused.
+    pub fn waiting(&self, plan: &AggregatePlan, subjects: &mut Subjects, outputs: &mut Outputs<'_>) -> Waiting {
+        let unknown = plan.commands.len();
+        let mut waiting = Waiting { first: vec![Vec::new(); unknown + 1], rows: Vec::with_capacity(self.batch.num_rows()) };
+        // By the place of the aggregate: the row of its last command.
+        let (mut last, mut key): (Vec<usize>, Vec<u8>) = Default::default();
         for row in 0..self.batch.num_rows() {
+            let name = self.commands.is_valid(row).then(|| self.commands.value(row));
+            let kind = name.and_then(|name| plan.commands.iter().position(|command| command.name == name));
+            waiting.rows.push((kind.unwrap_or(unknown), None));
             key.clear();
             keys::encode(&self.keys, row, &mut key);
             let cause = match self.keys.iter().any(|column| column.is_null(row)) {
@@ -112,24 +145,22 @@ impl<'a> Rows<'a> {
                 false => too_large(&key, &[]).or_else(|| self.large_id(row, &key)),
             };
             if let Some(cause) = cause {
-                cx.reject(self.batch, row, cause);
-                rejected += 1;
+                outputs.refused.push((row, cause));
                 continue;
             }
             let place = subjects.place(&key);
-            if turns.len() <= place {
-                turns.resize(place + 1, 0);
+            match last.get_mut(place) {
+                Some(last) => {
+                    let before = waiting.rows.get_mut(std::mem::replace(last, row));
+                    before.into_iter().for_each(|(_, next)| *next = Some(row));
+                }
+                None => {
+                    last.push(row);
+                    waiting.ready(Turn { row, place });
+                }
             }
-            let Some(turn) = turns.get_mut(place) else { continue };
-            if rounds.len() <= *turn {
-                rounds.push(Vec::new());
-            }
-            if let Some(round) = rounds.get_mut(*turn) {
-                round.push(Turn { row, place });
-            }
-            *turn += 1;
         }
-        (rounds, rejected)
+        waiting
     }
 
     /// Why the id of a command can't be kept behind the key of its aggregate, if so.
@@ -151,20 +182,6 @@ impl<'a> Rows<'a> {
         id.clone_from(&subject.key);
         keys::encode(std::slice::from_ref(own), turn.row, id);
         true
-    }
-
-    /// The commands of a round by their kind: its place, `None` where there are no rules for it.
-    pub fn by_command(&self, plan: &AggregatePlan, round: Vec<Turn>) -> Vec<(Option<usize>, Vec<Turn>)> {
-        let mut groups: Vec<(Option<usize>, Vec<Turn>)> = Vec::new();
-        for turn in round {
-            let name = self.commands.is_valid(turn.row).then(|| self.commands.value(turn.row));
-            let kind = name.and_then(|name| plan.commands.iter().position(|command| command.name == name));
-            match groups.iter_mut().find(|(known, _)| *known == kind) {
-                Some((_, turns)) => turns.push(turn),
-                None => groups.push((kind, vec![turn])),
-            }
-        }
-        groups
     }
 
     /// Values of these rows.

@@ -7,6 +7,7 @@ use arrow::datatypes::{DataType, Field, Fields, Int64Type};
 use operator_core::StateError;
 use operator_core::stores::{KeyedRows, RowCodec};
 
+use crate::cells::Cell;
 use crate::plan::Column;
 
 /// The store of the state: its first bytes of keys.
@@ -86,6 +87,11 @@ impl StateShape {
     pub fn versions(&self, rows: &ArrayRef) -> Result<Int64Array, StateError> {
         let column = rows.as_struct_opt().and_then(|rows| rows.columns().first()?.as_primitive_opt::<Int64Type>());
         column.cloned().ok_or_else(not_rows)
+    }
+
+    /// The version of an aggregate.
+    pub fn version(&self, cell: &Cell) -> Option<i64> {
+        cell.rows.as_struct_opt()?.columns().first()?.as_primitive_opt::<Int64Type>()?.values().get(cell.row).copied()
     }
 
     /// Rows of the state.

@@ -144,7 +144,7 @@ impl Aggregating {
         let event = Event { plan: &plan, timer, about, place, state, subject, at: fired.time };
         let keys = keys::decode(&plan.key_types(), std::iter::once(event.about.key)).ok_or_else(unknown)?;
         let causes = event.causes()?;
-        let mut outputs = Outputs::new(&plan, &causes);
+        let mut outputs = Outputs::new(&plan, &causes, cx);
         let system =
             SystemRow { time: fired.time, watermark: time.emitted, offset: -1, future: false, change: operator_core::changes::ADDED };
         let refused = event.happen(&keys, &causes, &mut subjects, &mut outputs, system, cx)?;
@@ -161,7 +161,7 @@ impl Aggregating {
                 outputs.add(&event.rejection(why, &keys, To::Violated)?, |_| system)?;
             }
             Some(Refused::Failed(cause)) => {
-                let mut row = Outputs::new(&plan, &causes);
+                let mut row = Outputs::new(&plan, &causes, cx);
                 row.add(&event.rejection(&cause, &keys, To::Rejected)?, |_| system)?;
                 cx.reject_result(row.rejected()?, cause, 0);
             }
@@ -200,8 +200,7 @@ impl Event<'_> {
     }
 
     fn version(&self) -> Result<i64, StateError> {
-        let versions = self.plan.state.versions(&self.state.rows)?;
-        versions.values().get(self.state.row).copied().ok_or_else(|| StateError::new("a state has no version: this is a bug"))
+        self.plan.state.version(&self.state).ok_or_else(|| StateError::new("a state has no version: this is a bug"))
     }
 
     /// The id of an event of this type: of what set the timer, for this time, at this version.

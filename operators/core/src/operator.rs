@@ -139,6 +139,7 @@ pub struct Context<'a> {
     timers: Option<&'a mut Timers>,
     /// Wall clock.
     now: Millis,
+    unread: &'a [Port],
 }
 
 impl<'a> Context<'a> {
@@ -150,12 +151,22 @@ impl<'a> Context<'a> {
         state: &'a mut dyn State,
         tables: &'a dyn Tables,
     ) -> Context<'a> {
-        Context { emitted, rejected, ledger, state, tables, timers: None, now: 0 }
+        Context { emitted, rejected, ledger, state, tables, timers: None, now: 0, unread: &[] }
     }
 
     /// Gives the step its timers, if its layout has any. `now`: what the worker's clock shows.
     pub fn with_timers(self, timers: Option<&'a mut Timers>, now: Millis) -> Context<'a> {
         Context { timers, now, ..self }
+    }
+
+    /// Says which ports nothing reads.
+    pub fn with_unread(self, unread: &'a [Port]) -> Context<'a> {
+        Context { unread, ..self }
+    }
+
+    /// Whether anything reads the port. Rows of one that is not read are counted and dropped, so a step need not make them.
+    pub fn is_read(&self, port: Port) -> bool {
+        !self.unread.contains(&port)
     }
 
     /// Emits `rows` (user columns, then system columns) that stand for `inputs` rows of the input: equal to the row

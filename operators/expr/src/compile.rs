@@ -20,17 +20,14 @@ use datafusion_sql::sqlparser::ast::{Expr as Ast, Visit, Visitor};
 
 use operator_core::{Diagnostic, Path, type_name};
 
-use crate::bounded;
 use crate::evaluate::{Decided, Evaluated, cause, panic_text};
-use crate::fallible;
 use crate::functions::FUNCTIONS;
 use crate::literals::{self, is_constant};
-use crate::names;
-use crate::probe;
+use crate::member::member;
 use crate::refusal::ExprError;
-use crate::spread;
 use crate::syntax::{Parsed, parse};
 use crate::wording::reworded;
+use crate::{bounded, fallible, names, probe, spread};
 
 /// The number of operators up to which planning fits any thread's stack.
 const SHALLOW: usize = 16;
@@ -360,7 +357,7 @@ fn physical(logical: &Logical, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr
     checked(physical, schema.as_arrow())
 }
 
-/// Makes calls say how much memory they need, and arithmetic fail where it would wrap around. Negating whole numbers becomes a subtraction from zero, which has
+/// Makes calls say how much memory they need, fields of records cost nothing, and arithmetic fail where it would wrap around. Negating whole numbers becomes a subtraction from zero, which has
 /// a checked form (negating floats stays: `0.0 - 0.0` is not `-0.0`).
 fn checked(physical: Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Arc<dyn PhysicalExpr>> {
     physical
@@ -370,8 +367,9 @@ fn checked(physical: Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Arc<dyn P
             {
                 return Ok(Transformed::yes(Arc::new(binary.clone().with_fail_on_overflow(true)) as Arc<dyn PhysicalExpr>));
             }
-            if let Some(counted) = bounded::counted(&node, schema).or_else(|| spread::counted(&node)) {
-                return Ok(Transformed::yes(counted));
+            let counted = || bounded::counted(&node, schema).or_else(|| spread::counted(&node));
+            if let Some(better) = counted().or_else(|| member(&node, schema)) {
+                return Ok(Transformed::yes(better));
             }
             if let Some(negative) = node.downcast_ref::<NegativeExpr>()
                 && let Ok(data_type) = negative.arg().data_type(schema)

@@ -7,8 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
-use arrow::compute::nullif;
+use arrow::array::{ArrayRef, AsArray};
 use arrow::datatypes::{DataType, Field, FieldRef};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{DFSchema, Result, ScalarValue, TableReference, exec_err, plan_err};
@@ -27,6 +26,7 @@ use datafusion_sql::sqlparser::ast::BinaryOperator;
 
 use crate::bounded::bounded;
 use crate::header::HeaderOf;
+use crate::member::seen;
 
 /// What is known about a function's name.
 pub(crate) enum Known {
@@ -288,8 +288,5 @@ fn child(base: &ArrayRef, name: &ScalarValue) -> Result<ArrayRef> {
         return exec_err!("there is no field `{name}` in a {}", base.data_type());
     };
     let Some(child) = parent.column_by_name(name) else { return exec_err!("there is no field `{name}`") };
-    match parent.nulls().filter(|nulls| nulls.null_count() > 0) {
-        None => Ok(child.clone()),
-        Some(nulls) => Ok(nullif(child, &BooleanArray::new(!nulls.inner(), None))?),
-    }
+    seen(child, parent)
 }

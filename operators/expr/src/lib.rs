@@ -35,6 +35,7 @@ pub mod functions;
 mod header;
 mod key;
 pub mod literals;
+mod member;
 pub mod names;
 mod probe;
 pub mod refusal;

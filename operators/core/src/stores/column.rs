@@ -105,21 +105,21 @@ fn scalars<T: ArrowNativeType>(data: &ArrayData) -> Option<ScalarBuffer<T>> {
 impl Source {
     /// `None` for a type that is not storable.
     pub(super) fn new(array: &ArrayRef) -> Option<Source> {
-        let scalar = array.to_data();
+        let scalar = || array.to_data();
         let values = match physical(array.data_type())? {
             Physical::Null => Values::Null,
             Physical::Bool => Values::Bool(array.as_boolean().values().clone()),
-            Physical::I8 => Values::I8(scalars(&scalar)?),
-            Physical::I16 => Values::I16(scalars(&scalar)?),
-            Physical::I32 => Values::I32(scalars(&scalar)?),
-            Physical::I64 => Values::I64(scalars(&scalar)?),
-            Physical::I128 => Values::I128(scalars(&scalar)?),
-            Physical::U8 => Values::U8(scalars(&scalar)?),
-            Physical::U16 => Values::U16(scalars(&scalar)?),
-            Physical::U32 => Values::U32(scalars(&scalar)?),
-            Physical::U64 => Values::U64(scalars(&scalar)?),
-            Physical::F32 => Values::F32(scalars(&scalar)?),
-            Physical::F64 => Values::F64(scalars(&scalar)?),
+            Physical::I8 => Values::I8(scalars(&scalar())?),
+            Physical::I16 => Values::I16(scalars(&scalar())?),
+            Physical::I32 => Values::I32(scalars(&scalar())?),
+            Physical::I64 => Values::I64(scalars(&scalar())?),
+            Physical::I128 => Values::I128(scalars(&scalar())?),
+            Physical::U8 => Values::U8(scalars(&scalar())?),
+            Physical::U16 => Values::U16(scalars(&scalar())?),
+            Physical::U32 => Values::U32(scalars(&scalar())?),
+            Physical::U64 => Values::U64(scalars(&scalar())?),
+            Physical::F32 => Values::F32(scalars(&scalar())?),
+            Physical::F64 => Values::F64(scalars(&scalar())?),
             Physical::Bytes => match array.as_string_opt::<i32>() {
                 Some(texts) => Values::Bytes { offsets: texts.offsets().clone(), bytes: texts.values().clone() },
                 None => {

@@ -125,6 +125,21 @@ impl TimedRows {
         Ok(Some(flags))
     }
 
+    /// The beginning of the first span of time, from that of `from` on, that has rows.
+    ///
+    /// # Errors
+    /// State can't be read.
+    pub fn next_span(&self, from: Millis, state: &dyn State) -> Result<Option<Millis>, StateError> {
+        let mut start = vec![self.tag];
+        put_ordered(from >> self.shift, &mut start);
+        let mut found = None;
+        state.scan(&start, &after(&[self.tag]), &mut |key, _| {
+            found = Some(Reader::new(key.get(1..).unwrap_or_default()).ordered().ok_or_else(unreadable));
+            false
+        })?;
+        Ok(found.transpose()?.map(|bucket| bucket << self.shift))
+    }
+
     /// Visits the rows of a key with `from <= time <= to`, in the order of (time, sequence), until `visit` returns false. Costs a
     /// look-up per span of time in the range.
     ///
