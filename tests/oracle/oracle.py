@@ -217,12 +217,10 @@ def orders_and_stock(args: argparse.Namespace) -> int:
 
     def checked() -> orders.Books:
         books = orders.Books()
-        books.shop(events("business.orders.placed", "business.orders.ended"))
-        if not books.open_orders():
-            # What ended before is in the topics that led to it.
-            books.shop(events("business.payments.events", "business.shipping.events"))
-            books.moves(events("business.inventory.events"))
-            books.levels({bucket(record): decode(record.value) for record in log.read("analytics.inventory.stock")})
+        # What ended before is in the topics that led to it.
+        books.shop(events("business.orders.placed", "business.orders.ended", "business.payments.events", "business.shipping.events"))
+        books.moves(events("business.inventory.events"))
+        books.levels({bucket(record): decode(record.value) for record in log.read("analytics.inventory.stock")})
         books.close()
         return books
 
@@ -231,7 +229,19 @@ def orders_and_stock(args: argparse.Namespace) -> int:
         return key["sku"], int(key["bucket"])
 
     deadline = time.monotonic() + args.wait
-    while (books := checked()).wrong and time.monotonic() < deadline:
+    progress = orders.Progress()
+    read: dict[str, dict[int, int]] = {"business.orders.placed": {}, "business.orders.ended": {}}
+    while time.monotonic() < deadline:
+        for topic, since in read.items():
+            progress.add(decode(record.value) for record in log.read(topic, since=since))
+        if not progress.open_orders():
+            break
+        time.sleep(2.0)
+    while True:
+        # Late answers lead to more events, after the order has ended.
+        books = checked()
+        if not books.wrong or time.monotonic() >= deadline:
+            break
         time.sleep(2.0)
     for line in books.wrong[: orders.SHOWN]:
         print(line, file=sys.stderr)

@@ -3,14 +3,21 @@
 Stock: the events of a bucket (SKU and bucket) have the sequence 1, 2, 3, no part of its stock is ever negative, and after each event what was
 received is available, reserved or shipped. Orders: each placed order ends once; a confirmed one has exactly what it ordered, and is paid and
 dispatched, a cancelled one has nothing, and is neither.
+
+A million orders have ten million events. What is said of orders is put into files, all of an order into one of them, and a file at a time is
+added up: memory has the stock, and a small part of the orders.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+import marshal
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
 SHOWN = 20
 """Most findings that are told."""
@@ -35,6 +42,7 @@ EFFECTS = {
 }
 
 Bucket = tuple[str, int]
+Fact = tuple[str, tuple[Any, ...]]
 
 
 @dataclass
@@ -46,6 +54,91 @@ class Order:
     effects: dict[str, set[bool]] = field(default_factory=lambda: defaultdict(set))
     taken: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
 
+    def add(self, what: str, values: list[Any]) -> None:
+        """Takes in what is said of it."""
+        if what == "lines":
+            self.lines = values[0]
+        elif what == "end":
+            self.ends.append(values[0])
+        elif what == "effect":
+            self.effects[values[0]].add(values[1])
+        else:
+            taken = self.taken[values[0]]
+            taken[0] += values[1]
+            taken[1] += values[2]
+
+    def findings(self, name: str) -> Iterator[str]:
+        """What is wrong with it."""
+        if not self.lines:
+            yield f"order {name} was never placed"
+        if len(self.ends) != 1:
+            yield f"order {name} has the ends {self.ends}"
+            return
+        confirmed = self.ends == ["orders.confirmed"]
+        for sku, quantity in self.lines.items():
+            if self.taken[sku] != ([0, quantity] if confirmed else [0, 0]):
+                yield f"order {name} ({self.ends[0]}) of {quantity} {sku} has {self.taken[sku]} reserved and shipped"
+        for kind in ("payment", "shipment"):
+            said = self.effects[kind]
+            # An effect that was taken back is no longer there, whichever answer came last.
+            there = True in said and False not in said
+            if there != confirmed:
+                yield f"order {name} ({self.ends[0]}): its {kind} is {'' if there else 'not '}there"
+
+
+class Parts:
+    """Facts in files, all with the same name in the same one."""
+
+    COUNT = 64
+    TOGETHER = 500
+    """Facts that are written at once."""
+
+    def __init__(self) -> None:
+        self._facts: list[list[Fact]] = [[] for _ in range(self.COUNT)]
+        with ExitStack() as opened:
+            self._files = [opened.enter_context(tempfile.TemporaryFile()) for _ in range(self.COUNT)]
+            self._opened = opened.pop_all()
+
+    def add(self, name: str, *said: Any) -> None:
+        part = crc32(name.encode()) % self.COUNT
+        self._facts[part].append((name, said))
+        if len(self._facts[part]) >= self.TOGETHER:
+            self._write(part)
+
+    def _write(self, part: int) -> None:
+        data = marshal.dumps(self._facts[part])
+        self._files[part].write(len(data).to_bytes(4, "big") + data)
+        self._facts[part] = []
+
+    def each(self) -> Iterator[list[Fact]]:
+        """The facts of each file, in the order in which they were added."""
+        for part, file in enumerate(self._files):
+            self._write(part)
+            file.seek(0)
+            facts: list[Fact] = []
+            while size := file.read(4):
+                facts += marshal.loads(file.read(int.from_bytes(size, "big")))
+            yield facts
+
+    def close(self) -> None:
+        self._opened.close()
+
+
+class Progress:
+    """Which orders have not ended: names of orders, and nothing else, stay in memory."""
+
+    def __init__(self) -> None:
+        self._placed: set[int] = set()
+        self._ended: set[int] = set()
+
+    def add(self, events: Iterable[dict[str, Any]]) -> None:
+        for event in events:
+            placed = event["eventType"] == "orders.placed"
+            (self._placed if placed else self._ended).add(hash(event["data"]["orderId"]))
+
+    def open_orders(self) -> int:
+        return len(self._placed - self._ended)
+
 
 class Books:
     """Everything that the events say."""
@@ -53,10 +146,12 @@ class Books:
     def __init__(self) -> None:
         self.stock: dict[Bucket, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
         self.versions: dict[Bucket, int] = defaultdict(int)
-        self.orders: dict[str, Order] = defaultdict(Order)
         self.wrong: list[str] = []
         self.events = 0
-        self._ids: set[str] = set()
+        self._said = Parts()
+        self._ids = Parts()
+        self._orders = 0
+        self._ends: Counter[str] = Counter()
 
     def moves(self, events: Iterable[dict[str, Any]]) -> None:
         """The events of the inventory, those of a bucket in their order."""
@@ -64,8 +159,6 @@ class Books:
             self.events += 1
             name, data = event["eventType"], event["data"]
             bucket = (data["sku"], int(data["bucket"]))
-            if event["eventId"] in self._ids:
-                self.wrong.append(f"the event {event['eventId']} is there twice")
             self._ids.add(event["eventId"])
             self.versions[bucket] += 1
             if event["metadata"]["sequence"] != self.versions[bucket]:
@@ -77,9 +170,7 @@ class Books:
             if min(available, reserved, shipped) < 0 or received != available + reserved + shipped:
                 self.wrong.append(f"{bucket} after {name} of order {data.get('orderId')}: {stock}")
             if order := data.get("orderId"):
-                taken = self.orders[order].taken[data["sku"]]
-                taken[0] += change[2]
-                taken[1] += change[3]
+                self._said.add(order, "taken", data["sku"], change[2], change[3])
 
     def shop(self, events: Iterable[dict[str, Any]]) -> None:
         """Orders that were placed, ends of orders, and answers of services: any of them can be there twice."""
@@ -87,16 +178,11 @@ class Books:
             name, data = event["eventType"], event["data"]
             order = data.get("orderId")
             if name == "orders.placed":
-                self.orders[order].lines = {item["sku"]: int(item["quantity"]) for item in data["items"]}
+                self._said.add(order, "lines", {item["sku"]: int(item["quantity"]) for item in data["items"]})
             elif name in ("orders.confirmed", "orders.cancelled"):
-                self.orders[order].ends.append(name)
+                self._said.add(order, "end", name)
             elif name in EFFECTS:
-                kind, there = EFFECTS[name]
-                self.orders[order].effects[kind].add(there)
-
-    def open_orders(self) -> int:
-        """Orders that have not ended."""
-        return sum(not order.ends for order in self.orders.values())
+                self._said.add(order, "effect", *EFFECTS[name])
 
     def levels(self, rows: dict[Bucket, dict[str, Any]]) -> None:
         """The state that the aggregate shows is the sum of its events."""
@@ -111,30 +197,26 @@ class Books:
 
     def close(self) -> None:
         """Everything must have ended."""
-        for name, order in self.orders.items():
-            if not order.lines:
-                self.wrong.append(f"order {name} was never placed")
-            if len(order.ends) != 1:
-                self.wrong.append(f"order {name} has the ends {order.ends}")
-                continue
-            confirmed = order.ends == ["orders.confirmed"]
-            for sku, quantity in order.lines.items():
-                if order.taken[sku] != ([0, quantity] if confirmed else [0, 0]):
-                    self.wrong.append(f"order {name} ({order.ends[0]}) of {quantity} {sku} has {order.taken[sku]} reserved and shipped")
-            for kind in ("payment", "shipment"):
-                said = order.effects[kind]
-                # An effect that was taken back is no longer there, whichever answer came last.
-                there = True in said and False not in said
-                if there != confirmed:
-                    self.wrong.append(f"order {name} ({order.ends[0]}): its {kind} is {'' if there else 'not '}there")
+        for facts in self._said.each():
+            orders: dict[str, Order] = defaultdict(Order)
+            for name, (what, *values) in facts:
+                orders[name].add(what, values)
+            for name, order in orders.items():
+                self._orders += 1
+                self._ends.update(order.ends[:1])
+                self.wrong.extend(order.findings(name))
+        for names in self._ids.each():
+            seen = Counter(name for name, _ in names)
+            self.wrong.extend(f"the event {name} is there twice" for name, count in seen.items() if count > 1)
+        self._said.close()
+        self._ids.close()
 
     def summary(self) -> dict[str, Any]:
-        ends = [order.ends[0] for order in self.orders.values() if order.ends]
         return {
             "same": not self.wrong,
-            "orders": len(self.orders),
-            "confirmed": ends.count("orders.confirmed"),
-            "cancelled": ends.count("orders.cancelled"),
+            "orders": self._orders,
+            "confirmed": self._ends["orders.confirmed"],
+            "cancelled": self._ends["orders.cancelled"],
             "events": self.events,
             "buckets": len(self.stock),
             "wrong": len(self.wrong),

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from difference import frozen, multisets, orders_per_key
-from orders import Books
+from orders import Books, Progress
 from semantics import (
     NEVER,
     HighValue,
@@ -321,7 +321,14 @@ class OrdersAndStock(unittest.TestCase):
         books = self.books("reserved", "confirmed")
         books.levels({})
         books.moves([{"eventId": "e1", "eventType": "inventory.received", "data": {"sku": "a", "bucket": 0}, "metadata": {"sequence": 7}}])
+        books.close()
         self.assertEqual(len(books.wrong), 3)
+
+    def test_orders_are_open_until_they_end(self) -> None:
+        progress = Progress()
+        progress.add({"eventType": "orders.placed", "data": {"orderId": name}} for name in "abca")
+        progress.add({"eventType": "orders.confirmed", "data": {"orderId": name}} for name in "ca")
+        self.assertEqual(progress.open_orders(), 1)
 
 
 if __name__ == "__main__":

@@ -173,20 +173,23 @@ class Log:
             everything.close()
         return ends
 
-    def read(self, topic: str, must_exist: bool = True) -> Iterator[Record]:
-        """Every committed record up to the end as it is now; in offset order within a partition."""
+    def read(self, topic: str, must_exist: bool = True, since: dict[int, int] | None = None) -> Iterator[Record]:
+        """Every committed record up to the end as it is now; in offset order within a partition. With `since` only from those offsets on,
+        which are then put to the end: the same dictionary the next time gives what is new."""
         count = self.partitions(topic)
         if count == 0:
             if must_exist:
                 raise Trouble(f"topic {topic} does not exist at {self._bootstrap}")
             return
-        ends = {partition: end for partition, (low, end) in self._ends(topic, count).items() if end > low}
+        begin = {} if since is None else since
+        ends = {partition: end for partition, (low, end) in self._ends(topic, count).items() if end > max(low, begin.get(partition, low))}
         if not ends:
             return
         consumer = self._consumer("read_committed")
         try:
-            consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING) for partition in ends])
+            consumer.assign([TopicPartition(topic, partition, begin.get(partition, OFFSET_BEGINNING)) for partition in ends])
             yield from self._until(consumer, topic, ends)
+            begin.update(ends)
         finally:
             consumer.close()
 

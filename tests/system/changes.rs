@@ -30,7 +30,7 @@ sinks:
 /// What `hw run` with these arguments says, and its exit code.
 fn run(environment: &Ephemeral, file: &Path, dir: &Path, more: &[&str]) -> (Option<i32>, String) {
     let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/ci.yaml");
-    let mut command = Command::new(HW);
+    let mut command = Command::new(&*HW);
     command.args(["run", "--plain-logs"]).arg(file).arg("--config").arg(config).args(more).stdin(Stdio::null());
     command.env("HW_BOOTSTRAP", &environment.bootstrap);
     command.env("HW_REGISTRY", environment.registry.as_deref().unwrap_or_default());

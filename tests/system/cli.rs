@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::environment::HW;
 
 fn hw(dir: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(HW);
+    let mut command = Command::new(&*HW);
     command.args(arguments).current_dir(dir).stdin(Stdio::null()).env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
     command.envs(environment.iter().copied()).output().expect("hw starts")
 }
@@ -199,7 +199,7 @@ fn eval_answers_and_prompts() {
     let orders = new(dir.path(), "filter");
     let of_case = text(&hw(&orders, &["eval", "--pipeline", "pipeline.yaml", "total * 2"], &[]));
     assert!(of_case.contains("decimal(") && of_case.contains("2000.0"), "{of_case}");
-    let mut child = Command::new(HW)
+    let mut child = Command::new(&*HW)
         .args(["eval", "--pipeline", "pipeline.yaml"])
         .current_dir(&orders)
         .stdin(Stdio::piped())
@@ -234,7 +234,7 @@ fn results_are_written_for_other_tools_and_one_schedule_can_be_repeated() {
 fn watching_runs_again_after_a_change() {
     let dir = tempfile::tempdir().unwrap();
     let orders = new(dir.path(), "fan-out");
-    let mut child = Command::new(HW)
+    let mut child = Command::new(&*HW)
         .args(["test", "pipeline.yaml", "--watch", "--schedule", "in-one-go"])
         .current_dir(&orders)
         .stdin(Stdio::null())

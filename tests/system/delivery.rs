@@ -41,10 +41,10 @@ impl Front {
 
     pub fn start(&mut self) {
         let library: PathBuf = headwater_devenv::cache_dir().join(format!("libchdb-{}", headwater_devenv::CHDB_VERSION)).join("libchdb.so");
-        let mut command = Command::new(HW);
+        let mut command = Command::new(&*HW);
         command.args(["local", "clickhouse-front"]).arg(library).arg(self.dir.path().join("data")).arg(self.address.to_string());
         command.stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(command.spawn().unwrap_or_else(|e| panic!("{HW}: {e}")));
+        self.child = Some(command.spawn().unwrap_or_else(|e| panic!("{}: {e}", *HW)));
         while std::net::TcpStream::connect(self.address).is_err() {
             assert!(self.child.as_mut().unwrap().try_wait().unwrap().is_none(), "the front has ended");
             std::thread::yield_now();

@@ -10,7 +10,7 @@ const ENDED: &str = "every order has ended once, and every piece of the stock is
 fn demo(arguments: &[&str]) -> String {
     let _turn = exclusive();
     let dir = tempfile::tempdir().unwrap();
-    let mut command = Command::new(HW);
+    let mut command = Command::new(&*HW);
     command.arg("demo").args(["--seconds", "10", "--rate", "300", "--dir"]).arg(dir.path().join("demo")).args(arguments);
     let output = command.output().expect("hw starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use headwater_devenv::{Ephemeral, Options};
 
-/// The program under test.
-pub const HW: &str = env!("CARGO_BIN_EXE_hw");
+/// The program under test. `HW_PROGRAM` names another build of it, such as a release, for the long forms.
+pub static HW: LazyLock<String> = LazyLock::new(|| std::env::var("HW_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_hw").to_string()));
 
 /// The services. Tests take them one at a time: they share two cores, and some of them break a service.
 pub fn exclusive() -> MutexGuard<'static, Ephemeral> {
@@ -20,7 +20,7 @@ pub fn exclusive() -> MutexGuard<'static, Ephemeral> {
 /// Services of one test's own, for loads that must not mix with those of other tests: event time never goes back.
 /// Hold the guard of [`exclusive`] beside them.
 pub fn fresh() -> Ephemeral {
-    let front = vec![HW.into(), "local".into(), "clickhouse-front".into()];
+    let front = vec![HW.clone(), "local".into(), "clickhouse-front".into()];
     let options = Options { registry: true, clickhouse: true, postgres: true, clickhouse_front: front, ..Options::new("") };
     Ephemeral::up(&options).unwrap_or_else(|e| panic!("the local environment does not start: {e}"))
 }

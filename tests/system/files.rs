@@ -10,7 +10,7 @@ const PIPELINES: [&str; 5] = ["order-analytics", "inventory-levels", "audit-trai
 const WITH_TABLES: [&str; 3] = ["order-analytics", "inventory-levels", "audit-trail"];
 
 fn hw(arguments: &[&str]) -> std::process::Output {
-    Command::new(HW).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("hw starts")
+    Command::new(&*HW).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("hw starts")
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn mistakes_are_refused_with_their_place() {
 /// The cases of the shipped pipelines, each under every schedule of its family.
 #[test]
 fn shipped_pipelines_pass_their_cases() {
-    let mut command = std::process::Command::new(HW);
+    let mut command = std::process::Command::new(&*HW);
     command.current_dir(env!("CARGO_MANIFEST_DIR")).args(["test", "pipelines"]);
     let output = command.output().expect("hw starts");
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
@@ -80,7 +80,7 @@ fn regressions_stay_fixed() {
     folders.sort();
     assert!(!folders.is_empty(), "{} holds no pipeline", root.display());
     for folder in folders {
-        let output = Command::new(HW).args(["test", "pipeline.yaml"]).current_dir(&folder).output().expect("hw starts");
+        let output = Command::new(&*HW).args(["test", "pipeline.yaml"]).current_dir(&folder).output().expect("hw starts");
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success() && text.contains(" 0 failed"), "{}: {text}", folder.display());
     }
@@ -162,7 +162,7 @@ fn a_case_with_another_expectation_fails() {
             if path.ends_with("out.analytics.inventory.low-stock.jsonl") { text.replace("\"balance\":3", "\"balance\":4") } else { text };
         std::fs::write(case.join(path.file_name().unwrap()), text).unwrap();
     }
-    let output = std::process::Command::new(HW).current_dir(root).arg("test").arg(dir.path().join("pipeline.yaml")).output().unwrap();
+    let output = std::process::Command::new(&*HW).current_dir(root).arg("test").arg(dir.path().join("pipeline.yaml")).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("balance: expected 4, found 3") && text.contains("again: hw test"), "{text}");

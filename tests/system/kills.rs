@@ -39,7 +39,7 @@ fn kills() -> usize {
 }
 
 fn generator(environment: &Ephemeral, seed: u64, events: usize, rate: usize) -> Child {
-    let mut command = Command::new(HW);
+    let mut command = Command::new(&*HW);
     configured(command.arg("generate"), environment);
     command.args(["--quiet", "--partitions", "6"]);
     command.args(["--products", "200", "--customers", "500", "--late", "0.01", "--duplicates", "0.002", "--v2-share", "0.3"]);

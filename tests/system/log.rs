@@ -8,7 +8,8 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::message::{Header, Headers, Message, OwnedHeaders};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Header, Headers, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
@@ -78,14 +79,38 @@ pub fn produce_with(environment: &Ephemeral, topic: &str, partition: i32, key: O
 }
 
 /// Writes records where Kafka's Java client would put their keys.
-pub fn produce_by_key(environment: &Ephemeral, topic: &str, records: &[(&[u8], Option<&[u8]>)]) {
-    let producer: BaseProducer = client(environment).set("partitioner", "murmur2_random").create().unwrap();
-    for (key, value) in records {
-        let mut record = BaseRecord::<[u8], [u8]>::to(topic).key(*key);
-        record.payload = *value;
-        producer.send(record).map_err(|(e, _)| e).unwrap();
+pub struct ByKey {
+    producer: BaseProducer,
+    topic: String,
+}
+
+impl ByKey {
+    pub fn new(environment: &Ephemeral, topic: &str) -> ByKey {
+        ByKey { producer: client(environment).set("partitioner", "murmur2_random").create().unwrap(), topic: topic.into() }
     }
-    producer.flush(Duration::from_secs(30)).unwrap();
+
+    pub fn send(&self, key: &[u8], value: Option<&[u8]>) {
+        let mut record = BaseRecord::<[u8], [u8]>::to(&self.topic).key(key);
+        record.payload = value;
+        while let Err((error, again)) = self.producer.send(record) {
+            assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::QueueFull), "{error}");
+            self.producer.poll(Duration::from_millis(100));
+            record = again;
+        }
+        self.producer.poll(Duration::ZERO);
+    }
+
+    /// Waits until everything is acknowledged.
+    pub fn flush(&self) {
+        self.producer.flush(Duration::from_secs(30)).unwrap();
+    }
+}
+
+/// Writes records like [`ByKey`], and waits until they are acknowledged.
+pub fn produce_by_key(environment: &Ephemeral, topic: &str, records: &[(&[u8], Option<&[u8]>)]) {
+    let producer = ByKey::new(environment, topic);
+    records.iter().for_each(|(key, value)| producer.send(key, *value));
+    producer.flush();
 }
 
 /// Opens a transaction with one record, which the brokers have.
@@ -99,8 +124,8 @@ pub fn begin(environment: &Ephemeral, id: &str, topic: &str, partition: i32, key
     producer
 }
 
-/// Everything committed in a topic, to its end; nothing where there is no such topic yet.
-pub fn read(environment: &Ephemeral, topic: &str) -> Vec<Read> {
+/// A consumer of all partitions of a topic from their beginning, and how many those are.
+fn from_the_beginning(environment: &Ephemeral, topic: &str) -> (BaseConsumer, usize) {
     let mut config = client(environment);
     config
         .set("group.id", "test-reader")
@@ -109,28 +134,54 @@ pub fn read(environment: &Ephemeral, topic: &str) -> Vec<Read> {
         .set("enable.partition.eof", "true");
     let consumer: BaseConsumer = config.create().unwrap();
     let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).unwrap();
-    let partitions: Vec<i32> = metadata.topics()[0].partitions().iter().map(|p| p.id()).collect();
     let mut list = TopicPartitionList::new();
-    for partition in &partitions {
-        list.add_partition_offset(topic, *partition, Offset::Beginning).unwrap();
+    for partition in metadata.topics()[0].partitions() {
+        list.add_partition_offset(topic, partition.id(), Offset::Beginning).unwrap();
     }
     consumer.assign(&list).unwrap();
+    (consumer, list.count())
+}
+
+fn as_read(message: &BorrowedMessage<'_>) -> Read {
+    let text = |header: Header<'_, &[u8]>| (header.key.to_string(), String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned());
+    Read {
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: message.headers().map(|headers| headers.iter().map(text).collect()).unwrap_or_default(),
+    }
+}
+
+/// What is committed in a topic, from its beginning, as it comes.
+pub struct Tail(BaseConsumer);
+
+impl Tail {
+    pub fn new(environment: &Ephemeral, topic: &str) -> Tail {
+        Tail(from_the_beginning(environment, topic).0)
+    }
+
+    /// The next record, if there is one within this time.
+    pub fn next(&self, within: Duration) -> Option<Read> {
+        let deadline = Instant::now() + within;
+        loop {
+            match self.0.poll(deadline.saturating_duration_since(Instant::now()))? {
+                Ok(message) => return Some(as_read(&message)),
+                Err(KafkaError::PartitionEOF(_)) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
+/// Everything committed in a topic, to its end; nothing where there is no such topic yet.
+pub fn read(environment: &Ephemeral, topic: &str) -> Vec<Read> {
+    let (consumer, partitions) = from_the_beginning(environment, topic);
     let (mut records, mut ended) = (Vec::new(), std::collections::BTreeSet::new());
     let deadline = Instant::now() + Duration::from_secs(30);
-    while ended.len() < partitions.len() {
+    while ended.len() < partitions {
         assert!(Instant::now() < deadline, "{topic} can't be read to its end");
         match consumer.poll(Duration::from_millis(100)) {
-            Some(Ok(message)) => {
-                let headers = message.headers().map(|h| {
-                    h.iter().map(|h| (h.key.to_string(), String::from_utf8_lossy(h.value.unwrap_or_default()).into_owned())).collect()
-                });
-                records.push(Read {
-                    key: message.key().map(<[u8]>::to_vec),
-                    value: message.payload().map(<[u8]>::to_vec),
-                    headers: headers.unwrap_or_default(),
-                });
-            }
-            Some(Err(rdkafka::error::KafkaError::PartitionEOF(partition))) => {
+            Some(Ok(message)) => records.push(as_read(&message)),
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
                 ended.insert(partition);
             }
             Some(Err(e)) => panic!("{topic}: {e}"),

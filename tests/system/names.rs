@@ -147,7 +147,8 @@ fn write(dir: &Path, pipeline: &Value, files: &[(&str, Vec<Value>)]) {
 }
 
 fn tested(dir: &Path) -> String {
-    let output = Command::new(HW).args(["test", "pipeline.yaml", "--schedule", "in-one-go"]).current_dir(dir).output().expect("hw starts");
+    let output =
+        Command::new(&*HW).args(["test", "pipeline.yaml", "--schedule", "in-one-go"]).current_dir(dir).output().expect("hw starts");
     let said = || format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.success() { String::new() } else { said() }
 }

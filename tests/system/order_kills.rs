@@ -2,15 +2,19 @@
 //! services refuse, lose, double and delay their answers: every order ends once, and no piece of stock is sold twice. `tests/oracle/orders.py`
 //! says what must be true of the events.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use headwater_devenv::Ephemeral;
 
-use crate::environment::{HW, configured, exclusive, fresh, oracle, wait_until};
+use crate::environment::{HW, configured, exclusive, fresh, oracle, wait_while_it_moves};
 use crate::kills::Instants;
-use crate::log::{create, produce_by_key, read};
+use crate::log::{ByKey, Tail, create};
 use crate::simulate::simulate;
 use crate::worker::{Worker, pipeline};
 
@@ -28,6 +32,9 @@ const TOPICS: [&str; 11] = [
     "commands.shipping",
     "commands.orders",
 ];
+const COMMANDS: &str = "commands.inventory";
+/// How long after a command a copy of it comes.
+const DOUBLED_AFTER: Duration = Duration::from_secs(3);
 /// One in so many disturbances is a freeze.
 const FREEZE_EVERY: usize = 4;
 
@@ -89,16 +96,53 @@ impl<'a> Fleet<'a> {
     }
 }
 
-/// Writes every seventh command to the inventory that is new since the last time once more.
-fn double_commands(environment: &Ephemeral, seen: &mut usize) {
-    let commands = read(environment, "commands.inventory");
-    let again: Vec<(&[u8], Option<&[u8]>)> =
-        commands.iter().skip(*seen).step_by(7).filter_map(|record| Some((record.key.as_deref()?, record.value.as_deref()))).collect();
-    produce_by_key(environment, "commands.inventory", &again);
-    *seen = commands.len() + again.len();
+/// Writes every seventh command to the inventory once more, some seconds after it came, until it is dropped.
+struct Doubling {
+    ending: Arc<AtomicBool>,
+    thread: Option<JoinHandle<usize>>,
 }
 
-/// `HW_ORDERS=4000 HW_KILLS=30` is the long form.
+impl Doubling {
+    fn start(environment: &Ephemeral) -> Doubling {
+        let ending = Arc::new(AtomicBool::new(false));
+        let (commands, copies) = (Tail::new(environment, COMMANDS), ByKey::new(environment, COMMANDS));
+        let ends = ending.clone();
+        let thread = std::thread::spawn(move || {
+            let (mut waiting, mut seen) = (VecDeque::new(), 0);
+            loop {
+                let last = ends.load(Ordering::Relaxed);
+                match commands.next(Duration::from_millis(100)) {
+                    Some(command) => {
+                        seen += 1;
+                        waiting.extend((seen % 7 == 1).then(|| (Instant::now() + DOUBLED_AFTER, command)));
+                    }
+                    None if last => break,
+                    None => {}
+                }
+                while let Some((_, command)) = waiting.pop_front_if(|(due, _)| last || *due <= Instant::now()) {
+                    copies.send(command.key.as_deref().unwrap_or_default(), command.value.as_deref());
+                }
+            }
+            copies.flush();
+            seen
+        });
+        Doubling { ending, thread: Some(thread) }
+    }
+
+    /// Ends it; how many commands there were.
+    fn end(mut self) -> usize {
+        self.ending.store(true, Ordering::Relaxed);
+        self.thread.take().expect("it ends once").join().expect("commands are doubled")
+    }
+}
+
+impl Drop for Doubling {
+    fn drop(&mut self) {
+        self.ending.store(true, Ordering::Relaxed);
+    }
+}
+
+/// `HW_ORDERS=4000 HW_KILLS=30` is the long form, `HW_ORDERS=1000000 HW_RATE=500 HW_KILLS=60` with a release in `HW_PROGRAM` the longest.
 #[test]
 fn every_order_ends_once_and_no_stock_is_sold_twice() {
     let (_turn, environment) = (exclusive(), fresh());
@@ -112,22 +156,26 @@ fn every_order_ends_once_and_no_stock_is_sold_twice() {
         .map(|(service, refused)| Simulated::start(&environment, &[&[*service, "--decline", *refused], &behaviour[..]].concat()))
         .collect();
     // Of the hottest there is too little; the load lasts about as long as the disturbances.
-    let (count, rate) = (orders.to_string(), (orders as f64 / (3.0 * kills as f64)).max(10.0).to_string());
+    let (count, rate) = (orders.to_string(), number("HW_RATE", (orders / (3 * kills).max(1)).max(10)).to_string());
     let stock = (orders / 10).max(40).to_string();
     let shop =
         ["orders", "--count", &count, "--rate", &rate, "--skus", "100", "--hot", "4", "--buckets", "4", "--lines", "3", "--stock", &stock];
     let mut shop = Simulated::start(&environment, &shop);
-    let (mut instants, mut seen) = (Instants(11), 0);
+    let (began, mut instants, ended) = (Instant::now(), Instants(11), Tail::new(&environment, "business.orders.ended"));
+    let doubling = Doubling::start(&environment);
     for n in 0..kills {
         instants.wait(500, 4_000);
         fleet.disturb(n, &mut instants);
-        double_commands(&environment, &mut seen);
     }
-    wait_until("the orders", Duration::from_secs(60 + orders as u64), || match shop.0.try_wait() {
-        Ok(Some(status)) if status.success() => Ok(()),
-        state => Err(format!("{state:?}")),
+    let mut ends = 0;
+    wait_while_it_moves("the orders", Duration::from_secs(120), || {
+        ends += std::iter::from_fn(|| ended.next(Duration::from_millis(100))).take(10_000).count();
+        if ends >= orders { Ok(()) } else { Err(format!("{ends} orders have ended")) }
     });
-    double_commands(&environment, &mut seen);
+    let seconds = began.elapsed().as_secs_f64();
+    assert!(shop.0.wait().expect("a process of ours").success(), "the shop has failed");
+    let commands = doubling.end();
+    println!("{ends} orders in {seconds:.0} s, {:.0} commands to the inventory per second", commands as f64 / seconds);
     let said = oracle(&["orders", "--bootstrap", &environment.bootstrap, "--wait", &(240 + orders / 100).to_string()]);
     println!("{said}");
     assert!(said.contains(&format!("\"orders\": {orders}")) && !said.contains("\"cancelled\": 0"), "{said}");
@@ -136,7 +184,7 @@ fn every_order_ends_once_and_no_stock_is_sold_twice() {
     }
     drop(services);
     // The state of the stock is what its events make of it.
-    let mut replay = Command::new(HW);
+    let mut replay = Command::new(&*HW);
     configured(replay.args(["replay", "--check"]).arg(&fleet.files[0]), &environment);
     let replayed = replay.output().expect("hw starts");
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

@@ -153,7 +153,7 @@ fn a_clickhouse_outage_holds_up_its_own_sink_only() {
         "kafka: {{ bootstrap: \"{brokers}\" }}\nclickhouse: {{ url: \"{address}\" }}\nschema_registry: {{ url: \"http://127.0.0.1:1\" }}\n"
     );
     std::fs::write(&config, text).unwrap();
-    let mut dry_run = Command::new(HW);
+    let mut dry_run = Command::new(&*HW);
     dry_run.arg("run").arg(&file).args(["--dry-run", "--config"]).arg(&config).current_dir(dir.path());
     let output = dry_run.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");

@@ -62,7 +62,7 @@ fn deployed(environment: &Ephemeral, file: &Path, dir: &Path, rows: f64) {
 
 /// The exit code, and what was said.
 fn replay(environment: &Ephemeral, file: &Path, arguments: &[&str]) -> (Option<i32>, String) {
-    let mut command = Command::new(HW);
+    let mut command = Command::new(&*HW);
     configured(command.arg("replay").arg(file).args(arguments), environment);
     let output = command.output().unwrap();
     (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))

@@ -101,7 +101,7 @@ impl Secured {
     /// Commands to be copied are lines of their own; all else is wrapped, and made one line here.
     fn run_with(&self, config: &Path, options: &[&str]) -> (Option<i32>, String) {
         let mut command = Command::new("timeout");
-        command.args(["60", HW, "run", "--plain-logs"]).arg(self.pipeline()).arg("--config").arg(config).args(options);
+        command.args(["60", HW.as_str(), "run", "--plain-logs"]).arg(self.pipeline()).arg("--config").arg(config).args(options);
         let output = command.stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         let (commands, texts): (Vec<&str>, Vec<&str>) = said.lines().partition(|line| line.starts_with("kafka-acls "));

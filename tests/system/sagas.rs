@@ -46,7 +46,7 @@ sinks:
 
 /// A command of `hw saga`: whether it succeeded, and what it printed.
 fn saga(environment: &Ephemeral, pipeline: &Path, command: &str, arguments: &[&str]) -> (bool, String) {
-    let mut hw = Command::new(HW);
+    let mut hw = Command::new(&*HW);
     hw.args(["saga", command]).arg(pipeline).args(arguments);
     configured(hw.env("NO_COLOR", "1"), environment);
     let output = hw.output().expect("hw starts");

@@ -11,7 +11,7 @@ use crate::environment::{HW, configured, exclusive, wait_until};
 use crate::log::{create, produce, read};
 
 pub fn simulate(environment: &Ephemeral, arguments: &[&str]) -> Command {
-    let mut command = Command::new(HW);
+    let mut command = Command::new(&*HW);
     configured(command.arg("simulate").args(arguments), environment);
     command
 }

@@ -111,7 +111,7 @@ const PIPELINE: &str = "apiVersion: headwater/v1\nname: over-tls\nsources: { s: 
 
 /// Runs the dry run; exit code and what it printed.
 fn dry_run(pipeline: &Path, config: &Path, variables: &[(&str, &Path)]) -> (Option<i32>, String) {
-    let mut command = Command::new(HW);
+    let mut command = Command::new(&*HW);
     command.arg("run").arg(pipeline).arg("--dry-run").arg("--config").arg(config).envs(variables.iter().copied());
     let output = command.output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);

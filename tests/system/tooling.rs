@@ -49,7 +49,7 @@ fn the_tutorial_runs_as_it_stands() {
         script.push_str(&format!("echo '=== {n}'\n{}\n", block.commands));
     }
     std::fs::write(dir.path().join("tutorial.sh"), script).unwrap();
-    let path = format!("{}:{}", Path::new(HW).parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let path = format!("{}:{}", Path::new(&*HW).parent().unwrap().display(), std::env::var("PATH").unwrap());
     let output = Command::new("timeout")
         .args(["--kill-after=20", "120", "bash", "-c", "exec bash tutorial.sh 2>&1"])
         .current_dir(dir.path())
@@ -74,7 +74,8 @@ fn the_tutorial_runs_as_it_stands() {
 fn local_topics_are_created_grown_and_deleted() {
     let environment = exclusive();
     let topic = |arguments: &[&str]| {
-        let output = Command::new(HW).args(["local", "topic", "local.topics"]).args(arguments).arg("--dir").arg(&environment.dir).output();
+        let output =
+            Command::new(&*HW).args(["local", "topic", "local.topics"]).args(arguments).arg("--dir").arg(&environment.dir).output();
         let output = output.expect("hw starts");
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output.status.success(), text)
@@ -110,7 +111,7 @@ fn language_server() -> PathBuf {
 fn editors_complete_document_and_mark_pipelines() {
     let dir = tempfile::tempdir().unwrap();
     let schema = dir.path().join("pipeline.schema.json");
-    run(Command::new(HW).args(["schema", "--output"]).arg(&schema), "hw");
+    run(Command::new(&*HW).args(["schema", "--output"]).arg(&schema), "hw");
     let check = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/editor/check.mjs");
     let output = Command::new("timeout").args(["60", "node"]).arg(check).arg(&schema).arg(language_server()).output().expect("node");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -163,7 +164,7 @@ impl Tool<'_> {
 
     /// Exit code and what was printed.
     fn hw(&self, args: &[&str]) -> (Option<i32>, String) {
-        let output = Command::new(HW).args(args).args(["--config", "environment.yaml"]).current_dir(self.dir.path()).output().unwrap();
+        let output = Command::new(&*HW).args(args).args(["--config", "environment.yaml"]).current_dir(self.dir.path()).output().unwrap();
         let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         (output.status.code(), text)
     }
@@ -229,7 +230,7 @@ fn samples_are_cases_without_personal_data() {
     assert!(of("a")[0] == of("a")[1] && of("a")[0] != of("b")[0], "equal values stay equal: {lines}");
     // It is a case at once.
     let test = |args: &[&str]| {
-        let output = Command::new(HW).args(["test", "pipeline.yaml"]).args(args).current_dir(tool.dir.path()).output().unwrap();
+        let output = Command::new(&*HW).args(["test", "pipeline.yaml"]).args(args).current_dir(tool.dir.path()).output().unwrap();
         assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     };
     test(&["--update"]);

@@ -7,7 +7,7 @@ use crate::environment::HW;
 
 /// Prints to a pipe, where the width is 80.
 fn printed(arguments: &[&str]) -> String {
-    let output = Command::new(HW).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("hw starts");
+    let output = Command::new(&*HW).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("hw starts");
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 

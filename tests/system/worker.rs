@@ -39,7 +39,7 @@ impl Worker {
 
     /// The same with variables of the environment.
     pub fn start_with(environment: &Ephemeral, pipeline: &Path, dir: &Path, slot: usize, variables: &[(&str, &str)]) -> Worker {
-        let mut command = Command::new(HW);
+        let mut command = Command::new(&*HW);
         configured(command.arg("run").arg(pipeline), environment);
         command.env("HW_STATE_DIR", dir.join(format!("state-{slot}")));
         command.env_remove("HW_FAIL").envs(variables.iter().copied());
@@ -48,7 +48,7 @@ impl Worker {
 
     /// The same with a configuration that names the services itself.
     pub fn start_configured(config: &Path, pipeline: &Path, dir: &Path) -> Worker {
-        let mut command = Command::new(HW);
+        let mut command = Command::new(&*HW);
         command.arg("run").arg(pipeline).arg("--config").arg(config).env_remove("HW_FAIL");
         Worker::spawn(command, dir.join("worker.log"))
     }
