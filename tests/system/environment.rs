@@ -20,7 +20,7 @@ pub fn exclusive() -> MutexGuard<'static, Ephemeral> {
 /// Services of one test's own, for loads that must not mix with those of other tests: event time never goes back.
 /// Hold the guard of [`exclusive`] beside them.
 pub fn fresh() -> Ephemeral {
-    let front = vec![HW.clone(), "local".into(), "clickhouse-front".into()];
+    let front = vec![HW.as_str().into(), "local".into(), "clickhouse-front".into()];
     let options = Options { registry: true, clickhouse: true, postgres: true, clickhouse_front: front, ..Options::new("") };
     Ephemeral::up(&options).unwrap_or_else(|e| panic!("the local environment does not start: {e}"))
 }

@@ -1,10 +1,10 @@
 //! Rows that are taken from many arrays: the state of each aggregate is in the array of the round that changed it last.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, UInt32Array};
 use arrow::compute::{interleave, take};
+use hashbrown::HashMap;
 
 use operator_core::StateError;
 

@@ -120,12 +120,10 @@ impl World<'_, '_> {
 
     /// The columns that the expressions of a command read.
     fn environment(&mut self, of: &CommandPlan, turns: &[Turn], failed: &mut Failures) -> Result<RecordBatch, StateError> {
-        let mut entries = Vec::new();
         for collection in of.scope.entries() {
-            let keys = self.rows.entry_keys(self.plan, collection, turns, failed)?;
-            let wanted = turns.iter().zip(&keys).filter_map(|(turn, key)| Some((turn.place, key.as_deref()?)));
+            self.rows.find_entries(self.plan, collection, turns, failed)?;
+            let wanted = turns.iter().filter_map(|turn| Some((turn.place, self.rows.entry_key(collection, turn)?)));
             self.subjects.load_entries(collection, wanted, self.state)?;
-            entries.push((collection, keys));
         }
         let (plan, rows, subjects) = (self.plan, &*self.rows, &*self.subjects);
         let subject = |turn: &Turn| subjects.list.get(turn.place);
@@ -141,13 +139,9 @@ impl World<'_, '_> {
             Part::Entry(collection) => {
                 let Some(of) = plan.collections.get(collection) else { return Err(StateError::new("there is no such collection")) };
                 let none = Cell { rows: of.none.clone(), row: 0 };
-                let keys = entries.iter().find(|(known, _)| *known == collection).map(|(_, keys)| keys.as_slice()).unwrap_or_default();
-                let cell = |(turn, key): (&Turn, &Option<Vec<u8>>)| match key {
-                    Some(key) => subjects.entry(turn.place, collection, key).unwrap_or(&none).clone(),
-                    None => none.clone(),
-                };
-                let cells: Vec<Cell> = turns.iter().zip(keys).map(cell).collect();
-                seen_rows(of, &gather(cells.iter())?)
+                let of_turn = |turn: &Turn| subjects.entry(turn.place, collection, rows.entry_key(collection, turn)?);
+                let cells: Vec<&Cell> = turns.iter().map(|turn| of_turn(turn).unwrap_or(&none)).collect();
+                seen_rows(of, &gather(cells.into_iter())?)
             }
             Part::Data | Part::Member(_) | Part::Time => Err(StateError::new("a rule reads no event: this is a bug")),
         })
@@ -222,7 +216,9 @@ impl World<'_, '_> {
             self.add(To::Emitted, made.kind, columns, turns, number, decided);
             let Some(piece) = decided.pieces.last_mut() else { continue };
             let correlations = StringArray::from_iter_values(turns.iter().map(|turn| self.rows.causes.correlation(turn.row)));
-            let own = StringArray::from_iter_values(piece.ids.iter().map(Uuid::to_string));
+            // Nobody else reads them.
+            let kept = self.plan.keeps_causes();
+            let own = StringArray::from_iter_values(piece.ids.iter().filter(|_| kept).map(Uuid::to_string));
             let happened = Happened { event, data, times: times.clone(), causes: [Arc::new(correlations), Arc::new(own)] };
             let before = if self.steps { hand.states.clone() } else { Vec::new() };
             let mut failed = Vec::new();

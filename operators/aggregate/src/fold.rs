@@ -31,7 +31,7 @@ pub struct Happened<'a> {
     pub data: ArrayRef,
     /// When they happened.
     pub times: ArrayRef,
-    /// Their correlation ids, and their own ids.
+    /// Their correlation ids, and their own ids, if those are kept ([`AggregatePlan::keeps_causes`]).
     pub causes: [ArrayRef; 2],
 }
 
@@ -225,7 +225,7 @@ fn entry_column(plan: &AggregatePlan, collection: usize, about: &[About]) -> Res
 /// They are not rows of the collection: a bug.
 pub fn seen_rows(of: &Collection, rows: &ArrayRef) -> Result<ArrayRef, StateError> {
     let rows = rows.as_struct_opt().ok_or_else(|| StateError::new("rows are not entries: this is a bug"))?;
-    Ok(Arc::new(structure(&of.seen(), seen(of, rows), rows.nulls().cloned())?))
+    Ok(Arc::new(structure(&of.seen, seen(of, rows), rows.nulls().cloned())?))
 }
 
 /// Entries after a change of some of their columns; nothing if one failed.

@@ -12,6 +12,9 @@ use crate::outputs::Outputs;
 use crate::rows::{Rows, Turn};
 use crate::subjects::Subjects;
 
+/// Bytes that what a command led to seldom exceeds.
+const USUAL: usize = 128;
+
 /// Events that are said again: those of one kind that are the n-th of their commands.
 struct Again {
     rows: RowReader,
@@ -73,7 +76,7 @@ impl Aggregating {
         let mut turns: Vec<Turn> = pieces.iter().flat_map(|piece| &piece.turns).copied().collect();
         turns.sort_unstable_by_key(|turn| turn.row);
         turns.dedup();
-        let mut events = vec![Vec::new(); turns.len()];
+        let mut events: Vec<Vec<u8>> = turns.iter().map(|_| Vec::with_capacity(USUAL)).collect();
         for piece in pieces {
             let places = piece.turns.iter().filter_map(|turn| turns.binary_search_by_key(&turn.row, |known| known.row).ok());
             outcomes.put(piece.kind, &piece.columns, piece.sequences.iter().copied().zip(places), &mut events)?;

@@ -197,17 +197,20 @@ impl<'a> Rows<'a> {
         take(column.as_ref(), &rows, None).map_err(|e| StateError::new(format!("rows of a batch: {e}")))
     }
 
-    /// The keys of the entries of a collection that these commands are about, and those whose key fails.
-    pub fn entry_keys(
+    /// Computes the keys of the entries of a collection that commands are about; those of these commands whose key fails.
+    ///
+    /// # Errors
+    /// The batch lacks a column: a bug.
+    pub fn find_entries(
         &mut self,
         plan: &AggregatePlan,
         collection: usize,
         turns: &[Turn],
         failed: &mut Failures,
-    ) -> Result<Vec<Option<Vec<u8>>>, StateError> {
-        let Some(slot) = self.entries.get_mut(collection) else { return Ok(Vec::new()) };
+    ) -> Result<(), StateError> {
+        let Some(slot) = self.entries.get_mut(collection) else { return Ok(()) };
         if slot.is_none() {
-            let Some((scope, value)) = plan.collections.get(collection).map(|of| &of.of_command) else { return Ok(Vec::new()) };
+            let Some((scope, value)) = plan.collections.get(collection).map(|of| &of.of_command) else { return Ok(()) };
             let missing = || StateError::new("the batch lacks a column: this is a bug");
             let env = scope.batch(self.batch.num_rows(), |part| match part {
                 Part::Input(column) => self.batch.rows.columns().get(column).cloned().ok_or_else(missing),
@@ -219,12 +222,17 @@ impl<'a> Rows<'a> {
             of_rows.sort_by_key(|(row, _)| *row);
             *slot = Some(EntryKeys { keys, failed: of_rows });
         }
-        let Some(of) = slot else { return Ok(Vec::new()) };
-        for (at, turn) in turns.iter().enumerate() {
-            if let Ok(found) = of.failed.binary_search_by_key(&turn.row, |(row, _)| *row) {
-                failed.extend(of.failed.get(found).map(|(_, cause)| (at, cause.clone())));
+        let of = slot.as_ref().map_or(&[][..], |of| of.failed.as_slice());
+        for (at, turn) in turns.iter().enumerate().filter(|_| !of.is_empty()) {
+            if let Ok(found) = of.binary_search_by_key(&turn.row, |(row, _)| *row) {
+                failed.extend(of.get(found).map(|(_, cause)| (at, cause.clone())));
             }
         }
-        Ok(turns.iter().map(|turn| of.keys.get(turn.row).cloned().flatten()).collect())
+        Ok(())
+    }
+
+    /// The key of the entry of a collection that a command is about, if there is one. [`Rows::find_entries`] has computed it.
+    pub fn entry_key(&self, collection: usize, turn: &Turn) -> Option<&[u8]> {
+        self.entries.get(collection)?.as_ref()?.keys.get(turn.row)?.as_deref()
     }
 }

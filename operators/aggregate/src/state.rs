@@ -55,8 +55,8 @@ impl StateShape {
         StateShape { fields, record, keeps_cause, first, store }
     }
 
-    pub fn codec(&self) -> RowCodec {
-        RowCodec::new(self.fields.clone())
+    pub fn codec(&self) -> &RowCodec {
+        self.store.codec()
     }
 
     /// Where the declared columns begin.

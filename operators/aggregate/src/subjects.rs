@@ -1,10 +1,10 @@
 //! The aggregates that a batch is about: read from state once, and written back once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray};
-use operator_core::stores::{KeyedRow, too_large};
+use hashbrown::HashMap;
+use operator_core::stores::{KeyedRow, key_too_large};
 use operator_core::{Millis, State, StateError, keys};
 
 use crate::cells::{Cell, gather};
@@ -207,8 +207,8 @@ impl Subjects {
 
     /// Why the entry can't be kept, if so.
     pub fn refused(&self, place: usize, entry: &[u8]) -> Option<String> {
-        let key = self.list.get(place).map_or(&[][..], |subject| subject.key.as_slice());
-        too_large(&[key, entry].concat(), &[])
+        let key = self.list.get(place).map_or(0, |subject| subject.key.len());
+        key_too_large(key + entry.len())
     }
 
     /// Writes what changed.

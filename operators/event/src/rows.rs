@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, StringBuilder, StructArray, new_null_array};
-use arrow::compute::interleave;
+use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, StringBuilder, StructArray, UInt32Array, new_null_array};
+use arrow::compute::{interleave, take};
 use arrow::datatypes::{Field, Fields};
 use arrow::error::ArrowError;
 use operator_core::StateError;
@@ -102,15 +102,12 @@ impl<'e> EventRows<'e> {
             self.heads.sort_by_key(|of| of.head.place);
         }
         let data = StructArray::try_new(self.events.data.clone(), self.data().map_err(|e| broken(&e))?, None);
-        let columns = [
-            self.ids(),
-            self.texts(|of| self.events.types.get(self.kind(of)).map_or("", |kind| kind.name.as_str())),
-            self.texts(|_| VERSION),
-        ];
+        let columns =
+            [self.ids(), self.texts(|of| self.events.types.get(self.kind(of)).map_or("", |kind| kind.name.as_str())), self.same(VERSION)];
         let [times, watermarks, offsets, futures] = system_columns(self.heads.iter().map(|of| &of.head.system));
         let columns = columns.into_iter().chain([
             times.clone(),
-            self.texts(|_| &self.events.source),
+            self.same(&self.events.source),
             Arc::new(data.map_err(|e| broken(&e))?) as ArrayRef,
             self.metadata().map_err(|e| broken(&e))?,
             times,
@@ -136,6 +133,11 @@ impl<'e> EventRows<'e> {
         Arc::new(StringArray::from_iter_values(self.heads.iter().map(text)))
     }
 
+    /// The same text for each event.
+    fn same(&self, text: &str) -> ArrayRef {
+        Arc::new(StringArray::new_repeated(text, self.heads.len()))
+    }
+
     /// The columns of `data`: of each event those of its type.
     fn data(&self) -> Result<Vec<ArrayRef>, ArrowError> {
         let column = |(place, field): (usize, &Arc<Field>)| {
@@ -159,7 +161,10 @@ impl<'e> EventRows<'e> {
     fn metadata(&self) -> Result<ArrayRef, ArrowError> {
         let causes: Vec<[ArrayRef; 2]> = self.causes.iter().map(Causes::columns).collect();
         let rows: Vec<(usize, usize)> = self.heads.iter().map(|of| (of.causes, of.head.cause)).collect();
-        let column = |which: usize| interleave(&causes.iter().map(|columns| columns[which].as_ref()).collect::<Vec<_>>(), &rows);
+        let column = |which: usize| match causes.as_slice() {
+            [one] => take(&one[which], &UInt32Array::from_iter_values(rows.iter().map(|(_, row)| *row as u32)), None),
+            several => interleave(&several.iter().map(|columns| columns[which].as_ref()).collect::<Vec<_>>(), &rows),
+        };
         let sequences: Int64Array = self.heads.iter().map(|of| of.head.sequence).collect();
         let columns = vec![column(0)?, column(1)?, Arc::new(sequences) as ArrayRef];
         Ok(Arc::new(StructArray::try_new(self.events.metadata.clone(), columns, None)?))

@@ -31,6 +31,8 @@ pub struct Collection {
     pub columns: Vec<Column>,
     /// Rows of entries: the key, what led to the entry if a timer needs that, and the declared columns.
     pub fields: Fields,
+    /// The columns of an entry as expressions read them: all may be null, because there may be no entry.
+    pub seen: Fields,
     /// Whether what led to an entry is kept.
     pub keeps_cause: bool,
     /// One row: no entry.
@@ -40,12 +42,8 @@ pub struct Collection {
 
 impl Collection {
     /// What is stored of an entry beside its key.
-    pub fn codec(&self) -> RowCodec {
-        RowCodec::new(self.stored())
-    }
-
-    fn stored(&self) -> Fields {
-        self.fields.iter().skip(1).cloned().collect()
+    pub fn codec(&self) -> &RowCodec {
+        self.store.codec()
     }
 
     /// Where the declared columns begin.
@@ -53,15 +51,9 @@ impl Collection {
         self.fields.len() - self.columns.len()
     }
 
-    /// The columns of an entry as expressions read them: all may be null, because there may be no entry.
-    pub fn seen(&self) -> Fields {
-        let columns = self.columns.iter().map(|column| &column.field);
-        std::iter::once(&self.key).chain(columns).map(|field| Arc::new(field.as_ref().clone().with_nullable(true))).collect()
-    }
-
     /// The column that expressions read.
     pub fn field(&self) -> Field {
-        Field::new(&self.name, DataType::Struct(self.seen()), true)
+        Field::new(&self.name, DataType::Struct(self.seen.clone()), true)
     }
 }
 
@@ -99,13 +91,16 @@ pub fn collections(aggregate: &Aggregate, key: &Fields, input: &SchemaRef, found
         let entry_key = Arc::new(Field::new(&written.key, of.data_type().clone(), false));
         let rest = declared.iter().map(|column| column.field.clone());
         let fields: Fields = std::iter::once(entry_key.clone()).chain(cause_fields(keeps_cause)).chain(rest).collect();
+        let declared_fields = declared.iter().map(|column| &column.field);
+        let seen = std::iter::once(&entry_key).chain(declared_fields).map(|field| Arc::new(field.as_ref().clone().with_nullable(true)));
+        let seen: Fields = seen.collect();
         let none = new_null_array(&DataType::Struct(fields.clone()), 1);
         let types = key.iter().map(|field| field.data_type().clone()).collect();
         let codec = RowCodec::new(fields.iter().skip(1).cloned().collect::<Fields>());
         let store = KeyedRows::new(FIRST_TAG + place as u8, types, vec![of.data_type().clone()], codec);
         let of_command = (narrow, of);
         let (name, of) = (name.to_string(), sql.to_string());
-        collections.push(Collection { name, of, of_command, key: entry_key, columns: declared, fields, keeps_cause, none, store });
+        collections.push(Collection { name, of, of_command, key: entry_key, columns: declared, fields, seen, keeps_cause, none, store });
     }
     collections
 }

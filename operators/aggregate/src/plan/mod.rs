@@ -206,6 +206,11 @@ impl AggregatePlan {
         Aggregating::new(self.clone())
     }
 
+    /// Whether what led to a state, or to an entry, is kept with it.
+    pub fn keeps_causes(&self) -> bool {
+        self.state.keeps_cause || self.collections.iter().any(|collection| collection.keeps_cause)
+    }
+
     /// The types of the key's columns.
     pub fn key_types(&self) -> Vec<DataType> {
         self.key_fields.iter().map(|field| field.data_type().clone()).collect()

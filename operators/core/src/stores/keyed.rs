@@ -37,6 +37,10 @@ impl KeyedRows {
         KeyedRows { tag, group, id, codec }
     }
 
+    pub fn codec(&self) -> &RowCodec {
+        &self.codec
+    }
+
     pub fn layout(&self) -> StoreLayout {
         let kind = format!("rows by group and key, entries {}, groups of {} columns", self.tag, self.group.len());
         let key = self.group.iter().chain(&self.id).cloned().collect();

@@ -78,10 +78,13 @@ impl StoreLayout {
 
 /// Why a row can't be kept under this key, if so: a cause to reject it with.
 pub fn too_large(key: &[u8], row: &[u8]) -> Option<String> {
-    if key.len() > MAX_KEY {
-        return Some(format!("the key's columns have {} bytes; the limit is {MAX_KEY}", key.len()));
-    }
-    (row.len() > MAX_ROW).then(|| format!("the row has {} bytes to keep in state; the limit is {MAX_ROW}", row.len()))
+    key_too_large(key.len())
+        .or_else(|| (row.len() > MAX_ROW).then(|| format!("the row has {} bytes to keep in state; the limit is {MAX_ROW}", row.len())))
+}
+
+/// The same of a key of this length.
+pub fn key_too_large(length: usize) -> Option<String> {
+    (length > MAX_KEY).then(|| format!("the key's columns have {length} bytes; the limit is {MAX_KEY}"))
 }
 
 /// Appends a sequence that orders rows of one key and time by their place, (topic, partition, offset), and those of the same
