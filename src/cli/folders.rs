@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
+use headwater_engine::pipeline::can_name_a_pipeline;
 use headwater_engine::yaml::{self, Node};
 
 use super::Failure;
 use crate::authoring::lint::{Document, document};
 use crate::diagnose::{Problem, Source};
+use crate::pipeline_files;
 
 /// Folders of tools, and of what belongs to a pipeline without being one. Hidden folders are left out, too.
 const SKIPPED: [&str; 4] = ["target", "node_modules", "cases", "schemas"];
@@ -46,6 +48,17 @@ pub fn only(path: &Path) -> Result<PathBuf, Failure> {
             let problem = Problem::plain(format!("{}: there are several pipelines in this folder", path.display()));
             Err(Failure::Wrong(vec![problem.with_help(Some(format!("name one: {}", names.join(", "))))]))
         }
+    }
+}
+
+/// The name of a pipeline, given as such or by its file or folder. A name is enough for what was deployed.
+///
+/// # Errors
+/// There is no such file, and it is no name; or the file can't be read.
+pub fn name_of(given: &Path) -> Result<String, Failure> {
+    match given.to_str().filter(|text| !given.exists() && can_name_a_pipeline(text)) {
+        Some(name) => Ok(name.to_string()),
+        None => Ok(pipeline_files::load(&only(given)?).map_err(Failure::Wrong)?.pipeline.name),
     }
 }
 

@@ -8,11 +8,13 @@ mod eval;
 mod explain;
 mod fmt;
 mod folders;
+mod history;
 mod lint;
 mod local;
 mod new;
 mod operators;
 mod page;
+mod plan;
 mod replay;
 mod run;
 mod saga;
@@ -30,6 +32,7 @@ use anstyle::AnsiColor;
 use clap::builder::Styles;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use operator_core::Millis;
 
 use crate::config::Config;
 use crate::diagnose::Problem;
@@ -64,6 +67,10 @@ struct Hw {
 enum Command {
     /// Run a pipeline until SIGTERM or Ctrl-C, which commits the open transaction first
     Run(run::RunArgs),
+    /// Show what a start would change in what is deployed, and whether state and positions can follow
+    Plan(plan::PlanArgs),
+    /// List the versions of a pipeline that were deployed, and what each changed
+    History(history::HistoryArgs),
     /// Create a pipeline and its first case from a template
     New(new::NewArgs),
     /// Check pipelines and configurations without reading a record
@@ -173,6 +180,8 @@ pub enum Failure {
     Failed(Problem),
     /// The same, already printed.
     FailedAsSaid,
+    /// The answer is an exit code, as the help of the command says; all else is printed.
+    Answer(u8),
 }
 
 impl From<Problem> for Failure {
@@ -187,6 +196,8 @@ pub fn main() -> ExitCode {
     let hw = Hw::from_arg_matches(&matches).unwrap_or_else(|e| e.exit());
     let result = match hw.command {
         Command::Run(args) => run::run(&args),
+        Command::Plan(args) => plan::run(&args),
+        Command::History(args) => history::run(&args),
         Command::New(args) => new::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::ExplainError(args) => explain::explain_error(&args),
@@ -221,6 +232,7 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Err(Failure::FailedAsSaid) => ExitCode::FAILURE,
+        Err(Failure::Answer(code)) => ExitCode::from(code),
     }
 }
 
@@ -258,6 +270,11 @@ fn generate(args: GenerateArgs) -> Result<(), Failure> {
     let registry = config.schema_registry.as_ref().map(|r| r.url.as_str());
     headwater_generate::run(&args.load, bootstrap, registry).map_err(|e| Problem::plain(e.to_string()))?;
     Ok(())
+}
+
+/// A point in time, in UTC.
+fn time(at: Millis) -> String {
+    chrono::DateTime::from_timestamp_millis(at).map_or_else(|| at.to_string(), |at| at.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
 }
 
 /// The runtime for HTTP, the registry and ClickHouse; lanes have their own threads.

@@ -82,7 +82,7 @@ pub fn run(args: &TestArgs) -> Result<(), Failure> {
         match once(args) {
             Err(Failure::Wrong(problems)) => pipeline_files::print(&problems),
             Err(Failure::Failed(problem)) => anstream::eprintln!("{}", problem.render()),
-            Ok(()) | Err(Failure::Said | Failure::FailedAsSaid) => {}
+            Ok(()) | Err(Failure::Said | Failure::FailedAsSaid | Failure::Answer(_)) => {}
         }
         anstream::eprintln!("{}", dim("waiting for changes; press Ctrl-C to stop"));
         if changes.recv().is_err() {

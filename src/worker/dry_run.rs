@@ -122,8 +122,7 @@ fn state_folder(state_dir: &Path, pipeline: &str) -> Result<String, String> {
 
 /// What the start would say of the plan and the deployed version.
 fn deployed(plan: &Plan, kafka: &Kafka) -> Result<Vec<Check>, manifest::store::StoreError> {
-    let deployed = manifest::store::read(kafka, &plan.names)?;
-    let verdict = manifest::check(kafka, plan, deployed.as_ref().map(|d| &d.manifest), true)?;
+    let manifest::Preview { deployed, verdict } = manifest::preview(kafka, plan)?;
     let what = DEPLOYED;
     if !verdict.refused.is_empty() {
         let said = |d: Diagnostic| format!("{} ({}). {}", d.message, d.code, d.help.unwrap_or_default());

@@ -90,7 +90,8 @@ pub fn refusals(loaded: &Loaded, e: DeployError) -> Vec<Problem> {
     }
 }
 
-fn refusal(loaded: &Loaded, d: Diagnostic) -> Problem {
+/// A difference that state, positions or unread rows can't follow, where it is in the file.
+pub fn refusal(loaded: &Loaded, d: Diagnostic) -> Problem {
     match d.path.is_empty() {
         true => Problem::plain(d.message).with_code(d.code).with_help(d.help),
         false => Problem::found(&loaded.source, &loaded.root, d),

@@ -26,6 +26,7 @@ mod order_kills;
 mod outages;
 mod outbox;
 mod outputs;
+mod plan;
 mod poison;
 mod postgres;
 mod postgres_faults;

@@ -23,6 +23,7 @@
 mod check;
 mod deploy;
 mod evidence;
+mod impact;
 mod keeper;
 mod left;
 mod notation;
@@ -38,7 +39,8 @@ use operator_core::type_name;
 use serde::{Deserialize, Serialize};
 
 pub use check::{Verdict, check};
-pub use deploy::{Agreed, DeployError, deploy};
+pub use deploy::{Agreed, DeployError, Preview, deploy, preview};
+pub use impact::Impact;
 pub use keeper::Keeper;
 pub(crate) use keeper::recreated;
 pub use notation::Noted;
@@ -59,6 +61,9 @@ pub struct Manifest {
     pub version: u64,
     /// Offset of the record that this one replaces; `None` for the first.
     pub replaces: Option<i64>,
+    /// What this version changed, a line each; empty in the first one, and in records of versions that did not say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<String>,
     /// Topics that the group reads: sources and repartition topics.
     pub inputs: BTreeMap<String, Input>,
     /// Steps with state.
@@ -180,7 +185,16 @@ impl Manifest {
                 }
             }
         }
-        Manifest { format: FORMAT, version: 1, replaces: None, inputs, steps, outboxes, definition: plan.definition.clone() }
+        Manifest {
+            format: FORMAT,
+            version: 1,
+            replaces: None,
+            changes: Vec::new(),
+            inputs,
+            steps,
+            outboxes,
+            definition: plan.definition.clone(),
+        }
     }
 
     /// Topics it names, with what is known of each one's id.
@@ -204,9 +218,17 @@ impl Manifest {
         Ok(())
     }
 
+    /// Writes it to a file, as [`store::parse`] reads it.
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn save(&self, file: &std::path::Path) -> std::io::Result<()> {
+        std::fs::write(file, serde_json::to_string_pretty(self)? + "\n")
+    }
+
     /// The same but for its place in the topic.
     fn says_the_same(&self, other: &Manifest) -> bool {
-        let place = Manifest { version: other.version, replaces: other.replaces, ..self.clone() };
+        let place = Manifest { version: other.version, replaces: other.replaces, changes: other.changes.clone(), ..self.clone() };
         place == *other
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use operator_core::Millis;
 use serde::Deserialize;
 
 use super::{FORMAT, Manifest};
@@ -38,26 +39,58 @@ struct Head {
     format: u32,
 }
 
+/// A manifest that was written, and when, where the brokers tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    pub at: Option<Millis>,
+    pub manifest: Manifest,
+}
+
 /// Reads the current manifest; `None`: nothing was deployed with one.
 ///
 /// # Errors
 /// See [`StoreError`].
 pub fn read(broker: &dyn Broker, names: &Names) -> Result<Option<Deployed>, StoreError> {
-    let partition = TopicPartition::new(names.manifest(), 0);
-    if broker.partitions(&partition.topic)?.is_none() {
-        return Ok(None);
-    }
-    let (low, high) = broker.bounds(&partition)?;
     let mut found = None;
-    if low < high {
-        let mut reader = broker.reader(&[(partition.clone(), low)])?;
-        read_to(reader.as_mut(), &partition, (low, high), &mut found)?;
-    }
+    read_all(broker, names, &mut |_, deployed| found = Some(deployed))?;
     Ok(found)
 }
 
-fn read_to(reader: &mut dyn Reader, at: &TopicPartition, (low, high): (i64, i64), found: &mut Option<Deployed>) -> Result<(), StoreError> {
-    let (mut patience, mut next) = (PATIENCE, 0);
+/// The deployments so far, from the first that is left. Of each it is the last record: what workers noted later is in it, and `at` is when
+/// it was deployed.
+///
+/// # Errors
+/// See [`StoreError`].
+pub fn history(broker: &dyn Broker, names: &Names) -> Result<Vec<Written>, StoreError> {
+    let mut versions: Vec<Written> = Vec::new();
+    read_all(broker, names, &mut |at, Deployed { manifest, .. }| match versions.last_mut() {
+        Some(last) if last.manifest.version == manifest.version => last.manifest = manifest,
+        _ => versions.push(Written { at, manifest }),
+    })?;
+    Ok(versions)
+}
+
+/// Hands over the manifests that became current, in order.
+fn read_all(broker: &dyn Broker, names: &Names, take: &mut dyn FnMut(Option<Millis>, Deployed)) -> Result<(), StoreError> {
+    let partition = TopicPartition::new(names.manifest(), 0);
+    if broker.partitions(&partition.topic)?.is_none() {
+        return Ok(());
+    }
+    let (low, high) = broker.bounds(&partition)?;
+    if low < high {
+        let mut reader = broker.reader(&[(partition.clone(), low)])?;
+        read_to(reader.as_mut(), &partition, (low, high), take)?;
+    }
+    Ok(())
+}
+
+fn read_to(
+    reader: &mut dyn Reader,
+    at: &TopicPartition,
+    (low, high): (i64, i64),
+    take: &mut dyn FnMut(Option<Millis>, Deployed),
+) -> Result<(), StoreError> {
+    let (mut patience, mut next, mut current) = (PATIENCE, 0, None);
     while next < high {
         patience -= 1;
         if patience == 0 {
@@ -71,9 +104,9 @@ fn read_to(reader: &mut dyn Reader, at: &TopicPartition, (low, high): (i64, i64)
                         let manifest = decode(at, record.offset, record.value.unwrap_or_default())?;
                         // A record that replaces an already replaced version came second. What came before the first
                         // record that is left, if retention was set on the topic, can't be known.
-                        let before = found.as_ref().map(|f: &Deployed| f.offset);
-                        if manifest.replaces == before || (before.is_none() && low > 0) {
-                            *found = Some(Deployed { offset: record.offset, manifest });
+                        if manifest.replaces == current || (current.is_none() && low > 0) {
+                            current = Some(record.offset);
+                            take(record.timestamp, Deployed { offset: record.offset, manifest });
                         }
                         next = record.offset + 1;
                     }
@@ -93,6 +126,18 @@ fn decode(at: &TopicPartition, offset: i64, bytes: &[u8]) -> Result<Manifest, St
         return Err(StoreError::Newer { topic: at.topic.to_string(), format: head.format, offset });
     }
     serde_json::from_slice(bytes).map_err(unreadable)
+}
+
+/// Reads a manifest that was saved to a file.
+///
+/// # Errors
+/// It can't be read, in words.
+pub fn parse(text: &[u8]) -> Result<Manifest, String> {
+    let head: Head = serde_json::from_slice(text).map_err(|e| format!("it is not a manifest ({e}): `hw history --save` writes one"))?;
+    if head.format > FORMAT {
+        return Err(format!("it has format {}, and this version of `hw` supports formats up to {FORMAT}: use a newer one", head.format));
+    }
+    serde_json::from_slice(text).map_err(|e| format!("it is not a manifest ({e}): `hw history --save` writes one"))
 }
 
 /// Writes `next` behind `deployed`, and returns the manifest that is current then: `next`, or what another worker has written meanwhile.

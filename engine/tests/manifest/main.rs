@@ -1,5 +1,6 @@
 //! A pipeline that was deployed and is started again with another file, or with other topics under the same names.
 
+mod deployments;
 #[path = "../simulation/elsewhere.rs"]
 mod elsewhere;
 mod keys;

@@ -16,7 +16,7 @@ use operator_saga::inspect::Shown;
 use serde_json::{Value, json};
 
 use self::read::Changelog;
-use super::{Environment, Failure, runtime};
+use super::{Environment, Failure, runtime, time};
 use crate::diagnose::Problem;
 use crate::observe::outages::Outages;
 use crate::pipeline_files::{self, Loaded};
@@ -154,7 +154,7 @@ pub fn run(args: &SagaArgs) -> Result<(), Failure> {
             say!("{}", line(saga));
             for task in &saga.tasks {
                 let line = task.line.as_ref().map_or_else(String::new, |line| format!(" ({line})"));
-                let due = task.due.map_or_else(String::new, |due| format!(", waits until {}", read::time(due)));
+                let due = task.due.map_or_else(String::new, |due| format!(", waits until {}", time(due)));
                 let attempts = if task.attempts > 1 { format!(", {} attempts", task.attempts) } else { String::new() };
                 say!("  {}{line}: {}{attempts}{due}", task.step, task.state);
             }
@@ -177,7 +177,7 @@ fn line(saga: &Shown) -> String {
     if let Some(step) = &view.step {
         line.push_str(&format!(" at {step}, attempt {}", view.attempts));
     }
-    line.push_str(&format!(", since {}, definition {}", read::time(view.since), view.definition));
+    line.push_str(&format!(", since {}, definition {}", time(view.since), view.definition));
     if let Some(cause) = &view.cause {
         line.push_str(&format!(": {cause}"));
     }
@@ -186,16 +186,16 @@ fn line(saga: &Shown) -> String {
 
 fn document(saga: &Shown) -> Value {
     let view = &saga.view;
-    let task = |task: &operator_saga::inspect::ShownTask| json!({ "step": task.step, "line": task.line, "state": task.state, "attempts": task.attempts, "due": task.due.map(read::time) });
+    let task = |task: &operator_saga::inspect::ShownTask| json!({ "step": task.step, "line": task.line, "state": task.state, "attempts": task.attempts, "due": task.due.map(time) });
     json!({
         "id": saga.id,
         "status": view.status.name(),
         "step": view.step,
         "attempts": view.attempts,
-        "since": read::time(view.since),
+        "since": time(view.since),
         "definition": view.definition,
         "cause": view.cause,
-        "due": saga.due.map(read::time),
+        "due": saga.due.map(time),
         "tasks": saga.tasks.iter().map(task).collect::<Vec<_>>(),
     })
 }

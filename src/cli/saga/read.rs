@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use headwater_engine::broker::{Broker, TopicPartition};
 use headwater_engine::plan::Names;
-use operator_core::{Millis, StateError};
+use operator_core::StateError;
 use operator_saga::inspect::{Definitions, Sagas, Shown};
 
 use super::Step;
@@ -76,9 +76,4 @@ impl Changelog {
     fn unreadable(&self, e: &StateError) -> Problem {
         Problem::plain(format!("{}: {e}", self.topic))
     }
-}
-
-/// A point in time, in UTC.
-pub(super) fn time(at: Millis) -> String {
-    chrono::DateTime::from_timestamp_millis(at).map_or_else(|| at.to_string(), |at| at.format("%Y-%m-%dT%H:%M:%S%.3fZ").to_string())
 }
