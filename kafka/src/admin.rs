@@ -106,6 +106,11 @@ impl Admin {
         Ok(Admin { config: config.clone(), client, began: Instant::now(), topics: Default::default() })
     }
 
+    /// The client that questions go through.
+    pub(super) fn ptr(&self) -> *mut native::Native {
+        self.client.ptr()
+    }
+
     pub(super) fn partitions(&self, topic: &str) -> Result<Option<i32>, BrokerError> {
         let described = self.ask(Some(topic))?.into_iter().find(|described| described.name == topic);
         match described {
@@ -320,7 +325,7 @@ fn no_right_to_describe(topic: &str) -> BrokerError {
 }
 
 /// Asks again while the answer is that it may come later: from a coordinator that is still loading, for one.
-fn patiently<T>(mut ask: impl FnMut() -> Result<T, BrokerError>) -> Result<T, BrokerError> {
+pub(super) fn patiently<T>(mut ask: impl FnMut() -> Result<T, BrokerError>) -> Result<T, BrokerError> {
     let deadline = Instant::now() + ANSWER_WITHIN;
     loop {
         match ask() {

@@ -21,6 +21,7 @@ mod describe;
 mod ends;
 mod group;
 mod lists;
+mod manage;
 mod native;
 mod outgoing;
 mod producer;
@@ -33,6 +34,7 @@ mod rounds;
 mod settings;
 mod watch;
 
+pub use manage::{Member, Members, Place};
 pub use rights::{Creation, Operation, Rights};
 pub use settings::{KafkaConfig, RESERVED, check_property, check_transaction_timeout, is_property};
 

@@ -78,23 +78,29 @@ pub(super) unsafe fn read_list(list: *const sys::rd_kafka_topic_partition_list_t
     // SAFETY: per the contract the list is valid; `elems` holds `cnt` elements, and is null only when `cnt` is 0.
     unsafe {
         let count = usize::try_from((*list).cnt).unwrap_or(0);
-        (0..count)
-            .map(|at| {
-                let element = (*list).elems.add(at);
-                let metadata = if (*element).metadata.is_null() {
-                    Vec::new()
-                } else {
-                    std::slice::from_raw_parts((*element).metadata as *const u8, (*element).metadata_size).to_vec()
-                };
-                ListedPartition {
-                    partition: TopicPartition::new(string((*element).topic), (*element).partition),
-                    offset: (*element).offset,
-                    metadata,
-                    // Read as an integer: see the module text of `codes`.
-                    code: std::ptr::addr_of!((*element).err).cast::<i32>().read(),
-                }
-            })
-            .collect()
+        (0..count).map(|at| read_element((*list).elems.add(at))).collect()
+    }
+}
+
+/// Copies an element of librdkafka's.
+///
+/// # Safety
+/// `element` is valid.
+pub(super) unsafe fn read_element(element: *const sys::rd_kafka_topic_partition_t) -> ListedPartition {
+    // SAFETY: per the contract; metadata is null or as long as stated.
+    unsafe {
+        let metadata = if (*element).metadata.is_null() {
+            Vec::new()
+        } else {
+            std::slice::from_raw_parts((*element).metadata as *const u8, (*element).metadata_size).to_vec()
+        };
+        ListedPartition {
+            partition: TopicPartition::new(string((*element).topic), (*element).partition),
+            offset: (*element).offset,
+            metadata,
+            // Read as an integer: see the module text of `codes`.
+            code: std::ptr::addr_of!((*element).err).cast::<i32>().read(),
+        }
     }
 }
 

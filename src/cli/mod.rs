@@ -3,6 +3,7 @@
 
 mod acknowledged;
 mod ddl;
+mod delete;
 mod demo;
 mod eval;
 mod explain;
@@ -16,12 +17,14 @@ mod operators;
 mod page;
 mod plan;
 mod replay;
+mod reset;
 mod run;
 mod saga;
 mod sample;
 mod schema;
 mod simulate;
 mod step;
+mod stopped;
 mod test;
 mod topic;
 
@@ -71,6 +74,10 @@ enum Command {
     Plan(plan::PlanArgs),
     /// List the versions of a pipeline that were deployed, and what each changed
     History(history::HistoryArgs),
+    /// Set the positions of a stopped pipeline, and remove the state that was made of the rows before
+    Reset(reset::ResetArgs),
+    /// Delete what a stopped pipeline has created: topics, groups, local state
+    Delete(delete::DeleteArgs),
     /// Create a pipeline and its first case from a template
     New(new::NewArgs),
     /// Check pipelines and configurations without reading a record
@@ -198,6 +205,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::History(args) => history::run(&args),
+        Command::Reset(args) => reset::run(&args),
+        Command::Delete(args) => delete::run(&args),
         Command::New(args) => new::run(&args),
         Command::Lint(args) => lint::run(&args),
         Command::ExplainError(args) => explain::explain_error(&args),

@@ -67,6 +67,14 @@ pub trait Sink: SinkTable {
     /// # Errors
     /// It could not, or that is unknown.
     fn dry_run(&self, place: &Place<'_>, fresh: bool) -> Result<String, Found>;
+
+    /// The positions that the store keeps for the sink, in words; with `delete` they are deleted. `None`: it keeps none.
+    ///
+    /// # Errors
+    /// The store can't be asked.
+    fn forget(&self, _place: &Place<'_>, _delete: bool) -> Result<Option<String>, String> {
+        Ok(None)
+    }
 }
 
 /// What a table in memory is like.

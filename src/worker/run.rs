@@ -32,7 +32,7 @@ use crate::worker::preflight::{check_internal, check_times, refusals, short_live
 use headwater_kafka::Kafka;
 
 pub use services::{Services, connect, registry};
-pub use slot::{EXPOSED, Slot, is_a_link, state_folder, writable_by_others};
+pub use slot::{EXPOSED, Slot, held, is_a_link, state_folder, writable_by_others};
 
 /// A pipeline that is ready to run: planned against the live services, its topics created.
 pub struct Prepared {

@@ -33,6 +33,7 @@ mod postgres_faults;
 mod postgres_outages;
 mod record_types;
 mod replay;
+mod reset;
 mod rights;
 mod sagas;
 mod silence;

@@ -37,6 +37,7 @@ pub fn check(broker: &dyn Broker, plan: &Plan, deployed: Option<&Manifest>, firs
     let mut check = Check { broker, plan, group, alone, next, refused: Vec::new(), changes: Vec::new() };
     let adopted = match deployed {
         Some(was) => {
+            check.unfinished(was);
             check.inputs(was)?;
             check.steps(was)?;
             check.outboxes(was)?;

@@ -64,6 +64,9 @@ impl Keeper {
         if deployed.offset == self.deployed.offset {
             return Ok(None);
         }
+        if let Some(why) = deployed.manifest.is_being_reset() {
+            return Ok(Some(why));
+        }
         let why = conflict(&Manifest::of(&self.plan), &deployed.manifest);
         let (mine, theirs) = (&self.plan.definition, &deployed.manifest.definition);
         if why.is_none() && deployed.manifest.version != self.deployed.manifest.version && !theirs.is_empty() {

@@ -27,6 +27,7 @@ mod impact;
 mod keeper;
 mod left;
 mod notation;
+mod reset;
 mod steps;
 pub mod store;
 
@@ -64,6 +65,9 @@ pub struct Manifest {
     /// What this version changed, a line each; empty in the first one, and in records of versions that did not say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<String>,
+    /// Positions or state are being changed from outside, in words: no worker may start until that is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<String>,
     /// Topics that the group reads: sources and repartition topics.
     pub inputs: BTreeMap<String, Input>,
     /// Steps with state.
@@ -190,6 +194,7 @@ impl Manifest {
             version: 1,
             replaces: None,
             changes: Vec::new(),
+            unfinished: None,
             inputs,
             steps,
             outboxes,

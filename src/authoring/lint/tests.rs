@@ -8,7 +8,9 @@ use super::*;
 
 /// Codes that no file alone shows: they need another file, a service or what was deployed before, a file of 1 MiB, or are not findings
 /// about a file. (Those about changes: scripts of the operators.)
-const ELSEWHERE: [&str; 17] = [
+const ELSEWHERE: [&str; 19] = [
+    "unfinished-reset",
+    "internal-topics",
     "changes-aggregate",
     "no-changes",
     "broker",

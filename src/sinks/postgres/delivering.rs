@@ -109,3 +109,28 @@ pub(super) fn dry_run(sink: &PostgresSink, place: &Place<'_>) -> Result<String, 
         Err(other) => Err(other.to_string().into()),
     }
 }
+
+/// The positions of a sink; with `delete` they are deleted.
+pub(super) fn forget(sink: &PostgresSink, place: &Place<'_>, delete: bool) -> Result<Option<String>, String> {
+    let server = Server::new(settings(place)?)?;
+    let positions = sink.wanted(&place.outbox.rows)?.table.positions();
+    let (pipeline, name) = (place.plan.pipeline.as_str(), place.output.name.as_str());
+    let asked: Result<i64, Trouble> = place.runtime.block_on(async {
+        let client = server.connect().await?;
+        let there: bool = client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&positions]).await?.get(0);
+        if !there {
+            return Ok(0);
+        }
+        let own = format!("FROM {positions} WHERE pipeline = $1 AND sink = $2");
+        let found = client.query_one(&format!("SELECT count(*) {own}"), &[&pipeline, &name]).await?.get(0);
+        if delete {
+            client.execute(&format!("DELETE {own}"), &[&pipeline, &name]).await?;
+        }
+        Ok(found)
+    });
+    match asked {
+        Ok(0) => Ok(None),
+        Ok(found) => Ok(Some(format!("{found} in {positions}"))),
+        Err(trouble) => Err(trouble.to_string()),
+    }
+}

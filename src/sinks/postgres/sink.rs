@@ -260,4 +260,8 @@ impl Sink for PostgresSink {
     fn dry_run(&self, place: &Place<'_>, _fresh: bool) -> Result<String, Found> {
         delivering::dry_run(self, place)
     }
+
+    fn forget(&self, place: &Place<'_>, delete: bool) -> Result<Option<String>, String> {
+        delivering::forget(self, place, delete)
+    }
 }

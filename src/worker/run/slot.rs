@@ -55,6 +55,19 @@ impl Slot {
     }
 }
 
+/// The workers of this machine that run, by the slots that they hold in a pipeline's folder.
+pub fn held(base: &Path) -> Vec<String> {
+    let files = std::fs::read_dir(base).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let name = |path: PathBuf| {
+        let name = path.file_name()?.to_str()?.strip_suffix(".lock")?.to_string();
+        let lock = File::open(&path).ok()?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err().then_some(name)
+    };
+    let mut names: Vec<String> = files.filter_map(name).collect();
+    names.sort_unstable();
+    names
+}
+
 /// Why a state folder that is a link is refused.
 pub fn is_a_link(folder: &Path) -> String {
     format!("the state folder {} is a link: name the folder itself in `worker.state_dir`", folder.display())
@@ -111,6 +124,7 @@ mod tests {
         std::fs::set_permissions(state.join("orders"), Permissions::from_mode(0o755)).unwrap();
         let slot = Slot::take(&state, "orders", Some("worker-1.eu_west")).unwrap();
         assert_eq!(slot.dir, state.join("orders/worker-1.eu_west"));
+        assert_eq!(held(&state.join("orders")), ["worker-1.eu_west"]);
         assert_eq!((mode(&state.join("orders")), mode(&state.join("orders/worker-1.eu_west.lock"))), (0o700, 0o600));
         let elsewhere = dir.path().join("elsewhere");
         std::fs::create_dir(&elsewhere).unwrap();
