@@ -23,6 +23,7 @@ mod saga;
 mod sample;
 mod schema;
 mod simulate;
+mod status;
 mod step;
 mod stopped;
 mod test;
@@ -74,6 +75,8 @@ enum Command {
     Plan(plan::PlanArgs),
     /// List the versions of a pipeline that were deployed, and what each changed
     History(history::HistoryArgs),
+    /// Show how deployed pipelines are doing: workers, lag, watermarks, and what needs attention
+    Status(status::StatusArgs),
     /// Set the positions of a stopped pipeline, and remove the state that was made of the rows before
     Reset(reset::ResetArgs),
     /// Delete what a stopped pipeline has created: topics, groups, local state
@@ -205,6 +208,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Plan(args) => plan::run(&args),
         Command::History(args) => history::run(&args),
+        Command::Status(args) => status::run(&args),
         Command::Reset(args) => reset::run(&args),
         Command::Delete(args) => delete::run(&args),
         Command::New(args) => new::run(&args),

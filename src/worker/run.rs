@@ -32,7 +32,7 @@ use crate::worker::preflight::{check_internal, check_times, refusals, short_live
 use headwater_kafka::Kafka;
 
 pub use services::{Services, connect, registry};
-pub use slot::{EXPOSED, Slot, held, is_a_link, state_folder, writable_by_others};
+pub use slot::{EXPOSED, Slot, addresses, held, is_a_link, state_folder, writable_by_others};
 
 /// A pipeline that is ready to run: planned against the live services, its topics created.
 pub struct Prepared {
@@ -153,7 +153,12 @@ pub fn start_with(prepared: &Prepared, config: &Config, stop: Stop, pages: &Arc<
     check_times(prepared.plan.guarantee, Interval(prepared.plan.commit_interval), config)?;
     let slot = Slot::take(&config.worker.state_dir, &prepared.plan.pipeline, config.worker.id.as_deref()).map_err(Problem::plain)?;
     let (deliveries, counters) = deliveries(prepared, config, make, &slot, &stop)?;
+    if let Some(address) = pages.address() {
+        slot.show(address).map_err(Problem::plain)?;
+    }
     let shown = Shown {
+        worker: slot.name.clone(),
+        version: prepared.deployed.manifest.version,
         plan: prepared.plan.clone(),
         stats: prepared.runtime.stats.clone(),
         clock: prepared.runtime.clock.clone(),

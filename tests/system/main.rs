@@ -38,6 +38,7 @@ mod rights;
 mod sagas;
 mod silence;
 mod simulate;
+mod status;
 mod table_changes;
 mod table_kills;
 mod tidy;

@@ -1,4 +1,5 @@
-//! What a worker shows: `/metrics` for Prometheus, `/health` (restart it or not), `/ready` (it processes its partitions). Loopback
+//! What a worker shows: `/metrics` for Prometheus, `/health` (restart it or not), `/ready` (it processes its partitions), `/status` (for
+//! `hw status`). Loopback
 //! by default. The server answers before anything else of the worker works, and is bounded: half-open connections, long headers and
 //! bodies cost it little, and the worker nothing.
 
@@ -6,6 +7,7 @@ mod families;
 mod metrics;
 mod pages;
 mod process;
+mod status;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -112,8 +114,11 @@ fn respond(pages: &Pages, method: &Method, path: &str) -> Response<Full<Bytes>> 
             let (good, body) = if path == "/health" { pages.health() } else { pages.ready() };
             (if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, "application/json", body)
         }
-        (_, "/metrics" | "/health" | "/ready") => (StatusCode::METHOD_NOT_ALLOWED, text, "these pages are read with GET\n".to_string()),
-        _ => (StatusCode::NOT_FOUND, text, "pages: /metrics /health /ready\n".to_string()),
+        (&Method::GET | &Method::HEAD, "/status") => (StatusCode::OK, "application/json", format!("{:#}\n", status::page(pages))),
+        (_, "/metrics" | "/health" | "/ready" | "/status") => {
+            (StatusCode::METHOD_NOT_ALLOWED, text, "these pages are read with GET\n".to_string())
+        }
+        _ => (StatusCode::NOT_FOUND, text, "pages: /metrics /health /ready /status\n".to_string()),
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;

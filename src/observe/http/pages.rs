@@ -35,6 +35,10 @@ const HANGS: Millis = 120_000;
 /// What the pages of a running worker tell about.
 #[derive(Clone)]
 pub struct Shown {
+    /// The worker's name.
+    pub worker: String,
+    /// The deployed version that it runs.
+    pub version: u64,
     pub plan: Arc<Plan>,
     pub stats: Arc<Stats>,
     pub clock: Arc<dyn Clock>,
@@ -66,6 +70,27 @@ struct Cause {
     since: Option<SystemTime>,
 }
 
+/// What to do about a cause of this kind.
+fn remedy(what: &str) -> &'static str {
+    match what {
+        "service" => "bring the service back, or correct its address in the configuration; the worker goes on by itself",
+        "start" => "the start goes on by itself once what it waits for is there",
+        "tables" | "table" => {
+            "nothing, while the topics of the tables are being read; a table that waits for a schema needs it in the registry"
+        }
+        "partitions" => "restart all workers of the pipeline; if a step has state, look at `hw plan` first",
+        "assignment" => {
+            "nothing, while the group moves partitions (seconds, or the session timeout after a kill); else see the worker's log"
+        }
+        "partition" => "it goes on once what it waits for is there: a schema in the registry, a leader, the end of a transaction",
+        "sink" => "correct the cause at the table or its store; a sink that has stopped needs a restart of the worker then",
+        "restore" => "nothing: the state is being read; it takes as long as the changelog is large",
+        "restarts" => "correct the cause that is named, or report it with the worker's log; a restart may help",
+        "hangs" => "restart the worker, and report it with the worker's log",
+        _ => "see the worker's log",
+    }
+}
+
 /// A cause as the pages show it.
 #[derive(Serialize)]
 struct Line {
@@ -73,6 +98,7 @@ struct Line {
     #[serde(rename = "where")]
     place: String,
     cause: String,
+    remedy: &'static str,
     since: String,
 }
 
@@ -265,7 +291,7 @@ impl Pages {
                 *since
             });
             let since = DateTime::<Utc>::from(since).to_rfc3339_opts(SecondsFormat::Secs, true);
-            Line { what: cause.what, place: cause.place, cause: cause.why, since }
+            Line { what: cause.what, place: cause.place, cause: cause.why, remedy: remedy(cause.what), since }
         };
         causes.into_iter().map(line).collect()
     }

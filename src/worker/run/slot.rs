@@ -1,6 +1,7 @@
 //! The slot of a worker: its name, and its part of the state folder.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,9 @@ use headwater_engine::pipeline::can_name_a_pipeline;
 use sha2::Digest;
 
 use crate::config::can_name_a_worker;
+
+/// Ends the name of the file with the address of a worker's pages.
+const PAGES: &str = ".http";
 
 /// A worker's slot: the first free one of the state folder, held by a file lock that dies with the process, so that a
 /// restart takes the same slot again and settles what it left open.
@@ -53,6 +57,22 @@ impl Slot {
         }
         Err(format!("running processes hold every worker slot of {}", base.display()))
     }
+}
+
+impl Slot {
+    /// Writes where the pages of this worker are beside its folder, where [`addresses`] finds it.
+    pub fn show(&self, address: SocketAddr) -> Result<(), String> {
+        let mut file = self.dir.clone().into_os_string();
+        file.push(PAGES);
+        std::fs::write(&file, address.to_string()).map_err(|e| format!("{}: {e}", Path::new(&file).display()))
+    }
+}
+
+/// Where the pages of the workers are, or were, that had a pipeline's folder on this machine.
+pub fn addresses(base: &Path) -> Vec<SocketAddr> {
+    let files = std::fs::read_dir(base).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let pages = files.filter(|path| path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.ends_with(PAGES)));
+    pages.filter_map(|path| std::fs::read_to_string(path).ok()?.trim().parse().ok()).collect()
 }
 
 /// The workers of this machine that run, by the slots that they hold in a pipeline's folder.
