@@ -225,6 +225,11 @@ pub fn can_name_a_pipeline(name: &str) -> bool {
 }
 
 impl Pipeline {
+    /// The name by which the topics of a step are called: the one that it had first.
+    pub fn topics_named<'n>(&'n self, step: &'n str) -> &'n str {
+        self.steps.get(step).and_then(|step| step.was.as_deref()).unwrap_or(step)
+    }
+
     /// Reads a pipeline whose sinks write to topics only.
     pub fn read(root: &Node) -> (Option<Pipeline>, Vec<YamlError>) {
         Pipeline::read_with(root, &Sinks::default())

@@ -15,6 +15,8 @@ pub fn pipeline(registry: &Operators, sinks: &Sinks) -> Value {
     let mut properties = Map::new();
     properties.insert("from".into(), from(registry));
     properties.insert("on_error".into(), on_error());
+    let was = "The name that the step had when it was deployed first, if it was renamed: its state and its topics keep that name.";
+    properties.insert("was".into(), json!({ "description": was, "type": "string" }));
     for kind in &registry.0 {
         let reference = (kind.schema)(&mut generator).to_value();
         let example = format!("{}\n\n```yaml\n{}```", kind.summary, kind.example);

@@ -129,7 +129,7 @@ fn replay(plan: &Plan, loaded: &Loaded, step: &Step<'_>, stored: MemoryState, ke
     };
     let aggregate: Aggregate = config.read().map_err(|e| Failure::Wrong(vec![Problem::yaml(&loaded.source, e)]))?;
     let input = InputInfo { schema, key: None, mode: operator_core::Mode::Append };
-    let (tables, source) = (BTreeMap::new(), format!("{}.{name}", plan.pipeline));
+    let (tables, source) = (BTreeMap::new(), format!("{}.{}", plan.pipeline, loaded.pipeline.topics_named(name)));
     let cx = PlanCx { source: &source, ..PlanCx::new(&input, &tables) };
     Replay::new(&aggregate, &cx, stored, key)
         .map_err(|found| Failure::Wrong(found.into_iter().map(|d| Problem::found(&loaded.source, &loaded.root, d)).collect()))

@@ -170,8 +170,12 @@ impl Check<'_> {
                 "the group `{group}` has lost its positions in the topic `{topic}`, partitions {}: they expired while no worker ran (`offsets.retention.minutes`), or were deleted",
                 lost.join(", ")
             );
+            let set = match now.source {
+                Some(_) => format!("`hw reset {} --keep-state --topic {topic} --to TIME`", self.plan.pipeline),
+                None => format!("`kafka-consumer-groups --group {group} --topic {topic} --reset-offsets --to-datetime ... --execute`"),
+            };
             let help = format!(
-                "set the positions, then start again: `kafka-consumer-groups --group {group} --topic {topic} --reset-offsets --to-datetime ... --execute` (rows read twice are counted twice, skipped rows are lost). To apply `start` again: {}",
+                "set the positions, then start again: {set} (rows read twice are counted twice, skipped rows are lost). To apply `start` again: {}",
                 self.start_over()
             );
             self.refused.push(self.at_source(Diagnostic::error("lost-positions", message), now).help(help));
@@ -182,8 +186,9 @@ impl Check<'_> {
     fn state_beside(&self, topic: &str, was: &Manifest) -> Result<Option<String>, BrokerError> {
         let reads = |stage: &&crate::plan::Stage| stage.inputs.iter().flat_map(|i| &i.topics).any(|t| t.name.as_ref() == topic);
         for node in self.plan.stages.iter().filter(reads).flat_map(|s| &s.nodes) {
-            if let Some(step) = was.steps.get(&node.step)
-                && has_entries(self.broker, &step.changelog)?
+            if let Some(changelog) = &node.changelog
+                && was.steps.values().any(|step| *step.changelog == **changelog)
+                && has_entries(self.broker, changelog)?
             {
                 return Ok(Some(node.step.clone()));
             }
@@ -302,10 +307,8 @@ impl Check<'_> {
 
     /// How to start like a pipeline that never ran.
     pub(super) fn start_over(&self) -> String {
-        let group = self.plan.names.group();
-        format!(
-            "stop all workers, delete the topics `{group}.*` and the groups `{group}` and `{group}.*` (sinks then get their rows a second time)"
-        )
+        let pipeline = &self.plan.pipeline;
+        format!("stop all workers, then `hw delete {pipeline}` and start again (sinks then get their rows a second time)")
     }
 }
 
@@ -313,7 +316,8 @@ impl Check<'_> {
 /// only one of them has is not a conflict.
 pub(super) fn conflict(mine: &Manifest, theirs: &Manifest) -> Option<String> {
     let steps = mine.steps.iter().filter_map(|(name, mine)| {
-        let theirs = theirs.steps.get(name)?;
+        // By its topic: one of them may call the step by another name.
+        let theirs = theirs.steps.values().find(|theirs| theirs.changelog == mine.changelog)?;
         let same = mine.partitioned == theirs.partitioned && mine.reads_state_of(theirs) && theirs.reads_state_of(mine);
         (!same).then(|| format!("the state of the step `{name}` changed ({})", layout_differences(&mine.layout, &theirs.layout).join("; ")))
     });

@@ -13,22 +13,47 @@ impl Check<'_> {
         let ids = self.broker.topic_ids(&was.steps.values().map(|s| s.changelog.clone()).collect::<Vec<_>>())?;
         for (name, before) in &was.steps {
             let gone = replaced(&before.id, &ids.get(&before.changelog).cloned());
-            match steps.get(name) {
+            let renamed = steps.iter().find(|(other, step)| *other != name && step.changelog == before.changelog);
+            let now = renamed.or_else(|| steps.get_key_value(name));
+            if let Some((other, _)) = renamed {
+                self.changes.push(format!("step `{name}` is step `{other}` now, and keeps its state"));
+            }
+            let now_name = now.map_or(name, |(now, _)| now);
+            match now.map(|(_, now)| now) {
                 None => self.removed(name, (before, gone), was)?,
+                Some(now) if now.changelog != before.changelog => self.moved(name, before, now)?,
                 Some(now) if now.partitioned != before.partitioned || !now.reads_state_of(before) => {
                     if gone {
                         self.changes.push(format!("step `{name}` begins without state: its changelog was deleted"));
                     } else {
-                        self.changed(name, before, now)?;
+                        self.changed(now_name, before, now)?;
                     }
                 }
                 Some(now) if gone => self.lost(&now.changelog, &format!("the state of the step `{name}`")),
                 Some(_) => {}
             }
         }
-        let new =
-            steps.keys().filter(|name| !was.steps.contains_key(*name)).map(|name| format!("step `{name}` is new and begins without state"));
-        self.changes.extend(new);
+        let known = |name: &String, step: &Step| was.steps.contains_key(name) || was.steps.values().any(|w| w.changelog == step.changelog);
+        let new = steps.iter().filter(|(name, step)| !known(name, step));
+        self.changes.extend(new.map(|(name, _)| format!("step `{name}` is new and begins without state")));
+        Ok(())
+    }
+
+    /// The state is under another name than the step would look for it, as `was` in the file or its absence says.
+    fn moved(&mut self, name: &str, before: &Step, now: &Step) -> Result<(), BrokerError> {
+        let cause = format!("step `{name}` has its state in `{}`, and would look for it in `{}`", before.changelog, now.changelog);
+        if !has_entries(self.broker, &before.changelog)? {
+            match self.alone {
+                true => self.changes.push(format!("step `{name}` keeps its state in `{}` now; it had none", now.changelog)),
+                false => self.running(&cause),
+            }
+            return Ok(());
+        }
+        let first =
+            before.changelog.trim_start_matches(&format!("{}.", self.plan.names.group())).trim_end_matches(".changelog").to_string();
+        let undo = if first == name { "remove `was` from the step".to_string() } else { format!("write `was: {first}` at the step") };
+        let help = format!("{undo}, or give up the state: {}", self.without_state(&before.changelog));
+        self.refused.push(self.at_step(Diagnostic::error("changed-state", cause), name).help(help));
         Ok(())
     }
 
@@ -47,8 +72,11 @@ impl Check<'_> {
         let like = self.next.steps.iter().find(|(other, step)| !was.steps.contains_key(*other) && step.layout == before.layout);
         let renamed = like.map(|(other, _)| format!("; the new step `{other}` keeps the same state: was `{name}` renamed?"));
         let found = Diagnostic::error("changed-state", format!("{cause}{}", renamed.unwrap_or_default()));
-        self.refused
-            .push(found.help(format!("rename the step back to `{name}`, or give up its state: {}", self.without_state(&before.changelog))));
+        let undo = match like {
+            Some((other, _)) => format!("if it was, write `was: {name}` at `{other}`; else bring `{name}` back"),
+            None => format!("bring the step `{name}` back, or write `was: {name}` at the one that it is now"),
+        };
+        self.refused.push(found.help(format!("{undo}, or give up its state: {}", self.without_state(&before.changelog))));
         Ok(())
     }
 

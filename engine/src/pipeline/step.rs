@@ -64,6 +64,8 @@ pub struct Step {
     pub from: From,
     /// `None`: not decided, which is an error where a cast can fail.
     pub on_error: Option<OnError>,
+    /// The name that it had when its topics were created, if it was renamed: they are still called by it.
+    pub was: Option<String>,
     /// The operator's key, such as `filter`. Its configuration is read from the tree once the operator is known.
     pub kind: String,
 }
@@ -79,11 +81,12 @@ impl<'de> Deserialize<'de> for Step {
             }
 
             fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Step, A::Error> {
-                let (mut from, mut on_error, mut operator) = (None, None, None);
+                let (mut from, mut on_error, mut was, mut operator) = (None, None, None, None);
                 while let Some(key) = map.next_key_seed(StepKey { operator: operator.as_deref() })? {
                     match key.as_str() {
                         "from" => from = Some(map.next_value()?),
                         "on_error" => on_error = Some(map.next_value()?),
+                        "was" => was = Some(map.next_value()?),
                         _ => {
                             map.next_value::<serde::de::IgnoredAny>()?;
                             operator = Some(key);
@@ -92,7 +95,7 @@ impl<'de> Deserialize<'de> for Step {
                 }
                 let from = from.ok_or_else(|| serde::de::Error::missing_field("from"))?;
                 let kind = operator.ok_or_else(|| serde::de::Error::custom("this step has no operator (filter, map, ...)"))?;
-                Ok(Step { from, on_error, kind })
+                Ok(Step { from, on_error, was, kind })
             }
         }
         d.deserialize_map(StepVisitor)
@@ -108,7 +111,7 @@ impl<'de> DeserializeSeed<'de> for StepKey<'_> {
     type Value = String;
 
     fn deserialize<D: serde::Deserializer<'de>>(self, d: D) -> Result<String, D::Error> {
-        const OWN: [&str; 2] = ["from", "on_error"];
+        const OWN: [&str; 3] = ["from", "on_error", "was"];
         let key = String::deserialize(d)?;
         match self.operator {
             _ if OWN.contains(&key.as_str()) => Ok(key),

@@ -148,17 +148,15 @@ impl Builder<'_> {
             let found = Diagnostic::error("commit-interval", "`commit_interval` must be from 10ms to 1m").at(["commit_interval"]);
             self.found.push(found.help("each commit is a transaction; `100ms` is the default"));
         }
-        for (section, name) in p
-            .sources
-            .keys()
-            .map(|n| ("sources", n))
-            .chain(p.tables.keys().map(|n| ("tables", n)))
-            .chain(p.steps.keys().map(|n| ("steps", n)))
-            .chain(p.sinks.keys().map(|n| ("sinks", n)))
-        {
+        let declared = p.sources.keys().map(|n| ("sources", n)).chain(p.tables.keys().map(|n| ("tables", n)));
+        let declared = declared.chain(p.steps.keys().map(|n| ("steps", n))).chain(p.sinks.keys().map(|n| ("sinks", n)));
+        let former = p.steps.iter().filter_map(|(step, of)| Some((of.was.as_ref()?, vec!["steps", step.as_str(), "was"])));
+        for (name, place) in declared.map(|(section, n)| (n, vec![section, n.as_str()])).chain(former) {
             let word = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
             if name.is_empty() || name.len() > 100 || !name.chars().all(word) {
-                let found = Diagnostic::error("name", format!("`{name}` is not a valid name")).at([section, name]).key();
+                let is_key = place.len() == 2;
+                let found = Diagnostic::error("name", format!("`{name}` is not a valid name")).at(place);
+                let found = if is_key { found.key() } else { found };
                 self.found.push(found.help("use letters, digits, `_` and `-`, at most 100: topic names contain it"));
             }
         }
@@ -251,7 +249,8 @@ impl Builder<'_> {
         };
         let infos: Vec<InputInfo> = inputs.iter().filter_map(|streams| streams.first()).map(|stream| stream.input.clone()).collect();
         let [input, others @ ..] = infos.as_slice() else { return };
-        let source = format!("{}.{name}", self.pipeline.name);
+        // Ids of what it makes stay the same when it is renamed.
+        let source = format!("{}.{}", self.pipeline.name, self.pipeline.topics_named(name));
         let cx = PlanCx { input, others, tables: &self.tables, source: &source };
         let planned = match kind.plan(config, &cx) {
             Ok(planned) => planned,
@@ -346,7 +345,7 @@ impl Builder<'_> {
             let full = if output.name.is_empty() { name.to_string() } else { format!("{name}.{}", output.name) };
             self.streams.insert(full, stream);
         }
-        let changelog = planned.state.is_some().then(|| self.names.changelog(name));
+        let changelog = planned.state.is_some().then(|| self.names.changelog(self.pipeline.topics_named(name)));
         let branches = inputs.iter().enumerate().flat_map(|(input, streams)| {
             let united = |stream: &Stream| (streams.len() > 1).then(|| stream.input.schema.clone());
             streams.iter().map(move |stream| {

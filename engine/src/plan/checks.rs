@@ -13,9 +13,26 @@ use crate::yaml::Node;
 impl Builder<'_> {
     /// What may be named once only.
     pub(super) fn read_once(&mut self) {
-        self.topics_once();
+        // Of two steps with the same topics the inputs are the same, too.
+        if self.state_once() {
+            self.topics_once();
+        }
         self.table_topics_once();
         self.tables_once();
+    }
+
+    /// A step that was renamed has the topics of its first name, which no other step may have. Whether that is so.
+    fn state_once(&mut self) -> bool {
+        let (mut seen, before): (BTreeMap<&str, &String>, usize) = (BTreeMap::new(), self.found.len());
+        for name in self.pipeline.steps.keys() {
+            let called = self.pipeline.topics_named(name);
+            let Some(first) = seen.insert(called, name) else { continue };
+            let (step, other) = if called == name { (first, name) } else { (name, first) };
+            let found = Diagnostic::error("was-taken", format!("the topics of `{called}` belong to the step `{other}`"));
+            let help = format!("`was` is the name that `{step}` itself had: remove it, or give `{other}` another name");
+            self.found.push(found.at(["steps", step, "was"]).help(help));
+        }
+        self.found.len() == before
     }
 
     /// A topic belongs to one source and to no sink: the engine finds a record's source by its topic, and a pipeline

@@ -222,7 +222,8 @@ impl Builder<'_> {
         partitions: i32,
         why: String,
     ) -> Stream {
-        let topic = self.names.repartition(reader);
+        let input = reader.strip_prefix(step).unwrap_or_default();
+        let topic = self.names.repartition(&format!("{}{input}", self.pipeline.topics_named(step)));
         if let Some(first) = streams.first()
             && !self.partitions(first.component).1
         {

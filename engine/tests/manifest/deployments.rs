@@ -3,7 +3,7 @@
 use headwater_engine::manifest::{Impact, preview, store};
 use headwater_engine::plan::Names;
 
-use super::{PIPELINE, cluster, deployed, feed, planned, refused, run};
+use super::{PIPELINE, cluster, deployed, feed, planned, refused, run, values};
 
 /// A start does what was shown.
 #[test]
@@ -46,6 +46,36 @@ fn every_deployment_is_listed_once_with_what_it_changed() {
     assert!(versions[0].manifest.inputs.values().all(|input| input.begun == 3), "of a version the last record counts");
     let current = store::read(&broker, &Names("carts".into())).unwrap().unwrap();
     assert_eq!(versions.last().unwrap().manifest, current.manifest);
+}
+
+/// State, rows on their way and positions go on, and the line stays in the file.
+#[test]
+fn a_step_that_was_renamed_keeps_its_state() {
+    let broker = deployed();
+    let renamed = PIPELINE.replace("per_user", "by_user");
+    let was = renamed.replace("from: big\n", "from: big\n    was: per_user\n");
+    let said = refused(&broker, &renamed);
+    assert!(said.contains("write `was: per_user` at `by_user`"), "{said}");
+    let agreed = run(&broker, &was).unwrap();
+    assert!(agreed.changes.contains(&"step `per_user` is step `by_user` now, and keeps its state".to_string()), "{:?}", agreed.changes);
+    assert!(!agreed.changes.iter().any(|change| change.contains("is new") || change.contains("was removed")), "{:?}", agreed.changes);
+    assert!(agreed.deployed.manifest.steps["by_user"].changelog == "hw.carts.per_user.changelog");
+    let again = run(&broker, &was).unwrap();
+    assert!(again.changes.is_empty(), "{:?}", again.changes);
+    let said = refused(&broker, &renamed);
+    assert!(
+        said.contains("changed-state: step `by_user` has its state in `hw.carts.per_user.changelog`")
+            && said.contains("write `was: per_user`"),
+        "{said}"
+    );
+    let said = refused(&broker, &was.replace("tumbling: 10m", "tumbling: 5m"));
+    assert!(said.contains("changed-state: step `by_user` has state of an incompatible version"), "{said}");
+    // Back to the first name.
+    assert!(run(&broker, PIPELINE).unwrap().changes.contains(&"step `by_user` is step `per_user` now, and keeps its state".to_string()));
+    run(&broker, &was).unwrap();
+    (0..3).for_each(|p| feed(&broker, p, "a", 30));
+    run(&broker, &was).unwrap();
+    assert!(values(&broker, "carts").iter().any(|row| row.contains(r#""rows":3"#)), "{:?}", values(&broker, "carts"));
 }
 
 /// A file is read back as it was written, and nothing else is taken for one.

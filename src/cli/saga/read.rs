@@ -20,7 +20,7 @@ pub(super) struct Changelog {
 impl Changelog {
     /// Reads the changelog to its end: the bytes of all sagas, or those of one, are in memory then.
     pub(super) fn read(broker: &dyn Broker, step: &Step, only: Option<&str>) -> Result<Changelog, Problem> {
-        let changelog = Names(step.loaded.pipeline.name.clone()).changelog(&step.name);
+        let changelog = Names(step.loaded.pipeline.name.clone()).changelog(step.loaded.pipeline.topics_named(&step.name));
         let partitions = broker.partitions(&changelog).map_err(|e| Problem::of_broker(&e))?;
         if partitions.is_none() {
             return Err(Problem::plain(format!("there is no topic `{changelog}`: the pipeline has not run here")));
