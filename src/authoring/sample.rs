@@ -9,17 +9,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::Schema;
 use headwater_engine::broker::{Broker, Event, Record, TopicPartition};
-use headwater_engine::format::Content;
+use headwater_engine::format::{Content, Layout};
 use headwater_engine::pipeline::{Format, Key, Pipeline};
 use headwater_engine::plan::{InputKind, KeyCodec, Plan, TimeSource};
 use headwater_engine::schemas::{Lookup, SchemaSource};
-use headwater_formats::{DecodeError, Decoder, RowBuilder, avro_to_arrow};
+use headwater_formats::{DecodeError, Decoder, RowBuilder};
 use operator_core::Path as ColumnPath;
 use serde_json::{Value, json};
 
-use self::masking::{declared, exists, marked, mask, masked};
+use self::masking::{declared, exists, mask, masked};
 use crate::cases::{changed_row, json_rows};
 
 /// Silence after which what was read is all there is.
@@ -43,15 +43,14 @@ struct Stream {
     topic: String,
     partitions: i32,
     format: Format,
-    avro: Option<Arc<str>>,
+    /// Its columns: of JSON, nothing else goes into a sample, for a field that is not declared can't be marked.
+    layout: Layout,
     /// The column that is the key, if it is one value.
     key: Option<Vec<String>>,
     /// How keys are read, if they are records.
     codec: Option<KeyCodec>,
     record_time: bool,
     private: Vec<Vec<String>>,
-    /// The columns that the pipeline reads: nothing else goes into a sample of JSON.
-    columns: SchemaRef,
 }
 
 /// What was taken.
@@ -71,8 +70,8 @@ pub struct Sample {
 pub fn take(plan: &Plan, pipeline: &Pipeline, broker: &dyn Broker, schemas: &dyn SchemaSource, wanted: &Wanted) -> Result<Sample, String> {
     let mut stream = stream(plan, pipeline, wanted.stream.as_deref())?;
     for path in &wanted.mask {
-        let parts = names(path, &stream.columns);
-        if !exists(stream.columns.fields(), &parts) {
+        let parts = names(path, &stream.layout.columns);
+        if !exists(stream.layout.columns.fields(), &parts) {
             return Err(format!("there is no field `{path}` to mask in {}", stream.topic));
         }
         stream.private.extend(stream.in_record(parts));
@@ -125,20 +124,19 @@ fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream
                 input.name
             ));
         }
-        let mut private = marked(topic.avro.as_deref());
-        for around in around(decode.format, spec.event.is_some()) {
+        let mut private = topic.layout.registered.as_ref().map_or_else(Vec::new, |text| decode.format.private(text));
+        for around in around(&decode.format, spec.event.is_some()) {
             declared(spec.schema.as_ref(), around, &mut private);
         }
         return Ok(Stream {
             topic: topic.name.to_string(),
             partitions: topic.partitions,
-            format: decode.format,
-            avro: topic.avro.clone(),
+            format: decode.format.clone(),
+            layout: topic.layout.clone(),
             key: spec.key.as_ref().and_then(|key| one_column(key, &decode.value)),
             codec: decode.key.clone(),
             record_time: decode.time == TimeSource::Record,
             private,
-            columns: decode.value.clone(),
         });
     }
     let table = plan.tables.iter().find(|table| name == Some(table.name.as_str()));
@@ -146,25 +144,24 @@ fn stream(plan: &Plan, pipeline: &Pipeline, name: Option<&str>) -> Result<Stream
         let known: Vec<&str> = pipeline.sources.keys().chain(pipeline.tables.keys()).map(String::as_str).collect();
         return Err(format!("there is no source or table `{}`; there are {}", name.unwrap_or_default(), known.join(", ")));
     };
-    let mut private = marked(table.topic.avro.as_deref());
-    for around in around(table.format, false) {
+    let mut private = table.topic.layout.registered.as_ref().map_or_else(Vec::new, |text| table.format.private(text));
+    for around in around(&table.format, false) {
         declared(spec.schema.as_ref(), around, &mut private);
     }
     Ok(Stream {
         topic: table.topic.name.to_string(),
         partitions: table.topic.partitions,
-        format: table.format,
-        avro: table.topic.avro.clone(),
+        format: table.format.clone(),
+        layout: table.topic.layout.clone(),
         key: one_column(&spec.key, &table.schema),
         codec: table.codec.clone(),
         record_time: table.time.is_none(),
         private,
-        columns: table.schema.clone(),
     })
 }
 
 /// Where the columns of a row are in a record: a change has two rows.
-fn around(format: Format, is_event: bool) -> Vec<Vec<String>> {
+fn around(format: &Format, is_event: bool) -> Vec<Vec<String>> {
     match format.content() {
         Content::Change => vec![vec!["before".into()], vec!["after".into()]],
         _ if is_event => vec![vec!["data".into()]],
@@ -175,7 +172,7 @@ fn around(format: Format, is_event: bool) -> Vec<Vec<String>> {
 impl Stream {
     /// The places of a column in a record.
     fn in_record(&self, column: Vec<String>) -> Vec<Vec<String>> {
-        around(self.format, false).into_iter().map(|place| [place, column.clone()].concat()).collect()
+        around(&self.format, false).into_iter().map(|place| [place, column.clone()].concat()).collect()
     }
 
     /// The key of a change record in JSON: an object of columns, or the value of one.
@@ -256,12 +253,7 @@ impl Values {
         if stream.format.is_raw() {
             return Ok(Values { rows: None, keys: None });
         }
-        // An undeclared field can't be marked, so it is left out.
-        let columns = match &stream.avro {
-            Some(text) if stream.format.content() == Content::Row => avro_to_arrow(text)?,
-            _ => stream.columns.clone(),
-        };
-        let (decoder, columns) = stream.format.decoder(stream.avro.as_deref(), &columns)?;
+        let (decoder, columns) = stream.format.decoder(&stream.layout, &stream.layout.columns)?;
         let keys = stream.codec.as_ref().map(KeyCodec::decoder).transpose()?;
         Ok(Values { rows: Some((decoder, RowBuilder::new(&columns, 1)?)), keys })
     }
@@ -283,7 +275,7 @@ impl Values {
         let key = record.key.as_ref().map(|key| String::from_utf8_lossy(key).into_owned());
         let is_change = stream.format.content() == Content::Change;
         // A case writes the key from the row. Of bytes that can't be read here, nothing is shown.
-        let key = if is_change { key.filter(|_| stream.avro.is_none()).map(|key| stream.masked_key(key, salt)) } else { key };
+        let key = if is_change { key.filter(|_| !stream.format.is_registered()).map(|key| stream.masked_key(key, salt)) } else { key };
         let Some(bytes) = &record.value else {
             let private = !is_change && stream.key.as_ref().is_some_and(|path| stream.private.contains(path));
             let key = key.map(|key| if private { masked(&key, salt) } else { key });
@@ -394,12 +386,11 @@ mod tests {
             topic: "shop.public.users".into(),
             partitions: 1,
             format: serde_json::from_value("debezium".into()).unwrap(),
-            avro: None,
+            layout: Layout::of(Arc::new(json_rows::declared("email: string, age: int").unwrap())),
             key: Some(path(&["email"])),
             codec: None,
             record_time: false,
             private: vec![path(&["before", "email"]), path(&["after", "email"])],
-            columns: Arc::new(json_rows::declared("email: string, age: int").unwrap()),
         };
         let mut values = Values::new(&stream).unwrap();
         let mut line = |key: &str, value: Option<&str>| {

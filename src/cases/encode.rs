@@ -56,7 +56,7 @@ impl Records {
 }
 
 /// The row that a record is about.
-fn row(format: Format, value: &Value) -> &Value {
+fn row<'v>(format: &Format, value: &'v Value) -> &'v Value {
     if format.content() != format::Content::Change {
         return value;
     }
@@ -145,13 +145,9 @@ impl Encoder<'_> {
             let unknown = || Wrong("@topic", format!("can't read the schema of `{topic}`"));
             let shape = shape(self.plan, self.pipeline, topic).ok_or_else(unknown)?;
             // The first ids are those of the topics, in the order of the files.
-            if let Some(text) = &shape.avro {
-                schema_id(&mut self.schemas, text);
-            }
-            for (text, _) in shape.types.iter().flat_map(|types| &types.types).filter_map(|of| of.registered.as_ref()) {
-                schema_id(&mut self.schemas, text);
-            }
-            if let Some(text) = shape.codec.as_ref().and_then(KeyCodec::text) {
+            let of_types = shape.types.iter().flat_map(|types| &types.types).map(|of| &of.layout);
+            let layouts = std::iter::once(&shape.layout).chain(of_types).chain(shape.codec.as_ref().map(|codec| &codec.layout));
+            for text in layouts.filter_map(|layout| layout.registered.as_ref()) {
                 schema_id(&mut self.schemas, text);
             }
             self.shapes.insert(topic.to_string(), shape);
@@ -160,7 +156,7 @@ impl Encoder<'_> {
         let of_type = of_type(shape, record)?;
         let writer = writer(shape, of_type, record.schema.as_ref(), self.folder, &mut self.schemas)?;
         let of_row = match &record.value {
-            Content::Json(value) => Some(row(shape.format, value)),
+            Content::Json(value) => Some(row(&shape.format, value)),
             _ => None,
         };
         let at = |path: &Option<Path>| path.as_ref().and_then(|path| path.names().try_fold(of_row?, |value, name| value.get(name)));
@@ -183,7 +179,7 @@ impl Encoder<'_> {
                 let id = record.schema.as_ref().and(writer.as_ref()).map(|(id, _)| *id);
                 Some(id.map_or_else(|| bytes.clone(), |id| with_id(id, bytes)))
             }
-            Content::Json(value) => Some(encode(shape, writer.as_ref(), value).map_err(|e| Wrong("@value", e))?),
+            Content::Json(value) => Some(encode(shape, of_type, writer.as_ref(), value).map_err(|e| Wrong("@value", e))?),
         };
         let partition = match record.partition {
             Some(partition) if !(0..shape.partitions).contains(&partition) => {
@@ -218,6 +214,11 @@ fn of_type<'s>(shape: &'s Shape, record: &Record) -> Result<Option<&'s RecordTyp
         (None, By::RecordName) if record.schema.is_none() && matches!(record.value, Content::Json(_)) => {
             wrong(format!("a record of this topic needs `@type`: {}", known()))
         }
+        (None, By::Field(path)) => {
+            let Content::Json(value) = &record.value else { return Ok(None) };
+            let is = path.names().try_fold(value, |value, name| value.get(name)).and_then(Value::as_str);
+            Ok(types.types.iter().find(|of| Some(of.is.as_str()) == is))
+        }
         (None, _) => Ok(None),
     }
 }
@@ -240,21 +241,16 @@ fn writer(
     schemas: &mut Vec<String>,
 ) -> Result<Option<(u32, Option<String>)>, Wrong> {
     let wrong = |what: String| Err(Wrong("@schema", what));
-    let of_type = of_type.and_then(|of| of.registered.as_ref()).map(|(text, subject)| (text.to_string(), subject.clone()));
-    let (text, subject) = match of_type {
-        Some((text, subject)) => (Some(text), subject),
-        None => (shape.avro.clone(), shape.subject.clone()),
-    };
-    let registered = text.is_some() || shape.types.is_some() && shape.format.is_registered();
-    match (named, &text) {
-        (None, own) => Ok(own.as_ref().map(|text| (schema_id(schemas, text), Some(text.clone())))),
-        (Some(_), None) if !registered => wrong("the topic's format is not avro".into()),
+    let (layout, subject) = of_type.map_or((&shape.layout, &shape.subject), |of| (&of.layout, &of.subject));
+    match (named, &layout.registered) {
+        (None, own) => Ok(own.as_ref().map(|text| (schema_id(schemas, text), Some(text.to_string())))),
+        (Some(_), None) if !shape.format.is_registered() => wrong(format!("values in `{}` have no registered schema", shape.format.name())),
         (Some(SchemaName::Id(id)), _) => {
             let known = (*id as usize).checked_sub(SCHEMA_ID as usize).and_then(|at| schemas.get(at)).cloned();
             Ok(Some((*id, known)))
         }
         (Some(SchemaName::Version(of, version)), _) => {
-            let subject = of.as_ref().unwrap_or(&subject);
+            let subject = of.as_ref().unwrap_or(subject);
             match folder.version(subject, *version) {
                 Some(text) => Ok(Some((schema_id(schemas, text), Some(text.to_string())))),
                 None => wrong(format!("the folder of schemas has no {subject}/v{version}.avsc")),
@@ -266,22 +262,19 @@ fn writer(
 /// The key of a record: as the line has it, or from the columns of its value.
 fn key(shape: &Shape, record: &Record, schemas: &mut Vec<String>) -> Result<Option<Vec<u8>>, String> {
     let codec = shape.codec.as_ref();
-    let mut encode = |value: &Value| {
-        let codec = codec?;
-        let registered = codec.text().map(|text| (text, schema_id(schemas, text)));
-        Some(codec.format.encode_json(value, registered))
+    let mut encode = |codec: &KeyCodec, json: &str| {
+        let id = codec.layout.registered.as_ref().map_or(0, |text| schema_id(schemas, text));
+        codec.format.encode_json(json, &codec.layout, id)
     };
-    match &record.key {
-        // JSON is written as it stands, except where it stands for another format.
-        Some(Some(bytes)) if bytes.starts_with(b"{") && codec.is_some_and(|codec| codec.registered.is_some()) => {
-            let value = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-            return encode(&value).transpose();
+    match (&record.key, codec) {
+        (Some(Some(json)), Some(codec)) if record.key_is_record => {
+            return encode(codec, std::str::from_utf8(json).map_err(|e| e.to_string())?).map(Some);
         }
-        Some(key) => return Ok(key.clone()),
-        None => {}
+        (Some(key), _) => return Ok(key.clone()),
+        (None, _) => {}
     }
     let Content::Json(value) = &record.value else { return Ok(None) };
-    let value = row(shape.format, value);
+    let value = row(&shape.format, value);
     let of = |path: &Path| path.names().try_fold(value, |value, name| value.get(name)).filter(|value| !value.is_null());
     let record: Option<serde_json::Map<String, Value>> =
         shape.key.iter().map(|path| Some((path.last().to_string(), of(path)?.clone()))).collect();
@@ -289,15 +282,14 @@ fn key(shape: &Shape, record: &Record, schemas: &mut Vec<String>) -> Result<Opti
     match (record.values().next(), codec, record.len()) {
         (Some(one), None, 1) => Ok(Some(one.as_str().map_or_else(|| one.to_string(), str::to_string).into_bytes())),
         (_, None, _) => Ok(Some(Value::Object(record).to_string().into_bytes())),
-        (_, Some(_), _) => encode(&Value::Object(record)).transpose(),
+        (_, Some(codec), _) => encode(codec, &Value::Object(record).to_string()).map(Some),
     }
 }
 
 /// The key of a record that a sink wrote, as a case has it: a record as JSON.
 pub fn decode_key(sink: &TopicSink, key: Vec<u8>) -> Result<Vec<u8>, String> {
-    let codec = sink.key.as_ref().and_then(|key| key.codec.as_ref()).filter(|codec| codec.registered.is_some());
-    let Some(codec) = codec else { return Ok(key) };
-    Ok(codec.format.decode_json(&key, codec.text())?.map_or(key, |json| json.to_string().into_bytes()))
+    let Some(codec) = sink.key.as_ref().and_then(|key| key.codec.as_ref()) else { return Ok(key) };
+    Ok(codec.format.decode_json(&key, &codec.layout)?.map_or(key, String::into_bytes))
 }
 
 /// Bytes behind the header of the wire format of schema registries.
@@ -322,7 +314,7 @@ pub fn source_rows(plan: &Plan, source: Option<&str>, case: &Case) -> Result<(js
     let json = |line: &Line| match &line.what {
         What::Record(record) => {
             if let Content::Json(value) = &record.value {
-                Some(row(decode.format, value).clone())
+                Some(row(&decode.format, value).clone())
             } else {
                 None
             }
@@ -334,11 +326,11 @@ pub fn source_rows(plan: &Plan, source: Option<&str>, case: &Case) -> Result<(js
 }
 
 /// `writer`: id and text of the registered schema.
-fn encode(shape: &Shape, writer: Option<&(u32, Option<String>)>, value: &Value) -> Result<Vec<u8>, String> {
-    let registered = match writer {
+fn encode(shape: &Shape, of_type: Option<&RecordType>, writer: Option<&(u32, Option<String>)>, value: &Value) -> Result<Vec<u8>, String> {
+    let (id, registered) = match writer {
         Some((id, None)) => return Err(format!("no schema has the id {id}; to test that, write the record's bytes as `@raw`")),
-        Some((id, Some(text))) => Some((text.as_str(), *id)),
-        None => None,
+        Some((id, Some(text))) => (*id, Some(text.as_str().into())),
+        None => (0, None),
     };
     if shape.table && shape.format.content() == format::Content::Row && registered.is_none() {
         // The pipeline counts and skips such a record; in a case it is most likely a typo.
@@ -347,11 +339,12 @@ fn encode(shape: &Shape, writer: Option<&(u32, Option<String>)>, value: &Value) 
             return Err(format!("the table can't decode it and would skip it: {why}. To test that, write it as `@raw`"));
         }
     }
-    shape.format.encode_json(value, registered)
+    let layout = of_type.map_or(&shape.layout, |of| &of.layout).with(registered);
+    shape.format.encode_json(&value.to_string(), &layout, id)
 }
 
 /// The value of a record that a sink wrote.
 pub fn decode(sink: &TopicSink, value: &[u8]) -> Result<Value, String> {
-    let json = sink.format.decode_json(value, sink.avro.as_ref().map(|(text, _)| text.as_str()))?;
-    Ok(json.unwrap_or_else(|| shown(value)))
+    let json = sink.format.decode_json(value, &sink.layout)?;
+    json.map_or_else(|| Ok(shown(value)), |json| serde_json::from_str(&json).map_err(|e| e.to_string()))
 }

@@ -44,6 +44,8 @@ pub enum What {
 pub struct Record {
     /// `None`: that of the source or table. `Some(None)`: no key.
     pub key: Option<Option<Vec<u8>>>,
+    /// The key is an object: a record, where keys are records.
+    pub key_is_record: bool,
     pub value: Content,
     /// One of the source's `types`.
     pub of_type: Option<String>,
@@ -138,6 +140,7 @@ fn record(members: &Map<String, Value>, line: &str) -> Result<Record, Wrong> {
     let timestamp = number("@timestamp").map_err(|name| Wrong(name, "`@timestamp` must be milliseconds since 1970".into()))?;
     Ok(Record {
         key: key(members, line)?,
+        key_is_record: members.get("@key").is_some_and(|key| key.is_object() && base64(key).is_none()),
         value,
         of_type: members.get("@type").map(|of| text(of, "@type")).transpose()?,
         schema: members.get("@schema").map(schema).transpose()?,

@@ -1,6 +1,7 @@
 //! How producers write the topics that a pipeline reads.
 
 use arrow::datatypes::SchemaRef;
+use headwater_engine::format::Layout;
 use headwater_engine::partitioner::Partitioner;
 use headwater_engine::pipeline::{Format, Pipeline};
 use headwater_engine::plan::{InputKind, KeyCodec, Plan, TimeSource};
@@ -10,10 +11,10 @@ use operator_core::Path;
 /// How the values of a topic are written.
 pub struct Shape {
     pub format: Format,
-    /// Columns of JSON values.
+    /// The columns of the rows.
     pub schema: SchemaRef,
-    /// The Avro schema that lines are written with unless they say otherwise.
-    pub avro: Option<String>,
+    /// What lines are written as, unless they name another schema.
+    pub layout: Layout,
     pub subject: String,
     /// The types of its records, if there are several.
     pub types: Option<Types>,
@@ -38,9 +39,9 @@ pub fn shape(plan: &Plan, pipeline: &Pipeline, topic: &str) -> Option<Shape> {
         let key = if decode.key.is_none() { input.key.clone().unwrap_or_default() } else { Vec::new() };
         let subject = pipeline.sources.get(&input.name).and_then(|source| source.subject.clone());
         return Some(Shape {
-            format: decode.format,
+            format: decode.format.clone(),
             schema: decode.value.clone(),
-            avro: found.avro.as_ref().map(|text| text.to_string()),
+            layout: found.layout.clone(),
             subject: subject.unwrap_or_else(|| format!("{topic}-value")),
             types: decode.types.clone(),
             key,
@@ -54,9 +55,9 @@ pub fn shape(plan: &Plan, pipeline: &Pipeline, topic: &str) -> Option<Shape> {
     let table = plan.tables.iter().find(|table| table.topic.name.as_ref() == topic)?;
     let spec = pipeline.tables.get(&table.name);
     Some(Shape {
-        format: table.format,
+        format: table.format.clone(),
         schema: table.schema.clone(),
-        avro: table.topic.avro.as_ref().map(|text| text.to_string()),
+        layout: table.topic.layout.clone(),
         subject: spec.and_then(|spec| spec.subject.clone()).unwrap_or_else(|| format!("{topic}-value")),
         types: None,
         key: table.key.iter().map(|field| Path::column(field.name())).collect(),

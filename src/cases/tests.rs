@@ -95,7 +95,7 @@ fn problems_of_case_files_are_told_all_at_once_with_their_places() {
         "cases/topics.yaml: the pipeline doesn't use `business.shop.eventz`",
         "cases/one/in.jsonl:1: no source or table reads `business.shop.event`",
         "cases/two/in.business.shop.events.jsonl:2:22: `business.shop.events` has 3 partitions; set more in `cases/topics.yaml`",
-        "cases/two/in.business.shop.events.jsonl:3:13: the topic's format is not avro",
+        "cases/two/in.business.shop.events.jsonl:3:13: values in `json` have no registered schema",
     ];
     assert_eq!(said, expected);
 }

@@ -74,7 +74,7 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
     })
     .map_err(Problem::plain)?;
     let mut replay = replay(&plan, &loaded, &step, stored, args.key.clone())?;
-    let mut events = Events::new(step.sink, replay.schema(), services.schemas.as_ref()).map_err(Problem::plain)?;
+    let mut events = Events::new(step.sink, services.schemas.as_ref()).map_err(Problem::plain)?;
     topic::read(broker, &step.topic, &mut |partition, records| events.take(partition, records, &mut replay)).map_err(Problem::plain)?;
     events.finish(&mut replay).map_err(Problem::plain)?;
     if args.key.is_some() {
@@ -144,14 +144,8 @@ struct Events<'a> {
 }
 
 impl<'a> Events<'a> {
-    fn new(
-        sink: &TopicSink,
-        schema: &arrow::datatypes::SchemaRef,
-        schemas: &'a dyn headwater_engine::schemas::SchemaSource,
-    ) -> Result<Events<'a>, String> {
-        let written = sink.format.written(schema);
-        let columns = std::sync::Arc::new(schema.project(&written).map_err(|e| e.to_string())?);
-        let (decoder, columns) = sink.format.decoder(sink.avro.as_ref().map(|(text, _)| text.as_str()), &columns)?;
+    fn new(sink: &TopicSink, schemas: &'a dyn headwater_engine::schemas::SchemaSource) -> Result<Events<'a>, String> {
+        let (decoder, columns) = sink.format.decoder(&sink.layout, &sink.layout.columns)?;
         Ok(Events { decoder, schemas, rows: BTreeMap::new(), columns })
     }
 

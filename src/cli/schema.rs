@@ -52,7 +52,7 @@ fn of_sink(args: &SchemaArgs, sink: &str, pipeline: &Path) -> Result<serde_json:
     let loaded = pipeline_files::load(pipeline).map_err(Failure::Wrong)?;
     let (plan, _) = pipeline_files::make_plan(&loaded, &args.schemas.read(pipeline)?).map_err(Failure::Wrong)?;
     let written = plan.stages.iter().flat_map(|stage| &stage.outputs).filter_map(|output| match &output.target {
-        Target::Topic(topic) => Some((output.name.as_str(), topic.avro.as_ref()?.0.as_str())),
+        Target::Topic(topic) => Some((output.name.as_str(), topic.layout.registered.as_deref()?)),
         _ => None,
     });
     let written: Vec<(&str, &str)> = written.collect();

@@ -1,15 +1,16 @@
 //! Avro in the wire format of Confluent's registry: every writer version is resolved to the reader's schema.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow::datatypes::{Schema, SchemaRef};
 use headwater_formats::{
-    AvroDecoder, AvroEncoder, AvroReader, Decoder, Encoder, JsonDecoder, JsonEncoder, RowBuilder, arrow_to_avro, avro_to_arrow,
+    AvroDecoder, AvroEncoder, AvroReader, Decoder, Encoder, JsonDecoder, RowBuilder, arrow_to_avro, avro_record_name, avro_to_arrow,
 };
 use operator_core::Diagnostic;
 use serde_json::Value;
 
-use super::{Columns, Content, EventShape, Kind, Rows, Values, other_kind, registered, unusable};
+use super::{Content, EventShape, Kind, Layout, Rows, Values, as_json, common, other_kind, registered, unusable};
 
 pub(super) struct Avro;
 
@@ -34,18 +35,27 @@ impl Kind for Avro {
         true
     }
 
-    fn columns(&self, values: &Values<'_>) -> Result<Columns, Diagnostic> {
+    fn layout(&self, values: &Values<'_>) -> Result<Layout, Diagnostic> {
         let text = reader_schema(values, "", "json")?;
-        Ok((avro_to_arrow(&text).map_err(|e| unusable(values.subject, e))?, Some(text.into())))
+        let columns = avro_to_arrow(&text).map_err(|e| unusable(values.subject, e))?;
+        Ok(Layout { columns, registered: Some(text.into()) })
     }
 
-    fn decoder(&self, registered: Option<&str>, wanted: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String> {
-        let text = registered.ok_or("there is no reader schema")?;
+    fn decoder(&self, layout: &Layout, wanted: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String> {
+        let text = layout.text()?;
         let columns = Arc::new(Schema::new(common(wanted.fields(), avro_to_arrow(text)?.fields())));
         Ok((Box::new(AvroDecoder::new(AvroReader::new(text, &columns)?)), columns))
     }
 
-    fn check(&self, rows: &Rows<'_>) -> Result<Option<(String, String)>, Diagnostic> {
+    fn record_name(&self, registered: &str) -> Result<String, String> {
+        avro_record_name(registered)
+    }
+
+    fn private(&self, registered: &str) -> Vec<Vec<String>> {
+        marked(registered)
+    }
+
+    fn check(&self, rows: &Rows<'_>) -> Result<Layout, Diagnostic> {
         let subject = rows.subject;
         let known = rows.catalog.subject(subject).map_err(|e| Diagnostic::error("schema-registry", e).at(["format"]))?;
         let text = match known {
@@ -60,21 +70,20 @@ impl Kind for Avro {
             let help = "make the columns agree with the registered schema, or register a new version";
             return Err(found.at(["format"]).help(help));
         }
-        Ok(Some((text, subject.to_string())))
+        Ok(Layout { columns: rows.columns.clone(), registered: Some(text.into()) })
     }
 
-    fn encoder(&self, columns: &SchemaRef, _: Option<EventShape>, registered: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
-        let (text, id) = registered.ok_or("there is no schema to write with")?;
-        Ok(Box::new(AvroEncoder::new(text, columns, id)?))
+    fn encoder(&self, layout: &Layout, _: Option<EventShape>, id: u32) -> Result<Box<dyn Encoder>, String> {
+        Ok(Box::new(AvroEncoder::new(layout.text()?, &layout.columns, id)?))
     }
 
-    fn encode_json(&self, value: &Value, registered: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
-        let (text, id) = registered.ok_or("there is no schema to write with")?;
-        from_json(value, text, id)
+    /// The columns are those of the schema that it is written with, which may be another version than the one it is read with.
+    fn encode_json(&self, json: &str, layout: &Layout, id: u32) -> Result<Vec<u8>, String> {
+        from_json(json, layout.text()?, id)
     }
 
-    fn decode_json(&self, value: &[u8], registered: Option<&str>) -> Result<Option<Value>, String> {
-        to_json(value, registered.ok_or("there is no schema to read it with")?).map(Some)
+    fn decode_json(&self, record: &[u8], layout: &Layout) -> Result<Option<String>, String> {
+        to_json(record, layout.text()?).map(Some)
     }
 }
 
@@ -92,10 +101,10 @@ pub(super) fn reader_schema(values: &Values<'_>, of: &str, json: &str) -> Result
 }
 
 /// JSON as a record of the schema.
-pub(super) fn from_json(value: &Value, text: &str, id: u32) -> Result<Vec<u8>, String> {
+pub(super) fn from_json(json: &str, text: &str, id: u32) -> Result<Vec<u8>, String> {
     let columns = avro_to_arrow(text)?;
     let mut rows = RowBuilder::new(&columns, 1)?;
-    let read = JsonDecoder::new(&columns).decode(value.to_string().as_bytes(), &mut rows);
+    let read = JsonDecoder::new(&columns).decode(json.as_bytes(), &mut rows);
     read.map_err(|e| format!("does not fit the Avro schema: {e}"))?;
     let mut bytes = Vec::new();
     AvroEncoder::new(text, &columns, id)?.batch(&rows.finish()?)?.write(0, &mut bytes)?;
@@ -103,29 +112,14 @@ pub(super) fn from_json(value: &Value, text: &str, id: u32) -> Result<Vec<u8>, S
 }
 
 /// A record of the schema as JSON.
-fn to_json(value: &[u8], text: &str) -> Result<Value, String> {
+fn to_json(record: &[u8], text: &str) -> Result<String, String> {
     let columns = avro_to_arrow(text)?;
     let mut decoder = AvroDecoder::new(AvroReader::new(text, &columns)?);
-    let id = value.get(1..5).map_or(0, |id| id.iter().fold(0, |id, byte| id << 8 | u32::from(*byte)));
+    let id = record.get(1..5).map_or(0, |id| id.iter().fold(0, |id, byte| id << 8 | u32::from(*byte)));
     decoder.add_writer(id, text)?;
     let mut rows = RowBuilder::new(&columns, 1)?;
-    decoder.decode(value, &mut rows).map_err(|e| e.to_string())?;
-    let mut json = Vec::new();
-    JsonEncoder::new(&columns).batch(&rows.finish()?)?.write(0, &mut json)?;
-    serde_json::from_slice(&json).map_err(|e| e.to_string())
-}
-
-/// The fields of `wanted` that `own` has, nested likewise.
-pub(super) fn common(wanted: &Fields, own: &Fields) -> Fields {
-    let pick = |want: &Arc<Field>| {
-        let have = own.iter().find(|f| f.name() == want.name())?;
-        let data_type = match (want.data_type(), have.data_type()) {
-            (DataType::Struct(w), DataType::Struct(h)) => DataType::Struct(common(w, h)),
-            _ => want.data_type().clone(),
-        };
-        Some(Arc::new(Field::new(want.name(), data_type, want.is_nullable())))
-    };
-    wanted.iter().filter_map(pick).collect()
+    decoder.decode(record, &mut rows).map_err(|e| e.to_string())?;
+    as_json(&mut rows)
 }
 
 /// `analytics.orders.revenue-per-minute` -> `RevenuePerMinute`.
@@ -137,4 +131,69 @@ fn record_name(topic: &str) -> String {
             letters.next().map_or(String::new(), |first| first.to_ascii_uppercase().to_string() + letters.as_str())
         })
         .collect()
+}
+
+/// Fields of an Avro schema with the attribute `"pii": true`, at any depth, also in types that are named again.
+fn marked(text: &str) -> Vec<Vec<String>> {
+    fn walk(schema: &Value, path: &[String], named: &mut BTreeMap<String, Value>, depth: usize, out: &mut Vec<Vec<String>>) {
+        if depth > 32 {
+            return;
+        }
+        match schema {
+            Value::Array(branches) => branches.iter().for_each(|branch| walk(branch, path, named, depth + 1, out)),
+            Value::String(name) => {
+                let known = named.get(name.rsplit('.').next().unwrap_or(name)).cloned();
+                known.iter().for_each(|schema| walk(schema, path, named, depth + 1, out));
+            }
+            Value::Object(object) => {
+                if let Some(name) = object.get("name").and_then(Value::as_str).filter(|_| object.contains_key("fields")) {
+                    named.insert(name.rsplit('.').next().unwrap_or(name).to_string(), schema.clone());
+                }
+                for field in object.get("fields").and_then(Value::as_array).into_iter().flatten() {
+                    let name = field.get("name").and_then(Value::as_str).unwrap_or_default();
+                    let path: Vec<String> = path.iter().cloned().chain([name.to_string()]).collect();
+                    if field.get("pii") == Some(&Value::Bool(true)) {
+                        out.push(path.clone());
+                    }
+                    if let Some(of) = field.get("type") {
+                        walk(of, &path, named, depth + 1, out);
+                    }
+                }
+                for part in ["type", "items", "values"].iter().filter_map(|part| object.get(*part)) {
+                    walk(part, path, named, depth + 1, out);
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut out = Vec::new();
+    if let Ok(schema) = serde_json::from_str(text) {
+        walk(&schema, &[], &mut BTreeMap::new(), 0, &mut out);
+    }
+    out.sort();
+    out.dedup();
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::marked;
+
+    fn shown(schema: &str) -> Vec<String> {
+        marked(schema).iter().map(|path| path.join(".")).collect()
+    }
+
+    #[test]
+    fn marks_are_found_in_lists_maps_and_types_that_are_named_again() {
+        let lists = r#"{"type":"record","name":"R","fields":[
+            {"name":"id","type":"string"},
+            {"name":"email","type":["null","string"],"pii":true},
+            {"name":"people","type":{"type":"array","items":{"type":"record","name":"P","fields":[{"name":"phone","type":"string","pii":true},{"name":"age","type":"int","pii":true}]}}}]}"#;
+        assert_eq!(shown(lists), ["email", "people.age", "people.phone"]);
+        let again = r#"{"type":"record","name":"R","fields":[
+            {"name":"home","type":{"type":"record","name":"Address","fields":[{"name":"street","type":"string","pii":true}]}},
+            {"name":"others","type":{"type":"map","values":"Address"}}]}"#;
+        assert_eq!(shown(again), ["home.street", "others.street"]);
+        assert!(shown("no schema").is_empty());
+    }
 }

@@ -24,8 +24,8 @@ pub enum Declared {
     Type(String),
     /// A list of one element type.
     List(Vec<Declared>),
-    /// A record.
-    Record(BTreeMap<String, Declared>),
+    /// A record: its fields in the order of the file.
+    Record(#[schemars(with = "BTreeMap<String, Declared>")] Vec<(String, Declared)>),
 }
 
 // By hand: an untagged enum would not know the location of an error in it.
@@ -47,8 +47,12 @@ impl<'de> Deserialize<'de> for Declared {
                 Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(seq)).map(Declared::List)
             }
 
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<Declared, A::Error> {
-                BTreeMap::deserialize(serde::de::value::MapAccessDeserializer::new(map)).map(Declared::Record)
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Declared, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Declared::Record(fields))
             }
         }
         d.deserialize_any(DeclaredVisitor)
@@ -66,18 +70,32 @@ impl Declared {
         match self {
             Declared::Type(text) => Declared::is_private(text),
             Declared::List(items) => items.iter().any(Declared::has_private),
-            Declared::Record(fields) => fields.values().any(Declared::has_private),
+            Declared::Record(fields) => fields.iter().any(|(_, of)| of.has_private()),
         }
     }
 }
 
-/// Columns that `schema` declares, in the envelope if there is one.
-pub fn declared_columns(columns: &BTreeMap<String, Declared>, event: Option<EventShape>) -> Result<Schema, Diagnostic> {
-    let fields = columns.iter().map(|(name, d)| field(name, d)).collect::<Result<Vec<_>, _>>()?;
+/// The fields of a record, in the order of the file.
+pub type DeclaredFields = [(String, Declared)];
+
+/// Columns that `schema` declares, for records whose fields have names, in the envelope if there is one. They are sorted by name:
+/// where the file has a column then says nothing, and moving one changes no state that was kept.
+pub fn declared_columns(columns: &DeclaredFields, event: Option<EventShape>) -> Result<Schema, Diagnostic> {
+    let fields = by_name(columns)?;
     Ok(match event {
-        Some(EventShape::Envelope) => envelope(Fields::from(fields)),
+        Some(EventShape::Envelope) => envelope(fields),
         None => Schema::new(fields),
     })
+}
+
+/// Columns that `schema` declares, for records in which the place of a field says which it is: in the order of the file.
+pub fn columns_in_order(columns: &DeclaredFields) -> Result<Schema, Diagnostic> {
+    Ok(Schema::new(columns.iter().map(|(name, of)| field(name, of)).collect::<Result<Fields, _>>()?))
+}
+
+fn by_name(columns: &DeclaredFields) -> Result<Fields, Diagnostic> {
+    let sorted: BTreeMap<&String, &Declared> = columns.iter().map(|(name, of)| (name, of)).collect();
+    sorted.into_iter().map(|(name, of)| field(name, of)).collect()
 }
 
 const TYPES: [&str; 11] = ["string", "bool", "int", "long", "float", "double", "decimal(12,2)", "timestamp", "date", "bytes", "uuid"];
@@ -116,10 +134,7 @@ fn field(name: &str, declared: &Declared) -> Result<Field, Diagnostic> {
             [item] => Field::new(name, DataType::List(Arc::new(field("item", item)?)), false),
             _ => return Err(at(Diagnostic::error("type", "a list names exactly one element type: [string]"))),
         },
-        Declared::Record(columns) => {
-            let fields = columns.iter().map(|(n, d)| field(n, d)).collect::<Result<Vec<_>, _>>()?;
-            Field::new(name, DataType::Struct(fields.into()), false)
-        }
+        Declared::Record(columns) => Field::new(name, DataType::Struct(by_name(columns)?), false),
     })
 }
 

@@ -10,24 +10,33 @@ pub mod declared;
 mod avro;
 pub mod debezium;
 mod json;
+mod named;
 mod raw;
 
-use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use arrow::datatypes::{DataType, Schema, SchemaRef};
-use headwater_formats::{ChangeDecoder, Decoder, Encoder};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use headwater_formats::{ChangeDecoder, Decoder, Encoder, JsonDecoder, JsonEncoder, RowBuilder};
 use operator_core::batch::is_written;
 use operator_core::{Diagnostic, Path};
-use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use schemars::SchemaGenerator;
 use serde_json::Value;
 
 use crate::catalog::{Catalog, Registered};
 use crate::format::declared::{Declared, EventShape};
+pub use named::Format;
 
 /// THE list of formats, the default first.
-static FORMATS: [&dyn Kind; 6] = [&json::Json, &avro::Avro, &debezium::Debezium, &debezium::avro::DebeziumAvro, &raw::Bytes, &raw::Text];
+static FORMATS: LazyLock<Vec<Format>> = LazyLock::new(|| {
+    vec![
+        Format::of(json::Json),
+        Format::of(avro::Avro),
+        Format::of(debezium::Debezium),
+        Format::of(debezium::avro::DebeziumAvro),
+        Format::of(raw::Bytes),
+        Format::of(raw::Text),
+    ]
+});
 
 /// What a record's value holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,8 +59,36 @@ pub struct Values<'a> {
     pub catalog: &'a dyn Catalog,
 }
 
-/// Columns of values, and the registered schema that they are read with.
-pub type Columns = (SchemaRef, Option<Arc<str>>);
+/// What records of a topic look like, as planning found.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// All columns of a record, in the order of its fields; of change records, those of their rows.
+    pub columns: SchemaRef,
+    /// The text of the registered schema that records are read or written with.
+    pub registered: Option<Arc<str>>,
+}
+
+impl Layout {
+    /// Records without a registered schema.
+    pub fn of(columns: SchemaRef) -> Layout {
+        Layout { columns, registered: None }
+    }
+
+    /// The same with another registered schema.
+    pub fn with(&self, registered: Option<Arc<str>>) -> Layout {
+        Layout { registered, ..self.clone() }
+    }
+
+    fn text(&self) -> Result<&str, String> {
+        self.registered.as_deref().ok_or_else(|| "there is no schema to read or write with".to_string())
+    }
+}
+
+impl Default for Layout {
+    fn default() -> Layout {
+        Layout::of(Arc::new(Schema::empty()))
+    }
+}
 
 /// What a sink writes.
 pub struct Rows<'a> {
@@ -64,7 +101,7 @@ pub struct Rows<'a> {
 }
 
 /// A format. Adding one is described in CONTRIBUTING.md.
-pub trait Kind: Sync {
+pub trait Kind: Send + Sync {
     /// As `format` has it.
     fn name(&self) -> &'static str;
 
@@ -73,10 +110,25 @@ pub trait Kind: Sync {
 
     fn content(&self) -> Content;
 
+    /// The JSON Schema of its options, for editors; `None` if it has none.
+    fn options(&self, generator: &mut SchemaGenerator) -> Option<schemars::Schema> {
+        let _ = generator;
+        None
+    }
+
+    /// The format with these options: `format: { csv: { delimiter: ";" } }`.
+    ///
+    /// # Errors
+    /// It has no such options: why, and what to write.
+    fn with(&self, options: Value) -> Result<Format, String> {
+        let _ = options;
+        Err(format!("`{0}` has no options: write `format: {0}`", self.name()))
+    }
+
     /// Keys of a source or table that have no effect with it, and why. `declared`: there is a `schema`.
     fn without_effect(&self, declared: bool) -> (&'static [&'static str], &'static str);
 
-    /// Its records name a registered schema: a sink has a `subject`.
+    /// Its records have the id of a registered schema in front, as the serializers of Confluent write it: a sink has a `subject`.
     fn is_registered(&self) -> bool {
         false
     }
@@ -86,138 +138,121 @@ pub trait Kind: Sync {
         false
     }
 
-    /// The columns of a source's or table's values.
+    /// What the values of a source or table look like.
     ///
     /// # Errors
     /// There is no usable schema.
-    fn columns(&self, values: &Values<'_>) -> Result<Columns, Diagnostic>;
+    fn layout(&self, values: &Values<'_>) -> Result<Layout, Diagnostic>;
 
-    /// A decoder of values into `wanted` columns as far as the values of this topic have them, and the columns it fills. Of change
+    /// A decoder of records into `wanted` columns as far as those of the layout have them, and the columns it fills. Of change
     /// records (`wanted` are the columns of their rows): the record as it is, with `before` and `after`.
     ///
     /// # Errors
-    /// The columns are not those of `registered`, the schema that [`Kind::columns`] gave.
-    fn decoder(&self, registered: Option<&str>, wanted: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String>;
+    /// The layout is not one that [`Kind::layout`] gave.
+    fn decoder(&self, layout: &Layout, wanted: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String>;
 
-    /// A decoder of change records into `wanted` columns of their rows as far as those of this topic have them, and the columns it
+    /// A decoder of change records into `wanted` columns of their rows as far as those of the layout have them, and the columns it
     /// fills, if [`Kind::content`] is [`Content::Change`].
     ///
     /// # Errors
     /// As [`Kind::decoder`].
-    fn changes(&self, registered: Option<&str>, wanted: &SchemaRef) -> Result<(Box<dyn ChangeDecoder>, SchemaRef), String> {
-        let _ = (registered, wanted);
-        Err(format!("records in {} are rows", self.name()))
+    fn changes(&self, layout: &Layout, wanted: &SchemaRef) -> Result<(Box<dyn ChangeDecoder>, SchemaRef), String> {
+        let _ = (layout, wanted);
+        Err(format!("records in `{}` are rows", self.name()))
+    }
+
+    /// A decoder of the text at `path` alone, which says the type of a record: of records of any of these types, and of others. It
+    /// fills one column, a text or records around one.
+    ///
+    /// # Errors
+    /// The text can't be found before the type is known.
+    fn text_at(&self, path: &Path, types: &[&Layout]) -> Result<(Box<dyn Decoder>, SchemaRef), String> {
+        let _ = (path, types);
+        Err(format!("records in `{}` can't say their type in a field", self.name()))
+    }
+
+    /// The name of a registered schema, which says the type of a record, if [`Kind::is_registered`].
+    ///
+    /// # Errors
+    /// It has none.
+    fn record_name(&self, registered: &str) -> Result<String, String> {
+        let _ = registered;
+        Err(format!("records in `{}` have no name", self.name()))
+    }
+
+    /// The fields that the registered schema marks as personal data, by their names from the outside.
+    fn private(&self, registered: &str) -> Vec<Vec<String>> {
+        let _ = registered;
+        Vec::new()
     }
 
     /// The value at `path` is written as a text: a date then, which no unit can be wrong in.
-    fn is_text(&self, value: &[u8], path: &Path) -> bool {
-        let _ = (value, path);
+    fn is_text(&self, layout: &Layout, value: &[u8], path: &Path) -> bool {
+        let _ = (layout, value, path);
         false
     }
 
-    /// Places of the columns that a sink's values are made of.
+    /// Places of the columns that a sink's values are made of, in the order of the fields.
     fn written(&self, schema: &Schema) -> Vec<usize> {
         schema.fields().iter().enumerate().filter(|(_, field)| is_written(field.name())).map(|(at, _)| at).collect()
     }
 
-    /// Whether a sink can write such rows, and the schema to register with its subject.
+    /// How a sink writes such rows, with the schema to register with its subject.
     ///
     /// # Errors
-    /// Why not.
-    fn check(&self, rows: &Rows<'_>) -> Result<Option<(String, String)>, Diagnostic>;
+    /// Why it can't.
+    fn check(&self, rows: &Rows<'_>) -> Result<Layout, Diagnostic>;
 
-    /// An encoder of these columns. `event`: they are those of events ([`Kind::shapes_events`]). `registered`: text and id of the
-    /// schema that [`Kind::check`] gave.
+    /// An encoder of the columns of a layout that [`Kind::check`] gave. `event`: they are those of events
+    /// ([`Kind::shapes_events`]). `id`: that of the registered schema.
     ///
     /// # Errors
     /// The columns can't be written.
-    fn encoder(&self, columns: &SchemaRef, event: Option<EventShape>, registered: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String>;
+    fn encoder(&self, layout: &Layout, event: Option<EventShape>, id: u32) -> Result<Box<dyn Encoder>, String>;
 
-    /// A value as a producer writes it, from a line of a case. `registered`: text and id of the schema it is written with.
+    /// A record as a producer writes it, from the JSON of a case: by default, what is encoded of its columns. `id`: that of the
+    /// registered schema.
     ///
     /// # Errors
     /// It has no such form.
-    fn encode_json(&self, value: &Value, registered: Option<(&str, u32)>) -> Result<Vec<u8>, String>;
+    fn encode_json(&self, json: &str, layout: &Layout, id: u32) -> Result<Vec<u8>, String> {
+        let mut rows = RowBuilder::new(&layout.columns, 1)?;
+        JsonDecoder::new(&layout.columns).decode(json.as_bytes(), &mut rows).map_err(|e| e.to_string())?;
+        let mut bytes = Vec::new();
+        self.encoder(layout, None, id)?.batch(&rows.finish()?)?.write(0, &mut bytes)?;
+        Ok(bytes)
+    }
 
-    /// A value that a sink has written, as a line of a case; `None`: its bytes are shown.
+    /// A record that a sink has written, as JSON for a case: by default, its columns. `None`: its bytes are shown.
     ///
     /// # Errors
     /// A sink can't have written it.
-    fn decode_json(&self, value: &[u8], registered: Option<&str>) -> Result<Option<Value>, String> {
-        let _ = (value, registered);
-        Ok(None)
+    fn decode_json(&self, record: &[u8], layout: &Layout) -> Result<Option<String>, String> {
+        let (mut decoder, columns) = self.decoder(layout, &layout.columns)?;
+        let mut rows = RowBuilder::new(&columns, 1)?;
+        decoder.decode(record, &mut rows).map_err(|e| e.to_string())?;
+        as_json(&mut rows).map(Some)
     }
 }
 
-/// One of the [`FORMATS`].
-#[derive(Clone, Copy)]
-pub struct Format(&'static dyn Kind);
-
-impl Format {
-    /// Names of the formats with such a content.
-    pub fn names_of(is: impl Fn(&Content) -> bool) -> Vec<&'static str> {
-        FORMATS.iter().filter(|kind| is(&kind.content())).map(|kind| kind.name()).collect()
-    }
-
-    /// Values are one column.
-    pub fn is_raw(self) -> bool {
-        matches!(self.content(), Content::Value(_))
-    }
+/// The fields of `wanted` that `own` has, nested likewise.
+fn common(wanted: &Fields, own: &Fields) -> Fields {
+    let pick = |want: &Arc<Field>| {
+        let have = own.iter().find(|f| f.name() == want.name())?;
+        let data_type = match (want.data_type(), have.data_type()) {
+            (DataType::Struct(w), DataType::Struct(h)) => DataType::Struct(common(w, h)),
+            _ => want.data_type().clone(),
+        };
+        Some(Arc::new(Field::new(want.name(), data_type, want.is_nullable())))
+    };
+    wanted.iter().filter_map(pick).collect()
 }
 
-impl std::ops::Deref for Format {
-    type Target = dyn Kind;
-
-    fn deref(&self) -> &(dyn Kind + 'static) {
-        self.0
-    }
-}
-
-impl Default for Format {
-    fn default() -> Format {
-        Format(&json::Json)
-    }
-}
-
-impl fmt::Debug for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl PartialEq for Format {
-    fn eq(&self, other: &Format) -> bool {
-        self.name() == other.name()
-    }
-}
-
-impl Eq for Format {}
-
-impl Serialize for Format {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-impl<'de> Deserialize<'de> for Format {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Format, D::Error> {
-        static NAMES: LazyLock<Vec<&'static str>> = LazyLock::new(|| Format::names_of(|_| true));
-        let name = String::deserialize(deserializer)?;
-        let known = FORMATS.iter().find(|kind| kind.name() == name);
-        known.map(|kind| Format(*kind)).ok_or_else(|| serde::de::Error::unknown_variant(&name, &NAMES))
-    }
-}
-
-impl JsonSchema for Format {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Format".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        let one = |kind: &&dyn Kind| serde_json::json!({ "description": kind.summary(), "type": "string", "const": kind.name() });
-        let all: Vec<Value> = FORMATS.iter().map(one).collect();
-        schemars::json_schema!({ "description": "How record values are encoded.", "oneOf": all })
-    }
+/// The only row of a builder.
+fn as_json(rows: &mut RowBuilder) -> Result<String, String> {
+    let mut json = Vec::new();
+    JsonEncoder::new(rows.schema()).batch(&rows.finish()?)?.write(0, &mut json)?;
+    String::from_utf8(json).map_err(|e| e.to_string())
 }
 
 /// Change records are read, not written.
@@ -245,27 +280,4 @@ fn other_kind(subject: &str, is: &str, write: &str) -> Diagnostic {
 
 fn unusable(subject: &str, e: String) -> Diagnostic {
     Diagnostic::error("schema", format!("subject `{subject}`: {e}")).at(["format"])
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn formats_are_read_by_their_names() {
-        for kind in FORMATS {
-            let read: Format = serde_json::from_value(kind.name().into()).unwrap();
-            assert_eq!(serde_json::to_value(read).unwrap(), kind.name());
-            assert!(!kind.summary().is_empty());
-        }
-        let unknown = serde_json::from_str::<Format>("\"xml\"").unwrap_err().to_string();
-        assert!(unknown.contains("`json`") && unknown.contains("`string`"), "{unknown}");
-        assert_eq!(Format::names_of(|content| *content == Content::Change), ["debezium", "debezium-avro"]);
-    }
-
-    #[test]
-    fn names_are_unique() {
-        let names = Format::names_of(|_| true);
-        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len());
-    }
 }

@@ -6,15 +6,14 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use headwater_formats::{Decoder, Encoder, RawDecoder, RawEncoder};
 use operator_core::Diagnostic;
 use operator_core::batch::METADATA;
-use serde_json::Value;
 
-use super::{Columns, Content, EventShape, Kind, Rows, Values};
+use super::{Content, EventShape, Kind, Layout, Rows, Values};
 
 pub(super) struct Bytes;
 pub(super) struct Text;
 
 /// What [`Bytes`] and [`Text`] have in common: all but names and types.
-trait Raw: Sync {
+trait Raw: Send + Sync {
     const NAME: &'static str;
     const SUMMARY: &'static str;
     const TYPE: DataType;
@@ -55,11 +54,11 @@ impl<R: Raw> Kind for R {
         (&["schema", "subject", "event"], "the value is one column, `value`")
     }
 
-    fn columns(&self, _: &Values<'_>) -> Result<Columns, Diagnostic> {
-        Ok((Arc::new(Schema::new(vec![Field::new("value", R::TYPE, true)])), None))
+    fn layout(&self, _: &Values<'_>) -> Result<Layout, Diagnostic> {
+        Ok(Layout::of(Arc::new(Schema::new(vec![Field::new("value", R::TYPE, true)]))))
     }
 
-    fn decoder(&self, _: Option<&str>, wanted: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String> {
+    fn decoder(&self, _: &Layout, wanted: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String> {
         Ok((Box::new(RawDecoder::new(wanted)), wanted.clone()))
     }
 
@@ -67,20 +66,24 @@ impl<R: Raw> Kind for R {
         column(schema, &R::TYPE).into_iter().collect()
     }
 
-    fn check(&self, rows: &Rows<'_>) -> Result<Option<(String, String)>, Diagnostic> {
+    fn check(&self, rows: &Rows<'_>) -> Result<Layout, Diagnostic> {
         if rows.columns.fields().is_empty() {
             let message = format!("a {} sink writes the column `value`, which the rows don't have", R::NAME);
             return Err(Diagnostic::error("raw-format", message).at(["format"]).help("select the column to write as `value`"));
         }
+        Ok(Layout::of(rows.columns.clone()))
+    }
+
+    fn encoder(&self, layout: &Layout, _: Option<EventShape>, _: u32) -> Result<Box<dyn Encoder>, String> {
+        Ok(Box::new(RawEncoder::new(&layout.columns)))
+    }
+
+    fn encode_json(&self, json: &str, _: &Layout, _: u32) -> Result<Vec<u8>, String> {
+        let text = serde_json::from_str::<String>(json);
+        Ok(text.map_err(|_| "a record of this format is a text, or bytes as {\"@base64\": \"..\"}")?.into_bytes())
+    }
+
+    fn decode_json(&self, _: &[u8], _: &Layout) -> Result<Option<String>, String> {
         Ok(None)
-    }
-
-    fn encoder(&self, columns: &SchemaRef, _: Option<EventShape>, _: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
-        Ok(Box::new(RawEncoder::new(columns)))
-    }
-
-    fn encode_json(&self, value: &Value, _: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
-        let text = value.as_str().ok_or("a record of this format is a text, or bytes as {\"@base64\": \"..\"}")?;
-        Ok(text.as_bytes().to_vec())
     }
 }

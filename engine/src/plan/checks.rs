@@ -179,9 +179,9 @@ impl Builder<'_> {
             .sources
             .iter()
             .filter(|(_, s)| !counts(&s.schema) && s.types.is_empty())
-            .map(|(n, s)| ("sources", n, s.format, s.schema.is_some()));
+            .map(|(n, s)| ("sources", n, &s.format, s.schema.is_some()));
         let tables =
-            self.pipeline.tables.iter().filter(|(_, t)| !counts(&t.schema)).map(|(n, t)| ("tables", n, t.format, t.schema.is_some()));
+            self.pipeline.tables.iter().filter(|(_, t)| !counts(&t.schema)).map(|(n, t)| ("tables", n, &t.format, t.schema.is_some()));
         for (section, name, format, declared) in inputs.chain(tables) {
             let (keys, why) = format.without_effect(declared);
             idle(section, name, keys, why);

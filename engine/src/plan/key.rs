@@ -11,7 +11,7 @@ use operator_core::table::is_record_key;
 use operator_core::{Diagnostic, Path, type_name, type_said};
 
 use super::Catalog;
-use crate::format::{Content, Format, Rows, Values};
+use crate::format::{Content, Format, Layout, Rows, Values};
 use crate::pipeline::{Key, KeyRecord, Source, Table, TopicTarget};
 
 /// How a key that is a record becomes columns, or is made of them.
@@ -20,15 +20,17 @@ pub struct KeyCodec {
     pub format: Format,
     /// In the order in which a table is looked up by them.
     pub columns: SchemaRef,
-    /// The schema it is read or written with, and its subject.
-    pub registered: Option<(Arc<str>, String)>,
+    /// What keys look like: they may have more columns.
+    pub layout: Layout,
+    /// The subject of their schema.
+    pub subject: String,
 }
 
 impl KeyCodec {
     /// # Errors
     /// The columns are not those of the registered schema: planning has compared them.
     pub fn decoder(&self) -> Result<(Box<dyn Decoder>, RowBuilder), String> {
-        let (decoder, columns) = self.format.decoder(self.text(), &self.columns)?;
+        let (decoder, columns) = self.format.decoder(&self.layout, &self.columns)?;
         Ok((decoder, RowBuilder::new(&columns, 1_024)?))
     }
 
@@ -37,12 +39,7 @@ impl KeyCodec {
     /// # Errors
     /// The columns can't be written: planning has checked that they can.
     pub fn encoder(&self, id: u32) -> Result<Box<dyn Encoder>, String> {
-        self.format.encoder(&self.columns, None, self.text().map(|text| (text, id)))
-    }
-
-    /// The registered schema.
-    pub fn text(&self) -> Option<&str> {
-        self.registered.as_ref().map(|(text, _)| text.as_ref())
+        self.format.encoder(&self.layout, None, id)
     }
 }
 
@@ -137,9 +134,10 @@ pub(super) fn of_table(table: &Table, value: &SchemaRef, catalog: &dyn Catalog) 
     if changes {
         return Ok((columns, None));
     }
-    let mut codec = KeyCodec { format: table.format, columns: Arc::new(Schema::new(columns.clone())), registered: None };
+    let keys = Arc::new(Schema::new(columns.clone()));
+    let mut codec = KeyCodec { format: table.format.clone(), layout: Layout::of(keys.clone()), columns: keys, subject: String::new() };
     if table.format.is_registered() {
-        let record = KeyRecord { format: table.format, columns: Some(table.key.columns().to_vec()), schema: None, subject: None };
+        let record = KeyRecord { format: table.format.clone(), columns: Some(table.key.columns().to_vec()), schema: None, subject: None };
         // Their types are those of the key's schema, which may differ from those of the value's.
         (codec, _) = of_record(&record, &table.topic, catalog)?;
     }
@@ -148,10 +146,11 @@ pub(super) fn of_table(table: &Table, value: &SchemaRef, catalog: &dyn Catalog) 
 
 /// A key that is a record of a topic, and whether all of its columns are named.
 fn of_record(record: &KeyRecord, topic: &str, catalog: &dyn Catalog) -> Result<(KeyCodec, bool), Diagnostic> {
-    has_columns(record.format)?;
+    has_columns(&record.format)?;
     let subject = record.subject.clone().unwrap_or_else(|| format!("{topic}-key"));
     let values = Values { declared: record.schema.as_ref(), event: None, subject: &subject, catalog };
-    let (all, registered) = record.format.columns(&values).map_err(|d| d.under(["key"]))?;
+    let layout = record.format.layout(&values).map_err(|d| d.under(["key"]))?;
+    let all = layout.columns.clone();
     let width = all.fields().len();
     let columns = match &record.columns {
         None => all,
@@ -165,15 +164,15 @@ fn of_record(record: &KeyRecord, topic: &str, catalog: &dyn Catalog) -> Result<(
         }
     };
     let whole = columns.fields().len() == width;
-    Ok((KeyCodec { format: record.format, columns, registered: registered.map(|text| (text, subject)) }, whole))
+    Ok((KeyCodec { format: record.format.clone(), columns, layout, subject }, whole))
 }
 
-fn has_columns(format: Format) -> Result<(), Diagnostic> {
+fn has_columns(format: &Format) -> Result<(), Diagnostic> {
     if format.content() == Content::Row {
         return Ok(());
     }
-    let known: Vec<String> = Format::names_of(|content| *content == Content::Row).iter().map(|name| format!("`{name}`")).collect();
-    let found = Diagnostic::error("key-format", format!("a key with columns of its own has `format` {}", known.join(" or ")));
+    let known = Format::names_of(|content| *content == Content::Row);
+    let found = Diagnostic::error("key-format", format!("a key with columns of its own has `format` {known}"));
     Err(found.at(["key", "format"]).help("name the column for a key that is one value: `key: order_id`"))
 }
 
@@ -229,16 +228,16 @@ pub(super) fn of_sink(
             }
             return Some(SinkKey { columns, codec: None });
         }
-        Key::Columns(_) => (if sink.format.content() == Content::Row { sink.format } else { Format::default() }, None),
-        Key::Record(record) => (record.format, record.subject.clone()),
+        Key::Columns(_) => (if sink.format.content() == Content::Row { sink.format.clone() } else { Format::default() }, None),
+        Key::Record(record) => (record.format.clone(), record.subject.clone()),
     };
     let written = || {
-        has_columns(format)?;
+        has_columns(&format)?;
         let columns: SchemaRef = Arc::new(Schema::new(fields));
         let subject = subject.unwrap_or_else(|| format!("{topic}-key"));
         let rows = Rows { columns: &columns, subject: &subject, topic: &format!("{topic}-key"), catalog };
-        let registered = format.check(&rows).map_err(|d| d.under(["key"]))?;
-        Ok(KeyCodec { format, columns, registered: registered.map(|(text, subject)| (text.into(), subject)) })
+        let layout = format.check(&rows).map_err(|d| d.under(["key"]))?;
+        Ok(KeyCodec { format, columns, layout, subject })
     };
     match written() {
         Ok(codec) => Some(SinkKey { columns, codec: Some(codec) }),

@@ -27,6 +27,7 @@ use operator_core::{Diagnostic, Input, Millis, Mode, Path, Planned, Port};
 
 use crate::broker::TopicId;
 use crate::definition::Definition;
+use crate::format::Layout;
 use crate::notation::Notation;
 use crate::partitioner::Partitioner;
 use crate::pipeline::{EventShape, Format, Guarantee, NullValues, OnError, Start, WrongUnit};
@@ -121,14 +122,14 @@ pub struct InputTopic {
     pub id: Option<TopicId>,
     /// How its keys are written, where a step relies on them. The manifest knows.
     pub notation: Option<Notation>,
-    /// The Avro reader schema of this topic.
-    pub avro: Option<Arc<str>>,
+    /// What its values look like: no columns where each of several types has its own, or where the topic is the pipeline's own.
+    pub layout: Layout,
 }
 
 impl InputTopic {
     /// A topic known only from the catalog.
-    pub fn new(name: impl Into<Arc<str>>, partitions: i32, avro: Option<Arc<str>>) -> InputTopic {
-        InputTopic { name: name.into(), partitions, first_partitions: partitions, id: None, notation: None, avro }
+    pub fn new(name: impl Into<Arc<str>>, partitions: i32, layout: Layout) -> InputTopic {
+        InputTopic { name: name.into(), partitions, first_partitions: partitions, id: None, notation: None, layout }
     }
 }
 
@@ -269,8 +270,9 @@ pub struct TopicSink {
     pub format: Format,
     /// Its rows are events, and written as such.
     pub event: Option<EventShape>,
-    /// Avro: the schema to write with and its subject.
-    pub avro: Option<(String, String)>,
+    /// What its values look like, with the schema that is registered with the subject.
+    pub layout: Layout,
+    pub subject: String,
     pub key: Option<SinkKey>,
     pub timestamp: Option<String>,
     pub partition: Option<String>,

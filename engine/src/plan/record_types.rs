@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 
 use arrow::datatypes::DataType;
-use headwater_formats::avro_record_name;
 use operator_core::batch::is_written;
 use operator_core::{Diagnostic, Input, InputInfo, Path, Port, type_said};
 
 use super::build::{Builder, Stream};
 use super::source::envelope_complete;
 use super::{Branch, Catalog, PlanNode, Upstream};
-use crate::format::{Content, Values};
+use crate::format::{Content, Format, Values};
 use crate::pipeline::{OtherTypes, Source, TypeFrom};
 use crate::record_types::{By, KIND, MOST, OTHER, RecordType, Types, by_default, is_named, split};
 
@@ -26,7 +25,7 @@ pub(super) fn of_source(source: &Source, topics: &[String], catalog: &dyn Catalo
     };
     if source.format.content() != Content::Row {
         let found = wrong(format!("values in `{}` have no types", source.format.name())).at(["format"]);
-        return Err(found.help("write `format: json` or `format: avro`"));
+        return Err(found.help(format!("write `format` {}", Format::names_of(|content| *content == Content::Row))));
     }
     if source.types.len() > MOST {
         return Err(wrong(format!("there are {} types, at most {MOST} are possible", source.types.len())).at(["types"]).key());
@@ -48,30 +47,37 @@ pub(super) fn of_source(source: &Source, topics: &[String], catalog: &dyn Catalo
         }
         types.push(one);
     }
-    Ok(Some(Types { by, types, other: source.other }))
+    let types = Types { by, types, other: source.other };
+    if let By::Field(path) = &types.by {
+        let help = "tell them apart by a header: `type: { header: event-type }`";
+        source.format.text_at(path, &types.layouts()).map_err(|why| wrong(why).at(["type"]).help(help))?;
+    }
+    Ok(Some(types))
 }
 
 fn by(source: &Source) -> Result<By, Diagnostic> {
     let registered = source.format.is_registered();
-    let from = source.type_from.clone().or_else(|| by_default(source.event.is_some(), registered)).ok_or_else(|| {
+    let event = source.format.envelope(source.event, false);
+    let from = source.type_from.clone().or_else(|| by_default(event.is_some(), registered)).ok_or_else(|| {
         let found = Diagnostic::error("types", "nothing says which type a record has").at(["types"]).key();
         found.help("write `type: { field: eventType }`, or `type: { header: event-type }`")
     })?;
-    let unusable = |message: &str, help: &str| Err(Diagnostic::error("types", message).at(["type"]).help(help));
+    let format = source.format.name();
+    let unusable = |message: String, help: &str| Err(Diagnostic::error("types", message).at(["type"]).help(help));
     match from {
         TypeFrom::Field(_) if registered => unusable(
-            "types of Avro records are told apart by the names of their schemas, or by a header",
+            format!("types of `{format}` records are told apart by the names of their schemas, or by a header"),
             "remove `type`; for records of one schema, use a `fanout` step",
         ),
         TypeFrom::RecordName if !registered => {
-            unusable("JSON records have no name", "write `type: { field: eventType }`, or `type: { header: event-type }`")
+            unusable(format!("records in `{format}` have no name"), "write `type: { field: eventType }`, or `type: { header: event-type }`")
         }
         TypeFrom::RecordName => Ok(By::RecordName),
-        TypeFrom::Header(name) if name.is_empty() => unusable("a header has a name", "write `type: { header: event-type }`"),
+        TypeFrom::Header(name) if name.is_empty() => unusable("a header has a name".into(), "write `type: { header: event-type }`"),
         TypeFrom::Header(name) => Ok(By::Header(name)),
         TypeFrom::Field(path) => match Path::parse(&path) {
             Some(path) => Ok(By::Field(path)),
-            None => unusable("this is not the path of a field", "write `type: { field: eventType }`"),
+            None => unusable("this is not the path of a field".into(), "write `type: { field: eventType }`"),
         },
     }
 }
@@ -92,28 +98,29 @@ fn of_type(source: &Source, name: &str, topic: &str, by: &By, catalog: &dyn Cata
     let Some(written) = source.types.get(name) else { return Err(here(Diagnostic::error("types", "there is no such type"))) };
     let said = written.is.clone();
     let subject = written.subject.clone().unwrap_or_else(|| format!("{topic}-{}", said.as_deref().unwrap_or(name)));
-    let values = Values { declared: written.schema.as_ref(), event: source.event, subject: &subject, catalog };
-    let (columns, registered) = source.format.columns(&values).map_err(|mut found| match found.path.first().map(String::as_str) {
+    let event = source.format.envelope(source.event, written.schema.is_some());
+    let values = Values { declared: written.schema.as_ref(), event, subject: &subject, catalog };
+    let layout = source.format.layout(&values).map_err(|mut found| match found.path.first().map(String::as_str) {
         Some("schema") => found.under(["types", name]),
         _ => {
             found.path.clear();
             here(found)
         }
     })?;
-    if source.event.is_some() {
-        envelope_complete(&columns, topic)?;
+    if event.is_some() {
+        envelope_complete(&layout.columns, topic)?;
     }
-    if let Some(field) = columns.fields().iter().find(|field| !is_written(field.name()) || field.name().starts_with('_')) {
+    if let Some(field) = layout.columns.fields().iter().find(|field| !is_written(field.name()) || field.name().starts_with('_')) {
         let message = format!("the records have a column `{}`, a name reserved for the engine", field.name());
         return Err(here(Diagnostic::error("reserved-column", message)).help("names that start with `_` are the engine's"));
     }
-    let is = match (said, by, &registered) {
+    let is = match (said, by, &layout.registered) {
         (Some(is), ..) => is,
         // The name is that of the subject's schema.
-        (None, By::RecordName, Some(text)) => avro_record_name(text).map_err(|e| here(Diagnostic::error("schema", e)))?,
+        (None, By::RecordName, Some(text)) => source.format.record_name(text).map_err(|e| here(Diagnostic::error("schema", e)))?,
         (None, ..) => name.to_string(),
     };
-    Ok(RecordType { name: name.to_string(), is, columns, registered: registered.map(|text| (text, subject)) })
+    Ok(RecordType { name: name.to_string(), is, layout, subject })
 }
 
 /// Resolves something in the columns of every type, where it must be the same and have the same data type.

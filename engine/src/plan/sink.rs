@@ -10,8 +10,8 @@ use operator_core::{Diagnostic, InputInfo, Path, Severity, type_name};
 use super::source::{lacks_of_envelope, unknown_sink_column};
 use super::{Catalog, Names, OutboxSink, Target, TopicName, TopicSink, changes, key};
 use crate::broker::{TopicSpec, is_compacted};
-use crate::format::Rows;
 use crate::format::declared::DATA;
+use crate::format::{Layout, Rows};
 use crate::pipeline::{Key, Sink, SinkTarget, TopicTarget};
 use crate::sinks::{Incoming, SinkTable, position_fields};
 
@@ -145,17 +145,15 @@ fn topic_sink(sink: &TopicTarget, topic: &str, schema: &SchemaRef, catalog: &dyn
         }
     };
     let optional = |column: &Option<String>| column.as_ref().map(|text| named(text));
-    let avro = match schema.project(&sink.format.written(schema)) {
-        Ok(columns) => {
-            let subject = sink.subject.clone().unwrap_or_else(|| format!("{topic}-value"));
-            let checked = sink.format.check(&Rows { columns: &Arc::new(columns), subject: &subject, topic, catalog });
-            checked.unwrap_or_else(|found| {
-                wrong.push(found);
-                None
-            })
-        }
-        Err(_) => None,
+    let subject = sink.subject.clone().unwrap_or_else(|| format!("{topic}-value"));
+    let layout = match schema.project(&sink.format.written(schema)) {
+        Ok(columns) => sink.format.check(&Rows { columns: &Arc::new(columns), subject: &subject, topic, catalog }),
+        Err(_) => Ok(Layout::default()),
     };
+    let layout = layout.unwrap_or_else(|found| {
+        wrong.push(found);
+        Layout::default()
+    });
     let (partitions, create) = match &topic_name {
         TopicName::Fixed(name) => existing(sink, name, catalog, wrong),
         TopicName::Column(..) => (None, sink.create.as_ref().map(|_| topic_spec(sink, topic))),
@@ -167,9 +165,10 @@ fn topic_sink(sink: &TopicTarget, topic: &str, schema: &SchemaRef, catalog: &dyn
     Some(Target::Topic(TopicSink {
         topic: topic_name,
         partitions,
-        format: sink.format,
+        format: sink.format.clone(),
         event: sink.event.filter(|_| sink.format.shapes_events()),
-        avro,
+        layout,
+        subject,
         key: key::of_sink(sink, topic, schema, catalog, wrong),
         timestamp: optional(&sink.timestamp),
         partition: optional(&sink.partition),

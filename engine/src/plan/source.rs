@@ -12,7 +12,7 @@ use super::record::RecordColumns;
 use super::sink::not_a_topic;
 use super::{Catalog, Decode, InputKind, InputTopic, Metadata, StageInput, TablePlan, TimeSource, changes, key, record_types};
 use crate::format::declared::DATA;
-use crate::format::{Content, Values};
+use crate::format::{Content, Layout, Values};
 use crate::partitioner::Partitioner;
 use crate::pipeline::{Format, Key, Source, Table};
 use crate::record_types::Types;
@@ -60,7 +60,7 @@ pub(super) fn source(
         fields.push(Arc::new(Field::new(batch::HEADERS, DataType::Binary, true)));
     }
     let decode = Decode {
-        format: source.format,
+        format: source.format.clone(),
         value,
         metadata,
         key: codec,
@@ -105,17 +105,18 @@ fn values(
         };
         if let Some(types) = types {
             values.push(types.value());
-            inputs.push(InputTopic::new(topic.as_str(), partitions, None));
+            inputs.push(InputTopic::new(topic.as_str(), partitions, Layout::default()));
             continue;
         }
         let subject = source.subject.clone().unwrap_or_else(|| format!("{topic}-value"));
-        let of = Values { declared: source.schema.as_ref(), event: source.event, subject: &subject, catalog };
-        let (schema, avro) = source.format.columns(&of)?;
-        if source.event.is_some() {
-            envelope_complete(&schema, topic)?;
+        let event = source.format.envelope(source.event, source.schema.is_some());
+        let of = Values { declared: source.schema.as_ref(), event, subject: &subject, catalog };
+        let layout = source.format.layout(&of)?;
+        if event.is_some() {
+            envelope_complete(&layout.columns, topic)?;
         }
-        values.push(schema);
-        inputs.push(InputTopic::new(topic.as_str(), partitions, avro));
+        values.push(layout.columns.clone());
+        inputs.push(InputTopic::new(topic.as_str(), partitions, layout));
     }
     let value: SchemaRef = match values.as_slice() {
         [] => return Err(Diagnostic::error("no-topic", "no topic matches").at(["pattern"]).help("`*` stands for any characters")),
@@ -136,8 +137,8 @@ fn time_of(source: &Source, value: &SchemaRef, types: Option<&Types>) -> Result<
     match types {
         None => time(source, value),
         Some(types) => record_types::in_every_type(types, &["time", "field"], |of| {
-            let found = time(source, &of.columns)?;
-            let of_column = |path: &Path| path.field(of.columns.fields()).map(|field| field.data_type().clone());
+            let found = time(source, &of.layout.columns)?;
+            let of_column = |path: &Path| path.field(of.layout.columns.fields()).map(|field| field.data_type().clone());
             let data_type = if let TimeSource::Column(path) = &found { of_column(path) } else { None };
             Ok((found, data_type.into_iter().collect()))
         })
@@ -155,8 +156,8 @@ fn key_of(
 ) -> Result<key::SourceKey, Diagnostic> {
     match (types, &source.key) {
         (Some(types), Some(Key::Column(_) | Key::Columns(_))) => record_types::in_every_type(types, &["key"], |of| {
-            let (key, _) = key::of_source(source, topics, of.columns.fields(), catalog)?;
-            let of_column = |path: &Path| path.field(of.columns.fields()).map(|field| field.data_type().clone());
+            let (key, _) = key::of_source(source, topics, of.layout.columns.fields(), catalog)?;
+            let of_column = |path: &Path| path.field(of.layout.columns.fields()).map(|field| field.data_type().clone());
             let data_types = key.iter().flatten().filter_map(of_column).collect();
             Ok((key, data_types))
         })
@@ -176,9 +177,7 @@ pub(super) const DEFAULT_HISTORY: i64 = 7 * 86_400_000;
 /// Plans a table.
 pub fn table(name: &str, table: &Table, catalog: &dyn Catalog) -> Result<TablePlan, Diagnostic> {
     if table.format.is_raw() {
-        let known: Vec<String> =
-            Format::names_of(|content| !matches!(content, Content::Value(_))).iter().map(|n| format!("`{n}`")).collect();
-        let known = known.split_last().map_or(String::new(), |(last, rest)| format!("{} or {last}", rest.join(", ")));
+        let known = Format::names_of(|content| !matches!(content, Content::Value(_)));
         let found = Diagnostic::error("table-format", format!("a table's `format` is {known}")).at(["format"]);
         return Err(found.help("choose one of them, or read the topic as a source"));
     }
@@ -189,7 +188,8 @@ pub fn table(name: &str, table: &Table, catalog: &dyn Catalog) -> Result<TablePl
     };
     let subject = table.subject.clone().unwrap_or_else(|| format!("{}-value", table.topic));
     let of = Values { declared: table.schema.as_ref(), event: None, subject: &subject, catalog };
-    let (schema, avro) = table.format.columns(&of)?;
+    let layout = table.format.layout(&of)?;
+    let schema = layout.columns.clone();
     let column = |key: &'static str, text: &str| {
         Path::resolve_column(text, schema.fields()).ok_or_else(|| unknown_column(text, schema.fields()).at([key]))
     };
@@ -201,8 +201,8 @@ pub fn table(name: &str, table: &Table, catalog: &dyn Catalog) -> Result<TablePl
     let time = time.map(|field| field.name().clone());
     Ok(TablePlan {
         name: name.to_string(),
-        topic: InputTopic::new(table.topic.as_str(), partitions, avro),
-        format: table.format,
+        topic: InputTopic::new(table.topic.as_str(), partitions, layout),
+        format: table.format.clone(),
         schema,
         key,
         codec,

@@ -9,6 +9,7 @@ use operator_core::{Diagnostic, InputInfo, Mode, Path};
 
 use super::build::{Builder, Stream};
 use super::{InputKind, InputTopic, Output, StageInput, Target, Upstream, source};
+use crate::format::Layout;
 use crate::partitioner::KeyHash;
 use crate::pipeline::Step;
 use crate::union::united;
@@ -249,7 +250,7 @@ impl Builder<'_> {
         }
         let input = StageInput {
             name: reader.to_string(),
-            topics: vec![InputTopic::new(topic, partitions, None)],
+            topics: vec![InputTopic::new(topic, partitions, Layout::default())],
             // The component stands in for the stage until stages are cut.
             kind: InputKind::Repartition { stage: component, writers, why },
             schema: schema.unwrap_or_else(|| Arc::new(Schema::empty())),

@@ -15,6 +15,7 @@ use headwater_formats::RowBuilder;
 use operator_core::{Batch, Millis, Origin, Path, headers};
 
 use crate::broker::{Record, RecordSet};
+use crate::format::Layout;
 use crate::pipeline::NullValues;
 use crate::plan::{Decode, InputTopic, KeyCodec, Metadata};
 use crate::record::headers::of_record;
@@ -51,6 +52,7 @@ pub struct Decoded {
 pub struct Decoder {
     plan: Decode,
     topic: Arc<str>,
+    layout: Layout,
     schemas: Arc<dyn SchemaSource>,
     reading: Reading,
     /// Where something reads keys that are records.
@@ -116,8 +118,8 @@ impl Decoder {
     /// `schema`: what the steps see, user columns and system columns.
     pub fn new(plan: &Decode, topic: &InputTopic, schema: &SchemaRef, schemas: Arc<dyn SchemaSource>) -> Result<Decoder, String> {
         let reading = match &plan.types {
-            None => Reading::one(plan.format, topic.avro.as_deref(), &plan.value, MAX_ROWS),
-            Some(types) => Reading::several(plan.format, types, MAX_ROWS),
+            None => Reading::one(&plan.format, &topic.layout, &plan.value, MAX_ROWS),
+            Some(types) => Reading::several(&plan.format, types, MAX_ROWS),
         };
         let reading = reading.map_err(|e| format!("`{}`: {e}", topic.name))?;
         let codec = plan.key.as_ref().filter(|_| plan.metadata.contains(&Metadata::Key));
@@ -125,6 +127,7 @@ impl Decoder {
         Ok(Decoder {
             plan: plan.clone(),
             topic: topic.name.clone(),
+            layout: topic.layout.clone(),
             schemas,
             reading,
             keys,

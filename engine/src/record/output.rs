@@ -14,6 +14,7 @@ use operator_core::changes::{self, CHANGE, has_changes};
 use operator_core::{Millis, Origin, Path};
 
 use crate::broker::{Broker, Outgoing};
+use crate::format::Layout;
 use crate::plan::{Output, SinkKey, Target, TopicSink};
 use crate::record::send_buffer::{SendBuffer, TurnedAway};
 use crate::task::merge::{BranchRows, merge_keys};
@@ -120,14 +121,11 @@ impl Writer {
         let schema: SchemaRef = Arc::new(output.schema.project(&user).map_err(|e| e.to_string())?);
         let kind = match &output.target {
             Target::Topic(sink) => {
-                let registered = match &sink.avro {
-                    Some((text, subject)) => Some((text.as_str(), schema_id(subject, text)?)),
-                    None => None,
-                };
-                let values = sink.format.encoder(&schema, sink.event, registered)?;
+                let id = |layout: &Layout, subject: &str| layout.registered.as_ref().map_or(Ok(0), |text| schema_id(subject, text));
+                let values = sink.format.encoder(&sink.layout, sink.event, id(&sink.layout, &sink.subject)?)?;
                 let keys = match &sink.key {
                     Some(SinkKey { columns, codec: Some(codec) }) => {
-                        let id = codec.registered.as_ref().map_or(Ok(0), |(text, subject)| schema_id(subject, text))?;
+                        let id = id(&codec.layout, &codec.subject)?;
                         Some(Keys::Records(columns.clone(), codec.columns.clone(), codec.encoder(id)?))
                     }
                     Some(SinkKey { columns, codec: None }) => columns.first().cloned().map(Keys::Plain),

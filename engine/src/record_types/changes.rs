@@ -14,7 +14,7 @@ use operator_core::changes::{ADDED, GONE};
 use operator_core::{Millis, Path};
 
 use super::Took;
-use crate::format::Format;
+use crate::format::{Format, Layout};
 use crate::schemas::{self, SchemaSource, Unread};
 
 /// What to do where a connector does not know what a row was.
@@ -34,8 +34,8 @@ pub struct Changes {
 impl Changes {
     /// # Errors
     /// The columns can't be decoded into.
-    pub fn new(format: Format, registered: Option<&str>, columns: &SchemaRef, capacity: usize) -> Result<Changes, String> {
-        let (decoder, columns) = format.changes(registered, columns)?;
+    pub fn new(format: &Format, layout: &Layout, columns: &SchemaRef, capacity: usize) -> Result<Changes, String> {
+        let (decoder, columns) = format.changes(layout, columns)?;
         Ok(Changes { decoder, rows: RowBuilder::new(&columns, capacity)?, signs: Vec::new(), times: Vec::new() })
     }
 

@@ -18,6 +18,7 @@ use arrow::compute::interleave;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, UnionFields, UnionMode};
 use operator_core::Path;
 
+use crate::format::Layout;
 use crate::pipeline::{OtherTypes, TypeFrom};
 
 pub use read::{Reading, Took};
@@ -59,16 +60,21 @@ pub struct RecordType {
     pub name: String,
     /// What the record says.
     pub is: String,
-    pub columns: SchemaRef,
-    /// The schema that its records are read with, and its subject.
-    pub registered: Option<(Arc<str>, String)>,
+    /// What its values look like, and the subject of their schema.
+    pub layout: Layout,
+    pub subject: String,
 }
 
 impl Types {
     /// The columns of each port.
     pub fn ports(&self) -> impl Iterator<Item = (&str, SchemaRef)> {
         let other = (self.other == OtherTypes::Keep).then(|| (OTHER, other_columns()));
-        self.types.iter().map(|of| (of.name.as_str(), of.columns.clone())).chain(other)
+        self.types.iter().map(|of| (of.name.as_str(), of.layout.columns.clone())).chain(other)
+    }
+
+    /// What values of each type look like.
+    pub(crate) fn layouts(&self) -> Vec<&Layout> {
+        self.types.iter().map(|of| &of.layout).collect()
     }
 
     /// The columns of the source's values: the union alone.

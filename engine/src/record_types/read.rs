@@ -11,7 +11,7 @@ use super::changes::Changes;
 use super::select::Select;
 use super::{OTHER, Types};
 use crate::broker::RecordSet;
-use crate::format::{Content, Format};
+use crate::format::{Content, Format, Layout};
 use crate::pipeline::OtherTypes;
 use crate::schemas::{self, SchemaSource, Unread};
 
@@ -53,11 +53,11 @@ impl Reading {
     ///
     /// # Errors
     /// The columns can't be decoded into.
-    pub fn one(format: Format, registered: Option<&str>, columns: &SchemaRef, capacity: usize) -> Result<Reading, String> {
+    pub fn one(format: &Format, layout: &Layout, columns: &SchemaRef, capacity: usize) -> Result<Reading, String> {
         if format.content() == Content::Change {
-            return Ok(Reading::Changes(Box::new(Changes::new(format, registered, columns, capacity)?)));
+            return Ok(Reading::Changes(Box::new(Changes::new(format, layout, columns, capacity)?)));
         }
-        let (decoder, columns) = format.decoder(registered, columns)?;
+        let (decoder, columns) = format.decoder(layout, columns)?;
         Ok(Reading::One(decoder, RowBuilder::new(&columns, capacity)?))
     }
 
@@ -65,18 +65,17 @@ impl Reading {
     ///
     /// # Errors
     /// The columns of one can't be decoded into.
-    pub fn several(format: Format, types: &Types, capacity: usize) -> Result<Reading, String> {
+    pub fn several(format: &Format, types: &Types, capacity: usize) -> Result<Reading, String> {
         let mut rows: Vec<(Box<dyn Decoder>, RowBuilder)> = Vec::new();
         for of in &types.types {
-            let text = of.registered.as_ref().map(|(text, _)| text.as_ref());
-            let (decoder, columns) = format.decoder(text, &of.columns)?;
+            let (decoder, columns) = format.decoder(&of.layout, &of.layout.columns)?;
             rows.push((decoder, RowBuilder::new(&columns, capacity)?));
         }
         for (_, columns) in types.ports().filter(|(name, _)| *name == OTHER && types.other == OtherTypes::Keep) {
             rows.push((Box::new(RawDecoder::new(&columns)), RowBuilder::new(&columns, capacity)?));
         }
         let union = types.value().fields().first().map_or(DataType::Null, |field| field.data_type().clone());
-        let select = Select::new(types)?;
+        let select = Select::new(format, types)?;
         Ok(Reading::Several(Box::new(Several { types: types.clone(), select, rows, ids: Vec::new(), places: Vec::new(), union })))
     }
 

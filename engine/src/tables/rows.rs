@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use crate::broker::Record;
 use crate::format::debezium::envelope;
-use crate::format::{Content, Format};
+use crate::format::{Content, Format, Layout};
 use crate::notation::hashed;
 use crate::plan::{KeyCodec, TablePlan};
 use crate::schemas::{self, SchemaSource, Unread};
@@ -70,13 +70,12 @@ impl Rows {
     pub fn new(table: &TablePlan) -> Result<Rows, String> {
         let values = match table.format.content() {
             Content::Change => {
-                let registered = table.topic.avro.as_deref();
-                let keys = RowKeys::new(table.format, registered, &table.key)?;
-                Values::Changes(table.format.changes(registered, &table.schema)?.0, Box::new(keys))
+                let keys = RowKeys::new(&table.format, &table.topic.layout, &table.key)?;
+                Values::Changes(table.format.changes(&table.topic.layout, &table.schema)?.0, Box::new(keys))
             }
             _ => {
                 let keys = table.codec.as_ref().map(KeyCodec::decoder).transpose()?;
-                Values::Rows(table.format.decoder(table.topic.avro.as_deref(), &table.schema)?.0, keys)
+                Values::Rows(table.format.decoder(&table.topic.layout, &table.schema)?.0, keys)
             }
         };
         Ok(Rows {
@@ -216,13 +215,13 @@ struct RowKeys {
 }
 
 impl RowKeys {
-    fn new(format: Format, registered: Option<&str>, columns: &Fields) -> Result<RowKeys, String> {
+    fn new(format: &Format, layout: &Layout, columns: &Fields) -> Result<RowKeys, String> {
         let fields: Fields = columns.iter().map(|field| field.as_ref().clone().with_nullable(false)).collect();
         let schema: SchemaRef = Arc::new(Schema::new(fields));
         let name = |field: &Arc<arrow::datatypes::Field>| serde_json::to_string(field.name()).map_err(|e| e.to_string());
         let names = columns.iter().map(name).collect::<Result<_, _>>()?;
         let names = (!format.is_registered()).then_some(names);
-        Ok(RowKeys { names, decoder: format.changes(registered, &schema)?.0, rows: RowBuilder::new(&schema, 1)? })
+        Ok(RowKeys { names, decoder: format.changes(layout, &schema)?.0, rows: RowBuilder::new(&schema, 1)? })
     }
 
     fn of_row(&mut self, row: ChangedRow<'_>, schemas: &dyn SchemaSource) -> Result<Vec<u8>, Unread> {
@@ -255,7 +254,7 @@ mod tests {
     #[test]
     fn record_keys_are_read_however_they_are_written() {
         let format: Format = serde_json::from_value("debezium".into()).unwrap();
-        let keys = |data_type| RowKeys::new(format, None, &vec![Field::new("id", data_type, false)].into()).unwrap();
+        let keys = |data_type| RowKeys::new(&format, &Layout::default(), &vec![Field::new("id", data_type, false)].into()).unwrap();
         let none = crate::schemas::MemorySchemas::default();
         let mut texts = keys(DataType::Utf8);
         for key in [

@@ -144,8 +144,8 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
     let what = match &output.target {
         Target::Topic(sink) => {
             add("format", sink.format.name().to_string());
-            if let Some((_, subject)) = &sink.avro {
-                add("subject", subject.clone());
+            if sink.layout.registered.is_some() {
+                add("subject", sink.subject.clone());
             }
             let key = sink.key.as_ref().map(|key| {
                 let columns = key.columns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");

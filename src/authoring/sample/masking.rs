@@ -1,7 +1,5 @@
 //! Personal data in samples: which fields hold some, and what stands in for their values.
 
-use std::collections::BTreeMap;
-
 use arrow::datatypes::{DataType, Fields};
 use headwater_engine::pipeline::Declared;
 use serde_json::Value;
@@ -19,48 +17,6 @@ pub(super) fn exists(fields: &Fields, path: &[String]) -> bool {
     }
     let Some((first, rest)) = path.split_first() else { return false };
     fields.iter().any(|f| f.name() == first && inside(f.data_type(), rest))
-}
-
-/// Fields of an Avro schema with the attribute `"pii": true`, at any depth, also in types that are named again.
-pub(super) fn marked(avro: Option<&str>) -> Vec<Vec<String>> {
-    fn walk(schema: &Value, path: &[String], named: &mut BTreeMap<String, Value>, depth: usize, out: &mut Vec<Vec<String>>) {
-        if depth > 32 {
-            return;
-        }
-        match schema {
-            Value::Array(branches) => branches.iter().for_each(|branch| walk(branch, path, named, depth + 1, out)),
-            Value::String(name) => {
-                let known = named.get(name.rsplit('.').next().unwrap_or(name)).cloned();
-                known.iter().for_each(|schema| walk(schema, path, named, depth + 1, out));
-            }
-            Value::Object(object) => {
-                if let Some(name) = object.get("name").and_then(Value::as_str).filter(|_| object.contains_key("fields")) {
-                    named.insert(name.rsplit('.').next().unwrap_or(name).to_string(), schema.clone());
-                }
-                for field in object.get("fields").and_then(Value::as_array).into_iter().flatten() {
-                    let name = field.get("name").and_then(Value::as_str).unwrap_or_default();
-                    let path: Vec<String> = path.iter().cloned().chain([name.to_string()]).collect();
-                    if field.get("pii") == Some(&Value::Bool(true)) {
-                        out.push(path.clone());
-                    }
-                    if let Some(of) = field.get("type") {
-                        walk(of, &path, named, depth + 1, out);
-                    }
-                }
-                for part in ["type", "items", "values"].iter().filter_map(|part| object.get(*part)) {
-                    walk(part, path, named, depth + 1, out);
-                }
-            }
-            _ => {}
-        }
-    }
-    let mut out = Vec::new();
-    if let Some(schema) = avro.and_then(|text| serde_json::from_str(text).ok()) {
-        walk(&schema, &[], &mut BTreeMap::new(), 0, &mut out);
-    }
-    out.sort();
-    out.dedup();
-    out
 }
 
 /// Declared columns whose type ends in ` pii`.
@@ -126,18 +82,8 @@ mod tests {
 
     #[test]
     fn what_is_marked_is_masked_and_equal_values_stay_equal() {
-        let schema = r#"{"type":"record","name":"R","fields":[
-            {"name":"id","type":"string"},
-            {"name":"email","type":["null","string"],"pii":true},
-            {"name":"people","type":{"type":"array","items":{"type":"record","name":"P","fields":[{"name":"phone","type":"string","pii":true},{"name":"age","type":"int","pii":true}]}}}]}"#;
-        let private = marked(Some(schema));
-        let shown: Vec<String> = private.iter().map(|p| p.join(".")).collect();
-        assert_eq!(shown, ["email", "people.age", "people.phone"]);
-        let again = r#"{"type":"record","name":"R","fields":[
-            {"name":"home","type":{"type":"record","name":"Address","fields":[{"name":"street","type":"string","pii":true}]}},
-            {"name":"others","type":{"type":"map","values":"Address"}}]}"#;
-        let again: Vec<String> = marked(Some(again)).iter().map(|p| p.join(".")).collect();
-        assert_eq!(again, ["home.street", "others.street"]);
+        let path = |names: &[&str]| names.iter().map(|name| (*name).to_string()).collect::<Vec<_>>();
+        let private = [path(&["email"]), path(&["people", "age"]), path(&["people", "phone"])];
         let mut map = json!({"others": {"work": {"street": "A 1"}, "club": {"street": "B 2"}}});
         mask(&mut map, &["others".into(), "street".into()], "salt", &mut |_, _| {});
         assert!(!map.to_string().contains("A 1") && !map.to_string().contains("B 2"), "{map}");

@@ -9,7 +9,7 @@ use headwater_formats::{
 use operator_core::Diagnostic;
 use serde_json::{Map, Value, json};
 
-use super::super::{Columns, Content, EventShape, Kind, Rows, Values, avro, not_written, unusable};
+use super::super::{Content, EventShape, Kind, Layout, Rows, Values, avro, common, not_written, unusable};
 
 pub(in crate::format) struct DebeziumAvro;
 
@@ -34,44 +34,47 @@ impl Kind for DebeziumAvro {
         true
     }
 
-    fn columns(&self, values: &Values<'_>) -> Result<Columns, Diagnostic> {
+    fn private(&self, registered: &str) -> Vec<Vec<String>> {
+        avro::Avro.private(registered)
+    }
+
+    fn layout(&self, values: &Values<'_>) -> Result<Layout, Diagnostic> {
         let subject = values.subject;
         let schema = avro::reader_schema(values, " of the envelope", "debezium")?;
         let text = with_connect_types(&schema).map_err(|e| unusable(subject, e))?;
         let columns = changed_columns(&text).map_err(|e| unusable(subject, e))?;
-        Ok((columns, Some(schema.into())))
+        Ok(Layout { columns, registered: Some(schema.into()) })
     }
 
-    fn decoder(&self, registered: Option<&str>, _: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String> {
-        let text = with_connect_types(registered.ok_or("there is no reader schema")?)?;
+    fn decoder(&self, layout: &Layout, _: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String> {
+        let text = with_connect_types(layout.text()?)?;
         let columns = avro_to_arrow(&text)?;
         Ok((Box::new(AvroDecoder::new(AvroReader::new(&text, &columns)?)), columns))
     }
 
-    fn changes(&self, registered: Option<&str>, wanted: &SchemaRef) -> Result<(Box<dyn ChangeDecoder>, SchemaRef), String> {
-        let text = with_connect_types(registered.ok_or("there is no reader schema")?)?;
-        let columns = Arc::new(Schema::new(avro::common(wanted.fields(), changed_columns(&text)?.fields())));
+    fn changes(&self, layout: &Layout, wanted: &SchemaRef) -> Result<(Box<dyn ChangeDecoder>, SchemaRef), String> {
+        let text = with_connect_types(layout.text()?)?;
+        let columns = Arc::new(Schema::new(common(wanted.fields(), changed_columns(&text)?.fields())));
         Ok((Box::new(AvroChanges::new(&text, &columns)?), columns))
     }
 
-    fn check(&self, _: &Rows<'_>) -> Result<Option<(String, String)>, Diagnostic> {
+    fn check(&self, _: &Rows<'_>) -> Result<Layout, Diagnostic> {
         Err(not_written(self))
     }
 
-    fn encoder(&self, _: &SchemaRef, _: Option<EventShape>, _: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
+    fn encoder(&self, _: &Layout, _: Option<EventShape>, _: u32) -> Result<Box<dyn Encoder>, String> {
         Err("change records are not written".into())
     }
 
     /// A case writes `op`, `before`, `after` and what it is about; the rest of the envelope, which connectors fill, may be missing.
-    fn encode_json(&self, value: &Value, registered: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
-        let (text, id) = registered.ok_or("there is no schema to write with")?;
-        let text = with_connect_types(text)?;
-        let mut envelope = value.as_object().cloned().ok_or("a change record is an object")?;
+    fn encode_json(&self, json: &str, layout: &Layout, id: u32) -> Result<Vec<u8>, String> {
+        let text = with_connect_types(layout.text()?)?;
+        let mut envelope: Map<String, Value> = serde_json::from_str(json).map_err(|_| "a change record is an object")?;
         for field in avro_to_arrow(&text)?.fields().iter().filter(|field| !field.is_nullable() && field.name() != "op") {
             let given = envelope.remove(field.name());
             envelope.insert(field.name().clone(), completed(given, field.data_type()));
         }
-        avro::from_json(&Value::Object(envelope), &text, id)
+        avro::from_json(&Value::Object(envelope).to_string(), &text, id)
     }
 }
 

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use headwater_formats::{Change, ChangeDecoder, ChangedRow, DecodeError, Decoder, Encoder, JsonDecoder, RowBuilder, json_payload};
 use operator_core::Diagnostic;
-use serde_json::Value;
 
 use super::json::no_mapping;
-use super::{Columns, Content, Kind, Rows, Values};
+use super::{Content, Kind, Layout, Rows, Values};
 use crate::format::declared::{Declared, EventShape, declared_columns};
 
 pub(super) struct Debezium;
@@ -33,9 +32,9 @@ impl Kind for Debezium {
         (&["subject"], "`schema` declares the columns")
     }
 
-    fn columns(&self, values: &Values<'_>) -> Result<Columns, Diagnostic> {
+    fn layout(&self, values: &Values<'_>) -> Result<Layout, Diagnostic> {
         match values.declared {
-            Some(Declared::Record(columns)) => Ok((Arc::new(declared_columns(columns, None)?), None)),
+            Some(Declared::Record(columns)) => Ok(Layout::of(Arc::new(declared_columns(columns, None)?))),
             Some(_) => Err(no_mapping()),
             None => {
                 let found = Diagnostic::error("schema", "the columns of Debezium records are not declared").at(["format"]);
@@ -44,27 +43,27 @@ impl Kind for Debezium {
         }
     }
 
-    fn decoder(&self, _: Option<&str>, wanted: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String> {
+    fn decoder(&self, _: &Layout, wanted: &SchemaRef) -> Result<(Box<dyn Decoder>, SchemaRef), String> {
         let row = DataType::Struct(wanted.fields().clone());
         let columns = [("op", DataType::Utf8), ("before", row.clone()), ("after", row), ("ts_ms", DataType::Int64)];
         let columns = Arc::new(Schema::new(columns.map(|(name, of)| Field::new(name, of, true)).to_vec()));
         Ok((Box::new(JsonEnvelope(JsonDecoder::new(&columns))), columns))
     }
 
-    fn changes(&self, _: Option<&str>, wanted: &SchemaRef) -> Result<(Box<dyn ChangeDecoder>, SchemaRef), String> {
+    fn changes(&self, _: &Layout, wanted: &SchemaRef) -> Result<(Box<dyn ChangeDecoder>, SchemaRef), String> {
         Ok((Box::new(JsonChanges(JsonDecoder::new(wanted))), wanted.clone()))
     }
 
-    fn check(&self, _: &Rows<'_>) -> Result<Option<(String, String)>, Diagnostic> {
+    fn check(&self, _: &Rows<'_>) -> Result<Layout, Diagnostic> {
         Err(super::not_written(self))
     }
 
-    fn encoder(&self, _: &SchemaRef, _: Option<EventShape>, _: Option<(&str, u32)>) -> Result<Box<dyn Encoder>, String> {
+    fn encoder(&self, _: &Layout, _: Option<EventShape>, _: u32) -> Result<Box<dyn Encoder>, String> {
         Err("change records are not written".into())
     }
 
-    fn encode_json(&self, value: &Value, _: Option<(&str, u32)>) -> Result<Vec<u8>, String> {
-        Ok(value.to_string().into_bytes())
+    fn encode_json(&self, json: &str, _: &Layout, _: u32) -> Result<Vec<u8>, String> {
+        Ok(json.as_bytes().to_vec())
     }
 }
 

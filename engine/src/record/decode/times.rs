@@ -64,7 +64,7 @@ impl Decoder {
         let own = if self.plan.time == TimeSource::Change { "the time of the change (`ts_ms`)" } else { "the record's timestamp" };
         // Checked last: it reads the record again.
         let is_text = || match column {
-            Some(path) => record.value.is_some_and(|value| self.plan.format.is_text(value, path)),
+            Some(path) => record.value.is_some_and(|value| self.plan.format.is_text(&self.layout, value, path)),
             None => false,
         };
         let looks = at.and_then(|at| units::other_unit(at, unit, reference)).filter(|_| !is_text());
