@@ -107,12 +107,26 @@ impl Value<'_> {
         }
         match key {
             [0, a, b, c, d, _, ..] => Some(Notation::Registered(u32::from_be_bytes([*a, *b, *c, *d]))),
-            [b'{' | b'[' | b'"', ..] if text.is_some() => Some(Notation::Json),
+            // A line of CSV may begin like this, too.
+            [b'{' | b'[' | b'"', ..] if is_json(key) => Some(Notation::Json),
             // Decodable, but a different value.
             _ if text.is_some_and(|text| !text.contains(char::is_control)) && !matches!(self, Value::Bytes(_) | Value::Record(_)) => None,
             _ => Some(Notation::Bytes),
         }
     }
+}
+
+/// How a key is written whose columns its format has read.
+fn of_format(key: &[u8]) -> Notation {
+    match key {
+        [0, a, b, c, d, _, ..] => Notation::Registered(u32::from_be_bytes([*a, *b, *c, *d])),
+        [b'{', ..] if is_json(key) => Notation::Json,
+        _ => Notation::Bytes,
+    }
+}
+
+fn is_json(key: &[u8]) -> bool {
+    serde_json::from_slice::<serde::de::IgnoredAny>(key).is_ok()
 }
 
 /// A number as everyone writes it.
@@ -211,7 +225,8 @@ impl KeyCheck {
             return Some(misplaced);
         }
         let value = Value::at(columns, row)?;
-        let Some(notation) = value.notation(key) else {
+        let notation = if self.of_key { Some(of_format(key)) } else { value.notation(key) };
+        let Some(notation) = notation else {
             let remedy = format!("{}, or name the column that is the record key", self.leave_out());
             return Some((format!("its key differs from its `{}`", self.name()), remedy));
         };
