@@ -100,7 +100,7 @@ pub struct Table {
     /// How record values are encoded.
     #[serde(default)]
     pub format: Format,
-    /// The columns of the value, for JSON without a registered schema.
+    /// The columns of the value, for JSON without a registered schema and for CSV, there in the order of the fields.
     #[serde(default)]
     pub schema: Option<Declared>,
     /// Subject in the schema registry instead of `{topic}-value`.
@@ -167,7 +167,7 @@ impl Sink {
 pub struct TopicTarget {
     /// Write to this topic. `{column}` inserts the value of a text column: `audit.{rest}`.
     pub topic: String,
-    /// How values are encoded in the topic: `json`, `avro`, or `bytes`/`string` for a stream with one column `value`.
+    /// How values are encoded in the topic: `json`, `avro`, `csv`, or `bytes`/`string` for a stream with one column `value`.
     #[serde(default)]
     pub format: Format,
     /// `envelope`: the rows are events (eventId, eventType, timestamp, data.*). In JSON, members of `data` that are null are left

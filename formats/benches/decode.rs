@@ -1,4 +1,5 @@
-//! Decoding and encoding of one order event of 418 bytes: five fields of fifteen, as JSON and as Avro, per record.
+//! Decoding and encoding of one order event of 418 bytes: five fields of fifteen, as JSON and as Avro, per record. And those five fields as
+//! a line of CSV.
 //!
 //! Run with `cargo bench -p headwater-formats`. Times are per batch of 10 000 records, throughput per record.
 
@@ -8,8 +9,12 @@ use std::sync::Arc;
 
 use apache_avro::types::Value;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use headwater_formats::{AvroDecoder, AvroEncoder, AvroReader, JsonDecoder, JsonEncoder, RowBuilder, avro_to_arrow};
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use headwater_formats::{
+    AvroDecoder, AvroEncoder, AvroReader, CsvDecoder, CsvDialect, CsvEncoder, Decoder, Encoder, JsonDecoder, JsonEncoder, RowBuilder,
+    avro_to_arrow,
+};
 
 const RECORDS: usize = 10_000;
 const REGIONS: [&str; 6] = ["eu-west", "eu-north", "us-east", "us-west", "ap-south", "ap-east"];
@@ -145,7 +150,40 @@ fn benches(c: &mut Criterion) {
             black_box(out.len())
         });
     });
+    lines(&mut group, &orders);
     group.finish();
+}
+
+/// Five fields of the orders as lines.
+fn lines(group: &mut BenchmarkGroup<'_, WallTime>, orders: &[(Vec<u8>, Vec<u8>)]) {
+    let schema = five_fields();
+    let (mut decoder, mut rows) = (JsonDecoder::new(&schema), RowBuilder::new(&schema, RECORDS).unwrap());
+    orders.iter().for_each(|(json, _)| decoder.decode(json, &mut rows).unwrap());
+    let batch = rows.finish().unwrap();
+    let encoder = CsvEncoder::new(CsvDialect::default(), &schema);
+    let mut out = Vec::new();
+    group.bench_function("csv encode, 5 fields", |b| {
+        b.iter(|| {
+            let rows = encoder.batch(&batch).unwrap();
+            out.clear();
+            (0..RECORDS).for_each(|row| assert!(rows.write(row, &mut out).unwrap()));
+            black_box(out.len())
+        });
+    });
+    let encoded = encoder.batch(&batch).unwrap();
+    let line = |row| {
+        let mut line = Vec::new();
+        encoded.write(row, &mut line).unwrap();
+        line
+    };
+    let lines: Vec<Vec<u8>> = (0..RECORDS).map(line).collect();
+    let mut decoder = CsvDecoder::new(CsvDialect::default(), &schema, &schema);
+    group.bench_function("csv decode, 5 fields", |b| {
+        b.iter(|| {
+            lines.iter().for_each(|line| decoder.decode(line, &mut rows).unwrap());
+            black_box(rows.finish().unwrap())
+        });
+    });
 }
 
 /// arrow-json parses `UTC` only with a time zone database.

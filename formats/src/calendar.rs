@@ -42,6 +42,36 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
+/// Milliseconds since the epoch in another unit.
+///
+/// # Errors
+/// They are outside those years or the unit's range.
+#[inline]
+pub(crate) fn from_millis(millis: i64, unit: TimeUnit) -> Result<i64, String> {
+    if !timestamp_in_range(millis, TimeUnit::Millisecond) {
+        return Err(out_of_years(millis));
+    }
+    convert(millis, TimeUnit::Millisecond, unit).ok_or_else(|| OUT_OF_RANGE.to_string())
+}
+
+/// An ISO 8601 date and time as a count in `unit`. `zoned`: it is an instant, else a local time.
+///
+/// # Errors
+/// What is wrong with the text.
+#[inline]
+pub(crate) fn timestamp(text: &[u8], unit: TimeUnit, zoned: bool) -> Result<i64, &'static str> {
+    let Some(instant) = parse_timestamp(text) else {
+        return Err("expected an ISO 8601 timestamp such as `2025-01-31T12:00:00Z`");
+    };
+    match (zoned, instant.zoned) {
+        (true, false) => Err("the timestamp has no zone; expected Z or an offset"),
+        (false, true) => Err("the timestamp has a zone, but the field is a local time"),
+        _ => instant.in_unit(unit).ok_or(OUT_OF_RANGE),
+    }
+}
+
+const OUT_OF_RANGE: &str = "timestamp out of range";
+
 /// Whether a count of days lies in the years 0001 to 9999.
 pub(crate) fn date_in_range(days: i32) -> bool {
     (FIRST_DAY..=LAST_DAY).contains(&i64::from(days))
@@ -55,7 +85,7 @@ pub(crate) fn timestamp_in_range(value: i64, unit: TimeUnit) -> bool {
 
 /// Says that a count of milliseconds is outside those years, and in which unit it would be of our time.
 #[cold]
-pub(crate) fn out_of_years(millis: i64) -> String {
+fn out_of_years(millis: i64) -> String {
     let looks = match millis {
         1_000_000_000_000_000..10_000_000_000_000_000 => ": it looks like microseconds",
         1_000_000_000_000_000_000..4_000_000_000_000_000_000 => ": it looks like nanoseconds",
@@ -183,7 +213,7 @@ pub(crate) fn parse_date(text: &[u8]) -> Option<i32> {
 
 /// Reads an ISO 8601 date and time: `YYYY-MM-DD`, `T` (or `t`, or a space), `HH:MM`, optionally `:SS` and one to nine
 /// fraction digits, optionally a zone.
-pub(crate) fn parse_timestamp(text: &[u8]) -> Option<Instant> {
+fn parse_timestamp(text: &[u8]) -> Option<Instant> {
     let mut digits = Digits(text);
     let days = digits.date()?;
     digits.eat(b'T').or_else(|| digits.eat(b't')).or_else(|| digits.eat(b' '))?;

@@ -36,6 +36,7 @@ use crate::cause::{DecodeError, Fail};
 use crate::column::{Column, Data, Rows, VarBytes, push_offset};
 use crate::member::{Layout, Names};
 use crate::scan::{Cursor, MAX_DEPTH};
+pub(crate) use scalar::base64_into;
 use scalar::{signed, text_value, unsigned};
 
 /// Decodes JSON objects into the columns of one Arrow schema.

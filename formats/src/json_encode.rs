@@ -165,27 +165,27 @@ fn value(children: &[Member], column: &View<'_>, row: usize, out: &mut Vec<u8>) 
     match &column.values {
         Values::Null => out.extend_from_slice(b"null"),
         Values::Bool(array) => out.extend_from_slice(if array.value(row) { b"true" } else { b"false" }),
-        Values::I8(v) => write_integer(at(v, row).into(), out),
-        Values::I16(v) => write_integer(at(v, row).into(), out),
-        Values::I32(v) => write_integer(at(v, row).into(), out),
-        Values::I64(v) => write_integer(at(v, row), out),
-        Values::U8(v) => write_unsigned(at(v, row).into(), out),
-        Values::U16(v) => write_unsigned(at(v, row).into(), out),
-        Values::U32(v) => write_unsigned(at(v, row).into(), out),
-        Values::U64(v) => write_unsigned(at(v, row), out),
+        Values::I8(v) => write_number(at(v, row), out),
+        Values::I16(v) => write_number(at(v, row), out),
+        Values::I32(v) => write_number(at(v, row), out),
+        Values::I64(v) => write_number(at(v, row), out),
+        Values::U8(v) => write_number(at(v, row), out),
+        Values::U16(v) => write_number(at(v, row), out),
+        Values::U32(v) => write_number(at(v, row), out),
+        Values::U64(v) => write_number(at(v, row), out),
         Values::F32(v) => {
             let number = at(v, row);
             if !number.is_finite() {
                 return Err(not_a_number());
             }
-            out.extend_from_slice(lexical_core::write(number, &mut [0; lexical_core::BUFFER_SIZE]));
+            write_number(number, out);
         }
         Values::F64(v) => {
             let number = at(v, row);
             if !number.is_finite() {
                 return Err(not_a_number());
             }
-            out.extend_from_slice(lexical_core::write(number, &mut [0; lexical_core::BUFFER_SIZE]));
+            write_number(number, out);
         }
         Values::Decimal(v, scale) => write_decimal(at(v, row), *scale, out),
         Values::Date(v) => quoted(out, |out| calendar::write_date(at(v, row), out))?,
@@ -193,7 +193,11 @@ fn value(children: &[Member], column: &View<'_>, row: usize, out: &mut Vec<u8>) 
         Values::Time64(v, unit) => quoted(out, |out| calendar::write_time(at(v, row), *unit, out))?,
         Values::Timestamp(v, unit, zoned) => quoted(out, |out| calendar::write_timestamp(at(v, row), *unit, *zoned, out))?,
         Values::Text(texts) => write_string(texts.get(row), out),
-        Values::Bytes(blobs) => write_base64(blobs.get(row), out)?,
+        Values::Bytes(blobs) => {
+            out.push(b'"');
+            write_base64(blobs.get(row), out)?;
+            out.push(b'"');
+        }
         Values::Struct(columns) => object(children, columns, row, out)?,
         Values::List(offsets, items) => array(children, items, span(offsets, row), out)?,
         Values::Map(offsets, keys, values) => map(children, keys, values, span(offsets, row), out)?,
@@ -249,22 +253,17 @@ fn write_key(texts: &Texts<'_>, row: usize, out: &mut Vec<u8>) {
     out.push(b':');
 }
 
-fn write_integer(value: i64, out: &mut Vec<u8>) {
+/// The shortest text that is read back as the same number.
+pub(crate) fn write_number(value: impl lexical_core::ToLexical, out: &mut Vec<u8>) {
     out.extend_from_slice(lexical_core::write(value, &mut [0; lexical_core::BUFFER_SIZE]));
 }
 
-fn write_unsigned(value: u64, out: &mut Vec<u8>) {
-    out.extend_from_slice(lexical_core::write(value, &mut [0; lexical_core::BUFFER_SIZE]));
-}
-
-fn write_base64(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Fail> {
-    out.push(b'"');
+pub(crate) fn write_base64(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Fail> {
     let start = out.len();
     let length = base64::encoded_len(bytes.len(), true).ok_or_else(|| Fail::new("too many bytes"))?;
     out.resize(start + length, 0);
     let target = out.get_mut(start..).unwrap_or_default();
     STANDARD.encode_slice(bytes, target).map_err(|e| Fail::new(e.to_string()))?;
-    out.push(b'"');
     Ok(())
 }
 

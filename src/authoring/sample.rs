@@ -407,4 +407,28 @@ mod tests {
         assert_eq!(update["@key"], json!({ "email": masked }).to_string());
         assert_eq!(update["@value"]["after"]["age"], 2);
     }
+
+    #[test]
+    fn a_line_of_csv_is_sampled_as_an_object_of_its_columns() {
+        let path = |names: &[&str]| names.iter().map(|name| (*name).to_string()).collect::<Vec<_>>();
+        let stream = Stream {
+            topic: "shop.users".into(),
+            partitions: 1,
+            format: serde_json::from_value(json!({ "csv": { "delimiter": ";" } })).unwrap(),
+            layout: Layout::of(Arc::new(json_rows::declared("age: int?, email: string").unwrap())),
+            key: Some(path(&["email"])),
+            codec: None,
+            record_time: false,
+            private: vec![path(&["email"])],
+        };
+        let mut values = Values::new(&stream).unwrap();
+        let mut line = |value: &str| {
+            let record = Kept { partition: 0, offset: 0, timestamp: Some(1), key: Some(b"a@x".to_vec()), value: Some(value.into()) };
+            values.line(&stream, &record, &MemorySchemas::default(), "salt")
+        };
+        assert_eq!(line(";'a@x").unwrap(), json!({ "@key": "a@x", "@value": { "age": null, "email": masked("'a@x", "salt") } }));
+        assert_eq!(line("7;a@x").unwrap(), json!({ "age": 7, "email": masked("a@x", "salt") }));
+        // It can't be read, and may hold what must be masked.
+        assert_eq!(line("a@x"), None);
+    }
 }

@@ -14,18 +14,20 @@ sources:
   json: { topic: poison.json, schema: { n: long, d: "long?" } }
   avro: { topic: poison.avro, format: avro }
   text: { topic: poison.text, format: string }
+  csv: { topic: poison.csv, format: { csv: { delimiter: ";" } }, schema: { n: long, note: "string?" } }
 steps:
   divided: { from: json, map: { add: { q: "100 / coalesce(d, 1)" } } }
 sinks:
   json_out: { from: divided, topic: poison.json-out, create: { partitions: 1 } }
   avro_out: { from: avro, topic: poison.avro-out, create: { partitions: 1 } }
   text_out: { from: text, topic: poison.text-out, format: string, create: { partitions: 1 } }
+  csv_out: { from: csv, topic: poison.csv-out, format: csv, create: { partitions: 1 } }
 "#;
 
 #[test]
 fn pills_go_to_the_dead_letters_and_nothing_else_is_touched() {
     let environment = exclusive();
-    for topic in ["poison.json", "poison.avro", "poison.text"] {
+    for topic in ["poison.json", "poison.avro", "poison.text", "poison.csv"] {
         create(&environment, topic, 1);
     }
     let id = register(&environment, "poison.avro-value", r#"{"type":"record","name":"R","fields":[{"name":"n","type":"long"}]}"#);
@@ -58,17 +60,20 @@ fn pills_go_to_the_dead_letters_and_nothing_else_is_touched() {
     let overflow = [&avro_long(id, 0)[..5], &[0xff; 11]].concat();
     let avro: Vec<&[u8]> = vec![&truncated, &trailing, &magic, b"\x00\x00", b"", &unknown, &overflow];
     let text: Vec<&[u8]> = vec![b"\xff", b"ok\xc3"];
+    let csv: Vec<&[u8]> =
+        vec![b"", b"1", b"1;x;2", b"x;1", b"9223372036854775808;x", b"1;\"x", b"1;x\"y", b"1;\"x\"y", b"1;\xff", b"1;x\n2;y"];
     let good_json = |n: usize| format!("{{\"n\":{n}}}").into_bytes();
     let rounds = 5;
     send(&environment, "poison.json", &json, &good_json, rounds);
     send(&environment, "poison.avro", &avro, &|n| avro_long(id, n as i64), rounds);
     send(&environment, "poison.text", &text, &|n| format!("line {n}").into_bytes(), rounds);
+    send(&environment, "poison.csv", &csv, &|n| format!("{n};\"a, \"\"b\"\"\"").into_bytes(), rounds);
 
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("poison.yaml");
     std::fs::write(&file, PIPELINE).unwrap();
     let worker = Worker::start(&environment, &file, dir.path(), 0, None);
-    for (topic, pills) in [("poison.json", &json), ("poison.avro", &avro), ("poison.text", &text)] {
+    for (topic, pills) in [("poison.json", &json), ("poison.avro", &avro), ("poison.text", &text), ("poison.csv", &csv)] {
         let good = rounds * (pills.len() + 1);
         wait_until(topic, Duration::from_secs(90), || {
             let (found, dead) = (read(&environment, &format!("{topic}-out")).len(), read(&environment, &format!("{topic}.dlq")).len());
@@ -94,6 +99,8 @@ fn pills_go_to_the_dead_letters_and_nothing_else_is_touched() {
             );
         }
     }
+    let lines: Vec<Vec<u8>> = read(&environment, "poison.csv-out").into_iter().filter_map(|record| record.value).collect();
+    assert!(lines.contains(&b"0,\"a, \"\"b\"\"\"".to_vec()), "{:?}", lines.first().map(|line| String::from_utf8_lossy(line)));
     let lines = worker.log_lines();
     let told = lines.iter().find(|line| line["message"] == "dead letter").expect("the log tells of dead letters");
     assert!(told["pipeline"] == "poison" && told["partition"] == 0 && told["offset"].is_number(), "{told}");

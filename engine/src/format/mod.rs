@@ -8,6 +8,7 @@
 pub mod declared;
 
 mod avro;
+mod csv;
 pub mod debezium;
 mod json;
 mod named;
@@ -31,6 +32,7 @@ static FORMATS: LazyLock<Vec<Format>> = LazyLock::new(|| {
     vec![
         Format::of(json::Json),
         Format::of(avro::Avro),
+        Format::of(csv::Csv::default()),
         Format::of(debezium::Debezium),
         Format::of(debezium::avro::DebeziumAvro),
         Format::of(raw::Bytes),

@@ -25,12 +25,12 @@ pub enum Key {
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct KeyRecord {
-    /// How the record is encoded: `json` or `avro`.
+    /// How the record is encoded: `json`, `avro` or `csv`.
     pub format: Format,
     /// Its columns, in the order in which `enrich` looks them up; all of them if left out. Of a sink: the columns to write.
     #[serde(default)]
     pub columns: Option<Vec<String>>,
-    /// The types of its columns, for JSON without a registered schema.
+    /// The types of its columns, for JSON without a registered schema and for CSV, there in the order of the fields.
     #[serde(default)]
     pub schema: Option<Declared>,
     /// Subject in the schema registry instead of `{topic}-key`.

@@ -29,9 +29,9 @@ pub struct Source {
     /// How record values are encoded.
     #[serde(default)]
     pub format: Format,
-    /// The columns of the value, for JSON without a registered schema: `{ order_id: string, total: "decimal(12,2)",
-    /// items: [{ sku: string, quantity: int }] }`. A trailing `?` on a type allows null. With `event: envelope` it
-    /// declares `data.*`.
+    /// The columns of the value, for JSON without a registered schema and for CSV: `{ order_id: string, total: "decimal(12,2)",
+    /// items: [{ sku: string, quantity: int }] }`. A trailing `?` on a type allows null. In CSV the order is that of the fields. With
+    /// `event: envelope` it declares `data.*`.
     #[serde(default)]
     pub schema: Option<Declared>,
     /// Subject in the schema registry instead of `{topic}-value`.
@@ -92,7 +92,7 @@ pub struct RecordType {
     /// without.
     #[serde(default)]
     pub is: Option<String>,
-    /// The columns of its values, for JSON without a registered schema.
+    /// The columns of its values, for JSON without a registered schema and for CSV.
     #[serde(default)]
     pub schema: Option<Declared>,
     /// Subject in the schema registry instead of `{topic}-{is}`.

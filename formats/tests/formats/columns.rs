@@ -91,8 +91,8 @@ impl Dice {
     }
 
     pub fn text(&mut self) -> String {
-        const PIECES: [&str; 12] = ["a", "Zed", "žluť", "\"", "\\", "\n", "\u{1}", "😀", " ", "/", "0123456789abcdef", "\u{7f}"];
-        (0..self.below(5)).map(|_| PIECES[self.below(12) as usize]).collect()
+        const PIECES: [&str; 14] = ["a", "Zed", "žluť", "\"", "\\", "\n", "\r", ",", "\u{1}", "😀", " ", "/", "0123456789abcdef", "\u{7f}"];
+        (0..self.below(5)).map(|_| PIECES[self.below(14) as usize]).collect()
     }
 
     /// Any long, short ones more often.

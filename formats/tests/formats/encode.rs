@@ -9,7 +9,7 @@ use proptest::prelude::*;
 
 use crate::columns::*;
 
-fn wide() -> SchemaRef {
+pub fn wide() -> SchemaRef {
     let inner = DataType::Struct(vec![Field::new("t", DataType::Utf8, true), Field::new("x", DataType::Int32, false)].into());
     schema(vec![
         Field::new("flag", DataType::Boolean, true),
@@ -94,7 +94,7 @@ fn array(field: &Field, rows: usize, dice: &mut Dice) -> ArrayRef {
     }
 }
 
-fn batch(schema: &SchemaRef, rows: usize, dice: &mut Dice) -> RecordBatch {
+pub fn batch(schema: &SchemaRef, rows: usize, dice: &mut Dice) -> RecordBatch {
     RecordBatch::try_new(schema.clone(), schema.fields().iter().map(|f| array(f, rows, dice)).collect()).unwrap()
 }
 

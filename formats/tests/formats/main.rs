@@ -5,6 +5,7 @@ mod avro;
 mod avro_changes;
 mod avro_oracle;
 mod columns;
+mod csv;
 mod encode;
 mod ipc;
 mod json;

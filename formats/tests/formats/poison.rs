@@ -3,7 +3,7 @@
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field};
-use headwater_formats::{AvroDecoder, AvroReader, DecodeError, JsonDecoder, RowBuilder};
+use headwater_formats::{AvroDecoder, AvroReader, CsvDecoder, CsvDialect, DecodeError, Decoder, JsonDecoder, RowBuilder};
 
 use crate::columns::*;
 
@@ -228,4 +228,59 @@ fn avro_defaults_cannot_multiply_without_bound() {
     let bomb = framed(1, &[0x80, 0x80, 0x40, 0]); // 2^19 items
     assert!(cause(decoder.decode(&bomb, &mut rows).unwrap_err()).contains("far more than its size"));
     assert_eq!(rows.len(), 1);
+}
+
+#[test]
+fn lines_that_are_no_rows() {
+    let schema = schema(vec![
+        Field::new("id", DataType::Int64, false),
+        Field::new("t", DataType::Utf8, true),
+        Field::new("d", DataType::Float64, true),
+        Field::new("m", DataType::Decimal128(10, 2), true),
+        Field::new("w", millis(), true),
+        Field::new("b", DataType::Boolean, true),
+    ]);
+    let mut decoder = CsvDecoder::new(CsvDialect::default(), &schema, &schema);
+    let mut rows = RowBuilder::new(&schema, 4).unwrap();
+    let (long, wide) = ("9".repeat(400), ",".repeat(100_000));
+    for (what, pill) in [
+        ("empty", &b""[..]),
+        ("an empty line", b"\n"),
+        ("byte order mark", b"\xef\xbb\xbf1,x,,,,"),
+        ("too few fields", b"1,x,1.5,2.25,0"),
+        ("too many fields", b"1,x,1.5,2.25,0,true,"),
+        ("very many fields", wide.as_bytes()),
+        ("another delimiter", b"1;x;1.5;2.25;0;true"),
+        ("two lines", b"1,x,1.5,2.25,0,true\n2,x,1.5,2.25,0,true"),
+        ("two ends of the line", b"1,x,1.5,2.25,0,true\n\n"),
+        ("a carriage return in a field", b"1,x\ry,1.5,2.25,0,true"),
+        ("a quote without an end", b"1,\"x,1.5,2.25,0,true"),
+        ("a doubled quote without an end", b"1,\"x\"\",1.5,2.25,0,true"),
+        ("text after a quote", b"1,\"x\"y,1.5,2.25,0,true"),
+        ("text before a quote", b"1,x\"y\",1.5,2.25,0,true"),
+        ("space before a quote", b"1, \"y\",1.5,2.25,0,true"),
+        ("invalid UTF-8", b"1,\xff,1.5,2.25,0,true"),
+        ("UTF-8 cut off", b"1,x,1.5,2.25,0,true\xc3"),
+        ("NUL in a number", b"1\0,x,1.5,2.25,0,true"),
+        ("null that is not nullable", b",x,1.5,2.25,0,true"),
+        ("an empty text as a number", b"\"\",x,1.5,2.25,0,true"),
+        ("beyond i64", b"9223372036854775808,x,1.5,2.25,0,true"),
+        ("400 digits", long.as_bytes()),
+        ("a plus sign", b"+1,x,1.5,2.25,0,true"),
+        ("a leading zero", b"01,x,1.5,2.25,0,true"),
+        ("a space beside a number", b" 1,x,1.5,2.25,0,true"),
+        ("a fraction", b"1.5,x,1.5,2.25,0,true"),
+        ("NaN", b"1,x,NaN,2.25,0,true"),
+        ("Infinity", b"1,x,Infinity,2.25,0,true"),
+        ("1e400", b"1,x,1e400,2.25,0,true"),
+        ("hexadecimal", b"1,x,0x10,2.25,0,true"),
+        ("a decimal beyond its scale", b"1,x,1.5,2.255,0,true"),
+        ("a decimal beyond its precision", b"1,x,1.5,123456789.25,0,true"),
+        ("a time without a zone", b"1,x,1.5,2.25,2026-01-01T00:00:00,true"),
+        ("the year 10000", b"1,x,1.5,2.25,253402300800000,true"),
+        ("30 February", b"1,x,1.5,2.25,2026-02-30T00:00:00Z,true"),
+        ("another boolean", b"1,x,1.5,2.25,0,TRUE"),
+    ] {
+        check(|payload, rows| decoder.decode(payload, rows), &mut rows, b"1,x,1.5,2.25,0,true", pill, what);
+    }
 }
