@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use headwater_engine::plan::{InputKind, Output, Plan, SinkKey, Stage, Target, TopicName, Upstream};
 use operator_core::{KeyEffect, Port};
 
+use super::case_names::of_table;
 use super::encode::Input;
 
 /// An order of arrival.
@@ -140,7 +141,7 @@ impl Dependence {
                     }
                     Target::Topic(sink) => dependence.add(sink.topic.clone(), comparison, has_order(stage, output, sink.key.as_ref())),
                     Target::Outbox(outbox) => {
-                        dependence.add(TopicName::Fixed(format!("table.{}", outbox.table.name()).into()), comparison, false);
+                        dependence.add(TopicName::Fixed(of_table(plan, outbox.table.as_ref()).into()), comparison, false);
                     }
                 }
             }

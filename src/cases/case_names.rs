@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use headwater_engine::plan::{Plan, Target, TopicName, dead_letters};
+use headwater_engine::sinks::SinkTable;
 use operator_core::diagnostic::did_you_mean;
 
 use super::files::Case;
@@ -61,12 +62,20 @@ fn inputs(plan: &Plan) -> Vec<&str> {
     topics.filter(|topic| !topic.starts_with("hw.")).collect()
 }
 
+/// What a case calls the rows of a table: its file is `table.<name>.jsonl`. Where tables of two stores have one name, the store is in
+/// front: `table.postgres.<name>.jsonl`.
+pub fn of_table(plan: &Plan, table: &dyn SinkTable) -> String {
+    let (kind, name) = (table.kind(), table.name());
+    let is_shared = plan.outboxes().any(|(_, other)| other.table.name() == name && other.table.kind() != kind);
+    if is_shared { format!("table.{kind}.{name}") } else { format!("table.{name}") }
+}
+
 /// What is written: topics, and tables as `table.` and their name.
 fn outputs(plan: &Plan, inputs: &[&str]) -> Vec<TopicName> {
     let one = |name: String| TopicName::Fixed(name.into());
     let written = plan.stages.iter().flat_map(|stage| &stage.outputs).flat_map(|output| match &output.target {
         Target::Repartition { .. } => Vec::new(),
-        Target::Outbox(outbox) => vec![one(format!("table.{}", outbox.table.name()))],
+        Target::Outbox(outbox) => vec![one(of_table(plan, outbox.table.as_ref()))],
         Target::Topic(sink) => vec![sink.topic.clone()],
     });
     let refused = plan.outboxes().map(|(output, _)| one(plan.names.refused(&output.name).to_string()));

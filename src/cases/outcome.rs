@@ -137,13 +137,13 @@ impl Outcome {
         }
     }
 
-    /// Adds the rows of a table.
+    /// Adds the rows of a table, named as cases do.
     pub fn table(&mut self, table: &str, rows: Vec<Result<Value, String>>) {
         for (order, row) in rows.into_iter().enumerate() {
             match row {
                 Ok(value) => {
                     let row = Row { key: None, value, headers: Vec::new(), order, source: None };
-                    self.outputs.entry(format!("table.{table}")).or_default().push(row);
+                    self.outputs.entry(table.to_string()).or_default().push(row);
                 }
                 Err(e) => self.errors.push(format!("    {table}: can't decode a row: {e}")),
             }

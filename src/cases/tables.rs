@@ -10,6 +10,7 @@ use headwater_engine::plan::{OutboxSink, Output, Plan};
 use headwater_engine::sim::MemoryBroker;
 use serde_json::Value;
 
+use super::case_names::of_table;
 use super::crash::{CrashingTarget, Trigger};
 use super::schedule::Schedule;
 use crate::pipeline_files::catalog::Folder;
@@ -35,6 +36,7 @@ pub fn fits(plan: &Plan, folder: &Folder) -> Result<Fits, String> {
 
 /// A sink, its table and what carries rows there.
 struct Sink {
+    /// Its name in cases.
     table: String,
     memory: Memory,
     settings: Settings,
@@ -160,7 +162,7 @@ impl Sinks {
         self.sinks.iter().all(|sink| sink.memory.is_struck())
     }
 
-    /// The rows of every table, by its name.
+    /// The rows of every table, by its name in cases.
     pub fn rows(&self) -> Vec<(String, Vec<Result<Value, String>>)> {
         let rows = |sink: &Sink| sink.memory.rows().iter().map(|row| serde_json::from_str(&row.json).map_err(|e| e.to_string())).collect();
         self.sinks.iter().map(|sink| (sink.table.clone(), rows(sink))).collect()
@@ -175,6 +177,6 @@ impl Sink {
         let defaults = Settings::new(&plan.pipeline, &output.name, &outbox.topic, &group, "case");
         let limits = Limits { rows: schedule.epoch_rows.clamp(1, 100) as usize, flush: 20, ..defaults.limits };
         let settings = Settings { dead_letters: Some(plan.names.refused(&output.name)), limits, backoff: (10, 1_000), ..defaults };
-        Sink { table: outbox.table.name().to_string(), memory, settings, partitions: outbox.partitions, delivery: None }
+        Sink { table: of_table(plan, outbox.table.as_ref()), memory, settings, partitions: outbox.partitions, delivery: None }
     }
 }

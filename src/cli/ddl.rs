@@ -31,14 +31,17 @@ pub fn run(args: &DdlArgs) -> Result<(), Failure> {
     let pipeline = folders::only(&args.pipeline)?;
     let loaded = pipeline_files::load(&pipeline).map_err(Failure::Wrong)?;
     let (plan, _) = pipeline_files::make_plan(&loaded, &args.schemas.read(&pipeline)?).map_err(Failure::Wrong)?;
-    let mut found = false;
+    let (mut found, mut wrong) = (false, Vec::new());
     for (output, outbox, sink) in sinks::all(&plan).filter(|(output, ..)| args.sink.as_ref().is_none_or(|name| *name == output.name)) {
         found = true;
-        let statement = sink.ddl(&outbox.rows, &args.order_by);
-        say!("{};\n", statement.map_err(|e| Problem::plain(format!("sink `{}`: {e}", output.name)))?);
+        match sink.ddl(&outbox.rows, &args.order_by) {
+            Ok(statement) => say!("{statement};\n"),
+            Err(e) => wrong.push(Problem::plain(format!("sink `{}`: {e}", output.name))),
+        }
     }
     match found {
-        true => Ok(()),
+        true if wrong.is_empty() => Ok(()),
+        true => Err(Failure::Wrong(wrong)),
         false => Err(Failure::Wrong(vec![Problem::plain("the pipeline has no such sink that writes to a table")])),
     }
 }
