@@ -22,7 +22,9 @@ impl Check<'_> {
             match now.map(|(_, now)| now) {
                 None => self.removed(name, (before, gone), was)?,
                 Some(now) if now.changelog != before.changelog => self.moved(name, before, now)?,
-                Some(now) if now.partitioned != before.partitioned || !now.reads_state_of(before) => {
+                Some(now)
+                    if now.partitioned != before.partitioned || !(now.reads_state_of(before) || self.grown(now_name, before, now)) =>
+                {
                     if gone {
                         self.changes.push(format!("step `{name}` begins without state: its changelog was deleted"));
                     } else {
@@ -55,6 +57,19 @@ impl Check<'_> {
         let help = format!("{undo}, or give up the state: {}", self.without_state(&before.changelog));
         self.refused.push(self.at_step(Diagnostic::error("changed-state", cause), name).help(help));
         Ok(())
+    }
+
+    /// The step reads rows that lack its last columns, too.
+    fn grown(&mut self, name: &str, before: &Step, now: &Step) -> bool {
+        let node = self.plan.stages.iter().flat_map(|s| &s.nodes).find(|node| node.step == name);
+        let reads = node.and_then(|node| node.planned.state.as_ref()).is_some_and(|layout| layout.reads(&before.layout));
+        let grown = reads && required(&before.nullable, &now.nullable).is_empty();
+        if grown {
+            let differences = layout_differences(&before.layout, &now.layout).join("; ");
+            self.changes
+                .push(format!("step `{name}` reads the state of before with its new columns as null, or as their default: {differences}"));
+        }
+        grown
     }
 
     fn removed(&mut self, name: &str, (before, gone): (&Step, bool), was: &Manifest) -> Result<(), BrokerError> {

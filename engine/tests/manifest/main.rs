@@ -1,5 +1,6 @@
 //! A pipeline that was deployed and is started again with another file, or with other topics under the same names.
 
+mod aggregates;
 mod deployments;
 #[path = "../simulation/elsewhere.rs"]
 mod elsewhere;
@@ -47,8 +48,12 @@ sinks:
 "#;
 
 fn planned(broker: &MemoryBroker, text: &str) -> Plan {
-    let operators =
-        Operators(vec![Kind::of::<operator_filter::Filter>(), Kind::of::<operator_window::Window>(), Kind::of::<operator_dedup::Dedup>()]);
+    let operators = Operators(vec![
+        Kind::of::<operator_aggregate::Aggregate>(),
+        Kind::of::<operator_dedup::Dedup>(),
+        Kind::of::<operator_filter::Filter>(),
+        Kind::of::<operator_window::Window>(),
+    ]);
     let root = yaml::parse(text).unwrap();
     let pipeline = Pipeline::read_with(&root, &elsewhere::sinks()).0.unwrap();
     plan(&pipeline, &root, &operators, &BrokerCatalog(broker)).unwrap_or_else(|found| panic!("{found:#?}"))

@@ -12,11 +12,12 @@ use arrow::compute::take;
 use arrow::datatypes::{Int64Type, SchemaRef, TimestampMillisecondType};
 use arrow::util::display::array_value_to_string;
 use operator_core::batch::TIME;
+use operator_core::stores::{KeyedRow, KeyedRows, RowCodec};
 use operator_core::{Diagnostic, MemoryState, Millis, PlanCx, State, StateError, keys};
 use operator_event::{CORRELATION_ID, DATA, EVENT_ID, EVENT_TYPE, METADATA, SEQUENCE};
 
 use crate::fold::{Hand, Happened, apply};
-use crate::plan::{AggregatePlan, compile};
+use crate::plan::{AggregatePlan, Column, compile, filled};
 use crate::spec::Aggregate;
 use crate::state::{STATE_TAG, structure};
 use crate::subjects::Subjects;
@@ -146,7 +147,7 @@ impl Replay {
         if shape.store.get(key, &[], &self.stored, &mut row)?.is_some() {
             let mut reader = shape.codec().reader()?;
             reader.push(&row)?;
-            let rows: ArrayRef = Arc::new(structure(&shape.fields, reader.take()?, None)?);
+            let rows = shape.read(&mut reader)?;
             last = shape.versions(&rows)?.values().first().copied().unwrap_or_default();
             self.found.aggregates += 1;
         }
@@ -222,7 +223,8 @@ impl Replay {
         }
         for key in differing.into_iter().collect::<std::collections::BTreeSet<_>>() {
             let (ours, theirs) = (made.entries.get(&key), self.stored.entries.get(&key));
-            if ours == theirs {
+            // A row from before the last columns were added says the same in other bytes.
+            if ours == theirs || ours == theirs.map(|row| plan.written_now(&key, row)).transpose()?.as_ref() {
                 continue;
             }
             let (of, entry) = plan.about(&key)?;
@@ -276,17 +278,37 @@ impl AggregatePlan {
 
     /// The row of an entry as a text.
     fn shown(&self, entry: &[u8], value: &[u8]) -> Result<String, StateError> {
-        let (codec, store) = match self.collection_of(entry) {
-            Some(collection) => (collection.codec(), &collection.store),
-            None => (self.state.codec(), &self.state.store),
-        };
-        let mut reader = codec.reader()?;
-        let mut state = MemoryState::default();
-        state.put(entry, value)?;
-        let mut row = Vec::new();
-        store.get(entry.get(1..).unwrap_or_default(), &[], &state, &mut row)?;
-        reader.push(&row)?;
-        let rows: ArrayRef = Arc::new(structure(codec.fields(), reader.take()?, None)?);
+        let (codec, ..) = self.stored(entry);
+        let (_, columns) = self.row(entry, value)?;
+        let rows: ArrayRef = Arc::new(structure(codec.fields(), columns, None)?);
         Ok(shown(&rows, 0))
+    }
+
+    /// The value of an entry as this version of the step writes it.
+    fn written_now(&self, entry: &[u8], value: &[u8]) -> Result<Vec<u8>, StateError> {
+        let (codec, store, _) = self.stored(entry);
+        let (time, columns) = self.row(entry, value)?;
+        let (mut row, mut state) = (Vec::new(), MemoryState::default());
+        codec.writer(&columns)?.put(0, &mut row);
+        store.put(entry.get(1..).unwrap_or_default(), &KeyedRow { id: &[], time, row: &row }, &mut state)?;
+        Ok(state.entries.remove(entry).unwrap_or_default())
+    }
+
+    /// The time of an entry, and the columns of its row.
+    fn row(&self, entry: &[u8], value: &[u8]) -> Result<(Millis, Vec<ArrayRef>), StateError> {
+        let (codec, store, declared) = self.stored(entry);
+        let (mut reader, mut state, mut row) = (codec.reader()?, MemoryState::default(), Vec::new());
+        state.put(entry, value)?;
+        let time = store.get(entry.get(1..).unwrap_or_default(), &[], &state, &mut row)?;
+        reader.push(&row)?;
+        Ok((time.unwrap_or_default(), filled(declared, reader.take()?)?))
+    }
+
+    /// What an entry is stored with.
+    fn stored(&self, entry: &[u8]) -> (&RowCodec, &KeyedRows, &[Column]) {
+        match self.collection_of(entry) {
+            Some(collection) => (collection.codec(), &collection.store, &collection.columns),
+            None => (self.state.codec(), &self.state.store, &self.state.declared),
+        }
     }
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array, StringArray, StructArray};
 use arrow::datatypes::{DataType, Field, Fields, Int64Type};
 use operator_core::StateError;
-use operator_core::stores::{KeyedRows, RowCodec};
+use operator_core::stores::{KeyedRows, RowCodec, RowReader};
 
 use crate::cells::Cell;
-use crate::plan::Column;
+use crate::plan::{Column, filled};
 
 /// The store of the state: its first bytes of keys.
 pub const STATE_TAG: u8 = 1;
@@ -29,6 +29,7 @@ pub struct StateShape {
     pub fields: Fields,
     /// The declared columns.
     pub record: Fields,
+    pub declared: Vec<Column>,
     /// Whether what led to the state is kept.
     pub keeps_cause: bool,
     /// One row: the state of an aggregate that nothing has happened to.
@@ -52,11 +53,19 @@ impl StateShape {
         let first = Arc::new(first.unwrap_or_else(|_| StructArray::new_null(fields.clone(), 1))) as ArrayRef;
         let types = key.iter().map(|field| field.data_type().clone()).collect();
         let store = KeyedRows::new(STATE_TAG, types, Vec::new(), RowCodec::new(fields.clone()));
-        StateShape { fields, record, keeps_cause, first, store }
+        StateShape { fields, record, declared: columns.to_vec(), keeps_cause, first, store }
     }
 
     pub fn codec(&self) -> &RowCodec {
         self.store.codec()
+    }
+
+    /// Rows that were read from state.
+    ///
+    /// # Errors
+    /// They are not rows of the state.
+    pub fn read(&self, reader: &mut RowReader) -> Result<ArrayRef, StateError> {
+        Ok(Arc::new(structure(&self.fields, filled(&self.declared, reader.take()?)?, None)?))
     }
 
     /// Where the declared columns begin.

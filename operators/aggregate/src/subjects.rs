@@ -9,7 +9,6 @@ use operator_core::{Millis, State, StateError, keys};
 
 use crate::cells::{Cell, gather};
 use crate::plan::AggregatePlan;
-use crate::state::structure;
 
 /// An entry of a collection.
 #[derive(Debug)]
@@ -99,7 +98,7 @@ impl Subjects {
         if there.is_empty() {
             return Ok(());
         }
-        let rows: ArrayRef = Arc::new(structure(&shape.fields, reader.take()?, None)?);
+        let rows = shape.read(&mut reader)?;
         for (place, cell) in there.into_iter().zip(Cell::of(&rows)) {
             if let Some(subject) = self.list.get_mut(place) {
                 (subject.state, subject.stored) = (cell.clone(), cell);
@@ -138,9 +137,8 @@ impl Subjects {
         found.iter().try_for_each(|row| reader.push(row))?;
         let types = [of.key.data_type().clone()];
         let unreadable = || StateError::new("the key of an entry can't be decoded");
-        let mut columns = keys::decode(&types, there.iter().map(|(_, key)| *key)).ok_or_else(unreadable)?;
-        columns.extend(reader.take()?);
-        let rows: ArrayRef = Arc::new(structure(&of.fields, columns, None)?);
+        let keys = keys::decode(&types, there.iter().map(|(_, key)| *key)).ok_or_else(unreadable)?;
+        let rows = of.read(keys, &mut reader)?;
         for ((place, key), cell) in there.into_iter().zip(Cell::of(&rows)) {
             if let Some(entry) = self.entry_mut(place, collection, key) {
                 (entry.now, entry.stored) = (cell.clone(), cell);

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, new_null_array};
+use arrow::array::{Array, ArrayRef, Scalar, new_null_array};
+use arrow::compute::is_null;
+use arrow::compute::kernels::zip::zip;
 use arrow::datatypes::{Field, FieldRef};
 use operator_core::batch::reserved_name;
 use operator_core::{Diagnostic, StateError, parse_type};
@@ -17,6 +19,32 @@ pub struct Column {
     pub field: FieldRef,
     /// Its value at first, one row; null if the column is nullable and has no other; `None`: it must be set.
     pub default: Option<ArrayRef>,
+}
+
+impl Column {
+    /// The column of rows that were read from state: those from before there was this column read as null, and get its default.
+    fn with_default(&self, read: ArrayRef) -> Result<ArrayRef, StateError> {
+        let Some(default) = self.default.as_ref().filter(|_| !self.field.is_nullable() && read.null_count() > 0) else { return Ok(read) };
+        let filled = is_null(read.as_ref()).and_then(|missing| zip(&missing, &Scalar::new(default), &read));
+        filled.map_err(|e| StateError::new(format!("the default of `{}`: {e}", self.field.name())))
+    }
+}
+
+/// The columns of rows that were read from state, of which the last are those declared: with defaults where rows are from before.
+///
+/// # Errors
+/// They are not these columns: a bug.
+pub fn filled(declared: &[Column], mut columns: Vec<ArrayRef>) -> Result<Vec<ArrayRef>, StateError> {
+    let read = columns.split_off(columns.len().saturating_sub(declared.len()));
+    for (column, read) in declared.iter().zip(read) {
+        columns.push(column.with_default(read)?);
+    }
+    Ok(columns)
+}
+
+/// How many of the last columns rows may lack, because they have a value for those from before.
+pub fn added(columns: &[Column]) -> usize {
+    columns.iter().rev().take_while(|column| column.default.is_some()).count()
 }
 
 /// The columns that `declared` names; `place` is where they are written. `must`: each needs a value at first.

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, StructArray, new_null_array};
 use arrow::datatypes::{DataType, Field, Fields, SchemaRef};
 use operator_core::keys::is_groupable;
-use operator_core::stores::{KeyedRows, RowCodec};
-use operator_core::{Diagnostic, batch::reserved_name, type_said};
+use operator_core::stores::{KeyedRows, RowCodec, RowReader};
+use operator_core::{Diagnostic, StateError, batch::reserved_name, type_said};
 
-use super::columns::{Column, columns};
+use super::columns::{Column, columns, filled};
 use super::scope::{Part, Scope, Value};
 use super::{Found, at};
 use crate::spec::Aggregate;
-use crate::state::cause_fields;
+use crate::state::{cause_fields, structure};
 
 /// The first collection's store: its first bytes of keys.
 pub const FIRST_TAG: u8 = 16;
@@ -44,6 +44,15 @@ impl Collection {
     /// What is stored of an entry beside its key.
     pub fn codec(&self) -> &RowCodec {
         self.store.codec()
+    }
+
+    /// Entries that were read from state: `keys` has the column of their keys.
+    ///
+    /// # Errors
+    /// They are not rows of the collection.
+    pub fn read(&self, mut keys: Vec<ArrayRef>, reader: &mut RowReader) -> Result<ArrayRef, StateError> {
+        keys.append(&mut filled(&self.columns, reader.take()?)?);
+        Ok(Arc::new(structure(&self.fields, keys, None)?))
     }
 
     /// Where the declared columns begin.

@@ -16,7 +16,8 @@ use operator_core::{Diagnostic, Path, PlanCx, Planned, TimerKind};
 use operator_event::{CauseColumns, Events, Ids};
 
 pub use changes::{Change, EventPlan, Invariant, TimerPlan};
-pub use columns::Column;
+use columns::added;
+pub use columns::{Column, filled};
 pub use entries::{Collection, FIRST_TAG, seen};
 pub use kinds::{Made, complete};
 pub use rules::{CommandPlan, Then};

@@ -10,7 +10,7 @@ use operator_core::{Diagnostic, KeyEffect, Mode, OutputPort, Path, PlanCx, Plann
 use operator_event::{CauseColumns, DATA};
 use operator_expr::key_column;
 
-use super::{AggregatePlan, Found};
+use super::{AggregatePlan, Found, added};
 use crate::spec::Aggregate;
 
 /// The columns of the key.
@@ -180,9 +180,9 @@ fn arrival(cx: &PlanCx<'_>, plan: &AggregatePlan) -> Option<Diagnostic> {
 fn layout(plan: &AggregatePlan) -> StateLayout {
     let key = plan.key_fields.iter().map(|field| format!("{} {}", field.name(), type_name(field.data_type())));
     let mut layout = StateLayout::default().with("key", format!("[{}]", key.collect::<Vec<_>>().join(", ")));
-    layout = layout.store("state", &plan.state.store.layout());
+    layout = layout.growing_store("state", &plan.state.store.layout(), added(&plan.state.declared));
     for collection in &plan.collections {
-        layout = layout.store(&format!("entries {}", collection.name), &collection.store.layout());
+        layout = layout.growing_store(&format!("entries {}", collection.name), &collection.store.layout(), added(&collection.columns));
     }
     if let Some(outcomes) = &plan.outcomes {
         layout = layout.store("commands", &outcomes.layout());

@@ -37,7 +37,7 @@ pub use queue::{Due, Portion, TimeQueue};
 pub use row::{RowCodec, RowReader, RowWriter, not_storable};
 pub use timed::{TimedRow, TimedRows};
 
-use arrow::datatypes::{DataType, Fields};
+use arrow::datatypes::{DataType, FieldRef, Fields};
 
 use crate::batch::Origin;
 use crate::keys;
@@ -67,13 +67,29 @@ pub struct StoreLayout {
 impl StoreLayout {
     /// Facts with the name of the store before them.
     pub(crate) fn facts(&self, store: &str) -> Vec<(String, String)> {
-        let list = |of: Vec<String>| format!("[{}]", of.join(", "));
-        let key = self.key.iter().map(name).collect();
-        let row = self.row.iter().map(|field| format!("{} {}", field.name(), name(field.data_type()))).collect();
-        [("kind", self.kind.clone()), ("key", list(key)), ("row", list(row))]
+        let key = list(self.key.iter().map(name));
+        [("kind", self.kind.clone()), ("key", key), ("row", columns(&self.row))]
             .map(|(fact, value)| (format!("{store} {fact}"), value))
             .to_vec()
     }
+
+    /// The fact of the rows, and its values for rows without up to `added` of the last columns, as far as a reader of all columns takes
+    /// them: a row begins with whole bytes that say which columns are not null ([`RowCodec`]).
+    pub(crate) fn shorter(&self, store: &str, added: usize) -> Option<(String, Vec<String>)> {
+        let all = self.row.len();
+        let counts = all.saturating_sub(added)..all;
+        let values =
+            counts.filter(|count| count.div_ceil(8) == all.div_ceil(8)).map(|count| columns(&self.row[..count])).collect::<Vec<_>>();
+        (!values.is_empty()).then(|| (format!("{store} row"), values))
+    }
+}
+
+fn list(of: impl Iterator<Item = String>) -> String {
+    format!("[{}]", of.collect::<Vec<_>>().join(", "))
+}
+
+fn columns(row: &[FieldRef]) -> String {
+    list(row.iter().map(|field| format!("{} {}", field.name(), name(field.data_type()))))
 }
 
 /// Why a row can't be kept under this key, if so: a cause to reject it with.
