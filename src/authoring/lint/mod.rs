@@ -1,6 +1,7 @@
-//! Findings of `hw lint` beyond the planner's: naming conventions and committed secrets.
+//! Findings of `hw lint` beyond the planner's: naming conventions, committed secrets, ids that rows share.
 
 mod expressions;
+mod ids;
 mod names;
 mod quotes;
 
@@ -112,6 +113,7 @@ pub(crate) fn check_source(source: Source, rules: &Rules<'_>) -> Vec<Problem> {
     problems.extend(show(config::plain_secrets(&raw, is_environment)));
     if !is_environment {
         problems.extend(show(names::check(&raw, &rules.topics, rules.convention)));
+        problems.extend(show(ids::check(&raw)));
         let sound = problems.iter().all(|problem| problem.severity != Severity::Error);
         problems.extend(show(quotes::check(&raw, &rules.expressions, sound)));
     }

@@ -4,6 +4,7 @@ mod changes;
 mod columns;
 mod entries;
 mod kinds;
+mod left_out;
 mod rules;
 mod scope;
 mod shape;
@@ -177,6 +178,7 @@ fn compiled(aggregate: &Aggregate, cx: &PlanCx<'_>, found: &mut Found) -> Option
     let timers = changes::timers(aggregate, &within, &mut kinds, found);
     let applied = changes::events(aggregate, &within, &kinds, (emits, events), found);
     let invariants = changes::invariants(aggregate, &within, found);
+    collections.iter().for_each(|of| left_out::unset(aggregate, &of.name, &of.columns, found));
     let emitted = kinds.events(cx.source, 0..emits, found)?;
     let replies = kinds.events(cx.source, 0..kinds.len(), found)?;
     let rejected = kinds.events(cx.source, events..kinds.len(), found)?;

@@ -10,7 +10,8 @@ use operator_core::{Diagnostic, KeyEffect, Mode, OutputPort, Path, PlanCx, Plann
 use operator_event::{CauseColumns, DATA};
 use operator_expr::key_column;
 
-use super::{AggregatePlan, Found, added};
+use super::left_out::without_apply;
+use super::{AggregatePlan, Found, Then, added};
 use crate::spec::Aggregate;
 
 /// The columns of the key.
@@ -130,7 +131,7 @@ pub fn planned(aggregate: &Aggregate, cx: &PlanCx<'_>, plan: AggregatePlan, foun
     let outputs = vec![
         port("", plan.emitted.schema()),
         OutputPort { lossy_if_unread: true, ..port("rejected", plan.rejected.schema()) },
-        port("replies", plan.replies.schema()),
+        OutputPort { lossy_if_unread: answers(&plan), ..port("replies", plan.replies.schema()) },
         port("violations", plan.rejected.schema()),
         state,
     ];
@@ -138,7 +139,7 @@ pub fn planned(aggregate: &Aggregate, cx: &PlanCx<'_>, plan: AggregatePlan, foun
     reads.extend(plan.cause.reads().chain(found.reads));
     let (needs_key, layout) = (Some(vec![plan.key.clone()]), layout(&plan));
     let details = details(aggregate, &plan);
-    let warnings = arrival(cx, &plan).into_iter().collect();
+    let warnings = arrival(cx, &plan).into_iter().chain(without_apply(aggregate)).collect();
     let plan = Arc::new(plan);
     let planned = Planned {
         outputs,
@@ -154,6 +155,11 @@ pub fn planned(aggregate: &Aggregate, cx: &PlanCx<'_>, plan: AggregatePlan, foun
         build: Arc::new(move || Box::new(plan.operator())),
     };
     planned.reads(&reads)
+}
+
+/// A rule answers: somebody waits for that. What repeats led to is in the topic of the events already.
+fn answers(plan: &AggregatePlan) -> bool {
+    plan.commands.iter().flat_map(|command| &command.rules).any(|rule| matches!(rule.then, Then::Reply(_)))
 }
 
 /// The columns of the port `state`.
