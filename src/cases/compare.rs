@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::arrival::{Comparison, Dependence};
 use super::files::Case;
+use super::forms::{Forms, Twins};
 use super::line::{Expected, same_bytes, same_key, shown_headers, shown_key};
 use super::outcome::{Outcome, Row};
 use crate::style::{bad, dim, good, strong};
@@ -18,6 +19,9 @@ const SHOWN: usize = 6;
 const MEMBERS: usize = 8;
 /// Longer rows are cut where their differing members are listed.
 const LONG: usize = 160;
+
+/// What stands for any value in a line.
+pub const ANY: &str = "<any>";
 
 /// The source partition whose rows an expected line stands among, by line: rows of one partition and key have an order.
 pub type Classes = Vec<Option<String>>;
@@ -114,27 +118,26 @@ fn as_expected(rows: &[Row]) -> Vec<Expected> {
 
 /// Which rows stand for which lines, and which lines have none.
 fn matched<'a>(expected: &'a [Expected], rows: &'a [Row]) -> (Vec<(usize, &'a Row)>, Vec<&'a Expected>, Vec<&'a Row>) {
-    let mut left: Vec<&Row> = rows.iter().collect();
+    let mut left = Forms::new(rows);
     let (mut pairs, mut missing) = (Vec::new(), Vec::new());
     // Exact lines first: every `"<any>"` takes what is left.
     let mut lines: Vec<(usize, &Expected)> = expected.iter().enumerate().collect();
     lines.sort_by_key(|(_, line)| line.value.to_string().matches("\"<any>\"").count());
     for (at, line) in lines {
-        match left.iter().position(|row| fits_row(line, row)) {
-            Some(found) => pairs.push((at, left.remove(found))),
+        match left.take(line) {
+            Some(row) => pairs.push((at, row)),
             None => missing.push(line),
         }
     }
-    (pairs, missing, left)
+    (pairs, missing, left.left())
 }
 
 /// Finds out from the rows of the reference schedule which source partition each line belongs to. Equal rows of different
 /// partitions can't be distinguished: they belong to none.
 pub fn classes(expected: &[Expected], reference: &[Row]) -> Classes {
-    let mut classes = vec![None; expected.len()];
+    let (mut classes, twins) = (vec![None; expected.len()], Twins::new(reference));
     for (line, row) in matched(expected, reference).0 {
-        let twin = |other: &&Row| other.source != row.source && other.key == row.key && other.value == row.value;
-        if let (None, Some(class)) = (reference.iter().find(twin), classes.get_mut(line)) {
+        if let (false, Some(class)) = (twins.has(row), classes.get_mut(line)) {
             class.clone_from(&row.source);
         }
     }
@@ -315,7 +318,7 @@ fn same_headers(a: &[Header], b: &[Header]) -> bool {
 /// instant, however the same instant is written.
 pub fn fits(expected: &Value, found: &Value) -> bool {
     match (expected, found) {
-        (Value::String(any), _) if any == "<any>" => true,
+        (Value::String(any), _) if any == ANY => true,
         (expected, found) if same_bytes(expected, found) => true,
         (Value::Object(a), Value::Object(b)) => {
             a.len() == b.len() && a.iter().all(|(key, value)| b.get(key).is_some_and(|found| fits(value, found)))
@@ -328,7 +331,7 @@ pub fn fits(expected: &Value, found: &Value) -> bool {
 }
 
 /// A JSON number by its value: sign, digits without zeros at either end, and the power of ten behind the last of them.
-fn decimal(text: &str) -> (bool, String, i64) {
+pub fn decimal(text: &str) -> (bool, String, i64) {
     let (number, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let (negative, number) = number.strip_prefix('-').map_or((false, number), |number| (true, number));
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
@@ -341,7 +344,8 @@ fn decimal(text: &str) -> (bool, String, i64) {
     }
 }
 
-fn instant(text: &str) -> Option<DateTime<Utc>> {
+/// A text as the instant that it writes, if it does.
+pub fn instant(text: &str) -> Option<DateTime<Utc>> {
     DateTime::parse_from_rfc3339(text).ok().map(|time| time.to_utc())
 }
 

@@ -16,7 +16,7 @@ const INPUT: [&str; 11] =
 /// Members of an expected line that is more than a value.
 const EXPECTED: [&str; 3] = ["@key", "@headers", "@value"];
 /// How bytes that are not text are written.
-const BASE64: &str = "@base64";
+pub const BASE64: &str = "@base64";
 
 /// A line of an input file.
 #[derive(Clone, Debug)]

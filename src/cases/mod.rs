@@ -27,6 +27,7 @@ mod compare;
 mod crash;
 mod encode;
 mod files;
+mod forms;
 pub mod json_rows;
 #[cfg(test)]
 mod json_schemas;

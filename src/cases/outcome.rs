@@ -57,7 +57,7 @@ impl Causes {
 
     fn of(&self, topic: &str, record: &CommittedRecord) -> Option<String> {
         let ends = self.by_end.get(&TopicPartition::new(topic, record.partition))?;
-        ends.iter().find(|(end, _)| record.offset < *end).map(|(_, cause)| cause.clone())
+        ends.get(ends.partition_point(|(end, _)| *end <= record.offset)).map(|(_, cause)| cause.clone())
     }
 }
 
