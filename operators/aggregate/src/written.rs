@@ -117,13 +117,14 @@ pub struct Rule {
     /// A condition; without it the rule decides always.
     #[serde(default)]
     pub when: Option<Sql>,
-    /// The event that happened, or a list of events: `[{ type: order.paid, with: { .. } }]`.
+    /// The event that happened, or a list of events: `[{ type: order.paid, with: { .. } }]`. All are computed from the state before the
+    /// command; `apply` sees each after the one before.
     #[serde(default)]
     pub emit: Option<Emit>,
-    /// An event that is said on the port `replies` and has happened before: nothing changes.
+    /// An event that is said on the port `replies`, because it happened before: nothing changes.
     #[serde(default)]
     pub reply: Option<String>,
-    /// Why the command is rejected: a word.
+    /// Why the command is rejected: a word, which the rejection has as `reason`.
     #[serde(default)]
     pub reject: Option<String>,
     /// Columns of the event, the reply or the rejection, beside those of the key.
