@@ -252,7 +252,7 @@ impl SagaOperator {
             let at = turn.place_of(place, step, line.as_deref());
             let done = match at {
                 Some(at) => {
-                    let number = self::at(rows.causations.as_ref(), row).and_then(|of| turn.number(place, &program, (at, said), of));
+                    let number = self::at(rows.causations.as_ref(), row).and_then(|id| turn.number(place, &program, (at, said), id));
                     let done = turn.apply(place, &program, Event::Answer { at, said, number, what }, &cause);
                     if let (Some(kept), Ok(()) | Err(Ignored::Repeat)) = (kept, done) {
                         turn.keep(place, &program, at, kept, done.is_err());
