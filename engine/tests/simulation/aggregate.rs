@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::harness::{Case, Outcome, Run};
+use crate::case::Case;
+use crate::harness::{Outcome, Run};
 use crate::seeds;
 
 const PIPELINE: &str = over_orders!(

@@ -2,7 +2,7 @@
 //! and rebalances. An oracle that knows only the input and the pipeline's meaning computes the expected output.
 //!
 //! A failure prints its seed; `HW_SEED=<n> cargo test -p headwater-engine --test simulation` runs that one again, and
-//! `HW_SEEDS=<n>` runs as many (30 by default).
+//! `HW_SEEDS=<n>` runs as many (18 by default).
 
 // A test reads from top to bottom, as what it tells happens.
 #![allow(clippy::too_many_lines)]
@@ -29,6 +29,8 @@ sources:
 
 mod aggregate;
 mod any_keys;
+mod case;
+mod deliveries;
 mod elsewhere;
 mod harness;
 mod keys;
@@ -36,22 +38,28 @@ mod masked;
 mod oracle;
 mod played;
 mod portions;
+mod process;
 mod remind;
 mod sagas;
 mod sealing;
+mod several;
 mod timers;
 mod world;
 
-use harness::{Case, Run};
+use case::Case;
+use harness::Run;
 use headwater_engine::sim::{CommittedRecord, FAULTS, Fault};
 use std::collections::BTreeMap;
 use world::TROUBLES;
+
+/// As many seeds are run by default.
+const DEFAULT: u64 = 18;
 
 fn seeds() -> Vec<u64> {
     match (std::env::var("HW_SEED"), std::env::var("HW_SEEDS")) {
         (Ok(seed), _) => vec![seed.parse().expect("HW_SEED is a number")],
         (_, Ok(n)) => (0..n.parse().expect("HW_SEEDS is a number")).collect(),
-        _ => (0..30).collect(),
+        _ => (0..DEFAULT).collect(),
     }
 }
 
@@ -78,7 +86,7 @@ fn faults_change_nothing() {
         outcome.troubles.iter().for_each(|(trouble, count)| *troubles.entry(*trouble).or_insert(0) += count);
     }
     println!("{} seeds: {troubles:?} {faults:?}", seeds.len());
-    if seeds.len() >= 30 {
+    if seeds.len() as u64 >= DEFAULT {
         for trouble in TROUBLES {
             assert!(troubles.contains_key(&trouble), "{trouble:?} never happened: {troubles:?}");
         }

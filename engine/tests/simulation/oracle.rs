@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use headwater_engine::sim::MemoryBroker;
 use serde_json::Value;
 
-use crate::harness::{Case, Order, Outcome, PARTITIONS, SILENT_AT, TRAILS};
+use crate::case::{Case, Order, SILENT_AT, TRAILS};
+use crate::harness::Outcome;
 
-const OUT_OF_ORDER: i64 = 2_000;
+pub const OUT_OF_ORDER: i64 = 2_000;
 const SIZE: i64 = 10_000;
 const LATENESS: i64 = 3_000;
 const HOP: i64 = 5_000;
@@ -16,7 +17,7 @@ const EXPIRE: i64 = 20_000;
 const FIRST: i64 = 15_000;
 const LAST: i64 = 4_000;
 
-type Rows = BTreeMap<String, usize>;
+pub type Rows = BTreeMap<String, usize>;
 
 #[derive(Default)]
 struct Expected {
@@ -40,7 +41,7 @@ struct Expected {
 }
 
 /// A row with its key and its place: event time, partition, position.
-type Placed<'a> = (&'a str, (i64, i32, usize), &'a Order);
+type Placed<'a> = (&'a str, (i64, i32, i64), &'a Order);
 
 /// Divides the rows of each key into runs; one row of each goes on, the others are duplicates.
 fn deduplicated(mut rows: Vec<Placed<'_>>, within: i64, keep_last: bool) -> (Rows, Rows) {
@@ -82,9 +83,30 @@ fn joined(rows: &Sides<'_>, full: bool, key: impl Fn(&Order) -> String, (before,
     out
 }
 
+/// The orders that can be decoded, in the order of each partition, with the watermark of their partition before them.
+pub fn seen(case: &Case) -> Vec<(&Order, Option<i64>)> {
+    let mut seen = Vec::new();
+    let mut partitions: BTreeMap<(&str, i32), Vec<&Order>> = BTreeMap::new();
+    case.orders.iter().for_each(|order| partitions.entry((order.topic, order.partition)).or_default().push(order));
+    for orders in partitions.into_values() {
+        let (mut half, mut newest) = (0, None);
+        for order in orders {
+            if order.half != half {
+                // It was silent, and followed the clock in steps of a second.
+                half = order.half;
+                newest = newest.max(Some(SILENT_AT[0] - TRAILS - 500 + OUT_OF_ORDER));
+            }
+            if !order.broken {
+                seen.push((order, newest.map(|newest| newest - OUT_OF_ORDER)));
+                newest = newest.max(Some(order.at));
+            }
+        }
+    }
+    seen
+}
+
 fn expected(case: &Case) -> Expected {
-    let mut out = Expected::default();
-    let mut newest: BTreeMap<i32, i64> = BTreeMap::new();
+    let mut out = Expected { dead: case.orders.iter().filter(|order| order.broken).count(), ..Expected::default() };
     let mut products: BTreeMap<(String, i64), (u64, i64, BTreeSet<String>)> = BTreeMap::new();
     let mut ids: BTreeMap<(String, i64), i64> = BTreeMap::new();
     let mut hops: BTreeMap<(String, i64), (u64, i64)> = BTreeMap::new();
@@ -92,85 +114,69 @@ fn expected(case: &Case) -> Expected {
     let mut sessions: BTreeMap<String, (i64, i64, i64)> = BTreeMap::new();
     let (mut first, mut last) = (Vec::new(), Vec::new());
     let (mut pairs, mut twins): (Sides<'_>, Sides<'_>) = Default::default();
-    for partition in 0..PARTITIONS {
-        let mut half = 0;
-        for (offset, order) in case.orders.iter().filter(|o| o.partition == partition).enumerate() {
-            if order.half != half {
-                // It was silent, and followed the clock in steps of a second.
-                half = order.half;
-                let silent = SILENT_AT[0] - TRAILS - 500 + OUT_OF_ORDER;
-                newest.entry(partition).and_modify(|newest| *newest = (*newest).max(silent)).or_insert(silent);
-            }
-            if order.broken {
-                out.dead += 1;
-                continue;
-            }
-            let watermark = newest.get(&partition).map(|t| t - OUT_OF_ORDER);
-            let newest = newest.entry(partition).or_insert(i64::MIN);
-            *newest = (*newest).max(order.at);
-            if order.amount < 0 {
-                continue;
-            }
-            match case.refuses(order) {
-                true => out.dead += 1,
-                false => count(&mut out.copies, format!("{} {} {}", order.id, order.product, order.amount)),
-            }
-            let place = (order.at, partition, offset);
-            match watermark.is_some_and(|w| order.at < w - LATENESS) {
-                true => out.first.2 += 1,
-                false => first.push((order.id.as_str(), place, order)),
-            }
-            match watermark.is_some_and(|w| order.at < w) {
-                true => out.last.2 += 1,
-                false => last.push((order.product.as_str(), place, order)),
-            }
-            let is_big = order.amount >= 60;
-            match watermark.is_some_and(|w| order.at < w - 1_000) {
-                true => out.late_pairs += 1 + usize::from(is_big),
-                false => {
-                    pairs[0].push(order);
-                    pairs[1].extend(is_big.then_some(order));
-                }
-            }
-            match watermark.is_some_and(|w| order.at < w - 3_000) {
-                true => out.late_twins += 1 + usize::from(is_big),
-                false => {
-                    twins[0].extend(is_big.then_some(order));
-                    twins[1].push(order);
-                }
-            }
-            let start = order.at.div_euclid(SIZE) * SIZE;
-            let closed = |lateness: i64| watermark.is_some_and(|w| start + SIZE + lateness <= w);
-            if closed(LATENESS) {
-                count(&mut out.late, row(order));
-            } else {
-                let cell = products.entry((order.product.clone(), start)).or_default();
-                cell.0 += 1;
-                cell.1 += order.amount;
-                cell.2.insert(order.id.clone());
-            }
-            if closed(0) {
-                out.late_ids += 1;
-            } else {
-                let total = ids.entry((order.id.clone(), start)).or_default();
-                *total += order.amount;
-                out.ids.push((order.id.clone(), start, *total));
-            }
-            let newer = order.at.div_euclid(HOP) * HOP;
-            let open: Vec<i64> = [newer - HOP, newer].into_iter().filter(|s| watermark.is_none_or(|w| s + SIZE > w)).collect();
-            out.late_hops += usize::from(open.is_empty());
-            for start in open {
-                let cell = hops.entry((order.product.clone(), start)).or_default();
-                *cell = (cell.0 + 1, cell.1 + order.amount);
-            }
-            let now = watermark.map_or(order.at, |w| w.max(order.at));
-            let session = sessions.entry(order.id.clone()).or_insert((order.at, 0, 0));
-            if session.0 + EXPIRE <= now && session.2 > 0 {
-                *session = (order.at, 0, 0);
-            }
-            *session = (session.0.max(order.at), session.1 + order.amount, session.2 + 1);
-            out.sessions.push((order.id.clone(), session.2, session.1));
+    for (order, watermark) in seen(case) {
+        if order.amount < 0 {
+            continue;
         }
+        match case.refuses(order) {
+            true => out.dead += 1,
+            false => count(&mut out.copies, format!("{} {} {}", order.id, order.product, order.amount)),
+        }
+        let place = (order.at, order.partition, order.offset);
+        match watermark.is_some_and(|w| order.at < w - LATENESS) {
+            true => out.first.2 += 1,
+            false => first.push((order.id.as_str(), place, order)),
+        }
+        match watermark.is_some_and(|w| order.at < w) {
+            true => out.last.2 += 1,
+            false => last.push((order.product.as_str(), place, order)),
+        }
+        let is_big = order.amount >= 60;
+        match watermark.is_some_and(|w| order.at < w - 1_000) {
+            true => out.late_pairs += 1 + usize::from(is_big),
+            false => {
+                pairs[0].push(order);
+                pairs[1].extend(is_big.then_some(order));
+            }
+        }
+        match watermark.is_some_and(|w| order.at < w - 3_000) {
+            true => out.late_twins += 1 + usize::from(is_big),
+            false => {
+                twins[0].extend(is_big.then_some(order));
+                twins[1].push(order);
+            }
+        }
+        let start = order.at.div_euclid(SIZE) * SIZE;
+        let closed = |lateness: i64| watermark.is_some_and(|w| start + SIZE + lateness <= w);
+        if closed(LATENESS) {
+            count(&mut out.late, row(order));
+        } else {
+            let cell = products.entry((order.product.clone(), start)).or_default();
+            cell.0 += 1;
+            cell.1 += order.amount;
+            cell.2.insert(order.id.clone());
+        }
+        if closed(0) {
+            out.late_ids += 1;
+        } else {
+            let total = ids.entry((order.id.clone(), start)).or_default();
+            *total += order.amount;
+            out.ids.push((order.id.clone(), start, *total));
+        }
+        let newer = order.at.div_euclid(HOP) * HOP;
+        let open: Vec<i64> = [newer - HOP, newer].into_iter().filter(|s| watermark.is_none_or(|w| s + SIZE > w)).collect();
+        out.late_hops += usize::from(open.is_empty());
+        for start in open {
+            let cell = hops.entry((order.product.clone(), start)).or_default();
+            *cell = (cell.0 + 1, cell.1 + order.amount);
+        }
+        let now = watermark.map_or(order.at, |w| w.max(order.at));
+        let session = sessions.entry(order.id.clone()).or_insert((order.at, 0, 0));
+        if session.0 + EXPIRE <= now && session.2 > 0 {
+            *session = (order.at, 0, 0);
+        }
+        *session = (session.0.max(order.at), session.1 + order.amount, session.2 + 1);
+        out.sessions.push((order.id.clone(), session.2, session.1));
     }
     // The silence at the end closes every window, and ends every run.
     (out.first.0, out.first.1) = deduplicated(first, FIRST, false);
@@ -190,7 +196,7 @@ fn row(order: &Order) -> String {
     format!("{} {} {} {}", order.id, order.product, order.amount, order.at)
 }
 
-fn count(rows: &mut Rows, row: String) {
+pub fn count(rows: &mut Rows, row: String) {
     *rows.entry(row).or_default() += 1;
 }
 
@@ -213,7 +219,7 @@ fn millis(value: &Value) -> i64 {
     (((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000 + milli
 }
 
-fn compare(what: &str, seed: u64, expected: &Rows, found: &Rows) {
+pub fn compare(what: &str, seed: u64, expected: &Rows, found: &Rows) {
     if expected != found {
         let missing: Vec<_> = expected.iter().filter(|(k, n)| found.get(*k) != Some(n)).take(5).collect();
         let wrong: Vec<_> = found.iter().filter(|(k, n)| expected.get(*k) != Some(n)).take(5).collect();
@@ -222,14 +228,33 @@ fn compare(what: &str, seed: u64, expected: &Rows, found: &Rows) {
 }
 
 fn copies_of(broker: &MemoryBroker) -> Rows {
-    let mut copies = Rows::new();
-    read(broker, "copies").iter().for_each(|v| count(&mut copies, copy(v)));
-    copies
+    counted(broker, "copies", copy)
 }
 
 fn copy(v: &Value) -> String {
     let text = |k: &str| v[k].as_str().unwrap().to_string();
     format!("{} {} {}", text("id"), text("product"), v["amount"])
+}
+
+/// Each record of a topic as a text.
+fn counted(broker: &MemoryBroker, topic: &str, text: impl Fn(&Value) -> String) -> Rows {
+    let mut rows = Rows::new();
+    read(broker, topic).iter().for_each(|v| count(&mut rows, text(v)));
+    rows
+}
+
+fn products_of(broker: &MemoryBroker) -> Rows {
+    counted(broker, "products", |v| {
+        format!("{} {} {} {} {}", v["product"].as_str().unwrap(), millis(&v["window_start"]), v["n"], v["total"], v["ids"])
+    })
+}
+
+fn hops_of(broker: &MemoryBroker) -> Rows {
+    counted(broker, "hops", |v| format!("{} {} {} {}", v["product"].as_str().unwrap(), millis(&v["window_start"]), v["n"], v["total"]))
+}
+
+fn rows_of(broker: &MemoryBroker, topic: &str) -> Rows {
+    counted(broker, topic, |v| format!("{} {}", copy(v), millis(&v["at"])))
 }
 
 /// Without transactions rows may come twice, but none is lost: neither one that passes a step nor one that a step has held.
@@ -242,6 +267,23 @@ pub fn check_nothing_lost(outcome: &Outcome, seed: u64) {
         }
         let lost: Vec<_> = expected.iter().filter(|(row, n)| found.get(*row).is_none_or(|f| f < *n)).collect();
         assert!(lost.is_empty(), "seed {seed}: {topics:?}: lost {lost:?}");
+    }
+}
+
+/// What was committed is part of what follows from these orders.
+pub fn check_nothing_wrong(case: &Case, broker: &MemoryBroker, what: &str) {
+    let expected = expected(case);
+    for (topic, rows, found) in [
+        ("copies", &expected.copies, copies_of(broker)),
+        ("products", &expected.products, products_of(broker)),
+        ("late", &expected.late, rows_of(broker, "late")),
+        ("first", &expected.first.0, rows_of(broker, "first")),
+        ("later", &expected.first.1, rows_of(broker, "later")),
+        ("last", &expected.last.0, rows_of(broker, "last")),
+        ("hops", &expected.hops, hops_of(broker)),
+    ] {
+        let wrong: Vec<_> = found.iter().filter(|(row, n)| rows.get(*row).is_none_or(|expected| expected < *n)).take(5).collect();
+        assert!(wrong.is_empty(), "{what}: {topic} has {wrong:?}");
     }
 }
 
@@ -260,18 +302,8 @@ pub fn check(outcome: &Outcome, seed: u64) {
     let broker = &outcome.broker;
     let text = |v: &Value, k: &str| v[k].as_str().unwrap().to_string();
     compare("copies", seed, &expected.copies, &copies_of(broker));
-    let mut products = Rows::new();
-    for v in read(broker, "products") {
-        count(&mut products, format!("{} {} {} {} {}", text(&v, "product"), millis(&v["window_start"]), v["n"], v["total"], v["ids"]));
-    }
-    compare("products", seed, &expected.products, &products);
-    let rows_of = |topic: &str| {
-        let mut rows = Rows::new();
-        for v in read(broker, topic) {
-            count(&mut rows, format!("{} {} {} {}", text(&v, "id"), text(&v, "product"), v["amount"], millis(&v["at"])));
-        }
-        rows
-    };
+    compare("products", seed, &expected.products, &products_of(broker));
+    let rows_of = |topic: &str| rows_of(broker, topic);
     compare("late rows", seed, &expected.late, &rows_of("late"));
     for (kept, duplicates, late, (rows, duplicate_rows, late_rows)) in
         [("first", "later", "late-first", &expected.first), ("last", "earlier", "late-last", &expected.last)]
@@ -281,11 +313,7 @@ pub fn check(outcome: &Outcome, seed: u64) {
         assert_eq!(rows_of(late).values().sum::<usize>(), *late_rows, "seed {seed}: {late}");
     }
     assert_eq!(read(broker, "late-ids").len(), expected.late_ids, "seed {seed}: late ids");
-    let mut hops = Rows::new();
-    for v in read(broker, "hops") {
-        count(&mut hops, format!("{} {} {} {}", text(&v, "product"), millis(&v["window_start"]), v["n"], v["total"]));
-    }
-    compare("hopping windows", seed, &expected.hops, &hops);
+    compare("hopping windows", seed, &expected.hops, &hops_of(broker));
     assert_eq!(read(broker, "late-hops").len(), expected.late_hops, "seed {seed}: late hops");
     let total = |v: &Value| v["total"].as_i64().unwrap();
     let ids: Vec<_> = read(broker, "ids").iter().map(|v| (text(v, "id"), millis(&v["window_start"]), total(v))).collect();

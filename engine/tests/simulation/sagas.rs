@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
 
-use crate::harness::{Case, Outcome, PARTITIONS, Run};
+use crate::case::{Case, PARTITIONS};
+use crate::harness::{Outcome, Run};
 use crate::seeds;
 
 /// Each order may begin the saga of its id, and is an answer to it: which one, says its amount. Clocks pass by minutes in silences.

@@ -8,12 +8,13 @@ use headwater_engine::lane::{Lane, LaneConfig};
 use headwater_engine::sim::MemoryBroker;
 use serde_json::Value;
 
-use crate::harness::{Case, Outcome, PARTITIONS, Run, SILENT_AT, TRAILS};
+use crate::case::{Case, PARTITIONS};
+use crate::harness::{Outcome, Run};
+use crate::oracle::seen;
 use crate::played::Played;
 use crate::remind::{AGAIN, SPAN, WAKE};
 use crate::seeds;
 
-const OUT_OF_ORDER: i64 = 2_000;
 const START: i64 = 1_767_225_600_000;
 
 const PIPELINE: &str = over_orders!(
@@ -43,21 +44,11 @@ fn counted(rows: impl IntoIterator<Item = (String, i64)>) -> BTreeMap<(String, i
 /// Each timer that is to fire did so once, and those of a partition in the order of time and key.
 fn check(outcome: &Outcome, seed: u64) {
     let (mut reminded, mut woken) = (Vec::new(), Vec::new());
-    for partition in 0..PARTITIONS {
-        let (mut newest, mut half) = (i64::MIN, 0);
-        let of_partition = outcome.case.orders.iter().filter(|order| order.partition == partition);
-        for order in of_partition.filter(|order| !order.broken) {
-            woken.push((order.id.clone(), order.offset));
-            if order.half != half {
-                // It was silent, and followed the clock in steps of a second.
-                half = order.half;
-                newest = newest.max(SILENT_AT[0] - TRAILS - 500 + OUT_OF_ORDER);
-            }
-            if newest == i64::MIN || order.at >= newest - OUT_OF_ORDER {
-                let due = (order.at.div_euclid(SPAN) + 2) * SPAN;
-                reminded.extend([due, due + AGAIN].map(|due| (order.id.clone(), due)));
-            }
-            newest = newest.max(order.at);
+    for (order, watermark) in seen(&outcome.case) {
+        woken.push((order.id.clone(), order.offset));
+        if watermark.is_none_or(|watermark| order.at >= watermark) {
+            let due = (order.at.div_euclid(SPAN) + 2) * SPAN;
+            reminded.extend([due, due + AGAIN].map(|due| (order.id.clone(), due)));
         }
     }
     reminded.sort_unstable();

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use headwater_engine::broker::TopicPartition;
+use headwater_engine::broker::{Broker, TopicPartition};
 use headwater_engine::plan::Plan;
 use headwater_engine::sim::{ForeignProducer, MemoryBroker, MemoryClock, Tombstones};
 
-use crate::harness::{Case, PARTITIONS, Random};
+use crate::case::{Case, PARTITIONS, Random};
 
 /// Each with what is expected of it: nothing changes in the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +33,8 @@ pub enum Trouble {
     AllFrozen,
     /// A second process has the transactional ids of the first, which still runs.
     SecondProcess,
+    /// A topic has more partitions than when the workers were started.
+    Grown,
     /// A changelog is compacted.
     Compacted,
     /// Retention deletes records that were read.
@@ -47,7 +49,7 @@ pub enum Trouble {
     CheckpointOld,
 }
 
-pub const TROUBLES: [Trouble; 16] = [
+pub const TROUBLES: [Trouble; 17] = [
     Trouble::ForeignCommit,
     Trouble::ForeignAbort,
     Trouble::ForeignDeath,
@@ -58,6 +60,7 @@ pub const TROUBLES: [Trouble; 16] = [
     Trouble::FrozenLong,
     Trouble::AllFrozen,
     Trouble::SecondProcess,
+    Trouble::Grown,
     Trouble::Compacted,
     Trouble::Retained,
     Trouble::CheckpointLost,
@@ -91,7 +94,7 @@ pub struct World<'a> {
     changelogs: Vec<String>,
     /// Partitions that lanes read.
     inputs: Vec<TopicPartition>,
-    foreign: BTreeMap<i32, Foreign>,
+    foreign: BTreeMap<TopicPartition, Foreign>,
     /// Orders whose transaction was aborted.
     again: VecDeque<usize>,
     unreachable: Option<TopicPartition>,
@@ -102,6 +105,8 @@ pub struct World<'a> {
     /// A copy of a checkpoint file.
     copy: BTreeMap<PathBuf, Vec<u8>>,
     pub happened: BTreeMap<Trouble, u64>,
+    /// Topics get partitions. Who plans again then is refused.
+    pub topics_grow: bool,
 }
 
 impl<'a> World<'a> {
@@ -125,6 +130,7 @@ impl<'a> World<'a> {
             freezes: FREEZES,
             copy: BTreeMap::new(),
             happened: BTreeMap::new(),
+            topics_grow: true,
         }
     }
 
@@ -137,14 +143,14 @@ impl<'a> World<'a> {
         let Some(order) = self.case.orders.get(n) else { return };
         let (key, value, at) = (Some(order.id.as_bytes()), order.text(), Some(order.at));
         let headers = [(b"n".to_vec(), Some(n.to_string().into_bytes()))];
-        let foreign = self.foreign.get_mut(&order.partition).filter(|_| self.random.below(2) == 0);
+        let partition = TopicPartition::new(order.topic, order.partition);
+        let foreign = self.foreign.get_mut(&partition).filter(|_| self.random.below(2) == 0);
         let written = match foreign {
             Some(foreign) => {
                 foreign.orders.push(n);
-                let partition = TopicPartition::new("orders", order.partition);
                 foreign.producer.append(&partition, key, Some(value.as_bytes()), at, &headers)
             }
-            None => self.broker.append("orders", order.partition, key, Some(value.as_bytes()), at, &headers),
+            None => self.broker.append(order.topic, order.partition, key, Some(value.as_bytes()), at, &headers),
         };
         written.unwrap();
     }
@@ -164,6 +170,7 @@ impl<'a> World<'a> {
             36..38 => self.clock_is_set(),
             38..42 => self.clock_is_right(),
             42..46 => self.freeze(),
+            70 if self.topics_grow => self.grow(),
             46..58 => self.compact(),
             58..70 => self.retain(),
             _ => {}
@@ -171,10 +178,16 @@ impl<'a> World<'a> {
         self.thaw()
     }
 
+    /// A partition of the source.
+    fn partition(&mut self) -> TopicPartition {
+        let topic = self.case.topics[self.random.below(self.case.topics.len() as u64) as usize];
+        TopicPartition::new(topic, self.random.below(PARTITIONS as u64) as i32)
+    }
+
     fn foreign_begins(&mut self) {
-        let partition = self.random.below(PARTITIONS as u64) as i32;
+        let partition = self.partition();
         if !self.foreign.contains_key(&partition) {
-            let producer = self.broker.foreign(&format!("application-{partition}"), i64::MAX / 4);
+            let producer = self.broker.foreign(&format!("application of {partition}"), i64::MAX / 4);
             self.foreign.insert(partition, Foreign { producer, orders: Vec::new() });
         }
     }
@@ -188,7 +201,7 @@ impl<'a> World<'a> {
         match commit {
             0 => return producer.end(true).unwrap(),
             1 => producer.end(false).unwrap(),
-            _ => drop(self.broker.foreign(&format!("application-{partition}"), i64::MAX / 4)),
+            _ => drop(self.broker.foreign(&format!("application of {partition}"), i64::MAX / 4)),
         }
         self.again.extend(orders);
     }
@@ -254,6 +267,16 @@ impl<'a> World<'a> {
         self.frozen.is_some_and(|(frozen, ..)| frozen == lane)
     }
 
+    /// A topic that is read, or one that is written, gets a partition more, which nobody uses: workers that run have planned without it.
+    fn grow(&mut self) {
+        let topic = if self.random.below(2) == 0 { self.case.topics[0] } else { "copies" };
+        let partitions = self.broker.partitions(topic).ok().flatten();
+        if let Some(partitions) = partitions.filter(|partitions| *partitions <= PARTITIONS) {
+            self.broker.create_topic(topic, partitions + 1);
+            self.count(Trouble::Grown);
+        }
+    }
+
     pub fn second_process(&mut self) {
         self.count(Trouble::SecondProcess);
     }
@@ -315,8 +338,8 @@ impl<'a> World<'a> {
         if self.case.in_transactions {
             self.foreign_begins();
         }
-        let partition = self.random.below(PARTITIONS as u64) as i32;
-        self.fails(TopicPartition::new("orders", partition));
+        let partition = self.partition();
+        self.fails(partition);
         self.clock_is_set();
     }
 
