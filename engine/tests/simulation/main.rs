@@ -32,8 +32,10 @@ mod any_keys;
 mod case;
 mod deliveries;
 mod elsewhere;
+mod fleet;
 mod harness;
 mod keys;
+mod lost;
 mod masked;
 mod oracle;
 mod played;
@@ -44,6 +46,7 @@ mod sagas;
 mod sealing;
 mod several;
 mod timers;
+mod versions;
 mod world;
 
 use case::Case;
