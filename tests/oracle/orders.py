@@ -4,7 +4,7 @@ Stock: the events of a bucket (SKU and bucket) have the sequence 1, 2, 3, no par
 received is available, reserved or shipped. Orders: each placed order ends once; a confirmed one has exactly what it ordered, and is paid and
 dispatched, a cancelled one has nothing, and is neither.
 
-A million orders have ten million events. What is said of orders is put into files, all of an order into one of them, and a file at a time is
+A million orders have ten million events. What events say about orders is put into files, all about an order into one of them, and a file at a time is
 added up: memory has the stock, and a small part of the orders.
 """
 
@@ -55,7 +55,7 @@ class Order:
     taken: dict[str, list[int]] = field(default_factory=lambda: defaultdict(lambda: [0, 0]))
 
     def add(self, what: str, values: list[Any]) -> None:
-        """Takes in what is said of it."""
+        """Takes in what an event says about it."""
         if what == "lines":
             self.lines = values[0]
         elif what == "end":
