@@ -91,4 +91,16 @@ fn a_pipeline_and_what_holds_it_up_are_shown() {
     let behind: Vec<_> = now["partitions"].as_array().unwrap().iter().filter(|p| p["lag"] != 0 && p["source"] == "clicks").collect();
     assert!(behind.iter().any(|p| p["partition"] == 0 && p["lag"] == 1), "{now:#}");
     assert_eq!(now["watermark"]["cause"], "1 records are not read yet");
+    let mut command = Command::new(&*HW);
+    configured(command.args(["status", "watched"]), &environment);
+    let said = String::from_utf8(command.env("NO_COLOR", "1").output().expect("hw starts").stdout).unwrap();
+    for part in [
+        "watched: needs attention (version 1",
+        "no worker runs",
+        "start workers with `hw run`",
+        "watched.in-0: 1",
+        "watermark: 2026-01-01T00:01:00",
+    ] {
+        assert!(said.contains(part), "no `{part}` in {said}");
+    }
 }
