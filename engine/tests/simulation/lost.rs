@@ -81,6 +81,8 @@ fn lose(seed: u64, loss: Loss, running: bool) {
     if !running {
         fleet.kill();
     }
+    // A leader that does not answer would hide what a start finds.
+    fleet.run.world.heal();
     let before = fleet.run.input();
     loss.happens(fleet.run.broker(), &mut random);
     let (mut refused, mut turn) = (BTreeMap::<&str, u64>::new(), 0);
