@@ -23,6 +23,9 @@ const FAR: usize = 5_000;
 /// Name of what comes by standard input.
 const STDIN: &str = "<stdin>";
 
+/// Code of a problem that has none of its own.
+const UNCODED: &str = "error";
+
 /// Code of a problem that may pass by itself.
 pub const UNREACHABLE: &str = "service-unreachable";
 
@@ -97,7 +100,7 @@ pub struct Problem {
 impl Problem {
     /// A problem without a place.
     pub fn plain(message: impl Into<String>) -> Problem {
-        Problem { severity: Severity::Error, code: "error".into(), message: message.into(), help: None, at: None }
+        Problem { severity: Severity::Error, code: UNCODED.into(), message: message.into(), help: None, at: None }
     }
 
     /// What brokers answered, or did not: [`UNREACHABLE`] if that may pass by itself.
@@ -215,7 +218,8 @@ impl Problem {
             diagnostic = diagnostic.with_help(help.clone());
         }
         let report = match &self.at {
-            None => Report::new(diagnostic),
+            None if [UNCODED, UNREACHABLE].contains(&self.code.as_str()) => Report::new(diagnostic),
+            None => Report::new(diagnostic.with_code(self.code.clone())),
             Some(at) if at.column > FAR => {
                 let message = format!("{}:{}:{}: {}", at.source.name, at.line, at.column, self.message);
                 Report::new(MietteDiagnostic { message, ..diagnostic.with_code(self.code.clone()) })

@@ -26,8 +26,8 @@ use crate::worker::run::{self, Services};
 are in no table yet are lost. Kept: topics and tables that sinks write, and dead letters of sources; they are listed. Transactional ids expire by themselves.
 The manifest is deleted last: the same command, given again, finishes what was interrupted.
 
-With --json one object: pipeline, topics, groups, folder, positions, kept, done.
-Exit codes: 0 done (or shown, with --dry-run), 1 failure (workers run, too), 2 the command line is invalid, or nobody can confirm.
+With --json one object: pipeline, topics, groups, folder, positions, kept, refused (why a dry run would be refused without --dry-run, or null), done.
+Exit codes: 0 done (with --dry-run: shown, and nothing is in its way), 1 failure (workers run, or it is not deployed here), 2 the command line is invalid, or nobody can confirm.
 
 Examples:
   hw delete orders --config config/production.yaml --dry-run
@@ -65,6 +65,8 @@ struct Report {
     positions: Vec<String>,
     /// What it has written, or may have created, and others may use.
     kept: Vec<String>,
+    /// Why a dry run would be refused if it were none.
+    refused: Option<String>,
     done: bool,
 }
 
@@ -79,14 +81,19 @@ pub fn run(args: &DeleteArgs) -> Result<(), Failure> {
     if args.positions {
         report.positions = positions(args, &config, &services, false)?;
     }
+    if report.topics.is_empty() && report.groups.is_empty() && report.folder.is_none() && report.positions.is_empty() {
+        let group = names.group();
+        let why = format!("the pipeline `{}` is not deployed here: there is no topic `{group}.*`, no group, and no local state", names.0);
+        return Err(Problem::plain(why).into());
+    }
     if !args.json {
         show(&report);
     }
-    if !args.dry_run {
-        stopped::check(kafka, &report.groups)?;
-        if let Some(folder) = &report.folder {
-            running(folder)?;
-        }
+    let stopped = stopped::check(kafka, &report.groups).and_then(|()| report.folder.as_deref().map_or(Ok(()), running));
+    if args.dry_run {
+        report.refused = stopped.as_ref().err().map(|problem| problem.message.clone());
+    } else {
+        stopped.clone()?;
         stopped::confirm(&format!("delete all of this of {}?", report.pipeline), args.yes)?;
         if args.positions {
             positions(args, &config, &services, true)?;
@@ -99,7 +106,7 @@ pub fn run(args: &DeleteArgs) -> Result<(), Failure> {
         (false, true) => say!("{} {} is deleted", good("done:"), name(&report.pipeline)),
         (false, false) => say!("{}", dim("nothing was changed")),
     }
-    Ok(())
+    stopped.map_err(|problem| stopped::would_be(args.dry_run, problem).into())
 }
 
 /// What there is of a pipeline.
@@ -118,15 +125,17 @@ fn found(kafka: &Kafka, names: &Names, config: &Config) -> Result<Report, Proble
         for (topic, _) in manifest.inputs.iter().filter(|(_, input)| input.source.is_some()) {
             kept.push(format!("dead letters of a source: the topic {}", dead_letters(topic)));
         }
-        for (part, values) in &manifest.definition {
-            let target =
-                || values.iter().find(|(key, _)| !key.contains('.') && ["topic", "clickhouse", "postgres"].contains(&key.as_str()));
-            if let (Some(sink), Some((kind, target))) = (part.strip_prefix("sink "), target()) {
-                kept.push(format!("what the sink {sink} has written: {kind} {target}"));
-            }
-        }
+        kept.extend(stopped::written(manifest).into_iter().map(|written| {
+            let stopped::Written { sink, kind, target } = &written;
+            let next = match kind.as_str() {
+                "topic" => "a next start writes its rows a second time".to_string(),
+                "postgres" => "the sink of a next start stops there unless --positions was given; rows stay: empty the table".to_string(),
+                _ => format!("the sink of a next start stops at a table that has rows: empty it first (`TRUNCATE TABLE {target}`)"),
+            };
+            format!("what the sink {sink} has written: {kind} {target}; {next}")
+        }));
     }
-    Ok(Report { pipeline: names.0.clone(), topics, groups, folder, positions: Vec::new(), kept, done: false })
+    Ok(Report { pipeline: names.0.clone(), topics, groups, folder, positions: Vec::new(), kept, refused: None, done: false })
 }
 
 /// The sinks whose stores keep positions; with `delete` these are deleted.

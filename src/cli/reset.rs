@@ -2,31 +2,34 @@
 
 use std::path::PathBuf;
 
-use chrono::DateTime;
+use chrono::{DateTime, Utc};
 use clap::Args;
 use headwater_engine::broker::{Broker, TopicPartition};
 use headwater_engine::manifest::Manifest;
 use headwater_engine::manifest::store::{self, Deployed};
 use headwater_engine::plan::Names;
 use headwater_kafka::{Kafka, Place};
+use operator_core::Severity;
 use serde::Serialize;
 
-use super::{Environment, Failure, folders, runtime, stopped};
+use super::{Environment, Failure, folders, runtime, stopped, time};
 use crate::diagnose::Problem;
 use crate::observe::outages::Outages;
+use crate::pipeline_files;
 use crate::say;
-use crate::style::{dim, good, name, strong};
+use crate::style::{dim, good, name, strong, wrapped};
 use crate::worker::run;
 
 #[derive(Args)]
 #[command(
     after_help = "State is made of the rows before the positions, so it is removed with them: changelogs and repartition topics are deleted, and the next \
 start creates them. Rows that are waiting for tables stay in their outboxes and are delivered. After a reset to an earlier place sinks get rows \
-a second time. With --keep-state only positions move: rows that are read twice are counted twice.
+a second time; their topics and tables are listed, with what to do about them. With --keep-state only positions move: rows that are read twice are counted twice.
 A start between the beginning and the end of a reset is refused; the same command, given again, finishes.
 
-With --json one object: pipeline, what, positions (topic, partition, from (null: no position), to), removed (topics), done.
-Exit codes: 0 done (or shown, with --dry-run), 1 failure (workers run, too), 2 the command line is invalid, or nobody can confirm.
+With --json one object: pipeline, what, positions (topic, partition, from (null: no position), to), removed (topics), twice (sinks that \
+get rows a second time), refused (why a dry run would be refused without --dry-run, or null), done.
+Exit codes: 0 done (with --dry-run: shown, and nothing is in its way), 1 failure (workers run, too), 2 the command line is invalid, or nobody can confirm.
 
 Examples:
   hw reset orders --to earliest --config config/production.yaml --dry-run
@@ -76,6 +79,10 @@ struct Report {
     what: String,
     positions: Vec<Move>,
     removed: Vec<String>,
+    /// What sinks that get rows a second time write, and what to do about it.
+    twice: Vec<String>,
+    /// Why a dry run would be refused if it were none.
+    refused: Option<String>,
     done: bool,
 }
 
@@ -100,20 +107,33 @@ pub fn run(args: &ResetArgs) -> Result<(), Failure> {
         Some(place) => moved_to(kafka, &names, sources(kafka, &deployed.manifest, &args.topics)?, place)?,
         None => moved_by(kafka, &names, &deployed.manifest, offsets)?,
     };
-    let removed = if args.keep_state { Vec::new() } else { deployed.manifest.made_of_rows() };
+    if let Some(Place::Time(at)) = place.filter(|place| matches!(place, Place::Time(at) if *at > Utc::now().timestamp_millis())) {
+        let why = format!("--to: {} is in the future: all rows that are unread now are skipped, and later ones are read", time(at));
+        let mut warning = Problem::plain(why);
+        warning.severity = Severity::Warning;
+        pipeline_files::print(&[warning]);
+    }
+    let mut removed = if args.keep_state { Vec::new() } else { deployed.manifest.made_of_rows() };
+    let there = kafka.topics().map_err(|e| Problem::of_broker(&e))?;
+    removed.retain(|topic| there.contains(topic));
+    let again = positions.iter().any(|to| to.from.is_some_and(|from| to.to < from));
+    let twice = if again { twice(&deployed.manifest) } else { Vec::new() };
     let state = if args.keep_state { ", state kept" } else { "" };
     let to = args.to.clone().unwrap_or_else(|| args.offsets.join(", "));
-    let what = format!("positions were reset to {to}{state}");
+    let what = format!("reset to {to}{state}");
     if let Some(begun) = deployed.manifest.unfinished.as_ref().filter(|begun| **begun != what) {
         let problem = Problem::plain(format!("\"{begun}\" has begun and is not done"));
         return Err(problem.with_help(Some("give that reset again first: it finishes".to_string())).into());
     }
-    let mut report = Report { pipeline, what, positions, removed, done: false };
+    let mut report = Report { pipeline, what, positions, removed, twice, refused: None, done: false };
     if !args.json {
         show(&report);
     }
-    if !args.dry_run {
-        stopped::check(kafka, &[names.group()])?;
+    let stopped = stopped::check(kafka, &[names.group()]);
+    if args.dry_run {
+        report.refused = stopped.as_ref().err().map(|problem| problem.message.clone());
+    } else {
+        stopped.clone()?;
         stopped::confirm(&format!("reset {}?", report.pipeline), args.yes)?;
         apply(kafka, &names, &deployed, &report, !args.keep_state)?;
         report.done = true;
@@ -123,7 +143,19 @@ pub fn run(args: &ResetArgs) -> Result<(), Failure> {
         (false, true) => say!("{} the next start of {} reads from there", good("done:"), name(&report.pipeline)),
         (false, false) => say!("{}", dim("nothing was changed")),
     }
-    Ok(())
+    stopped.map_err(|problem| stopped::would_be(args.dry_run, problem).into())
+}
+
+/// What sinks write that get rows a second time.
+fn twice(manifest: &Manifest) -> Vec<String> {
+    let line = |stopped::Written { sink, kind, target }| match kind.as_str() {
+        "topic" => format!("{sink}: readers of the topic {target} get these rows again"),
+        _ => format!(
+            "{sink}: the {kind} table {target} keeps its rows, and sums over it are doubled unless rows replace others by key: delete the rows of \
+             what is read again first (from the beginning: `TRUNCATE TABLE {target}`)"
+        ),
+    };
+    stopped::written(manifest).into_iter().map(line).collect()
 }
 
 /// In an order that can be repeated from any point: see `manifest::reset`.
@@ -219,7 +251,7 @@ fn moves(kafka: &Kafka, names: &Names, to: Vec<(TopicPartition, i64)>) -> Result
 }
 
 fn show(report: &Report) {
-    say!("{}: {}", name(&report.pipeline), report.what);
+    say!("{}: to be {}", name(&report.pipeline), report.what);
     say!("{}", strong("positions"));
     for to in &report.positions {
         let from = to.from.map_or_else(|| "none".to_string(), |from| from.to_string());
@@ -231,7 +263,11 @@ fn show(report: &Report) {
         say!("  {}-{}: {from} -> {} {}", to.topic, to.partition, to.to, dim(&format!("({what})")));
     }
     if !report.removed.is_empty() {
-        say!("{}", strong("topics with state that are deleted"));
+        say!("{}", strong("topics with state, to be deleted"));
         report.removed.iter().for_each(|topic| say!("  - {topic}"));
+    }
+    if !report.twice.is_empty() {
+        say!("{}", strong("sinks that get rows a second time"));
+        report.twice.iter().for_each(|line| say!("{}", wrapped(&format!("  {line}"), 4)));
     }
 }

@@ -1,9 +1,11 @@
 //! Pipelines that are changed from outside: none of their workers may run, and who changes them confirms it.
 
+use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write, stdin};
 use std::time::{Duration, Instant};
 
 use headwater_engine::broker::{Broker, BrokerError};
+use headwater_engine::manifest::Manifest;
 use headwater_kafka::Kafka;
 
 use super::Failure;
@@ -30,6 +32,32 @@ pub(super) fn check(kafka: &Kafka, groups: &[String]) -> Result<(), Problem> {
         }
     }
     Ok(())
+}
+
+/// The refusal as a dry run says it.
+pub(super) fn would_be(dry_run: bool, mut problem: Problem) -> Problem {
+    if dry_run {
+        problem.message = format!("without --dry-run this would be refused: {}", problem.message);
+    }
+    problem
+}
+
+/// What a sink writes, as the file of the deployed version says.
+pub(super) struct Written {
+    pub(super) sink: String,
+    /// `topic`, or the store of the table.
+    pub(super) kind: String,
+    pub(super) target: String,
+}
+
+/// What the sinks of the deployed version write; empty where its manifest keeps no definition.
+pub(super) fn written(manifest: &Manifest) -> Vec<Written> {
+    let of = |(part, values): (&String, &BTreeMap<String, String>)| {
+        let sink = part.strip_prefix("sink ")?.to_string();
+        let (kind, target) = values.iter().find(|(key, _)| ["topic", "clickhouse", "postgres"].contains(&key.as_str()))?;
+        Some(Written { sink, kind: kind.clone(), target: target.clone() })
+    };
+    manifest.definition.iter().filter_map(of).collect()
 }
 
 /// Deletes topics, and waits until they and the group's positions in them are gone.

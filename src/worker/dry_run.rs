@@ -76,7 +76,11 @@ fn topics(plan: &Plan, kafka: &Kafka) -> Vec<Check> {
     };
     let compared = deployed(plan, kafka);
     checks.extend(compared.unwrap_or_else(|e| vec![check(DEPLOYED, Err(format!("can't be compared: {e}")))]));
-    checks.push(check("internal topics", check_internal(plan, kafka).map(|()| "as planned".to_string()).map_err(|e| e.to_string())));
+    let internal = check_internal(plan, kafka).map_err(|e| e.to_string()).and_then(|refused| match refused.is_empty() {
+        true => Ok("as planned".to_string()),
+        false => Err(refused.into_iter().map(with_remedy).collect::<Vec<_>>().join("; ")),
+    });
+    checks.push(check("internal topics", internal));
     if plan.stages.iter().flat_map(|s| &s.nodes).any(|n| n.changelog.is_some()) {
         let kept = tombstones_kept(plan, kafka);
         let said = |kept| if kept < TOMBSTONE_RETENTION { short_lived(kept) } else { format!("kept for {}", Interval(kept)) };
@@ -120,13 +124,17 @@ fn state_folder(state_dir: &Path, pipeline: &str) -> Result<String, String> {
     Ok(format!("{}, {free}{mode}", wanted.display()))
 }
 
+/// A refusal on a line.
+fn with_remedy(d: Diagnostic) -> String {
+    format!("{} ({}). {}", d.message, d.code, d.help.unwrap_or_default())
+}
+
 /// What the start would say of the plan and the deployed version.
 fn deployed(plan: &Plan, kafka: &Kafka) -> Result<Vec<Check>, manifest::store::StoreError> {
     let manifest::Preview { deployed, verdict } = manifest::preview(kafka, plan)?;
     let what = DEPLOYED;
     if !verdict.refused.is_empty() {
-        let said = |d: Diagnostic| format!("{} ({}). {}", d.message, d.code, d.help.unwrap_or_default());
-        return Ok(verdict.refused.into_iter().map(|d| check(what, Err(said(d)))).collect());
+        return Ok(verdict.refused.into_iter().map(|d| check(what, Err(with_remedy(d)))).collect());
     }
     let found = match (deployed, verdict.adopted) {
         (_, true) => "has run without a manifest: its state and positions are used as they are".to_string(),

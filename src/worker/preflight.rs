@@ -1,10 +1,10 @@
 //! Checks before a worker starts. The dry run makes the same ones.
 
 use headwater_engine::broker::{Broker, BrokerError};
-use headwater_engine::manifest::DeployError;
 use headwater_engine::manifest::store::StoreError;
+use headwater_engine::manifest::{self, DeployError};
 use headwater_engine::pipeline::Guarantee;
-use headwater_engine::plan::{Plan, TOMBSTONE_RETENTION, topics_to_create};
+use headwater_engine::plan::{InputKind, Plan, TOMBSTONE_RETENTION, topics_to_create};
 use operator_core::{Diagnostic, Interval, Millis};
 
 use crate::config::Config;
@@ -26,32 +26,45 @@ pub fn check_times(guarantee: Guarantee, interval: Interval, config: &Config) ->
 }
 
 /// Internal topics must be what the plan takes them for: another partition count silently moves keys, and
-/// deletion in a changelog loses state.
-pub fn check_internal(plan: &Plan, broker: &dyn Broker) -> Result<(), BrokerError> {
-    let mut differing = Vec::new();
+/// deletion in a changelog loses state. What differs is refused.
+///
+/// # Errors
+/// The brokers can't be asked.
+pub fn check_internal(plan: &Plan, broker: &dyn Broker) -> Result<Vec<Diagnostic>, BrokerError> {
+    let (mut found, mut differing, mut wanted) = (Vec::new(), Vec::new(), Vec::new());
     for spec in topics_to_create(plan).iter().filter(|t| t.name.starts_with("hw.")) {
         let partitions = broker.partitions(&spec.name)?;
         if let Some(n) = partitions.filter(|n| *n != spec.partitions) {
             differing.push(format!("`{}` has {n} partitions, the plan needs {}", spec.name, spec.partitions));
+            wanted.push(spec.partitions);
         }
         if partitions.is_some() && spec.name.ends_with(".changelog") {
             let config = broker.topic_config(&spec.name)?;
             if config.iter().any(|(k, v)| k == "cleanup.policy" && v != "compact") {
-                return Err(BrokerError::fatal(format!(
-                    "the changelog `{}` must have exactly cleanup.policy=compact, or state is lost",
-                    spec.name
-                )));
+                let message = format!("the changelog `{}` must have exactly cleanup.policy=compact, or state is lost", spec.name);
+                let help = format!(
+                    "set it: `kafka-configs --alter --topic {} --add-config cleanup.policy=compact`. If records were deleted already: {}",
+                    spec.name,
+                    manifest::read_again(&plan.names)
+                );
+                found.push(Diagnostic::error("internal-topics", message).help(help));
             }
         }
     }
-    match differing.is_empty() {
-        true => Ok(()),
-        false => Err(BrokerError::fatal(format!(
-            "{}: the number of input partitions has changed since the pipeline first ran. Run it under a new name, or delete its `hw.` topics, \
-             its groups and the rows of its tables, and start again",
-            differing.join("; ")
-        ))),
+    if !differing.is_empty() {
+        let message = format!("{}: the number of input partitions has changed since the pipeline first ran", differing.join("; "));
+        let sources = plan.stages.iter().flat_map(|stage| &stage.inputs).filter(|input| matches!(input.kind, InputKind::Source(_)));
+        // Where their number comes from.
+        let grown = sources.into_iter().find(|source| source.topics.iter().any(|topic| wanted.contains(&topic.partitions)));
+        let keyed = grown.is_some_and(|source| source.key.is_some());
+        let help = manifest::more_partitions(&plan.names, plan.outboxes().next().is_some(), keyed);
+        let refused = Diagnostic::error("internal-topics", message).help(help);
+        found.push(match grown {
+            Some(source) => refused.at(["sources", &source.name]),
+            None => refused,
+        });
     }
+    Ok(found)
 }
 
 /// What brokers keep tombstones for where a topic doesn't say: `log.cleaner.delete.retention.ms`.
@@ -128,6 +141,25 @@ mod tests {
         broker.delete_topic("hw.p.w.changelog");
         broker.create_topic_with("hw.p.w.changelog", 2, &[("cleanup.policy", "compact")]);
         assert_eq!(tombstones_kept(&plan, &broker).unwrap(), BROKERS_DEFAULT);
+    }
+
+    /// The refusal is at the source, and with the command that cures it.
+    #[test]
+    fn partitions_that_were_added_are_refused_where_they_come_from() {
+        let broker = MemoryBroker::new();
+        broker.create_topic("t", 4);
+        let catalog = crate::pipeline_files::catalog::Live::new(
+            std::sync::Arc::new(broker.clone()),
+            std::sync::Arc::new(crate::pipeline_files::catalog::NoSubjects),
+        );
+        let loaded = parse(Source::new("p.yaml", TEXT)).unwrap_or_else(|_| panic!("it can be read"));
+        let (plan, _) = make_plan(&loaded, &catalog).unwrap_or_else(|found| panic!("{found:?}"));
+        assert!(check_internal(&plan, &broker).unwrap().is_empty(), "it will be created");
+        broker.create_topic_with("hw.p.w.changelog", 2, &[("cleanup.policy", "compact")]);
+        let found: Vec<Problem> = check_internal(&plan, &broker).unwrap().into_iter().map(|d| refusal(&loaded, d)).collect();
+        let [problem] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!((problem.code.as_str(), problem.place().as_deref()), ("internal-topics", Some("p.yaml:3:12")));
+        assert!(problem.help.as_ref().is_some_and(|help| help.contains("`hw reset p --to earliest`")), "{problem:?}");
     }
 
     #[test]

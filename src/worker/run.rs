@@ -12,7 +12,7 @@ use headwater_engine::broker::SystemClock;
 use headwater_engine::delivery::Counters;
 use headwater_engine::lane::{LaneConfig, Runtime};
 use headwater_engine::manifest::store::Deployed;
-use headwater_engine::manifest::{Keeper, Noted, deploy};
+use headwater_engine::manifest::{DeployError, Keeper, Noted, deploy};
 use headwater_engine::plan::{OutboxSink, Output, Plan, TOMBSTONE_RETENTION};
 use headwater_engine::worker::{self, Stop};
 use operator_core::{Interval, Millis};
@@ -79,7 +79,10 @@ pub fn prepare(loaded: &Loaded, services: Services) -> Result<Prepared, Vec<Prob
     if let Some(kafka) = &services.kafka {
         may_run(&plan, kafka)?;
     }
-    check_internal(&plan, services.broker.as_ref()).map_err(|e| vec![Problem::of_broker(&e)])?;
+    let internal = check_internal(&plan, services.broker.as_ref()).map_err(|e| vec![Problem::of_broker(&e)])?;
+    if !internal.is_empty() {
+        return Err(refusals(loaded, DeployError::Refused(internal)));
+    }
     let agreed = deploy(services.broker.as_ref(), &mut plan).map_err(|e| refusals(loaded, e))?;
     let version = agreed.deployed.manifest.version;
     if agreed.adopted {

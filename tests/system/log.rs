@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use headwater_devenv::Ephemeral;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -38,6 +38,16 @@ pub fn create_with(environment: &Ephemeral, topic: &str, partitions: i32, settin
     let topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
     let topics = [settings.iter().fold(topic, |topic, (name, value)| topic.set(name, value))];
     for result in runtime.block_on(admin.create_topics(&topics, &AdminOptions::new())).unwrap() {
+        result.unwrap();
+    }
+}
+
+/// Adds partitions to a topic, so that it has this many.
+pub fn add_partitions(environment: &Ephemeral, topic: &str, partitions: usize) {
+    let admin: AdminClient<DefaultClientContext> = client(environment).create().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let wanted = [NewPartitions::new(topic, partitions)];
+    for result in runtime.block_on(admin.create_partitions(&wanted, &AdminOptions::new())).unwrap() {
         result.unwrap();
     }
 }

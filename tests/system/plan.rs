@@ -91,6 +91,17 @@ fn a_start_does_what_was_planned_and_is_listed() {
     feed();
     run(&other);
 
+    // A step with another name has the state that it had.
+    let renamed = std::fs::read_to_string(&other).unwrap().replace("per_user: { from: clicks,", "counts: { from: clicks, was: per_user,");
+    let renamed = write("renamed", &renamed.replace("from: per_user", "from: counts"));
+    let (code, report) = plan(&environment, &renamed);
+    let state: Vec<_> = report["state"].as_array().unwrap().iter().map(|of| (&of["step"], &of["was"], &of["fate"])).collect();
+    assert_eq!((code, state), (Some(3), vec![(&"counts".into(), &"per_user".into(), &"kept".into())]), "{report}");
+    let mut command = Command::new(&*HW);
+    configured(command.arg("plan").arg(&renamed), &environment);
+    let (_, said, errors) = hw(&mut command);
+    assert!(said.contains("counts kept (was per_user): hw.planned.per_user.changelog"), "{said}{errors}");
+
     // What state can't follow: the same by the services, by a saved manifest, and at the start.
     let smaller = write("smaller", &PIPELINE.replace("tumbling: 10m", "tumbling: 5m"));
     let (code, report) = plan(&environment, &smaller);

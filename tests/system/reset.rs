@@ -8,7 +8,7 @@ use headwater_devenv::Ephemeral;
 use serde_json::Value;
 
 use crate::environment::{HW, configured, exclusive, wait_until};
-use crate::log::{create, produce, read};
+use crate::log::{add_partitions, create, produce, read};
 use crate::worker::Worker;
 
 /// Two stages: the rows pass a repartition topic, whose watermarks must begin again, too.
@@ -101,9 +101,16 @@ fn a_pipeline_that_is_reset_computes_the_same_again() {
     });
     let (code, said) = carts.hw(&["reset", "resetting", "--to", "earliest", "--yes"]);
     assert!(code == Some(1) && said.contains("the group `hw.resetting` has members"), "{said}");
+    for command in [&["reset", "resetting", "--to", "earliest", "--dry-run"] as &[&str], &["delete", "resetting", "--dry-run"]] {
+        let (code, said) = carts.hw(command);
+        assert!(code == Some(1) && said.contains("without --dry-run this would be refused") && !said.contains("positions were"), "{said}");
+    }
     assert!(worker.stop().success());
     let (code, said) = carts.hw(&["reset", "resetting", "--to", "earliest"]);
-    assert!(code == Some(2) && said.contains("--yes"), "{said}");
+    assert!(code == Some(2) && said.contains("--yes") && said.contains("resetting: to be reset to earliest"), "{said}");
+    assert!(said.contains("out: readers of the topic resetting.out get these rows again"), "{said}");
+    let (code, said) = carts.hw(&["reset", "resetting", "--to", "2100-01-01T00:00:00Z", "--dry-run"]);
+    assert!(code == Some(0) && said.contains("is in the future"), "{said}");
     let (code, said) = carts.hw(&["reset", "resetting", "--to", "earliest", "--dry-run", "--json"]);
     let shown: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
     assert_eq!((code, shown["done"].as_bool(), shown["positions"][0]["to"].as_i64()), (Some(0), Some(false), Some(0)), "{said}");
@@ -112,6 +119,11 @@ fn a_pipeline_that_is_reset_computes_the_same_again() {
 
     let (code, said) = carts.hw(&["reset", "resetting", "--to", "earliest", "--yes"]);
     assert_eq!(code, Some(0), "{said}");
+    let (code, said) = carts.hw(&["plan", carts.file().to_str().unwrap()]);
+    assert!(code == Some(0) && said.contains("no-op: a start keeps this version, and creates the topics that are missing"), "{said}");
+    let (_, said) = carts.hw(&["reset", "resetting", "--to", "earliest", "--dry-run", "--json"]);
+    let again: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
+    assert_eq!(again["removed"].as_array().map(Vec::len), Some(0), "they are gone already");
     carts.run(4);
     let mut both = carts.results();
     let mut twice = [first.clone(), first].concat();
@@ -146,10 +158,13 @@ fn what_a_pipeline_created_is_deleted_and_nothing_else() {
     assert!(folder.is_dir());
     let (code, said) = carts.hw(&["delete", "deleting"]);
     assert!(code == Some(2) && said.contains("--yes") && said.contains("deleting.in.dlq"), "{said}");
+    assert!(said.contains("topic deleting.out; a next start writes its rows a second time"), "{said}");
     assert_eq!(topics(&carts), own);
     let (code, said) = carts.hw(&["delete", "deleting", "--yes"]);
     assert_eq!(code, Some(0), "{said}");
-    assert!(topics(&carts).is_empty() && !folder.exists());
+    assert!(!folder.exists());
+    let (code, said) = carts.hw(&["delete", "deleting", "--yes"]);
+    assert!(code == Some(1) && said.contains("the pipeline `deleting` is not deployed here"), "{said}");
     assert_eq!(carts.results().len(), 2, "what its sinks have written is there");
     let (code, said) = carts.hw(&["delete", "deleting-not", "--dry-run"]);
     assert!(code == Some(0) && said.contains("hw.deleting-not.manifest"), "{said}");
@@ -175,7 +190,7 @@ fn no_worker_starts_between_the_parts_of_a_reset() {
     for (key, value) in [
         ("version", version.into()),
         ("replaces", end.into()),
-        ("unfinished", "positions were reset to earliest".into()),
+        ("unfinished", "reset to earliest".into()),
         ("changes", serde_json::json!(["positions were reset to earliest"])),
     ] {
         manifest[key] = value;
@@ -185,6 +200,10 @@ fn no_worker_starts_between_the_parts_of_a_reset() {
     assert_eq!(worker.wait(Duration::from_secs(30)).and_then(|status| status.code()), Some(2), "{}", worker.log_tail());
     assert!(worker.log_tail().contains("unfinished-reset"), "{}", worker.log_tail());
     drop(worker);
+    let (code, said) = carts.hw(&["plan", carts.file().to_str().unwrap(), "--json"]);
+    let plan: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
+    let codes: Vec<&str> = plan["refused"].as_array().unwrap().iter().filter_map(|refused| refused["code"].as_str()).collect();
+    assert_eq!((code, codes), (Some(2), vec!["unfinished-reset"]), "{said}");
     let (code, said) = carts.hw(&["reset", "halfway", "--to", "latest", "--yes"]);
     assert!(code == Some(1) && said.contains("has begun and is not done"), "{said}");
     let (code, said) = carts.hw(&["reset", "halfway", "--to", "earliest", "--yes"]);
@@ -195,4 +214,57 @@ fn no_worker_starts_between_the_parts_of_a_reset() {
 /// The offset of the newest manifest: transactions have no markers in this topic.
 fn offset_of_the_last(deployed: &Deployed<'_>) -> i64 {
     read(deployed.environment, &format!("hw.{}.manifest", deployed.name)).len() as i64 - 1
+}
+
+/// A worker runs on when its source gets partitions or its changelog is deleted, and could not be started again. A reset cures both.
+#[test]
+fn what_stops_a_restart_is_said_before_it_and_a_reset_cures_it() {
+    let environment = exclusive();
+    let carts = deployed(&environment, "growing");
+    let first = carts.results();
+    let status = || -> (Option<i32>, Value) {
+        let (code, said) = carts.hw(&["status", "growing", "--json"]);
+        let report: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
+        (code, report["pipelines"][0]["attention"].clone())
+    };
+    let worker = carts.worker();
+    wait_until("a pipeline that is well", Duration::from_secs(60), || match status() {
+        (Some(0), _) => Ok(()),
+        (_, attention) => Err(format!("{attention}\n{}", worker.log_tail())),
+    });
+    add_partitions(&environment, "growing.in", 4);
+    wait_until("the partitions", Duration::from_secs(30), || {
+        let (code, attention) = status();
+        let start = attention.as_array().unwrap().iter().find(|found| found["what"] == "start").ok_or(attention.to_string())?;
+        assert!(start["cause"].as_str().unwrap().contains("(internal-topics)"), "{start}");
+        assert!(start["remedy"].as_str().unwrap().contains("`hw reset growing --to earliest`"), "{start}");
+        assert!(code == Some(3) && !attention.to_string().contains("restart the workers"), "{attention}");
+        Ok(())
+    });
+    // A worker that was killed stays a member for a while.
+    worker.kill();
+    let (code, attention) = status();
+    let killed = attention.as_array().unwrap().iter().find(|found| found["what"] == "worker");
+    assert!(code == Some(3) && killed.is_some_and(|found| found["remedy"].as_str().unwrap().contains("hw plan")), "{attention}");
+    wait_until("no members", Duration::from_secs(60), || match carts.hw(&["reset", "growing", "--to", "earliest", "--dry-run"]) {
+        (Some(0), _) => Ok(()),
+        (_, said) => Err(said),
+    });
+    let (code, said) = carts.hw(&["plan", carts.file().to_str().unwrap(), "--json"]);
+    let plan: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
+    let refused = &plan["refused"][0];
+    assert!(code == Some(2) && refused["code"] == "internal-topics", "{said}");
+    assert!(refused["place"].as_str().is_some_and(|place| place.contains("pipeline.yaml:")), "{said}");
+    let (code, said) = carts.hw(&["reset", "growing", "--to", "earliest", "--yes"]);
+    assert_eq!(code, Some(0), "{said}");
+    // Watermarks don't rise while a partition has no rows.
+    for partition in 2..4 {
+        produce(&environment, "growing.in", &[(partition, None, Some(br#"{"user":"a","at":"2026-01-01T00:11:00Z"}"#))]);
+    }
+    carts.run(4);
+    let mut both = carts.results();
+    let mut twice = [first.clone(), first].concat();
+    both.sort();
+    twice.sort();
+    assert_eq!(both, twice);
 }

@@ -4,6 +4,7 @@ use operator_core::Diagnostic;
 use operator_core::batch::HEADERS;
 
 use super::evidence::{Counts, has_entries, unread};
+use super::same::{lost_positions, lost_topic, read_again};
 use super::{Input, Manifest, Step};
 use crate::broker::{Broker, BrokerError, GroupView, TopicId};
 use crate::definition::differences;
@@ -36,8 +37,12 @@ pub fn check(broker: &dyn Broker, plan: &Plan, deployed: Option<&Manifest>, firs
     let alone = first && group.members == 0;
     let mut check = Check { broker, plan, group, alone, next, refused: Vec::new(), changes: Vec::new() };
     let adopted = match deployed {
+        // Halfway through a reset nothing else can be compared.
+        Some(was) if was.unfinished.is_some() => {
+            check.refused.extend(was.is_being_reset());
+            false
+        }
         Some(was) => {
-            check.unfinished(was);
             check.inputs(was)?;
             check.steps(was)?;
             check.outboxes(was)?;
@@ -137,9 +142,10 @@ impl Check<'_> {
             };
             let found = Diagnostic::error("recreated-topic", format!("the topic `{topic}` was deleted and created again: {belongs}"));
             let help = match kept {
-                Some(_) => self.start_over(),
+                Some(_) => read_again(&self.plan.names),
                 None => format!(
-                    "stop all workers, delete the positions (`kafka-consumer-groups --group {group} --topic {topic} --delete-offsets`) and start again: the topic is then read from its beginning. If it continues the old one at the same offsets, as after a restore, delete the topic `{manifest}` instead"
+                    "{}. If it continues the old one at the same offsets, as after a restore, delete the topic `{manifest}` instead",
+                    read_again(&self.plan.names)
                 ),
             };
             self.refused.push(self.at_source(found, now).help(help));
@@ -158,28 +164,9 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Partitions that had a position once must have one.
     fn lost_positions(&mut self, topic: &str, now: &Input) {
-        let group = self.plan.names.group();
-        let lost: Vec<String> = (0..now.begun)
-            .filter(|p| !self.group.committed.keys().any(|tp| tp.topic.as_ref() == topic && tp.partition == *p))
-            .map(|p| p.to_string())
-            .collect();
-        if !lost.is_empty() {
-            let message = format!(
-                "the group `{group}` has lost its positions in the topic `{topic}`, partitions {}: they expired while no worker ran (`offsets.retention.minutes`), or were deleted",
-                lost.join(", ")
-            );
-            let set = match now.source {
-                Some(_) => format!("`hw reset {} --keep-state --topic {topic} --to TIME`", self.plan.pipeline),
-                None => format!("`kafka-consumer-groups --group {group} --topic {topic} --reset-offsets --to-datetime ... --execute`"),
-            };
-            let help = format!(
-                "set the positions, then start again: {set} (rows read twice are counted twice, skipped rows are lost). To apply `start` again: {}",
-                self.start_over()
-            );
-            self.refused.push(self.at_source(Diagnostic::error("lost-positions", message), now).help(help));
-        }
+        let found = lost_positions(&self.group, &self.plan.names, topic, now).map(|found| self.at_source(found, now));
+        self.refused.extend(found);
     }
 
     /// A step whose state was made of this source's rows in the same task, if it has any.
@@ -209,7 +196,7 @@ impl Check<'_> {
         if replaced(&before.id, &now.id) {
             now.begun = 0;
             if !changed {
-                self.lost(topic, "rows between two steps");
+                self.refused.extend(lost_topic(&self.group, &self.plan.names, topic, "rows between two steps"));
             }
             return Ok(());
         }
@@ -276,23 +263,6 @@ impl Check<'_> {
         self.left_behind(was);
     }
 
-    /// A topic of the pipeline's own was deleted while the group continues from positions behind it.
-    pub(super) fn lost(&mut self, topic: &str, what: &str) {
-        if self.group.committed.is_empty() {
-            return;
-        }
-        let message = format!(
-            "the topic `{topic}` was deleted, and {what} with it: the group `{}` would continue as if nothing were missing",
-            self.plan.names.group()
-        );
-        let help = format!(
-            "to start over: {}. To continue without its content, also delete the topic `{}`",
-            self.start_over(),
-            self.plan.names.manifest()
-        );
-        self.refused.push(Diagnostic::error("lost-topic", message).help(help));
-    }
-
     pub(super) fn running(&mut self, cause: &str) {
         let message = format!("{cause}, and workers of the previous version are running or starting");
         self.refused
@@ -301,14 +271,9 @@ impl Check<'_> {
 
     pub(super) fn without_state(&self, changelog: &str) -> String {
         format!(
-            "stop all workers, delete the topic `{changelog}` and start again (results of open windows then lack the rows read so far). To compute them from the beginning, give the pipeline another `name`, and its sinks other topics and tables"
+            "stop all workers, delete the topic `{changelog}` and start again (results of open windows then lack the rows read so far). To compute them from the beginning: {}; or give the pipeline another `name`, and its sinks other topics and tables",
+            read_again(&self.plan.names)
         )
-    }
-
-    /// How to start like a pipeline that never ran.
-    pub(super) fn start_over(&self) -> String {
-        let pipeline = &self.plan.pipeline;
-        format!("stop all workers, then `hw delete {pipeline}` and start again (sinks then get their rows a second time)")
     }
 }
 

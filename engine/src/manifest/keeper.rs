@@ -65,7 +65,7 @@ impl Keeper {
             return Ok(None);
         }
         if let Some(why) = deployed.manifest.is_being_reset() {
-            return Ok(Some(why));
+            return Ok(Some(why.message));
         }
         let why = conflict(&Manifest::of(&self.plan), &deployed.manifest);
         let (mine, theirs) = (&self.plan.definition, &deployed.manifest.definition);

@@ -28,6 +28,7 @@ mod keeper;
 mod left;
 mod notation;
 mod reset;
+mod same;
 mod steps;
 pub mod store;
 
@@ -45,6 +46,7 @@ pub use impact::Impact;
 pub use keeper::Keeper;
 pub(crate) use keeper::recreated;
 pub use notation::Noted;
+pub use same::{lost, more_partitions, read_again};
 
 use crate::broker::{Broker, BrokerError, TopicId};
 use crate::definition::Definition;

@@ -4,6 +4,7 @@ use operator_core::Diagnostic;
 
 use super::check::{Check, layout_differences, replaced, required};
 use super::evidence::{Counts, has_entries, unread};
+use super::same::{lost_outbox, lost_topic};
 use super::{Manifest, Outbox, Partitioned, Step};
 use crate::broker::BrokerError;
 
@@ -31,7 +32,11 @@ impl Check<'_> {
                         self.changed(now_name, before, now)?;
                     }
                 }
-                Some(now) if gone => self.lost(&now.changelog, &format!("the state of the step `{name}`")),
+                Some(now) if gone => {
+                    let what = format!("the state of the step `{name}`");
+                    let found = lost_topic(&self.group, &self.plan.names, &now.changelog, &what);
+                    self.refused.extend(found.map(|found| self.at_step(found, now_name)));
+                }
                 Some(_) => {}
             }
         }
@@ -91,6 +96,10 @@ impl Check<'_> {
             Some((other, _)) => format!("if it was, write `was: {name}` at `{other}`; else bring `{name}` back"),
             None => format!("bring the step `{name}` back, or write `was: {name}` at the one that it is now"),
         };
+        let found = match like {
+            Some((other, _)) => self.at_step(found, other),
+            None => found,
+        };
         self.refused.push(found.help(format!("{undo}, or give up its state: {}", self.without_state(&before.changelog))));
         Ok(())
     }
@@ -139,7 +148,8 @@ impl Check<'_> {
         for (sink, before) in &was.outboxes {
             match self.next.outboxes.get(sink).cloned() {
                 Some(Outbox { topic, id, .. }) if replaced(&before.id, &id) => {
-                    self.lost(&topic, &format!("rows of the sink `{sink}` that are not in its table yet"))
+                    let found = lost_outbox(&self.group, &self.plan.names, &topic, sink);
+                    self.refused.extend(found.map(|found| found.at(["sinks", sink]).key()));
                 }
                 Some(now) if now.changes != before.changes => self.other_rows(sink, before, &now)?,
                 Some(now) if now.changes && now.partitions != before.partitions => self.spread(sink, before, &now),

@@ -1,6 +1,15 @@
 //! Topics that were deleted, created again, extended or left unread, and positions that were lost.
 
+use headwater_engine::manifest::lost;
+
 use super::*;
+
+/// The codes with which the deployed version itself would be refused.
+fn again(broker: &MemoryBroker) -> Vec<&'static str> {
+    let names = Names("carts".into());
+    let deployed = store::read(broker, &names).unwrap().unwrap();
+    lost(broker, &names, &deployed.manifest).unwrap().into_iter().map(|found| found.code).collect()
+}
 
 #[test]
 fn unread_rows_of_a_topic_that_is_not_read_any_more_block_the_change() {
@@ -23,6 +32,8 @@ fn a_deleted_changelog_does_not_become_an_empty_one() {
         said.contains("lost-topic: the topic `hw.carts.per_user.changelog` was deleted, and the state of the step `per_user`"),
         "{said}"
     );
+    assert!(said.contains("`hw reset carts --to earliest`"), "{said}");
+    assert_eq!(again(&broker), ["lost-topic"], "without the file, too");
     // Created again by hand, it is as empty.
     broker.create_topic_with("hw.carts.per_user.changelog", 3, &[("cleanup.policy", "compact")]);
     assert_eq!(refused(&broker, PIPELINE), said);
@@ -53,7 +64,7 @@ fn a_topic_that_was_created_again_is_not_read_on_from_the_middle() {
     broker.set_group_offsets("hw.carts", &position);
     let said = refused(&broker, COPY);
     assert!(
-        said.contains("recreated-topic: the topic `clicks` was deleted and created again") && said.contains("--delete-offsets"),
+        said.contains("recreated-topic: the topic `clicks` was deleted and created again") && said.contains("hw reset carts --to earliest"),
         "{said}"
     );
     broker.delete_group("hw.carts");
@@ -91,6 +102,7 @@ fn positions_that_were_lost_are_not_chosen_again() {
     feed(&broker, 1, "b", 2);
     let said = refused(&broker, COPY);
     assert!(said.contains("lost-positions: the group") && said.contains("partitions 0, 1"), "{said}");
+    assert_eq!(again(&broker), ["lost-positions"]);
 }
 
 /// A worker that dies before its first commit has begun nowhere.
@@ -130,4 +142,34 @@ fn partitions_that_are_added_to_a_topic_of_changes_stop_a_table_of_them() {
     run(&broker, &topic).unwrap();
     broker.create_topic("clicks", 3);
     run(&broker, &topic).unwrap();
+}
+
+/// A worker that is well could not be started again.
+#[test]
+fn partitions_that_are_added_are_noticed_before_a_restart() {
+    let broker = deployed();
+    assert!(again(&broker).is_empty());
+    broker.create_topic("clicks", 4);
+    assert_eq!(again(&broker), ["internal-topics"]);
+    let broker = cluster(1);
+    run(&broker, COPY).unwrap();
+    broker.create_topic("clicks", 4);
+    assert!(again(&broker).is_empty(), "nothing is made of its partitions");
+}
+
+/// The version that a reset leaves fits topics that were created again, and one that is not done is the only thing that is said.
+#[test]
+fn after_a_reset_topics_are_taken_as_they_are() {
+    let broker = deployed();
+    broker.delete_topic("hw.carts.per_user.changelog");
+    let names = Names("carts".into());
+    let deployed = store::read(&broker, &names).unwrap().unwrap();
+    let begun = store::write(&broker, &names, Some(&deployed), &deployed.manifest.resetting("reset to earliest")).unwrap();
+    assert_eq!(again(&broker), ["unfinished-reset"]);
+    let said = refused(&broker, &PIPELINE.replace("tumbling: 10m", "tumbling: 5m"));
+    assert!(said.starts_with("unfinished-reset: \"reset to earliest\" has begun") && !said.contains("changed-state"), "{said}");
+    store::write(&broker, &names, Some(&begun), &begun.manifest.reset(true)).unwrap();
+    assert!(again(&broker).is_empty());
+    let agreed = run(&broker, PIPELINE).unwrap();
+    assert_eq!(agreed.deployed.manifest.changes, ["positions were reset to earliest"]);
 }

@@ -7,7 +7,7 @@ mod state;
 use std::path::PathBuf;
 
 use clap::Args;
-use headwater_engine::broker::{Broker, Failure as BrokerFailure};
+use headwater_engine::broker::Broker;
 use headwater_engine::manifest::{self, Impact, Preview};
 use headwater_engine::plan::{Plan, topics_to_create};
 use operator_core::Diagnostic;
@@ -27,16 +27,18 @@ use crate::worker::{preflight, run};
 #[command(after_help = "Nothing is created or changed. Rights, tables and keys of records are checked by `hw run --dry-run`.
 
 Outcomes, by what a deployment needs:
-  no-op       the file says what is deployed
+  no-op       the file says what is deployed; topics that are missing are created
   compatible  a start deploys it: state and positions are used as they are
   blocked     wait first: rows are unread, or workers of another version run
   backfill    state has to be given up, or made again from the records
   breaking    positions or topics don't fit, or were lost
-With --json one object: pipeline, outcome, deployed (version, or null), next (version), assumed (no cluster was asked), changes, refused (code, impact, \
-message, remedy), topics (to be created: name, partitions), state (step, changelog, fate, partitions, records, bytes, restore_seconds).
+With --json one object: pipeline, outcome, deployed (version, or null), next (version), adopted (it has run without a manifest: state and positions \
+are used as they are), assumed (no cluster was asked), changes, refused (code, impact, message, remedy, place: file:line:column, or null), topics (to be \
+created: name, partitions), state (step, was: its name before, or null, changelog, fate: kept, new, changed (its entries are of another form) or dropped, \
+partitions, records, bytes, restore_seconds).
 
-Exit codes: 0 a start would deploy it, 1 failure, 2 it would be refused, or the file is invalid. With --detailed-exitcode: 0 no-op, \
-1 failure, 2 the file is invalid, 3 compatible, 4 blocked, 5 backfill, 6 breaking.
+Exit codes: 0 a start would deploy it, 1 failure, 2 it would be refused, or the file is invalid. Services that don't answer are a failure, \
+whatever the file says: `hw lint` checks it without them. With --detailed-exitcode: 0 no-op, 1 failure, 2 the file is invalid, 3 compatible, 4 blocked, 5 backfill, 6 breaking.
 
 Examples:
   hw plan pipeline.yaml --config config/production.yaml
@@ -49,7 +51,7 @@ pub struct PlanArgs {
     environment: Environment,
     #[command(flatten)]
     schemas: Schemas,
-    /// Compare with a saved manifest instead of asking services: every step is assumed to have state, and all rows to be read
+    /// Compare with a saved manifest instead of asking services: every step is assumed to have state, and no row to be unread
     #[arg(long, value_name = "MANIFEST", conflicts_with = "configs")]
     against: Option<PathBuf>,
     /// Write the manifest that a start would deploy to this file
@@ -77,6 +79,8 @@ struct Refused {
     impact: &'static str,
     message: String,
     remedy: Option<String>,
+    /// `file:line:column`, where there is one.
+    place: Option<String>,
 }
 
 /// What is printed.
@@ -147,11 +151,10 @@ fn report(loaded: &Loaded, plan: &Plan, broker: &dyn Broker, args: &PlanArgs) ->
     let failed = |e| Failure::Failed(Problem::of_broker(&e));
     let assumed = args.against.is_some();
     let mut preview = manifest::preview(broker, plan).map_err(|e| Problem::plain(e.to_string()))?;
-    // The start asks this first.
-    match preflight::check_internal(plan, broker) {
-        Ok(()) => {}
-        Err(e) if e.failure == BrokerFailure::Transient => return Err(failed(e)),
-        Err(e) => preview.verdict.refused.push(Diagnostic::error("internal-topics", e.to_string())),
+    // The start asks this first. Halfway through a reset nothing else matters.
+    let internal = preflight::check_internal(plan, broker).map_err(failed)?;
+    if preview.deployed.as_ref().is_none_or(|deployed| deployed.manifest.unfinished.is_none()) {
+        preview.verdict.refused.extend(internal);
     }
     let next = preview.next();
     if let Some(file) = &args.save {
@@ -163,6 +166,7 @@ fn report(loaded: &Loaded, plan: &Plan, broker: &dyn Broker, args: &PlanArgs) ->
         impact: impact.name(),
         message: d.message.clone(),
         remedy: d.help.clone(),
+        place: preflight::refusal(loaded, d.clone()).place(),
     };
     let refused = preview.verdict.refusals().map(shown).collect();
     let mut topics = Vec::new();
@@ -197,11 +201,13 @@ fn show(report: &Report) {
         None if report.adopted => "has run without a manifest: its state and positions are used as they are".to_string(),
         None => "nothing is deployed yet".to_string(),
     };
-    let assumed = if report.assumed { " (by the saved manifest; state in every step and no unread rows are assumed)" } else { "" };
+    let assumed =
+        if report.assumed { " (by the saved manifest; every step is assumed to have state, and no row to be unread)" } else { "" };
     say!("{}: {version}{}", name(&report.pipeline), dim(assumed));
     report.problems.iter().for_each(|problem| anstream::eprintln!("{}", problem.render()));
     let outcome = match report.impact {
-        Impact::None => format!("{} a start changes nothing", good("no-op:")),
+        Impact::None if report.topics.is_empty() => format!("{} a start changes nothing", good("no-op:")),
+        Impact::None => format!("{} a start keeps this version, and creates the topics that are missing", good("no-op:")),
         Impact::Compatible => format!("{} a start deploys version {}", good("compatible:"), report.next),
         Impact::Blocked => format!("{} a start is refused for now", bad("blocked:")),
         Impact::Backfill => format!("{} a start is refused: state has to be given up, or made again", bad("needs backfill:")),
@@ -233,5 +239,6 @@ fn line(state: &State) -> String {
         ),
         _ => "no entries".to_string(),
     };
-    format!("{} {}: {} {}", state.step, state.fate, state.changelog, dim(&format!("({size})")))
+    let was = state.was.as_ref().map_or_else(String::new, |was| format!(" (was {was})"));
+    format!("{} {}{was}: {} {}", state.step, state.fate, state.changelog, dim(&format!("({size})")))
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use headwater_engine::broker::{Broker, BrokerError, Event, TopicPartition};
-use headwater_engine::manifest::Manifest;
+use headwater_engine::manifest::{Manifest, Step};
 use serde::Serialize;
 
 /// How long a sample of a changelog is read at most.
@@ -15,6 +15,8 @@ const POLL: Duration = Duration::from_millis(100);
 #[derive(Serialize)]
 pub(super) struct State {
     pub(super) step: String,
+    /// What the step was called when its state was deployed, if that was another name.
+    pub(super) was: Option<String>,
     pub(super) changelog: String,
     /// `kept`, `new`, `changed` or `dropped`.
     pub(super) fate: &'static str,
@@ -35,16 +37,19 @@ pub(super) fn states(broker: &dyn Broker, was: Option<&Manifest>, next: &Manifes
     let none = BTreeMap::new();
     let before = was.map_or(&none, |was| &was.steps);
     let mut states = Vec::new();
-    for (name, step) in next.steps.iter().chain(before.iter().filter(|(name, _)| !next.steps.contains_key(*name))) {
-        let fate = match (before.get(name), next.steps.get(name)) {
+    let pairs = pairs(before, &next.steps);
+    let all = pairs.iter().filter_map(|(was, now)| Some((*was, *now, now.or(*was)?)));
+    for (was, now, (name, step)) in all {
+        let fate = match (was, now) {
             (None, _) => "new",
             (_, None) => "dropped",
-            (Some(was), Some(is)) if (&was.layout, &was.partitioned) == (&is.layout, &is.partitioned) => "kept",
+            (Some((_, was)), Some((_, is))) if (&was.layout, &was.partitioned) == (&is.layout, &is.partitioned) => "kept",
             _ => "changed",
         };
         let (records, sample) = measured(broker, &step.changelog)?;
         states.push(State {
             step: name.clone(),
+            was: was.map(|(was, _)| was.clone()).filter(|was| was != name),
             changelog: step.changelog.clone(),
             fate,
             partitions: step.partitions,
@@ -54,6 +59,22 @@ pub(super) fn states(broker: &dyn Broker, was: Option<&Manifest>, next: &Manifes
         });
     }
     Ok(states)
+}
+
+type Named<'a> = Option<(&'a String, &'a Step)>;
+
+/// Steps as they were and as they are: a step that was renamed has the changelog that it had.
+fn pairs<'a>(before: &'a BTreeMap<String, Step>, next: &'a BTreeMap<String, Step>) -> Vec<(Named<'a>, Named<'a>)> {
+    let was = |(name, step): (&String, &Step)| {
+        let same = before.iter().find(|(_, was)| was.changelog == step.changelog);
+        let taken = |was: &Step| next.iter().any(|(other, step)| other != name && step.changelog == was.changelog);
+        same.or_else(|| before.get_key_value(name).filter(|(_, was)| !taken(was)))
+    };
+    let mut pairs: Vec<(Named<'a>, Named<'a>)> = next.iter().map(|now| (was(now), Some(now))).collect();
+    let kept: Vec<&String> = pairs.iter().filter_map(|(was, _)| was.map(|(name, _)| name)).collect();
+    let dropped: Vec<_> = before.iter().filter(|(name, _)| !kept.contains(name)).collect();
+    pairs.extend(dropped.into_iter().map(|was| (Some(was), None)));
+    pairs
 }
 
 struct Sample {
@@ -101,4 +122,41 @@ fn measured(broker: &dyn Broker, topic: &str) -> Result<(i64, Option<Sample>), B
     // All was read: compaction may have left less than the offsets say.
     let total = if open == 0 { sample.records } else { total };
     Ok((total, (sample.records > 0).then_some(sample)))
+}
+
+#[cfg(test)]
+mod tests {
+    use headwater_engine::manifest::Partitioned;
+
+    use super::*;
+
+    fn steps(of: &[(&str, &str)]) -> BTreeMap<String, Step> {
+        let step = |changelog: &str| Step {
+            changelog: changelog.to_string(),
+            id: None,
+            partitions: 1,
+            partitioned: Partitioned::ByRepartition,
+            layout: Vec::new(),
+            nullable: None,
+        };
+        of.iter().map(|(name, changelog)| (name.to_string(), step(changelog))).collect()
+    }
+
+    #[test]
+    fn a_renamed_step_is_the_one_that_it_was() {
+        let before = steps(&[("minute", "minute.changelog"), ("old", "old.changelog")]);
+        let of = |next: &[(&str, &str)]| -> Vec<(Option<String>, Option<String>)> {
+            let next = steps(next);
+            let name = |named: Named<'_>| named.map(|(name, _)| name.clone());
+            pairs(&before, &next).into_iter().map(|(was, now)| (name(was), name(now))).collect()
+        };
+        let pair = |was: Option<&str>, now: Option<&str>| (was.map(String::from), now.map(String::from));
+        assert_eq!(
+            of(&[("ten", "minute.changelog"), ("new", "new.changelog")]),
+            [pair(None, Some("new")), pair(Some("minute"), Some("ten")), pair(Some("old"), None)]
+        );
+        // Another step has the name now.
+        let swapped = [("ten", "minute.changelog"), ("minute", "minute-2.changelog"), ("old", "old.changelog")];
+        assert_eq!(of(&swapped), [pair(None, Some("minute")), pair(Some("old"), Some("old")), pair(Some("minute"), Some("ten"))]);
+    }
 }

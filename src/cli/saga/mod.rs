@@ -16,7 +16,7 @@ use operator_saga::inspect::Shown;
 use serde_json::{Value, json};
 
 use self::read::Changelog;
-use super::{Environment, Failure, runtime, time};
+use super::{Environment, Failure, folders, runtime, time};
 use crate::diagnose::Problem;
 use crate::observe::outages::Outages;
 use crate::pipeline_files::{self, Loaded};
@@ -26,7 +26,10 @@ use crate::worker::run;
 
 #[derive(Args)]
 #[command(
-    after_help = "Exit codes: 0, also if nothing is listed; 1 if the changelog can't be read, a saga is missing, a repair would change nothing, or
+    after_help = "With --json one object per saga: id, status, step (null: it waits for none), attempts, since (the event time, or that of a timer, at which it came to this status and step), \
+definition, cause, due (when it acts next by itself, or null), tasks (step, line, state, attempts, due).
+
+Exit codes: 0, also if nothing is listed; 1 if the changelog can't be read, a saga is missing, a repair would change nothing, or
 `list --check` lists one; 2 if the pipeline file or the arguments are wrong.
 
 Examples:
@@ -44,7 +47,7 @@ pub struct SagaArgs {
 
 #[derive(Args)]
 struct Of {
-    /// The pipeline file
+    /// The pipeline file, or a folder with one pipeline in it
     pipeline: PathBuf,
     /// The step, if the pipeline has several sagas
     #[arg(long)]
@@ -73,7 +76,7 @@ struct Repair {
     /// The step that is meant, of several that the saga waits for; its input `repairs` needs the column `data.step`
     #[arg(long, value_name = "STEP")]
     at: Option<String>,
-    /// Who asks for it [default: the user of this shell]
+    /// Who asks for it [default: $HW_USER, or the user of this shell: $USER, $LOGNAME, or the user's number]
     #[arg(long)]
     user: Option<String>,
 }
@@ -112,7 +115,7 @@ struct Step {
 
 impl Step {
     fn of(of: &Of) -> Result<Step, Failure> {
-        let loaded = pipeline_files::load(&of.pipeline).map_err(Failure::Wrong)?;
+        let loaded = pipeline_files::load(&folders::only(&of.pipeline)?).map_err(Failure::Wrong)?;
         let name = super::step::find(&loaded, Saga::KIND, of.step.as_deref()).map_err(|p| Failure::Wrong(vec![p]))?;
         Ok(Step { loaded, name })
     }
@@ -137,7 +140,7 @@ pub fn run(args: &SagaArgs) -> Result<(), Failure> {
             let problem = Problem::plain(format!("{event} would change nothing: {why}"));
             return Err(problem.with_help(Some(repair::help(&saga))).into());
         }
-        let user = user.clone().or_else(|| std::env::var("USER").ok()).unwrap_or_else(|| "unknown".into());
+        let user = user.clone().unwrap_or_else(of_this_shell);
         let topic = repair::write(broker, &step, event, id, at, (&user, reason))?;
         say!("{} {event} of {} to {topic}: `hw saga show` says what came of it", good("wrote"), name(id));
         Ok(())
@@ -164,6 +167,12 @@ pub fn run(args: &SagaArgs) -> Result<(), Failure> {
         Command::Compensate(args) => repair(operator_saga::COMPENSATE, args)?,
     }
     Ok(())
+}
+
+/// Who runs this: a service or a container may have no name, but always a number.
+fn of_this_shell() -> String {
+    let mut names = ["HW_USER", "USER", "LOGNAME"].into_iter().filter_map(|name| std::env::var(name).ok());
+    names.find(|name| !name.is_empty()).unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()))
 }
 
 fn missing(id: &str) -> Problem {

@@ -7,7 +7,7 @@ mod workers;
 
 use clap::Args;
 use headwater_engine::broker::Broker;
-use headwater_engine::manifest::store;
+use headwater_engine::manifest::{self, store};
 use headwater_engine::plan::Names;
 use headwater_kafka::Kafka;
 use operator_core::Millis;
@@ -34,7 +34,7 @@ by --worker, by the state folder of this machine, and at the hosts of the group'
 With --json one object with `pipelines`, each: pipeline, version, group (name, state, members), workers (address, status: the page /status), partitions (topic, \
 partition, source, position, stable_end, end, lag, watermark, owner), watermark (at, topic, partition, cause; null: not known), tables (sink, undelivered, \
 members), dead_letters (topic, records), attention (what, where, cause, remedy, since).
-Exit codes: 0 all is well, 1 failure, 3 something needs attention.
+Exit codes: 0 all is well, 1 failure, 3 something needs attention. Sagas that are stuck are not looked for: `hw saga list --stuck --check` finds them.
 
 Examples:
   hw status --config config/production.yaml
@@ -125,8 +125,8 @@ fn status(kafka: &Kafka, pipeline: String, config: &Config, args: &StatusArgs, r
             names.manifest()
         )));
     };
-    let manifest = deployed.manifest;
-    let Cluster { group, inputs, outboxes, dead_letters } = cluster::ask(kafka, &names, &manifest).map_err(|e| Problem::of_broker(&e))?;
+    let manifest = &deployed.manifest;
+    let Cluster { group, inputs, outboxes, dead_letters } = cluster::ask(kafka, &names, manifest).map_err(|e| Problem::of_broker(&e))?;
     let (workers, silent) = workers::ask(&pipeline, &group, config, &args.workers, runtime);
     let mut inputs = inputs;
     // Where the group's assignment names other topics, the workers know.
@@ -145,7 +145,9 @@ fn status(kafka: &Kafka, pipeline: String, config: &Config, args: &StatusArgs, r
         dead_letters,
         attention: Vec::new(),
     };
-    status.attention = attention::all(&status, &manifest, &silent);
+    let refused = manifest::lost(kafka, &names, &deployed.manifest).map_err(|e| Problem::of_broker(&e))?;
+    let gone = workers::gone(&status.group, &config.worker.state_dir.join(&status.pipeline));
+    status.attention = attention::all(&status, &refused, (&silent, &gone));
     Ok(status)
 }
 

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -14,9 +15,9 @@ use serde_json::Value;
 use tokio::runtime::Handle;
 
 use super::cluster::Group;
-use crate::config::Config;
+use crate::config::{Config, can_name_a_worker};
 use crate::web::{Tls, Web};
-use crate::worker::run::addresses;
+use crate::worker::run::{addresses, held};
 
 /// How long a worker may take to answer.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -78,6 +79,16 @@ pub(super) fn ask(
     (workers.into_values().collect(), silent)
 }
 
+/// Members of the group whose process was one of this machine and has ended: a worker holds its slot of the pipeline's folder as long as it
+/// runs.
+pub(super) fn gone(group: &Group, folder: &Path) -> Vec<String> {
+    let held = held(folder);
+    let ended = |worker: &&String| can_name_a_worker(worker) && folder.join(format!("{worker}.lock")).exists() && !held.contains(worker);
+    let mut gone: Vec<String> = group.members.iter().map(|member| &member.worker).filter(ended).cloned().collect();
+    gone.dedup();
+    gone
+}
+
 /// An address to connect to, for one that a server listens on.
 fn reachable(listens: SocketAddr) -> SocketAddr {
     match listens.ip().is_unspecified() {
@@ -93,5 +104,23 @@ async fn page(address: &str) -> Result<Value, String> {
     match answer.status.is_success() {
         true => serde_json::from_slice(&answer.body).map_err(|e| format!("it is no worker: {e}")),
         false => Err(format!("it answers {}", answer.status)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cluster::Member;
+    use super::*;
+    use crate::worker::run::Slot;
+
+    #[test]
+    fn a_member_whose_process_has_ended_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let member = |worker: &str| Member { worker: worker.into(), lane: Some(0), host: "h".into() };
+        let members = ["here", "elsewhere", "../here", "killed"].map(member).into();
+        let group = Group { name: "hw.p".into(), state: "Stable".into(), members };
+        let _here = Slot::take(dir.path(), "p", Some("here")).unwrap();
+        drop(Slot::take(dir.path(), "p", Some("killed")).unwrap());
+        assert_eq!(gone(&group, &dir.path().join("p")), ["killed"]);
     }
 }
