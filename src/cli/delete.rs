@@ -16,7 +16,7 @@ use crate::observe::outages::Outages;
 use crate::pipeline_files;
 use crate::say;
 use crate::sinks::{self, Place};
-use crate::style::{dim, good, name, strong};
+use crate::style::{dim, good, name, strong, wrapped};
 use crate::worker::run::{self, Services};
 
 #[derive(Args)]
@@ -186,7 +186,7 @@ fn show(report: &Report) {
     let section = |title: &str, lines: &[String]| {
         if !lines.is_empty() {
             say!("{}", strong(title));
-            lines.iter().for_each(|line| say!("  {line}"));
+            lines.iter().for_each(|line| say!("{}", wrapped(&format!("  {line}"), 4)));
         }
     };
     section("topics", &report.topics);

@@ -121,6 +121,7 @@ fn a_pipeline_that_is_reset_computes_the_same_again() {
     assert_eq!(code, Some(0), "{said}");
     let (code, said) = carts.hw(&["plan", carts.file().to_str().unwrap()]);
     assert!(code == Some(0) && said.contains("no-op: a start keeps this version, and creates the topics that are missing"), "{said}");
+    assert!(said.contains("per_user gone:"), "{said}");
     let (_, said) = carts.hw(&["reset", "resetting", "--to", "earliest", "--dry-run", "--json"]);
     let again: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
     assert_eq!(again["removed"].as_array().map(Vec::len), Some(0), "they are gone already");
@@ -158,7 +159,7 @@ fn what_a_pipeline_created_is_deleted_and_nothing_else() {
     assert!(folder.is_dir());
     let (code, said) = carts.hw(&["delete", "deleting"]);
     assert!(code == Some(2) && said.contains("--yes") && said.contains("deleting.in.dlq"), "{said}");
-    assert!(said.contains("topic deleting.out; a next start writes its rows a second time"), "{said}");
+    assert!(said.contains("topic deleting.out; a next start"), "{said}");
     assert_eq!(topics(&carts), own);
     let (code, said) = carts.hw(&["delete", "deleting", "--yes"]);
     assert_eq!(code, Some(0), "{said}");

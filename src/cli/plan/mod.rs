@@ -34,7 +34,8 @@ Outcomes, by what a deployment needs:
   breaking    positions or topics don't fit, or were lost
 With --json one object: pipeline, outcome, deployed (version, or null), next (version), adopted (it has run without a manifest: state and positions \
 are used as they are), assumed (no cluster was asked), changes, refused (code, impact, message, remedy, place: file:line:column, or null), topics (to be \
-created: name, partitions), state (step, was: its name before, or null, changelog, fate: kept, new, changed (its entries are of another form) or dropped, \
+created: name, partitions), state (step, was: its name before, or null, changelog, fate: kept, new, changed (its entries are of another form), gone (its \
+changelog was deleted) or dropped, \
 partitions, records, bytes, restore_seconds).
 
 Exit codes: 0 a start would deploy it, 1 failure, 2 it would be refused, or the file is invalid. Services that don't answer are a failure, \

@@ -18,7 +18,7 @@ pub(super) struct State {
     /// What the step was called when its state was deployed, if that was another name.
     pub(super) was: Option<String>,
     pub(super) changelog: String,
-    /// `kept`, `new`, `changed` or `dropped`.
+    /// `kept`, `new`, `changed`, `gone` or `dropped`.
     pub(super) fate: &'static str,
     pub(super) partitions: i32,
     /// Records in the changelog at most: compaction leaves gaps.
@@ -43,6 +43,8 @@ pub(super) fn states(broker: &dyn Broker, was: Option<&Manifest>, next: &Manifes
         let fate = match (was, now) {
             (None, _) => "new",
             (_, None) => "dropped",
+            // Lost, or removed by a reset.
+            _ if broker.partitions(&step.changelog)?.is_none() => "gone",
             (Some((_, was)), Some((_, is))) if (&was.layout, &was.partitioned) == (&is.layout, &is.partitioned) => "kept",
             _ => "changed",
         };
