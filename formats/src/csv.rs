@@ -1,18 +1,21 @@
 //! Records that are one line of CSV (RFC 4180): the place of a field says which column it is.
 //!
 //! # What is accepted
-//! - One line, with or without the end of it. A line break within quotes is part of a text.
+//! - One line, with or without the end of it: LF, CR LF, or the CR that is left of a file with CR LF split at LF. A line break within
+//!   quotes is part of a text.
 //! - Every declared field in the declared order, no fewer and no more, and no byte order mark.
 //! - A field in quotes is what is between them, a quote in it doubled. Nothing may be beside the quotes, and no quote may be in a
 //!   field without them.
 //! - A field without quotes that is the null text is null. Where that is empty and the column is a text that can't be null, the field
 //!   is an empty text.
-//! - Single values as in JSON, without its quotes: numbers, `true` and `false`, ISO 8601 or epoch milliseconds, base64. They may be in
-//!   quotes.
+//! - Single values as in JSON, without its quotes: numbers, `true` and `false`, ISO 8601, base64. They may be in quotes. A timestamp of
+//!   digits alone is refused: `20260101` may be a day as well as milliseconds, and quotes don't tell them apart as in JSON.
 //!
 //! What is written is quoted only where it would be read otherwise: an empty text is `""`, null is nothing.
 
 mod value;
+
+use std::fmt;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Schema, SchemaRef};
@@ -26,8 +29,11 @@ use crate::json_encode::{write_base64, write_number};
 use crate::number::write_decimal;
 use crate::view::{self, Values, View, at};
 
+/// What files begin with, and records don't.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// The characters that are not values.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CsvDialect {
     delimiter: u8,
     quote: u8,
@@ -43,6 +49,13 @@ impl Default for CsvDialect {
     }
 }
 
+impl fmt::Display for CsvDialect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (delimiter, quote) = (char::from(self.delimiter), char::from(self.quote));
+        write!(f, "`delimiter` {delimiter:?}, `quote` {quote:?} and `null_text` {:?}", String::from_utf8_lossy(&self.null))
+    }
+}
+
 impl CsvDialect {
     fn of(delimiter: u8, quote: u8, null: &[u8]) -> CsvDialect {
         let special = std::array::from_fn(|byte| [delimiter, quote, b'\n', b'\r'].map(usize::from).contains(&byte));
@@ -54,23 +67,51 @@ impl CsvDialect {
     /// # Errors
     /// Which of them can't be told from values, and what it can be.
     pub fn new(delimiter: &str, quote: &str, null: &str) -> Result<CsvDialect, String> {
-        let one = |what: &str, text: &str, fits: fn(u8) -> bool, can_be: &str| match text.as_bytes() {
-            [byte] if fits(*byte) => Ok(*byte),
-            _ => Err(format!("`{what}` is {can_be}")),
-        };
-        let separates = |byte: u8| byte == b'\t' || byte == b' ' || byte.is_ascii_punctuation();
-        // No number, time or base64 has one of these: they need no doubling.
-        let quotes = |byte: u8| byte.is_ascii_punctuation() && !b"+-./:=".contains(&byte);
-        let delimiter = one("delimiter", delimiter, separates, "one character, such as `,`, `;` or `\\t`")?;
-        let quote = one("quote", quote, quotes, "one character, such as `\"` or `'`")?;
-        if delimiter == quote {
-            return Err("`delimiter` and `quote` are different characters".into());
-        }
-        let dialect = CsvDialect::of(delimiter, quote, null.as_bytes());
-        if null.bytes().any(|byte| dialect.is_special(byte)) {
-            return Err("`null_text` has no delimiter, quote or line break".into());
-        }
+        let dialect = CsvDialect::default().with_delimiter(delimiter)?.with_quote(quote)?.with_null_text(null)?;
+        dialect.check()?;
         Ok(dialect)
+    }
+
+    /// # Errors
+    /// It is not one character, or values have it.
+    pub fn with_delimiter(self, text: &str) -> Result<CsvDialect, String> {
+        let separates = |byte: &u8| byte.is_ascii() && !byte.is_ascii_alphanumeric() && !b"\r\n".contains(byte);
+        let delimiter = one(text).filter(separates).ok_or_else(|| {
+            format!("`delimiter` is one ASCII character, no letter, digit or line break, such as `,`, `;` or `\\t`; found {text:?}")
+        })?;
+        Ok(CsvDialect::of(delimiter, self.quote, &self.null))
+    }
+
+    /// # Errors
+    /// It is not one character, or values have it.
+    pub fn with_quote(self, text: &str) -> Result<CsvDialect, String> {
+        // No number, time or base64 has one of these: they need no doubling.
+        let quotes = |byte: &u8| byte.is_ascii_punctuation() && !b"+-./:=".contains(byte);
+        let quote = one(text).filter(quotes).ok_or_else(|| {
+            format!("`quote` is one punctuation character that no number, time or base64 has, such as `\"` or `'`; found {text:?}")
+        })?;
+        Ok(CsvDialect::of(self.delimiter, quote, &self.null))
+    }
+
+    /// # Errors
+    /// The text has what no field without quotes can have.
+    pub fn with_null_text(self, text: &str) -> Result<CsvDialect, String> {
+        if text.as_bytes().starts_with(BYTE_ORDER_MARK) {
+            return Err("`null_text` can't begin with a byte order mark (U+FEFF)".into());
+        }
+        Ok(CsvDialect::of(self.delimiter, self.quote, text.as_bytes()))
+    }
+
+    /// # Errors
+    /// Which of its characters can't be told apart.
+    pub fn check(&self) -> Result<(), String> {
+        if self.delimiter == self.quote {
+            return Err(format!("`delimiter` and `quote` are different characters; found {:?} for both", char::from(self.quote)));
+        }
+        if self.null.iter().any(|byte| self.is_special(*byte)) {
+            return Err(format!("`null_text` has no delimiter, quote or line break; found {:?}", String::from_utf8_lossy(&self.null)));
+        }
+        Ok(())
     }
 
     #[inline]
@@ -113,6 +154,14 @@ impl CsvDialect {
                 }
             }
         }
+    }
+}
+
+/// The only byte of a text.
+fn one(text: &str) -> Option<u8> {
+    match text.as_bytes() {
+        [byte] => Some(*byte),
+        _ => None,
     }
 }
 
@@ -173,14 +222,15 @@ fn record(
     root: &mut Column,
     scratch: &mut Vec<u8>,
 ) -> Result<(), Fail> {
-    if value.starts_with(b"\xef\xbb\xbf") {
+    if value.starts_with(BYTE_ORDER_MARK) {
         return Err(Fail::new("the line begins with a byte order mark"));
     }
     if simdutf8::basic::from_utf8(value).is_err() {
         let valid = std::str::from_utf8(value).map_or_else(|e| e.valid_up_to(), str::len);
         return Err(wrong("not UTF-8", value, valid));
     }
-    let line = value.strip_suffix(b"\n").map_or(value, |line| line.strip_suffix(b"\r").unwrap_or(line));
+    let line = value.strip_suffix(b"\n").unwrap_or(value);
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
     let Data::Struct(columns) = &mut root.data else { return Err(Fail::new("there are no columns")) };
     // Where the next field begins; `None` after the last one.
     let mut next = Some(0);
@@ -314,7 +364,7 @@ impl CsvDialect {
 
     /// Without quotes it would be read as something else.
     fn is_ambiguous(&self, field: &[u8]) -> bool {
-        field == self.null || field.iter().any(|byte| self.is_special(*byte))
+        field == self.null || field.starts_with(BYTE_ORDER_MARK) || field.iter().any(|byte| self.is_special(*byte))
     }
 
     fn text(&self, text: &[u8], out: &mut Vec<u8>) {

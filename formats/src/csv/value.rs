@@ -18,6 +18,9 @@ pub(super) fn append(column: &mut Column, text: &[u8], quoted: bool, null: &[u8]
         }
     }
     let Column { rows, data, .. } = column;
+    if text.is_empty() && !matches!(data, Data::Utf8(_) | Data::Binary(_)) {
+        return Err(Fail::new("an empty text, which is not null where it is in quotes or `null_text` is something else"));
+    }
     match data {
         Data::Utf8(v) => v.push(text)?,
         Data::I64(v) => v.push(integer(text, "a 64-bit integer")?),
@@ -28,13 +31,7 @@ pub(super) fn append(column: &mut Column, text: &[u8], quoted: bool, null: &[u8]
             b"false" => v.append(false),
             _ => return Err(Fail::new("expected `true` or `false`")),
         },
-        Data::Timestamp(v, unit, zoned) => {
-            let is_number = text.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-') && text.iter().skip(1).all(|byte| *byte != b'-');
-            v.push(match is_number {
-                true => calendar::from_millis(integer(text, "epoch milliseconds or an ISO 8601 text")?, *unit).map_err(Fail::new)?,
-                false => calendar::timestamp(text, *unit, *zoned).map_err(Fail::new)?,
-            });
-        }
+        Data::Timestamp(v, unit, zoned) => v.push(calendar::timestamp(text, *unit, *zoned).map_err(|cause| not_a_time(text, cause))?),
         Data::Date(v) => v.push(calendar::parse_date(text).ok_or_else(|| Fail::new("expected a date as YYYY-MM-DD"))?),
         Data::Time32(v, unit) => v.push(time(text, *unit)?),
         Data::Time64(v, unit) => v.push(time(text, *unit)?),
@@ -65,6 +62,14 @@ pub(super) fn append(column: &mut Column, text: &[u8], quoted: bool, null: &[u8]
     }
     rows.valid();
     Ok(())
+}
+
+/// Digits alone are what a producer may mean as milliseconds, or as a day without hyphens.
+#[cold]
+fn not_a_time(text: &[u8], cause: &str) -> Fail {
+    let digits = text.strip_prefix(b"-").unwrap_or(text).iter().all(u8::is_ascii_digit);
+    let remedy = if digits { ", found digits alone (declare epoch milliseconds as `long`)" } else { "" };
+    Fail::new(format!("{cause}{remedy}"))
 }
 
 /// A whole number, as JSON may write it: `3.0` and `30e-1`, too.

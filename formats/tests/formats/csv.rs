@@ -44,13 +44,17 @@ fn texts_of(columns: usize) -> SchemaRef {
 
 fn dialects() -> impl Strategy<Value = CsvDialect> {
     let nulls = prop_oneof![Just(""), Just("NULL"), Just("\\N"), Just("0"), Just("true")];
-    (prop_oneof![Just(","), Just(";"), Just("\t"), Just(":"), Just("-"), Just(".")], prop_oneof![Just("\""), Just("'")], nulls)
+    (
+        prop_oneof![Just(","), Just(";"), Just("\t"), Just(":"), Just("-"), Just("."), Just("\u{1}")],
+        prop_oneof![Just("\""), Just("'")],
+        nulls,
+    )
         .prop_map(|(delimiter, quote, null)| CsvDialect::new(delimiter, quote, null).unwrap())
 }
 
 /// Texts that are likely to need quotes, and null.
 fn field() -> impl Strategy<Value = Option<String>> {
-    proptest::option::weighted(0.8, "[a,;\"'\r\n\t0\\\\ NUL.:-]{0,6}")
+    proptest::option::weighted(0.8, "[a,;\"'\r\n\t0\\\\ NUL.:\u{feff}\u{1}-]{0,6}")
 }
 
 proptest! {
@@ -125,6 +129,9 @@ fn null_an_empty_text_and_the_end_of_the_line_differ() {
         (",x,1\r\n", "", Some("x")),
         ("\"o\"\"1\",\"a,b\nc\",\"1\"", "o\"1", Some("a,b\nc")),
         ("o1, ,", "o1", Some(" ")),
+        ("o1,x,1\r", "o1", Some("x")),
+        ("o1,x,\"1\"\r", "o1", Some("x")),
+        ("\"\u{feff}o1\",\u{feff},1", "\u{feff}o1", Some("\u{feff}")),
     ] {
         let batch = read(&order(), line).unwrap();
         assert_eq!((texts(&batch, "id")[0].as_deref(), texts(&batch, "note")[0].as_deref()), (Some(id), note), "{line:?}");
@@ -148,12 +155,32 @@ fn causes_say_where_they_are_and_quote_nothing() {
         ("o1,\"x,1", "the quote has no end at line 1, column 4"),
         ("o1,\"x\" ,1", "more after the end of the quote at line 1, column 7"),
         ("o1,x\"y,1", "a quote in a field that does not begin with one at line 1, column 5"),
+        (
+            "o1,x,\"\"",
+            "quantity: an empty text, which is not null where it is in quotes or `null_text` is something else (field 3, line 1, column 6)",
+        ),
+        ("o1,x,1\r\r", "the record goes on after the end of the line at line 1, column 7"),
+        ("\u{feff}o1,x,1", "the line begins with a byte order mark"),
         ("o1,x,1\no2,x,2", "the record goes on after the end of the line at line 1, column 7"),
     ] {
         assert_eq!(read(&order(), line).unwrap_err(), expected, "{line:?}");
     }
     let refused = read_as(&CsvDialect::default(), &order(), &[b"o1,\xc5\xbe\xff,1".to_vec()]).unwrap_err();
     assert_eq!(refused, "not UTF-8 at line 1, column 5");
+}
+
+#[test]
+fn a_timestamp_is_a_text_and_not_digits() {
+    let zoned = DataType::Timestamp(arrow::datatypes::TimeUnit::Millisecond, Some("UTC".into()));
+    let columns = schema(vec![Field::new("at", zoned, false)]);
+    for line in ["2026-01-01T00:00:00Z", "\"2026-01-01 00:00+00\""] {
+        assert_eq!(read(&columns, line).unwrap(), read(&columns, "2026-01-01T00:00:00.000Z").unwrap(), "{line}");
+    }
+    for line in ["20260101", "\"20260101\"", "20260101120000", "1767225600000", "-1"] {
+        let found = read(&columns, line).unwrap_err();
+        assert!(found.contains("found digits alone (declare epoch milliseconds as `long`) (field 1, line 1, column 1)"), "{line}: {found}");
+    }
+    assert!(!read(&columns, "2026-01-01").unwrap_err().contains("digits alone"));
 }
 
 #[test]
@@ -176,16 +203,17 @@ fn some_columns_in_another_order_and_one_field_alone() {
 #[test]
 fn what_no_line_can_have_is_refused() {
     for (delimiter, quote, null, why) in [
-        ("", "\"", "", "`delimiter` is one character"),
-        ("::", "\"", "", "`delimiter` is one character"),
-        ("é", "\"", "", "`delimiter` is one character"),
-        ("a", "\"", "", "`delimiter` is one character"),
-        ("\n", "\"", "", "`delimiter` is one character"),
-        (",", "-", "", "`quote` is one character"),
-        (",", "0", "", "`quote` is one character"),
+        ("", "\"", "", "`delimiter` is one ASCII character"),
+        ("::", "\"", "", "`delimiter` is one ASCII character"),
+        ("é", "\"", "", "`delimiter` is one ASCII character"),
+        ("a", "\"", "", "no letter, digit or line break, such as `,`, `;` or `\\t`; found \"a\""),
+        ("\n", "\"", "", "`delimiter` is one ASCII character"),
+        (",", "-", "", "`quote` is one punctuation character"),
+        (",", "0", "", "`quote` is one punctuation character"),
         ("|", "|", "", "different characters"),
         (",", "\"", "a,b", "`null_text` has no delimiter"),
         (",", "\"", "\n", "`null_text` has no delimiter"),
+        (",", "\"", "\u{feff}", "`null_text` can't begin with a byte order mark"),
     ] {
         let found = CsvDialect::new(delimiter, quote, null).unwrap_err();
         assert!(found.contains(why), "{delimiter:?} {quote:?} {null:?}: {found}");
