@@ -20,6 +20,16 @@ pub enum Notation {
     Bytes,
 }
 
+impl Notation {
+    /// That of a key with the id of a registered schema in front.
+    pub fn registered(key: &[u8]) -> Option<Notation> {
+        match key {
+            [0, a, b, c, d, _, ..] => Some(Notation::Registered(u32::from_be_bytes([*a, *b, *c, *d]))),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for Notation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -32,6 +42,7 @@ impl fmt::Display for Notation {
         }
     }
 }
+
 /// What stands for a key, or its bytes, where many are remembered.
 pub(crate) fn hashed(value: &(impl Hash + ?Sized)) -> u64 {
     let mut hasher = DefaultHasher::new();

@@ -11,6 +11,7 @@ use operator_core::Diagnostic;
 use serde_json::Value;
 
 use super::{Content, EventShape, Kind, Layout, Rows, Values, as_json, common, other_kind, registered, unusable};
+use crate::notation::Notation;
 
 pub(super) struct Avro;
 
@@ -33,6 +34,10 @@ impl Kind for Avro {
 
     fn is_registered(&self) -> bool {
         true
+    }
+
+    fn notation(&self, key: &[u8]) -> Notation {
+        Notation::registered(key).unwrap_or(Notation::Bytes)
     }
 
     fn layout(&self, values: &Values<'_>) -> Result<Layout, Diagnostic> {

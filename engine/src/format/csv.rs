@@ -6,36 +6,35 @@
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use headwater_formats::{CsvDecoder, CsvDialect, CsvEncoder, Decoder, Encoder, RowBuilder};
+use headwater_formats::{CsvDecoder, CsvDialect, CsvEncoder, Decoder, Encoder};
+use operator_core::diagnostic::did_you_mean;
 use operator_core::{Diagnostic, Path};
-use schemars::{JsonSchema, SchemaGenerator};
-use serde::Deserialize;
-use serde_json::Value;
 
 use super::json::no_mapping;
-use super::{Content, EventShape, Format, Kind, Layout, Rows, Values, common};
+use super::{Content, EventShape, Format, FormatOption, Kind, Layout, Rows, Values, common};
 use crate::format::declared::{Declared, columns_in_order};
 
 #[derive(Default)]
 pub(super) struct Csv(CsvDialect);
 
 /// How the fields of a line are written.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-struct Options {
-    /// The character between fields; `"\t"` is a tab.
-    delimiter: String,
-    /// The character around a field that has a delimiter, a quote or a line break in it. There it is written twice.
-    quote: String,
-    /// What a field without quotes has if the value is null: nothing, unless it is set. Within quotes it is a text.
-    null_text: String,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { delimiter: ",".into(), quote: "\"".into(), null_text: String::new() }
-    }
-}
+const OPTIONS: [FormatOption; 3] = [
+    FormatOption {
+        name: "delimiter",
+        summary: "The ASCII character between fields, no letter, digit or line break; `\"\\t\"` is a tab.",
+        default: ",",
+    },
+    FormatOption {
+        name: "quote",
+        summary: "The character around a field that has a delimiter, a quote or a line break in it. There it is written twice.",
+        default: "\"",
+    },
+    FormatOption {
+        name: "null_text",
+        summary: "What a field without quotes has if the value is null: nothing, unless it is set. Within quotes it is a text.",
+        default: "",
+    },
+];
 
 impl Kind for Csv {
     fn name(&self) -> &'static str {
@@ -50,13 +49,25 @@ impl Kind for Csv {
         Content::Row
     }
 
-    fn options(&self, generator: &mut SchemaGenerator) -> Option<schemars::Schema> {
-        Some(generator.subschema_for::<Options>())
+    fn options(&self) -> &'static [FormatOption] {
+        &OPTIONS
     }
 
-    fn with(&self, options: Value) -> Result<Format, String> {
-        let Options { delimiter, quote, null_text } = serde_json::from_value(options).map_err(|e| e.to_string())?;
-        Ok(Format::of(Csv(CsvDialect::new(&delimiter, &quote, &null_text)?)))
+    fn with(&self, option: &str, text: &str) -> Result<Format, String> {
+        let dialect = self.0.clone();
+        Ok(Format::of(Csv(match option {
+            "delimiter" => dialect.with_delimiter(text)?,
+            "quote" => dialect.with_quote(text)?,
+            _ => dialect.with_null_text(text)?,
+        })))
+    }
+
+    fn options_agree(&self) -> Result<(), String> {
+        self.0.check()
+    }
+
+    fn described(&self) -> String {
+        if self.0 == CsvDialect::default() { self.name().to_string() } else { format!("csv with {}", self.0) }
     }
 
     fn without_effect(&self, _: bool) -> (&'static [&'static str], &'static str) {
@@ -65,6 +76,10 @@ impl Kind for Csv {
 
     fn layout(&self, values: &Values<'_>) -> Result<Layout, Diagnostic> {
         let columns = match values.declared {
+            Some(Declared::Record(columns)) if columns.is_empty() => {
+                let found = Diagnostic::error("schema", "the schema has no columns, and a line has a field at least").at(["schema"]);
+                return Err(found.help("declare them in the order of the fields"));
+            }
             Some(Declared::Record(columns)) => columns_in_order(columns)?,
             Some(_) => return Err(no_mapping()),
             None => {
@@ -87,6 +102,11 @@ impl Kind for Csv {
     fn text_at(&self, path: &Path, types: &[&Layout]) -> Result<(Box<dyn Decoder>, SchemaRef), String> {
         let place = |layout: &&Layout| path.as_column().and_then(|name| layout.columns.index_of(name).ok());
         let places: Vec<Option<usize>> = types.iter().map(place).collect();
+        let mut names = types.iter().flat_map(|layout| layout.columns.fields()).map(|field| field.name().as_str());
+        if places.iter().all(Option::is_none) {
+            let meant = did_you_mean(&path.to_string(), &mut names).map_or(String::new(), |meant| format!("; {meant}"));
+            return Err(format!("`{path}` is a column of no type{meant}"));
+        }
         let Some(Some(first)) = places.first().filter(|first| places.iter().all(|place| place == *first)) else {
             return Err(format!("`{path}` is not the same field of a line in all types"));
         };
@@ -94,14 +114,20 @@ impl Kind for Csv {
         Ok((Box::new(CsvDecoder::of_field(self.0.clone(), *first, &columns)), columns))
     }
 
-    fn is_text(&self, layout: &Layout, value: &[u8], path: &Path) -> bool {
-        let read = || {
-            let (mut decoder, columns) = self.text_at(path, &[layout]).ok()?;
-            let mut rows = RowBuilder::new(&columns, 1).ok()?;
-            decoder.decode(value, &mut rows).ok()?;
-            Some(rows.text(0)?.iter().skip(1).any(|byte| !byte.is_ascii_digit()))
-        };
-        read().unwrap_or(false)
+    fn agreed(&self, layout: &Layout) -> Option<String> {
+        let names: Vec<&str> = layout.columns.fields().iter().map(|field| field.name().as_str()).collect();
+        let columns = names.join(", ");
+        Some(if self.0 == CsvDialect::default() {
+            format!("CSV with the columns {columns}")
+        } else {
+            format!("CSV with {} and the columns {columns}", self.0)
+        })
+    }
+
+    /// A timestamp is read from a text only, a `long` is digits.
+    fn is_text(&self, layout: &Layout, _: &[u8], path: &Path) -> bool {
+        let column = path.as_column().and_then(|name| layout.columns.field_with_name(name).ok());
+        column.is_some_and(|column| matches!(column.data_type(), DataType::Timestamp(..)))
     }
 
     fn check(&self, rows: &Rows<'_>) -> Result<Layout, Diagnostic> {

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{Content, Kind, Layout, Rows, Values, other_kind, registered, unusable};
 use crate::format::declared::{DATA, Declared, EventShape, declared_columns};
+use crate::notation::Notation;
 
 pub(super) struct Json;
 
@@ -27,6 +28,10 @@ impl Kind for Json {
 
     fn without_effect(&self, declared: bool) -> (&'static [&'static str], &'static str) {
         if declared { (&["subject"], "`schema` declares the columns") } else { (&[], "") }
+    }
+
+    fn notation(&self, key: &[u8]) -> Notation {
+        Notation::registered(key).unwrap_or(Notation::Json)
     }
 
     fn shapes_events(&self) -> bool {

@@ -20,11 +20,10 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use headwater_formats::{ChangeDecoder, Decoder, Encoder, JsonDecoder, JsonEncoder, RowBuilder};
 use operator_core::batch::is_written;
 use operator_core::{Diagnostic, Path};
-use schemars::SchemaGenerator;
-use serde_json::Value;
 
 use crate::catalog::{Catalog, Registered};
 use crate::format::declared::{Declared, EventShape};
+use crate::notation::Notation;
 pub use named::Format;
 
 /// THE list of formats, the default first.
@@ -102,6 +101,14 @@ pub struct Rows<'a> {
     pub catalog: &'a dyn Catalog,
 }
 
+/// An option of a format.
+pub struct FormatOption {
+    pub name: &'static str,
+    /// What it is, for editors.
+    pub summary: &'static str,
+    pub default: &'static str,
+}
+
 /// A format. Adding one is described in CONTRIBUTING.md.
 pub trait Kind: Send + Sync {
     /// As `format` has it.
@@ -112,19 +119,31 @@ pub trait Kind: Send + Sync {
 
     fn content(&self) -> Content;
 
-    /// The JSON Schema of its options, for editors; `None` if it has none.
-    fn options(&self, generator: &mut SchemaGenerator) -> Option<schemars::Schema> {
-        let _ = generator;
-        None
+    /// Its options, which a file writes as `format: { csv: { delimiter: ";" } }`. Their values are texts.
+    fn options(&self) -> &'static [FormatOption] {
+        &[]
     }
 
-    /// The format with these options: `format: { csv: { delimiter: ";" } }`.
+    /// The format with one of its options.
     ///
     /// # Errors
-    /// It has no such options: why, and what to write.
-    fn with(&self, options: Value) -> Result<Format, String> {
-        let _ = options;
-        Err(format!("`{0}` has no options: write `format: {0}`", self.name()))
+    /// It can't be this: why, and what to write.
+    fn with(&self, option: &str, text: &str) -> Result<Format, String> {
+        let _ = (option, text);
+        Err(format!("`{}` has no options", self.name()))
+    }
+
+    /// Whether its options go together.
+    ///
+    /// # Errors
+    /// Which of them don't.
+    fn options_agree(&self) -> Result<(), String> {
+        Ok(())
+    }
+
+    /// Its name, and its options where they are not the usual ones.
+    fn described(&self) -> String {
+        self.name().to_string()
     }
 
     /// Keys of a source or table that have no effect with it, and why. `declared`: there is a `schema`.
@@ -133,6 +152,20 @@ pub trait Kind: Send + Sync {
     /// Its records have the id of a registered schema in front, as the serializers of Confluent write it: a sink has a `subject`.
     fn is_registered(&self) -> bool {
         false
+    }
+
+    /// How a record key is written: within a notation, equal values have equal bytes. It follows from the format, and from no more
+    /// of the key than the id of a registered schema: a field of CSV may look like JSON.
+    fn notation(&self, key: &[u8]) -> Notation {
+        let _ = key;
+        Notation::Bytes
+    }
+
+    /// What readers of a topic must know of its records, because the records don't say it: all sinks of a topic agree on it. `None`
+    /// if records say what they are.
+    fn agreed(&self, layout: &Layout) -> Option<String> {
+        let _ = layout;
+        None
     }
 
     /// A sink writes events otherwise than other rows: `event` has an effect.

@@ -1,16 +1,17 @@
 //! A format as a file has it: its name, or its name with options.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use schemars::{JsonSchema, SchemaGenerator};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Value, json};
 
 use super::declared::EventShape;
 use super::json::Json;
-use super::{Content, FORMATS, Kind};
+use super::{Content, FORMATS, FormatOption, Kind};
 
 /// One of the [`FORMATS`], with its options.
 #[derive(Clone)]
@@ -82,7 +83,12 @@ impl<'de> Deserialize<'de> for Format {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Format, A::Error> {
                 let name: String = map.next_key()?.ok_or_else(|| A::Error::custom("the name of the format is missing"))?;
-                let format = Format::named(&name)?.with(map.next_value()?).map_err(A::Error::custom)?;
+                let format = Format::named(&name)?;
+                if format.options().is_empty() {
+                    map.next_value::<IgnoredAny>()?;
+                    return Err(A::Error::custom(format!("`{name}` has no options: write `format: {name}`")));
+                }
+                let format = map.next_value_seed(WithOptions(format))?;
                 match map.next_key::<String>()? {
                     None => Ok(format),
                     Some(other) => {
@@ -95,18 +101,75 @@ impl<'de> Deserialize<'de> for Format {
     }
 }
 
+/// Reads the options of a format. Each is read by itself, so that an error is where the option is.
+struct WithOptions(&'static Format);
+
+impl<'de> DeserializeSeed<'de> for WithOptions {
+    type Value = Format;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Format, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for WithOptions {
+    type Value = Format;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the options of `{0}` as a mapping, or `format: {0}`", self.0.name())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut options: A) -> Result<Format, A::Error> {
+        let mut format = self.0.clone();
+        while let Some(option) = options.next_key_seed(OptionName(self.0))? {
+            format = options.next_value_seed(OptionValue(&format, option))?;
+        }
+        format.options_agree().map_err(A::Error::custom)?;
+        Ok(format)
+    }
+}
+
+struct OptionName(&'static Format);
+
+impl<'de> DeserializeSeed<'de> for OptionName {
+    type Value = &'static str;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<&'static str, D::Error> {
+        static NAMES: LazyLock<BTreeMap<&'static str, Vec<&'static str>>> =
+            LazyLock::new(|| FORMATS.iter().map(|kind| (kind.name(), kind.options().iter().map(|option| option.name).collect())).collect());
+        let name = String::deserialize(deserializer)?;
+        let known = NAMES.get(self.0.name()).map_or(&[][..], Vec::as_slice);
+        known.iter().find(|option| **option == name).copied().ok_or_else(|| D::Error::unknown_field(&name, known))
+    }
+}
+
+struct OptionValue<'a>(&'a Format, &'static str);
+
+impl<'de> DeserializeSeed<'de> for OptionValue<'_> {
+    type Value = Format;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Format, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        self.0.with(self.1, &text).map_err(D::Error::custom)
+    }
+}
+
 impl JsonSchema for Format {
     fn schema_name() -> std::borrow::Cow<'static, str> {
         "Format".into()
     }
 
-    fn json_schema(generator: &mut SchemaGenerator) -> schemars::Schema {
+    fn json_schema(_: &mut SchemaGenerator) -> schemars::Schema {
         let mut all: Vec<Value> = Vec::new();
         for kind in FORMATS.iter() {
             let (name, summary) = (kind.name(), kind.summary());
             all.push(json!({ "description": summary, "type": "string", "const": name }));
-            if let Some(options) = kind.options(generator) {
-                let properties = json!({ name: options });
+            if !kind.options().is_empty() {
+                let option = |of: &FormatOption| {
+                    (of.name.to_string(), json!({ "description": of.summary, "type": "string", "default": of.default }))
+                };
+                let options: serde_json::Map<String, Value> = kind.options().iter().map(option).collect();
+                let properties = json!({ name: { "type": "object", "properties": options, "additionalProperties": false } });
                 all.push(json!({ "description": summary, "type": "object", "properties": properties, "required": [name], "additionalProperties": false }));
             }
         }
@@ -135,6 +198,11 @@ mod tests {
     fn options_are_those_of_the_format() {
         let refused = |text: &str| serde_json::from_str::<Format>(text).unwrap_err().to_string();
         assert!(refused(r#"{"json":{"x":1}}"#).contains("`json` has no options: write `format: json`"));
+        assert!(refused(r#"{"json":null}"#).contains("`json` has no options"));
+        assert!(refused(r#"{"csv":null}"#).contains("expected the options of `csv` as a mapping, or `format: csv`"));
+        assert!(refused(r#"{"csv":{"delimeter":";"}}"#).contains("unknown field `delimeter`"));
+        assert!(refused(r#"{"csv":{"delimiter":"'","quote":"'"}}"#).contains("different characters"));
+        assert!(serde_json::from_str::<Format>(r#"{"csv":{"delimiter":"\"","quote":"'"}}"#).is_ok());
         assert!(refused(r#"{"xml":{}}"#).contains("unknown variant `xml`"));
         assert!(refused("{}").contains("the name of the format is missing"));
     }

@@ -6,7 +6,7 @@
 //!
 //! What is compared:
 //! - the record's partition with the one that the source's partitioner gives for the key's bytes;
-//! - the key with the column. It is the value as text or as Kafka's serializers write it, or the value in another
+//! - the key with the column, unless the source declares a format of its keys, which says how they are written. It is the value as text or as Kafka's serializers write it, or the value in another
 //!   encoding (Avro, JSON), which can't be decoded here: then one value must always have the same bytes. All keys that a
 //!   step relies on have one notation, or equal values of two topics would be in different partitions. The manifest remembers it
 //!   ([`super::notations`]): state from before a restart is in the partitions of the keys of that time.
@@ -26,6 +26,7 @@ use super::LaneEnd;
 use super::intake::Intake;
 use super::notations::Notations;
 use crate::broker::{Record, RecordSet, TopicPartition};
+use crate::format::Format;
 use crate::notation::{Notation, hashed};
 use crate::partitioner::{KeyHash, Partitioner};
 use crate::plan::{Decode, InputTopic, StageInput};
@@ -48,8 +49,8 @@ pub(super) struct KeyCheck {
     pub(super) partitions: i32,
     /// What relies on the key, in words.
     relied_on_by: Arc<str>,
-    /// The columns are those of the record key itself, which the source has only with `key`.
-    of_key: bool,
+    /// How keys are written whose columns these are, which the source has only with `key`.
+    of_key: Option<Format>,
     /// Records are changes, which need a `key`.
     of_changes: bool,
     fresh: u32,
@@ -105,23 +106,16 @@ impl Value<'_> {
             Value::Integer(_) if matches!(key, [0, 0, 0, 0, 0, _, _, _]) => return None,
             _ => {}
         }
+        if let Some(registered) = Notation::registered(key) {
+            return Some(registered);
+        }
         match key {
-            [0, a, b, c, d, _, ..] => Some(Notation::Registered(u32::from_be_bytes([*a, *b, *c, *d]))),
             // A line of CSV may begin like this, too.
             [b'{' | b'[' | b'"', ..] if is_json(key) => Some(Notation::Json),
             // Decodable, but a different value.
             _ if text.is_some_and(|text| !text.contains(char::is_control)) && !matches!(self, Value::Bytes(_) | Value::Record(_)) => None,
             _ => Some(Notation::Bytes),
         }
-    }
-}
-
-/// How a key is written whose columns its format has read.
-fn of_format(key: &[u8]) -> Notation {
-    match key {
-        [0, a, b, c, d, _, ..] => Notation::Registered(u32::from_be_bytes([*a, *b, *c, *d])),
-        [b'{', ..] if is_json(key) => Notation::Json,
-        _ => Notation::Bytes,
     }
 }
 
@@ -154,7 +148,7 @@ impl KeyCheck {
         let columns = input.key.clone().filter(|key| !key.is_empty())?;
         Some(KeyCheck {
             source: input.name.clone(),
-            of_key: decode.key.is_some(),
+            of_key: decode.key.as_ref().map(|codec| codec.format.clone()),
             of_changes: decode.changes.is_some(),
             columns,
             partitioner: decode.partitioner,
@@ -225,7 +219,7 @@ impl KeyCheck {
             return Some(misplaced);
         }
         let value = Value::at(columns, row)?;
-        let notation = if self.of_key { Some(of_format(key)) } else { value.notation(key) };
+        let notation = self.of_key.as_ref().map_or_else(|| value.notation(key), |format| Some(format.notation(key)));
         let Some(notation) = notation else {
             let remedy = format!("{}, or name the column that is the record key", self.leave_out());
             return Some((format!("its key differs from its `{}`", self.name()), remedy));
@@ -251,7 +245,7 @@ impl KeyCheck {
 
     /// How the pipeline does without the producers' partitions.
     fn leave_out(&self) -> String {
-        match (self.of_changes, self.of_key) {
+        match (self.of_changes, self.of_key.is_some()) {
             (true, _) => {
                 format!("Write `partitioner: unknown` at the source: no sink keeps its rows by their key then, and for steps {THEN_MOVED}")
             }
@@ -310,7 +304,7 @@ impl KeyCheck {
             let remedy = format!(
                 "{hedge} `partitioner: {found}` at the source, or {}: rows are then repartitioned. In both cases a step that has \
                  state must give it up first: `hw run --dry-run` shows how",
-                if self.of_key || self.of_changes { "`partitioner: unknown`" } else { "remove `key`" }
+                if self.of_key.is_some() || self.of_changes { "`partitioner: unknown`" } else { "remove `key`" }
             );
             return (format!("{all} `{found}`, {whose}"), remedy);
         }

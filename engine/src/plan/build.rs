@@ -87,6 +87,7 @@ fn planned(
     builder.sinks();
     builder.read_once();
     builder.shared_sinks();
+    builder.sinks_agree();
     builder.without_effect();
     // After an error, outputs may be unread only because their readers were rejected.
     if builder.found.iter().all(|d| d.severity != Severity::Error) {

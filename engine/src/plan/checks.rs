@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 use operator_core::{Diagnostic, TableUse};
 
-use super::TablePlan;
 use super::build::Builder;
 use super::source::DEFAULT_HISTORY;
-use crate::pipeline::{Declared, SinkTarget};
+use super::{TablePlan, Target, TopicSink};
+use crate::format::{Format, Layout};
+use crate::pipeline::{Declared, Sink, SinkTarget};
 use crate::yaml::Node;
+
+/// What the readers of a sink's records must know, or else what its records are called.
+type Agreed = Result<String, String>;
 
 impl Builder<'_> {
     /// What may be named once only.
@@ -118,6 +122,35 @@ impl Builder<'_> {
             }
         }
         found.into_iter().for_each(|name| self.no_order(&["sinks".to_string(), name, "topic".to_string()]));
+    }
+
+    /// Sinks of one topic whose records can't be read alike. What a sink of raw values writes is not known.
+    pub(super) fn sinks_agree(&mut self) {
+        let described = |format: &Format, layout: &Layout| format.agreed(layout).ok_or_else(|| format!("`{}`", format.name()));
+        let mut topics: BTreeMap<&str, (&str, &TopicSink)> = BTreeMap::new();
+        let mut found = Vec::new();
+        for (_, output) in &self.outputs {
+            let Target::Topic(sink) = &output.target else { continue };
+            let Some(topic) = self.pipeline.sinks.get(&output.name).and_then(Sink::topic).filter(|_| !sink.format.is_raw()) else {
+                continue;
+            };
+            let (first, other) = *topics.entry(&topic.topic).or_insert((&output.name, sink));
+            let mut compare = |place: &str, whose: &str, here: Agreed, there: Agreed| {
+                // Without anything to agree on, records say themselves what they are.
+                if here != there && (here.is_ok() || there.is_ok()) {
+                    let [here, there] = [here, there].map(|agreed| agreed.unwrap_or_else(|records| records));
+                    let message = format!("{whose}: {here} here, {there} from the sink `{first}`, and a reader can't read both");
+                    let problem = Diagnostic::error("topic-format", message).at(["sinks", &output.name, place]);
+                    found.push(problem.help("bring the rows into one form, in a `map` step before each sink, or write to separate topics"));
+                }
+            };
+            compare("topic", "records of the topic differ", described(&sink.format, &sink.layout), described(&other.format, &other.layout));
+            let codec = |sink: &'_ TopicSink| sink.key.as_ref().and_then(|key| key.codec.clone());
+            if let (Some(here), Some(there)) = (codec(sink), codec(other)) {
+                compare("key", "keys of the topic differ", described(&here.format, &here.layout), described(&there.format, &there.layout));
+            }
+        }
+        self.found.extend(found);
     }
 
     /// Tables keep replaced rows where a step looks them up as of event time.

@@ -61,7 +61,7 @@ fn check_table(table: &dyn SinkTable, rows: &Incoming, wrong: &mut Vec<Diagnosti
 
 /// Rows that are written as events have the columns of events.
 fn check_event(sink: &TopicTarget, schema: &Schema) -> Option<Diagnostic> {
-    sink.event?;
+    sink.event.filter(|_| sink.format.shapes_events())?;
     let problem = match lacks_of_envelope(schema) {
         Some(name) => format!("the rows are no events: they have no `{name}`"),
         None => match schema.field_with_name(DATA).map(|field| field.data_type()) {

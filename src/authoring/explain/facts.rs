@@ -64,7 +64,7 @@ fn source(decode: &Decode, input: &StageInput) -> Vec<(String, String)> {
     };
     let idle = decode.idle.map_or("never".to_string(), |idle| format!("after {}", Interval(idle)));
     let facts = [
-        ("format", decode.format.name().to_string()),
+        ("format", decode.format.described()),
         ("key", key(input.key.as_ref())),
         ("time", time),
         ("out of order", format!("{} behind the latest row", Interval(decode.out_of_order))),
@@ -95,7 +95,7 @@ pub(super) fn table(table: &TablePlan, pipeline: &Pipeline) -> Entry {
     let key = pipeline.tables.get(&table.name).map(|t| t.key.to_string()).unwrap_or_default();
     let history = table.history.map_or("the latest row per key".to_string(), |h| format!("replaced rows for {}", Interval(h)));
     let facts = [
-        ("format", table.format.name().to_string()),
+        ("format", table.format.described()),
         ("key", key),
         ("time", table.time.clone().unwrap_or_else(|| "the record's timestamp".to_string())),
         ("history", history),
@@ -143,13 +143,13 @@ pub(super) fn sink(plan: &Plan, stage: &Stage, output: &Output) -> Entry {
     let mut add = |name: &str, value: String| facts.push((name.to_string(), value));
     let what = match &output.target {
         Target::Topic(sink) => {
-            add("format", sink.format.name().to_string());
+            add("format", sink.format.described());
             if sink.layout.registered.is_some() {
                 add("subject", sink.subject.clone());
             }
             let key = sink.key.as_ref().map(|key| {
                 let columns = key.columns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-                key.codec.as_ref().map_or(columns.clone(), |codec| format!("{columns} as a record in {}", codec.format.name()))
+                key.codec.as_ref().map_or(columns.clone(), |codec| format!("{columns} as a record in {}", codec.format.described()))
             });
             if has_changes(&output.schema) {
                 add("changes", "a record is the row as it is; one without a value says that the row is gone".to_string());
