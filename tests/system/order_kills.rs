@@ -142,7 +142,7 @@ impl Drop for Doubling {
     }
 }
 
-/// `HW_ORDERS=4000 HW_KILLS=30` is the long form, `HW_ORDERS=1000000 HW_RATE=500 HW_KILLS=60` with a release in `HW_PROGRAM` the longest.
+/// `HW_ORDERS=4000 HW_KILLS=30` is the long form, `HW_ORDERS=1000000 HW_RATE=2000 HW_KILLS=130` with a release in `HW_PROGRAM` the longest.
 #[test]
 fn every_order_ends_once_and_no_stock_is_sold_twice() {
     let (_turn, environment) = (exclusive(), fresh());
