@@ -9,14 +9,15 @@ use headwater_engine::plan::{Names, dead_letters};
 use headwater_kafka::Kafka;
 use serde::Serialize;
 
-use super::{Environment, Failure, Schemas, folders, runtime, stopped};
+use super::stopped::{self, Change, Outcome};
+use super::{Environment, Failure, Schemas, folders, runtime};
 use crate::config::Config;
 use crate::diagnose::Problem;
 use crate::observe::outages::Outages;
 use crate::pipeline_files;
 use crate::say;
 use crate::sinks::{self, Place};
-use crate::style::{dim, good, name, strong, wrapped};
+use crate::style::{name, strong, wrapped};
 use crate::worker::run::{self, Services};
 
 #[derive(Args)]
@@ -43,15 +44,8 @@ pub struct DeleteArgs {
     /// Delete the positions that stores keep for its sinks, too; needs the pipeline's file
     #[arg(long)]
     positions: bool,
-    /// Show what would be deleted
-    #[arg(long)]
-    dry_run: bool,
-    /// Don't ask
-    #[arg(long)]
-    yes: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    change: Change,
 }
 
 #[derive(Serialize)]
@@ -65,9 +59,8 @@ struct Report {
     positions: Vec<String>,
     /// What it has written, or may have created, and others may use.
     kept: Vec<String>,
-    /// Why a dry run would be refused if it were none.
-    refused: Option<String>,
-    done: bool,
+    #[serde(flatten)]
+    outcome: Outcome,
 }
 
 pub fn run(args: &DeleteArgs) -> Result<(), Failure> {
@@ -86,27 +79,17 @@ pub fn run(args: &DeleteArgs) -> Result<(), Failure> {
         let why = format!("the pipeline `{}` is not deployed here: there is no topic `{group}.*`, no group, and no local state", names.0);
         return Err(Problem::plain(why).into());
     }
-    if !args.json {
+    if !args.change.json {
         show(&report);
     }
     let stopped = stopped::check(kafka, &report.groups).and_then(|()| report.folder.as_deref().map_or(Ok(()), running));
-    if args.dry_run {
-        report.refused = stopped.as_ref().err().map(|problem| problem.message.clone());
-    } else {
-        stopped.clone()?;
-        stopped::confirm(&format!("delete all of this of {}?", report.pipeline), args.yes)?;
+    report.outcome = args.change.make(&stopped, &format!("delete all of this of {}?", report.pipeline), || {
         if args.positions {
             positions(args, &config, &services, true)?;
         }
-        apply(kafka, &names, &report)?;
-        report.done = true;
-    }
-    match (args.json, report.done) {
-        (true, _) => say!("{}", serde_json::to_string_pretty(&report).map_err(|e| Problem::plain(e.to_string()))?),
-        (false, true) => say!("{} {} is deleted", good("done:"), name(&report.pipeline)),
-        (false, false) => say!("{}", dim("nothing was changed")),
-    }
-    stopped.map_err(|problem| stopped::would_be(args.dry_run, problem).into())
+        Ok(apply(kafka, &names, &report)?)
+    })?;
+    args.change.finish(&report, &report.outcome, &format!("{} is deleted", name(&report.pipeline)), stopped)
 }
 
 /// What there is of a pipeline.
@@ -135,7 +118,7 @@ fn found(kafka: &Kafka, names: &Names, config: &Config) -> Result<Report, Proble
             format!("what the sink {sink} has written: {kind} {target}; {next}")
         }));
     }
-    Ok(Report { pipeline: names.0.clone(), topics, groups, folder, positions: Vec::new(), kept, refused: None, done: false })
+    Ok(Report { pipeline: names.0.clone(), topics, groups, folder, positions: Vec::new(), kept, outcome: Outcome::default() })
 }
 
 /// The sinks whose stores keep positions; with `delete` these are deleted.

@@ -12,12 +12,13 @@ use headwater_kafka::{Kafka, Place};
 use operator_core::Severity;
 use serde::Serialize;
 
-use super::{Environment, Failure, folders, runtime, stopped, time};
+use super::stopped::{self, Change, Outcome};
+use super::{Environment, Failure, folders, runtime, time};
 use crate::diagnose::Problem;
 use crate::observe::outages::Outages;
 use crate::pipeline_files;
 use crate::say;
-use crate::style::{dim, good, name, strong, wrapped};
+use crate::style::{dim, name, strong, wrapped};
 use crate::worker::run;
 
 #[derive(Args)]
@@ -53,15 +54,8 @@ pub struct ResetArgs {
     /// Move positions and keep the state as it is
     #[arg(long)]
     keep_state: bool,
-    /// Show what would change
-    #[arg(long)]
-    dry_run: bool,
-    /// Don't ask
-    #[arg(long)]
-    yes: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    change: Change,
 }
 
 /// A position that is set.
@@ -81,9 +75,8 @@ struct Report {
     removed: Vec<String>,
     /// What sinks that get rows a second time write, and what to do about it.
     twice: Vec<String>,
-    /// Why a dry run would be refused if it were none.
-    refused: Option<String>,
-    done: bool,
+    #[serde(flatten)]
+    outcome: Outcome,
 }
 
 pub fn run(args: &ResetArgs) -> Result<(), Failure> {
@@ -125,25 +118,15 @@ pub fn run(args: &ResetArgs) -> Result<(), Failure> {
         let problem = Problem::plain(format!("\"{begun}\" has begun and is not done"));
         return Err(problem.with_help(Some("give that reset again first: it finishes".to_string())).into());
     }
-    let mut report = Report { pipeline, what, positions, removed, twice, refused: None, done: false };
-    if !args.json {
+    let mut report = Report { pipeline, what, positions, removed, twice, outcome: Outcome::default() };
+    if !args.change.json {
         show(&report);
     }
     let stopped = stopped::check(kafka, &[names.group()]);
-    if args.dry_run {
-        report.refused = stopped.as_ref().err().map(|problem| problem.message.clone());
-    } else {
-        stopped.clone()?;
-        stopped::confirm(&format!("reset {}?", report.pipeline), args.yes)?;
-        apply(kafka, &names, &deployed, &report, !args.keep_state)?;
-        report.done = true;
-    }
-    match (args.json, report.done) {
-        (true, _) => say!("{}", serde_json::to_string_pretty(&report).map_err(|e| Problem::plain(e.to_string()))?),
-        (false, true) => say!("{} the next start of {} reads from there", good("done:"), name(&report.pipeline)),
-        (false, false) => say!("{}", dim("nothing was changed")),
-    }
-    stopped.map_err(|problem| stopped::would_be(args.dry_run, problem).into())
+    report.outcome = args
+        .change
+        .make(&stopped, &format!("reset {}?", report.pipeline), || Ok(apply(kafka, &names, &deployed, &report, !args.keep_state)?))?;
+    args.change.finish(&report, &report.outcome, &format!("the next start of {} reads from there", name(&report.pipeline)), stopped)
 }
 
 /// What sinks write that get rows a second time.

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write, stdin};
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use headwater_engine::broker::{Broker, BrokerError};
 use headwater_engine::manifest::Manifest;
 use headwater_kafka::Kafka;
+use serde::Serialize;
 
 use super::Failure;
 use crate::diagnose::Problem;
-use crate::style::strong;
+use crate::say;
+use crate::style::{dim, good, strong};
 
 /// How long brokers may go on to list a topic that was deleted.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
@@ -34,12 +37,69 @@ pub(super) fn check(kafka: &Kafka, groups: &[String]) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The refusal as a dry run says it.
-pub(super) fn would_be(dry_run: bool, mut problem: Problem) -> Problem {
-    if dry_run {
-        problem.message = format!("without --dry-run this would be refused: {}", problem.message);
+/// How somebody asks for a change.
+#[derive(Args)]
+pub(super) struct Change {
+    /// Show what would change
+    #[arg(long)]
+    dry_run: bool,
+    /// Don't ask
+    #[arg(long)]
+    yes: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What became of a change.
+#[derive(Serialize, Default)]
+pub(super) struct Outcome {
+    /// Why a dry run would be refused if it were none.
+    refused: Option<String>,
+    done: bool,
+}
+
+impl Change {
+    /// Makes the change if the pipeline is `stopped` and somebody confirms it. A dry run makes none.
+    ///
+    /// # Errors
+    /// It is not stopped, nobody confirms, or the change fails.
+    pub(super) fn make(
+        &self,
+        stopped: &Result<(), Problem>,
+        question: &str,
+        change: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<Outcome, Failure> {
+        if self.dry_run {
+            return Ok(Outcome { refused: stopped.as_ref().err().map(|problem| problem.message.clone()), done: false });
+        }
+        stopped.clone()?;
+        confirm(question, self.yes)?;
+        change()?;
+        Ok(Outcome { refused: None, done: true })
     }
-    problem
+
+    /// Prints the report as JSON, or what is `done`.
+    ///
+    /// # Errors
+    /// Without `--dry-run` the change would be refused.
+    pub(super) fn finish(
+        &self,
+        report: &impl Serialize,
+        outcome: &Outcome,
+        done: &str,
+        stopped: Result<(), Problem>,
+    ) -> Result<(), Failure> {
+        match (self.json, outcome.done) {
+            (true, _) => say!("{}", serde_json::to_string_pretty(report).map_err(|e| Problem::plain(e.to_string()))?),
+            (false, true) => say!("{} {done}", good("done:")),
+            (false, false) => say!("{}", dim("nothing was changed")),
+        }
+        stopped.map_err(|mut problem| {
+            problem.message = format!("without --dry-run this would be refused: {}", problem.message);
+            problem.into()
+        })
+    }
 }
 
 /// What a sink writes, as the file of the deployed version says.
@@ -90,7 +150,7 @@ pub(super) fn delete_topics(kafka: &Kafka, topics: &[String], group: &str) -> Re
 ///
 /// # Errors
 /// Nobody can be asked, or the answer is no.
-pub(super) fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
+fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
     if yes {
         return Ok(());
     }
