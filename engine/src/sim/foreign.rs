@@ -39,7 +39,7 @@ impl ForeignProducer {
         timestamp: Option<Millis>,
         headers: &[Header],
     ) -> Result<i64, BrokerError> {
-        let record = Stored { timestamp, key: key.map(<[u8]>::to_vec), value: value.map(<[u8]>::to_vec), headers: headers.to_vec() };
+        let record = Stored::new(key, value, timestamp, headers);
         let mut cluster = self.shared.lock();
         let transaction = cluster.enlist(&self.identity, Target::Log(partition.clone()))?;
         let offset = cluster.append(partition, Some(transaction), Arc::new(record))?;

@@ -24,6 +24,11 @@ pub(super) struct Stored {
 }
 
 impl Stored {
+    /// A copy of what a client sends.
+    pub fn new(key: Option<&[u8]>, value: Option<&[u8]>, timestamp: Option<Millis>, headers: &[Header]) -> Stored {
+        Stored { timestamp, key: key.map(<[u8]>::to_vec), value: value.map(<[u8]>::to_vec), headers: headers.to_vec() }
+    }
+
     /// Bytes on the wire, about: what `max.message.bytes` limits.
     pub fn size(&self) -> usize {
         let bytes = |b: &Option<Vec<u8>>| b.as_ref().map_or(0, Vec::len);

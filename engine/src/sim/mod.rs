@@ -162,7 +162,7 @@ impl MemoryBroker {
         timestamp: Option<Millis>,
         headers: &[Header],
     ) -> Result<i64, BrokerError> {
-        let record = Stored { timestamp, key: key.map(<[u8]>::to_vec), value: value.map(<[u8]>::to_vec), headers: headers.to_vec() };
+        let record = Stored::new(key, value, timestamp, headers);
         let offset = self.shared.lock().append(&TopicPartition::new(topic, partition), None, Arc::new(record))?;
         self.shared.changed();
         Ok(offset)
