@@ -1,14 +1,15 @@
 //! Verifies that the records of a source are in the partitions that its `key` promises.
 //!
 //! A step that groups by the `key` of a source needs no repartition, because rows with equal values are already in one
-//! partition; and a sink of changes needs all changes of a row in one partition, where they are in order. Only the producers can ensure that, so it is verified while reading: the first records
-//! of every partition after an assignment, then a sample. A contradiction stops the worker before the epoch commits.
+//! partition; and a sink of changes needs all changes of a row in one partition, where they are in order. Only the producers can ensure that,
+//! so it is verified while reading: the first records of every partition after an assignment, then a sample. A contradiction stops the worker
+//! before the epoch commits.
 //!
 //! What is compared:
 //! - the record's partition with the one that the source's partitioner gives for the key's bytes;
-//! - the key with the column, unless the source declares a format of its keys, which says how they are written. It is the value as text or as Kafka's serializers write it, or the value in another
-//!   encoding (Avro, JSON), which can't be decoded here: then one value must always have the same bytes. All keys that a
-//!   step relies on have one notation, or equal values of two topics would be in different partitions. The manifest remembers it
+//! - the key with the column, unless the source declares a format of its keys, which says how they are written. It is the value as text or as
+//!   Kafka's serializers write it, or the value in another encoding (Avro, JSON), which can't be decoded here: then one value must always have
+//!   the same bytes. All keys that a step relies on have one notation, or equal values of two topics would be in different partitions. The manifest remembers it
 //!   ([`super::notations`]): state from before a restart is in the partitions of the keys of that time.
 //!
 //! Rows whose column is null are not checked: producers spread records without a key over all partitions.

@@ -180,7 +180,7 @@ impl Manifest {
             let partitioned = sources.max().map_or(Partitioned::ByRepartition, Partitioned::BySource);
             for node in &stage.nodes {
                 let (Some(changelog), Some(state)) = (&node.changelog, &node.planned.state) else { continue };
-                let (changelog, layout, nullable) = (changelog.to_string(), state.0.clone(), Some(state.1.clone()));
+                let (changelog, layout, nullable) = (changelog.to_string(), state.facts.clone(), Some(state.nullable.clone()));
                 let step = Step { changelog, id: None, partitions: stage.partitions, partitioned: partitioned.clone(), layout, nullable };
                 steps.insert(node.step.clone(), step);
             }

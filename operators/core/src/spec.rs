@@ -145,17 +145,22 @@ impl OutputPort {
 /// The name of the fact that a step has timers.
 const TIMERS: &str = "timers";
 
-/// Facts that decide how a step's state is read: names and values in words of the pipeline file. State written under one
-/// layout means something else, or nothing, to a step with another one; the engine compares them. And the columns of rows in state that
-/// may be null, by store: rows that are kept may have nulls there, so none of them may become required. And, by fact, other values that
-/// the step reads as well: state of a version that had fewer columns.
+/// What a step's state is made of. State written under one layout means something else, or nothing, to a step with another one; the engine
+/// compares them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StateLayout(pub Vec<(String, String)>, pub Vec<String>, pub Vec<(String, Vec<String>)>);
+pub struct StateLayout {
+    /// What decides how the state is read: names and values in words of the pipeline file.
+    pub facts: Vec<(String, String)>,
+    /// The columns of rows in state that may be null, by store: rows that are kept may have nulls there, so none of them may become required.
+    pub nullable: Vec<String>,
+    /// By fact, other values that the step reads as well: state of a version that had fewer columns.
+    earlier: Vec<(String, Vec<String>)>,
+}
 
 impl StateLayout {
     /// Adds a fact.
     pub fn with(mut self, name: impl Into<String>, value: impl Into<String>) -> StateLayout {
-        self.0.push((name.into(), value.into()));
+        self.facts.push((name.into(), value.into()));
         self
     }
 
@@ -166,28 +171,28 @@ impl StateLayout {
 
     /// Whether the step sets timers.
     pub fn has_timers(&self) -> bool {
-        self.0.iter().any(|(name, _)| name == TIMERS)
+        self.facts.iter().any(|(name, _)| name == TIMERS)
     }
 
     /// Adds the layout of a store. Stores are compared by their names.
     pub fn store(mut self, name: &str, layout: &StoreLayout) -> StateLayout {
-        self.0.extend(layout.facts(name));
-        self.1.extend(nullable(&layout.row).into_iter().map(|column| format!("{name} {column}")));
+        self.facts.extend(layout.facts(name));
+        self.nullable.extend(nullable(&layout.row).into_iter().map(|column| format!("{name} {column}")));
         self
     }
 
     /// Adds the layout of a store whose rows may lack up to `added` of their last columns, which then read as null: a version that had not
     /// these columns has written them.
     pub fn growing_store(mut self, name: &str, layout: &StoreLayout, added: usize) -> StateLayout {
-        self.2.extend(layout.shorter(name, added));
+        self.earlier.extend(layout.shorter(name, added));
         self.store(name, layout)
     }
 
     /// Whether state with these facts can be read.
     pub fn reads(&self, written: &[(String, String)]) -> bool {
-        let earlier = |name: &str, value: &String| self.2.iter().any(|(fact, values)| fact == name && values.contains(value));
+        let earlier = |name: &str, value: &String| self.earlier.iter().any(|(fact, values)| fact == name && values.contains(value));
         let same = |((name, is), (of, was)): (&(String, String), &(String, String))| name == of && (is == was || earlier(name, was));
-        self.0.len() == written.len() && self.0.iter().zip(written).all(same)
+        self.facts.len() == written.len() && self.facts.iter().zip(written).all(same)
     }
 }
 
